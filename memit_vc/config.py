@@ -1,0 +1,72 @@
+"""Where shipped data lies, and the repository's config.toml."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from memit_vc.errors import MemitVCError, StorageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["Config", "data_directory"]
+
+
+def data_directory(name: str) -> Path:
+    """`migrations` or `hparams`: beside the package in a checkout, inside it in an installed wheel."""
+    package = Path(__file__).parent
+    for candidate in (package / "_data" / name, package.parent / name):
+        if candidate.is_dir():
+            return candidate
+    raise MemitVCError(f"memit-vc's own {name}/ directory is missing beside {package}", hint="Reinstall memit-vc.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """`.memitvc/config.toml`.
+
+    `base` is what `init` was given (Hub id or absolute directory), `revision` the Hub commit it resolved to (None for a
+    directory). `database` is a SQLAlchemy URL for a team's PostgreSQL; None means `.memitvc/meta.db`.
+    """
+
+    base: str
+    revision: str | None = None
+    author: str | None = None
+    database: str | None = None
+
+    @classmethod
+    def load(cls, path: Path) -> Config:
+        try:
+            with path.open("rb") as file:
+                table = tomllib.load(file)
+        except OSError as error:
+            raise StorageError(f"{path}: {error.strerror}", hint="Check the permissions of the repository.") from error
+        except tomllib.TOMLDecodeError as error:
+            raise MemitVCError(f"{path}: not valid TOML: {error}", hint="Correct the file by hand.") from error
+        base = table.get("base", {})
+        if not isinstance(base.get("source"), str):
+            raise MemitVCError(f"{path}: [base] source is missing", hint="It names the Hub id or directory of the base.")
+        user = table.get("user", {})
+        return cls(
+            base=base["source"],
+            revision=base.get("revision"),
+            author=user.get("author"),
+            database=table.get("database", {}).get("url"),
+        )
+
+    def dump(self) -> bytes:
+        """The file's bytes; unset values are left out."""
+        import tomli_w
+
+        table: dict[str, dict[str, str]] = {"base": {"source": self.base}}
+        if self.revision is not None:
+            table["base"]["revision"] = self.revision
+        if self.author is not None:
+            table["user"] = {"author": self.author}
+        if self.database is not None:
+            table["database"] = {"url": self.database}
+        return tomli_w.dumps(table).encode()

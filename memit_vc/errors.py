@@ -1,0 +1,116 @@
+"""One tree of errors. Each says what, where and what to do; the CLI boundary prints it, nobody else does.
+
+Exit codes: 1 error · 2 usage · 10 no repository · 11 ref moved or locked · 12 integrity · 13 semantic conflict ·
+14 remote · 15 verification failed · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BaseChangedError",
+    "ConflictError",
+    "EditFileError",
+    "EngineError",
+    "HparamsError",
+    "IntegrityError",
+    "LockedError",
+    "MemitVCError",
+    "NoRepositoryError",
+    "RefMovedError",
+    "RemoteError",
+    "RevisionError",
+    "StorageError",
+    "UnsupportedModelError",
+    "UsageError",
+    "VerificationError",
+]
+
+
+class MemitVCError(Exception):
+    """Base of every error that a user can meet.
+
+    `message` says what and where (file, record, field), `hint` what to do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(MemitVCError):
+    """The command was called in a way that cannot work."""
+
+    exit_code = 2
+
+
+class EditFileError(MemitVCError, ValueError):
+    """An edit file, or one record of it, cannot be read as facts."""
+
+
+class HparamsError(MemitVCError, ValueError):
+    """A hyperparameter file or value is wrong; the message names file and key."""
+
+
+class RevisionError(MemitVCError):
+    """A revision does not name a commit; the hint suggests near names."""
+
+
+class UnsupportedModelError(MemitVCError):
+    """The model cannot be edited here: unknown family, mixture of experts, quantised weights."""
+
+
+class EngineError(MemitVCError):
+    """The edit itself failed: statistics that cannot be solved with, a delta that cannot be snapped, a health limit."""
+
+
+class StorageError(MemitVCError):
+    """The operating system refused a read or a write: no space, no permission, unreadable file."""
+
+
+class NoRepositoryError(MemitVCError):
+    """No `.memitvc` directory here or in any parent."""
+
+    exit_code = 10
+
+
+class RefMovedError(MemitVCError):
+    """The branch moved while the command was computing; nothing was lost."""
+
+    exit_code = 11
+
+
+class LockedError(MemitVCError):
+    """Another process holds the database for longer than the timeout."""
+
+    exit_code = 11
+
+
+class IntegrityError(MemitVCError):
+    """Stored bytes are not what their name or the history says."""
+
+    exit_code = 12
+
+
+class BaseChangedError(IntegrityError):
+    """The base checkpoint is not the one that `init` recorded."""
+
+
+class ConflictError(MemitVCError):
+    """Two live facts contradict each other (same subject and prompt, different targets)."""
+
+    exit_code = 13
+
+
+class RemoteError(MemitVCError):
+    """A remote refused, failed or holds something that must not be stored."""
+
+    exit_code = 14
+
+
+class VerificationError(MemitVCError):
+    """A directory or a computation is not what it claims to be."""
+
+    exit_code = 15

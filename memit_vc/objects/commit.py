@@ -1,0 +1,86 @@
+"""A commit: parents, change of state, message. Its id hashes its canonical JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from memit_vc.objects.ids import BaseId, BlobId, ColumnId, CommitId, JsonValue, PatchId, canonical_json, digest
+
+__all__ = ["COMMIT_FORMAT", "Commit", "root_commit"]
+
+COMMIT_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """One node of the history.
+
+    `adds` and `removes` are the change of state against the first parent, as sorted columns.
+    `patches` are the patches whose columns this commit brings in (new ones, or ones put back).
+    `kind` is the verb that made it: root, commit, revert, squash, merge, cherry-pick, rebase.
+    `details` is what that verb wants remembered (for a revert: which commits); JSON, shown by `show`.
+    """
+
+    base: BaseId
+    parents: tuple[CommitId, ...]
+    adds: tuple[ColumnId, ...]
+    removes: tuple[ColumnId, ...]
+    patches: tuple[PatchId, ...]
+    kind: str
+    message: str
+    author: str
+    time: str
+    """UTC, ISO 8601 to the second, e.g. 2026-01-31T12:00:00Z; empty for a root."""
+    provenance: BlobId | None = None
+    details: Mapping[str, JsonValue] = field(default_factory=dict)
+
+    @property
+    def id(self) -> CommitId:
+        return CommitId(digest("commit", canonical_json(self.to_json())))
+
+    @property
+    def subject(self) -> str:
+        """First line of the message."""
+        return self.message.split("\n", 1)[0]
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return {
+            "format": COMMIT_FORMAT,
+            "base": self.base,
+            "parents": list(self.parents),
+            "adds": sorted(self.adds),
+            "removes": sorted(self.removes),
+            "patches": sorted(self.patches),
+            "kind": self.kind,
+            "message": self.message,
+            "author": self.author,
+            "time": self.time,
+            "provenance": self.provenance,
+            "details": dict(self.details),
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Commit:
+        """Inverse of `to_json`; KeyError or TypeError on a record of another shape."""
+        return cls(
+            base=BaseId(record["base"]),
+            parents=tuple(CommitId(p) for p in record["parents"]),
+            adds=tuple(ColumnId(c) for c in record["adds"]),
+            removes=tuple(ColumnId(c) for c in record["removes"]),
+            patches=tuple(PatchId(p) for p in record["patches"]),
+            kind=record["kind"],
+            message=record["message"],
+            author=record["author"],
+            time=record["time"],
+            provenance=None if record["provenance"] is None else BlobId(record["provenance"]),
+            details=record["details"],
+        )
+
+
+def root_commit(base: BaseId, description: str) -> Commit:
+    """The untouched base. It has no time and no author, so that two repositories on one base share their root."""
+    return Commit(
+        base=base, parents=(), adds=(), removes=(), patches=(), kind="root", message=description, author="", time=""
+    )

@@ -1,0 +1,92 @@
+"""A fact: one edit request, as parsed and checked at the edge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from memit_vc.objects.ids import FactId, JsonValue, canonical_json, digest
+
+__all__ = ["Fact", "Probe"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A neighbourhood prompt whose answer should not change; `answer` None means the fact's ground truth."""
+
+    prompt: str
+    answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """One edit request.
+
+    `prompt` is the full text with the subject in it, without braces to fill in.
+    `occurrence` selects which occurrence of the subject is meant (0 is the first); None is the last one.
+    """
+
+    prompt: str
+    subject: str
+    target: str
+    ground_truth: str | None = None
+    paraphrases: tuple[str, ...] = ()
+    neighbourhood: tuple[Probe, ...] = ()
+    occurrence: int | None = None
+
+    @property
+    def id(self) -> FactId:
+        """Hash of the whole request, probes included."""
+        return FactId(digest("fact", canonical_json(self.to_json())))
+
+    @property
+    def question(self) -> tuple[str, str]:
+        """What is asked: two live facts with one question and different targets contradict each other."""
+        return (self.subject.strip(), self.prompt.strip())
+
+    @property
+    def subject_span(self) -> tuple[int, int]:
+        """Character span [start, end) of the subject in the prompt; ValueError where it does not occur."""
+        if self.occurrence is None:
+            start = self.prompt.rfind(self.subject)
+        else:
+            start = -1
+            for _ in range(self.occurrence + 1):
+                start = self.prompt.find(self.subject, start + 1)
+                if start < 0:
+                    break
+        if start < 0:
+            raise ValueError(f"subject {self.subject!r} does not occur in prompt {self.prompt!r}")
+        return start, start + len(self.subject)
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The record as stored; fields at their default are left out, so that adding a field keeps old ids."""
+        record: dict[str, JsonValue] = {"prompt": self.prompt, "subject": self.subject, "target_new": self.target}
+        if self.ground_truth is not None:
+            record["ground_truth"] = self.ground_truth
+        if self.paraphrases:
+            record["paraphrase_prompts"] = list(self.paraphrases)
+        if self.neighbourhood:
+            record["neighborhood_prompts"] = [
+                {"prompt": p.prompt} if p.answer is None else {"prompt": p.prompt, "ground_truth": p.answer}
+                for p in self.neighbourhood
+            ]
+        if self.occurrence is not None:
+            record["subject_occurrence"] = self.occurrence
+        return record
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Fact:
+        """Inverse of `to_json`; for records that this package wrote, not for user input."""
+        return cls(
+            prompt=record["prompt"],
+            subject=record["subject"],
+            target=record["target_new"],
+            ground_truth=record.get("ground_truth"),
+            paraphrases=tuple(record.get("paraphrase_prompts", ())),
+            neighbourhood=tuple(
+                Probe(prompt=p["prompt"], answer=p.get("ground_truth")) for p in record.get("neighborhood_prompts", ())
+            ),
+            occurrence=record.get("subject_occurrence"),
+        )

@@ -1,0 +1,54 @@
+"""Typed ids, canonical JSON, domain-separated hashing: one object, one canonical form, one id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import NewType, TypeAlias
+
+__all__ = [
+    "BaseId",
+    "BlobId",
+    "ColumnId",
+    "CommitId",
+    "FactId",
+    "JsonValue",
+    "PatchId",
+    "StateId",
+    "StatisticsId",
+    "canonical_json",
+    "digest",
+    "short",
+]
+
+BlobId = NewType("BlobId", str)
+"""SHA-256 of a blob's bytes, 64 hex digits: `sha256sum` of the object file prints it."""
+PatchId = NewType("PatchId", str)
+"""The blob id of a patch: hash of its content, with no parent and no time in it."""
+ColumnId = NewType("ColumnId", str)
+"""One column (rank-one term over all edited weights) of a patch, or a whole dense patch; equal content, equal id."""
+FactId = NewType("FactId", str)
+CommitId = NewType("CommitId", str)
+StateId = NewType("StateId", str)
+"""A base and a set of live columns: equal states have equal weights, bit for bit."""
+BaseId = NewType("BaseId", str)
+"""Fingerprint of a base: hash of every tensor's name, dtype, shape and SHA-256; independent of sharding."""
+StatisticsId = NewType("StatisticsId", str)
+
+JsonValue: TypeAlias = "None | bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue]"
+
+
+def canonical_json(value: JsonValue) -> bytes:
+    """Sorted keys, no spaces, UTF-8, no NaN: equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def digest(kind: str, payload: bytes) -> str:
+    """SHA-256 of `payload` in the domain `kind`, so that two kinds of object never share an id."""
+    return hashlib.sha256(f"memitvc {kind}\0".encode() + payload).hexdigest()
+
+
+def short(identifier: str) -> str:
+    """The first ten digits, as shown to people."""
+    return identifier[:10]

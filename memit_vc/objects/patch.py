@@ -1,0 +1,80 @@
+"""What a patch says of itself, without its tensors: the one metadata key of its safetensors file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from memit_vc.objects.ids import BaseId, BlobId, FactId, JsonValue, canonical_json
+
+__all__ = ["METADATA_KEY", "PATCH_FORMAT", "PatchColumn", "PatchHeader", "WeightForm"]
+
+PATCH_FORMAT = 1
+METADATA_KEY = "memitvc"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchColumn:
+    """One column: the fact it belongs to, and whether it puts the fact in (edit) or takes it out (cancel)."""
+
+    fact: FactId
+    role: Literal["edit", "cancel"] = "edit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightForm:
+    """How one weight's update is stored.
+
+    low_rank: tensors `<weight>.left` F32 [d_out, n] and `<weight>.right` F32 [n, d_in];
+    dense: `<weight>.dense` F32 [d_out, d_in]. Both for y = W x, whatever the module's own orientation.
+    `quantum` is the exponent e of the grid 2^e on which every product and sum lies (design section 4).
+    """
+
+    form: Literal["low_rank", "dense"]
+    d_out: int
+    d_in: int
+    quantum: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchHeader:
+    """Everything in a patch but its numbers. A patch with a dense weight cannot be split by fact."""
+
+    base: BaseId
+    weights: Mapping[str, WeightForm]
+    columns: tuple[PatchColumn, ...]
+    provenance: BlobId | None
+
+    @property
+    def divisible(self) -> bool:
+        return all(w.form == "low_rank" for w in self.weights.values())
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return {
+            "format": PATCH_FORMAT,
+            "base": self.base,
+            "weights": {
+                name: {"form": w.form, "d_out": w.d_out, "d_in": w.d_in, "quantum": w.quantum}
+                for name, w in self.weights.items()
+            },
+            "columns": [{"fact": c.fact, "role": c.role} for c in self.columns],
+            "provenance": self.provenance,
+        }
+
+    def to_metadata(self) -> dict[str, str]:
+        """The safetensors `__metadata__`: exactly one key, so that the file's bytes are reproducible."""
+        return {METADATA_KEY: canonical_json(self.to_json()).decode()}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> PatchHeader:
+        """Inverse of `to_json`; KeyError or TypeError on a record of another shape."""
+        return cls(
+            base=BaseId(record["base"]),
+            weights={
+                name: WeightForm(form=w["form"], d_out=w["d_out"], d_in=w["d_in"], quantum=w["quantum"])
+                for name, w in record["weights"].items()
+            },
+            columns=tuple(PatchColumn(fact=FactId(c["fact"]), role=c["role"]) for c in record["columns"]),
+            provenance=None if record["provenance"] is None else BlobId(record["provenance"]),
+        )

@@ -1,0 +1,1 @@
+"""Remotes: a plain directory and a Hugging Face Hub repository behind one protocol."""

@@ -1,0 +1,1 @@
+"""Bytes and rows: blobs, the database, checkpoint files. No tensors."""

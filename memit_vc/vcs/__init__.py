@@ -1,0 +1,1 @@
+"""Graph and state as pure functions: no files, no database, no tensors."""
