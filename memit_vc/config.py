@@ -49,7 +49,7 @@ class Config:
             raise MemitVCError(f"{path}: not valid TOML: {error}", hint="Correct the file by hand.") from error
         base = table.get("base", {})
         if not isinstance(base.get("source"), str):
-            raise MemitVCError(f"{path}: [base] source is missing", hint="It names the Hub id or directory of the base.")
+            raise MemitVCError(f"{path}: [base] source is missing", hint="It names the base: a Hub id or a directory.")
         user = table.get("user", {})
         return cls(
             base=base["source"],

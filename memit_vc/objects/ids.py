@@ -36,7 +36,7 @@ BaseId = NewType("BaseId", str)
 """Fingerprint of a base: hash of every tensor's name, dtype, shape and SHA-256; independent of sharding."""
 StatisticsId = NewType("StatisticsId", str)
 
-JsonValue: TypeAlias = "None | bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 
 
 def canonical_json(value: JsonValue) -> bytes:
