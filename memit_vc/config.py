@@ -30,13 +30,18 @@ class Config:
     """`.memitvc/config.toml`.
 
     `base` is what `init` was given (Hub id or absolute directory), `revision` the Hub commit it resolved to (None for a
-    directory). `database` is a SQLAlchemy URL for a team's PostgreSQL; None means `.memitvc/meta.db`.
+    directory). `corpus` is the default source of statistics, `health` the text whose perplexity is watched. `database`
+    is a SQLAlchemy URL for a team's PostgreSQL; None means `.memitvc/meta.db`. `cache_bytes` is what the hot shards of
+    states that were checked out may take on disk; 0 keeps none, None means 8 GiB.
     """
 
     base: str
     revision: str | None = None
     author: str | None = None
+    corpus: str | None = None
+    health: str | None = None
     database: str | None = None
+    cache_bytes: int | None = None
 
     @classmethod
     def load(cls, path: Path) -> Config:
@@ -51,22 +56,34 @@ class Config:
         if not isinstance(base.get("source"), str):
             raise MemitVCError(f"{path}: [base] source is missing", hint="It names the base: a Hub id or a directory.")
         user = table.get("user", {})
+        limit = table.get("cache", {}).get("bytes")
+        if limit is not None and (type(limit) is not int or limit < 0):
+            raise MemitVCError(f"{path}: [cache] bytes is {limit!r}", hint="A number of bytes; 0 keeps nothing.")
         return cls(
             base=base["source"],
             revision=base.get("revision"),
             author=user.get("author"),
+            corpus=table.get("statistics", {}).get("corpus"),
+            health=table.get("statistics", {}).get("health"),
             database=table.get("database", {}).get("url"),
+            cache_bytes=limit,
         )
 
     def dump(self) -> bytes:
         """The file's bytes; unset values are left out."""
         import tomli_w
 
-        table: dict[str, dict[str, str]] = {"base": {"source": self.base}}
+        table: dict[str, dict[str, str | int]] = {"base": {"source": self.base}}
         if self.revision is not None:
             table["base"]["revision"] = self.revision
         if self.author is not None:
             table["user"] = {"author": self.author}
+        statistics = {"corpus": self.corpus, "health": self.health}
+        chosen: dict[str, str | int] = {name: value for name, value in statistics.items() if value is not None}
+        if chosen:
+            table["statistics"] = chosen
+        if self.cache_bytes is not None:
+            table["cache"] = {"bytes": self.cache_bytes}
         if self.database is not None:
             table["database"] = {"url": self.database}
         return tomli_w.dumps(table).encode()

@@ -1,0 +1,90 @@
+"""A batch of facts from a file or from records: parsed at the edge, trusted inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from memit_vc.edits.records import RecordProblem, fact_of
+from memit_vc.edits.repeats import duplicates
+from memit_vc.edits.sources import decode, read_bytes
+from memit_vc.errors import EditFileError
+from memit_vc.objects import Fact
+
+__all__ = ["EditBatch", "parse_records", "read_edits"]
+
+_SHOWN = 5
+"""Problems shown together, and records listed in one note."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditBatch:
+    """Checked facts, in the file's order.
+
+    `notes` say what was found, assumed or passed over; `origins` say for each fact where it stands, counted from 1
+    ("edits.json: record 3"). Facts that contradict each other are still here: `batch_contradictions` finds them.
+    """
+
+    facts: tuple[Fact, ...]
+    notes: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+
+
+def read_edits(source: str | Path, *, stdin: IO[bytes] | None = None) -> EditBatch:
+    """Read JSON, JSON Lines or CSV from a file, or from `stdin` for "-"; EditFileError says what is wrong and where."""
+    data, name = read_bytes(source, stdin)
+    return parse_records(decode(data, name), source=name)
+
+
+def parse_records(records: Iterable[Mapping[str, Any]], *, source: str, deduplicate: bool = True) -> EditBatch:
+    """Check records of any of the formats (see `records.py`); the first few problems are reported together.
+
+    A record that repeats an earlier one's question and target is left out and noted, unless `deduplicate` is false:
+    then facts and records correspond one to one.
+    """
+    facts: list[Fact] = []
+    notes: dict[str, list[int]] = {}
+    problems: list[tuple[int, RecordProblem]] = []
+    for number, record in enumerate(records, start=1):
+        found: list[str] = []
+        try:
+            facts.append(fact_of(record, found))
+        except RecordProblem as problem:
+            problems.append((number, problem))
+        for note in found:
+            notes.setdefault(note, []).append(number)
+    if problems:
+        raise _refused(source, problems)
+    if not facts:
+        raise EditFileError(f"{source}: no records", hint='Give at least one {"prompt", "subject", "target_new"}.')
+    repeated = {later: earlier for earlier, later in duplicates(facts)} if deduplicate else {}
+    lines = [f"{_records(numbers)}: {note}" for note, numbers in notes.items()]
+    lines += [f"record {later + 1}: repeats record {earlier + 1}, left out" for later, earlier in repeated.items()]
+    kept = [i for i in range(len(facts)) if i not in repeated]
+    return EditBatch(
+        facts=tuple(facts[i] for i in kept),
+        notes=tuple(lines),
+        origins=tuple(f"{source}: record {i + 1}" for i in kept),
+    )
+
+
+def _records(numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return f"record {numbers[0]}"
+    shown = ", ".join(str(n) for n in numbers[:_SHOWN])
+    more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
+    return f"records {shown}{more}"
+
+
+def _refused(source: str, problems: Sequence[tuple[int, RecordProblem]]) -> EditFileError:
+    shown = problems[:_SHOWN]
+    hint = "\n".join(dict.fromkeys(problem.hint for _, problem in shown))
+    if len(problems) == 1:
+        number, problem = problems[0]
+        return EditFileError(f"{source}: record {number}: {problem.what}", hint=hint)
+    lines = [f"  record {number}: {problem.what}" for number, problem in shown]
+    if len(problems) > len(shown):
+        lines.append(f"  and {len(problems) - len(shown)} more")
+    return EditFileError("\n".join([f"{source}: {len(problems)} records are wrong:", *lines]), hint=hint)

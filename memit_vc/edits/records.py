@@ -1,0 +1,282 @@
+"""One record of an edit file into one checked fact, whichever of the three formats it is written in.
+
+EasyEdit: prompt, subject, target_new, ground_truth, rephrase_prompt, locality_prompt, locality_ground_truth, or nested
+`locality`. MEMIT and CounterFact: `requested_rewrite` with "{}" in the prompt and `target_new: {"str": …}`. Our own:
+`Fact.to_json`. The formats share their keys, so a record may mix them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from memit_vc.edits.subjects import find_subject, near_miss
+from memit_vc.objects import Fact, Probe
+
+__all__ = ["RecordProblem", "fact_of"]
+
+_READ = (
+    "prompt",
+    "subject",
+    "target_new",
+    "ground_truth",
+    "target_true",
+    "requested_rewrite",
+    "rephrase_prompt",
+    "paraphrase_prompts",
+    "locality",
+    "locality_prompt",
+    "locality_ground_truth",
+    "neighborhood_prompts",
+    "subject_occurrence",
+    "portability",
+)
+_PASSED_OVER = (
+    "alt",
+    "attribute_prompts",
+    "case_id",
+    "commit",
+    "fact",
+    "generation_prompts",
+    "id",
+    "loc_prompt",
+    "pararel_idx",
+    "pred",
+    "relation_id",
+    "target",
+    "target_neg",
+)
+"""Keys of the formats, and of our own lists of facts, that say nothing about the edit."""
+_FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class RecordProblem(Exception):  # noqa: N818 (never leaves this package)
+    """What is wrong with one record, and what to do; the batch adds the file and the record's number."""
+
+    def __init__(self, what: str, hint: str) -> None:
+        super().__init__(what)
+        self.what, self.hint = what, hint
+
+
+def fact_of(record: object, notes: list[str]) -> Fact:
+    """The fact of one record; `notes` takes what was assumed or passed over. RecordProblem where it cannot be one."""
+    if not isinstance(record, Mapping):
+        kind = _kind(record)
+        raise RecordProblem(f"is {kind}, not an object", 'Each record is {"prompt": …, "subject": …, "target_new": …}.')
+    for key in record:
+        near = _misspelt(key) if isinstance(key, str) else None
+        if near is not None and near not in record:
+            notes.append(f'key "{key}" is not known and was passed over; did you mean "{near}"?')
+    fields = _flat(record)
+    _require(record, fields)
+    target = _target(fields["target_new"], "target_new").lstrip(" ")
+    if not target.strip():
+        raise RecordProblem('"target_new" is empty', "Give the text that the model shall say after the prompt.")
+    memit = isinstance(fields["target_new"], Mapping) or "requested_rewrite" in record
+    prompt, subject, occurrence = _placed(fields, memit, notes)
+    truth = fields.get("ground_truth") or fields.get("target_true")
+    if fields.get("portability"):
+        notes.append("portability prompts are not scored and were passed over")
+    return Fact(
+        prompt=prompt,
+        subject=subject,
+        target=target,
+        ground_truth=(_target(_first(truth), "ground_truth").lstrip(" ") or None) if truth else None,
+        paraphrases=(*_texts(fields, "rephrase_prompt"), *_texts(fields, "paraphrase_prompts")),
+        neighbourhood=(*_neighbours(fields), *_locality(fields)),
+        occurrence=occurrence,
+    )
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    inner = record.get("requested_rewrite")
+    if inner is None:
+        return dict(record)
+    if not isinstance(inner, Mapping):
+        raise RecordProblem(f'"requested_rewrite" is {_kind(inner)}, not an object', "See CounterFact's records.")
+    return {**record, **inner}
+
+
+def _require(record: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+    missing = [key for key in ("prompt", "target_new") if fields.get(key) is None]
+    if missing:
+        names = " and ".join(f'"{key}"' for key in missing)
+        keys = ", ".join(str(key) for key in list(record)[:8]) or "none"
+        raise RecordProblem(f"{names} {'is' if len(missing) == 1 else 'are'} missing", f"Its keys are: {keys}.")
+
+
+def _placed(fields: Mapping[str, Any], memit: bool, notes: list[str]) -> tuple[str, str, int | None]:
+    """Prompt, subject, and which occurrence of the subject is meant (None: the last)."""
+    given = _text(fields["prompt"], "prompt")
+    prompt = given.rstrip(" ")
+    if not prompt.strip():
+        raise RecordProblem('"prompt" is empty', "Give the text that the model shall complete, with the subject in it.")
+    if prompt != given:
+        notes.append("spaces at the end of the prompt were removed: one is put before the target")
+    raw = fields.get("subject")
+    subject = _text(raw, "subject").strip() if raw is not None else ""
+    gaps = prompt.count("{}")
+    if not subject:
+        if gaps and memit:
+            raise RecordProblem('"subject" is missing', 'Give the text that stands for "{}" in the prompt.')
+        return prompt, _found(prompt, notes), _occurrence(fields, prompt, None)
+    if subject != raw:
+        notes.append(f'spaces around the subject "{subject}" were removed')
+    if gaps and (memit or (gaps == 1 and subject not in prompt)):
+        if gaps > 1:
+            raise RecordProblem(f'"prompt" has {gaps} "{{}}"', "Exactly one stands for the subject.")
+        return _filled(fields, prompt, subject)
+    if subject not in prompt:
+        raise RecordProblem(f'"subject" {subject!r} is not in the prompt {prompt!r}', _not_there(prompt, subject))
+    return prompt, subject, _occurrence(fields, prompt, subject)
+
+
+def _filled(fields: Mapping[str, Any], prompt: str, subject: str) -> tuple[str, str, int | None]:
+    """Put the subject where "{}" is, and keep which of its occurrences that was, unless it is the last."""
+    at = prompt.index("{}")
+    full = prompt.replace("{}", subject)
+    if full.rfind(subject) == at:
+        return full, subject, _occurrence(fields, full, subject)
+    starts = [i for i in range(at + 1) if full.startswith(subject, i)]
+    return full, subject, len(starts) - 1
+
+
+def _found(prompt: str, notes: list[str]) -> str:
+    candidates = find_subject(prompt)
+    if len(candidates) == 1:
+        notes.append(f'subject "{candidates[0].text}" found in the prompt')
+        return candidates[0].text
+    names = ", ".join(f'"{c.text}"' for c in candidates)
+    what = (
+        f"more than one part of the prompt can be it: {names}" if names else "no capitalised name stands in the prompt"
+    )
+    raise RecordProblem(
+        f'"subject" is missing, and {what} ({prompt!r})',
+        'Give "subject": the words of the prompt that the fact is about, written as they are there.',
+    )
+
+
+def _not_there(prompt: str, subject: str) -> str:
+    near = near_miss(prompt, subject)
+    if near is not None:
+        return f"The prompt has {near!r}; give the subject exactly so."
+    return 'The subject is copied from the prompt, letter by letter, or the prompt has one "{}" in its place.'
+
+
+def _occurrence(fields: Mapping[str, Any], prompt: str, subject: str | None) -> int | None:
+    value = fields.get("subject_occurrence")
+    if value is None:
+        return None
+    if isinstance(value, str) and value.strip().isdecimal():  # a CSV cell
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise RecordProblem(f'"subject_occurrence" is {value!r}, not a whole number', "0 is the first occurrence.")
+    if subject is None:
+        raise RecordProblem('"subject_occurrence" needs "subject"', "Give the subject whose occurrences are counted.")
+    count = sum(prompt.startswith(subject, i) for i in range(len(prompt)))
+    if value >= count:
+        what = f'"subject_occurrence" is {value}, but the prompt has {subject!r} {count} time(s)'
+        raise RecordProblem(what, "0 is the first occurrence; without the key the last one is meant.")
+    return value
+
+
+def _neighbours(fields: Mapping[str, Any]) -> list[Probe]:
+    """MEMIT's `neighborhood_prompts`: texts, or objects with a prompt and its answer."""
+    value = fields.get("neighborhood_prompts")
+    if value is None or value == "":
+        return []
+    entries = value if isinstance(value, list | tuple) else [value]
+    return [probe for entry in entries for probe in _probes(entry, "neighborhood_prompts")]
+
+
+def _locality(fields: Mapping[str, Any]) -> list[Probe]:
+    """EasyEdit's locality: flat keys, or an object by name of prompts and their answers."""
+    flat = {"prompt": fields.get("locality_prompt"), "ground_truth": fields.get("locality_ground_truth")}
+    probes = _probes(flat, "locality_prompt") if flat["prompt"] else []
+    nested = fields.get("locality") or {}
+    if not isinstance(nested, Mapping):
+        raise RecordProblem(f'"locality" is {_kind(nested)}, not an object', 'Write {"name": {"prompt": …}}.')
+    for entries in nested.values():
+        for entry in entries if isinstance(entries, list | tuple) else [entries]:
+            probes.extend(_probes(entry, "locality"))
+    return probes
+
+
+def _probes(entry: object, key: str) -> list[Probe]:
+    if entry is None or entry == "":
+        return []
+    if isinstance(entry, str):
+        return [Probe(prompt=_text(entry, key))]
+    if not isinstance(entry, Mapping) or "prompt" not in entry:
+        raise RecordProblem(f'"{key}" holds {_kind(entry)}', 'Each is a text, or {"prompt": …, "ground_truth": …}.')
+    prompts, answers = entry["prompt"], entry.get("ground_truth", entry.get("target"))
+    if not isinstance(prompts, list | tuple):
+        return [Probe(prompt=_text(prompts, key), answer=_answer(answers, key))]
+    if answers is None:
+        answers = [None] * len(prompts)
+    if not isinstance(answers, list | tuple) or len(answers) != len(prompts):
+        raise RecordProblem(f'"{key}" has {len(prompts)} prompts and not as many answers', "Give one for each prompt.")
+    pairs = zip(prompts, answers, strict=True)
+    return [Probe(prompt=_text(p, key), answer=_answer(a, key)) for p, a in pairs if p is not None]
+
+
+def _answer(value: object, key: str) -> str | None:
+    value = _first(value)
+    return None if value is None else _target(value, key) or None
+
+
+def _texts(fields: Mapping[str, Any], key: str) -> list[str]:
+    value = fields.get(key)
+    if value is None:
+        return []
+    entries = value if isinstance(value, list | tuple) else [value]
+    return [text for text in (_text(entry, key) for entry in entries if entry is not None) if text.strip()]
+
+
+def _first(value: object) -> object:
+    """KnowEdit's files give lists of equally good answers, nested at times: the first is the answer."""
+    while isinstance(value, list | tuple):
+        value = value[0] if value else None
+    return value
+
+
+def _target(value: object, key: str) -> str:
+    if isinstance(value, Mapping):
+        if "str" not in value:
+            raise RecordProblem(f'"{key}" is an object without "str"', 'Write a text, or {"str": …} as MEMIT does.')
+        value = value["str"]
+    return "" if value is None else _text(value, key)
+
+
+def _text(value: object, key: str) -> str:
+    if not isinstance(value, str):
+        hint = f'Write it in quotes: "{value}".' if isinstance(value, int | float) else "Give a text."
+        raise RecordProblem(f'"{key}" is {_kind(value)}, not text', hint)
+    bad = _FORBIDDEN.search(value)
+    if bad:
+        what = f'"{key}" holds the control character U+{ord(bad.group()):04X} at character {bad.start() + 1}'
+        raise RecordProblem(what, "Remove it; tabs and line feeds may stay.")
+    return value
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool | int | float):
+        return f"the {'truth value' if isinstance(value, bool) else 'number'} {value}"
+    if isinstance(value, str):
+        return "a text"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return "an object" if isinstance(value, Mapping) else f"a {type(value).__name__}"
+
+
+@lru_cache(maxsize=1024)
+def _misspelt(key: str) -> str | None:
+    if key in _READ or key in _PASSED_OVER:
+        return None
+    near = difflib.get_close_matches(key.lower(), _READ, n=1, cutoff=0.8)
+    return near[0] if near else None

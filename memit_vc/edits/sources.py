@@ -1,0 +1,161 @@
+"""Bytes of an edit file into records: JSON, JSON Lines or CSV, by the file's name or by looking at its beginning."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+from memit_vc.errors import EditFileError
+
+__all__ = ["STDIN", "decode", "read_bytes"]
+
+STDIN = "standard input"
+
+_LIST_CELLS = ("rephrase_prompt", "paraphrase_prompts", "neighborhood_prompts", "locality", "requested_rewrite")
+"""Columns whose cell may hold JSON; a cell that is not JSON is one text."""
+
+_FORMS = "JSON (a list of records), JSON Lines and CSV are understood."
+
+
+def read_bytes(source: str | Path, stdin: IO[bytes] | None) -> tuple[bytes, str]:
+    """The bytes and the name to use in messages; "-" is standard input."""
+    if str(source) == "-":
+        return (stdin or sys.stdin.buffer).read(), STDIN
+    path = Path(source)
+    if path.is_dir():
+        raise EditFileError(f"{path}: is a directory", hint="Name one edit file in it.")
+    try:
+        return path.read_bytes(), str(path)
+    except FileNotFoundError as error:
+        raise EditFileError(f"{path}: no such file", hint='Check the name; "-" reads standard input.') from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise EditFileError(f"{path}: cannot be read: {reason}", hint="Check the file and its permissions.") from error
+
+
+def decode(data: bytes, name: str) -> list[Any]:
+    """The records, not yet looked at; EditFileError with line and column where the file itself is wrong."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise EditFileError(f"{name}: is UTF-16, not UTF-8", hint="Save the file as UTF-8.")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise EditFileError(f"{name}: line {line}: not UTF-8", hint="Save the file as UTF-8.") from error
+    if not text.strip():
+        raise EditFileError(f"{name}: is empty", hint=_FORMS)
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise EditFileError(f"{name}: line {line}: a NUL character: not a text file", hint=_FORMS)
+    suffix = Path(name).suffix.lower()
+    start = text.lstrip()[0]
+    if suffix in (".csv", ".tsv") or (suffix not in (".json", ".jsonl", ".ndjson") and start not in "[{"):
+        records = _csv(text, name)
+    elif suffix in (".jsonl", ".ndjson") and start != "[":
+        records = _json_lines(text, name)
+    else:
+        records = _json(text, name)
+    if not records:
+        raise EditFileError(f"{name}: no records", hint=_FORMS)
+    return records
+
+
+def _json(text: str, name: str) -> list[Any]:
+    try:
+        value = _loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text.lstrip().startswith("{"):  # one object a line, under another name
+            return _json_lines(text, name)
+        where = f"{name}: line {error.lineno}, column {error.colno}"
+        raise EditFileError(f"{where}: not JSON: {error.msg}", hint=f"Correct the file there. {_FORMS}") from error
+    except (ValueError, RecursionError) as error:
+        raise EditFileError(f"{name}: not usable JSON: {_reason(error)}", hint="Correct the file.") from error
+    return value if isinstance(value, list) else [value]
+
+
+def _json_lines(text: str, name: str) -> list[Any]:
+    records = []
+    for number, line in enumerate(text.split("\n"), start=1):  # JSON may hold the other line ends of str.splitlines
+        if not line.strip():
+            continue
+        try:
+            records.append(_loads(line))
+        except json.JSONDecodeError as error:
+            where = f"{name}: line {number}, column {error.colno}"
+            hint = "Each line of JSON Lines is one whole record."
+            raise EditFileError(f"{where}: not JSON: {error.msg}", hint=hint) from error
+        except (ValueError, RecursionError) as error:
+            raise EditFileError(f"{name}: line {number}: not usable JSON: {_reason(error)}", hint=_FORMS) from error
+    return records
+
+
+def _loads(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):  # the last would win in silence, and an edit would be lost
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(k for k in keys if keys.count(k) > 1)!r} stands twice in one record")
+    return found
+
+
+def _constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _reason(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _csv(text: str, name: str) -> list[Any]:
+    first = text.lstrip("\r\n").split("\n", 1)[0]
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    header: list[str] = []
+    records = []
+    try:
+        for row in reader:
+            if not any(row):
+                continue
+            if not header:
+                header = _header(row, name)
+                continue
+            if len(row) > len(header):
+                raise EditFileError(
+                    f"{name}: line {reader.line_num}: {len(row)} cells under {len(header)} columns",
+                    hint=f'Put cells that hold "{delimiter}" in double quotes.',
+                )
+            records.append({k: _cell(k, v) for k, v in zip(header, row, strict=False) if k and v})
+    except csv.Error as error:
+        hint = 'Put cells with commas, quotes or line ends in double quotes, and write a quote in them as "".'
+        raise EditFileError(f"{name}: line {reader.line_num}: not CSV: {error}", hint=hint) from error
+    return records
+
+
+def _header(row: list[str], name: str) -> list[str]:
+    header = [cell.strip() for cell in row]
+    missing = [key for key in ("prompt", "target_new") if key not in header]
+    if missing and "requested_rewrite" not in header:
+        raise EditFileError(
+            f"{name}: not JSON, and no CSV with the columns {' and '.join(missing)}; it starts with {row[0][:40]!r}",
+            hint="The first line of a CSV names the columns: prompt,subject,target_new and more.",
+        )
+    twice = next((key for key in header if key and header.count(key) > 1), None)
+    if twice is not None:
+        raise EditFileError(f"{name}: column {twice!r} stands twice in the header", hint="Rename or remove one.")
+    return header
+
+
+def _cell(column: str, value: str) -> Any:
+    if column in _LIST_CELLS and value.lstrip().startswith(("[", "{")):
+        try:
+            return _loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value

@@ -1,0 +1,66 @@
+"""Values for a model that nobody has written a file for, and plain sentences that say what was guessed and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from memit_vc.hparams.params import MEMITHyperParams
+
+__all__ = ["guess"]
+
+_LAYERS = 5
+_DEPTH = 0.14
+"""Share of the depth at which editing starts: layer 3 or 4 of 28 to 32 in every published setting but GPT-2's."""
+_DEPTH_BY_TYPE = {"gpt2": 0.27}  # layers 13 to 17 of 48 in the reference implementation's file for GPT-2 XL
+_WEIGHT, _WIDTH = 500.0, 1536
+"""λ measured on SmolLM2-135M, and the width of its keys."""
+
+
+def guess(
+    *, model_type: str, n_layers: int, d_in: int, hidden_size: int, modules: Mapping[str, str]
+) -> tuple[MEMITHyperParams, list[str]]:
+    """Hyperparameters from a model's config, and one sentence per guess.
+
+    `d_in` is the width of the edited projection's input; `modules` has the keys rewrite, layer, mlp, attn (templates
+    with "{}" for the layer), ln_f and lm_head.
+    """
+    layers = _layers(model_type, n_layers)
+    weight = _weight(d_in)
+    params = MEMITHyperParams(
+        layers=layers,
+        v_loss_layer=n_layers - 1,
+        mom2_update_weight=weight,
+        rewrite_module_tmp=modules["rewrite"],
+        layer_module_tmp=modules["layer"],
+        mlp_module_tmp=modules["mlp"],
+        attn_module_tmp=modules["attn"],
+        ln_f_module=modules["ln_f"],
+        lm_head_module=modules["lm_head"],
+    )
+    span = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]} to {layers[-1]}"
+    share = _DEPTH_BY_TYPE.get(model_type, _DEPTH)
+    sentences = [
+        f"{span} of {n_layers}: about {share:.0%} of the depth, where published settings for models of this kind start "
+        "(4-8 of 32 in Llama-2-7B and 4-8 of 30 in SmolLM2-135M, 13-17 of 48 in GPT-2 XL); not measured on this model.",
+        f"λ = {weight:g} for keys of width {d_in}: kᵀC⁻¹k is the width on average, so λ in proportion to it keeps the "
+        "share of an edit that a typical key realises; 500 was measured at width 1536 (SmolLM2-135M). EasyEdit's files "
+        "have 15000 to 20000 for 7B models and GPT-2 XL. Raise λ if other answers suffer, lower it if edits fail.",
+        "Step size, steps, clamp and weight decay are those measured on SmolLM2-135M "
+        f"(hidden size 576, here {hidden_size}).",
+    ]
+    if n_layers - 1 == layers[-1]:
+        sentences.append("The last edited layer is the model's last: no block is left above it to read the edit.")
+    return params, sentences
+
+
+def _layers(model_type: str, n_layers: int) -> list[int]:
+    """Five consecutive layers by depth, fewer in a shallow model; a block is left above where there are two."""
+    start = round(n_layers * _DEPTH_BY_TYPE.get(model_type, _DEPTH))
+    last = max(0, n_layers - 2)
+    start = min(max(start, 1), last)
+    return list(range(start, min(start + _LAYERS - 1, last) + 1))
+
+
+def _weight(d_in: int) -> float:
+    """λ ∝ d_in, to two digits."""
+    return float(f"{_WEIGHT * d_in / _WIDTH:.2g}")

@@ -1,0 +1,50 @@
+"""Facts that are written are read back unchanged, in all three formats."""
+
+from __future__ import annotations
+
+import io
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memit_vc.edits import duplicates, read_edits, write_records
+from memit_vc.objects import Fact, Probe
+
+TEXT = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from('\n\t{}",;[]'), min_size=1, max_size=20
+).filter(str.strip)
+PROBE = st.builds(lambda prompt, answer: Probe(prompt=prompt, answer=answer), TEXT, st.none() | TEXT)
+
+
+@st.composite
+def facts(draw: st.DrawFn) -> Fact:
+    """As the parser makes them: no spaces around subjects, before targets and answers, after prompts."""
+    subject = draw(TEXT).strip()
+    prompt = (draw(TEXT) + subject + draw(TEXT)).rstrip(" ")
+    count = sum(prompt.startswith(subject, i) for i in range(len(prompt)))
+    return Fact(
+        prompt=prompt,
+        subject=subject,
+        target=draw(TEXT).lstrip(" "),
+        ground_truth=draw(st.none() | TEXT.map(lambda text: text.lstrip(" "))),
+        paraphrases=tuple(draw(st.lists(TEXT, max_size=3))),
+        neighbourhood=tuple(draw(st.lists(PROBE, max_size=3))),
+        occurrence=draw(st.none() | st.integers(0, count - 1)),
+    )
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl", "csv"])
+@given(batch=st.lists(facts(), min_size=1, max_size=4).filter(lambda batch: not duplicates(batch)))
+def test_round_trip(form: Literal["json", "jsonl", "csv"], batch: list[Fact]) -> None:
+    text = write_records(batch, format=form)
+    assert text.endswith("\n")
+    again = read_edits("-", stdin=io.BytesIO(text.encode()))
+    assert again.facts == tuple(batch)
+    assert again.notes == ()
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+def test_nothing(form: Literal["json", "jsonl"]) -> None:
+    assert write_records([], format=form) in ("[]\n", "")
