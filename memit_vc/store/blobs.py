@@ -1,0 +1,140 @@
+"""Blobs named by the SHA-256 of their bytes: written once, never changed, checkable with `sha256sum`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from memit_vc.errors import IntegrityError
+from memit_vc.objects import BlobId, short
+from memit_vc.store.files import (
+    file_digest,
+    fsync_directory,
+    make_directories,
+    read_chunks,
+    storage_errors,
+    temporary_path,
+)
+
+__all__ = ["BlobStore", "blob_id"]
+
+_NAME = re.compile(r"[0-9a-f]{64}")
+
+
+def blob_id(data: bytes) -> BlobId:
+    """The name that these bytes have as a blob."""
+    return BlobId(hashlib.sha256(data).hexdigest())
+
+
+class BlobStore:
+    """The directory `objects/`: blob `abcdef…` is the file `ab/cdef…`, mode 0444."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def _location(self, blob: BlobId | str) -> Path:
+        if not _NAME.fullmatch(blob):
+            raise IntegrityError(f"{blob!r} is not the name of an object", hint="A name is 64 hexadecimal digits.")
+        return self.root / blob[:2] / blob[2:]
+
+    def put(self, data: bytes | Path) -> BlobId:
+        """Store bytes, or a file's bytes, durably; the id. Storing again what is there is cheap and safe.
+
+        An existing blob gets a fresh modification time: it tells `gc` that somebody is about to refer to it.
+        """
+        if isinstance(data, Path):
+            with storage_errors(data):
+                blob = BlobId(file_digest(data))
+        else:
+            blob = blob_id(data)
+        target = self._location(blob)
+        with storage_errors(target):
+            try:
+                os.utime(target)
+            except FileNotFoundError:
+                self._write(target, blob, data)
+        return blob
+
+    def _write(self, target: Path, blob: BlobId, data: bytes | Path) -> None:
+        make_directories(target.parent)
+        temporary = temporary_path(target)
+        sha = hashlib.sha256()
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                for chunk in (data,) if isinstance(data, bytes) else read_chunks(data):
+                    file.write(chunk)
+                    sha.update(chunk)
+                file.flush()
+                os.fchmod(file.fileno(), 0o444)
+                os.fsync(file.fileno())
+            if sha.hexdigest() != blob:
+                raise IntegrityError(f"{data!s} changed while it was being stored", hint="Run the command again.")
+            temporary.rename(target)
+            fsync_directory(target.parent)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def has(self, blob: BlobId | str) -> bool:
+        location = self._location(blob)
+        with storage_errors(location):
+            return location.is_file()
+
+    def path(self, blob: BlobId | str) -> Path:
+        """The file of a blob; IntegrityError where it is absent. Its bytes are not checked here, see `verify`."""
+        location = self._location(blob)
+        if not self.has(blob):
+            raise IntegrityError(
+                f"object {short(blob)} is missing: {location}",
+                hint="`memitvc fsck` lists what else is missing; `memitvc pull` can fetch it from a remote.",
+            )
+        return location
+
+    def read(self, blob: BlobId | str) -> bytes:
+        """A blob's bytes, checked against its name: IntegrityError where they differ or the blob is absent."""
+        location = self.path(blob)
+        with storage_errors(location):
+            data = location.read_bytes()
+        if blob_id(data) != blob:
+            raise IntegrityError(
+                f"object {short(blob)} is corrupt: {location}",
+                hint="`memitvc fsck` lists the damage; restore the file from a remote or a backup.",
+            )
+        return data
+
+    def size(self, blob: BlobId | str) -> int:
+        """Bytes; IntegrityError where the blob is absent."""
+        return self.path(blob).stat().st_size
+
+    def verify(self, blob: BlobId | str) -> bool:
+        """Whether the blob is there and its bytes hash to its name."""
+        location = self._location(blob)
+        with storage_errors(location):
+            return location.is_file() and file_digest(location) == blob
+
+    def iterate(self) -> Iterator[BlobId]:
+        """Every stored blob, sorted; temporary and foreign files are passed over."""
+        with storage_errors(self.root):
+            directories = sorted(self.root.iterdir()) if self.root.is_dir() else []
+        for directory in directories:
+            if len(directory.name) == 2 and directory.is_dir():
+                with storage_errors(directory):
+                    names = sorted(directory.name + file.name for file in directory.iterdir())
+                yield from (BlobId(name) for name in names if _NAME.fullmatch(name))
+
+    def age(self, blob: BlobId | str) -> float:
+        """Seconds since the blob was last put."""
+        return time.time() - self.path(blob).stat().st_mtime
+
+    def remove(self, blob: BlobId | str) -> int:
+        """Delete a blob; the bytes freed. For `gc` alone: it knows that no row refers to it."""
+        location = self._location(blob)
+        with storage_errors(location):
+            size = location.stat().st_size
+            location.unlink()
+        return size

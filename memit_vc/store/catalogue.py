@@ -1,0 +1,72 @@
+"""What the repository holds, read by name: the base, facts, patches and the facts of columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+from memit_vc.objects import BaseId, BaseManifest, ColumnId, EditableWeight, Fact, FactId, PatchId
+from memit_vc.store import rows_patches, rows_refs
+from memit_vc.store.blobs import BlobStore
+from memit_vc.store.database import Database
+from memit_vc.store.migrate import check_revision
+from memit_vc.store.records import NewPatch
+
+__all__ = ["Catalogue"]
+
+
+class Catalogue:
+    """Lookups. IntegrityError names what is not stored. `root` is the `.memitvc` directory."""
+
+    def __init__(self, root: Path, database: Database) -> None:
+        """MemitVCError where the database is of another schema revision, with what to upgrade."""
+        self.root = root
+        self.directory = root.parent
+        self.blobs = BlobStore(root / "objects")
+        self._database = database
+        with database.read() as connection:
+            check_revision(connection)
+            self.base_id = BaseId(rows_refs.read_meta(connection, "base_id"))
+
+    def base(self) -> BaseManifest:
+        """Every tensor of the base as `init` recorded it."""
+        return BaseManifest.from_json(json.loads(self._meta("manifest")))
+
+    def weights(self) -> tuple[EditableWeight, ...]:
+        """The weights that patches may touch."""
+        return tuple(EditableWeight.from_json(record) for record in json.loads(self._meta("weights")))
+
+    def base_files(self) -> dict[str, str]:
+        """The base's other files (config.json, tokenizer): name → SHA-256."""
+        return dict(json.loads(self._meta("files")))
+
+    def _meta(self, key: str) -> str:
+        with self._database.read() as connection:
+            return rows_refs.read_meta(connection, key)
+
+    def fact(self, id: FactId) -> Fact:  # noqa: A002
+        return self.facts([id])[id]
+
+    def facts(self, ids: Collection[FactId]) -> dict[FactId, Fact]:
+        """Several facts in one statement."""
+        with self._database.read() as connection:
+            return rows_patches.load_facts(connection, ids)
+
+    def column_facts(self, columns: Collection[ColumnId]) -> dict[ColumnId, list[tuple[FactId, str]]]:
+        """(fact, role) of each column; several for a dense patch."""
+        with self._database.read() as connection:
+            return rows_patches.column_facts(connection, columns)
+
+    def bounds(self, columns: Collection[ColumnId]) -> dict[str, float]:
+        """Per weight, the sum of the columns' bounds in grid units; weights that no column touches are left out."""
+        with self._database.read() as connection:
+            return rows_patches.sum_bounds(connection, columns)
+
+    def patch(self, id: PatchId) -> NewPatch:  # noqa: A002
+        with self._database.read() as connection:
+            return rows_patches.load_patch(connection, id)
+
+    def patch_path(self, id: PatchId) -> Path:  # noqa: A002
+        """The patch's safetensors file; IntegrityError where it is missing."""
+        return self.blobs.path(id)

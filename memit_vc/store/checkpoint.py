@@ -1,0 +1,237 @@
+"""A local Hugging Face checkpoint: which files it has, where each tensor is, what its bytes hash to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from memit_vc.errors import IntegrityError, StorageError, UnsupportedModelError
+from memit_vc.objects import BaseManifest, TensorRecord
+from memit_vc.progress import Progress, silent
+from memit_vc.store.files import file_digest, storage_errors
+from memit_vc.store.hashcache import HashCache, Stat, file_stat
+from memit_vc.store.safetensors_file import Entry, FileHeader, read_header
+
+__all__ = ["INDEX_FILE", "SINGLE_FILE", "Checkpoint", "hash_directory"]
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+_CHUNK = 1 << 23
+# what other frameworks and trainers keep beside a model; none of it belongs to an edited copy
+_NOT_CARRIED = (
+    *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".ggml", ".h5", ".msgpack", ".ot", ".npz", ".pkl"),
+    *(".onnx", ".onnx_data", ".tflite", ".mlmodel", ".safetensors.index.json", ".bin.index.json"),
+    *("adapter_config.json", "memitvc.json", "trainer_state.json"),
+)
+_CARRIED_DIRECTORIES = ("additional_chat_templates",)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The safetensors files that transformers would load from `directory`, their headers read and checked."""
+
+    directory: Path
+    files: Mapping[str, FileHeader]
+    """Weight file -> header, sorted by name."""
+
+    @classmethod
+    def find(cls, directory: Path) -> Checkpoint:
+        """Look at a directory as transformers does: `model.safetensors` first, else the index and its shards.
+
+        StorageError where there is nothing to load or a file cannot be read, UnsupportedModelError for a checkpoint
+        without safetensors files, IntegrityError for an index that its files contradict.
+        """
+        if not directory.is_dir():
+            raise StorageError(f"{directory}: is not a directory", hint="Give a directory with a Hugging Face model.")
+        with storage_errors(directory):
+            if (directory / SINGLE_FILE).is_file():
+                return cls(directory, {SINGLE_FILE: read_header(directory / SINGLE_FILE)})
+            if not (directory / INDEX_FILE).is_file():
+                raise _nothing_to_load(directory)
+        index = _read_index(directory / INDEX_FILE)
+        files = {name: read_header(directory / name) for name in sorted(set(index.values()))}
+        found = cls(directory, files)
+        for tensor, file in index.items():
+            if tensor not in files[file].tensors:
+                raise IntegrityError(
+                    f"{directory / INDEX_FILE}: says that {tensor!r} is in {file}, which does not hold it",
+                    hint="Download the checkpoint again.",
+                )
+        _ = found.tensors
+        return found
+
+    @cached_property
+    def tensors(self) -> dict[str, tuple[str, Entry]]:
+        """Tensor -> (file, entry), sorted by name. IntegrityError for a tensor that two files hold: which is loaded
+        depends on the loader.
+        """
+        found: dict[str, tuple[str, Entry]] = {}
+        for file, header in self.files.items():
+            for name, entry in header.tensors.items():
+                if name in found:
+                    raise IntegrityError(
+                        f"{self.directory}: tensor {name!r} is both in {found[name][0]} and in {file}",
+                        hint="Save the model again with transformers' save_pretrained.",
+                    )
+                found[name] = (file, entry)
+        return dict(sorted(found.items()))
+
+    @property
+    def other_files(self) -> tuple[str, ...]:
+        """Files that a copy of the model needs besides its weights: config, tokenizer, templates, custom code."""
+        with storage_errors(self.directory):
+            paths = list(self.directory.iterdir())
+            for name in _CARRIED_DIRECTORIES:
+                paths += sorted((self.directory / name).glob("*"))
+            kept = [
+                path.relative_to(self.directory).as_posix()
+                for path in paths
+                if path.is_file() and not path.name.startswith(".") and not path.name.endswith(_NOT_CARRIED)
+            ]
+        return tuple(sorted(kept))
+
+    def file_hashes(self) -> dict[str, str]:
+        """SHA-256 of each of `other_files`."""
+        with storage_errors(self.directory):
+            return {name: file_digest(self.directory / name) for name in self.other_files}
+
+    def manifest(self, progress: Progress = silent, *, cache: Path | None = None) -> BaseManifest:
+        """SHA-256 of every tensor's bytes, streamed. `cache` is a JSON file of hashes by (size, mtime, inode)."""
+        known = HashCache(cache)
+        records: list[TensorRecord] = []
+        total, done = sum(entry.size for _, entry in self.tensors.values()), 0
+        progress("hash tensors", 0, total)
+        with storage_errors(self.directory), ThreadPoolExecutor(max_workers=2) as pool:
+            for file, header in self.files.items():
+                stat = file_stat(self.directory / file)
+                hashes = known.get(stat, header.tensors)
+                if hashes is None:
+                    hashes = {}
+                    digests = pool.map(self._digest, [file] * len(header.tensors), header.tensors)
+                    for name, digest in zip(header.tensors, digests, strict=True):
+                        hashes[name] = digest
+                        done += header.tensors[name].size
+                        progress("hash tensors", done, total)
+                    if file_stat(self.directory / file) == stat:  # else it changed under us: do not remember it
+                        known.put(stat, hashes)
+                else:
+                    done += sum(entry.size for entry in header.tensors.values())
+                    progress("hash tensors", done, total)
+                records += [
+                    TensorRecord(name=name, dtype=e.dtype, shape=e.shape, sha256=hashes[name], file=file)
+                    for name, e in header.tensors.items()
+                ]
+        known.save()
+        return BaseManifest(tensors=tuple(sorted(records, key=lambda record: record.name)))
+
+    def read_bytes(self, name: str) -> bytes:
+        """One tensor's bytes as stored."""
+        return b"".join(self.chunks(name))
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """One tensor's bytes in pieces of 8 MiB. StorageError for a file that has become shorter."""
+        file, entry = self.tensors[name]
+        return self._chunks(file, name, entry)
+
+    def fingerprints(self) -> dict[str, Stat]:
+        """[size, mtime in ns, inode] of every file, weights and others: enough to see that nothing was touched."""
+        with storage_errors(self.directory):
+            return {name: file_stat(self.directory / name) for name in sorted([*self.files, *self.other_files])}
+
+    def unchanged(self, recorded: Mapping[str, Sequence[int]]) -> list[str]:
+        """The files that are as `fingerprints` recorded them: these need not be read again."""
+        return [name for name, stat in self.fingerprints().items() if stat == list(recorded.get(name, ()))]
+
+    def differences(
+        self,
+        manifest: BaseManifest,
+        files: Mapping[str, str],
+        *,
+        recorded: Mapping[str, Sequence[int]] | None = None,
+        progress: Progress = silent,
+    ) -> list[str]:
+        """What is not as `init` recorded it: tensors of `manifest` and `files` (name -> SHA-256), one sentence each.
+
+        Files that `unchanged(recorded)` names are taken as they are; the others are hashed, so that the same bytes
+        with a new date are no difference.
+        """
+        trusted = set(self.unchanged(recorded or {}))
+        tensors, expected = self.tensors, {record.name: record for record in manifest.tensors}
+        problems = [f"tensor {name!r} is new" for name in sorted(tensors.keys() - expected.keys())]
+        problems += [f"tensor {name!r} is gone" for name in sorted(expected.keys() - tensors.keys())]
+        common = sorted(expected.keys() & tensors.keys())
+        with storage_errors(self.directory):
+            for done, name in enumerate(common, 1):
+                file, entry = tensors[name]
+                record = expected[name]
+                if (entry.dtype, entry.shape) != (record.dtype, record.shape):
+                    problems.append(f"tensor {name!r} is {entry.dtype} {list(entry.shape)}")
+                elif file not in trusted and self._digest(file, name) != record.sha256:
+                    problems.append(f"tensor {name!r} in {file} has other bytes")
+                progress("check base", done, len(common))
+            for name, sha in sorted(files.items()):
+                if not (self.directory / name).is_file():
+                    problems.append(f"{name} is gone")
+                elif name not in trusted and file_digest(self.directory / name) != sha:
+                    problems.append(f"{name} has other bytes")
+        return problems
+
+    def _digest(self, file: str, name: str) -> str:
+        sha = hashlib.sha256()
+        for chunk in self._chunks(file, name, self.files[file].tensors[name]):
+            sha.update(chunk)
+        return sha.hexdigest()
+
+    def _chunks(self, file: str, name: str, entry: Entry) -> Iterator[bytes]:
+        path = self.directory / file
+        with storage_errors(path), path.open("rb") as handle:
+            handle.seek(self.files[file].data_start + entry.begin)
+            left = entry.size
+            while left:
+                chunk = handle.read(min(left, _CHUNK))
+                if not chunk:
+                    raise StorageError(f"{path}: ends inside tensor {name!r}", hint="It changed while it was read.")
+                left -= len(chunk)
+                yield chunk
+
+
+def hash_directory(directory: Path, progress: Progress = silent, cache: Path | None = None) -> dict[str, str]:
+    """Tensor -> SHA-256 for any checkpoint directory, however it is sharded; errors as for `Checkpoint.find`."""
+    return {record.name: record.sha256 for record in Checkpoint.find(directory).manifest(progress, cache=cache).tensors}
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    hint = "Download the checkpoint again."
+    with storage_errors(path):
+        try:
+            record: Any = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise IntegrityError(f"{path}: is not JSON: {error}", hint=hint) from error
+    index = record.get("weight_map") if isinstance(record, dict) else None
+    if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):
+        raise IntegrityError(f"{path}: has no weight_map of tensors to files", hint=hint)
+    for file in sorted(set(index.values())):
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            raise IntegrityError(f"{path}: names {file!r}, which is no safetensors file beside it", hint=hint)
+        if not (path.parent / file).is_file():
+            raise StorageError(f"{path.parent / file}: is listed in {path.name} and is not there", hint=hint)
+    return index
+
+
+def _nothing_to_load(directory: Path) -> StorageError | UnsupportedModelError:
+    found = sorted(path.name for path in directory.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".gguf"))
+    if found:
+        return UnsupportedModelError(
+            f"{directory}: has {found[0]} and no safetensors files; memit-vc reads safetensors only",
+            hint="Convert it once with transformers: AutoModelForCausalLM.from_pretrained(old).save_pretrained(new), "
+            "and the tokenizer likewise.",
+        )
+    return StorageError(
+        f"{directory}: has neither {SINGLE_FILE} nor {INDEX_FILE}", hint="Give a directory with a Hugging Face model."
+    )

@@ -1,0 +1,172 @@
+"""Durable files: temp beside the target, fsync, rename, fsync of the directory.
+
+A rename is atomic for readers and, after the directory's fsync, durable. What is not promised: a directory that another
+process renames meanwhile, and file systems that ignore fsync.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from stat import S_ISDIR
+
+from memit_vc.errors import StorageError
+
+__all__ = [
+    "file_digest",
+    "fsync_directory",
+    "is_temporary",
+    "make_directories",
+    "publish_directory",
+    "read_chunks",
+    "remove_temporary",
+    "stale_temporaries",
+    "storage_errors",
+    "temporary_path",
+    "write_atomic",
+    "writer_is_alive",
+]
+
+_MARK = ".tmp-"
+_CHUNK = 1 << 22
+
+
+def read_chunks(path: Path) -> Iterator[bytes]:
+    """A file's bytes in pieces of 4 MiB."""
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes in bounded memory, 64 hex digits; OSError as the system raises it."""
+    sha = hashlib.sha256()
+    for chunk in read_chunks(path):
+        sha.update(chunk)
+    return sha.hexdigest()
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a StorageError that names `path` (or the file the system named)."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "Free some space (`memitvc gc` helps) and run the command again; nothing was changed."
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            hint = "Check the permissions of this path."
+        else:
+            hint = "Check the disk and run the command again."
+        raise StorageError(f"{where}: {reason}", hint=hint) from error
+
+
+def temporary_path(target: Path) -> Path:
+    """A fresh name beside `target` that tells which process writes it; `is_temporary` knows it again."""
+    return target.with_name(f"{target.name}{_MARK}{os.getpid()}-{secrets.token_hex(6)}")
+
+
+def is_temporary(path: Path) -> bool:
+    return _MARK in path.name
+
+
+def writer_is_alive(path: Path) -> bool:
+    """Whether the process that made a temporary name still runs on this machine."""
+    number = path.name.rpartition(_MARK)[2].partition("-")[0]
+    if not number.isdigit():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def stale_temporaries(root: Path, older_than: float) -> list[tuple[Path, int]]:
+    """Temporary files and directories anywhere under `root` whose writer is dead, with their bytes.
+
+    Only those that nobody touched for `older_than` seconds: on a shared disk the writer may live on another machine.
+    """
+    found = []
+    for directory, below, names in os.walk(root):
+        for path in [Path(directory, name) for name in (*below, *names)]:
+            if is_temporary(path) and not writer_is_alive(path):
+                inside = [path, *path.rglob("*")] if path.is_dir() else [path]
+                stats = [each.lstat() for each in inside]
+                if time.time() - max(each.st_mtime for each in stats) >= older_than:
+                    found.append((path, sum(each.st_size for each in stats if not S_ISDIR(each.st_mode))))
+        below[:] = [name for name in below if not is_temporary(Path(name))]
+    return sorted(found)
+
+
+def remove_temporary(path: Path) -> None:
+    """Delete a temporary file or directory, if it is still there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def fsync_directory(directory: Path) -> None:
+    """Make the directory's entries durable. File systems that cannot (EINVAL, ENOTSUP) are let pass; EIO is not."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_directories(directory: Path) -> None:
+    """`mkdir -p`, with every new entry made durable in its parent."""
+    if directory.is_dir():
+        return
+    make_directories(directory.parent)
+    directory.mkdir(exist_ok=True)
+    fsync_directory(directory.parent)
+
+
+def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o644) -> None:
+    """Write `path` whole or not at all; an existing file is replaced. StorageError leaves no temporary file behind."""
+    temporary = temporary_path(path)
+    try:
+        with storage_errors(path):
+            make_directories(path.parent)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                for chunk in (data,) if isinstance(data, bytes) else data:
+                    file.write(chunk)
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+            temporary.rename(path)
+            fsync_directory(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def publish_directory(temporary: Path, target: Path) -> None:
+    """Rename a finished directory to its final name, which must not exist. StorageError removes `temporary`."""
+    try:
+        with storage_errors(target):
+            for directory, _, _ in os.walk(temporary):
+                fsync_directory(Path(directory))
+            temporary.rename(target)
+            fsync_directory(target.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

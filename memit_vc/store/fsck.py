@@ -1,0 +1,243 @@
+"""Check every row and every object against its name and against each other."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+from sqlalchemy import Connection, select, text
+from sqlalchemy.exc import DBAPIError
+
+from memit_vc.errors import MemitVCError
+from memit_vc.objects import (
+    BaseId,
+    BlobId,
+    ColumnId,
+    Commit,
+    CommitId,
+    Fact,
+    PatchHeader,
+    PatchId,
+    StateId,
+    canonical_json,
+    digest,
+    short,
+)
+from memit_vc.progress import Progress, silent
+from memit_vc.store.blobs import BlobStore
+from memit_vc.store.gc import referenced_blobs
+from memit_vc.store.records import NewPatch, Problem
+from memit_vc.store.rows_patches import load_patch
+from memit_vc.store.rows_refs import load_operations, load_refs, raw_head
+from memit_vc.store.schema import changes, commit_patches, commits, facts, kept, parents, patch_columns, patches
+
+__all__ = ["CheckPatch", "check"]
+
+CheckPatch = Callable[[Path, NewPatch], list[str]]
+_BAD_JSON = (KeyError, TypeError, ValueError, AttributeError)
+
+
+def check(
+    connection: Connection,
+    blobs: BlobStore,
+    base: BaseId,
+    state_hash: Callable[[Collection[ColumnId]], StateId],
+    *,
+    full: bool,
+    check_patch: CheckPatch | None,
+    progress: Progress = silent,
+) -> Iterator[Problem]:
+    """Problems as they are found. `full` also hashes every object and recomputes every state."""
+    known = _commit_rows(connection)
+    stages = [
+        _database(connection),
+        _commits(connection, known, base),
+        _states(connection, known, state_hash) if full else (),
+        _refs(connection, known),
+        _facts(connection),
+        _patches(connection, blobs, base, check_patch),
+        _blobs(connection, blobs, full, progress),
+    ]
+    for stage in stages:
+        try:
+            yield from stage
+        except DBAPIError as error:  # noqa: PERF203 - a damaged table must not hide what is wrong with the others
+            yield Problem("database", "meta.db", str(error.orig))
+
+
+def _database(connection: Connection) -> Iterator[Problem]:
+    if connection.dialect.name != "sqlite":
+        return
+    for line in connection.execute(text("PRAGMA integrity_check")).scalars():
+        if line != "ok":
+            yield Problem("database", "meta.db", str(line))
+    for row in connection.execute(text("PRAGMA foreign_key_check")):
+        yield Problem(
+            "database", "meta.db", f"row {row[1]} of table {row[0]} names a row of {row[2]} that is not there"
+        )
+
+
+def _commit_rows(connection: Connection) -> dict[CommitId, Commit | None]:
+    """Every commit in the order of storing; None where its JSON cannot be read as one."""
+    found: dict[CommitId, Commit | None] = {}
+    for row in connection.execute(select(commits.c.id, commits.c.json).order_by(commits.c.seq)):
+        found[CommitId(row.id)] = _parsed(row.json)
+    return found
+
+
+def _parsed(record: str) -> Commit | None:
+    try:
+        return Commit.from_json(json.loads(record))
+    except _BAD_JSON:
+        return None
+
+
+def _commits(connection: Connection, known: dict[CommitId, Commit | None], base: BaseId) -> Iterator[Problem]:
+    rows = {row.id: row for row in connection.execute(select(commits))}
+    graph: dict[str, list[str]] = {}
+    for row in connection.execute(select(parents).order_by(parents.c.commit, parents.c.n)):
+        graph.setdefault(row.commit, []).append(row.parent)
+    changed: dict[str, dict[str, set[str]]] = {}
+    for row in connection.execute(select(changes)):
+        changed.setdefault(row.commit, {}).setdefault(row.change, set()).add(row.column)
+    brought: dict[str, set[str]] = {}
+    for row in connection.execute(select(commit_patches)):
+        brought.setdefault(row.commit, set()).add(row.patch)
+    supplied = set(connection.execute(select(patch_columns.c.column)).scalars())
+    seen: set[str] = set()
+    for identifier, commit in known.items():
+        seen.add(identifier)
+        row = rows[identifier]
+        if commit is None or digest("commit", row.json.encode()) != identifier or commit.id != identifier:
+            yield Problem("commit", identifier, "its record does not hash to its id")
+            continue
+        if commit.base != base:
+            yield Problem("commit", identifier, f"belongs to base {short(commit.base)}, not to this repository's")
+        if (row.kind, row.message, row.author, row.time) != (commit.kind, commit.message, commit.author, commit.time):
+            yield Problem("commit", identifier, "its row differs from its record")
+        if tuple(graph.get(identifier, ())) != commit.parents:
+            yield Problem("commit", identifier, "its parents differ from its record")
+        elif any(parent not in seen for parent in commit.parents):
+            yield Problem("commit", identifier, "a parent was stored after it")
+        found = changed.get(identifier, {})
+        if found.get("add", set()) != set(commit.adds) or found.get("remove", set()) != set(commit.removes):
+            yield Problem("commit", identifier, "its change of state differs from its record")
+        if brought.get(identifier, set()) != set(commit.patches):
+            yield Problem("commit", identifier, "its patches differ from its record")
+        for column in sorted({*commit.adds, *commit.removes} - supplied):
+            yield Problem("column", column, f"no patch holds it; commit {short(identifier)} needs it")
+
+
+def _states(
+    connection: Connection,
+    known: dict[CommitId, Commit | None],
+    state_hash: Callable[[Collection[ColumnId]], StateId],
+) -> Iterator[Problem]:
+    recorded = {row.id: row.state for row in connection.execute(select(commits.c.id, commits.c.state))}
+    uses: dict[CommitId, int] = {}
+    for commit in known.values():
+        if commit is not None and commit.parents:
+            uses[commit.parents[0]] = uses.get(commit.parents[0], 0) + 1
+    states: dict[CommitId, frozenset[ColumnId]] = {}
+    for identifier, commit in known.items():
+        if commit is None:
+            continue
+        state: frozenset[ColumnId] = frozenset()
+        if commit.parents:
+            first = commit.parents[0]
+            if first not in states:
+                continue  # a damaged parent, reported already
+            state = states[first]
+            uses[first] -= 1
+            if not uses[first]:
+                del states[first]
+        state = (state - set(commit.removes)) | set(commit.adds)
+        if uses.get(identifier):
+            states[identifier] = state
+        if state_hash(state) != recorded[identifier]:
+            yield Problem("commit", identifier, "its recorded state is not what its history gives")
+
+
+def _refs(connection: Connection, known: dict[CommitId, Commit | None]) -> Iterator[Problem]:
+    refs = load_refs(connection)
+    for name, commit in refs.items():
+        if commit not in known:
+            yield Problem("ref", name, f"points at {short(commit)}, which is not in this repository")
+    head = raw_head(connection)
+    if head not in refs and head not in known:
+        yield Problem("head", "HEAD", f"points at {head}, which does not exist")
+    for operation in load_operations(connection):
+        named = {*operation.refs_before.values(), *operation.refs_after.values()}
+        named.update(h for h in (operation.head_before, operation.head_after) if h and not h.startswith("heads/"))
+        for commit_name in sorted(named - set(known)):
+            yield Problem("operation", str(operation.id), f"names commit {short(commit_name)}, which is not here")
+    for parent in connection.execute(select(kept.c.parent)).scalars():
+        if parent not in known:
+            yield Problem("patch", parent, "a kept patch names it as parent, and it is not here")
+
+
+def _facts(connection: Connection) -> Iterator[Problem]:
+    for row in connection.execute(select(facts)):
+        try:
+            fact = Fact.from_json(json.loads(row.json))
+            whole = fact.id == row.id and digest("fact", row.json.encode()) == row.id
+        except _BAD_JSON:
+            whole = False
+        if not whole:
+            yield Problem("fact", row.id, "its record does not hash to its id")
+        elif (row.prompt, row.subject, row.target) != (fact.prompt, fact.subject, fact.target):
+            yield Problem("fact", row.id, "its row differs from its record")
+
+
+def _patches(
+    connection: Connection, blobs: BlobStore, base: BaseId, check_patch: CheckPatch | None
+) -> Iterator[Problem]:
+    listed: dict[str, list[tuple[str, str]]] = {}
+    statement = select(patch_columns).order_by(patch_columns.c.patch, patch_columns.c.position)
+    for row in connection.execute(statement):
+        listed.setdefault(row.patch, []).append((row.fact, row.role))
+    for row in connection.execute(select(patches)).all():
+        try:
+            header = PatchHeader.from_json(json.loads(row.header))
+            canonical = canonical_json(header.to_json()).decode() == row.header
+        except _BAD_JSON:
+            yield Problem("patch", row.id, "its header cannot be read")
+            continue
+        if not canonical or header.base != base or header.divisible == row.dense or row.size != len(header.columns):
+            yield Problem("patch", row.id, "its row differs from its header")
+        if listed.get(row.id, []) != [(c.fact, c.role) for c in header.columns]:
+            yield Problem("patch", row.id, "its columns differ from its header")
+        try:
+            whole = load_patch(connection, PatchId(row.id))
+        except MemitVCError as error:
+            yield Problem("patch", row.id, error.message)
+            continue
+        if check_patch is not None and blobs.has(row.id):
+            for message in check_patch(blobs.path(row.id), whole):
+                yield Problem("patch", row.id, message)
+
+
+def _blobs(connection: Connection, blobs: BlobStore, full: bool, progress: Progress) -> Iterator[Problem]:
+    named = _readable_references(connection)
+    stored = set(blobs.iterate())
+    for blob in sorted(named - stored):
+        yield Problem("blob", blob, "is missing")
+    if not full:
+        return
+    for number, blob in enumerate(sorted(stored), start=1):
+        location = blobs.path(blob)
+        if not os.access(location, os.R_OK):
+            yield Problem("blob", blob, f"cannot be read: {location}")
+        elif not blobs.verify(blob):
+            yield Problem("blob", blob, f"its bytes do not hash to its name: {location}")
+        progress("checking objects", number, len(stored))
+
+
+def _readable_references(connection: Connection) -> set[BlobId]:
+    """As `referenced_blobs`; nothing where a damaged row, reported by then, stands in the way."""
+    try:
+        return referenced_blobs(connection)
+    except _BAD_JSON:
+        return set()

@@ -1,0 +1,146 @@
+"""What nothing refers to any more: found and removed under the write lock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from sqlalchemy import Connection, delete, select, update
+
+from memit_vc.objects import BlobId, Commit, CommitId, FactId, PatchHeader, PatchId
+from memit_vc.progress import Progress, silent
+from memit_vc.store.blobs import BlobStore
+from memit_vc.store.database import chunked
+from memit_vc.store.files import remove_temporary, stale_temporaries
+from memit_vc.store.rows_history import load_graph
+from memit_vc.store.rows_refs import load_operations, load_refs, raw_head
+from memit_vc.store.schema import (
+    changes,
+    column_bounds,
+    commit_patches,
+    commits,
+    evaluations,
+    facts,
+    kept,
+    operations,
+    parents,
+    patch_columns,
+    patches,
+)
+
+__all__ = ["drop_rows", "referenced_blobs", "sweep"]
+
+
+def referenced_blobs(connection: Connection) -> set[BlobId]:
+    """Every blob that a row names: patches, constraints, and the provenance of patches and commits."""
+    found: set[BlobId] = set()
+    for row in connection.execute(select(patches.c.id, patches.c.header, patches.c.constraints)):
+        found.add(BlobId(row.id))
+        found.update(
+            BlobId(b) for b in (row.constraints, PatchHeader.from_json(json.loads(row.header)).provenance) if b
+        )
+    for text in connection.execute(select(commits.c.json)).scalars():
+        provenance = Commit.from_json(json.loads(text)).provenance
+        if provenance is not None:
+            found.add(provenance)
+    return found
+
+
+def drop_rows(connection: Connection, keep_operations: int | None) -> tuple[int, int]:
+    """Remove old operations (all but the last `keep_operations`; None keeps all), then the rows nobody can reach.
+
+    Reachable is what refs, HEAD, the remaining operations and kept patches name, with all ancestors.
+    Returns how many commits and operations went.
+    """
+    dropped = _drop_operations(connection, keep_operations)
+    graph, _ = load_graph(connection)
+    unreachable = set(graph) - _reachable(connection, graph)
+    _drop_commits(connection, unreachable)
+    _drop_patches(connection)
+    return len(unreachable), dropped
+
+
+def sweep(
+    connection: Connection, blobs: BlobStore, *, grace: float, dry_run: bool, progress: Progress = silent
+) -> tuple[int, int, int]:
+    """Remove unreferenced blobs and the temporary files of dead writers: (blobs, bytes, temporary files).
+
+    To be called under the write lock, after the removal of rows was committed: a crash then leaves orphans, never a row
+    without its bytes. A blob goes only when it was not put for `grace` seconds: a commit that is still computing may
+    be about to refer to it.
+    """
+    named = referenced_blobs(connection)
+    orphans = [b for b in blobs.iterate() if b not in named and blobs.age(b) >= grace]
+    # the temporary files of the whole repository, of which objects/ is one directory
+    stale = stale_temporaries(blobs.root.parent, grace)
+    size = sum(count for _, count in stale)
+    for number, blob in enumerate(orphans, start=1):
+        size += blobs.size(blob) if dry_run else blobs.remove(blob)
+        progress("removing objects", number, len(orphans))
+    if not dry_run:
+        for path, _ in stale:
+            remove_temporary(path)
+    return len(orphans), size, len(stale)
+
+
+def _drop_operations(connection: Connection, keep: int | None) -> int:
+    if keep is None:
+        return 0
+    numbers = list(connection.execute(select(operations.c.id).order_by(operations.c.id.desc())).scalars())
+    old = numbers[keep:]
+    for part in chunked(old):
+        connection.execute(delete(operations).where(operations.c.id.in_(part)))
+    return len(old)
+
+
+def _reachable(connection: Connection, graph: dict[CommitId, tuple[CommitId, ...]]) -> set[CommitId]:
+    roots: set[str] = {*load_refs(connection).values(), raw_head(connection)}
+    roots.update(connection.execute(select(kept.c.parent)).scalars())
+    for operation in load_operations(connection):
+        roots.update(operation.refs_before.values(), operation.refs_after.values())
+        roots.update((operation.head_before, operation.head_after))
+    pending = [CommitId(root) for root in roots if root in graph]
+    found: set[CommitId] = set()
+    while pending:
+        commit = pending.pop()
+        if commit not in found:
+            found.add(commit)
+            pending.extend(graph[commit])
+    return found
+
+
+def _drop_commits(connection: Connection, gone: Iterable[CommitId]) -> None:
+    for part in chunked(list(gone)):
+        connection.execute(update(evaluations).where(evaluations.c.commit.in_(part)).values(commit=None))
+        for table in (parents, changes, commit_patches):
+            connection.execute(delete(table).where(table.c.commit.in_(part)))
+    for part in chunked(list(gone)):
+        connection.execute(delete(commits).where(commits.c.id.in_(part)))
+
+
+def _drop_patches(connection: Connection) -> None:
+    """Patches that no commit and no kept patch names, unless they alone supply a column of some commit."""
+    everything = {PatchId(p) for p in connection.execute(select(patches.c.id)).scalars()}
+    used = {PatchId(p) for p in connection.execute(select(commit_patches.c.patch)).scalars()}
+    used.update(PatchId(p) for p in connection.execute(select(kept.c.patch)).scalars())
+    needed = set(connection.execute(select(changes.c.column).distinct()).scalars())
+    spare: dict[str, list[PatchId]] = {}
+    for row in connection.execute(select(patch_columns.c.patch, patch_columns.c.column)):
+        if row.patch in used:
+            needed.discard(row.column)
+        else:
+            spare.setdefault(row.column, []).append(PatchId(row.patch))
+    for column in needed:
+        used.update(spare.get(column, ()))
+    for part in chunked(everything - used):
+        connection.execute(delete(patch_columns).where(patch_columns.c.patch.in_(part)))
+        connection.execute(delete(patches).where(patches.c.id.in_(part)))
+    connection.execute(delete(column_bounds).where(column_bounds.c.column.not_in(select(patch_columns.c.column))))
+    _drop_facts(connection)
+
+
+def _drop_facts(connection: Connection) -> None:
+    told = {FactId(f) for f in connection.execute(select(patch_columns.c.fact).distinct()).scalars()}
+    all_facts = {FactId(f) for f in connection.execute(select(facts.c.id)).scalars()}
+    for part in chunked(all_facts - told):
+        connection.execute(delete(facts).where(facts.c.id.in_(part)))

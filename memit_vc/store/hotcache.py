@@ -1,0 +1,81 @@
+"""Hot shards of states already materialised: least recently used go first. Safe to delete at any time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memit_vc.errors import StorageError
+from memit_vc.objects import StateId, canonical_json
+from memit_vc.store.files import write_atomic
+from memit_vc.store.links import link
+from memit_vc.store.shards import ShardedBase
+
+__all__ = ["HotCache"]
+
+
+@dataclass(frozen=True)
+class HotCache:
+    """`directory` holds `<state>-<base>.safetensors` with the hashes of its tensors beside it.
+
+    A shard may share its bytes with a checkout (a hard link), which its owner may write into. So the hashes are not
+    trust but a check: whoever takes a shard compares them while copying.
+    """
+
+    directory: Path
+    limit: int
+    """Bytes that the shards may take."""
+
+    def find(self, state: StateId, base: ShardedBase) -> tuple[Path, dict[str, str]] | None:
+        """The shard of a state and the SHA-256 that each of its tensors must have."""
+        path = self._path(state, base)
+        try:
+            record: Any = json.loads(path.with_suffix(".json").read_bytes())
+            if not path.is_file() or not isinstance(record, dict) or record.keys() != base.hot.keys():
+                return None
+            path.with_suffix(".json").touch()
+        except (OSError, ValueError):
+            return None
+        return path, record
+
+    def keep(self, state: StateId, base: ShardedBase, shard: Path, hashes: Mapping[str, str]) -> None:
+        """Remember a shard; a cache that cannot be written is no error."""
+        path = self._path(state, base)
+        with contextlib.suppress(StorageError, OSError):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.drop(state, base)
+            if shard.stat().st_size <= self.limit:
+                link(shard, path)
+                write_atomic(path.with_suffix(".json"), canonical_json(dict(hashes)))
+            self.trim()
+
+    def drop(self, state: StateId, base: ShardedBase) -> None:
+        path = self._path(state, base)
+        with contextlib.suppress(OSError):
+            path.with_suffix(".json").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+
+    def trim(self) -> None:
+        """Remove the least recently used shards until the rest fits the limit."""
+        with contextlib.suppress(OSError):
+            shards = sorted(self.directory.glob("*.safetensors"), key=_last_use, reverse=True)
+            size = 0
+            for path in shards:
+                size += path.stat().st_size
+                if size > self.limit:
+                    path.with_suffix(".json").unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)
+
+    def _path(self, state: StateId, base: ShardedBase) -> Path:
+        return self.directory / f"{state}-{base.id[:16]}.safetensors"
+
+
+def _last_use(path: Path) -> int:
+    try:
+        return path.with_suffix(".json").stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -1,0 +1,123 @@
+"""What the repository keeps beside the history: refs, operations, measurements, patches that wait for their branch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection
+
+from memit_vc.errors import UsageError
+from memit_vc.objects import CommitId, Fact, JsonValue, PatchId, StateId, StatisticsId
+from memit_vc.store import rows_refs, rows_results
+from memit_vc.store.catalogue import Catalogue
+from memit_vc.store.publish import insert_patches
+from memit_vc.store.records import Head, KeptPatch, NewPatch, OperationRow
+
+__all__ = ["Ledger"]
+
+
+class Ledger(Catalogue):
+    """The part of a repository that changes or reads rows without knowing the graph."""
+
+    def head(self) -> Head:
+        with self._database.read() as connection:
+            return rows_refs.load_head(connection)
+
+    def refs(self, prefix: str = "") -> dict[str, CommitId]:
+        """Full name → commit, sorted by name; `prefix` "heads/" gives the branches."""
+        with self._database.read() as connection:
+            return rows_refs.load_refs(connection, prefix)
+
+    def operations(self, limit: int | None = None) -> list[OperationRow]:
+        """The operation log, newest first."""
+        with self._database.read() as connection:
+            return rows_refs.load_operations(connection, limit=limit)
+
+    def undo(self) -> OperationRow:
+        """Put refs and HEAD back to where they were before the newest operation.
+
+        It is an operation itself: undoing it brings back what it took away. Returns it. UsageError where only `init`
+        is left.
+        """
+        with self._database.write() as connection:
+            newest = next(iter(rows_refs.load_operations(connection, limit=1)), None)
+            if newest is None or not newest.head_before:
+                raise UsageError("there is nothing to undo", hint="`memitvc op log` lists the operations.")
+            made = self._set_refs(
+                connection,
+                "undo",
+                f"undo operation {newest.id}: {newest.verb}: {newest.description}",
+                newest.refs_before,
+                newest.head_before,
+            )
+            rows_refs.mark_undone(connection, newest.id, made.id)
+            if newest.verb == "undo":
+                for operation in rows_refs.load_operations(connection):
+                    if operation.undone_by == newest.id:
+                        rows_refs.mark_undone(connection, operation.id, None)
+            return made
+
+    def restore(self, operation: int) -> OperationRow:
+        """Put refs and HEAD back to where they were after an operation; an operation itself, which is returned.
+
+        RevisionError where there is no such operation. Where nothing would change, the newest operation is returned.
+        """
+        with self._database.write() as connection:
+            (wanted,) = rows_refs.load_operations(connection, only=operation)
+            return self._set_refs(
+                connection, "restore", f"restore operation {operation}", wanted.refs_after, wanted.head_after
+            )
+
+    def _set_refs(
+        self, connection: Connection, verb: str, description: str, refs: dict[str, str], head: str
+    ) -> OperationRow:
+        before = rows_refs.load_refs(connection), rows_refs.raw_head(connection)
+        rows_refs.replace_refs(connection, refs, head)
+        rows_refs.load_head(connection)
+        after = rows_refs.load_refs(connection), rows_refs.raw_head(connection)
+        if after != before:
+            rows_refs.append_operation(connection, verb=verb, description=description, before=before, after=after)
+        return rows_refs.load_operations(connection, limit=1)[0]
+
+    def evaluations(self, state: StateId, kind: str | None = None) -> dict[tuple[str, str], JsonValue]:
+        """What was measured on a state: (kind, key) → value."""
+        with self._database.read() as connection:
+            return rows_results.load_evaluations(connection, state, kind)
+
+    def put_evaluation(self, state: StateId, commit: CommitId | None, kind: str, key: str, value: JsonValue) -> None:
+        """Record a measurement on a state, in place of an earlier one of the same kind and key."""
+        with self._database.write() as connection:
+            rows_results.replace_evaluation(connection, state, commit, kind, key, value)
+
+    def statistics(self) -> dict[StatisticsId, JsonValue]:
+        """The statistics that are complete, oldest first; their tensors lie in `statistics/<id>/`."""
+        with self._database.read() as connection:
+            return rows_results.load_statistics(connection)
+
+    def put_statistics(self, id: StatisticsId, value: JsonValue) -> None:  # noqa: A002
+        """Record that statistics are complete; call it after their files are durable."""
+        with self._database.write() as connection:
+            rows_results.replace_statistics(connection, id, value)
+
+    def keep_patch(
+        self, patch: NewPatch, facts: Sequence[Fact], *, parent: CommitId, message: str, details: JsonValue
+    ) -> None:
+        """Keep a patch whose branch moved while it was computed. Kept patches survive gc until they are committed."""
+        with self._database.write() as connection:
+            insert_patches(connection, self.blobs, self.base_id, [patch], facts)
+            rows_results.insert_kept(connection, patch.id, parent=parent, message=message, details=details)
+
+    def kept(self, id: PatchId) -> KeptPatch:  # noqa: A002
+        """RevisionError where no such patch is kept."""
+        with self._database.read() as connection:
+            return rows_results.load_kept(connection, id)
+
+    def kept_patches(self) -> list[PatchId]:
+        """Oldest first."""
+        with self._database.read() as connection:
+            return rows_results.kept_ids(connection)
+
+    def drop_kept(self, id: PatchId) -> None:  # noqa: A002
+        """Give a kept patch up: the next gc removes it."""
+        with self._database.write() as connection:
+            rows_results.delete_kept(connection, [id])

@@ -1,0 +1,90 @@
+"""The same bytes under a second name, as cheaply as the file system allows."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from memit_vc.store.files import read_chunks, storage_errors
+
+__all__ = ["LinkKind", "in_hub_cache", "link"]
+
+LinkKind: TypeAlias = Literal["hardlink", "reflink", "symlink", "copy"]
+
+_FICLONE = 0x40049409
+"""Linux's ioctl that shares the blocks of two files (Btrfs, XFS, bcachefs)."""
+_CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+
+
+def link(src: Path, dst: Path, *, symlink: bool = False) -> LinkKind:
+    """Give `src`'s bytes the new name `dst`: hard link, else reflink, else symlink where allowed, else a copy.
+
+    A `src` that is a symlink (a snapshot of the Hub's cache) is followed first. `symlink` allows a link to the real
+    file, for sources that outlive the new name. An existing `dst` is never touched: StorageError, as for any refusal
+    of the system; nothing is left under `dst` then.
+    """
+    with storage_errors(dst):
+        real = src.resolve(strict=True)
+        if _hardlink(real, dst):
+            return "hardlink"
+        if os.path.lexists(dst):
+            raise FileExistsError(errno.EEXIST, "is there already", str(dst))
+        if _reflink(real, dst):
+            return "reflink"
+        if symlink:
+            try:
+                dst.symlink_to(real)
+            except OSError as error:
+                if error.errno not in _CANNOT_LINK:
+                    raise
+            else:
+                return "symlink"
+        _copy(real, dst)
+        return "copy"
+
+
+def in_hub_cache(path: Path) -> bool:
+    """Whether a file is a snapshot's symlink into the `blobs` directory of a Hugging Face cache."""
+    return path.is_symlink() and path.resolve().parent.name == "blobs"
+
+
+def _hardlink(src: Path, dst: Path) -> bool:
+    try:
+        os.link(src, dst)
+    except OSError as error:
+        if error.errno in _CANNOT_LINK:
+            return False
+        raise
+    return True
+
+
+def _reflink(src: Path, dst: Path) -> bool:
+    if sys.platform != "linux":
+        return False
+    import fcntl
+
+    try:
+        with src.open("rb") as source, dst.open("xb") as target:
+            fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
+    except FileExistsError:
+        raise
+    except OSError:
+        dst.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _copy(src: Path, dst: Path) -> None:
+    target = dst.open("xb")
+    try:
+        with target:
+            for chunk in read_chunks(src):
+                target.write(chunk)
+            target.flush()
+            os.fsync(target.fileno())
+    except BaseException:
+        dst.unlink(missing_ok=True)
+        raise

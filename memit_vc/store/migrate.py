@@ -1,0 +1,107 @@
+"""Revisions of the schema. Alembic is imported only by `upgrade`: an ordinary command compares one string."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Column, Connection, MetaData, String, Table, insert, inspect, select
+
+from memit_vc.config import data_directory
+from memit_vc.errors import IntegrityError, MemitVCError
+from memit_vc.store.files import fsync_directory, storage_errors, temporary_path
+from memit_vc.store.records import utc_now
+from memit_vc.store.schema import metadata
+
+if TYPE_CHECKING:
+    from memit_vc.store.database import Database
+
+__all__ = ["HEAD_REVISION", "check_revision", "create_schema", "upgrade_schema"]
+
+HEAD_REVISION = "0001"
+"""The newest file in migrations/versions/; a test holds the two together."""
+
+
+def _version_table() -> Table:
+    # Alembic's own table, as its runtime declares it; kept out of `metadata`, which Alembic compares
+    return Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
+
+
+def create_schema(connection: Connection) -> None:
+    """All tables at the head revision, in the caller's transaction. MemitVCError where the database is in use."""
+    if inspect(connection).get_table_names():
+        raise MemitVCError("the database already holds tables", hint="Name an empty database in [database] url.")
+    metadata.create_all(connection)
+    version = _version_table()
+    version.create(connection)
+    connection.execute(insert(version).values(version_num=HEAD_REVISION))
+
+
+def current_revision(connection: Connection) -> str:
+    """IntegrityError where the database has none: it is not one of ours."""
+    version = _version_table()
+    if not inspect(connection).has_table(version.name):
+        raise IntegrityError("the database holds no repository", hint="Check [database] in config.toml.")
+    found = connection.execute(select(version.c.version_num)).scalars().all()
+    if len(found) != 1:
+        raise IntegrityError(f"the database has {len(found)} schema revisions, not one", hint="Restore a backup.")
+    return str(found[0])
+
+
+def check_revision(connection: Connection) -> None:
+    """Refuse a database of another revision, saying which side to upgrade."""
+    found = current_revision(connection)
+    if found == HEAD_REVISION:
+        return
+    if found.isdigit() and int(found) < int(HEAD_REVISION):
+        raise MemitVCError(
+            f"the repository's database is at revision {found}, this version needs {HEAD_REVISION}",
+            hint="Run `memitvc upgrade`; it makes a backup first.",
+        )
+    raise MemitVCError(
+        f"the repository's database is at revision {found}, which this version of memit-vc does not know",
+        hint="Upgrade memit-vc: pip install -U memit-vc",
+    )
+
+
+def upgrade_schema(database: Database) -> tuple[str, str, Path | None]:
+    """Bring a database to the head revision; (revision before, revision after, backup).
+
+    A SQLite file is backed up beside itself first; a server's database is its administrator's to back up.
+    """
+    with database.read() as connection:
+        before = current_revision(connection)
+    if before == HEAD_REVISION:
+        return before, before, None
+    if not before.isdigit() or int(before) > int(HEAD_REVISION):
+        with database.read() as connection:
+            check_revision(connection)
+    backup = None
+    if isinstance(database.place, Path):
+        backup = _backup(database.place, before)
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(data_directory("migrations")).replace("%", "%%"))
+    with database.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    return before, HEAD_REVISION, backup
+
+
+def _backup(path: Path, revision: str) -> Path:
+    """A consistent copy through SQLite's own backup, WAL included."""
+    target = path.with_name(f"{path.name}.backup-{revision}-{utc_now().replace(':', '')}")
+    temporary = temporary_path(target)
+    with storage_errors(target):
+        source, copy = sqlite3.connect(path), sqlite3.connect(temporary)
+        try:
+            source.backup(copy)
+        finally:
+            source.close()
+            copy.close()
+        temporary.rename(target)
+        fsync_directory(target.parent)
+    return target

@@ -1,0 +1,135 @@
+"""The one commit point: rows, refs, HEAD and the operation, in a single transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TypeAlias
+
+from sqlalchemy import Connection
+
+from memit_vc.errors import IntegrityError
+from memit_vc.objects import BaseId, BlobId, ColumnId, Commit, CommitId, Fact, JsonValue, StateId, short
+from memit_vc.store.blobs import BlobStore
+from memit_vc.store.records import NewPatch, RefUpdate
+from memit_vc.store.rows_history import insert_commit, load_state, present
+from memit_vc.store.rows_patches import insert_facts, insert_patch, known_columns
+from memit_vc.store.rows_refs import (
+    append_operation,
+    latest_operation,
+    load_head,
+    load_refs,
+    move_ref,
+    raw_head,
+    write_meta,
+)
+from memit_vc.store.rows_results import delete_kept, replace_evaluation
+
+__all__ = ["Evaluation", "StateHash", "insert_commits", "insert_patches", "publish"]
+
+Evaluation: TypeAlias = tuple[StateId, "CommitId | None", str, str, JsonValue]
+"""(state, commit, kind, key, value)."""
+StateHash: TypeAlias = Callable[[Collection[ColumnId]], StateId]
+
+
+def publish(
+    connection: Connection,
+    blobs: BlobStore,
+    base: BaseId,
+    state_hash: StateHash,
+    *,
+    verb: str,
+    description: str,
+    commits: Sequence[Commit],
+    patches: Sequence[NewPatch],
+    facts: Sequence[Fact],
+    refs: Sequence[RefUpdate],
+    head: str | None,
+    evaluations: Iterable[Evaluation],
+    argv: Sequence[str] | None,
+) -> int:
+    """Everything or nothing: the caller's transaction rolls back on any error. The newest operation's number."""
+    before = load_refs(connection), raw_head(connection)
+    # the compare-and-swap comes first: whoever lost the race should hear of that and not of a missing parent
+    for change in refs:
+        if change.old is not None or change.new is None:
+            move_ref(connection, RefUpdate(change.name, change.old, change.old))
+    insert_patches(connection, blobs, base, patches, facts)
+    insert_commits(connection, blobs, base, state_hash, commits)
+    moving = {change.new for change in refs if change.new is not None}
+    missing = moving - present(connection, moving)
+    if missing:
+        raise IntegrityError(f"a ref would point at {short(min(missing))}, which is not in this repository")
+    for change in refs:
+        move_ref(connection, change)
+    if head is not None:
+        _set_head(connection, head)
+    load_head(connection)
+    for state, commit, kind, key, value in evaluations:
+        replace_evaluation(connection, state, commit, kind, key, value)
+    after = load_refs(connection), raw_head(connection)
+    if after == before:
+        return latest_operation(connection)
+    return append_operation(connection, verb=verb, description=description, before=before, after=after, argv=argv)
+
+
+def insert_patches(
+    connection: Connection, blobs: BlobStore, base: BaseId, patches: Sequence[NewPatch], facts: Sequence[Fact]
+) -> None:
+    """Facts and patches. IntegrityError where bytes are missing or belong to another base.
+
+    Blobs are looked for inside the transaction: gc, which deletes them, holds the same lock.
+    """
+    insert_facts(connection, facts)
+    for patch in patches:
+        if patch.header.base != base:
+            raise IntegrityError(
+                f"patch {short(patch.id)} belongs to base {short(patch.header.base)}, this repository has {short(base)}"
+            )
+        for blob in (BlobId(patch.id), patch.constraints, patch.header.provenance):
+            if blob is not None:
+                blobs.path(blob)
+        insert_patch(connection, patch)
+
+
+def insert_commits(
+    connection: Connection, blobs: BlobStore, base: BaseId, state_hash: StateHash, commits: Sequence[Commit]
+) -> None:
+    """Commits, parents before children; those that are stored already are passed over."""
+    known = present(connection, {c.id for c in commits} | {p for c in commits for p in c.parents})
+    available = known_columns(connection, {column for c in commits for column in (*c.adds, *c.removes)})
+    states: dict[CommitId, frozenset[ColumnId]] = {}
+    for commit in commits:
+        if commit.id in known:
+            continue
+        where = f"commit {short(commit.id)}"
+        if commit.base != base:
+            raise IntegrityError(f"{where} belongs to base {short(commit.base)}, this repository has {short(base)}")
+        if absent := [p for p in commit.parents if p not in known]:
+            raise IntegrityError(f"{where}: its parent {short(absent[0])} is not in this repository")
+        if len(set(commit.parents)) != len(commit.parents):
+            raise IntegrityError(f"{where} names a parent twice")
+        if unknown := {*commit.adds, *commit.removes} - available:
+            raise IntegrityError(f"{where}: no patch holds its column {short(min(unknown))}")
+        if both := {*commit.adds} & {*commit.removes}:
+            raise IntegrityError(f"{where} both adds and removes column {short(min(both))}")
+        if commit.provenance is not None:
+            blobs.path(commit.provenance)
+        first = commit.parents[0] if commit.parents else None
+        if first is None:
+            state: frozenset[ColumnId] = frozenset()
+        elif first in states:
+            state = states[first]
+        else:
+            state = frozenset(load_state(connection, first))
+        state = (state - set(commit.removes)) | set(commit.adds)
+        # one state is held at a time on a line: a pull of thousands of commits stays small
+        states = {commit.id: state}
+        insert_commit(connection, commit, state_hash(state))
+        delete_kept(connection, commit.patches)
+        known.add(commit.id)
+
+
+def _set_head(connection: Connection, head: str) -> None:
+    if not head.startswith("heads/") and not present(connection, [CommitId(head)]):
+        raise IntegrityError(f"HEAD would point at {short(head)}, which is not in this repository")
+    write_meta(connection, "head", head)

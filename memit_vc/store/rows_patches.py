@@ -1,0 +1,214 @@
+"""Rows of facts, patches and their columns."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+from sqlalchemy import Connection, insert, select, update
+
+from memit_vc.errors import IntegrityError
+from memit_vc.objects import BlobId, ColumnId, CommitId, Fact, FactId, PatchHeader, PatchId, canonical_json, short
+from memit_vc.store.database import chunked, insert_missing
+from memit_vc.store.records import NewPatch
+from memit_vc.store.schema import column_bounds, commit_patches, facts, patch_columns, patches
+
+__all__ = [
+    "column_facts",
+    "column_positions",
+    "insert_facts",
+    "insert_patch",
+    "known_columns",
+    "load_facts",
+    "load_patch",
+    "patches_holding",
+    "sum_bounds",
+]
+
+
+def insert_facts(connection: Connection, new: Sequence[Fact]) -> None:
+    insert_missing(
+        connection,
+        facts,
+        [
+            {
+                "id": fact.id,
+                "json": canonical_json(fact.to_json()).decode(),
+                "prompt": fact.prompt,
+                "subject": fact.subject,
+                "target": fact.target,
+            }
+            for fact in new
+        ],
+    )
+
+
+def load_facts(connection: Connection, ids: Collection[FactId]) -> dict[FactId, Fact]:
+    """IntegrityError names the first id that is not stored."""
+    found: dict[FactId, Fact] = {}
+    for part in chunked(ids):
+        for row in connection.execute(select(facts.c.id, facts.c.json).where(facts.c.id.in_(part))):
+            found[FactId(row.id)] = Fact.from_json(json.loads(row.json))
+    for wanted in ids:
+        if wanted not in found:
+            raise IntegrityError(f"fact {short(wanted)} is not in this repository", hint="Run `memitvc fsck`.")
+    return found
+
+
+def insert_patch(connection: Connection, patch: NewPatch) -> None:
+    """A patch's rows. Where it is known already, only constraints that were missing are filled in.
+
+    IntegrityError where `columns` or `bounds` do not fit the header.
+    """
+    header = patch.header
+    dense = not header.divisible
+    expected = 1 if dense else len(header.columns)
+    lengths = {"columns": len(patch.columns), **{f"bounds of {name}": len(b) for name, b in patch.bounds.items()}}
+    for what, length in lengths.items():
+        if length != expected:
+            raise IntegrityError(f"patch {short(patch.id)}: {length} {what}, the header has {expected}")
+    if set(patch.bounds) != set(header.weights):
+        raise IntegrityError(f"patch {short(patch.id)}: bounds are not given for exactly the header's weights")
+    if len(set(patch.columns)) != len(patch.columns):
+        raise IntegrityError(
+            f"patch {short(patch.id)} holds a column twice", hint="A state is a set: leave one of them out."
+        )
+    known = connection.execute(select(patches.c.constraints).where(patches.c.id == patch.id)).one_or_none()
+    if known is not None:
+        if known.constraints is None and patch.constraints is not None:
+            connection.execute(update(patches).where(patches.c.id == patch.id).values(constraints=patch.constraints))
+        return
+    connection.execute(
+        insert(patches).values(
+            id=patch.id,
+            header=canonical_json(header.to_json()).decode(),
+            dense=dense,
+            constraints=patch.constraints,
+            size=len(header.columns),
+        )
+    )
+    rows: list[dict[str, object]] = [
+        {
+            "patch": patch.id,
+            "position": position,
+            "column": patch.columns[0 if dense else position],
+            "fact": column.fact,
+            "role": column.role,
+        }
+        for position, column in enumerate(header.columns)
+    ]
+    if rows:
+        connection.execute(insert(patch_columns), rows)
+    insert_missing(
+        connection,
+        column_bounds,
+        [
+            {"column": column, "weight": name, "bound": float(bound)}
+            for name, bounds in patch.bounds.items()
+            for column, bound in zip(patch.columns, bounds, strict=True)
+        ],
+    )
+
+
+def load_patch(connection: Connection, patch: PatchId) -> NewPatch:
+    """IntegrityError where it is not stored."""
+    row = connection.execute(select(patches).where(patches.c.id == patch)).one_or_none()
+    if row is None:
+        raise IntegrityError(f"patch {short(patch)} is not in this repository", hint="Run `memitvc fsck`.")
+    header = PatchHeader.from_json(json.loads(row.header))
+    statement = select(patch_columns.c.column).where(patch_columns.c.patch == patch).order_by(patch_columns.c.position)
+    columns = tuple(dict.fromkeys(ColumnId(c) for c in connection.execute(statement).scalars()))
+    bounds: dict[tuple[str, str], float] = {}
+    for part in chunked(columns):
+        for found in connection.execute(select(column_bounds).where(column_bounds.c.column.in_(part))):
+            bounds[found.weight, found.column] = float(found.bound)
+    try:
+        by_weight = {name: tuple(bounds[name, column] for column in columns) for name in header.weights}
+    except KeyError as error:
+        raise IntegrityError(
+            f"patch {short(patch)}: a bound is missing: {error}", hint="Run `memitvc fsck`."
+        ) from error
+    return NewPatch(
+        id=patch,
+        header=header,
+        columns=columns,
+        bounds=by_weight,
+        constraints=None if row.constraints is None else BlobId(row.constraints),
+    )
+
+
+def known_columns(connection: Connection, columns: Collection[ColumnId]) -> set[ColumnId]:
+    """Those of `columns` that some patch supplies."""
+    found: set[ColumnId] = set()
+    for part in chunked(columns):
+        statement = select(patch_columns.c.column).where(patch_columns.c.column.in_(part)).distinct()
+        found.update(ColumnId(c) for c in connection.execute(statement).scalars())
+    return found
+
+
+def column_facts(connection: Connection, columns: Collection[ColumnId]) -> dict[ColumnId, list[tuple[FactId, str]]]:
+    """(fact, role) of each column; several for a dense patch, in the patch's order."""
+    found: dict[ColumnId, dict[tuple[FactId, str], None]] = {column: {} for column in columns}
+    for part in chunked(columns):
+        statement = (
+            select(patch_columns.c.column, patch_columns.c.fact, patch_columns.c.role)
+            .where(patch_columns.c.column.in_(part))
+            .order_by(patch_columns.c.patch, patch_columns.c.position)
+        )
+        for row in connection.execute(statement):
+            found[ColumnId(row.column)][FactId(row.fact), row.role] = None
+    return {column: list(pairs) for column, pairs in found.items()}
+
+
+def patches_holding(
+    connection: Connection, columns: Collection[ColumnId]
+) -> tuple[dict[PatchId, tuple[ColumnId, ...]], set[PatchId], dict[PatchId, BlobId | None]]:
+    """Every patch that supplies one of `columns`: its whole list of columns, which are dense, and its constraints."""
+    touched: set[PatchId] = set()
+    for part in chunked(columns):
+        statement = select(patch_columns.c.patch).where(patch_columns.c.column.in_(part)).distinct()
+        touched.update(PatchId(p) for p in connection.execute(statement).scalars())
+    layout: dict[PatchId, tuple[ColumnId, ...]] = {}
+    dense: set[PatchId] = set()
+    constraints: dict[PatchId, BlobId | None] = {}
+    for some in chunked(touched):
+        for row in connection.execute(select(patches).where(patches.c.id.in_(some))):
+            constraints[PatchId(row.id)] = None if row.constraints is None else BlobId(row.constraints)
+            if row.dense:
+                dense.add(PatchId(row.id))
+        listed: dict[PatchId, dict[ColumnId, None]] = {}
+        statement = (
+            select(patch_columns.c.patch, patch_columns.c.column)
+            .where(patch_columns.c.patch.in_(some))
+            .order_by(patch_columns.c.patch, patch_columns.c.position)
+        )
+        for row in connection.execute(statement):
+            listed.setdefault(PatchId(row.patch), {})[ColumnId(row.column)] = None
+        layout.update({patch: tuple(found) for patch, found in listed.items()})
+    return layout, dense, constraints
+
+
+def column_positions(connection: Connection, brought: Mapping[ColumnId, CommitId]) -> dict[ColumnId, int]:
+    """Each column's position in its patch: the patch that the commit which brought it names, else the first by id."""
+    named: set[tuple[str, str]] = set()
+    for some in chunked(set(brought.values())):
+        statement = select(commit_patches.c.commit, commit_patches.c.patch).where(commit_patches.c.commit.in_(some))
+        named.update((str(row.commit), str(row.patch)) for row in connection.execute(statement))
+    found: dict[ColumnId, tuple[bool, str, int]] = {}
+    for part in chunked(brought):
+        rows = select(patch_columns.c.column, patch_columns.c.patch, patch_columns.c.position)
+        for row in connection.execute(rows.where(patch_columns.c.column.in_(part))):
+            column = ColumnId(row.column)
+            candidate = ((brought[column], row.patch) not in named, str(row.patch), int(row.position))
+            found[column] = min(found.get(column, candidate), candidate)
+    return {column: position for column, (_, _, position) in found.items()}
+
+
+def sum_bounds(connection: Connection, columns: Collection[ColumnId]) -> dict[str, float]:
+    """Per weight, the sum of the columns' bounds in grid units."""
+    collected: dict[str, list[float]] = {}
+    for part in chunked(columns):
+        for row in connection.execute(select(column_bounds).where(column_bounds.c.column.in_(part))):
+            collected.setdefault(row.weight, []).append(float(row.bound))
+    return {name: math.fsum(values) for name, values in sorted(collected.items())}

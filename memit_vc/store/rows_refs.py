@@ -1,0 +1,164 @@
+"""Rows of refs, HEAD and the operation log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from memit_vc.errors import IntegrityError, RefMovedError, RevisionError
+from memit_vc.objects import CommitId, canonical_json, short
+from memit_vc.store.records import Head, OperationRow, RefUpdate, utc_now
+from memit_vc.store.schema import meta, operations, refs
+
+__all__ = [
+    "append_operation",
+    "latest_operation",
+    "load_head",
+    "load_operations",
+    "load_refs",
+    "mark_undone",
+    "move_ref",
+    "raw_head",
+    "read_meta",
+    "replace_refs",
+    "write_meta",
+]
+
+
+def read_meta(connection: Connection, key: str) -> str:
+    value = connection.execute(select(meta.c.value).where(meta.c.key == key)).scalar_one_or_none()
+    if value is None:
+        raise IntegrityError(f"the database lacks {key!r}", hint="Run `memitvc fsck`; restore meta.db from a backup.")
+    return str(value)
+
+
+def write_meta(connection: Connection, key: str, value: str) -> None:
+    if connection.execute(update(meta).where(meta.c.key == key).values(value=value)).rowcount == 0:
+        connection.execute(insert(meta).values(key=key, value=value))
+
+
+def load_refs(connection: Connection, prefix: str = "") -> dict[str, CommitId]:
+    """Sorted by name."""
+    statement = select(refs.c.name, refs.c.commit).order_by(refs.c.name)
+    if prefix:
+        statement = statement.where(refs.c.name.startswith(prefix, autoescape=True))
+    return {str(row.name): CommitId(row.commit) for row in connection.execute(statement)}
+
+
+def raw_head(connection: Connection) -> str:
+    """ "heads/<branch>" or a commit id."""
+    return read_meta(connection, "head")
+
+
+def load_head(connection: Connection) -> Head:
+    """IntegrityError where HEAD names a branch that does not exist."""
+    head = raw_head(connection)
+    if not head.startswith("heads/"):
+        return Head(None, CommitId(head))
+    commit = connection.execute(select(refs.c.commit).where(refs.c.name == head)).scalar_one_or_none()
+    if commit is None:
+        raise IntegrityError(
+            f"HEAD is on branch {head.removeprefix('heads/')!r}, which does not exist",
+            hint="Switch to a branch of `memitvc branch`.",
+        )
+    return Head(head.removeprefix("heads/"), CommitId(commit))
+
+
+def move_ref(connection: Connection, change: RefUpdate) -> None:
+    """Compare-and-swap of one ref; RefMovedError where it is not at `change.old`."""
+    found = connection.execute(select(refs.c.commit).where(refs.c.name == change.name)).scalar_one_or_none()
+    if found != change.old:
+        raise RefMovedError(
+            f"{change.name} is {_place(found)}, not {_place(change.old)}: another command moved it meanwhile",
+            hint="Nothing was changed. Look at `memitvc log` and run the command again.",
+        )
+    if change.new == change.old:
+        return
+    if change.new is None:
+        connection.execute(delete(refs).where(refs.c.name == change.name))
+    elif change.old is None:
+        connection.execute(insert(refs).values(name=change.name, commit=change.new))
+    else:
+        connection.execute(update(refs).where(refs.c.name == change.name).values(commit=change.new))
+
+
+def _place(commit: str | None) -> str:
+    return "absent" if commit is None else f"at {short(commit)}"
+
+
+def replace_refs(connection: Connection, wanted: Mapping[str, str], head: str) -> None:
+    """Set all refs and HEAD, whatever they were: for undo and restore."""
+    for name, commit in load_refs(connection).items():
+        target = wanted.get(name)
+        if target != commit:
+            move_ref(connection, RefUpdate(name, commit, None if target is None else CommitId(target)))
+    existing = load_refs(connection)
+    for name, target in wanted.items():
+        if name not in existing:
+            move_ref(connection, RefUpdate(name, None, CommitId(target)))
+    write_meta(connection, "head", head)
+
+
+def append_operation(
+    connection: Connection,
+    *,
+    verb: str,
+    description: str,
+    before: tuple[Mapping[str, str], str],
+    after: tuple[Mapping[str, str], str],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """`before` and `after` are (refs, HEAD). The new operation's number."""
+    result = connection.execute(
+        insert(operations).values(
+            time=utc_now(),
+            verb=verb,
+            description=description,
+            argv=None if argv is None else canonical_json(list(argv)).decode(),
+            refs_before=canonical_json(dict(before[0])).decode(),
+            refs_after=canonical_json(dict(after[0])).decode(),
+            head_before=before[1],
+            head_after=after[1],
+        )
+    )
+    key = result.inserted_primary_key
+    return int(key[0]) if key is not None else latest_operation(connection)
+
+
+def latest_operation(connection: Connection) -> int:
+    """0 where the log is empty."""
+    return int(connection.execute(select(func.max(operations.c.id))).scalar() or 0)
+
+
+def load_operations(connection: Connection, *, limit: int | None = None, only: int | None = None) -> list[OperationRow]:
+    """Newest first."""
+    statement = select(operations).order_by(operations.c.id.desc())
+    if only is not None:
+        statement = statement.where(operations.c.id == only)
+    if limit is not None:
+        statement = statement.limit(limit)
+    found = [_operation(row) for row in connection.execute(statement)]
+    if only is not None and not found:
+        raise RevisionError(f"there is no operation {only}", hint="`memitvc op log` lists them.")
+    return found
+
+
+def mark_undone(connection: Connection, operation: int, by: int | None) -> None:
+    connection.execute(update(operations).where(operations.c.id == operation).values(undone_by=by))
+
+
+def _operation(row: Row[tuple[object, ...]]) -> OperationRow:
+    return OperationRow(
+        id=int(row.id),
+        time=row.time,
+        verb=row.verb,
+        description=row.description,
+        refs_before=json.loads(row.refs_before),
+        refs_after=json.loads(row.refs_after),
+        head_before=row.head_before,
+        head_after=row.head_after,
+        undone_by=row.undone_by,
+        argv=None if row.argv is None else tuple(json.loads(row.argv)),
+    )

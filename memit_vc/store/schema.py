@@ -1,0 +1,188 @@
+"""The tables of the repository, in SQLAlchemy Core types that SQLite and PostgreSQL share.
+
+JSON is kept as canonical text, so that what was hashed is what is stored. Ids are hexadecimal SHA-256.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+__all__ = [
+    "changes",
+    "column_bounds",
+    "commit_patches",
+    "commits",
+    "evaluations",
+    "facts",
+    "kept",
+    "meta",
+    "metadata",
+    "operations",
+    "parents",
+    "patch_columns",
+    "patches",
+    "refs",
+    "statistics",
+]
+
+# named constraints: a later migration can drop them on every database
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _id() -> String:
+    return String(64)
+
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", String(64), primary_key=True),  # head, base_id, manifest, weights, files
+    Column("value", Text, nullable=False),
+)
+
+commits = Table(
+    "commits",
+    metadata,
+    # parents are inserted before children, so descending seq is a topological order
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("id", _id(), nullable=False, unique=True),
+    Column("json", Text, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("time", String(32), nullable=False),
+    Column("state", _id(), nullable=False, index=True),
+)
+
+parents = Table(
+    "parents",
+    metadata,
+    Column("commit", _id(), ForeignKey(commits.c.id), primary_key=True),
+    Column("n", Integer, primary_key=True),
+    Column("parent", _id(), ForeignKey(commits.c.id), nullable=False, index=True),
+)
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("commit", _id(), ForeignKey(commits.c.id), primary_key=True),
+    Column("column", _id(), primary_key=True, index=True),
+    Column("change", String(6), nullable=False),  # add or remove
+)
+
+facts = Table(
+    "facts",
+    metadata,
+    Column("id", _id(), primary_key=True),
+    Column("json", Text, nullable=False),
+    Column("prompt", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("target", Text, nullable=False),
+)
+
+patches = Table(
+    "patches",
+    metadata,
+    Column("id", _id(), primary_key=True),
+    Column("header", Text, nullable=False),
+    Column("dense", Boolean, nullable=False),
+    Column("constraints", _id(), nullable=True),
+    Column("size", Integer, nullable=False),  # number of columns: the length of patch_columns
+)
+
+patch_columns = Table(
+    "patch_columns",
+    metadata,
+    Column("patch", _id(), ForeignKey(patches.c.id), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("column", _id(), nullable=False, index=True),
+    Column("fact", _id(), ForeignKey(facts.c.id), nullable=False, index=True),
+    Column("role", String(8), nullable=False),
+)
+
+column_bounds = Table(
+    "column_bounds",
+    metadata,
+    Column("column", _id(), primary_key=True),
+    Column("weight", Text, primary_key=True),
+    Column("bound", Double, nullable=False),
+)
+
+commit_patches = Table(
+    "commit_patches",
+    metadata,
+    Column("commit", _id(), ForeignKey(commits.c.id), primary_key=True),
+    Column("patch", _id(), ForeignKey(patches.c.id), primary_key=True, index=True),
+)
+
+refs = Table(
+    "refs",
+    metadata,
+    Column("name", String(255), primary_key=True),  # heads/main, tags/v1, remotes/origin/main
+    Column("commit", _id(), ForeignKey(commits.c.id), nullable=False),
+)
+
+operations = Table(
+    "operations",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("time", String(32), nullable=False),
+    Column("verb", String(32), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("argv", Text, nullable=True),
+    Column("refs_before", Text, nullable=False),
+    Column("refs_after", Text, nullable=False),
+    Column("head_before", Text, nullable=False),
+    Column("head_after", Text, nullable=False),
+    Column("undone_by", Integer, nullable=True),
+    sqlite_autoincrement=True,  # the number of a pruned operation is never given out again
+)
+
+evaluations = Table(
+    "evaluations",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("state", _id(), nullable=False),
+    Column("commit", _id(), ForeignKey(commits.c.id), nullable=True),
+    Column("kind", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("json", Text, nullable=False),
+    Column("time", String(32), nullable=False),
+    UniqueConstraint("state", "kind", "key"),
+)
+
+statistics = Table(
+    "statistics",
+    metadata,
+    Column("id", _id(), primary_key=True),
+    Column("json", Text, nullable=False),
+    Column("time", String(32), nullable=False),
+)
+
+kept = Table(
+    "kept",
+    metadata,
+    Column("patch", _id(), ForeignKey(patches.c.id), primary_key=True),
+    Column("parent", _id(), ForeignKey(commits.c.id), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("json", Text, nullable=False),
+    Column("time", String(32), nullable=False),
+)

@@ -1,0 +1,229 @@
+"""Hot and cold shards of the base (design, section 7): the editable tensors apart, everything else linked.
+
+    base/
+      base.json                     what is where; written last
+      model-hot.safetensors         the editable tensors, as the base has them
+      model-cold-00001-of-00002.safetensors
+      files/                        config, tokenizer, templates, custom code
+
+A file of the base that holds no editable tensor is linked as it is; one that holds some is written once without them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memit_vc.errors import BaseChangedError, IntegrityError, UnsupportedModelError
+from memit_vc.objects import BaseManifest, JsonValue, canonical_json
+from memit_vc.progress import Progress, silent
+from memit_vc.store.checkpoint import Checkpoint
+from memit_vc.store.files import (
+    fsync_directory,
+    is_temporary,
+    publish_directory,
+    storage_errors,
+    temporary_path,
+    write_atomic,
+    writer_is_alive,
+)
+from memit_vc.store.links import in_hub_cache, link
+from memit_vc.store.safetensors_file import parse_header, write_header
+
+__all__ = ["FILES", "HOT_FILE", "ShardedBase", "build_base", "clear_abandoned"]
+
+HOT_FILE = "model-hot.safetensors"
+FILES = "files"
+_RECORD = "base.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ShardedBase:
+    """A built `base/` directory."""
+
+    directory: Path
+    hot: Mapping[str, str]
+    """Editable tensor -> SHA-256 of its bytes in the base."""
+    cold: Mapping[str, tuple[str, ...]]
+    """Cold file -> its tensors."""
+    layout: str
+    """Hash of every tensor's name, dtype, shape and place: a cheap sign of another checkpoint."""
+
+    @property
+    def id(self) -> str:
+        """Tells checkouts of this base, split in this way, from all others."""
+        return hashlib.sha256(canonical_json(self._json())).hexdigest()
+
+    @classmethod
+    def open(cls, directory: Path) -> ShardedBase:
+        """Read what `build_base` wrote. StorageError where it is not there, IntegrityError where it is incomplete."""
+        path = directory / _RECORD
+        with storage_errors(path):
+            raw = path.read_bytes()
+        try:
+            record: Any = json.loads(raw)
+            if record["format"] != _FORMAT:
+                raise ValueError(f"format {record['format']}")
+            cold = {file: tuple(names) for file, names in record["cold"].items()}
+            base = cls(directory, dict(record["hot"]), cold, record["layout"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise IntegrityError(f"{path}: cannot be understood: {error}", hint=_REBUILD) from error
+        for file in (HOT_FILE, *base.cold):
+            if not (directory / file).is_file():
+                raise IntegrityError(f"{directory / file}: is missing", hint=_REBUILD)
+        return base
+
+    @property
+    def other_files(self) -> tuple[str, ...]:
+        """Paths below `files/`."""
+        root = self.directory / FILES
+        return tuple(sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()))
+
+    def _json(self) -> dict[str, JsonValue]:
+        cold: dict[str, JsonValue] = {file: list(names) for file, names in self.cold.items()}
+        return {"format": _FORMAT, "hot": dict(self.hot), "cold": cold, "layout": self.layout}
+
+
+def build_base(
+    checkpoint: Checkpoint,
+    editable: Collection[str],
+    into: Path,
+    progress: Progress = silent,
+    *,
+    manifest: BaseManifest | None = None,
+) -> ShardedBase:
+    """Split `checkpoint` into hot and cold shards under `into`, unless that is done already.
+
+    Built beside `into` and renamed, so that `into` is whole or not there. What an earlier call built for another
+    checkpoint or other tensors is replaced. UnsupportedModelError for an editable tensor that the checkpoint lacks,
+    BaseChangedError for one whose bytes are not those of `manifest`; StorageError leaves nothing behind.
+    """
+    missing = sorted(set(editable) - checkpoint.tensors.keys())
+    if missing:
+        raise UnsupportedModelError(
+            f"{checkpoint.directory}: holds no tensor {missing[0]!r}",
+            hint="Its tensor names differ from those of its model class; save it again with save_pretrained.",
+        )
+    layout = _layout(checkpoint)
+    expected = {t.name: t.sha256 for t in manifest.tensors if t.name in editable} if manifest is not None else None
+    if (into / _RECORD).is_file():
+        built = ShardedBase.open(into)
+        if built.layout == layout and built.hot.keys() == set(editable) and expected in (None, built.hot):
+            return built
+    clear_abandoned(into)
+    temporary = temporary_path(into)
+    try:
+        with storage_errors(into):
+            (temporary / FILES).mkdir(parents=True)
+        base = _split(checkpoint, set(editable), temporary, layout, progress)
+        if expected not in (None, base.hot):
+            raise BaseChangedError(
+                f"{checkpoint.directory}: its editable tensors are not the ones that `init` recorded",
+                hint="Restore the checkpoint, or start a new repository on this one.",
+            )
+        with storage_errors(into):
+            _make_way(into)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    publish_directory(temporary, into)
+    clear_abandoned(into)
+    return ShardedBase(into, base.hot, base.cold, base.layout)
+
+
+def clear_abandoned(target: Path) -> None:
+    """Remove the temporary siblings of `target` whose writers are dead."""
+    if not target.parent.is_dir():
+        return
+    for path in target.parent.glob(f"{target.name}.tmp-*"):
+        if is_temporary(path) and not writer_is_alive(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+_REBUILD = "Delete the directory; the next checkout builds it again from the base checkpoint."
+
+
+def _split(checkpoint: Checkpoint, editable: set[str], directory: Path, layout: str, progress: Progress) -> ShardedBase:
+    files = {
+        file: [name for name in header.tensors if name not in editable] for file, header in checkpoint.files.items()
+    }
+    files = {file: names for file, names in files.items() if names}
+    rewritten = [file for file, names in files.items() if len(names) < len(checkpoint.files[file].tensors)]
+    total = sum(checkpoint.tensors[name][1].size for name in [*editable, *(n for f in rewritten for n in files[f])])
+    meter = _Meter(progress, total)
+    hashes: dict[str, str] = {}
+    write_atomic(directory / HOT_FILE, _tensor_file(checkpoint, sorted(editable), {"format": "pt"}, meter, hashes))
+    cold: dict[str, tuple[str, ...]] = {}
+    for number, (file, names) in enumerate(files.items(), 1):
+        target = f"model-cold-{number:05}-of-{len(files):05}.safetensors"
+        source = checkpoint.directory / file
+        if file in rewritten:
+            # older checkpoints lack the format, which transformers wants to see
+            metadata = {"format": "pt", **checkpoint.files[file].metadata}
+            write_atomic(directory / target, _tensor_file(checkpoint, names, metadata, meter, {}))
+        else:
+            link(source, directory / target, symlink=in_hub_cache(source))
+        cold[target] = tuple(sorted(names))
+    for name in checkpoint.other_files:
+        _copy(checkpoint.directory / name, directory / FILES / name)
+    base = ShardedBase(directory, hashes, cold, layout)
+    write_atomic(directory / _RECORD, canonical_json(base._json()))
+    return base
+
+
+class _Meter:
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def add(self, size: int) -> None:
+        self._done += size
+        self._progress("split base", self._done, self._total)
+
+
+def _tensor_file(
+    checkpoint: Checkpoint, names: Sequence[str], metadata: Mapping[str, str], meter: _Meter, hashes: dict[str, str]
+) -> Iterator[bytes]:
+    """The bytes of a safetensors file with some tensors of the checkpoint; their SHA-256 go into `hashes`."""
+    entries = {name: checkpoint.tensors[name][1] for name in names}
+    head = write_header({name: (entry.dtype, entry.shape) for name, entry in entries.items()}, metadata)
+    yield head
+    order = parse_header(head, len(head) + sum(entry.size for entry in entries.values()), source=HOT_FILE).tensors
+    for name in order:
+        sha = hashlib.sha256()
+        for chunk in checkpoint.chunks(name):
+            sha.update(chunk)
+            meter.add(len(chunk))
+            yield chunk
+        hashes[name] = sha.hexdigest()
+
+
+def _copy(source: Path, target: Path) -> None:
+    with storage_errors(source):
+        data = source.read_bytes()
+    write_atomic(target, data)
+
+
+def _layout(checkpoint: Checkpoint) -> str:
+    rows: list[JsonValue] = [
+        [name, entry.dtype, list(entry.shape), file, entry.begin] for name, (file, entry) in checkpoint.tensors.items()
+    ]
+    return hashlib.sha256(canonical_json(rows)).hexdigest()
+
+
+def _make_way(into: Path) -> None:
+    """Empty the place for the new base; the old one is out of sight at once and deleted with the abandoned."""
+    if not into.exists():
+        into.parent.mkdir(parents=True, exist_ok=True)
+    elif any(into.iterdir()):
+        old = temporary_path(into)
+        into.rename(old)
+        fsync_directory(into.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        into.rmdir()

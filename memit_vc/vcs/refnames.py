@@ -1,0 +1,35 @@
+"""What a branch, tag or remote branch may be called."""
+
+from __future__ import annotations
+
+import re
+
+from memit_vc.errors import UsageError
+
+__all__ = ["check_ref_name"]
+
+_KINDS = ("heads", "tags", "remotes")
+_FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:?*\[\]\\@{}]|\.\.|//|\.lock(/|$)")
+_LOOKS_LIKE_ID = re.compile(r"[0-9a-fA-F]{40,64}")
+
+
+def check_ref_name(name: str) -> None:
+    """UsageError unless `name` is heads/…, tags/… or remotes/…, and what follows can be told from a revision."""
+    kind, _, rest = name.partition("/")
+    if kind not in _KINDS or not rest:
+        raise UsageError(f"{name!r} is not a ref: it starts with none of heads/, tags/, remotes/")
+    wrong = (
+        _FORBIDDEN.search(rest)
+        or rest.startswith(("-", ".", "/"))
+        or rest.endswith((".", "/"))
+        or "/." in rest
+        or rest == "HEAD"
+        or _LOOKS_LIKE_ID.fullmatch(rest)
+        or len(name) > 255
+    )
+    if wrong:
+        what = {"heads": "branch", "tags": "tag", "remotes": "remote branch"}[kind]
+        raise UsageError(
+            f"{rest!r} cannot be the name of a {what}",
+            hint="Use letters, digits, '-', '_', '.' and '/': no spaces, no '..', no '~^:?*[@', not a hash, not HEAD.",
+        )

@@ -1,0 +1,105 @@
+"""Several processes on one repository: one wins, the other is told, nobody waits for ever."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from multiprocessing.queues import Queue
+from pathlib import Path
+
+import pytest
+
+from memit_vc.errors import LockedError, RefMovedError
+from memit_vc.objects import CommitId
+from memit_vc.repository import RefUpdate, Repository
+from tests.synthetic import fact, init, put_patch, record
+
+
+def _race(directory: Path, number: int, old: CommitId, start: threading.Barrier, results: Queue[str]) -> None:
+    """Try to move main from `old` to a commit of one's own, at the same moment as everybody else."""
+    with Repository.open(directory) as repository:
+        patch = put_patch(repository, [fact(number)])
+        made = record(repository, [fact(number)], patch=patch, parents=[old], branch=None, message=f"racer {number}")
+        start.wait()
+        try:
+            repository.publish(
+                verb="commit", description=f"racer {number}", refs=[RefUpdate("heads/main", old, made.id)]
+            )
+        except RefMovedError as error:
+            results.put("moved" if "heads/main" in error.message else error.message)
+        else:
+            results.put(made.id)
+
+
+def test_of_two_processes_exactly_one_moves_the_ref(tmp_path: Path) -> None:
+    with init(tmp_path) as repository:
+        old = repository.head().commit
+    context = multiprocessing.get_context("fork")
+    racers = 4
+    start, results = context.Barrier(racers), context.Queue()
+    children = [context.Process(target=_race, args=(tmp_path, n, old, start, results)) for n in range(racers)]
+    for child in children:
+        child.start()
+    found = sorted(results.get(timeout=60) for _ in children)
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0
+    assert found.count("moved") == racers - 1
+    with Repository.open(tmp_path) as repository:
+        assert repository.head().commit in found
+        assert [o.verb for o in repository.operations()] == ["commit", "init"]
+        assert repository.fsck() == []
+
+
+def test_a_busy_database_is_reported(tmp_path: Path) -> None:
+    init(tmp_path).close()
+    with Repository.open(tmp_path) as holder, Repository.open(tmp_path, busy_seconds=0.1) as waiter:
+        with holder._database.write():
+            assert waiter.refs() == holder.refs()  # readers never wait
+            with pytest.raises(LockedError) as caught:
+                record(waiter, [fact(1)])
+            assert str(tmp_path) in caught.value.message
+            assert caught.value.exit_code == 11
+        record(waiter, [fact(1)])
+        assert holder.fsck() == []
+
+
+def test_a_reader_sees_one_moment(tmp_path: Path) -> None:
+    with init(tmp_path) as repository, repository._database.read() as snapshot:
+        from memit_vc.store.rows_refs import load_refs
+
+        before = load_refs(snapshot)
+        with Repository.open(tmp_path) as other:
+            record(other, [fact(1)])
+        assert load_refs(snapshot) == before
+    with Repository.open(tmp_path) as repository:
+        assert repository.refs() != before
+        assert repository.fsck() == []
+
+
+def test_a_repository_serves_several_threads(plain_repository: Repository) -> None:
+    made = [record(plain_repository, [fact(n)]) for n in range(5)]
+    errors: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            for _ in range(20):
+                assert len(plain_repository.live_facts(made[-1].id)) == 5
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+def test_gc_spares_the_blob_of_a_commit_that_is_computing(tmp_path: Path) -> None:
+    with init(tmp_path) as repository:
+        patch = put_patch(repository, [fact(1)])
+        with Repository.open(tmp_path) as other:
+            assert other.gc().blobs == 0
+        record(repository, [fact(1)], patch=patch)
+        assert repository.fsck() == []

@@ -1,0 +1,193 @@
+"""Kill the process at every durable step of init and publish: all or nothing, and the next command works."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import Engine, event
+
+from memit_vc.repository import RefUpdate, Repository
+from memit_vc.store.files import is_temporary
+from tests.synthetic import fact, init, record
+
+_KILLED = 77
+# the system calls by which files.py, blobs.py, create.py and gc.py make something visible, durable or gone
+_STEPS = ("fsync", "rename", "mkdir", "open", "fchmod", "unlink")
+
+
+def _die_at(step: int) -> None:
+    """In this process, exit without any clean-up at the step-th durable call or commit, or within a transaction.
+
+    Statements of one transaction are alike to a crash, so only every tenth counts.
+    """
+    left = [step]
+    statements = [0]
+
+    def count() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            os._exit(_KILLED)
+
+    def count_tenth() -> None:
+        statements[0] += 1
+        if statements[0] % 10 == 0:
+            count()
+
+    def wrap(original: Callable[..., object]) -> Callable[..., object]:
+        def counted(*arguments: object, **named: object) -> object:
+            count()
+            return original(*arguments, **named)
+
+        return counted
+
+    for name in _STEPS:
+        setattr(os, name, wrap(getattr(os, name)))
+    event.listen(Engine, "before_cursor_execute", lambda *_: count_tenth())
+    event.listen(Engine, "commit", lambda *_: count())
+    event.listen(Engine, "close", lambda *_: count())
+
+
+def _run_until_killed(work: Callable[[], None], check: Callable[[int], None]) -> int:
+    """Run `work` in a child that dies at step 0, 1, 2 …, checking after each death, until it gets through."""
+    for step in range(2000):
+        child = os.fork()
+        if child == 0:
+            try:
+                _die_at(step)
+                work()
+                os._exit(0)
+            except BaseException:
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        assert code in (0, _KILLED), f"the command failed by itself with {code} at step {step}"
+        check(step)
+        if code == 0:
+            return step
+    raise AssertionError("never got through")
+
+
+def test_init_is_all_or_nothing(tmp_path: Path) -> None:
+    whole = 0
+
+    def check(step: int) -> None:
+        nonlocal whole
+        place = tmp_path / "work" / ".memitvc"
+        if place.exists():
+            whole += 1
+            with Repository.open(tmp_path / "work") as repository:
+                assert repository.fsck() == []
+                assert repository.head().branch == "main"
+            place.rename(tmp_path / f"finished-{step}")
+
+    steps = _run_until_killed(lambda: init(tmp_path / "work").close(), check)
+    assert steps > 30
+    assert whole >= 1
+    # what killed runs left beside it went with the next ones
+    left = [path for path in (tmp_path / "work").iterdir() if is_temporary(path)]
+    init(tmp_path / "work").close()
+    assert [path.name for path in (tmp_path / "work").iterdir()] == [".memitvc"]
+    assert len(left) <= 1
+
+
+def test_publish_is_all_or_nothing(tmp_path: Path) -> None:
+    with init(tmp_path) as repository:
+        first = record(repository, [fact(1)])
+    seen: set[bool] = set()
+
+    def work() -> None:
+        with Repository.open(tmp_path) as repository:
+            record(repository, [fact(2), fact(3)], message="second")
+
+    def check(step: int) -> None:
+        with Repository.open(tmp_path) as repository:
+            assert repository.fsck() == []
+            head = repository.head().commit
+            seen.add(head != first.id)
+            if head != first.id:
+                assert repository.operations()[0].refs_after["heads/main"] == head
+                assert repository.commit(head).message == "second"
+                assert len(repository.live_facts(head)) == 3
+                repository.undo()
+            else:
+                assert len(repository.live_facts(head)) == 1
+            repository.gc(grace=0, keep_operations=0)
+            assert repository.orphans() == []
+            assert not any(is_temporary(path) for path in repository.root.rglob("*"))
+            assert repository.fsck() == []
+
+    steps = _run_until_killed(work, check)
+    assert steps > 15
+    assert seen == {True, False}
+
+
+def test_gc_killed_anywhere_never_loses_a_needed_blob(tmp_path: Path) -> None:
+    with init(tmp_path) as repository:
+        root = repository.head().commit
+        first = record(repository, [fact(1)])
+
+    def work() -> None:
+        with Repository.open(tmp_path) as repository:
+            repository.gc(grace=0, keep_operations=1)
+
+    def check(step: int) -> None:
+        with Repository.open(tmp_path) as repository:
+            assert repository.fsck() == []
+            assert repository.head().commit == first.id
+            record(repository, [fact(100 + step)], branch="side", parents=[root])
+            tip = repository.refs()["heads/side"]
+            repository.publish(verb="branch", description="drop", refs=[RefUpdate("heads/side", tip, None)])
+            repository.publish(verb="tag", description="t", refs=[RefUpdate(f"tags/{step}", None, first.id)])
+
+    assert _run_until_killed(work, check) > 10
+
+
+def test_a_torn_write_ahead_log_is_rolled_back(tmp_path: Path) -> None:
+    """The machine stops in the middle of the database's own commit: the log's tail is garbage."""
+    with init(tmp_path) as repository:
+        first = record(repository, [fact(1)])
+        repository.close()
+        keep = sqlite3.connect(repository.root / "meta.db")  # holds the log open, so that it is not merged
+        keep.execute("SELECT count(*) FROM commits").fetchone()
+        with Repository.open(tmp_path) as second:
+            record(second, [fact(2)])
+        log = repository.root / "meta.db-wal"
+        data = log.read_bytes()
+        copy = tmp_path / "copy"
+        (copy / ".memitvc").mkdir(parents=True)
+        for path in repository.root.iterdir():
+            if path.is_dir():
+                (copy / ".memitvc" / path.name).symlink_to(path)
+            elif path.name != "meta.db-shm":
+                (copy / ".memitvc" / path.name).write_bytes(path.read_bytes())
+        (copy / ".memitvc" / "meta.db-wal").write_bytes(data[: len(data) - 2000] + os.urandom(1000))
+        keep.close()
+    with Repository.open(copy) as torn:
+        assert torn.head().commit == first.id
+        assert torn.fsck() == []
+
+
+def test_kill_at_random_moments(tmp_path: Path) -> None:
+    with init(tmp_path) as repository:
+        repository.head()
+    for attempt in range(10):
+        child = os.fork()
+        if child == 0:
+            try:
+                with Repository.open(tmp_path) as repository:
+                    for n in range(50):
+                        record(repository, [fact(1000 * attempt + n)], message=f"{attempt}.{n}")
+            finally:
+                os._exit(0)
+        time.sleep(random.Random(attempt).uniform(0.0, 0.3))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        with Repository.open(tmp_path) as repository:
+            assert repository.fsck() == []
+            record(repository, [fact(1_000_000 + attempt)])

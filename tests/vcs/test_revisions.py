@@ -1,0 +1,127 @@
+"""How commits are named, and what is said when a name names none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from memit_vc.errors import RevisionError, UsageError
+from memit_vc.objects import CommitId
+from memit_vc.vcs.refnames import check_ref_name
+from memit_vc.vcs.revisions import Names, resolve, split_range
+
+A, B, C, D = (CommitId(prefix.ljust(64, "0")) for prefix in ("abcd1", "abcd2", "beef", "1234"))
+PARENTS = {A: (), B: (A,), C: (A,), D: (B, C)}
+
+
+def _by_prefix(prefix: str) -> Sequence[CommitId]:
+    return [c for c in PARENTS if c.startswith(prefix)]
+
+
+NAMES = Names(
+    head=lambda: D,
+    refs=lambda: {"heads/main": D, "heads/beef": B, "tags/v1": A, "remotes/origin/main": C, "heads/Side/Line": C},
+    by_prefix=_by_prefix,
+    parents=lambda c: PARENTS[c],
+    describe=lambda c: f"subject of {c[:5]}",
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "commit"),
+    [
+        ("HEAD", D),
+        ("@", D),
+        (" main ", D),
+        ("heads/main", D),
+        ("v1", A),
+        ("tags/v1", A),
+        ("origin/main", C),
+        ("Side/Line", C),
+        (D, D),
+        ("1234", D),
+        ("ABCD1", A),
+        ("beef0", C),
+        ("beef", B),  # a branch goes before a prefix
+        ("HEAD~", B),
+        ("HEAD~0", D),
+        ("HEAD~2", A),
+        ("HEAD~~", A),
+        ("HEAD^", B),
+        ("HEAD^2", C),
+        ("HEAD^0", D),
+        ("HEAD^2~1", A),
+        ("@^2^", A),
+        ("main~1^1", A),
+    ],
+)
+def test_names(text: str, commit: CommitId) -> None:
+    assert resolve(text, NAMES) == commit
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("mian", "no commit is called 'mian'", "Did you mean main?"),
+        ("side/line", "no commit is called", "Side/Line"),
+        ("V1", "no commit is called", "v1"),
+        ("zzzzzzzz", "no commit is called", "memitvc log"),
+        ("abc", "no commit is called", "four digits"),
+        ("abcd", "beginning of 2 commits", "more digits"),
+        ("dead", "no commit is called", ""),
+        ("", "empty revision", "HEAD"),
+        ("HEAD~9", "only 2 commits before it", "root"),
+        ("HEAD^3", "2 parents, not 3", "parent of a merge"),
+        ("v1^", "0 parents, not 1", ""),
+        ("HEAD~x", "'x' is not understood", "~n"),
+        ("HEAD^-1", "'-1' is not understood", "^n"),
+    ],
+)
+def test_errors(text: str, message: str, hint: str) -> None:
+    with pytest.raises(RevisionError) as caught:
+        resolve(text, NAMES)
+    assert message in caught.value.message
+    assert hint in str(caught.value.hint)
+
+
+def test_an_ambiguous_prefix_lists_its_candidates() -> None:
+    with pytest.raises(RevisionError) as caught:
+        resolve("abcd", NAMES)
+    assert "subject of abcd1" in caught.value.message
+    assert "subject of abcd2" in caught.value.message
+
+
+def test_ranges() -> None:
+    assert split_range("a..b") == ("a", "b")
+    assert split_range("a..") == ("a", "HEAD")
+    assert split_range("..b") == ("HEAD", "b")
+    assert split_range("a") is None
+    with pytest.raises(RevisionError, match="symmetric"):
+        split_range("a...b")
+
+
+@pytest.mark.parametrize("name", ["heads/main", "heads/a/b-c_1.2", "tags/v1.0", "remotes/origin/main", "heads/été"])
+def test_good_ref_names(name: str) -> None:
+    check_ref_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("main", "heads/", "notes/x", "HEAD", "heads/HEAD", "heads/-x", "heads/.x", "heads/a/.b", "heads/a..b"),
+        *("heads/a b", "heads/a~1", "heads/a^", "heads/a:b", "heads/a@b", "heads/a\n", "heads/a/", "heads//a"),
+        *(
+            "heads/a.lock",
+            "heads/a.",
+            "heads/" + "a" * 64,
+            "heads/" + "x" * 300,
+            "../heads/x",
+            "heads/a\\b",
+            "heads/a*",
+        ),
+    ],
+)
+def test_bad_ref_names(name: str) -> None:
+    with pytest.raises(UsageError):
+        check_ref_name(name)
