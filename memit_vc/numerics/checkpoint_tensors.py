@@ -1,0 +1,28 @@
+"""Single tensors of a checkpoint, without loading the model."""
+
+from __future__ import annotations
+
+import hashlib
+
+from safetensors import safe_open
+from torch import Tensor
+
+from memit_vc.store.checkpoint import Checkpoint
+from memit_vc.store.files import storage_errors
+
+__all__ = ["read_tensor", "tensor_digest"]
+
+
+def read_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
+    """One tensor as stored: shape, dtype and orientation of the file. StorageError."""
+    path = checkpoint.directory / checkpoint.tensors[name][0]
+    with storage_errors(path), safe_open(path, framework="pt") as file:
+        found: Tensor = file.get_tensor(name)
+        return found
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's bytes in row-major order, as a checkpoint stores them."""
+    import torch
+
+    return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data).hexdigest()

@@ -1,0 +1,270 @@
+"""The one definition of a materialised weight (design, section 4), which every command goes through.
+
+    W(S) = cast(float64(W_base) + D),   D = Σ left @ right over the live columns
+
+D is exact: every product is a multiple of the quantum and the sum of their magnitudes is below 2^53 of them, so no
+order, BLAS or number of threads can change a bit of it. Then one rounded addition in float64, float64 → float32,
+float32 → the storage dtype, each to nearest even. Where D is exactly 0 the base's bits stay, NaN payloads and −0.0
+included.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from memit_vc.errors import EngineError, IntegrityError, UnsupportedModelError
+from memit_vc.numerics.blockwise import ordered_map
+from memit_vc.numerics.grid import check_bound, column_bounds, dense_bound, dense_off_grid, low_rank_off_grid
+from memit_vc.numerics.patchfile import Dense, LowRank, read_weight
+from memit_vc.objects import EditableWeight, PatchId
+
+__all__ = ["STORAGE_DTYPES", "Backend", "Materialiser", "Term", "delta", "materialise", "state_terms", "survived"]
+
+Term: TypeAlias = "LowRank | Dense"
+"""One summand of D for one weight."""
+Backend: TypeAlias = Literal["torch", "numpy"]
+
+STORAGE_DTYPES: Mapping[str, torch.dtype] = {
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F64": torch.float64,
+}
+"""Storage dtypes that can be edited. F64 takes the rounded addition and no cast after it."""
+
+_BITS = {
+    torch.float32: torch.int32,
+    torch.bfloat16: torch.int16,
+    torch.float16: torch.int16,
+    torch.float64: torch.int64,
+}
+_BLOCK = 1 << 18
+"""Entries of one block: 2 MB in float64, so that a block and its sum stay in the processor's cache."""
+_TALL = 128
+"""Stored rows of one block where there are many columns: the float64 copy of a factor serves that many."""
+_COPY = 1 << 22
+"""Entries of a factor that are copied to float64 at once: 32 MB."""
+
+
+class Materialiser:
+    """D of one weight, ready to be added block by block to the rows of the tensor as it is stored.
+
+    Stored rows are rows of D for a Linear, columns of D for a Conv1D ([d_in, d_out]). The terms are checked once, here:
+    IntegrityError for shapes that do not fit or factors off the grid, EngineError where sums could round.
+    """
+
+    def __init__(self, terms: Sequence[Term], weight: EditableWeight, *, backend: Backend = "torch") -> None:
+        self.weight, self._backend = weight, backend
+        for term in terms:
+            _check(term, weight)
+        low_rank = [term for term in terms if isinstance(term, LowRank) and term.right.shape[0]]
+        self._dense = [term.delta for term in terms if isinstance(term, Dense)]
+        check_bound({weight.name: _bound(terms, weight)})
+        self._left, self._right = _concatenated(low_rank, weight)
+
+    @property
+    def is_zero(self) -> bool:
+        """No term at all: the weight is the base's."""
+        return not self._right.shape[0] and not self._dense
+
+    @property
+    def stored_shape(self) -> tuple[int, int]:
+        weight = self.weight
+        return (weight.d_out, weight.d_in) if weight.orientation == "out_in" else (weight.d_in, weight.d_out)
+
+    def delta(self, rows: slice) -> Tensor:
+        """Rows of D, float64 [rows, d_in], y = W x orientation."""
+        return self._sum(self._left[rows], self._right, [dense[rows] for dense in self._dense])
+
+    def stored_delta(self, rows: slice) -> Tensor:
+        """D for the rows of the tensor as stored, float64, in the stored orientation."""
+        if self.weight.orientation == "out_in":
+            return self.delta(rows)
+        return self._sum(self._right[:, rows].T, self._left.T, [dense[:, rows].T for dense in self._dense])
+
+    def apply(self, base: Tensor, start: int) -> Tensor:
+        """The materialised rows for `base`, the stored rows from `start` on; same shape and dtype, a new tensor.
+
+        EngineError where a finite entry overflows the storage dtype.
+        """
+        total = self.stored_delta(slice(start, start + base.shape[0]))
+        untouched = total == 0 if int(total.count_nonzero()) < total.numel() else None
+        result = _cast(total.add_(base), base.dtype)
+        if base.numel() and not all(math.isfinite(float(extreme)) for extreme in result.aminmax()):
+            self._refuse_overflow(base, result)
+        if untouched is not None:
+            # through the integer view: a float copy may quieten a NaN
+            bits = _BITS[base.dtype]
+            result = torch.where(untouched, base.contiguous().view(bits), result.view(bits)).view(base.dtype)
+        return result
+
+    def blocks(self, block_rows: int | None = None) -> Iterator[slice]:
+        """The stored rows, cut so that one block takes a few megabytes."""
+        rows, columns = self.stored_shape
+        step = max(1, _BLOCK // columns)
+        if self._right.shape[0] * columns > _COPY:
+            step = max(step, _TALL)
+        step = block_rows or step
+        return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+    def _sum(self, left: Tensor, right: Tensor, dense: Sequence[Tensor]) -> Tensor:
+        """left @ right + Σ dense in float64, the factors copied piece by piece."""
+        width = right.shape[1]
+        step = max(1, _COPY // width)
+        total = self._product(left[:, :step], right[:step])
+        for start in range(step, right.shape[0], step):
+            # exact, so the order of the sum is free
+            total += self._product(left[:, start : start + step], right[start : start + step])
+        for update in dense:
+            total += update
+        return total
+
+    def _product(self, left: Tensor, right: Tensor) -> Tensor:
+        if self._backend == "numpy":
+            return torch.from_numpy(left.double().numpy() @ right.double().numpy())
+        return left.double() @ right.double()
+
+    def _refuse_overflow(self, base: Tensor, result: Tensor) -> None:
+        if bool((torch.isfinite(base) & ~torch.isfinite(result)).any()):
+            raise EngineError(
+                f"{self.weight.name}: the edited weight overflows {self.weight.dtype}",
+                hint="Revert some edits, or use a checkpoint in a dtype with a larger range.",
+            )
+
+
+def delta(
+    terms: Sequence[Term], weight: EditableWeight, *, rows: slice | None = None, backend: Backend = "torch"
+) -> Tensor:
+    """D of a weight (or some of its rows), float64 [rows, d_in] in y = W x orientation, exact.
+
+    IntegrityError for terms that do not fit the weight or are off its grid, EngineError where sums could round.
+    """
+    return Materialiser(terms, weight, backend=backend).delta(slice(None) if rows is None else rows)
+
+
+def materialise(
+    base: Tensor,
+    terms: Sequence[Term],
+    weight: EditableWeight,
+    *,
+    backend: Backend = "torch",
+    block_rows: int | None = None,
+) -> Tensor:
+    """The edited weight: shape, dtype and orientation of `base`, the tensor as stored; a new tensor on the CPU.
+
+    Memory beyond base and result is a few blocks. Errors as for `delta`; UnsupportedModelError for a storage dtype
+    other than F32, BF16, F16 and F64; EngineError where the result overflows it.
+    """
+    update = Materialiser(terms, weight, backend=backend)
+    _check_base(base, update)
+    base = base.detach().cpu()
+    result = base.clone(memory_format=torch.contiguous_format)
+    if not update.is_zero:
+        blocks = list(update.blocks(block_rows))
+        edited = ordered_map(lambda rows: update.apply(base[rows], rows.start), blocks)
+        for rows, block in zip(blocks, edited, strict=True):
+            result[rows] = block
+    return result
+
+
+def survived(
+    base: Tensor,
+    terms: Sequence[Term],
+    weight: EditableWeight,
+    *,
+    before: Sequence[Term] = (),
+) -> float:
+    """The share of the intended delta that is left after the cast: ⟨W′ − W, D⟩ / ⟨D, D⟩.
+
+    W′ holds `before` and `terms`, W holds `before` alone, D is that of `terms`. 1 means all of it, 0 that the edit
+    drowned in the storage dtype's rounding. The projection is used because rounding noise, which is not the edit, would
+    count in a norm. 1 for an edit that intends nothing.
+    """
+    intended, old = Materialiser(terms, weight), Materialiser(before, weight)
+    new = Materialiser([*before, *terms], weight)
+    _check_base(base, new)
+    base = base.detach().cpu()
+
+    def products(rows: slice) -> tuple[float, float]:
+        wanted = intended.stored_delta(rows)
+        achieved = new.apply(base[rows], rows.start).double() - old.apply(base[rows], rows.start).double()
+        return float((achieved * wanted).nansum()), float((wanted * wanted).sum())
+
+    pairs = list(ordered_map(products, new.blocks()))
+    whole = sum(square for _, square in pairs)
+    return sum(along for along, _ in pairs) / whole if whole else 1.0
+
+
+def state_terms(
+    read: Callable[[PatchId], Path], selection: Mapping[PatchId, tuple[int, ...]], weight_name: str
+) -> list[Term]:
+    """The terms of a state for one weight: `selection` maps each patch to its live columns, () meaning all of it.
+
+    Patches that leave the weight alone give none. Sorted by patch, for the reader of a debugger; the sum has no order.
+    """
+    found = (read_weight(read(patch), positions, weight_name) for patch, positions in sorted(selection.items()))
+    return [term for term in found if term is not None]
+
+
+def _cast(total: Tensor, dtype: torch.dtype) -> Tensor:
+    return total if dtype == torch.float64 else total.float().to(dtype)
+
+
+def _bound(terms: Sequence[Term], weight: EditableWeight) -> float:
+    return sum(
+        dense_bound(term.delta, weight.quantum)
+        if isinstance(term, Dense)
+        else sum(column_bounds(term.left, term.right, weight.quantum))
+        for term in terms
+    )
+
+
+def _concatenated(terms: Sequence[LowRank], weight: EditableWeight) -> tuple[Tensor, Tensor]:
+    """All columns as one pair of factors, in float64 already where that is small."""
+    left = torch.cat([torch.empty(weight.d_out, 0), *(term.left for term in terms)], dim=1)
+    right = torch.cat([torch.empty(0, weight.d_in), *(term.right for term in terms)], dim=0)
+    small = max(left.numel(), right.numel()) <= _COPY
+    return (left.double(), right.double()) if small else (left, right)
+
+
+def _check(term: Term, weight: EditableWeight) -> None:
+    if isinstance(term, Dense):
+        fits = tuple(term.delta.shape) == (weight.d_out, weight.d_in)
+        on_grid = fits and not dense_off_grid(term.delta, weight.quantum)
+        tensors: tuple[Tensor, ...] = (term.delta,)
+    else:
+        left, right = tuple(term.left.shape), tuple(term.right.shape)
+        fits = (*left, *right) == (weight.d_out, right[0], right[0], weight.d_in)
+        on_grid = fits and not low_rank_off_grid(term.left, term.right, weight.quantum)
+        tensors = (term.left, term.right)
+    if not fits or any(tensor.dtype != torch.float32 for tensor in tensors):
+        raise IntegrityError(
+            f"{weight.name}: an update of {[list(t.shape) for t in tensors]} does not fit a weight of "
+            f"{weight.d_out} × {weight.d_in}",
+            hint="The patch is of another base. Run `memitvc fsck`.",
+        )
+    if not on_grid:
+        raise IntegrityError(
+            f"{weight.name}: an update is off the grid 2^{weight.quantum}, so it cannot be applied exactly",
+            hint="The patch is of another base, or damaged. Run `memitvc fsck`.",
+        )
+
+
+def _check_base(base: Tensor, update: Materialiser) -> None:
+    weight = update.weight
+    if base.dtype not in _BITS:
+        raise UnsupportedModelError(
+            f"{weight.name}: weights of {base.dtype} cannot be edited exactly",
+            hint="Edit the checkpoint in float32, bfloat16 or float16; export an adapter for the quantised one.",
+        )
+    if tuple(base.shape) != update.stored_shape:
+        raise IntegrityError(
+            f"{weight.name}: the base tensor is {list(base.shape)}, the history says {list(update.stored_shape)}",
+            hint="The base is not the one that `init` recorded.",
+        )

@@ -1,0 +1,177 @@
+"""Snapping: representable, on the grid, close to what was meant, or refused with numbers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memit_vc.errors import EngineError
+from memit_vc.numerics.grid import (
+    break_even,
+    check_bound,
+    column_bounds,
+    dense_off_grid,
+    low_rank_off_grid,
+    quantum,
+    quantum_of,
+    snap,
+    snap_dense,
+)
+
+
+@pytest.mark.parametrize(
+    ("largest", "exponent"), [(1.0, -44), (1.99, -44), (2.0, -43), (0.1, -48), (0.0, -44), (2.0**-130, -174)]
+)
+def test_quantum_is_44_bits_below_the_largest_entry(largest: float, exponent: int) -> None:
+    assert quantum(largest) == exponent
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_base_tensor_that_is_not_finite_is_refused_by_name(value: float) -> None:
+    tensor = torch.zeros(3, 4)
+    tensor[1, 2] = value
+    with pytest.raises(EngineError, match=r"h\.4\.mlp: 1 of 12 entries"):
+        quantum_of(tensor, "h.4.mlp")
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    scale_left=st.integers(-30, 30),
+    size=st.integers(-20, 1),
+    largest=st.integers(-20, 20),
+    n=st.integers(1, 5),
+)
+def test_snapped_factors_are_integers_of_a_pair_of_steps(
+    seed: int, scale_left: int, size: int, largest: int, n: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    e = quantum(2.0**largest)
+    left = torch.randn(7, n, generator=generator, dtype=torch.float64).clamp(-1, 1) * 2.0**scale_left
+    right = torch.randn(n, 5, generator=generator, dtype=torch.float64).clamp(-1, 1) * 2.0 ** (
+        largest + size - scale_left
+    )
+    snapped_left, snapped_right = snap(left, right, e)
+    assert snapped_left.dtype == snapped_right.dtype == torch.float32
+    assert low_rank_off_grid(snapped_left, snapped_right, e) == []
+    products = snapped_left.double()[:, :, None] * snapped_right.double()[None] / 2.0**e
+    assert torch.equal(products, products.round())
+    tops = products.abs().amax(dim=(0, 2)).tolist()
+    assert tops == list(column_bounds(snapped_left, snapped_right, e))
+    for i in range(n):
+        exact = torch.outer(left[:, i], right[i])
+        error = (torch.outer(snapped_left[:, i].double(), snapped_right[i].double()) - exact).abs().max()
+        # half a step of each factor against the other one's largest entry, at half the bits each
+        units = float(left[:, i].abs().max() * right[i].abs().max()) / 2.0**e
+        assert float(error) / 2.0**e <= 1.5 * math.sqrt(units) + 1
+
+
+def test_snapping_costs_two_millionths_of_an_ordinary_delta() -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(96, 256, generator=generator) * 0.05
+    left = torch.randn(96, 20, generator=generator, dtype=torch.float64) * 3
+    right = torch.randn(20, 256, generator=generator, dtype=torch.float64) * 0.01 / 3 / math.sqrt(20)
+    exact = left @ right
+    snapped_left, snapped_right = snap(left, right, quantum_of(weight))
+    error = snapped_left.double() @ snapped_right.double() - exact
+    assert float(error.norm() / exact.norm()) <= 2e-6
+
+
+def test_snap_dense_costs_less_than_float32_does() -> None:
+    delta = torch.randn(30, 20, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 1e-3
+    e = quantum(0.1)
+    snapped = snap_dense(delta, e)
+    assert not dense_off_grid(snapped, e)
+    assert float((snapped.double() - delta).norm() / delta.norm()) <= 2e-6
+
+
+@given(seed=st.integers(0, 2**31), scale=st.integers(-60, 60))
+def test_a_dense_update_shares_one_step_at_or_above_the_grid(seed: int, scale: int) -> None:
+    delta = torch.randn(6, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2.0**scale
+    e = quantum(1.0)
+    snapped = snap_dense(delta, e)
+    assert not dense_off_grid(snapped, e)
+    step = max(2.0**e, 2.0 ** (math.frexp(float(delta.abs().max()))[1] - 24))
+    assert float((snapped.double() - delta).abs().max()) <= step
+
+
+def test_an_entry_that_rounds_up_to_the_next_power_takes_a_larger_dense_step() -> None:
+    delta = torch.full((1, 1), 2.0 - 2.0**-40, dtype=torch.float64)
+    assert snap_dense(delta, -44).item() == 2.0
+
+
+def test_zero_columns_stay_zero_and_have_no_negative_zero() -> None:
+    left = torch.tensor([[-0.0, 1.0], [-0.0, -1e-30]], dtype=torch.float64)
+    right = torch.tensor([[1.0, 2.0], [1e-3, 2e-3]], dtype=torch.float64)
+    snapped_left, snapped_right = snap(left, right, quantum(1.0))
+    assert snapped_left[:, 0].tolist() == [0.0, 0.0]
+    assert snapped_right[0].tolist() == [0.0, 0.0]
+    assert not torch.signbit(snapped_left[:, 0]).any()
+    assert not torch.signbit(snapped_left[1, 1])
+
+
+def test_a_column_below_the_grid_becomes_zero() -> None:
+    tiny = torch.full((2, 1), 1e-12, dtype=torch.float64)
+    snapped_left, snapped_right = snap(tiny, tiny.T.contiguous(), quantum(1.0))
+    assert not snapped_left.any()
+    assert not snapped_right.any()
+
+
+def test_no_columns_at_all() -> None:
+    left, right = snap(torch.zeros(3, 0, dtype=torch.float64), torch.zeros(0, 4, dtype=torch.float64), -44)
+    assert (left.shape, right.shape) == ((3, 0), (0, 4))
+    assert column_bounds(left, right, -44) == ()
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "message"),
+    [
+        (100.0, 100.0, r"column 0 .* 100 times .* 100 takes 58 bits"),
+        (math.nan, 1.0, r"column 0 .* nan"),
+        (1.0, math.inf, r"column 0 .* inf"),
+        (1e-60, 1e58, r"column 0 .* outside float32"),
+    ],
+)
+def test_a_column_that_cannot_be_held_is_refused_with_its_numbers(left: float, right: float, message: str) -> None:
+    with pytest.raises(EngineError, match=message):
+        snap(
+            torch.full((2, 1), left, dtype=torch.float64), torch.full((1, 2), right, dtype=torch.float64), quantum(1.0)
+        )
+
+
+def test_a_dense_update_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(EngineError, match="nan"):
+        snap_dense(torch.full((2, 2), math.nan), -44)
+
+
+def test_factors_off_the_grid_are_seen() -> None:
+    e = quantum(1.0)
+    left, right = snap(
+        torch.tensor([[1.0, 0.5], [0.3, 0.2]], dtype=torch.float64),
+        torch.tensor([[1e-3, 2e-3], [3e-3, 1e-3]], dtype=torch.float64),
+        e,
+    )
+    finer = right.clone()
+    finer[1, 0] *= 1 + 2**-20
+    assert low_rank_off_grid(left, right, e) == []
+    assert low_rank_off_grid(left, finer, e) == [1]
+    assert low_rank_off_grid(left, right, e + 8) != []
+    assert dense_off_grid(torch.tensor([[2.0**-46]]), e)
+    assert dense_off_grid(torch.tensor([[1.0, 2.0**-30]]), e)  # 31 bits between them: no single step below 2^24
+
+
+def test_bounds_that_float64_cannot_sum_are_refused() -> None:
+    check_bound({"a": 2.0**53 - 1})
+    with pytest.raises(EngineError, match="b: the live updates add up to 1 of"):
+        check_bound({"a": 0.0, "b": 2.0**53})
+    with pytest.raises(EngineError):
+        check_bound({"a": math.nan})
+
+
+def test_break_even_is_where_two_factors_weigh_as_much_as_the_matrix() -> None:
+    d_out, d_in = 576, 1536
+    n = break_even(d_out, d_in)
+    assert n * (d_out + d_in) == pytest.approx(d_out * d_in)
