@@ -1,0 +1,168 @@
+"""Model families as data: one table keyed by `config.model_type`, and inspection for what is not in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from memit_vc.errors import UnsupportedModelError
+
+__all__ = ["ARCHITECTURES", "Architecture", "architecture_of", "refuse_experts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """Module paths of one family. `block` has one "{}" for the layer; `mlp_out` and `attention` are below the block."""
+
+    block: str
+    mlp_out: str
+    attention: str
+    norm: str | None
+    head: str = "lm_head"
+    after_norm: str | None = None
+    """A projection between norm and head, where the checkpoint has one (OPT-350m)."""
+
+    @property
+    def rewrite(self) -> str:
+        """Template of the edited projection, e.g. model.layers.{}.mlp.down_proj."""
+        return f"{self.block}.{self.mlp_out}"
+
+    @property
+    def mlp(self) -> str:
+        """Template of the module that holds the projection; the block itself where there is no separate MLP."""
+        return self.rewrite.rpartition(".")[0]
+
+
+def _llama_like(mlp_out: str = "mlp.down_proj", norm: str = "model.norm") -> Architecture:
+    return Architecture(block="model.layers.{}", mlp_out=mlp_out, attention="self_attn", norm=norm)
+
+
+def _gpt_like(mlp_out: str, attention: str = "attn") -> Architecture:
+    return Architecture(block="transformer.h.{}", mlp_out=mlp_out, attention=attention, norm="transformer.ln_f")
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "gpt2": _gpt_like("mlp.c_proj"),
+    "gpt_neo": _gpt_like("mlp.c_proj"),
+    "gptj": _gpt_like("mlp.fc_out"),
+    "bloom": _gpt_like("mlp.dense_4h_to_h", "self_attention"),
+    "falcon": _gpt_like("mlp.dense_4h_to_h", "self_attention"),
+    "gpt_neox": Architecture(
+        block="gpt_neox.layers.{}",
+        mlp_out="mlp.dense_4h_to_h",
+        attention="attention",
+        norm="gpt_neox.final_layer_norm",
+        head="embed_out",
+    ),
+    "opt": Architecture(
+        block="model.decoder.layers.{}",
+        mlp_out="fc2",
+        attention="self_attn",
+        norm="model.decoder.final_layer_norm",
+        after_norm="model.decoder.project_out",
+    ),
+    "phi": _llama_like("mlp.fc2", "model.final_layernorm"),
+    "starcoder2": _llama_like("mlp.c_proj"),
+    **{
+        name: _llama_like()
+        for name in (
+            "gemma",
+            "gemma2",
+            "gemma3_text",
+            "llama",
+            "mistral",
+            "olmo2",
+            "phi3",
+            "qwen2",
+            "qwen3",
+            "smollm3",
+            "stablelm",
+        )
+    },
+}
+
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+def architecture_of(model: nn.Module, model_type: str) -> Architecture:
+    """The family's entry, or what inspection of the module tree finds; UnsupportedModelError if ambiguous."""
+    refuse_experts(model, model_type)
+    known = ARCHITECTURES.get(model_type)
+    if known is None:
+        return _inspect(model, model_type)
+    if model_type == "gpt_neox" and (head := _head_of(model)) is not None:
+        return replace(known, head=head)  # embed_out in some versions of transformers, lm_head in others
+    return known
+
+
+def refuse_experts(model: nn.Module, model_type: str) -> None:
+    """UnsupportedModelError for a mixture of experts, whatever names a hyperparameter file gives its parts."""
+    config = getattr(model, "config", None)
+    counted = any((getattr(config, name, None) or 0) > 1 for name in _EXPERTS)
+    if counted or any(name.endswith(".experts") for name, _ in model.named_modules()):
+        raise UnsupportedModelError(
+            f"{model_type} is a mixture of experts: a fact is spread over projections that a router chooses between",
+            hint="MEMIT needs one down projection per layer. Edit a dense model of the family instead.",
+        )
+
+
+def _inspect(model: nn.Module, model_type: str) -> Architecture:
+    """Find the one list of like blocks, and in a block the one projection back to the hidden size outside attention."""
+    modules = dict(model.named_modules())
+    stacks = {
+        name: module
+        for name, module in modules.items()
+        if isinstance(module, nn.ModuleList) and len(module) > 1 and len({type(m) for m in module}) == 1
+    }
+    outer = [name for name in stacks if not any(name.startswith(other + ".") for other in stacks)]
+    hidden = getattr(model.config, "hidden_size", None)
+    if len(outer) != 1 or hidden is None:
+        raise _unknown(model_type, f"its block lists are {sorted(outer) or 'not to be found'}")
+    stack = outer[0]
+    found = [
+        name
+        for name, module in stacks[stack][0].named_modules()
+        if _output_size(module) == hidden and not any("att" in part.lower() for part in name.split("."))
+    ]
+    back = [name for name in found if _input_size(modules[f"{stack}.0.{name}"]) != hidden] or found
+    owner = stack.rpartition(".")[0]
+    norms = [
+        f"{owner}.{name}"
+        for name, child in modules[owner].named_children()
+        if "norm" in type(child).__name__.lower() and not name.startswith(("embed", "word"))
+    ]
+    head = _head_of(model)
+    attention = next((n for n, _ in stacks[stack][0].named_children() if "att" in n.lower()), "attention")
+    if len(back) != 1 or len(norms) != 1 or head is None:
+        raise _unknown(model_type, f"projections back to the hidden size: {back}; final norms: {norms}; head: {head}")
+    return Architecture(block=f"{stack}.{{}}", mlp_out=back[0], attention=attention, norm=norms[0], head=head)
+
+
+def _head_of(model: nn.Module) -> str | None:
+    """The name of the module that gives the logits."""
+    found = model.get_output_embeddings()  # type: ignore[operator]
+    return next((name for name, module in model.named_modules() if module is found), None)
+
+
+def _output_size(module: nn.Module) -> int | None:
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    return int(module.weight.shape[1]) if type(module).__name__ == "Conv1D" else None  # type: ignore[index]
+
+
+def _input_size(module: nn.Module) -> int | None:
+    if isinstance(module, nn.Linear):
+        return module.in_features
+    return int(module.weight.shape[0]) if type(module).__name__ == "Conv1D" else None  # type: ignore[index]
+
+
+def _unknown(model_type: str, found: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"model type {model_type!r} is not in memit-vc's table and its module tree is ambiguous: {found}",
+        hint=(
+            "Write a hyperparameter file that names rewrite_module_tmp, layer_module_tmp, ln_f_module and "
+            "lm_head_module (see hparams/ for examples) and pass it with --hparams."
+        ),
+    )

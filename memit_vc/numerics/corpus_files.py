@@ -1,0 +1,176 @@
+"""Texts of local files.
+
+Large files are never held in memory: their records are found once, then read in shuffled order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+from memit_vc.errors import StorageError, UsageError
+from memit_vc.objects.ids import JsonValue
+
+__all__ = ["FIELDS", "SUFFIXES", "Source", "open_file", "parquet_texts", "text_field"]
+
+Source: TypeAlias = tuple[dict[str, JsonValue], Callable[[], Iterator[str]]]
+"""A description, and a function that reads the texts from the start."""
+
+FIELDS = ("text", "content", "story", "article", "passage", "document", "body", "page", "sentence")
+"""Field names tried in turn where none is given."""
+
+_PLAIN = (".txt", ".text", ".md", ".rst", "")
+SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl", ".ndjson", ".json", ".parquet")
+_PARAGRAPH = 4000
+"""Bytes after which a paragraph of plain text is cut at the next line end: files without blank lines exist."""
+
+
+def open_file(path: Path, *, field: str | None, seed: int) -> Source:
+    """Description and reader of a file; raises as `corpus.open_corpus` says."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES and suffix not in _PLAIN:
+        raise UsageError(f"{path}: files of type {suffix} are not read", hint=f"Use one of {', '.join(SUFFIXES)}.")
+    try:
+        with path.open("rb") as file:
+            sha256 = hashlib.sha256()
+            for block in iter(lambda: file.read(1 << 20), b""):
+                sha256.update(block)
+            file.seek(0)
+            if suffix in _PLAIN:
+                reader = _spans_reader(path, _paragraph_spans(file), lambda raw, where: _decode(raw, where), seed)
+            elif suffix == ".json":
+                reader = _json_reader(path, file, field, seed)
+            elif suffix == ".parquet":
+                reader = _parquet_reader(path, field, seed)
+            else:
+                reader = _lines_reader(path, file, field, seed)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be read: {error.strerror or error}", hint="Check the corpus's path and permissions."
+        ) from error
+    if next(reader(), None) is None:
+        raise UsageError(f"{path}: holds no text", hint="Name another corpus, or the right field.")
+    size = path.stat().st_size
+    described: dict[str, JsonValue] = {
+        "kind": "file",
+        "name": path.name,
+        "size": size,
+        "sha256": sha256.hexdigest(),
+        "field": field,
+        "seed": seed,
+    }
+    return described, reader
+
+
+def text_field(names: Sequence[str], field: str | None, where: str) -> str:
+    """The field to read of those a record has; UsageError that names what is there."""
+    if field is not None and field in names:
+        return field
+    found = next((name for name in FIELDS if name in names), None)
+    if field is None and found is not None:
+        return found
+    wanted = f"no field {field!r}" if field is not None else "no field that looks like text"
+    raise UsageError(f"{where}: {wanted}; it has {', '.join(sorted(names)) or 'none'}", hint="Name it with --field.")
+
+
+def parquet_texts(path: Path, *, field: str | None, seed: int) -> Iterator[str]:
+    """Texts of a parquet file: row groups in shuffled order, and the rows of each. StorageError, UsageError."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    order = random.Random(seed)  # noqa: S311 (an order, not a secret)
+    try:
+        with pq.ParquetFile(path) as file:
+            column = text_field(file.schema_arrow.names, field, str(path))
+            for group in order.sample(range(file.num_row_groups), file.num_row_groups):
+                rows = file.read_row_group(group, columns=[column]).column(column).to_pylist()
+                order.shuffle(rows)
+                for row in rows:
+                    if row is not None and not isinstance(row, str):
+                        raise UsageError(f"{path}: column {column!r} holds {type(row).__name__}, not text")
+                    if row and row.strip():
+                        yield row
+    except (pa.ArrowException, OSError) as error:
+        raise StorageError(f"{path}: not a readable parquet file: {error}", hint="Is it complete?") from error
+
+
+def _parquet_reader(path: Path, field: str | None, seed: int) -> Callable[[], Iterator[str]]:
+    return lambda: parquet_texts(path, field=field, seed=seed)
+
+
+def _spans_reader(
+    path: Path, spans: Sequence[tuple[int, int]], parse: Callable[[bytes, str], str | None], seed: int
+) -> Callable[[], Iterator[str]]:
+    order = list(range(len(spans)))
+    random.Random(seed).shuffle(order)  # noqa: S311
+
+    def read() -> Iterator[str]:
+        with path.open("rb") as file:
+            for index in order:
+                start, end = spans[index]
+                file.seek(start)
+                text = parse(file.read(end - start), f"{path}, record {index + 1}")
+                if text and text.strip():
+                    yield text.strip()
+
+    return read
+
+
+def _paragraph_spans(file: BinaryIO) -> list[tuple[int, int]]:
+    spans: list[tuple[int, int]] = []
+    start = position = 0
+    for line in file:
+        blank = not line.strip()
+        if blank or position - start >= _PARAGRAPH:
+            spans.append((start, position))
+            start = position
+        position += len(line)
+    spans.append((start, position))
+    return [(a, b) for a, b in spans if b > a]
+
+
+def _lines_reader(path: Path, file: BinaryIO, field: str | None, seed: int) -> Callable[[], Iterator[str]]:
+    spans, position = [], 0
+    for line in file:
+        if line.strip():
+            spans.append((position, position + len(line)))
+        position += len(line)
+
+    def parse(raw: bytes, where: str) -> str | None:
+        try:
+            return _record_text(json.loads(_decode(raw, where)), field, where)
+        except ValueError as error:
+            raise StorageError(f"{where}: not JSON: {error}", hint="Each line must be one JSON value.") from error
+
+    return _spans_reader(path, spans, parse, seed)
+
+
+def _json_reader(path: Path, file: BinaryIO, field: str | None, seed: int) -> Callable[[], Iterator[str]]:
+    try:
+        records = json.loads(_decode(file.read(), str(path)))
+    except ValueError as error:
+        raise StorageError(f"{path}: not JSON: {error}", hint="One record per line is called .jsonl.") from error
+    if not isinstance(records, list):
+        raise UsageError(f"{path}: holds a JSON {type(records).__name__}, not a list of texts or of records")
+    texts = [_record_text(record, field, f"{path}, record {index + 1}") for index, record in enumerate(records)]
+    random.Random(seed).shuffle(texts)  # noqa: S311
+    return lambda: (text for text in texts if text and text.strip())
+
+
+def _record_text(record: Any, field: str | None, where: str) -> str | None:
+    if isinstance(record, dict):
+        record = record[text_field(list(record), field, where)]
+    if record is not None and not isinstance(record, str):
+        raise UsageError(f"{where}: its text is of type {type(record).__name__}", hint="Name the field with --field.")
+    return record
+
+
+def _decode(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise StorageError(f"{where}: not UTF-8 text ({error.reason})", hint="Convert the file to UTF-8.") from error

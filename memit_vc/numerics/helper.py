@@ -1,0 +1,40 @@
+"""What every process but the first does in a torchrun launch: hold the base, and do its share of what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from memit_vc.numerics import moments_team, targets_team
+from memit_vc.numerics.adapter import ModelAdapter
+from memit_vc.numerics.distributed import LeftError, Message, Team
+from memit_vc.numerics.moments import key_pieces
+
+__all__ = ["opening", "serve", "stopping"]
+
+
+def opening(directory: str, *, dtype: str, device: str) -> Message:
+    """Leader: the base that the next jobs are about."""
+    return Message({"job": "open", "directory": directory, "dtype": dtype, "device": device})
+
+
+def stopping() -> Message:
+    """Leader: no more work comes."""
+    return Message({"job": "stop"})
+
+
+def serve(team: Team, open_base: Callable[[str, str, str], ModelAdapter]) -> None:
+    """Work until the leader stops. `open_base(directory, dtype, device)` loads a base."""
+    adapter: ModelAdapter | None = None
+    while True:
+        with suppress(LeftError):  # the leader gave a job up, or some process failed: wait for the next
+            order = team.told()
+            job = order.body["job"]
+            if job == "stop":
+                return
+            if job == "open":
+                adapter = open_base(order.body["directory"], order.body["dtype"], order.body["device"])
+            elif adapter is not None and job == targets_team.JOB:
+                targets_team.help_search(adapter, team, order)
+            elif adapter is not None and job == moments_team.JOB:
+                moments_team.help_moments(adapter, team, order, key_pieces)

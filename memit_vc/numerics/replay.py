@@ -1,0 +1,162 @@
+"""Run some blocks of a model on hidden states of one's own, with the arguments that the model itself would pass them.
+
+A forward of the whole model is watched once: each block's arguments (masks, rotary tables, alibi, caches) are kept.
+Afterwards any run of blocks can be called again with other hidden states. This needs nothing family-specific: every
+transformers decoder passes its blocks the hidden states as first argument and gets them back first.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from memit_vc.numerics.adapter import ModelAdapter
+
+__all__ = [
+    "FrozenLayer",
+    "Recording",
+    "cache_argument",
+    "evaluating",
+    "frozen_cache",
+    "hidden_of",
+    "record",
+    "replay",
+    "watching",
+]
+
+
+class _StopForwardError(Exception):
+    """Raised by a hook to leave a forward whose rest is not needed."""
+
+
+class FrozenLayer(DynamicLayer):  # type: ignore[misc]  # untyped in transformers
+    """Keys and values of a prefix that every call sees and no call changes."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Prefix and new states joined, without keeping the new ones: the layer can be called again and again."""
+        del args, kwargs
+        if not self.is_initialized or self.keys is None or self.keys.numel() == 0:
+            return key_states, value_states
+        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
+
+
+def frozen_cache(filled: Cache | None, n_layers: int) -> DynamicCache:
+    """A cache of `FrozenLayer`s over what `filled` holds; None gives an empty prefix."""
+    cache = DynamicCache()
+    for index in range(n_layers):
+        layer = FrozenLayer()
+        if filled is not None and index < len(filled.layers) and filled.layers[index].is_initialized:
+            layer.keys, layer.values = filled.layers[index].keys, filled.layers[index].values
+            layer.dtype, layer.device = layer.keys.dtype, layer.keys.device
+            layer.is_initialized = True
+        cache.layers.append(layer)
+    return cache
+
+
+def cache_argument(module: nn.Module) -> str:
+    """What `module.forward` calls its cache of keys and values: `cache` in newer releases of transformers."""
+    return "cache" if "cache" in inspect.signature(type(module).forward).parameters else "past_key_values"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What the model passed to its blocks in one forward, and the block outputs that were asked for."""
+
+    calls: Mapping[int, tuple[tuple[Any, ...], dict[str, Any]]]
+    outputs: Mapping[int, Tensor]
+    """Block outputs [rows, tokens, d_model] by block index; -1 is the input of block 0."""
+
+
+def hidden_of(output: Any) -> Tensor:
+    """A block's hidden states, whether it returns a tensor or a tuple (that depends on the family and the release)."""
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode (no dropout), and each module's own mode given back afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def watching(
+    modules: Mapping[Any, nn.Module],
+    on_call: Callable[[Any, tuple[Any, ...], dict[str, Any]], None] | None = None,
+    on_output: Callable[[Any, Any], Any] | None = None,
+) -> Iterator[None]:
+    """Hooks on some modules for the length of a block; all are taken off again, whatever happens in it."""
+    with ExitStack() as stack:
+        for key, module in modules.items():
+            if on_call is not None:
+                before = module.register_forward_pre_hook(
+                    lambda _, args, kwargs, key=key: on_call(key, args, kwargs), with_kwargs=True
+                )
+                stack.callback(before.remove)
+            if on_output is not None:
+                after = module.register_forward_hook(lambda _, __, output, key=key: on_output(key, output))
+                stack.callback(after.remove)
+        yield
+
+
+def record(
+    adapter: ModelAdapter,
+    inputs: Mapping[str, Any],
+    *,
+    keep: Collection[int] = (),
+    calls: range | None = None,
+) -> Recording:
+    """One forward of the backbone without gradients; stops after the last block that anything is wanted of."""
+    wanted = range(adapter.n_layers) if calls is None else calls
+    last = max([*wanted, *keep, 0])
+    kept: dict[int, Tensor] = {}
+    seen: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+
+    def on_call(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if index == 0 and -1 in keep:
+            kept[-1] = args[0] if args else kwargs["hidden_states"]
+        if index in wanted:
+            rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+            seen[index] = (args[1:], rest)
+
+    def on_output(index: int, output: Any) -> None:
+        if index in keep:
+            kept[index] = hidden_of(output)
+        if index == last:
+            raise _StopForwardError
+
+    blocks = {i: adapter.blocks[i] for i in range(last + 1)}
+    with (
+        torch.no_grad(),
+        evaluating(adapter.model),
+        suppress(_StopForwardError),
+        watching(blocks, on_call, on_output),
+    ):
+        adapter.backbone(**inputs)
+    return Recording(seen, kept)
+
+
+def replay(adapter: ModelAdapter, recording: Recording, hidden: Tensor, *, blocks: Sequence[int]) -> Tensor:
+    """Output [rows, tokens, d_model] of the last of `blocks`, run one after the other on `hidden`. Differentiable."""
+    for index in blocks:
+        args, kwargs = recording.calls[index]
+        block = adapter.blocks[index]
+        hidden = hidden_of(block(hidden.to(_device(block)), *args, **kwargs))
+    return hidden
+
+
+def _device(block: nn.Module) -> torch.device:
+    return next(block.parameters()).device

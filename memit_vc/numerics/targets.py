@@ -1,0 +1,247 @@
+"""z: the hidden state at the subject's last token that makes the model say the new target.
+
+Meng et al. 2023 (arXiv:2210.07229), section 4.2: for each fact, Adam on δ at the output of the last edited block, with
+loss = mean over templates of the mean NLL of the target's tokens + kl_factor · KL(P_δ ‖ P_0) at the subject's last
+token of "{subject} is a" + v_weight_decay · ‖δ‖ / ‖h‖². Here for many facts at once: their δ are independent, so one
+backward over all their rows gives every gradient, and Adam, clamp and stopping rule work row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memit_vc.errors import EngineError
+from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.adapter import ModelAdapter
+from memit_vc.numerics.continuation import Continuation, continuation
+from memit_vc.numerics.replay import evaluating
+from memit_vc.numerics.rows import FactRow, buckets, search_rows
+from memit_vc.numerics.tokens import Template
+from memit_vc.objects import Fact
+
+__all__ = ["Targets", "find_targets"]
+
+_COMPACT_BELOW = 0.75
+"""Rows are laid out anew once this share of them is still searched for: a layout costs about one step."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the search found, fact by fact. `z` [n, d_model] float32; `steps` counts evaluations of the loss."""
+
+    z: Tensor
+    steps: tuple[int, ...]
+    loss: tuple[float, ...]
+
+
+def find_targets(
+    adapter: ModelAdapter,
+    facts: Sequence[Fact],
+    *,
+    layer: int,
+    hparams: MEMITHyperParams,
+    templates: Sequence[Template],
+    max_tokens: int = 1024,
+    plain: bool = False,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Targets:
+    """Search z for every fact of the batch; the model is only read.
+
+    `max_tokens` bounds the tokens of one forward with gradients (halved on out-of-memory); `plain` forces the
+    whole-model path; `on_step(step, still searching)` is called after each step. EngineError where a loss
+    is not finite.
+    """
+    with evaluating(adapter.model), _frozen(adapter):
+        search = _Search(adapter, facts, layer, hparams, templates, max_tokens, plain)
+        for step in range(hparams.v_num_grad_steps):
+            search.step(last=step == hparams.v_num_grad_steps - 1)
+            if on_step is not None:
+                on_step(step + 1, len(search.active))
+            if not search.active:
+                break
+    return search.result()
+
+
+class _frozen:  # noqa: N801 (a context manager, used like a function)
+    """No gradients for the model's own parameters; each parameter's flag given back afterwards."""
+
+    def __init__(self, adapter: ModelAdapter) -> None:
+        self._flagged = [p for p in adapter.model.parameters() if p.requires_grad]
+
+    def __enter__(self) -> None:
+        for parameter in self._flagged:
+            parameter.requires_grad_(False)
+
+    def __exit__(self, *_: object) -> None:
+        for parameter in self._flagged:
+            parameter.requires_grad_(True)
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    """Rows laid out together, and where their predictions are read: fact, row, column and label of each."""
+
+    continuation: Continuation
+    owners: Tensor
+    nll: tuple[Tensor, Tensor, Tensor, Tensor]
+    """(fact, row, column, label) of each target token, and in `weight` its share of the fact's loss."""
+    weight: Tensor
+    kl: tuple[Tensor, Tensor, Tensor]
+
+
+class _Search:
+    def __init__(
+        self,
+        adapter: ModelAdapter,
+        facts: Sequence[Fact],
+        layer: int,
+        hparams: MEMITHyperParams,
+        templates: Sequence[Template],
+        max_tokens: int,
+        plain: bool,
+    ) -> None:
+        self.adapter, self.facts, self.layer, self.hparams = adapter, facts, layer, hparams
+        self.max_tokens, self.plain = max_tokens, plain
+        self.rows = search_rows(adapter.tokenizer, facts, templates)
+        self.templates = len(templates)
+        self.active = set(range(len(facts)))
+        self.device = next(adapter.blocks[layer].parameters()).device
+        self.h = torch.zeros(len(facts), adapter.hidden_size, device=self.device)
+        self.delta = torch.zeros_like(self.h, requires_grad=True)
+        self.optimizer = torch.optim.Adam([self.delta], lr=hparams.v_lr)
+        self.found = torch.zeros_like(self.h)
+        self.steps = [0] * len(facts)
+        self.losses = [0.0] * len(facts)
+        self.reached: set[int] = set()
+        self.reference: dict[int, Tensor] = {}
+        self.laid_out: list[_Bucket] = []
+        self.laid_out_rows = 0
+        self._lay_out(first=True)
+
+    def _lay_out(self, *, first: bool = False) -> None:
+        rows = [r for r in self.rows if r.fact in self.active]
+        lengths = [r.suffix_length for r in rows]
+        self.laid_out = []
+        for group in buckets(lengths, max_tokens=self.max_tokens):
+            chosen = [rows[i] for i in group]
+            bucket = self._bucket(chosen)
+            self.laid_out.append(bucket)
+            if first:  # h is the hidden state of the first template's row
+                seen: set[int] = set()
+                for index, r in enumerate(chosen):
+                    if r.kind == "nll" and r is self.rows[r.fact * self.templates] and r.fact not in seen:
+                        self.h[r.fact] = bucket.continuation.start[index].to(self.device)
+                        seen.add(r.fact)
+        self.laid_out_rows = len(rows)
+
+    def _bucket(self, rows: Sequence[FactRow]) -> _Bucket:
+        run = continuation(self.adapter, [r.row for r in rows], layer=self.layer, plain=self.plain)
+        tokens, weights, watched = [], [], []
+        for index, r in enumerate(rows):
+            if r.kind == "kl":
+                watched.append((r.fact, index, run.column(index, r.row.pivot)))
+            for position, label in zip(r.row.positions, r.row.labels, strict=True):
+                tokens.append((r.fact, index, run.column(index, position), label))
+                weights.append(1.0 / (len(r.row.labels) * self.templates))
+        return _Bucket(
+            run,
+            torch.tensor([r.fact for r in rows]),
+            tuple(torch.tensor([t[i] for t in tokens], dtype=torch.long) for i in range(4)),  # type: ignore[arg-type]
+            torch.tensor(weights),
+            tuple(torch.tensor([w[i] for w in watched], dtype=torch.long) for i in range(3)),  # type: ignore[arg-type]
+        )
+
+    def step(self, *, last: bool) -> None:
+        """One evaluation of every searched fact's loss; then an update, unless it was the last or the fact is done."""
+        losses, hit = self._evaluate()
+        done = []
+        for fact in sorted(self.active):
+            self.steps[fact] += 1
+            self.losses[fact] = losses[fact]
+            if losses[fact] != losses[fact]:
+                raise EngineError(
+                    f"the loss of fact {fact + 1} ({self.facts[fact].prompt!r}) is not a number",
+                    hint="Lower v_lr, or use a wider dtype than the model's.",
+                )
+            if last or self._stops(fact, losses[fact], hit):
+                done.append(fact)
+        with torch.no_grad():
+            for fact in done:
+                self.found[fact] = self.delta[fact]
+        self.active.difference_update(done)
+        self.reached |= hit
+        if not self.active:
+            return
+        self.optimizer.step()
+        with torch.no_grad():
+            longest = self.hparams.clamp_norm_factor * self.h.norm(dim=1)
+            norms = self.delta.norm(dim=1)
+            over = norms > longest
+            self.delta[over] *= (longest[over] / norms[over])[:, None]
+        if sum(r.fact in self.active for r in self.rows) <= _COMPACT_BELOW * self.laid_out_rows:
+            self._lay_out()
+
+    def _stops(self, fact: int, loss: float, hit: set[int]) -> bool:
+        if self.hparams.early_stop == "loss":
+            return loss < self.hparams.early_stop_loss
+        # one step after the target was the argmax in every template, and still is
+        return fact in self.reached and fact in hit
+
+    def _evaluate(self) -> tuple[list[float], set[int]]:
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                return self._forward_backward()
+            except torch.cuda.OutOfMemoryError:
+                if self.max_tokens <= 16:
+                    raise
+                self.max_tokens //= 2
+                self.laid_out = []
+                torch.cuda.empty_cache()
+                self._lay_out()
+
+    def _forward_backward(self) -> tuple[list[float], set[int]]:
+        n = len(self.facts)
+        total = torch.zeros(n, device=self.device)
+        missed = torch.zeros(n, dtype=torch.bool, device=self.device)
+        for bucket in self.laid_out:
+            loss, wrong = self._bucket_loss(bucket)
+            loss.sum().backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+            missed |= wrong
+        decay = self.hparams.v_weight_decay * self.delta.norm(dim=1) / self.h.norm(dim=1) ** 2
+        decay.sum().backward()
+        total += decay.detach()
+        missing = missed.tolist()
+        return total.tolist(), {fact for fact in self.active if not missing[fact]}
+
+    def _bucket_loss(self, bucket: _Bucket) -> tuple[Tensor, Tensor]:
+        adapter, n = self.adapter, len(self.facts)
+        delta = self.delta[bucket.owners.to(self.device)]
+        loss_hidden, last_hidden = bucket.continuation.run(delta, loss_block=self.hparams.v_loss_layer)
+        loss = torch.zeros(n, device=self.device)
+        wrong = torch.zeros(n, dtype=torch.bool, device=self.device)
+        facts, rows, columns, labels = (t.to(loss_hidden.device) for t in bucket.nll)
+        if len(facts):
+            logits = adapter.head(loss_hidden[rows, columns])
+            labels = labels.to(logits.device)
+            nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none") * bucket.weight.to(logits)
+            loss = loss.index_add(0, facts.to(self.device), nll.to(self.device))
+            misses = (logits.detach().argmax(-1) != labels).to(self.device)
+            wrong[facts.to(self.device)[misses]] = True
+        watched, rows, columns = (t.to(last_hidden.device) for t in bucket.kl)
+        if len(watched):
+            log_p = adapter.head(last_hidden[rows, columns]).log_softmax(-1)
+            first = torch.stack(
+                [self.reference.setdefault(f, log_p[i].detach()) for i, f in enumerate(watched.tolist())]
+            )
+            kl = (log_p.exp() * (log_p - first)).sum(-1) * self.hparams.kl_factor
+            loss = loss.index_add(0, watched.to(self.device), kl.to(self.device))
+        return loss, wrong
+
+    def result(self) -> Targets:
+        return Targets((self.h + self.found).detach(), tuple(self.steps), tuple(self.losses))

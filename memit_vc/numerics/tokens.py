@@ -1,0 +1,156 @@
+"""Where the subject and the target are among the tokens, from character offsets of the full text.
+
+Never from decode-and-re-encode and never from lengths of separately encoded pieces: both drift as soon as a tokenizer
+merges across a boundary, adds a BOS, or writes a word start as a character of its own.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from memit_vc.errors import EngineError, UnsupportedModelError
+
+__all__ = ["Encoded", "Template", "TokenRow", "encode", "join_target", "last_token", "target_row"]
+
+_SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "FULLWIDTH")
+"""Scripts written without spaces between words, as the first word of a character's Unicode name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """A text as the model sees it, special tokens in front included, special tokens behind (an EOS) left out.
+
+    `offsets[i]` is the character span [start, end) of token i; `special[i]` marks tokens that stand for no text.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+    special: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRow:
+    """One row of a teacher-forced forward: `labels[j]` is to be predicted at position `positions[j]` of `ids`."""
+
+    ids: tuple[int, ...]
+    pivot: int
+    """Index of the subject's last token; 0 where no subject is asked for."""
+    positions: tuple[int, ...] = ()
+    labels: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A context template: the prompt goes between `prefix` and `suffix`. Joined, never formatted: braces are text."""
+
+    prefix: str
+    suffix: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Template:
+        """Split at the one "{}"; EngineError where there is none."""
+        prefix, braces, suffix = text.partition("{}")
+        if not braces:
+            raise EngineError(f"context template {text!r} has no {{}}", hint='Write "{}" where the prompt goes.')
+        return cls(prefix, suffix)
+
+    def fill(self, prompt: str) -> str:
+        return self.prefix + prompt + self.suffix
+
+    def span(self, span: tuple[int, int]) -> tuple[int, int]:
+        """Where a span of the prompt lies in the filled text."""
+        return span[0] + len(self.prefix), span[1] + len(self.prefix)
+
+
+def encode(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
+    """Tokenise each text on its own (no padding). UnsupportedModelError for a tokenizer without offsets."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise UnsupportedModelError(
+            f"{type(tokenizer).__name__} gives no character offsets, so the subject's tokens cannot be found safely",
+            hint="Load a fast tokenizer: AutoTokenizer.from_pretrained(…, use_fast=True), or convert it.",
+        )
+    if not texts:
+        return []
+    batch = tokenizer(
+        list(texts), return_offsets_mapping=True, return_special_tokens_mask=True, return_attention_mask=False
+    )
+    encoded = []
+    for text, ids, offsets, special in zip(
+        texts, batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"], strict=True
+    ):
+        end = len(ids)
+        while end and special[end - 1] and end - 1 > 0:
+            end -= 1
+        encoded.append(
+            Encoded(
+                text=text,
+                ids=tuple(ids[:end]),
+                offsets=tuple((int(a), int(b)) for a, b in offsets[:end]),
+                special=tuple(bool(s) for s in special[:end]),
+            )
+        )
+    return encoded
+
+
+def last_token(encoded: Encoded, span: tuple[int, int]) -> int:
+    """Index of the token that holds the last character of `span`.
+
+    A character spelled by several byte tokens belongs to the last of them. Where a tokenizer drops that character
+    (trailing space, a stripped accent), the last token that still lies inside the span counts.
+    """
+    start, end = span
+    inside = -1
+    for index, (a, b) in enumerate(encoded.offsets):
+        if encoded.special[index] or a == b:
+            continue
+        if a < end <= b or (start < b <= end):
+            inside = index
+    if inside < 0:
+        raise EngineError(
+            f"no token covers {encoded.text[start:end]!r} in {encoded.text!r}",
+            hint="The tokenizer drops this text altogether; choose another spelling of the subject.",
+        )
+    return inside
+
+
+def join_target(text: str, target: str) -> str:
+    """The text with the target behind it: one space between, but none in scripts that are written without spaces."""
+    if not target or target[0].isspace() or text[-1:].isspace():
+        return text + target
+    name = unicodedata.name(target[0], "")
+    return text + ("" if name.startswith(_SPACELESS) else " ") + target
+
+
+def target_row(encoded: Encoded, prompt_length: int, *, span: tuple[int, int] | None) -> TokenRow:
+    """The teacher-forced row of a text whose characters from `prompt_length` on are the target.
+
+    The row is the whole text but its last token; a token that straddles the boundary belongs to the target.
+    """
+    wanted = [i for i, (_, b) in enumerate(encoded.offsets) if b > prompt_length and not encoded.special[i]]
+    if not wanted:
+        raise EngineError(
+            f"the target of {encoded.text!r} has no token of its own",
+            hint="The tokenizer drops it altogether; choose another spelling of the target.",
+        )
+    first = wanted[0]
+    if first == 0:
+        raise EngineError(
+            f"{encoded.text!r}: nothing stands before the target, so it cannot be predicted",
+            hint="Give the prompt at least one token.",
+        )
+    pivot = 0 if span is None else last_token(encoded, span)
+    if pivot >= first:
+        raise EngineError(
+            f"{encoded.text!r}: the subject ends and the target begins in one token: nothing can change between",
+            hint="Put a word or a space between subject and target.",
+        )
+    return TokenRow(
+        ids=encoded.ids[:-1],
+        pivot=pivot,
+        positions=tuple(range(first - 1, len(encoded.ids) - 1)),
+        labels=encoded.ids[first:],
+    )
