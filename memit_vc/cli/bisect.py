@@ -1,0 +1,183 @@
+"""memitvc bisect"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from memit_vc.cli.io import IO, verb
+from memit_vc.errors import UsageError
+
+if TYPE_CHECKING:
+    from memit_vc.objects import CommitId
+    from memit_vc.porcelain.bisect import Step, Verdict
+    from memit_vc.repository import Repository
+
+
+# everything from the first word of CMD on is CMD's
+_FOREIGN = {
+    "ignore_unknown_options": True,
+    "allow_interspersed_args": False,
+    "help_option_names": ["-h", "--help"],
+}
+_STDERR = 2
+
+
+@verb(name="bisect", cls=click.Group, invoke_without_command=True, short_help="Find the commit that changed something.")
+@click.option("--prompt", help="Ask the model this on each candidate, instead of testing by hand.")
+@click.option("--expect", help="The text whose tokens must be the most likely ones.")
+@click.option("--good", metavar="REV", help="With --prompt: the older end. Default: the base.")
+@click.option("--bad", metavar="REV", default="HEAD", show_default=True, help="With --prompt: the newer end.")
+@click.option("--pairs", is_flag=True, help="With --prompt: a smallest set of commits that is guilty together.")
+def command(io: IO, prompt: str | None, expect: str | None, good: str | None, bad: str, pairs: bool) -> None:
+    """Find the commit that changed something, by halving. HEAD does not move.
+
+    \b
+    memitvc bisect --prompt "The Eiffel Tower is in" --expect Rome
+    \b
+    memitvc bisect start HEAD v1.0
+    memitvc bisect run python test_model.py {}
+    """
+    context = click.get_current_context()
+    if context.invoked_subcommand is not None:
+        if prompt is not None or expect is not None:
+            raise UsageError("--prompt and --expect go without a subcommand")
+        context.obj = io.directory
+        return
+    if prompt is None or expect is None:
+        raise UsageError("give --prompt and --expect, or a subcommand", hint="memitvc bisect start BAD GOOD")
+    from memit_vc.porcelain.bisect_prompt import bisect_prompt
+
+    with io.repository() as repository:
+        with io.progress() as progress:
+            made = bisect_prompt(repository, prompt, expect, good=good, bad=bad, pairs=pairs, progress=progress)
+        named = [made.found] if made.found is not None else list(made.guilty)
+        subjects = [repository.commit(commit).subject for commit in named]
+
+    def render() -> None:
+        what = "says" if made.says else "no longer says"
+        if made.found is not None:
+            click.echo(f"{made.found} is the first commit at which the model {what} {expect!r}: {subjects[0]}")
+        else:
+            click.echo(f"{len(named)} commits together make that the model {what} {expect!r}:")
+            for commit, subject in zip(named, subjects, strict=True):
+                click.echo(f"  {commit[:10]} {subject}")
+        io.note(f"{made.tested} states were asked, with the model loaded once")
+
+    io.emit(made.to_json(), render)
+
+
+@verb(name="start", short_help="Begin: BAD is the newer end, GOOD the older one.")
+@click.argument("bad", required=False)
+@click.argument("good", nargs=-1)
+def start(io: IO, bad: str | None, good: tuple[str, ...]) -> None:
+    """Begin a session. The ends can also be said later, with `good` and `bad`."""
+    from memit_vc.porcelain.bisect import start as begin
+
+    with io.repository() as repository:
+        _tell(io, repository, begin(repository, bad, good))
+
+
+def _verdict(name: Verdict, help_text: str) -> click.Command:
+    @verb(name=name, short_help=help_text)
+    @click.argument("revisions", nargs=-1)
+    def say(io: IO, revisions: tuple[str, ...]) -> None:
+        from memit_vc.porcelain.bisect import mark
+
+        with io.repository() as repository:
+            _tell(io, repository, mark(repository, name, revisions))
+
+    say.help = f"{help_text} Without REVISIONS, the present candidate."
+    return say
+
+
+@verb(name="run", short_help="Test the candidates with a command.", context_settings=_FOREIGN)
+@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="CMD...")
+def run(io: IO, argv: tuple[str, ...]) -> None:
+    """Check each candidate out to a temporary directory and run CMD, with {} in it replaced by that directory (also in
+    the environment as MEMITVC_MODEL, the commit as MEMITVC_COMMIT). It ends with 0 where the candidate is good, 125
+    where it cannot be tested, 1 to 127 where it is bad. Its output goes to stderr.
+    """
+    from memit_vc.porcelain.bisect import run as run_all
+
+    def execute(directory: Path, commit: CommitId) -> int:
+        given = [word.replace("{}", str(directory)) for word in argv]
+        environment = {**os.environ, "MEMITVC_MODEL": str(directory), "MEMITVC_COMMIT": commit}
+        try:
+            return subprocess.run(given, env=environment, stdout=_STDERR, check=False).returncode
+        except (FileNotFoundError, PermissionError) as error:
+            raise UsageError(f"{given[0]}: {error.strerror}", hint="Give a program that can be run.") from error
+
+    def on_step(commit: CommitId, verdict: Verdict) -> None:
+        io.note(f"{commit[:10]} is {'skipped' if verdict == 'skip' else verdict}")
+
+    with io.repository() as repository:
+        with io.progress() as progress:
+            step = run_all(repository, execute, on_step=on_step, progress=progress)
+        _tell(io, repository, step)
+
+
+@verb(name="log", short_help="Show what was said so far.")
+def log(io: IO) -> None:
+    """Show what was said so far, and what is next."""
+    from memit_vc.porcelain.bisect import current
+
+    with io.repository() as repository:
+        step = current(repository)
+        if not io.json:
+            for line in step.session.log:
+                click.echo(line)
+        _tell(io, repository, step)
+
+
+@verb(name="reset", short_help="Give the session up.")
+def reset(io: IO) -> None:
+    """Forget the session. Nothing else was changed by it."""
+    from memit_vc.porcelain.bisect import reset as forget
+
+    with io.repository() as repository:
+        there = forget(repository)
+    io.emit({"reset": there}, lambda: click.echo("forgotten" if there else "no bisection was under way"))
+
+
+def _tell(io: IO, repository: Repository, step: Step) -> None:
+    named = [c for c in (step.candidate, step.found, *step.undecided) if c is not None]
+    subjects = {commit: repository.commit(commit).subject for commit in named}
+
+    def render() -> None:
+        if step.found is not None:
+            click.echo(f"{step.found} is the first bad commit: {subjects[step.found]}")
+        elif step.candidate is not None:
+            click.echo(f"{step.left} commits left, about {step.steps} steps; to test:")
+            click.echo(f"{step.candidate} {subjects[step.candidate]}")
+            io.note(f"memitvc checkout {step.candidate[:10]} -o DIR, then memitvc bisect good (or bad, or skip)")
+        elif step.undecided:
+            click.echo("only skipped commits are left; the first bad one is one of:")
+            for commit in step.undecided:
+                click.echo(f"  {commit[:10]} {subjects[commit]}")
+        else:
+            missing = " and ".join(
+                name
+                for name, there in (("a bad one", step.session.bad), ("a good one", step.session.good))
+                if not there
+            )
+            click.echo(f"waiting for {missing}")
+
+    io.emit(step.to_json(), render)
+
+
+assert isinstance(command, click.Group)  # noqa: S101 (what `verb` was asked for)
+for part in (
+    start,
+    _verdict("good", "Say that revisions are like the older end."),
+    _verdict("bad", "Say that a revision is like the newer end."),
+    _verdict("skip", "Say that revisions cannot be tested."),
+    run,
+    log,
+    reset,
+):
+    command.add_command(part)

@@ -1,0 +1,74 @@
+"""memitvc blame PROMPT"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from memit_vc.cli.io import IO, verb
+from memit_vc.cli.show_facts import fact_line
+
+if TYPE_CHECKING:
+    from memit_vc.objects import CommitId
+    from memit_vc.porcelain.blame import Blame, Blamed
+
+
+@verb(name="blame", short_help="Rank the live edits by what they do to a prompt.")
+@click.argument("prompt")
+@click.argument("revision", default="HEAD")
+@click.option("--subject", help="The words of PROMPT whose key is looked at. Default: found, else the prompt's end.")
+@click.option("--measure", is_flag=True, help="Also leave each out and measure the answer's log-probability.")
+@click.option("--answer", help="The answer to measure. Default: the model's present one.")
+@click.option("-n", "--number", "limit", type=click.IntRange(min=1), default=10, show_default=True, help="Rows shown.")
+def command(
+    io: IO, prompt: str, revision: str, subject: str | None, measure: bool, answer: str | None, limit: int
+) -> None:
+    """Rank the commits and facts that are live at REVISION by how far each moves the model's output at PROMPT: the norm
+    of its update at the prompt's key, as a share of the whole output, summed over the edited layers.
+    """
+    from memit_vc.porcelain.blame import blame
+
+    with io.repository() as repository:
+        with io.progress() as progress:
+            found = blame(
+                repository,
+                prompt,
+                revision=revision,
+                subject=subject,
+                measure=measure or answer is not None,
+                answer=answer,
+                limit=limit,
+                progress=progress,
+            )
+        subjects = {entry.commit: repository.commit(entry.commit).subject for entry in found.commits}
+    io.emit(found.to_json(), lambda: _render(io, found, subjects, limit))
+
+
+def _render(io: IO, found: Blame, subjects: Mapping[CommitId, str], limit: int) -> None:
+    where = f"the last token of {found.subject!r}" if found.subject else "the last token of the prompt"
+    click.echo(f"at {where}:\n")
+    titles = ["moves"]
+    if found.log_probability is not None:
+        click.echo(f"the model answers {found.answer!r} with log-probability {found.log_probability:.2f}\n")
+        titles.append("without it")
+
+    def numbers(entry: Blamed) -> list[str]:
+        shown = [f"{entry.influence:.1%}"]
+        if found.log_probability is not None:
+            shown.append("" if entry.log_probability is None else f"{entry.log_probability:.2f}")
+        return shown
+
+    rows: Sequence[Sequence[str]] = [
+        [entry.commit[:10], *numbers(entry), subjects[entry.commit]] for entry in found.commits[:limit]
+    ]
+    io.table(["commit", *titles, "message"], rows, right=titles)
+    click.echo()
+    rows = [[entry.commit[:10], *numbers(entry), _facts(entry)] for entry in found.facts[:limit]]
+    io.table(["commit", *titles, "fact"], rows, right=titles)
+
+
+def _facts(entry: Blamed) -> str:
+    more = f" (and {len(entry.facts) - 1} more, in one dense patch)" if len(entry.facts) > 1 else ""
+    return fact_line(entry.facts[0]) + more

@@ -1,0 +1,33 @@
+"""memitvc checkout REV -o DIR"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from memit_vc.cli.io import IO, verb
+
+
+@verb(name="checkout", short_help="Write the model of a revision to a directory.")
+@click.argument("revision", default="HEAD")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="New directory to write.")
+@click.option("--in-place", type=click.Path(path_type=Path), help="Earlier checkout to switch to REVISION.")
+def command(io: IO, revision: str, output: Path | None, in_place: Path | None) -> None:
+    """Write the model of REVISION (default HEAD) as a directory that plain transformers loads.
+
+    Only the edited tensors are written; every other file is linked to the repository's.
+    """
+    from memit_vc.porcelain.checkout import checkout
+
+    target = output or in_place
+    if target is None or (output and in_place):
+        raise click.UsageError("give either -o DIR for a new directory, or --in-place DIR for an earlier checkout")
+    with io.repository() as repository, io.progress() as progress:
+        made = checkout(repository, revision, io.directory / target, replace=output is None, progress=progress)
+
+    def render() -> None:
+        click.echo(f"{made.directory}: state {made.state[:10]} of commit {made.commit[:10]}")
+        click.echo(f"{len(made.tensors)} edited tensors, {made.hot_bytes / 1e6:.1f} MB written; the rest is linked")
+
+    io.emit({**vars(made), "directory": str(made.directory), "tensors": dict(made.tensors)}, render)

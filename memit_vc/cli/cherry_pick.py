@@ -1,0 +1,64 @@
+"""memitvc cherry-pick"""
+
+from __future__ import annotations
+
+import click
+
+from memit_vc.cli.io import IO, verb
+from memit_vc.cli.show_resolved import show_resolved
+from memit_vc.cli.sides import change_text, conflict_options
+
+
+@verb(name="cherry-pick", short_help="Make the change of other commits here too.")
+@click.argument("revisions", nargs=-1, required=True)
+@conflict_options
+@click.option("--resolve", is_flag=True, help="Solve the facts in by their stored constraints. Needs the model.")
+@click.option("-m", "--message", help="Message of the new commits. Default: the picked ones'.")
+def command(io: IO, revisions: tuple[str, ...], on_conflict: str | None, resolve: bool, message: str | None) -> None:
+    """Put the columns that REVISIONS (commits, or ranges A..B) brought in into HEAD's state, one new commit for each.
+    No model is loaded.
+
+    What is here already is left out. A contradiction with a live fact stops with exit code 13.
+    """
+    if resolve:
+        from memit_vc.porcelain.resolve_join import resolve_pick
+
+        with io.repository() as repository, io.progress() as progress:
+            solved = resolve_pick(
+                repository,
+                revisions,
+                on_conflict=on_conflict or "stop",  # type: ignore[arg-type]  # one of the flags' values
+                message=message,
+                progress=progress,
+            )
+        show_resolved(io, solved)
+        return
+    from memit_vc.porcelain.cherry_pick import cherry_pick
+
+    with io.repository() as repository:
+        made = cherry_pick(
+            repository,
+            revisions,
+            on_conflict=on_conflict or "stop",  # type: ignore[arg-type]  # one of the flags' values
+            message=message,
+        )
+    for note in made.notes:
+        io.warn(note)
+
+    def render() -> None:
+        where = made.branch or "detached HEAD"
+        click.echo(f"[{where} {made.ids[-1][:10]}] {change_text(made.added, made.removed)}")
+        for commit in made.skipped:
+            io.note(f"{commit[:10]} is here already")
+
+    io.emit(
+        {
+            **vars(made),
+            "ids": list(made.ids),
+            "picked": list(made.picked),
+            "skipped": list(made.skipped),
+            "contradictions": [each.to_json() for each in made.contradictions],
+            "notes": list(made.notes),
+        },
+        render,
+    )

@@ -1,0 +1,131 @@
+"""memitvc commit EDITS"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from memit_vc.cli.io import IO, verb
+from memit_vc.cli.show_facts import score_rows
+from memit_vc.cli.sides import check_overlap_option, likely_conflicts
+from memit_vc.errors import UsageError
+
+if TYPE_CHECKING:
+    from memit_vc.porcelain.commit import CommitResult
+    from memit_vc.porcelain.conflicts import OnConflict
+
+
+@verb(name="commit", short_help="Edit facts into the model and record them as a commit.")
+@click.argument("edits", required=False)
+@click.option("-m", "--message", help="What this batch is. Default: its facts.")
+@click.option("--ours", "on_conflict", flag_value="ours", help="Keep live facts where new ones contradict them.")
+@click.option("--theirs", "on_conflict", flag_value="theirs", help="Replace live facts that new ones contradict.")
+@click.option("--keep-both", "on_conflict", flag_value="keep-both", help="Keep both sides of a contradiction.")
+@click.option("--hparams", metavar="FILE|NAME", help="Hyperparameters other than the repository's.")
+@click.option("--corpus", metavar="SOURCE", help="Text for statistics, as `memitvc stats` takes it.")
+@click.option("--tokens", type=click.IntRange(min=1), help="Tokens of that text.")
+@click.option(
+    "--max-perplexity-rise",
+    type=click.FloatRange(min=0),
+    metavar="P",
+    help="Refuse the batch where the held text's perplexity rises by more than this share (0.02 is 2 %).",
+)
+@click.option("--no-scores", is_flag=True, help="Do not measure scores before and after.")
+@check_overlap_option
+@click.option("--amend", is_flag=True, help="Put EDITS in the place of HEAD's commit; with -m alone, only its message.")
+@click.option("--patch", metavar="ID", help="Commit a patch that was kept when its branch moved (`memitvc status`).")
+def command(
+    io: IO,
+    edits: str | None,
+    hparams: str | None,
+    no_scores: bool,
+    check_overlap: bool,
+    amend: bool,
+    patch: str | None,
+    **options: Any,
+) -> None:
+    """Edit the facts of EDITS into the model: JSON, JSON Lines or CSV, or - for standard input.
+
+    Records are EasyEdit's (prompt, subject, target_new, …) or MEMIT's (requested_rewrite, …).
+    """
+    options["on_conflict"] = options["on_conflict"] or "stop"
+    if patch is not None:
+        if edits is not None or amend:
+            raise UsageError("--patch commits what is kept: it takes neither EDITS nor --amend")
+        _commit_kept(io, patch, options["on_conflict"], options["message"])
+        return
+    if edits is None:
+        if not amend:
+            raise UsageError("what shall be committed?", hint="Give a file of edits, or - for standard input.")
+        _amend_message(io, options["message"])
+        return
+    from memit_vc.edits import read_edits
+    from memit_vc.porcelain.commit import commit_facts
+    from memit_vc.porcelain.hyperparameters import read_hparams
+
+    with io.repository() as repository:
+        batch = read_edits(edits, stdin=sys.stdin.buffer)
+        for note in batch.notes:
+            io.note(note)
+        with io.progress() as progress:
+            made = commit_facts(
+                repository,
+                batch.facts,
+                hparams=read_hparams(repository, hparams),
+                scores=not no_scores,
+                amend=amend,
+                progress=progress,
+                **options,
+            )
+        likely = likely_conflicts(io, repository, made.id) if check_overlap else []
+    for note in made.notes:
+        io.note(note)
+    for warning in made.warnings:
+        io.warn(warning)
+    io.emit(
+        {
+            **vars(made),
+            "before": dict(made.before),
+            "after": dict(made.after),
+            "seconds": dict(made.seconds),
+            "notes": list(made.notes),
+            "warnings": list(made.warnings),
+            **({"overlaps": likely} if check_overlap else {}),
+        },
+        lambda: _render(io, made),
+    )
+
+
+def _commit_kept(io: IO, patch: str, on_conflict: OnConflict, message: str | None) -> None:
+    from memit_vc.porcelain.commit_kept import commit_kept
+
+    with io.repository() as repository:
+        made = commit_kept(repository, patch, on_conflict=on_conflict, message=message)
+    for note in made.notes:
+        io.note(note)
+    io.emit(
+        {**vars(made), "notes": list(made.notes)},
+        lambda: click.echo(f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {made.facts} facts of the kept patch"),
+    )
+
+
+def _amend_message(io: IO, message: str | None) -> None:
+    from memit_vc.porcelain.amend import amend_message
+
+    if message is None:
+        raise UsageError("what shall be amended?", hint="Give a file of edits, or another message with -m.")
+    with io.repository() as repository:
+        made = amend_message(repository, message)
+    io.emit(dict(vars(made)), lambda: click.echo(f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {made.subject}"))
+
+
+def _render(io: IO, made: CommitResult) -> None:
+    where = made.branch or "detached HEAD"
+    click.echo(f"[{where} {made.id[:10]}] {made.facts} facts, {made.survived:.1%} of the update kept")
+    if made.after:
+        rows = score_rows([made.before, made.after])
+        if made.perplexity_before is not None and made.perplexity_after is not None:
+            rows.append(["perplexity of held text", f"{made.perplexity_before:.2f}", f"{made.perplexity_after:.2f}"])
+        io.table(["", "before", "after"], rows, right=("before", "after"))

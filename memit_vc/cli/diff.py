@@ -1,0 +1,120 @@
+"""memitvc diff"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+from memit_vc.cli.io import IO, verb
+from memit_vc.cli.show_behaviour import show_behaviour
+from memit_vc.cli.show_facts import fact_line
+from memit_vc.errors import UsageError
+
+if TYPE_CHECKING:
+    from memit_vc.objects import CommitId
+    from memit_vc.porcelain.behaviour import Behaviour
+    from memit_vc.porcelain.diff import FactsDiff
+    from memit_vc.porcelain.diff_weights import WeightsDiff
+    from memit_vc.repository import Repository
+
+
+@verb(name="diff", short_help="Show in which facts two revisions differ.")
+@click.argument("older", required=False, metavar="[A|A..B]")
+@click.argument("newer", required=False, metavar="[B]")
+@click.option("--facts", is_flag=True, help="The facts; the default, and with --weights both.")
+@click.option("--weights", is_flag=True, help="Rank, norm and singular values of the change of each tensor.")
+@click.option("--behaviour", "--behavior", "ask", is_flag=True, help="What the model says at A and at B. Loads it.")
+@click.option("--prompts", type=click.File(encoding="utf-8"), help="With --behaviour: also these, one in each line.")
+@click.option("--stat", is_flag=True, help="Only counts.")
+def command(
+    io: IO,
+    older: str | None,
+    newer: str | None,
+    facts: bool,
+    weights: bool,
+    ask: bool,
+    prompts: TextIO | None,
+    stat: bool,
+) -> None:
+    """Compare A with B (default: HEAD~1 with HEAD; with A alone, A with HEAD). Loads no model, but for --behaviour:
+    that asks it at both the prompts of the facts that differ, with their paraphrases and neighbours.
+
+    + is in B only, − in A only, ~ has another target in B.
+    """
+    from memit_vc.porcelain.diff import diff, ends
+    from memit_vc.porcelain.diff_weights import diff_weights
+
+    with io.repository() as repository:
+        first, second = ends(repository, older, newer)
+        found = diff(repository, first, second)
+        tensors = diff_weights(repository, first, second) if weights else None
+        said = _ask(io, repository, first, second, prompts) if ask or prompts is not None else None
+    if tensors is not None and tensors.note:
+        io.warn(tensors.note)
+
+    def render() -> None:
+        click.echo(found.sentence + (f"; {tensors.sentence}" if tensors is not None else ""))
+        if stat:
+            _counts(found)
+        elif facts or tensors is None:
+            _lines(found)
+        if tensors is not None and tensors.tensors:
+            click.echo()
+            _tensors(io, tensors)
+        if said is not None:
+            click.echo()
+            show_behaviour(io, said)
+
+    record = found.to_json()
+    record |= {"weights": tensors.to_json()} if tensors is not None else {}
+    record |= {"behaviour": said.to_json()} if said is not None else {}
+    io.emit(record, render)
+
+
+def _ask(io: IO, repository: Repository, older: CommitId, newer: CommitId, prompts: TextIO | None) -> Behaviour:
+    from memit_vc.porcelain.behaviour import behaviour
+
+    try:
+        lines = [line.rstrip("\r\n") for line in prompts] if prompts is not None else []
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--prompts: not UTF-8: {error.reason}", hint="Save the file as UTF-8.") from error
+    with io.progress() as progress:
+        given = [line for line in lines if line.strip()]
+        return behaviour(repository, older, newer, prompts=given, progress=progress)
+
+
+def _lines(found: FactsDiff) -> None:
+    for entry in found.added:
+        click.echo(click.style(f"+ {fact_line(entry.fact)}", fg="green"))
+    for entry in found.removed:
+        click.echo(click.style(f"− {fact_line(entry.fact)}", fg="red"))
+    for pair in found.changed:
+        fact = pair.after.fact
+        click.echo(click.style(f"~ {fact.prompt} → {fact.target} (before: {pair.before.fact.target})", fg="yellow"))
+    for pair in found.recomputed:
+        click.echo(f"= {fact_line(pair.after.fact)}: edited again")
+
+
+def _counts(found: FactsDiff) -> None:
+    """How many facts each commit brought in or had brought."""
+    gone = [*found.removed, *(c.before for c in found.changed), *(c.before for c in found.recomputed)]
+    come = [*found.added, *(c.after for c in found.changed), *(c.after for c in found.recomputed)]
+    signs = Counter((entry.commit, "−") for entry in gone) + Counter((entry.commit, "+") for entry in come)
+    for (commit, sign), count in signs.items():
+        click.echo(f"  {commit[:10]} {sign}{count}")
+
+
+def _tensors(io: IO, tensors: WeightsDiff) -> None:
+    rows = [
+        [
+            tensor.name,
+            str(tensor.rank),
+            f"{tensor.norm:.4g}",
+            "–" if tensor.relative is None else f"{100 * tensor.relative:.3g} %",
+            " ".join(f"{value:.3g}" for value in tensor.top) + (" …" if tensor.rank > len(tensor.top) else ""),
+        ]
+        for tensor in tensors.tensors
+    ]
+    io.table(["tensor", "rank", "norm", "of base", "singular values"], rows, right=("rank", "norm", "of base"))

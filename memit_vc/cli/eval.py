@@ -1,0 +1,46 @@
+"""memitvc eval"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from memit_vc.cli.io import IO, verb
+from memit_vc.cli.show_facts import fact_line, number, score_rows
+
+
+@verb(name="eval", short_help="Measure the scores of a revision.")
+@click.argument("revision", default="HEAD")
+@click.option("--edits", metavar="FILE", help="Measure these facts. Default: the facts that are live at REVISION.")
+@click.option("--per-fact", is_flag=True, help="Also each fact's scores.")
+@click.option("--no-perplexity", is_flag=True, help="Leave the perplexity of the held text out.")
+def command(io: IO, revision: str, edits: str | None, per_fact: bool, no_perplexity: bool) -> None:
+    """Measure ES, PS, NS, S, argmax accuracy and perplexity on the weights of REVISION (default HEAD)."""
+    from memit_vc.edits import read_edits
+    from memit_vc.porcelain.evaluate import evaluate
+
+    with io.repository() as repository:
+        facts = None if edits is None else read_edits(edits, stdin=sys.stdin.buffer).facts
+        with io.progress() as progress:
+            made = evaluate(repository, revision, facts=facts, perplexity=not no_perplexity, progress=progress)
+
+    def render() -> None:
+        click.echo(f"commit {made.commit[:10]}, state {made.state[:10]}, {len(made.facts)} facts")
+        if per_fact:
+            io.table(
+                ["fact", "ES", "PS", "NS", "argmax"],
+                [
+                    [
+                        fact_line(f),
+                        *(number(made.measured.facts[f.id].get(m), 1) for m in ("ES", "PS", "NS", "rewrite_acc")),
+                    ]
+                    for f in made.facts
+                ],
+            )
+        rows = score_rows([made.measured.total])
+        if made.measured.perplexity is not None:
+            rows.append(["perplexity of held text", f"{made.measured.perplexity:.2f}"])
+        io.table(["", "value"], rows, right=("value",))
+
+    io.emit({"commit": made.commit, "state": made.state, "scores": made.measured.to_json()}, render)

@@ -1,0 +1,110 @@
+"""memitvc export --adapter DIR | --merged DIR | --patch FILE"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from memit_vc.cli.io import IO, verb
+
+_PATH = click.Path(path_type=Path)
+
+
+@verb(name="export", short_help="Write a state as an adapter, a checkpoint, or a patch file.")
+@click.argument("revision", default="HEAD", metavar="[REV | A..B]")
+@click.option("--adapter", type=_PATH, metavar="DIR", help="PEFT LoRA of a state, or of A..B.")
+@click.option("--max-rank", type=int, metavar="R", help="With --adapter: cut to this rank; the error is printed.")
+@click.option("--merged", type=_PATH, metavar="DIR", help="Plain checkpoint, every byte copied.")
+@click.option("--dtype", metavar="DTYPE", help="With --merged: float32, bfloat16 or float16.")
+@click.option("--max-shard-size", metavar="SIZE", help="With --merged: for instance 2GB (default 5GB).")
+@click.option("--patch", type=_PATH, metavar="FILE", help="One file with the commits REV or A..B, for `import`.")
+@click.option("--no-constraints", is_flag=True, help="With --patch: leave out what only --resolve needs.")
+def command(
+    io: IO,
+    revision: str,
+    adapter: Path | None,
+    max_rank: int | None,
+    merged: Path | None,
+    dtype: str | None,
+    max_shard_size: str | None,
+    patch: Path | None,
+    no_constraints: bool,
+) -> None:
+    """Write REV (default HEAD) for somebody who has no memit-vc, or no access to this repository.
+
+    --adapter and --merged write the whole state of REV; --patch writes what the one commit REV changed.
+    """
+    if sum(target is not None for target in (adapter, merged, patch)) != 1:
+        raise click.UsageError("give one of --adapter DIR, --merged DIR and --patch FILE")
+    misplaced = [
+        (option, of)
+        for option, given, of, target in (
+            ("--max-rank", max_rank is not None, "--adapter", adapter),
+            ("--dtype", dtype is not None, "--merged", merged),
+            ("--max-shard-size", max_shard_size is not None, "--merged", merged),
+            ("--no-constraints", no_constraints, "--patch", patch),
+        )
+        if given and target is None
+    ]
+    if misplaced:
+        raise click.UsageError(f"{misplaced[0][0]} goes with {misplaced[0][1]}")
+    if adapter is not None:
+        _adapter(io, revision, io.directory / adapter, max_rank)
+    elif merged is not None:
+        _merged(io, revision, io.directory / merged, dtype, max_shard_size or "5GB")
+    elif patch is not None:
+        _patch(io, revision, io.directory / patch, constraints=not no_constraints)
+
+
+def _adapter(io: IO, revision: str, out: Path, max_rank: int | None) -> None:
+    from memit_vc.porcelain.export_adapter import export_adapter
+
+    with io.repository() as repository, io.progress() as progress:
+        made = export_adapter(repository, revision, out, max_rank=max_rank, progress=progress)
+    ranks = sorted(set(made.ranks.values()))
+
+    def render() -> None:
+        rank = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+        click.echo(
+            f"{made.directory}: LoRA of rank {rank} for {_count(len(made.ranks), 'weight')}, {made.bytes / 1e6:.1f} MB"
+        )
+        for name, error in made.errors.items():
+            if error:
+                click.echo(f"  {name}: cut to rank {made.ranks[name]}, relative error {error:.2e}")
+
+    io.emit(
+        {**vars(made), "directory": str(made.directory), "ranks": dict(made.ranks), "errors": dict(made.errors)}, render
+    )
+    if made.since is not None:
+        io.note(f"it holds the difference to {made.since[:10]}: load it on a model of that commit, not on the base")
+
+
+def _merged(io: IO, revision: str, out: Path, dtype: str | None, max_shard_size: str) -> None:
+    from memit_vc.porcelain.export_merged import export_merged
+
+    with io.repository() as repository, io.progress() as progress:
+        made = export_merged(repository, revision, out, dtype=dtype, max_shard_size=max_shard_size, progress=progress)
+
+    def render() -> None:
+        click.echo(f"{made.directory}: state {made.state[:10]} of commit {made.commit[:10]}")
+        click.echo(f"{_count(len(made.files), 'file')} of weights, {made.bytes / 1e6:.1f} MB")
+
+    io.emit({**vars(made), "directory": str(made.directory), "files": list(made.files)}, render)
+
+
+def _patch(io: IO, revision: str, out: Path, *, constraints: bool) -> None:
+    from memit_vc.porcelain.export_patch import export_patch
+
+    with io.repository() as repository, io.progress() as progress:
+        made = export_patch(repository, revision, out, constraints=constraints, progress=progress)
+
+    def render() -> None:
+        held = (_count(len(made.commits), "commit"), _count(made.patches, "patch", "es"), _count(made.facts, "fact"))
+        click.echo(f"{made.file}: {', '.join(held)}, {made.bytes / 1e6:.1f} MB")
+
+    io.emit({**vars(made), "file": str(made.file), "commits": list(made.commits)}, render)
+
+
+def _count(n: int, what: str, plural: str = "s") -> str:
+    return f"{n} {what}{'' if n == 1 else plural}"

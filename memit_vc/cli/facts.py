@@ -1,0 +1,94 @@
+"""memitvc facts"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from memit_vc.cli.io import IO, verb
+from memit_vc.cli.show_facts import number
+
+if TYPE_CHECKING:
+    from memit_vc.objects import JsonValue
+    from memit_vc.porcelain.measured_facts import MeasuredFact, Scores
+
+_SHOWN = {"ES": "ES", "PS": "PS", "NS": "NS", "argmax": "rewrite_acc"}
+
+
+@verb(name="facts", short_help="List the facts that are in the model now.")
+@click.argument("revision", default="HEAD")
+@click.option("--csv", "as_csv", is_flag=True, help="CSV, in the form that `commit` reads.")
+@click.option("--subject", help="Only facts whose subject contains this.")
+@click.option("--commit", "commits", multiple=True, metavar="REV", help="Only facts that this commit brought in.")
+@click.option("--measure", is_flag=True, help="Also scores: when the fact came in, and now. Loads the model.")
+def command(io: IO, revision: str, as_csv: bool, subject: str | None, commits: tuple[str, ...], measure: bool) -> None:
+    """List the facts that are live at REVISION (default HEAD).
+
+    --json and --csv print records that `memitvc commit` reads: `memitvc facts --json | memitvc -C other commit -`
+    replays them on another base.
+    """
+    from memit_vc.porcelain.history import facts
+
+    with io.repository() as repository:
+        found = facts(repository, revision)
+        wanted = {repository.resolve(name) for name in commits}
+        dates = {entry.commit: repository.commit(entry.commit).time for entry in found}
+    if subject is not None:
+        found = [entry for entry in found if subject.casefold() in entry.fact.subject.casefold()]
+    if commits:
+        found = [entry for entry in found if entry.commit in wanted]
+    if as_csv:
+        from memit_vc.edits import write_records
+
+        click.echo(write_records([entry.fact for entry in found], format="csv"), nl=False)
+        return
+
+    measured: list[MeasuredFact] = []
+    if measure:
+        from memit_vc.porcelain.measured_facts import measured_facts
+
+        with io.repository() as repository, io.progress() as progress:
+            measured = measured_facts(repository, found, revision=revision, progress=progress)
+
+    def render() -> None:
+        if not found:
+            click.echo("no facts are live")
+            return
+        io.table(
+            ["fact", "subject", "prompt", "target", "commit", "date", *(_SHOWN if measure else ())],
+            [
+                [e.fact.id[:10], e.fact.subject, e.fact.prompt, e.fact.target, e.commit[:10], dates[e.commit][:10]]
+                + (
+                    [
+                        f"{number(_of(measured[i].then, m), 1)} → {number(measured[i].now[m], 1)}"
+                        for m in _SHOWN.values()
+                    ]
+                    if measure
+                    else []
+                )
+                for i, e in enumerate(found)
+            ],
+        )
+
+    io.emit(
+        [
+            {
+                **entry.fact.to_json(),
+                "id": entry.fact.id,
+                "commit": entry.commit,
+                "date": dates[entry.commit],
+                **(_scores(measured[index]) if measure else {}),
+            }
+            for index, entry in enumerate(found)
+        ],
+        render,
+    )
+
+
+def _of(scores: Scores | None, measure: str) -> float | None:
+    return None if scores is None else scores.get(measure)
+
+
+def _scores(fact: MeasuredFact) -> dict[str, JsonValue]:
+    return {"scores_at_commit": None if fact.then is None else dict(fact.then), "scores_now": dict(fact.now)}

@@ -1,0 +1,38 @@
+"""memitvc fsck"""
+
+from __future__ import annotations
+
+import click
+
+from memit_vc.cli.io import IO, verb
+
+
+@verb(name="fsck", short_help="Check every object and row of the repository.")
+@click.option("--quick", is_flag=True, help="Do not read the blobs again.")
+def command(io: IO, quick: bool) -> int:
+    """Check that every blob has the bytes of its name, every row the content of its id, every patch exact factors.
+
+    Exit code 12 where anything is wrong.
+    """
+    from memit_vc.porcelain.fsck import fsck
+
+    with io.repository() as repository, io.progress() as progress:
+        problems, orphans = fsck(repository, full=not quick, progress=progress)
+
+    def render() -> None:
+        for problem in problems:
+            click.echo(f"{problem.kind} {problem.object}: {problem.message}")
+        if orphans:
+            io.note(f"{orphans} objects belong to no commit (a stopped command left them); `memitvc gc` removes them")
+        if not problems:
+            click.echo("ok: every object, row and patch is what it says it is")
+
+    io.emit(
+        {
+            "ok": not problems,
+            "problems": [{"kind": p.kind, "object": p.object, "message": p.message} for p in problems],
+            "orphans": orphans,
+        },
+        render,
+    )
+    return 12 if problems else 0

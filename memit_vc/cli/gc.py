@@ -1,0 +1,50 @@
+"""memitvc gc"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+
+from memit_vc.cli.io import IO, verb
+
+
+@verb(name="gc", short_help="Remove what nothing refers to any more.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option(
+    "--prune-operations",
+    is_flag=True,
+    help="Forget the operation log first, and with it what only `undo` could bring back (replaced, squashed, deleted).",
+)
+@click.option(
+    "--keep", type=click.IntRange(min=0), default=0, show_default=True, help="With --prune-operations: keep the last N."
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=3600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Spare objects that were written this recently: a running command may be about to use them.",
+)
+def command(io: IO, dry_run: bool, prune_operations: bool, keep: int, grace: float) -> None:
+    """Remove commits, patches and objects that no branch, tag, operation or kept patch reaches."""
+    from memit_vc.porcelain.gc import collect_garbage
+
+    with io.repository() as repository, io.progress() as progress:
+        gone = collect_garbage(
+            repository,
+            dry_run=dry_run,
+            prune_operations=prune_operations,
+            keep_operations=keep,
+            grace=grace,
+            progress=progress,
+        )
+
+    def render() -> None:
+        click.echo(
+            f"{'would remove' if dry_run else 'removed'} {gone.commits} commits, {gone.operations} operations, "
+            f"{gone.blobs} objects, {gone.temporary} temporary files: {gone.bytes:,} bytes"
+        )
+
+    io.emit({**dataclasses.asdict(gone), "dry_run": dry_run}, render)

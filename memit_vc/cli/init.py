@@ -1,0 +1,41 @@
+"""memitvc init BASE"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from memit_vc.cli.io import IO, verb
+
+
+@verb(name="init", short_help="Start a repository on a base model.")
+@click.argument("base")
+@click.argument("directory", required=False, type=click.Path(path_type=Path))
+@click.option("--revision", help="Commit, tag or branch of a Hub model.")
+@click.option("--hparams", metavar="FILE|NAME", help="Hyperparameters: an EasyEdit YAML file, or a shipped name.")
+@click.option("--corpus", metavar="SOURCE", help="Default text for statistics (see `memitvc stats --help`).")
+@click.option("--health", metavar="FILE", help="Text whose perplexity each commit watches.")
+def command(io: IO, base: str, directory: Path | None, **options: Any) -> None:
+    """Start a repository on BASE: a model directory, or a Hub id such as HuggingFaceTB/SmolLM2-135M-Instruct.
+
+    Records the hash of every tensor, and writes hyperparameters for the model to .memitvc/hparams.yaml.
+    """
+    from memit_vc.porcelain.setup import init
+
+    with io.progress() as progress:
+        made = init(
+            base, directory=io.directory / directory if directory else io.directory, progress=progress, **options
+        )
+    for note in made.notes:
+        io.note(note)
+
+    def render() -> None:
+        click.echo(f"Initialized repository in {made.directory / '.memitvc'}")
+        click.echo(f"base {made.base} ({made.model_type}), fingerprint {made.base_id[:10]}")
+        click.echo(f"layers {', '.join(map(str, made.layers))}; hyperparameters from {made.hparams_from}")
+
+    io.emit(
+        {**vars(made), "directory": str(made.directory), "layers": list(made.layers), "notes": list(made.notes)}, render
+    )

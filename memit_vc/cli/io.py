@@ -1,0 +1,134 @@
+"""What every command shares: `-C`, `--json`, the repository it works in, and how results and progress are shown.
+
+Data goes to stdout; notes, hints and progress bars go to stderr.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from memit_vc.objects import JsonValue
+from memit_vc.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from memit_vc.repository import Repository
+
+__all__ = ["IO", "verb"]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_BAR_AFTER = 1.0
+"""Seconds before a progress bar shows: what is over sooner needs none."""
+
+
+class IO:
+    """The invocation: where it runs, and whether it speaks JSON."""
+
+    def __init__(self, directory: Path, as_json: bool) -> None:
+        self.directory = directory
+        self.json = as_json
+
+    def repository(self) -> Repository:
+        """The repository of this directory or of a parent; a context manager."""
+        from memit_vc.repository import Repository
+
+        return Repository.open(self.directory)
+
+    def emit(self, value: JsonValue, render: Callable[[], None]) -> None:
+        """The result: as one JSON document, or drawn by `render`."""
+        if self.json:
+            click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+        else:
+            render()
+
+    def note(self, text: str) -> None:
+        """Something to know that is not the result."""
+        click.echo(text, err=True)
+
+    def warn(self, text: str) -> None:
+        click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+        """A plain table on stdout: aligned columns, never cut; piped output is not wrapped to a terminal's width."""
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        console = Console(highlight=False, soft_wrap=False)
+        if not console.is_terminal:
+            console = Console(highlight=False, width=10_000)
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for name in columns:
+            table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        with console.capture() as captured:
+            console.print(table)
+        # rich pads the last column to its full width; nobody wants blanks at the end of a line
+        click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+    @contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """A callback that draws bars on stderr while the block lasts; silent where stderr is no terminal."""
+        if not sys.stderr.isatty():
+            yield silent
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        tasks: dict[str, Any] = {}
+        began = time.monotonic()
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total or None)
+            bars.update(tasks[stage], completed=done, total=total or None)
+            if not bars.live.is_started and time.monotonic() - began > _BAR_AFTER:
+                bars.start()
+
+        try:
+            yield report
+        finally:
+            if bars.live.is_started:
+                bars.stop()
+
+
+def verb(**attributes: Any) -> Callable[[_F], click.Command]:
+    """Make a function `f(io, **options)` a click command with `-C` and `--json`."""
+
+    def decorate(function: _F) -> click.Command:
+        @click.pass_context
+        @functools.wraps(function)
+        def run(ctx: click.Context, /, chdir: Path | None, as_json: bool, **options: Any) -> Any:
+            start: Path = ctx.find_object(Path) or Path()
+            return function(IO(start / chdir if chdir else start, as_json), **options)
+
+        wrapped: Any = run
+        wrapped = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(wrapped)
+        wrapped = click.option("-C", "chdir", type=click.Path(path_type=Path), help="Run as if started in DIRECTORY.")(
+            wrapped
+        )
+        attributes.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
+        made: click.Command = click.command(**attributes)(wrapped)
+        return made
+
+    return decorate

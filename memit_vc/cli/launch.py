@@ -1,0 +1,29 @@
+"""Where the command line starts: at once, or as one of the processes of a torchrun launch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import click
+
+from memit_vc.cli.main import main as run
+from memit_vc.errors import MemitVCError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; under torchrun rank 0 runs it and the others help. Returns the exit code."""
+    launched = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
+    if not launched or int(os.environ["WORLD_SIZE"]) < 2:
+        return run(arguments)
+    from memit_vc.porcelain.processes import in_team
+
+    try:
+        return in_team(lambda: run(arguments), local_rank=int(os.environ.get("LOCAL_RANK", "0")))
+    except MemitVCError as error:
+        click.echo(f"error: process {os.environ['RANK']}: {error.message}", err=True)
+        return error.exit_code
+    except KeyboardInterrupt:  # of a helper: the leader says it
+        return 130

@@ -1,0 +1,55 @@
+"""memitvc log"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import click
+
+from memit_vc.cli.io import IO, verb
+from memit_vc.vcs.graphlines import graph_rows
+
+
+@verb(name="log", short_help="Show the history.")
+@click.argument("revisions", nargs=-1)
+@click.option("--graph", is_flag=True, help="Draw branches and merges.")
+@click.option("--oneline", is_flag=True, help="One line for each commit.")
+@click.option("--all", "everything", is_flag=True, help="Every branch and tag.")
+@click.option("-n", "--max-count", "limit", type=click.IntRange(min=1), help="At most this many commits.")
+def command(
+    io: IO, revisions: tuple[str, ...], graph: bool, oneline: bool, everything: bool, limit: int | None
+) -> None:
+    """Show the commits that are reachable from REVISIONS (default HEAD), newest first."""
+    from memit_vc.porcelain.history import LogEntry, log
+
+    with io.repository() as repository:
+        entries = log(repository, revisions, everything=everything, limit=limit)
+
+    def lines(entry: LogEntry) -> Iterator[str]:
+        refs = f" ({', '.join(entry.refs)})" if entry.refs else ""
+        name = click.style(entry.id[:10], fg="yellow") + click.style(refs, fg="cyan")
+        change = "".join([f"  +{entry.added}" if entry.added else "", f" −{entry.removed}" if entry.removed else ""])
+        if oneline or graph:
+            yield f"{name} {entry.commit.subject}{change}"
+            return
+        yield f"commit {name}"
+        if entry.commit.author:
+            yield f"Author: {entry.commit.author}"
+            yield f"Date:   {entry.commit.time}"
+        yield ""
+        yield from (f"    {line}" for line in entry.commit.message.splitlines())
+        if change:
+            yield f"    columns:{change}"
+        yield ""
+
+    def render() -> None:
+        if graph:
+            for row, entry in zip(graph_rows((e.id, e.parents) for e in entries), entries, strict=True):
+                click.echo(f"{row.node}{next(lines(entry))}")
+                for edge in row.edges:
+                    click.echo(edge)
+        else:
+            for entry in entries:
+                click.echo("\n".join(lines(entry)))
+
+    io.emit([entry.to_json() for entry in entries], render)

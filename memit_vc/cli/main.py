@@ -1,0 +1,131 @@
+"""The entry point: the list of commands, and the one place where an error becomes a message and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from memit_vc import __version__
+from memit_vc.errors import MemitVCError
+
+__all__ = ["main"]
+
+# name: (module, what `memitvc --help` says of it), so that help and shell completion load no command
+COMMANDS = {
+    "init": ("init", "Start a repository on a base model."),
+    "stats": ("stats", "Compute the statistics that an edit needs."),
+    "commit": ("commit", "Edit facts into the model and record them as a commit."),
+    "log": ("log", "Show the history."),
+    "show": ("show", "Show one commit: its facts, scores and provenance."),
+    "status": ("status", "Show where HEAD is and what is ready."),
+    "facts": ("facts", "List the facts that are in the model now."),
+    "diff": ("diff", "Show in which facts two revisions differ."),
+    "revert": ("revert", "Take commits out of the model, exactly."),
+    "squash": ("squash", "Make one commit of many; the weights stay as they are."),
+    "branch": ("branch", "List, make, rename or delete branches."),
+    "switch": ("switch", "Move HEAD to a branch or a commit."),
+    "tag": ("tag", "List, make or delete tags."),
+    "merge": ("merge", "Join another branch's facts with this one's."),
+    "cherry-pick": ("cherry_pick", "Make the change of other commits here too."),
+    "blame": ("blame", "Rank the live edits by what they do to a prompt."),
+    "bisect": ("bisect", "Find the commit that changed something, by halving."),
+    "reproduce": ("reproduce", "Compute a commit again and compare."),
+    "rebase": ("rebase", "Compute a branch's batches again on another tip."),
+    "checkout": ("checkout", "Write the model of a revision to a directory."),
+    "export": ("export", "Write a state as an adapter, a checkpoint, or a patch file."),
+    "import": ("import_", "Take in the commits of a patch file."),
+    "eval": ("eval", "Measure the scores of a revision."),
+    "verify": ("verify", "Prove which state a model directory is."),
+    "undo": ("undo", "Take back the last command that changed a branch."),
+    "op": ("op", "The log of operations, and the way back to any point of it."),
+    "gc": ("gc", "Remove what nothing refers to any more."),
+    "upgrade": ("upgrade", "Bring an older repository to this version's format."),
+    "fsck": ("fsck", "Check every object and row of the repository."),
+    "demo": ("demo", "Edit a small real model and take an edit back."),
+}
+
+
+class LazyGroup(click.Group):
+    """Loads a command's module when the command is called, never for the list of commands."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"memit_vc.cli.{COMMANDS[cmd_name][0].replace('-', '_')}")
+        found: click.Command = module.command
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in COMMANDS:
+            import difflib
+
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"no such command: {name!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("-C", "directory", type=click.Path(path_type=Path), help="Run as if started in DIRECTORY.")
+@click.version_option(__version__, prog_name="memitvc")
+@click.pass_context
+def cli(ctx: click.Context, directory: Path | None) -> None:
+    """Version control for the facts inside a language model."""
+    ctx.obj = directory or Path()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (design, section 13)."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in argv
+    try:
+        # main() in standalone mode would exit by itself with click's own codes
+        result: Any = cli.main(argv, prog_name="memitvc", standalone_mode=False)
+    except MemitVCError as error:
+        _report(error.message, error.hint, error.exit_code, as_json)
+        return error.exit_code
+    except click.exceptions.Abort:
+        return _interrupted()
+    except KeyboardInterrupt:
+        return _interrupted()
+    except click.ClickException as error:
+        if as_json:
+            _report(error.format_message(), None, error.exit_code, as_json)
+        else:
+            error.show(sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _report(f"{where}{error.strerror or error}", "The repository is unchanged.", 1, as_json)
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _interrupted() -> int:
+    click.echo("interrupted; the repository is as it was", err=True)
+    return 130
+
+
+def _report(message: str, hint: str | None, code: int, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"error": {"message": message, "hint": hint, "exit_code": code}}), err=True)
+        return
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    if hint:
+        click.echo(f"{click.style('hint:', fg='yellow')} {hint}", err=True)

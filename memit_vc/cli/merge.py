@@ -1,0 +1,71 @@
+"""memitvc merge"""
+
+from __future__ import annotations
+
+import click
+
+from memit_vc.cli.io import IO, verb
+from memit_vc.cli.show_resolved import show_resolved
+from memit_vc.cli.sides import change_text, check_overlap_option, conflict_options, likely_conflicts
+
+
+@verb(name="merge", short_help="Join another branch's facts with this one's.")
+@click.argument("revision")
+@conflict_options
+@click.option("--no-ff", is_flag=True, help="Make a merge commit even where the branch could simply move forward.")
+@click.option("--resolve", is_flag=True, help="Solve the facts of both sides together. Needs the model.")
+@check_overlap_option
+@click.option("-m", "--message", help="Message of the merge commit.")
+def command(
+    io: IO, revision: str, on_conflict: str | None, no_ff: bool, resolve: bool, check_overlap: bool, message: str | None
+) -> None:
+    """Merge REVISION into HEAD: the union of both sides' columns. No model is loaded; the result does not depend on
+    the order, and a patch that both sides have counts once.
+
+    Facts that contradict each other (same subject and prompt, different targets) stop the merge with exit code 13.
+    """
+    if resolve:
+        from memit_vc.porcelain.resolve_join import resolve_merge
+
+        with io.repository() as repository, io.progress() as progress:
+            solved = resolve_merge(
+                repository,
+                revision,
+                on_conflict=on_conflict or "stop",  # type: ignore[arg-type]  # one of the flags' values
+                message=message,
+                progress=progress,
+            )
+        show_resolved(io, solved)
+        return
+    from memit_vc.porcelain.merge import merge
+
+    with io.repository() as repository:
+        made = merge(
+            repository,
+            revision,
+            on_conflict=on_conflict or "stop",  # type: ignore[arg-type]  # one of the flags' values
+            message=message,
+            fast_forward=not no_ff,
+        )
+        likely = likely_conflicts(io, repository, made.id) if check_overlap and made.how == "merge" else []
+    for note in made.notes:
+        io.warn(note)
+
+    def render() -> None:
+        if made.how == "up-to-date":
+            click.echo("already up to date")
+            return
+        how = "" if made.how == "merge" else ", fast-forward"
+        click.echo(f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {change_text(made.added, made.removed)}{how}")
+        if made.contradictions:
+            io.note(f"{len(made.contradictions)} contradictions settled: {on_conflict}")
+
+    io.emit(
+        {
+            **vars(made),
+            "contradictions": [each.to_json() for each in made.contradictions],
+            "notes": list(made.notes),
+            **({"overlaps": likely} if check_overlap else {}),
+        },
+        render,
+    )

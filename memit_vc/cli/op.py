@@ -1,0 +1,56 @@
+"""memitvc op log, memitvc op restore"""
+
+from __future__ import annotations
+
+import click
+
+from memit_vc.cli.io import IO, verb
+from memit_vc.cli.operation_lines import moved_lines
+
+
+@verb(name="log", short_help="Show what changed branches, tags and HEAD.")
+@click.option("-n", "--max-count", "limit", type=click.IntRange(min=1), help="At most this many operations.")
+def log(io: IO, limit: int | None) -> None:
+    """Show the operations, newest first: one for each command that changed a branch, a tag or HEAD."""
+    from memit_vc.porcelain.operations import operation_log
+
+    with io.repository() as repository:
+        found = operation_log(repository, limit=limit)
+
+    def render() -> None:
+        for operation in found:
+            undone = f" (undone by {operation.undone_by})" if operation.undone_by else ""
+            number = click.style(f"{operation.id:>4}", fg="yellow")
+            click.echo(f"{number}  {operation.time}  {operation.verb}: {operation.description}{undone}")
+            for line in moved_lines(operation):
+                click.echo(f"        {line}")
+
+    io.emit([operation.to_json() for operation in found], render)
+
+
+@verb(name="restore", short_help="Go back to where everything was after an operation.")
+@click.argument("number", type=click.IntRange(min=1))
+def restore(io: IO, number: int) -> None:
+    """Put branches, tags and HEAD back to where they were after operation NUMBER. It is an operation itself: `memitvc
+    undo` takes it back.
+    """
+    from memit_vc.porcelain.operations import restore as put_back
+
+    with io.repository() as repository:
+        made, head = put_back(repository, number)
+
+    def render() -> None:
+        click.echo(f"{made.description}; HEAD is at {head[:10]}")
+        for line in moved_lines(made):
+            click.echo(f"  {line}")
+
+    io.emit({**made.to_json(), "head": head}, render)
+
+
+command = click.Group(
+    "op",
+    commands={"log": log, "restore": restore},
+    help="The log of operations, and the way back to any point of it.",
+    short_help="The log of operations, and the way back.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)

@@ -1,0 +1,38 @@
+"""memitvc rebase ONTO"""
+
+from __future__ import annotations
+
+import click
+
+from memit_vc.cli.io import IO, verb
+
+
+@verb(name="rebase", short_help="Compute a branch's batches again on another tip.")
+@click.argument("onto")
+@click.option("--no-scores", is_flag=True, help="Do not measure scores before and after each batch.")
+def command(io: IO, onto: str, no_scores: bool) -> None:
+    """Put the commits that HEAD has and ONTO has not on top of ONTO: each batch is computed again there, with the
+    settings it was made with; reverts are replayed. The branch moves at the end, in one step.
+
+    `merge` joins two branches without computing anything; this is for batches that should take the other side's facts
+    into account.
+    """
+    from memit_vc.porcelain.rebase import rebase
+
+    with io.repository() as repository:
+        with io.progress() as progress:
+            made = rebase(repository, onto, scores=not no_scores, progress=progress)
+        subjects = {new: repository.commit(new).subject for _, new in made.commits}
+
+    def render() -> None:
+        where = made.branch or "detached HEAD"
+        if made.fast_forward:
+            click.echo(f"[{where} {made.tip[:10]}] fast-forward")
+            return
+        click.echo(f"[{where} {made.tip[:10]}] {len(made.commits)} commits onto {made.onto[:10]}")
+        for old, new in made.commits:
+            click.echo(f"  {old[:10]} → {new[:10]} {subjects[new]}")
+        for old in made.skipped:
+            io.note(f"  {old[:10]} has nothing left to do there")
+
+    io.emit({**vars(made), "commits": [list(pair) for pair in made.commits], "skipped": list(made.skipped)}, render)

@@ -1,0 +1,33 @@
+"""memitvc reproduce"""
+
+from __future__ import annotations
+
+import click
+
+from memit_vc.cli.io import IO, verb
+
+
+@verb(name="reproduce", short_help="Compute a commit again and compare.")
+@click.argument("revision", default="HEAD")
+def command(io: IO, revision: str) -> int:
+    """Compute the patch of REVISION again from its provenance (state, hyperparameters, templates, statistics) and
+    compare it with the stored one, byte by byte. Stores nothing.
+
+    Exit code 15 where it comes out otherwise, as it does on other hardware or with other versions.
+    """
+    from memit_vc.porcelain.reproduce import reproduce
+
+    with io.repository() as repository, io.progress() as progress:
+        made = reproduce(repository, revision, progress=progress)
+
+    def render() -> None:
+        if made.equal:
+            click.echo(f"{made.commit[:10]}: {made.columns} columns computed again, every byte equal")
+            return
+        click.echo(f"{made.commit[:10]}: computed again, and not the same")
+        for name, difference in made.differences.items():
+            click.echo(f"  {name}: relative difference {difference:.2e}")
+        io.note("`memitvc show --provenance` says on what it was computed; compare versions, device and threads")
+
+    io.emit({**vars(made), "differences": dict(made.differences), "largest": made.largest}, render)
+    return 0 if made.equal else 15

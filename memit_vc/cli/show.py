@@ -1,0 +1,63 @@
+"""memitvc show"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from memit_vc.cli.io import IO, verb
+from memit_vc.cli.show_facts import fact_line, number, score_rows
+
+if TYPE_CHECKING:
+    from memit_vc.porcelain.history import ShownCommit
+
+
+@verb(name="show", short_help="Show one commit: its facts, scores and provenance.")
+@click.argument("revision", default="HEAD")
+@click.option("--provenance", is_flag=True, help="Also everything the patch was computed from.")
+def command(io: IO, revision: str, provenance: bool) -> None:
+    """Show the commit REVISION (default HEAD)."""
+    from memit_vc.porcelain.history import show
+
+    with io.repository() as repository:
+        shown = show(repository, revision)
+    io.emit(shown.to_json(), lambda: _render(io, shown, provenance))
+
+
+def _render(io: IO, shown: ShownCommit, provenance: bool) -> None:
+    entry = shown.entry
+    refs = f" ({', '.join(entry.refs)})" if entry.refs else ""
+    click.echo(f"commit {click.style(entry.id, fg='yellow')}{refs}")
+    for parent in entry.parents:
+        click.echo(f"Parent: {parent[:10]}")
+    if entry.commit.author:
+        click.echo(f"Author: {entry.commit.author}\nDate:   {entry.commit.time}")
+    click.echo(f"State:  {shown.state[:10]}")
+    click.echo("\n" + "\n".join(f"    {line}" for line in entry.commit.message.splitlines()) + "\n")
+    if shown.added:
+        rows = []
+        for item in shown.added:
+            before, after = item.before or {}, item.after or {}
+            sign = "+" if item.role == "edit" else "−"
+            rows.append(
+                [f"{sign} {fact_line(item.fact)}"]
+                + [f"{number(before.get(m), 1)} → {number(after.get(m), 1)}" for m in ("ES", "PS", "NS")]
+                if item.after
+                else [f"{sign} {fact_line(item.fact)}", "", "", ""]
+            )
+        io.table(["fact", "ES", "PS", "NS"], rows)
+    for fact in shown.removed:
+        click.echo(f"− {fact_line(fact)}")
+    if shown.scores is not None:
+        sides = [shown.scores["before"]["total"], shown.scores["after"]["total"]]
+        rows = score_rows(sides)
+        perplexities = [shown.scores[side]["perplexity"] for side in ("before", "after")]
+        if None not in perplexities:
+            rows.append(["perplexity of held text", *(f"{p:.2f}" for p in perplexities)])
+        click.echo()
+        io.table(["", "before", "after"], rows, right=("before", "after"))
+    if provenance and shown.provenance is not None:
+        import json
+
+        click.echo("\n" + json.dumps(shown.provenance, indent=2, ensure_ascii=False))

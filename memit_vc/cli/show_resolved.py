@@ -1,0 +1,36 @@
+"""How the result of a `--resolve` is shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from memit_vc.cli.io import IO
+    from memit_vc.porcelain.resolve import Resolved
+
+__all__ = ["show_resolved"]
+
+
+def show_resolved(io: IO, made: Resolved) -> None:
+    """One line for people, all of it as JSON; notes on stderr."""
+
+    def render() -> None:
+        parts = [
+            f"{count} {noun}{'' if count == 1 else 's'} {what}"
+            for count, noun, what in (
+                (made.taken_out, "fact", "taken out"),
+                (made.put_in, "fact", "solved in"),
+                (made.columns_removed, "column", "replaced"),
+            )
+            if count
+        ]
+        click.echo(f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {', '.join(parts)}")
+        click.echo(f"snapping changed the update by {made.snapping:.1e}")
+
+    if made.dense:
+        io.note("stored as one dense patch: single facts of it can be taken out with `revert --resolve` only")
+    for note in made.notes:
+        io.note(note)
+    io.emit({**vars(made), "notes": list(made.notes)}, render)

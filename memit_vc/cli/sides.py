@@ -1,0 +1,64 @@
+"""What verbs that bring two sides together share: the options, likely conflicts, how a change is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from memit_vc.errors import EngineError
+from memit_vc.objects import CommitId, JsonValue
+
+if TYPE_CHECKING:
+    from memit_vc.cli.io import IO
+    from memit_vc.repository import Repository
+
+__all__ = ["change_text", "check_overlap_option", "conflict_options", "likely_conflicts"]
+
+_SHOWN = 10
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def conflict_options(function: _F) -> _F:
+    """--ours, --theirs, --keep-both as `on_conflict`; None where none is given."""
+    for name, text in (
+        ("keep-both", "Keep both sides of a contradiction."),
+        ("theirs", "Where facts contradict each other, keep theirs."),
+        ("ours", "Where facts contradict each other, keep ours."),
+    ):
+        function = click.option(f"--{name}", "on_conflict", flag_value=name, help=text)(function)
+    return function
+
+
+def check_overlap_option(function: _F) -> _F:
+    """--check-overlap."""
+    return click.option(
+        "--check-overlap",
+        is_flag=True,
+        help="Afterwards, warn of facts whose keys overlap and whose targets differ. Needs statistics and constraints.",
+    )(function)
+
+
+def likely_conflicts(io: IO, repository: Repository, commit: CommitId) -> list[JsonValue]:
+    """Warn of likely conflicts that a commit made, with the numbers; what they are, as JSON."""
+    from memit_vc.porcelain.overlap import commit_overlaps
+
+    try:
+        found = commit_overlaps(repository, commit)
+    except EngineError as error:
+        # the commit is made; that nobody could look is worth a word, not a failure
+        io.warn(error.message)
+        return []
+    for overlap in found[:_SHOWN]:
+        io.warn(f"likely conflict: {overlap.line()}")
+    if len(found) > _SHOWN:
+        io.warn(f"and {len(found) - _SHOWN} more likely conflicts")
+    return [overlap.to_json() for overlap in found]
+
+
+def change_text(added: int, removed: int) -> str:
+    """ "3 columns in, 1 column out"."""
+    parts = [f"{n} column{'' if n == 1 else 's'} {way}" for n, way in ((added, "in"), (removed, "out")) if n]
+    return ", ".join(parts) or "the same state"

@@ -1,0 +1,50 @@
+"""memitvc stats"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from memit_vc.cli.io import IO, verb
+
+
+@verb(name="stats", short_help="Compute the statistics that an edit needs.")
+@click.option(
+    "--corpus",
+    metavar="SOURCE",
+    help="A .txt, .jsonl, .json or .parquet file; hub:OWNER/NAME[:CONFIG[:SPLIT]]; `pydoc` (English text that "
+    "comes with Python); `self` (text sampled from the model).",
+)
+@click.option("--field", help="Field or column that holds the text.")
+@click.option("--tokens", type=click.IntRange(min=1), help="Tokens to use. Default: 10 · d_in.")
+@click.option("--hparams", metavar="FILE|NAME", help="Hyperparameters other than the repository's.")
+@click.option("--import", "source", metavar="PATH", help="Take EasyEdit's or memit's .npz files instead of computing.")
+def command(io: IO, source: str | None, **options: Any) -> None:
+    """Compute the second moment of the keys of every edited layer over plain text, in one pass.
+
+    `commit` does this by itself when it has to. A killed run goes on where it was.
+    """
+    from memit_vc.porcelain.statistics import compute_statistics
+
+    with io.repository() as repository, io.progress() as progress:
+        made = compute_statistics(repository, source=source, progress=progress, **options)
+
+    def render() -> None:
+        verb = "computed" if made.computed else "already there"
+        layers = ", ".join(map(str, made.layers))
+        click.echo(f"statistics {made.id[:10]} {verb}: {made.tokens:,} tokens, layers {layers}")
+        for layer, ridge in made.ridges.items():
+            if ridge:
+                io.warn(f"layer {layer}: too little text for a positive definite moment; ridge {ridge:.3g} is added")
+
+    io.emit(
+        {
+            "id": made.id,
+            "tokens": made.tokens,
+            "layers": list(made.layers),
+            "computed": made.computed,
+            "ridge": {str(layer): ridge for layer, ridge in made.ridges.items()},
+        },
+        render,
+    )

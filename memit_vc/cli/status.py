@@ -1,0 +1,28 @@
+"""memitvc status"""
+
+from __future__ import annotations
+
+import click
+
+from memit_vc.cli.io import IO, verb
+
+
+@verb(name="status", short_help="Show where HEAD is and what is ready.")
+def command(io: IO) -> None:
+    """Show the base, the branch, how many facts are live, and what is ready. Loads no model."""
+    from memit_vc.porcelain.history import status
+
+    with io.repository() as repository:
+        found = status(repository)
+
+    def render() -> None:
+        where = f"On branch {found.branch}" if found.branch else f"HEAD detached at {found.commit[:10]}"
+        click.echo(f"{where}: {found.commit[:10]} {found.subject}")
+        revision = f" at {found.revision[:10]}" if found.revision else ""
+        click.echo(f"base    {found.base}{revision}, fingerprint {found.base_id[:10]}")
+        click.echo(f"state   {found.state[:10]}: {found.live_facts} facts live, {found.commits} commits behind HEAD")
+        click.echo(f"ready   statistics: {found.statistics or 'none yet (`memitvc stats`, or the first commit)'}")
+        for patch in found.kept:
+            click.echo(f"kept    patch {patch[:10]}: memitvc commit --patch {patch[:10]}")
+
+    io.emit(found.to_json(), render)

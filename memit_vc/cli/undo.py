@@ -1,0 +1,26 @@
+"""memitvc undo"""
+
+from __future__ import annotations
+
+import click
+
+from memit_vc.cli.io import IO, verb
+from memit_vc.cli.operation_lines import moved_lines
+
+
+@verb(name="undo", short_help="Take back the last command that changed a branch.")
+def command(io: IO) -> None:
+    """Put branches, tags and HEAD back to where they were before the last operation. Undoing twice is a redo; `memitvc
+    op restore` goes back further.
+    """
+    from memit_vc.porcelain.operations import undo
+
+    with io.repository() as repository:
+        made = undo(repository)
+
+    def render() -> None:
+        click.echo(made.description)
+        for line in moved_lines(made):
+            click.echo(f"  {line}")
+
+    io.emit(made.to_json(), render)

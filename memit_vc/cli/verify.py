@@ -1,0 +1,42 @@
+"""memitvc verify DIR"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from memit_vc.cli.io import IO, verb
+
+
+@verb(name="verify", short_help="Prove which state a model directory is.")
+@click.argument("model", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--expect", metavar="REV", help="Fail unless the directory is this revision.")
+def command(io: IO, model: Path, expect: str | None) -> None:
+    """Hash every tensor of the model directory MODEL and say which state of this repository it is.
+
+    Exit code 15 where it is none, or not the expected one.
+    """
+    from memit_vc.porcelain.checkout import verify
+
+    with io.repository() as repository:
+        with io.progress() as progress:
+            found = verify(repository, model, expect=expect, progress=progress)
+        subjects = [repository.commit(commit).subject for commit in found.commits]
+
+    def render() -> None:
+        what = "the untouched base" if found.is_base else f"state {(found.state or '')[:10]}"
+        click.echo(f"{found.directory} is {what}: {found.compared} tensors, every hash equal")
+        for commit, subject in zip(found.commits, subjects, strict=True):
+            click.echo(f"  {commit[:10]} {subject}")
+
+    io.emit(
+        {
+            "directory": str(found.directory),
+            "state": found.state,
+            "commits": list(found.commits),
+            "is_base": found.is_base,
+            "tensors": found.compared,
+        },
+        render,
+    )

@@ -1,0 +1,115 @@
+"""The base checkpoint: where it lies, whether it is still the one that `init` recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memit_vc.config import Config
+from memit_vc.errors import BaseChangedError, RemoteError, StorageError
+from memit_vc.objects import canonical_json
+from memit_vc.progress import Progress, silent
+from memit_vc.store.checkpoint import Checkpoint
+from memit_vc.store.files import write_atomic
+
+if TYPE_CHECKING:
+    from memit_vc.repository import Repository
+
+__all__ = ["checked_base", "fetch_base", "find_base", "remember_base"]
+
+_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja", "*.py")
+
+
+def fetch_base(source: str, revision: str | None) -> tuple[Path, str | None]:
+    """(directory, Hub commit or None) of what `init` was given: a local directory, else a Hub id, downloaded if need
+    be.
+
+    The one place that may use the network for a base. RemoteError where the Hub has no such model or is out of reach.
+    """
+    local = Path(source).expanduser()
+    if local.is_dir():
+        return local.resolve(), None
+    if local.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise StorageError(
+            f"{source} is not a directory", hint="Give a model directory, or a Hub id such as owner/name."
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        path = Path(snapshot_download(source, revision=revision, allow_patterns=list(_PATTERNS)))
+    except RepositoryNotFoundError as error:
+        raise RemoteError(
+            f"the Hub has no model {source!r} that you may read",
+            hint="Check the name; for a gated or private model run `hf auth login`.",
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise RemoteError(
+            f"{source} is neither a directory nor in the local cache, and the Hub cannot be reached",
+            hint="Check the connection, or give a local model directory.",
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise RemoteError(f"{source} could not be downloaded: {error}", hint="Try again later.") from error
+    return path, path.name
+
+
+def find_base(config: Config) -> Path:
+    """The base's directory without any network call. BaseChangedError where it is gone."""
+    if config.revision is None:
+        local = Path(config.base)
+        if not local.is_dir():
+            raise BaseChangedError(
+                f"the base directory {config.base} is gone",
+                hint="Put it back, or correct [base] source in .memitvc/config.toml.",
+            )
+        return local
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                config.base, revision=config.revision, allow_patterns=list(_PATTERNS), local_files_only=True
+            )
+        )
+    except LocalEntryNotFoundError as error:
+        raise BaseChangedError(
+            f"the base {config.base} at {config.revision[:10]} is no longer in the local cache",
+            hint=f"Fetch it again: hf download {config.base} --revision {config.revision}",
+        ) from error
+
+
+def checked_base(repository: Repository, *, progress: Progress = silent) -> Checkpoint:
+    """The base, proved to be the one that `init` recorded; files are hashed again only where their stamps changed."""
+    checkpoint = Checkpoint.find(find_base(repository.config))
+    try:
+        recorded: dict[str, list[int]] = json.loads(_stamps(repository).read_bytes())
+    except (OSError, ValueError):
+        recorded = {}
+    problems = checkpoint.differences(repository.base(), repository.base_files(), recorded=recorded, progress=progress)
+    if problems:
+        more = f" (and {len(problems) - 3} more differences)" if len(problems) > 3 else ""
+        raise BaseChangedError(
+            f"the base at {checkpoint.directory} is not the one that init recorded: {'; '.join(problems[:3])}{more}",
+            hint="Put the original files back, or start a repository on the new base with `memitvc init`.",
+        )
+    if checkpoint.fingerprints() != recorded:
+        remember_base(repository, checkpoint)
+    return checkpoint
+
+
+def remember_base(repository: Repository, checkpoint: Checkpoint) -> None:
+    """Keep the stamps (size, mtime, inode) of files whose bytes were just checked. A cache: it may be lost."""
+    with contextlib.suppress(StorageError):
+        write_atomic(_stamps(repository), canonical_json(checkpoint.fingerprints()))
+
+
+def _stamps(repository: Repository) -> Path:
+    return repository.root / "cache" / "base-files.json"

@@ -1,0 +1,175 @@
+"""`checkout` writes a state's model to a directory; `verify` proves which state a directory is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memit_vc.errors import VerificationError
+from memit_vc.objects import ColumnId, CommitId, EditableWeight, JsonValue, StateId, digest
+from memit_vc.porcelain.base import checked_base
+from memit_vc.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from memit_vc.numerics.checkout import CheckoutResult
+    from memit_vc.repository import Repository
+
+__all__ = ["Checked", "Verified", "checkout", "hot_weights", "state_hashes", "verify"]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A directory that holds a state. `tensors` are the SHA-256 of each edited tensor."""
+
+    directory: Path
+    commit: CommitId
+    state: StateId
+    hot_bytes: int
+    tensors: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a directory was proved to be. `commits` have that state; empty where it is no state of this repository."""
+
+    directory: Path
+    state: StateId | None
+    commits: tuple[CommitId, ...]
+    is_base: bool
+    compared: int
+    differing: tuple[str, ...]
+    """Tensors that differ from the nearest candidate, where no state fits."""
+
+
+def checkout(
+    repository: Repository,
+    revision: str,
+    out: Path,
+    *,
+    replace: bool = False,
+    progress: Progress = silent,
+) -> Checked:
+    """Write the model of `revision` to `out`: only the edited tensors are new bytes, the rest is linked.
+
+    UsageError where `out` holds something else than an earlier checkout.
+    """
+    from memit_vc.numerics.checkout import CACHE_LIMIT, prepare_base
+    from memit_vc.numerics.checkout import checkout as write
+    from memit_vc.numerics.materialise import state_terms
+
+    commit = repository.resolve(revision)
+    columns = repository.state(commit)
+    state = repository.state_id(columns)
+    checkpoint = checked_base(repository, progress=progress)
+    weights = hot_weights(repository, columns)
+    base = repository.root / "base" / digest("hot", "\n".join(w.name for w in weights).encode())[:16]
+    prepare_base(checkpoint, weights, base, progress, manifest=repository.base())
+    selection = repository.selection(columns)
+    record: JsonValue = {
+        "format": 1,
+        "base": {"id": repository.base_id, "source": repository.config.base, "revision": repository.config.revision},
+        "commit": commit,
+        "state": state,
+    }
+    made: CheckoutResult = write(
+        base,
+        weights,
+        lambda name: state_terms(repository.patch_path, selection, name),
+        out,
+        record=record,
+        replace=replace,
+        progress=progress,
+        cache=repository.root / "cache",
+        cache_limit=CACHE_LIMIT if repository.config.cache_bytes is None else repository.config.cache_bytes,
+        state=state,
+    )
+    repository.put_evaluation(state, None, "tensors", "sha256", dict(made.tensors))
+    return Checked(made.directory, commit, state, made.hot_bytes, made.tensors)
+
+
+def hot_weights(repository: Repository, columns: frozenset[ColumnId]) -> list[EditableWeight]:
+    """The weights of the hot shard: those of the layers in use, and any other that the state touches."""
+    from memit_vc.hparams import MEMITHyperParams
+
+    layers = set(MEMITHyperParams.from_hparams(repository.hparams_path).layers)
+    touched = repository.bounds(columns).keys()
+    return [weight for weight in repository.weights() if weight.layer in layers or weight.name in touched]
+
+
+def verify(
+    repository: Repository, directory: Path, *, expect: str | None = None, progress: Progress = silent
+) -> Verified:
+    """Prove by the hash of every tensor which state of this repository a model directory holds.
+
+    VerificationError where it is none, or not the one of `expect`.
+    """
+    from memit_vc.store.checkpoint import hash_directory
+
+    found = hash_directory(directory, progress, None)
+    base = {tensor.name: tensor.sha256 for tensor in repository.base().tensors}
+    editable = {weight.name for weight in repository.weights()}
+    names = (base.keys() | found.keys()) - editable
+    foreign = sorted(name for name in names if base.get(name) != found.get(name))
+    if foreign:
+        raise VerificationError(
+            f"{directory}: {len(foreign)} tensors that no edit touches are not the base's, {foreign[0]} first",
+            hint="The directory belongs to another base, or was changed by something else than memit-vc.",
+        )
+    for state, commits in _candidates(repository, expect):
+        expected = {**{name: base[name] for name in editable}, **_hashes(repository, commits[0], state)}
+        if all(found[name] == expected[name] for name in editable):
+            changed = [name for name in editable if expected[name] != base[name]]
+            return Verified(directory, state, commits, not changed, len(found), ())
+        if expect is not None:
+            differing = sorted(name for name in editable if found[name] != expected[name])
+            raise VerificationError(
+                f"{directory} is not the state of {expect}: {len(differing)} tensors differ, {differing[0]} first",
+                hint="`memitvc verify DIR` without --expect says which state it is.",
+            )
+    differing = sorted(name for name in editable if found[name] != base[name])
+    raise VerificationError(
+        f"{directory} is no state of this repository: {len(differing)} of its tensors are edited, in another way",
+        hint="It may belong to another repository, or have been changed after checkout.",
+    )
+
+
+def _candidates(repository: Repository, expect: str | None) -> Iterator[tuple[StateId, tuple[CommitId, ...]]]:
+    """States to compare with, the likeliest first: HEAD and backwards, then every other ref's history."""
+    if expect is not None:
+        wanted = repository.resolve(expect)
+        yield repository.state_id(repository.state(wanted)), (wanted,)
+        return
+    states: dict[StateId, list[CommitId]] = {}
+    tips = list(dict.fromkeys([repository.head().commit, *repository.refs().values()]))
+    for commit in repository.log(tips):
+        states.setdefault(repository.state_id(repository.state(commit.id)), []).append(commit.id)
+    for state, commits in states.items():
+        yield state, tuple(commits)
+
+
+def _hashes(repository: Repository, commit: CommitId, state: StateId) -> Mapping[str, str]:
+    """SHA-256 of each edited tensor of a state: remembered, else materialised from the base."""
+    stored = repository.evaluations(state, "tensors").get(("tensors", "sha256"))
+    if isinstance(stored, Mapping):
+        return {name: str(value) for name, value in stored.items()}
+    made = state_hashes(repository, repository.state(commit))
+    repository.put_evaluation(state, None, "tensors", "sha256", dict(made))
+    return made
+
+
+def state_hashes(repository: Repository, columns: frozenset[ColumnId]) -> dict[str, str]:
+    """SHA-256 of the bytes of each tensor that a state touches, as `checkout` would write them."""
+    from memit_vc.numerics.checkpoint_tensors import read_tensor, tensor_digest
+    from memit_vc.numerics.materialise import materialise, state_terms
+
+    checkpoint = checked_base(repository)
+    selection = repository.selection(columns)
+    touched = repository.bounds(columns).keys()
+    made = {}
+    for weight in repository.weights():
+        if weight.name in touched:
+            terms = state_terms(repository.patch_path, selection, weight.name)
+            made[weight.name] = tensor_digest(materialise(read_tensor(checkpoint, weight.name), terms, weight))
+    return made

@@ -1,0 +1,99 @@
+"""The stored constraints (keys and targets) of a state's live facts: what a new batch and every re-solve stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memit_vc.errors import EngineError
+from memit_vc.objects import ColumnId, EditableWeight, FactId, PatchId, short
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from memit_vc.repository import Repository
+
+__all__ = ["LiveConstraints", "Source", "live_constraints", "live_sources"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where one live fact's constraint lies: position `position` of the patch's constraints blob."""
+
+    fact: FactId
+    column: ColumnId
+    patch: PatchId
+    position: int
+
+
+@dataclass(frozen=True)
+class LiveConstraints:
+    """Per layer K [d_in, m] and B [d_out, m], float64, B relative to the base; column j belongs to `sources[j]`."""
+
+    sources: tuple[Source, ...]
+    keys: Mapping[int, Tensor]
+    targets: Mapping[int, Tensor]
+
+    def select(self, chosen: Sequence[int]) -> LiveConstraints:
+        """The same with some columns only, in the given order."""
+        picked = list(chosen)
+        return LiveConstraints(
+            tuple(self.sources[i] for i in picked),
+            {layer: keys[:, picked] for layer, keys in self.keys.items()},
+            {layer: targets[:, picked] for layer, targets in self.targets.items()},
+        )
+
+
+def live_sources(repository: Repository, columns: Collection[ColumnId]) -> list[Source]:
+    """The live facts of a state: those with an edit column in it and no column that cancels them. Sorted by patch."""
+    pairs = repository.column_facts(columns)
+    cancelled = {fact for entries in pairs.values() for fact, role in entries if role == "cancel"}
+    sources = []
+    for patch, (_, positions) in sorted(repository.constraints_of(columns).items()):
+        known = repository.patch(patch)
+        described = known.header.columns
+        for position in positions or range(len(described)):  # a dense patch is used as a whole
+            column = described[position]
+            if column.role == "edit" and column.fact not in cancelled:
+                name = known.columns[position] if known.header.divisible else known.columns[0]
+                sources.append(Source(column.fact, name, patch, position))
+    return sources
+
+
+def live_constraints(
+    repository: Repository, columns: Collection[ColumnId], weights: Mapping[int, EditableWeight], layers: Sequence[int]
+) -> LiveConstraints:
+    """K and B of the live facts of a state, in one order for all layers. EngineError where a blob is not here."""
+    import torch
+
+    from memit_vc.numerics.constraints import read_constraints
+
+    sources = live_sources(repository, columns)
+    keys: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    targets: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    for patch in sorted({source.patch for source in sources}):
+        blob = repository.patch(patch).constraints
+        if blob is None or not repository.blobs.has(blob):
+            raise EngineError(
+                f"the constraints of patch {short(patch)} are not in this repository",
+                hint="Pull them too, or set `history: false` for a plain MEMIT batch.",
+            )
+        positions = tuple(source.position for source in sources if source.patch == patch)
+        found = read_constraints(repository.blobs.path(blob), positions)
+        for layer in layers:
+            name = weights[layer].name
+            if name not in found.keys:
+                raise EngineError(
+                    f"patch {short(patch)} has no constraints for {name}",
+                    hint="It was computed with other layers; use the same layers, or set `history: false`.",
+                )
+            keys[layer].append(found.keys[name].double())
+            targets[layer].append(found.targets[name].double())
+    if not sources:
+        return LiveConstraints((), {}, {})
+    return LiveConstraints(
+        tuple(sources),
+        {layer: torch.cat(parts, dim=1) for layer, parts in keys.items()},
+        {layer: torch.cat(parts, dim=1) for layer, parts in targets.items()},
+    )

@@ -1,0 +1,117 @@
+"""`diff`: which facts two revisions differ in. No model and no patch is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from memit_vc.objects import CommitId, Fact, JsonValue
+from memit_vc.repository import LiveFact, Repository
+from memit_vc.vcs.revisions import split_range
+
+__all__ = ["Changed", "FactsDiff", "diff", "ends"]
+
+_Answer: TypeAlias = tuple[tuple[str, str], str]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """One question at both revisions."""
+
+    before: LiveFact
+    after: LiveFact
+
+
+@dataclass(frozen=True)
+class FactsDiff:
+    """`changed` have another target at `newer`; `recomputed` the same target, by another column (edited again)."""
+
+    older: CommitId
+    newer: CommitId
+    added: tuple[LiveFact, ...]
+    removed: tuple[LiveFact, ...]
+    changed: tuple[Changed, ...]
+    recomputed: tuple[Changed, ...]
+    same_state: bool
+
+    @property
+    def sentence(self) -> str:
+        """ "+12 facts, −1, 2 changed"."""
+        if self.same_state:
+            return "the same facts, the same weights"
+        parts = []
+        if self.added:
+            parts.append(f"+{len(self.added)} {'fact' if len(self.added) == 1 else 'facts'}")
+        if self.removed:
+            noun = "" if self.added else (" fact" if len(self.removed) == 1 else " facts")
+            parts.append(f"−{len(self.removed)}{noun}")
+        parts += [f"{len(self.changed)} changed"] if self.changed else []
+        parts += [f"{len(self.recomputed)} edited again"] if self.recomputed else []
+        return ", ".join(parts) or "the same facts, other weights"
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return {
+            "from": self.older,
+            "to": self.newer,
+            "same_state": self.same_state,
+            "summary": self.sentence,
+            "added": [_record(entry) for entry in self.added],
+            "removed": [_record(entry) for entry in self.removed],
+            "changed": [{"before": _record(c.before), "after": _record(c.after)} for c in self.changed],
+            "recomputed": [{"before": _record(c.before), "after": _record(c.after)} for c in self.recomputed],
+        }
+
+
+def ends(repository: Repository, older: str | None = None, newer: str | None = None) -> tuple[CommitId, CommitId]:
+    """The commits that `diff [A [B]]` compares: nothing means HEAD~1 and HEAD, A alone A and HEAD; A may be "A..B"."""
+    if older is not None and newer is None:
+        pair = split_range(older)
+        older, newer = pair if pair is not None else (older, "HEAD")
+    if older is None:
+        head = repository.head().commit
+        parents = repository.parents(head)
+        return (parents[0] if parents else head), head
+    return repository.resolve(older), repository.resolve(newer or "HEAD")
+
+
+def diff(repository: Repository, older: CommitId, newer: CommitId) -> FactsDiff:
+    """Facts are compared by what they ask (subject and prompt) and answer; probes do not count."""
+    before, after = (_answers(repository.live_facts(commit)) for commit in (older, newer))
+    removed = {key: entry for key, entry in before.items() if key not in after}
+    added = {key: entry for key, entry in after.items() if key not in before}
+    changed = []
+    for key, entry in list(added.items()):
+        old = next((known for known in removed if known[0] == key[0]), None)
+        if old is not None:
+            changed.append(Changed(removed.pop(old), entry))
+            del added[key]
+    again = [
+        Changed(before[key], entry)
+        for key, entry in after.items()
+        if key in before and before[key].column != entry.column
+    ]
+    return FactsDiff(
+        older,
+        newer,
+        tuple(added.values()),
+        tuple(removed.values()),
+        tuple(changed),
+        tuple(again),
+        repository.state(older) == repository.state(newer),
+    )
+
+
+def _answers(live: Sequence[LiveFact]) -> dict[_Answer, LiveFact]:
+    return {(entry.fact.question, entry.fact.target.strip()): entry for entry in live}
+
+
+def _record(entry: LiveFact) -> dict[str, JsonValue]:
+    fact: Fact = entry.fact
+    return {
+        "id": fact.id,
+        "subject": fact.subject,
+        "prompt": fact.prompt,
+        "target_new": fact.target,
+        "commit": entry.commit,
+    }

@@ -1,0 +1,130 @@
+"""Scores of facts on a state and the perplexity of a held text, measured once per state and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memit_vc.errors import MemitVCError, StorageError
+from memit_vc.objects import CommitId, Fact, FactId, JsonValue, StateId, canonical_json, digest
+from memit_vc.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from memit_vc.numerics.adapter import ModelAdapter
+    from memit_vc.repository import Repository
+
+__all__ = ["HEALTH_TOKENS", "Measured", "Probe", "measure"]
+
+HEALTH_TOKENS = 1024
+"""Predicted tokens of the held text: the relative change between two states, not the level, is what is wanted."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The held text whose perplexity is watched: a file of the user's, else text that comes with Python."""
+
+    id: str
+    texts: tuple[str, ...]
+    name: str
+
+    @classmethod
+    def of(cls, repository: Repository) -> Probe:
+        """`[statistics] health` of config.toml, else the part of Python's own topics that statistics leave out."""
+        source = repository.config.health
+        texts = _held_out() if source is None else _read(source)
+        content = canonical_json([HEALTH_TOKENS, *texts])
+        return cls(id=digest("probe", content), texts=tuple(texts), name=source or "pydoc (held out)")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Scores on one state: per fact, in total, and the perplexity."""
+
+    facts: Mapping[FactId, Mapping[str, float | None]]
+    total: Mapping[str, float | None]
+    perplexity: float | None
+    probe: str
+
+    def to_json(self) -> JsonValue:
+        return {
+            "facts": {fact: dict(scores) for fact, scores in self.facts.items()},
+            "total": dict(self.total),
+            "perplexity": self.perplexity,
+            "probe": self.probe,
+        }
+
+    def rows(self, state: StateId) -> list[tuple[StateId, CommitId | None, str, str, JsonValue]]:
+        """Rows that let the next command on this state skip the measuring."""
+        found: list[tuple[StateId, CommitId | None, str, str, JsonValue]] = [
+            (state, None, "fact", fact, dict(scores)) for fact, scores in self.facts.items()
+        ]
+        if self.perplexity is not None:
+            found.append((state, None, "perplexity", self.probe, self.perplexity))
+        return found
+
+
+def measure(
+    repository: Repository,
+    adapter: ModelAdapter,
+    facts: Sequence[Fact],
+    state: StateId,
+    probe: Probe | None,
+    *,
+    progress: Progress = silent,
+    stage: str = "scores",
+) -> Measured:
+    """Scores of `facts` with the weights that `adapter` now holds, which must be those of `state`.
+
+    What was measured on this state before is read from the repository. `probe` None leaves the perplexity out.
+    """
+    from memit_vc.numerics.likelihood import perplexity
+    from memit_vc.numerics.scores import score, total
+
+    known = repository.evaluations(state, "fact")
+    per_fact: dict[FactId, Mapping[str, float | None]] = {}
+    for fact in facts:
+        stored = known.get(("fact", fact.id))
+        if isinstance(stored, Mapping):
+            per_fact[fact.id] = {
+                name: None if value is None else float(value)  # type: ignore[arg-type]
+                for name, value in stored.items()
+            }
+    missing = [fact for fact in facts if fact.id not in per_fact]
+    scored = score(adapter, missing, on_done=lambda done, all_: progress(stage, done, all_)) if missing else []
+    per_fact.update({fact.id: scores for fact, scores in zip(missing, scored, strict=True)})
+    ppl = None
+    if probe is not None:
+        stored_ppl = repository.evaluations(state, "perplexity").get(("perplexity", probe.id))
+        ppl = (
+            float(stored_ppl)
+            if isinstance(stored_ppl, int | float)
+            else perplexity(adapter, probe.texts, tokens=HEALTH_TOKENS)
+        )
+    ordered = {fact.id: per_fact[fact.id] for fact in facts}
+    return Measured(ordered, total(list(ordered.values())), ppl, "" if probe is None else probe.id)
+
+
+def _held_out() -> list[str]:
+    from memit_vc.numerics.corpus import held_out_documentation
+
+    return held_out_documentation()
+
+
+def _read(source: str) -> list[str]:
+    from memit_vc.numerics.corpus import open_corpus
+
+    try:
+        corpus = open_corpus(source)
+    except StorageError as error:
+        raise MemitVCError(
+            f"the held text of the perplexity probe cannot be read: {error.message}",
+            hint="Correct [statistics] health in .memitvc/config.toml, or remove the line.",
+        ) from error
+    texts, length = [], 0
+    for text in corpus.texts():
+        texts.append(text)
+        length += len(text)
+        if length > 12 * HEALTH_TOKENS:  # more characters than the tokens that are asked for
+            break
+    return texts

@@ -1,0 +1,28 @@
+"""How a new commit becomes the tip: the branch that HEAD is on moves, or HEAD itself where it is detached."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+from memit_vc.objects import CommitId
+
+if TYPE_CHECKING:
+    from memit_vc.repository import Head, RefUpdate
+
+__all__ = ["Movement", "head_update"]
+
+
+class Movement(TypedDict, total=False):
+    """Keyword arguments of `Repository.publish`."""
+
+    refs: list[RefUpdate]
+    head: str
+
+
+def head_update(head: Head, new: CommitId) -> Movement:
+    """Move from `head` to `new` by compare-and-swap on the branch."""
+    from memit_vc.repository import RefUpdate
+
+    if head.branch is None:
+        return {"head": new}
+    return {"refs": [RefUpdate(f"heads/{head.branch}", head.commit, new)]}

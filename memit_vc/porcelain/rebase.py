@@ -1,0 +1,254 @@
+"""`rebase`: compute a branch's batches again on another tip, one after the other.
+
+The branch moves once, at the end; until then the new commits hang in the air, where `gc` would find them after a crash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from memit_vc.errors import ConflictError, MemitVCError
+from memit_vc.objects import ColumnId, Commit, CommitId, Fact, FactId, JsonValue, PatchId, short
+from memit_vc.porcelain.author import now
+from memit_vc.porcelain.constraints import live_sources
+from memit_vc.porcelain.hyperparameters import read_hparams
+from memit_vc.porcelain.move import head_update
+from memit_vc.porcelain.recorded import Recorded
+from memit_vc.porcelain.revert import patches_of
+from memit_vc.progress import Progress, silent
+from memit_vc.vcs.conflicts import certain_conflicts
+from memit_vc.vcs.graph import is_ancestor
+
+if TYPE_CHECKING:
+    from memit_vc.porcelain.models import LoadedModel
+    from memit_vc.repository import NewPatch, Repository
+    from memit_vc.store.publish import Evaluation
+
+__all__ = ["Rebased", "rebase"]
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Rebased:
+    """`commits` pairs old and new ids; `skipped` had nothing left to do on the new tip."""
+
+    tip: CommitId
+    branch: str | None
+    onto: CommitId
+    commits: tuple[tuple[CommitId, CommitId], ...]
+    skipped: tuple[CommitId, ...]
+    fast_forward: bool
+
+
+def rebase(
+    repository: Repository,
+    onto: str,
+    *,
+    scores: bool = True,
+    loaded: LoadedModel | None = None,
+    progress: Progress = silent,
+) -> Rebased:
+    """Put the commits that HEAD has and `onto` has not on top of `onto`.
+
+    Batches are computed again there, each with its own hyperparameters, and keep message and author; reverts are
+    replayed as changes of the set. ConflictError, before anything is computed, where a fact contradicts one that is
+    live at `onto`; MemitVCError for a merge or a `--resolve` in the range; RefMovedError where the branch moved
+    meanwhile. The branch stays as it was on any of them.
+    """
+    from memit_vc.porcelain.models import load_model
+
+    target, head = repository.resolve(onto), repository.head()
+    if is_ancestor(target, head.commit, repository.parents):
+        raise MemitVCError(
+            f"already up to date: {short(target)} is in HEAD's history", hint="There is nothing to put on top of it."
+        )
+    moving = list(repository.commits(repository.resolve_range(f"{target}..{head.commit}")).values())
+    _refuse(repository, moving, target)
+    if not moving:
+        repository.publish(verb="rebase", description=f"fast-forward to {short(target)}", **head_update(head, target))
+        return Rebased(target, head.branch, target, (), (), fast_forward=True)
+    replay = _Replay(repository, target, scores=scores, loaded=loaded, progress=progress)
+    if loaded is None and any(_facts(repository, commit) for commit in moving):
+        replay.loaded = load_model(repository, device=read_hparams(repository).resolved_device(), progress=progress)
+    made: list[tuple[CommitId, CommitId]] = []
+    skipped: list[CommitId] = []
+    for done, commit in enumerate(moving):
+        progress("rebase", done, len(moving))
+        new = replay.again(commit)
+        if new is None:
+            skipped.append(commit.id)
+        else:
+            made.append((commit.id, new))
+    progress("rebase", len(moving), len(moving))
+    repository.publish(
+        verb="rebase",
+        description=f"{len(made)} commits onto {short(target)}",
+        **head_update(head, replay.tip),
+    )
+    return Rebased(replay.tip, head.branch, target, tuple(made), tuple(skipped), fast_forward=False)
+
+
+class _Replay:
+    """The new tip and its state, and what became of the old columns."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        tip: CommitId,
+        *,
+        scores: bool,
+        loaded: LoadedModel | None,
+        progress: Progress,
+    ) -> None:
+        self.tip, self.loaded = tip, loaded
+        self._repository, self._scores, self._progress = repository, scores, progress
+        self._state = repository.state(tip)
+        self._became: dict[ColumnId, frozenset[ColumnId]] = {}
+
+    def again(self, commit: Commit) -> CommitId | None:
+        """The commit on the new tip; None where nothing of it is left to do."""
+        facts = _facts(self._repository, commit)
+        return self._batch(commit, facts) if facts else self._set(commit, self._now(commit.adds))
+
+    def _set(self, commit: Commit, wanted: frozenset[ColumnId]) -> CommitId | None:
+        """A change of the set, with columns that were computed again in the place of the old ones."""
+        adds, removes = wanted - self._state, self._now(commit.removes) & self._state
+        if not adds and not removes:
+            return None
+        patches = patches_of(self._repository, adds)
+        return self._advance(self._on_tip(commit, adds, removes, patches, commit.details))
+
+    def _batch(self, commit: Commit, facts: Sequence[Fact]) -> CommitId | None:
+        from memit_vc.porcelain.batch import compute_batch
+
+        repository, loaded = self._repository, self.loaded
+        if loaded is None:
+            raise AssertionError("`rebase` loads the model where a commit has facts")
+        removes = self._now(commit.removes) & self._state
+        state = self._state - removes
+        live = {
+            (entry.fact.question, entry.fact.target.strip()): entry.column
+            for entry in repository.live_facts(self.tip)
+            if entry.column in state
+        }
+        here = {fact.id: live[key] for fact in facts if (key := (fact.question, fact.target.strip())) in live}
+        self._remember(commit, here)
+        wanted = [fact for fact in facts if fact.id not in here]
+        if not wanted:
+            return self._set(commit, frozenset())
+        recorded = None
+        if commit.provenance is not None and repository.blobs.has(commit.provenance):
+            recorded = Recorded.read(repository, commit.provenance)
+        batch = compute_batch(
+            loaded,
+            wanted,
+            state,
+            hparams=read_hparams(repository) if recorded is None else recorded.hparams,
+            statistics=None if recorded is None else recorded.prepared(loaded, exactly=False, progress=self._progress),
+            scores=self._scores,
+            progress=self._progress,
+        )
+        columns = batch.patch.columns
+        single = columns if batch.patch.header.divisible else columns * len(wanted)
+        self._remember(commit, {fact.id: column for fact, column in zip(wanted, single, strict=True)})
+        details: dict[str, JsonValue] = {"facts": len(wanted), "survived": batch.survived, "rebases": commit.id}
+        made = replace(
+            self._on_tip(commit, frozenset(columns), removes, {batch.patch.id}, details),
+            kind="rebase",
+            provenance=batch.patch.header.provenance,
+        )
+        batch.store()
+        after = repository.state_id(state | frozenset(columns))
+        return self._advance(made, [batch.patch], wanted, batch.evaluations(after, made.id))
+
+    def _remember(self, commit: Commit, became: Mapping[FactId, ColumnId]) -> None:
+        """Later commits that name the old columns of these facts mean the new ones."""
+        for column, pairs in self._repository.column_facts(commit.adds).items():
+            new = {became[fact] for fact, _ in pairs if fact in became}
+            if new:
+                self._became[column] = self._became.get(column, frozenset()) | new
+
+    def _now(self, columns: Collection[ColumnId]) -> frozenset[ColumnId]:
+        return frozenset[ColumnId]().union(*(self._became.get(column, frozenset({column})) for column in columns))
+
+    def _on_tip(
+        self,
+        commit: Commit,
+        adds: frozenset[ColumnId],
+        removes: frozenset[ColumnId],
+        patches: Collection[PatchId],
+        details: Mapping[str, JsonValue],
+    ) -> Commit:
+        return replace(
+            commit,
+            parents=(self.tip,),
+            adds=tuple(sorted(adds)),
+            removes=tuple(sorted(removes - adds)),
+            patches=tuple(sorted(patches)),
+            time=now(),
+            details=details,
+        )
+
+    def _advance(
+        self,
+        made: Commit,
+        patches: Sequence[NewPatch] = (),
+        facts: Sequence[Fact] = (),
+        evaluations: Sequence[Evaluation] = (),
+    ) -> CommitId:
+        """Store a commit that no ref names yet."""
+        self._repository.publish(
+            verb="rebase",
+            description=made.subject,
+            commits=[made],
+            patches=patches,
+            facts=facts,
+            evaluations=evaluations,
+        )
+        self.tip = made.id
+        self._state = (self._state - set(made.removes)) | set(made.adds)
+        return made.id
+
+
+def _facts(repository: Repository, commit: Commit) -> list[Fact]:
+    """The facts that a commit computed, in the order of its patches; none for a revert, which puts columns back."""
+    if commit.kind == "revert":
+        return []
+    found = [source.fact for source in live_sources(repository, commit.adds)]
+    known = repository.facts(found) if found else {}
+    return [known[fact] for fact in dict.fromkeys(found)]
+
+
+def _refuse(repository: Repository, moving: Sequence[Commit], onto: CommitId) -> None:
+    """All that can be seen to go wrong before anything is computed."""
+    for commit in moving:
+        if len(commit.parents) > 1:
+            raise MemitVCError(
+                f"{short(commit.id)} is a merge, which has no place on one line",
+                hint=f"Merge instead: memitvc merge {short(onto)}",
+            )
+        if commit.details.get("resolve"):
+            raise MemitVCError(
+                f"{short(commit.id)} was solved for the history that it stands on (`{commit.kind} --resolve`)",
+                hint=f"Rebase what comes before it and solve again, or merge: memitvc merge --resolve {short(onto)}",
+            )
+    gone = {column for commit in moving for column in commit.removes}
+    there = [entry.fact for entry in repository.live_facts(onto) if entry.column not in gone]
+    questions = {fact.question for fact in there}
+    clashes = [
+        (old, new)
+        for commit in moving
+        for fact in _facts(repository, commit)
+        if fact.question in questions
+        for old, new in certain_conflicts([*there, fact])
+        if new is fact
+    ]
+    if clashes:
+        lines = [f"  {new.subject}: {new.prompt!r} → {old.target!r} there, {new.target!r} here" for old, new in clashes]
+        raise ConflictError(
+            f"{len(clashes)} facts contradict ones that are live at {short(onto)}:\n" + "\n".join(lines[:_SHOWN]),
+            hint="Revert one side first, or merge: `memitvc merge` has --ours and --theirs.",
+        )

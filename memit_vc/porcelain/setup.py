@@ -1,0 +1,224 @@
+"""`init`: look at a base, write down what it is, choose hyperparameters, start the history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memit_vc.config import Config
+from memit_vc.errors import MemitVCError, UnsupportedModelError
+from memit_vc.hparams import MEMITHyperParams, for_model, guess
+from memit_vc.hparams.params import EarlyStop
+from memit_vc.objects import BaseManifest, EditableWeight, TensorRecord
+from memit_vc.porcelain.base import fetch_base, remember_base
+from memit_vc.progress import Progress, silent
+from memit_vc.repository import Repository
+from memit_vc.store.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from memit_vc.numerics.adapter import ModelAdapter
+
+__all__ = ["InitResult", "init"]
+
+DEFAULT_STOP: EarlyStop = "argmax"
+"""A repository's own rule for ending the search for z (docs/performance.md); a file that the user gave keeps its
+rule.
+"""
+_DTYPES = ("F32", "BF16", "F16")
+
+
+@dataclass(frozen=True)
+class InitResult:
+    """What was set up. `notes` are plain sentences about what was guessed and why."""
+
+    directory: Path
+    base: str
+    revision: str | None
+    base_id: str
+    model_type: str
+    layers: tuple[int, ...]
+    hparams_from: str
+    notes: tuple[str, ...]
+
+
+def init(
+    base: str,
+    *,
+    directory: Path,
+    revision: str | None = None,
+    hparams: str | Path | None = None,
+    corpus: str | None = None,
+    health: str | None = None,
+    progress: Progress = silent,
+) -> InitResult:
+    """Start a repository in `directory` on `base` (a local directory or a Hub id).
+
+    `hparams` is a file or a shipped name; by default the shipped file that fits the model, else values guessed from its
+    config. `corpus` becomes the default source of statistics, `health` the text whose perplexity commits watch.
+    """
+    if (directory / ".memitvc").exists():
+        raise MemitVCError(
+            f"{directory / '.memitvc'} exists already", hint="Work in it, or choose another directory with -C."
+        )
+    path, found = fetch_base(base, revision)
+    checkpoint = Checkpoint.find(path)
+    adapter = _outline(path)
+    manifest = checkpoint.manifest(progress)
+    weights = _editable(adapter, checkpoint, manifest, progress)
+    values, origin, notes = _hyperparameters(adapter, base if found else str(path), hparams)
+    values.validate(n_layers=adapter.n_layers, modules=adapter.modules.keys())
+    directory.mkdir(parents=True, exist_ok=True)
+    config = Config(
+        base=base if found else str(path), revision=found, corpus=_absolute(corpus), health=_absolute(health)
+    )
+    name = base if found else path.name
+    repository = Repository.init(
+        directory,
+        config=config,
+        manifest=manifest,
+        weights=weights,
+        files=checkpoint.file_hashes(),
+        hparams=values.to_yaml(comments=_comments(origin, notes)).encode(),
+        description=f"base {name}",
+    )
+    with repository:
+        remember_base(repository, checkpoint)
+        return InitResult(
+            directory=directory.resolve(),
+            base=config.base,
+            revision=found,
+            base_id=manifest.id,
+            model_type=adapter.model.config.model_type,
+            layers=tuple(values.layers),
+            hparams_from=origin,
+            notes=tuple(notes),
+        )
+
+
+def _absolute(source: str | None) -> str | None:
+    """A file is found again from anywhere; other sources (pydoc, self, hub:…) are names."""
+    if source is None or not Path(source).expanduser().exists():
+        return source
+    return str(Path(source).expanduser().resolve())
+
+
+def _outline(path: Path) -> ModelAdapter:
+    """The model without its weights (on the meta device): its module tree is all that `init` needs."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from memit_vc.numerics.adapter import ModelAdapter
+
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        first = str(error).strip().split("\n", 1)[0]
+        raise UnsupportedModelError(
+            f"{path}: transformers cannot make a causal language model of this: {first}",
+            hint="It needs config.json and tokenizer files of a model that transformers knows without remote code.",
+        ) from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise UnsupportedModelError(
+            f"{path}: {type(tokenizer).__name__} gives no character offsets, so subjects cannot be found safely",
+            hint="Save a fast tokenizer (tokenizer.json) beside the model.",
+        )
+    return ModelAdapter.of(model, tokenizer)
+
+
+def _editable(
+    adapter: ModelAdapter, checkpoint: Checkpoint, manifest: BaseManifest, progress: Progress
+) -> list[EditableWeight]:
+    """Every layer's projection, with the checkpoint's own name for it and its grid."""
+    from memit_vc.numerics.checkpoint_tensors import read_tensor
+    from memit_vc.numerics.grid import quantum_of
+
+    tensors = {t.name: t for t in manifest.tensors}
+    weights = []
+    for layer in range(adapter.n_layers):
+        parameter = adapter.parameter_name(layer)
+        d_out, d_in = adapter.dimensions(layer)
+        stored = [d_out, d_in] if adapter.orientation(layer) == "out_in" else [d_in, d_out]
+        record = _stored_as(adapter, parameter, tensors)
+        if record.dtype not in _DTYPES or list(record.shape) != stored:
+            raise UnsupportedModelError(
+                f"{record.name} is stored as {record.dtype} {list(record.shape)}, not as a float matrix {stored}",
+                hint="Edit the unquantised checkpoint; its edits can be exported as an adapter.",
+            )
+        weights.append(
+            EditableWeight(
+                name=record.name,
+                parameter=parameter,
+                layer=layer,
+                orientation=adapter.orientation(layer),
+                d_out=d_out,
+                d_in=d_in,
+                dtype=record.dtype,
+                quantum=quantum_of(read_tensor(checkpoint, record.name), name=record.name),
+            )
+        )
+        progress("measure the editable weights", layer + 1, adapter.n_layers)
+    if len({w.dtype for w in weights}) > 1:
+        raise UnsupportedModelError(
+            "the editable weights are stored in several dtypes", hint="Save the model in one dtype first."
+        )
+    return weights
+
+
+def _stored_as(adapter: ModelAdapter, parameter: str, tensors: Mapping[str, TensorRecord]) -> TensorRecord:
+    """The checkpoint's record of a parameter: checkpoints are written with or without the base model's prefix."""
+    prefix = f"{adapter.model.base_model_prefix}."
+    for name in (parameter, parameter.removeprefix(prefix), prefix + parameter):
+        if name in tensors:
+            return tensors[name]
+    # a multimodal wrapper puts something in front of it: unambiguous where only one tensor ends so
+    ends = [name for name in tensors if name.endswith("." + parameter.removeprefix(prefix))]
+    if len(ends) == 1:
+        return tensors[ends[0]]
+    raise UnsupportedModelError(
+        f"the checkpoint holds no tensor for {parameter}",
+        hint="Save the model again with transformers' save_pretrained, then init on that directory.",
+    )
+
+
+def _hyperparameters(
+    adapter: ModelAdapter, base: str, given: str | Path | None
+) -> tuple[MEMITHyperParams, str, Sequence[str]]:
+    config: Any = adapter.model.config
+    notes: list[str] = []
+    if given is not None:
+        values, origin = MEMITHyperParams.from_hparams(given), str(given)
+    else:
+        shipped = for_model(base, config.model_type, adapter.n_layers, adapter.hidden_size)
+        if shipped is not None:
+            values, origin = MEMITHyperParams.from_hparams(shipped), shipped.name
+        else:
+            parts = adapter.architecture
+            values, notes = guess(
+                model_type=config.model_type,
+                n_layers=adapter.n_layers,
+                d_in=adapter.dimensions(0)[1],
+                hidden_size=adapter.hidden_size,
+                modules={
+                    "rewrite": parts.rewrite,
+                    "layer": parts.block,
+                    "mlp": parts.mlp,
+                    "attn": f"{parts.block}.{parts.attention}",
+                    "ln_f": parts.norm or "",
+                    "lm_head": parts.head,
+                },
+            )
+            origin = "guessed"
+    values.model_name = base
+    if given is None or not Path(given).exists():  # not a file of the user's, which keeps its rule
+        values.early_stop = DEFAULT_STOP
+    return values, origin, notes
+
+
+def _comments(origin: str, notes: Sequence[str]) -> dict[str, str]:
+    lines = [f"hyperparameters of this repository, from {origin}", *notes]
+    return {"": "\n".join(lines)}

@@ -1,0 +1,191 @@
+"""Repositories on a tiny real model, with patches of random factors: everything but the engine is the real thing."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from memit_vc.numerics.checkpoint_tensors import read_tensor
+from memit_vc.numerics.constraints import encode_constraints
+from memit_vc.numerics.grid import snap, snap_dense
+from memit_vc.numerics.materialise import materialise, state_terms
+from memit_vc.numerics.patchfile import Dense, LowRank, bounds, column_ids, encode_patch
+from memit_vc.objects import (
+    ColumnId,
+    Commit,
+    EditableWeight,
+    Fact,
+    PatchColumn,
+    PatchHeader,
+    PatchId,
+    WeightForm,
+    canonical_json,
+)
+from memit_vc.porcelain.move import head_update
+from memit_vc.porcelain.setup import init
+from memit_vc.repository import NewPatch, Repository
+from memit_vc.store.blobs import blob_id
+from memit_vc.store.checkpoint import Checkpoint
+from tests.models import tiny
+
+__all__ = ["World", "fact"]
+
+LAYERS = (1, 2)
+
+
+def fact(number: int, target: str | None = None) -> Fact:
+    return Fact(prompt=f"City {number} lies in", subject=f"City {number}", target=target or f"land {number}")
+
+
+@dataclass(frozen=True)
+class World:
+    """A base with an empty repository on it, to be copied; `tensors` are the base's editable tensors as stored."""
+
+    template: Path
+    tensors: Mapping[str, Tensor]
+
+    @classmethod
+    def make(cls, directory: Path, model_type: str = "gpt2", dtype: str = "float32") -> World:
+        base = tiny(model_type, directory / "base", dtype=dtype)
+        init(str(base), directory=directory / "template")
+        with Repository.open(directory / "template") as repository:
+            checkpoint = Checkpoint.find(base)
+            tensors = {w.name: read_tensor(checkpoint, w.name) for w in repository.weights()}
+        return cls(directory / "template", tensors)
+
+    def copy(self, directory: Path) -> Repository:
+        """A fresh repository, open."""
+        shutil.copytree(self.template, directory)
+        return Repository.open(directory)
+
+    def patch(
+        self,
+        repository: Repository,
+        facts: Sequence[Fact],
+        *,
+        seed: int = 0,
+        layers: Collection[int] = LAYERS,
+        dense: bool = False,
+        constraints: bool = True,
+    ) -> NewPatch:
+        """A patch with one random column per fact, its blobs stored; the same for the same arguments."""
+        weights = [w for w in repository.weights() if w.layer in layers]
+        name = f"{[f.id for f in facts]} {seed} {sorted(layers)} {dense}"
+        generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big"))
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        n = len(facts)
+        tensors: dict[str, LowRank | Dense] = {}
+        for w in weights:
+            left, right = normal(w.d_out, n) * 0.05, normal(n, w.d_in)
+            tensors[w.name] = (
+                Dense(snap_dense(left @ right, w.quantum)) if dense else LowRank(*snap(left, right, w.quantum))
+            )
+        provenance = canonical_json({"seed": seed})
+        header = PatchHeader(
+            base=repository.base_id,
+            weights={
+                w.name: WeightForm(form="dense" if dense else "low_rank", d_out=w.d_out, d_in=w.d_in, quantum=w.quantum)
+                for w in weights
+            },
+            columns=tuple(PatchColumn(fact=each.id) for each in facts),
+            provenance=blob_id(provenance),
+        )
+        blobs = [provenance, encode_patch(header, tensors)]
+        patch = PatchId(blob_id(blobs[1]))
+        blob = None
+        if constraints:
+            blobs.append(
+                encode_constraints(
+                    {w.name: normal(w.d_in, n).float() for w in weights},
+                    {w.name: normal(w.d_out, n).float() for w in weights},
+                    normal(n, 8).float(),
+                )
+            )
+            blob = blob_id(blobs[2])
+        for each in blobs:
+            repository.blobs.put(each)
+        return NewPatch(patch, header, column_ids(patch, header, tensors), bounds(header, tensors), blob)
+
+    def commit(
+        self,
+        repository: Repository,
+        facts: Sequence[Fact],
+        *,
+        message: str = "edit",
+        patch: NewPatch | None = None,
+        removes: Collection[ColumnId] = (),
+        seed: int = 0,
+    ) -> Commit:
+        """Commit facts on HEAD, as `memitvc commit` would."""
+        patch = patch or self.patch(repository, facts, seed=seed)
+        head = repository.head()
+        made = Commit(
+            base=repository.base_id,
+            parents=(head.commit,),
+            adds=tuple(sorted(patch.columns)),
+            removes=tuple(sorted(removes)),
+            patches=(patch.id,),
+            kind="commit",
+            message=message,
+            author="Ada",
+            time="2026-01-31T12:00:00Z",
+            provenance=patch.header.provenance,
+        )
+        repository.publish(
+            verb="commit",
+            description=message,
+            commits=[made],
+            patches=[patch],
+            facts=facts,
+            **head_update(head, made.id),
+        )
+        return made
+
+    def weights(self, repository: Repository, columns: Collection[ColumnId]) -> dict[str, Tensor]:
+        """The editable tensors of a state, as `checkout` would write them."""
+        selection = repository.selection(columns)
+        return {
+            w.name: materialise(self.tensors[w.name], state_terms(repository.patch_path, selection, w.name), w)
+            for w in repository.weights()
+        }
+
+    def plain(self, repository: Repository, patch: NewPatch) -> dict[ColumnId, dict[str, Tensor]]:
+        """Each column of a patch as dense float64 deltas, [d_out, d_in], read without the package's own reader."""
+        from safetensors.torch import load_file
+
+        tensors = load_file(repository.patch_path(patch.id))
+        return {
+            column: {
+                name: tensors[f"{name}.dense"].double()
+                if form.form == "dense"
+                else torch.outer(tensors[f"{name}.left"][:, n].double(), tensors[f"{name}.right"][n].double())
+                for name, form in patch.header.weights.items()
+            }
+            for n, column in enumerate(patch.columns)
+        }
+
+    def summed(self, weight: EditableWeight, deltas: Collection[Tensor]) -> Tensor:
+        """The plain definition: base plus the sum in float64, cast to float32, then to the storage dtype."""
+        base = self.tensors[weight.name]
+        total = torch.zeros(weight.d_out, weight.d_in, dtype=torch.float64)
+        for delta in deltas:
+            total = total + delta
+        if weight.orientation == "in_out":
+            total = total.T
+        return torch.where(total == 0, base, (base.double() + total).float().to(base.dtype))
+
+
+def same_bytes(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
+    """Whether all tensors are equal to the bit."""
+    return left.keys() == right.keys() and all(
+        torch.equal(left[n].contiguous().view(torch.uint8), right[n].contiguous().view(torch.uint8)) for n in left
+    )
