@@ -1,0 +1,166 @@
+"""The factored λC of each layer for a model outside any repository: given, imported, cached, or collected once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memit_vc.errors import EngineError, StorageError
+from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.adapter import ModelAdapter
+from memit_vc.numerics.corpus import open_corpus
+from memit_vc.numerics.factors import Factor, factorise
+from memit_vc.numerics.import_npz import find_statistics, import_statistics
+from memit_vc.numerics.moments import collect
+from memit_vc.numerics.statistics_cache import StatisticsCache, StatisticsKey
+from memit_vc.objects.ids import JsonValue, canonical_json, digest
+from memit_vc.porcelain.statistics import DEFAULT_CORPUS, TOKENS_PER_INPUT
+from memit_vc.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["FactorSource", "fingerprint", "user_cache"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class FactorSource:
+    """`source(layer)` is the factor of λC of that layer of one model.
+
+    C comes, in this order, from `statistics` (layer to C [d_in, d_in]); from EasyEdit's and memit's files below
+    `hparams.stats_dir`; from the user's cache; else from one pass over text, which is then kept in that cache. The text
+    is `hparams.mom2_dataset` where that names a file or a corpus of ours ("pydoc", "self", "hub:…"), else English that
+    comes with Python: nothing is downloaded for a data set's bare name.
+    """
+
+    def __init__(
+        self,
+        adapter: ModelAdapter,
+        hparams: MEMITHyperParams,
+        statistics: Mapping[int, Tensor] | None = None,
+        *,
+        cache: Path | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self._adapter, self._hparams, self._given, self._progress = adapter, hparams, statistics, progress
+        self._cache = StatisticsCache(user_cache() / "statistics" if cache is None else cache)
+        self._factors: dict[tuple[str, int, float], Factor] = {}
+        self._moments: dict[tuple[int, ...], Mapping[int, Tensor] | StatisticsKey] = {}
+
+    def __call__(self, layer: int) -> Factor:
+        key = (self._hparams.rewrite_module_tmp, layer, self._hparams.mom2_update_weight)
+        if key not in self._factors:
+            self._factors[key] = self._factor(layer)
+        return self._factors[key]
+
+    def for_hparams(self, hparams: MEMITHyperParams) -> FactorSource:
+        """The same source, asked for other layers or another λ; what was found stays."""
+        self._hparams = hparams
+        return self
+
+    def _factor(self, layer: int) -> Factor:
+        weight = self._hparams.mom2_update_weight
+        if self._given is not None:
+            return factorise(self._checked(layer), weight)
+        layers = tuple(self._hparams.layers)
+        if layers not in self._moments:
+            self._moments[layers] = self._imported() or self._collected()
+        found = self._moments[layers]
+        if isinstance(found, StatisticsKey):
+            return self._cache.factor(found, layer, weight)
+        return factorise(found[layer], weight)
+
+    def _checked(self, layer: int) -> Tensor:
+        assert self._given is not None  # noqa: S101 (for the type checker)
+        size = self._adapter.dimensions(layer)[1]
+        matrix = self._given.get(layer)
+        if matrix is None:
+            raise EngineError(
+                f"statistics has no layer {layer}; it has {sorted(self._given)}",
+                hint=f"Give C [{size}, {size}] for each of hparams.layers {self._hparams.layers}.",
+            )
+        if tuple(matrix.shape) != (size, size):
+            raise EngineError(
+                f"statistics[{layer}] has shape {tuple(matrix.shape)}, not [{size}, {size}]",
+                hint="It belongs to another layer or another model.",
+            )
+        return matrix.detach().cpu()
+
+    def _imported(self) -> Mapping[int, Tensor] | None:
+        """EasyEdit's and memit's files; None where `stats_dir` has none of this model."""
+        directory, layers = Path(self._hparams.stats_dir), list(self._hparams.layers)
+        name = str(self._hparams.to_json()["model_name"])
+        try:
+            files = find_statistics(directory, model_name=name, adapter=self._adapter, layers=layers)
+        except StorageError:
+            return None
+        _LOG.info("second moments from %s", ", ".join(str(path) for path in files.values()))
+        return import_statistics(directory, model_name=name, adapter=self._adapter, layers=layers).moment
+
+    def _collected(self) -> StatisticsKey:
+        adapter, layers = self._adapter, list(self._hparams.layers)
+        corpus = open_corpus(self._corpus(), adapter=adapter, cache=self._cache.root / "texts")
+        tokens = TOKENS_PER_INPUT * max(adapter.dimensions(layer)[1] for layer in layers)
+        key = StatisticsKey.of(
+            adapter,
+            base=fingerprint(adapter, layers),
+            names={layer: adapter.parameter_name(layer) for layer in layers},
+            corpus=corpus.describe(),
+            tokens=tokens,
+        )
+        if not self._cache.ready(key):
+            _LOG.warning(
+                "no second moments given for layers %s: collecting them once, from %d tokens of %s, into %s",
+                layers,
+                tokens,
+                corpus.describe()["name"],
+                self._cache.directory(key),
+            )
+            found = collect(
+                adapter,
+                corpus,
+                layers,
+                tokens=tokens,
+                resume=self._cache.partial(key),
+                progress=self._progress,
+            )
+            self._cache.store(key, found)
+        return key
+
+    def _corpus(self) -> str:
+        named = self._hparams.mom2_dataset
+        if named in ("pydoc", "self") or named.startswith("hub:") or Path(named).is_file():
+            return named
+        return DEFAULT_CORPUS
+
+
+def fingerprint(adapter: ModelAdapter, layers: list[int]) -> str:
+    """A digest of all that keys of `layers` depend on: configuration, embeddings, and the blocks up to the last layer.
+
+    The edited projections themselves are left out, so that an edited model finds the moments of the model that it
+    was: MEMIT's C is the original model's.
+    """
+    import torch
+
+    edited = {adapter.parameter_name(layer) for layer in layers}
+    above = tuple(f"{adapter.architecture.block.format(i)}." for i in range(layers[-1] + 1, adapter.n_layers))
+    tensors: dict[str, JsonValue] = {}
+    for name, tensor in adapter.model.state_dict().items():
+        if name not in edited and not name.startswith(above):
+            raw = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
+            tensors[name] = [str(tensor.dtype), list(tensor.shape), hashlib.sha256(raw.numpy()).hexdigest()]
+    config = {k: v for k, v in adapter.model.config.to_dict().items() if not k.startswith("_")}
+    described = json.dumps(config, sort_keys=True, default=str)
+    return digest("model", canonical_json({"config": described, "tensors": tensors}))
+
+
+def user_cache() -> Path:
+    """Where this user keeps what can be computed again: $XDG_CACHE_HOME/memit-vc, by default below ~/.cache."""
+    named = os.environ.get("XDG_CACHE_HOME")
+    return (Path(named) if named else Path.home() / ".cache") / "memit-vc"

@@ -1,0 +1,114 @@
+"""A model in EasyEdit's terms: loaded as its hyperparameters say, described by them, and copied without its bytes."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+from memit_vc.errors import HparamsError, UnsupportedModelError, UsageError
+from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.adapter import ModelAdapter
+from memit_vc.numerics.architecture import ARCHITECTURES, Architecture, refuse_experts
+
+__all__ = ["adapter_for", "load", "second_model"]
+
+
+def adapter_for(model: Any, tok: Any, hparams: MEMITHyperParams) -> ModelAdapter:
+    """The model's parts, named as the hyperparameters name them.
+
+    HparamsError for a layer or a module that the model does not have; UnsupportedModelError for experts, quantised
+    weights and tokenizers without offsets.
+    """
+    config = getattr(model, "config", None)
+    if config is None or not hasattr(model, "named_modules"):
+        raise UsageError(
+            f"the model is a {type(model).__name__}, not a transformers model",
+            hint="Load it with AutoModelForCausalLM.",
+        )
+    if not getattr(tok, "is_fast", False):
+        raise UnsupportedModelError(
+            f"{type(tok).__name__} gives no character offsets, so the subject's tokens cannot be found safely",
+            hint="Load a fast tokenizer: AutoTokenizer.from_pretrained(…, use_fast=True).",
+        )
+    refuse_experts(model, config.model_type)
+    n_layers = getattr(config, "num_hidden_layers", None)
+    if n_layers is not None:
+        hparams.validate(n_layers=n_layers, modules=dict(model.named_modules()).keys())
+    return ModelAdapter.of(model, tok, architecture=_architecture(hparams, config.model_type))
+
+
+def _architecture(hparams: MEMITHyperParams, model_type: str) -> Architecture:
+    block = hparams.layer_module_tmp
+    known = ARCHITECTURES.get(model_type)
+    for key in ("rewrite_module_tmp", "attn_module_tmp"):
+        if not getattr(hparams, key).startswith(f"{block}."):
+            raise HparamsError(
+                f"{hparams.source}: {key} {getattr(hparams, key)!r} does not lie below layer_module_tmp {block!r}",
+                hint="Both must name parts of one block.",
+            )
+    named = Architecture(
+        block=block,
+        mlp_out=hparams.rewrite_module_tmp.removeprefix(f"{block}."),
+        attention=hparams.attn_module_tmp.removeprefix(f"{block}."),
+        norm=hparams.ln_f_module or None,
+        head=hparams.lm_head_module,
+    )
+    return named if known is None else replace(named, after_norm=known.after_norm)
+
+
+def load(hparams: MEMITHyperParams) -> tuple[Any, Any]:
+    """(model, tokenizer) of `hparams.model_name`: a (model, tokenizer) pair as it is, else a directory or a Hub id.
+
+    Float32, unless the attribute `fp16` or `bf16` was set; on `hparams.resolved_device()`, or spread over all GPUs with
+    `model_parallel`. Padding is the tokenizer's own affair: nothing here depends on its side.
+    """
+    source = hparams.model_name
+    if isinstance(source, tuple | list):
+        if len(source) != 2:
+            raise UsageError(f"model_name holds {len(source)} things", hint="Give a (model, tokenizer) pair.")
+        return source[0], source[1]
+    if not isinstance(source, str | os.PathLike) or not str(source):
+        raise UsageError(f"model_name is {source!r}", hint="Give a directory, a Hub id, or a (model, tokenizer) pair.")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    dtype = torch.float32
+    if getattr(hparams, "bf16", False):
+        dtype = torch.bfloat16
+    elif getattr(hparams, "fp16", False):
+        dtype = torch.float16
+    spread = {"device_map": "auto"} if hparams.model_parallel else {}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False, **spread)
+        tok = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        first = str(error).strip().split("\n", 1)[0]
+        raise UnsupportedModelError(
+            f"model_name {str(source)!r} cannot be loaded: {first}",
+            hint="Set hparams.model_name to a model directory, a Hub id, or a (model, tokenizer) pair.",
+        ) from error
+    if not hparams.model_parallel:
+        model = model.to(hparams.resolved_device())
+    if tok.pad_token_id is None and tok.eos_token_id is not None:
+        tok.pad_token_id = tok.eos_token_id
+    return model.eval(), tok
+
+
+def second_model(model: Any, names: Collection[str]) -> Any:
+    """Another model with the same parameters and buffers (the very same tensors), but its own copy of those in `names`.
+
+    Costs the bytes of the named parameters and nothing else; a change of either model's other weights shows in both.
+    """
+    from torch import nn
+
+    # deepcopy looks here first, so what stands here is shared instead of copied
+    memo: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    memo.update({id(parameter): parameter for parameter in parameters.values()})
+    for name in names:
+        own = parameters[name]
+        memo[id(own)] = nn.Parameter(own.detach().clone(), requires_grad=own.requires_grad)
+    return copy.deepcopy(model, memo)

@@ -1,0 +1,123 @@
+"""EasyEdit's request dicts: made from the arguments of `edit`, checked, and turned into facts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from memit_vc.edits import parse_records
+from memit_vc.errors import UsageError
+from memit_vc.objects import Fact
+
+__all__ = ["Request", "facts_of", "prepare_requests"]
+
+_LOG = logging.getLogger(__name__)
+
+Request: TypeAlias = "dict[str, Any]"
+"""prompt, target_new, ground_truth, locality and portability {name: {prompt, ground_truth}}, and maybe subject, …"""
+
+_NEEDED = ("prompt", "subject", "target_new", "ground_truth", "subject_occurrence", "relation_id")
+
+
+def facts_of(requests: Sequence[Mapping[str, Any]]) -> list[Fact]:
+    """One fact per request, in order; a subject that is not given is found in the prompt, and said in the log.
+
+    Takes EasyEdit's dicts and memit's (prompt with "{}", target_new as {"str": …}). EditFileError names the request.
+    """
+    if isinstance(requests, Mapping):
+        requests = [requests]
+    records = []
+    for number, request in enumerate(requests, 1):
+        if not isinstance(request, Mapping):
+            raise UsageError(
+                f"request {number} is a {type(request).__name__}, not a dict", hint="Give EasyEdit's request dicts."
+            )
+        record = {key: request[key] for key in _NEEDED if request.get(key) is not None}
+        if isinstance(record.get("subject"), str) and not record["subject"].strip():
+            del record["subject"]
+        records.append(record)
+    # the reference keeps one column per request, a repeated one too
+    batch = parse_records(records, source="requests", deduplicate=False)
+    for note in batch.notes:
+        _LOG.info("%s", note)
+    return list(batch.facts)
+
+
+def prepare_requests(
+    prompts: str | Sequence[str],
+    target_new: str | Sequence[str],
+    *,
+    ground_truth: str | Sequence[str | None] | None = None,
+    target_neg: str | Sequence[str | None] | None = None,
+    rephrase_prompts: Sequence[Any] | str | None = None,
+    locality_inputs: Mapping[str, Mapping[str, Any]] | None = None,
+    portability_inputs: Mapping[str, Mapping[str, Any]] | None = None,
+    subject: str | Sequence[str | None] | None = None,
+    loc_prompts: str | Sequence[str | None] | None = None,
+) -> list[Request]:
+    """Request dicts from parallel lists (or single strings). UsageError where two lengths differ."""
+    asked = _listed(prompts, "prompts")
+    n = len(asked)
+    if not n:
+        raise UsageError("prompts is empty", hint="Give at least one prompt.")
+    targets = _column(target_new, "target_new", n)
+    requests: list[Request] = [
+        {"prompt": prompt, "target_new": target, "ground_truth": truth, "portability": {}, "locality": {}}
+        for prompt, target, truth in zip(
+            asked, targets or [None] * n, _column(ground_truth, "ground_truth", n) or [None] * n, strict=True
+        )
+    ]
+    columns = {
+        "target_neg": _column(target_neg, "target_neg", n),
+        "subject": _column(subject, "subject", n),
+        "loc_prompt": _column(loc_prompts, "loc_prompts", n),
+        "rephrase_prompt": _column(rephrase_prompts, "rephrase_prompts", n),
+    }
+    for key, values in columns.items():
+        for request, value in zip(requests, values or [], strict=False):
+            if value is not None:
+                request[key] = value
+    for kind, inputs in (("locality", locality_inputs), ("portability", portability_inputs)):
+        for name, probes in (inputs or {}).items():
+            _attach(requests, kind, name, probes)
+    return requests
+
+
+def _attach(requests: list[Request], kind: str, name: str, probes: Mapping[str, Any]) -> None:
+    where = f"{kind}_inputs[{name!r}]"
+    if not isinstance(probes, Mapping) or not {"prompt", "ground_truth"} <= set(probes):
+        raise UsageError(f"{where} lacks prompt or ground_truth", hint="Give {'prompt': […], 'ground_truth': […]}.")
+    prompts = _column(probes["prompt"], f"{where}['prompt']", len(requests)) or []
+    answers = _column(probes["ground_truth"], f"{where}['ground_truth']", len(requests)) or []
+    for number, (request, prompt, answer) in enumerate(zip(requests, prompts, answers, strict=True), 1):
+        if prompt is None:
+            continue
+        if isinstance(prompt, str) != isinstance(answer, str) or len(_listed(prompt, where)) != len(
+            _listed(answer, where)
+        ):
+            raise UsageError(
+                f"{where}: prompt and ground_truth of number {number} do not fit together",
+                hint="Give a string for each, or two lists of one length.",
+            )
+        request[kind][name] = {"prompt": prompt, "ground_truth": answer}
+
+
+def _column(value: Any, name: str, n: int) -> list[Any] | None:
+    if value is None:
+        return None
+    listed = _listed(value, name)
+    if len(listed) != n:
+        raise UsageError(
+            f"{name} holds {len(listed)}, prompts {n}",
+            hint=f"Give one {name} for each prompt (None where there is none).",
+        )
+    return listed
+
+
+def _listed(value: Any, name: str) -> list[Any]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping) or not hasattr(value, "__iter__"):
+        raise UsageError(f"{name} is a {type(value).__name__}", hint="Give a string or a list of strings.")
+    return list(value)

@@ -1,0 +1,108 @@
+"""An editor on a repository: each batch is a commit, and the model shows the state of HEAD."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from memit_vc.compat.models import adapter_for, second_model
+from memit_vc.errors import UsageError
+from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.adapter import ModelAdapter
+from memit_vc.objects import ColumnId, Fact
+from memit_vc.porcelain.commit import commit_facts
+from memit_vc.porcelain.models import LoadedModel, load_model
+from memit_vc.progress import Progress, silent
+from memit_vc.repository import Repository
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["RepositorySession"]
+
+
+class RepositorySession:
+    """The repository at `directory` (or above it), its base loaded once, and a model with the weights of HEAD.
+
+    That model shares every tensor that is not editable with the base. NoRepositoryError where there is none.
+    """
+
+    commits = True
+
+    def __init__(self, directory: Path, hparams: MEMITHyperParams, *, progress: Progress = silent) -> None:
+        self.repository = Repository.open(directory)
+        self.progress = progress
+        self.loaded: LoadedModel = load_model(self.repository, device=hparams.resolved_device(), progress=progress)
+        base = self.loaded.adapter
+        adapter_for(base.model, base.tokenizer, hparams)  # refuse hyperparameters of another model at once
+        owned = {*hparams.layers, *self.loaded.touched(self.head())}
+        self.names = {layer: self.loaded.weights[layer].parameter for layer in sorted(owned)}
+        self.adapter = self.copy_of(base)
+        self.show(self.adapter, self.head())
+
+    def begin(self, hparams: MEMITHyperParams, *, in_place: bool, message: str | None = None) -> RepositoryChange:
+        target = self.adapter if in_place else self.copy_of(self.adapter)
+        self.show(target, self.head())  # HEAD may have moved since: another process, a switch of branches
+        return RepositoryChange(self, target, hparams, message)
+
+    def copy_of(self, adapter: ModelAdapter) -> ModelAdapter:
+        model = second_model(adapter.model, self.names.values())
+        return ModelAdapter.of(model, adapter.tokenizer, architecture=adapter.architecture)
+
+    def head(self) -> frozenset[ColumnId]:
+        columns: frozenset[ColumnId] = self.repository.state(self.repository.head().commit)
+        return columns
+
+    def show(self, adapter: ModelAdapter, columns: Collection[ColumnId]) -> None:
+        """Give the model the materialised weights of a state."""
+        import torch
+
+        touched = self.loaded.materialised(columns)
+        if beyond := sorted(set(touched) - set(self.names)):
+            raise UsageError(
+                f"HEAD edits layers {beyond}, which this editor did not when it was opened",
+                hint="Open it again with BaseEditor.from_hparams(hparams, repo=…).",
+            )
+        parameters = dict(adapter.model.named_parameters(remove_duplicate=False))
+        with torch.no_grad():
+            for layer, name in self.names.items():
+                weight = touched.get(layer)
+                parameters[name].copy_(self.loaded.base_weight(layer) if weight is None else weight)
+
+
+class RepositoryChange:
+    """Commits on HEAD, shown in one model. Commits that were made stay, also where a later one fails."""
+
+    def __init__(
+        self, session: RepositorySession, adapter: ModelAdapter, hparams: MEMITHyperParams, message: str | None
+    ) -> None:
+        self.adapter = adapter
+        self._session, self._hparams, self._message = session, hparams, message
+        parameters = dict(adapter.model.named_parameters(remove_duplicate=False))
+        names = [session.names[layer] for layer in hparams.layers]
+        self.original: dict[str, Tensor] = {name: parameters[name].detach().clone() for name in names}
+
+    @property
+    def model(self) -> Any:
+        return self.adapter.model
+
+    def apply(self, facts: Sequence[Fact]) -> None:
+        session = self._session
+        commit_facts(
+            session.repository,
+            facts,
+            message=self._message,
+            hparams=self._hparams,
+            loaded=session.loaded,
+            progress=session.progress,
+        )
+        session.show(self.adapter, session.head())
+
+    def __enter__(self) -> RepositoryChange:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        if kind is not None:
+            self._session.show(self.adapter, self._session.head())

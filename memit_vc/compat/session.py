@@ -1,0 +1,170 @@
+"""What an editor edits: a model in memory, changed within a block that either succeeds or leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from memit_vc.compat.factors import FactorSource
+from memit_vc.compat.memit import add_deltas, deltas_of, templates_for
+from memit_vc.compat.models import adapter_for, second_model
+from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.adapter import ModelAdapter
+from memit_vc.numerics.engine import Context, compute_edit
+from memit_vc.numerics.insert import LayerUpdate
+from memit_vc.numerics.templates import parse_templates
+from memit_vc.objects import Fact
+from memit_vc.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Change", "MemorySession", "Session"]
+
+
+class Change(Protocol):
+    """A with-block in which batches are applied to `adapter`'s model. An exception takes them back."""
+
+    original: dict[str, Tensor]
+    """The edited weights by name as they were when the block began; filled when it begins."""
+
+    @property
+    def adapter(self) -> ModelAdapter: ...
+
+    @property
+    def model(self) -> Any: ...
+
+    def apply(self, facts: Sequence[Fact]) -> None:
+        """One batch, on top of those before it."""
+
+    def __enter__(self) -> Change: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None: ...
+
+
+class Session(Protocol):
+    """Where the edits of one editor go."""
+
+    commits: bool
+    """Edits are recorded elsewhere, one commit per batch, and the editor's model follows."""
+
+    @property
+    def adapter(self) -> ModelAdapter:
+        """The editor's own model."""
+
+    def begin(self, hparams: MEMITHyperParams, *, in_place: bool, message: str | None = None) -> Change:
+        """A change of the editor's model, or of a second one that shares all but the edited weights with it."""
+
+
+class MemorySession:
+    """A model in memory; nothing of an edit is kept anywhere else.
+
+    Statistics and templates are found once, from the model as it first came, as MEMIT means them.
+    """
+
+    commits = False
+
+    def __init__(
+        self,
+        model: Any,
+        tok: Any,
+        hparams: MEMITHyperParams,
+        *,
+        statistics: Mapping[int, Tensor] | None = None,
+        templates: Sequence[Sequence[str]] | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self.adapter = adapter_for(model, tok, hparams)
+        self._statistics, self._given_templates, self.progress = statistics, templates, progress
+        self._factors: FactorSource | None = None
+        self._templates: dict[tuple[Any, ...], list[list[str]]] = {}
+        self.keys: dict[int, Tensor] = {}
+        """Keys [d_in, m] of the edits that are in the model, by layer; `history` of the hyperparameters uses them."""
+
+    def begin(self, hparams: MEMITHyperParams, *, in_place: bool, message: str | None = None) -> MemoryChange:
+        del message  # nothing is recorded
+        adapter = adapter_for(self.adapter.model, self.adapter.tokenizer, hparams)  # hparams may have changed
+        return MemoryChange(self, adapter, hparams, in_place=in_place)
+
+    def factors(self, adapter: ModelAdapter, hparams: MEMITHyperParams) -> FactorSource:
+        if self._factors is None:
+            self._factors = FactorSource(adapter, hparams, self._statistics, progress=self.progress)
+        return self._factors.for_hparams(hparams)
+
+    def templates(self, hparams: MEMITHyperParams) -> list[list[str]]:
+        if self._given_templates is not None or hparams.context_templates is not None:
+            return templates_for(self.adapter, hparams, self._given_templates)
+        key = (hparams.seed, hparams.template_length, hparams.n_templates)
+        if key not in self._templates:
+            self._templates[key] = templates_for(self.adapter, hparams)
+        return self._templates[key]
+
+
+class MemoryChange:
+    """Batches on the session's model, or on a second one that shares all but the edited weights with it."""
+
+    def __init__(
+        self, session: MemorySession, adapter: ModelAdapter, hparams: MEMITHyperParams, *, in_place: bool
+    ) -> None:
+        names = [adapter.parameter_name(layer) for layer in hparams.layers]
+        parameters = dict(adapter.model.named_parameters(remove_duplicate=False))
+        self.original = {name: parameters[name].detach().clone() for name in names}
+        self._session, self._hparams, self._in_place = session, hparams, in_place
+        self._keys = dict(session.keys)
+        self.adapter = adapter
+        if not in_place:
+            second = second_model(adapter.model, names)
+            self.adapter = ModelAdapter.of(second, adapter.tokenizer, architecture=adapter.architecture)
+        self._sources = adapter
+
+    @property
+    def model(self) -> Any:
+        return self.adapter.model
+
+    def __enter__(self) -> MemoryChange:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        if not self._in_place:
+            return
+        if kind is None:
+            self._session.keys = self._keys
+            return
+        import torch
+
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        with torch.no_grad():
+            for name, value in self.original.items():
+                parameters[name].copy_(value)
+
+    def apply(self, facts: Sequence[Fact]) -> None:
+        hparams = self._hparams
+        edit = compute_edit(
+            self.adapter,
+            facts,
+            hparams=hparams,
+            templates=parse_templates(self._session.templates(hparams)),
+            factor=self._session.factors(self._sources, hparams),
+            context=Context(weights={}, keys=self._history()),
+            progress=self._session.progress,
+        )
+        add_deltas(self.model, deltas_of(self.adapter, edit))
+        self._remember(edit.updates)
+
+    def _history(self) -> dict[int, Tensor] | None:
+        if not self._keys:
+            return None
+        import torch
+
+        return {
+            layer: self._keys.get(layer, torch.empty(self.adapter.dimensions(layer)[1], 0, dtype=torch.float64))
+            for layer in self._hparams.layers
+        }
+
+    def _remember(self, updates: Mapping[int, LayerUpdate]) -> None:
+        import torch
+
+        for layer, update in updates.items():
+            keys = update.keys.cpu().double()
+            self._keys[layer] = torch.cat([self._keys[layer], keys], dim=1) if layer in self._keys else keys

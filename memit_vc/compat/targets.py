@@ -1,0 +1,73 @@
+"""memit's z cache: one .npz per request and layer, key `v_star` [d_model], under a name with the request's case id."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from memit_vc.errors import EngineError, StorageError, UsageError
+from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.engine import FoundTarget
+
+__all__ = ["TargetCache"]
+
+
+class TargetCache:
+    """A batch's files; `template` is filled in with (last edited layer, clamp_norm_factor, case id), as in memit."""
+
+    def __init__(
+        self, template: str, requests: Sequence[Mapping[str, Any]], hparams: MEMITHyperParams, hidden_size: int
+    ) -> None:
+        self._size = hidden_size
+        self._paths: list[Path] = []
+        for number, request in enumerate(requests, 1):
+            if "case_id" not in request:
+                raise UsageError(
+                    f"request {number} has no case_id, which cache_template needs", hint="Number the requests."
+                )
+            try:
+                name = str(template).format(hparams.layers[-1], hparams.clamp_norm_factor, request["case_id"])
+            except (IndexError, KeyError, ValueError) as error:
+                raise UsageError(
+                    f"cache_template {template!r} cannot be filled in: {error}",
+                    hint='It takes three "{}": layer, clamp_norm_factor and case id.',
+                ) from error
+            self._paths.append(Path(name))
+
+    def known(self) -> dict[int, FoundTarget]:
+        """What is on disk, by position in the batch. EngineError for a file of another model; StorageError."""
+        import numpy as np
+        import torch
+
+        found = {}
+        for index, path in enumerate(self._paths):
+            if not path.is_file():
+                continue
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    z = torch.from_numpy(file["v_star"]).float()
+            except (OSError, ValueError, KeyError, EOFError) as error:
+                raise StorageError(f"{path}: not a z file: {error}", hint="Delete it; it is computed again.") from error
+            if z.shape != (self._size,) or not bool(z.isfinite().all()):
+                raise EngineError(
+                    f"{path}: v_star has shape {tuple(z.shape)}, the model's states {self._size} values",
+                    hint="It belongs to another model; name another cache_template.",
+                )
+            found[index] = FoundTarget(z, 0, float("nan"))
+        return found
+
+    def keep(self, index: int, target: FoundTarget) -> None:
+        """Write one z; a reader never sees half a file. StorageError."""
+        import numpy as np
+
+        path = self._paths[index]
+        partial = path.with_name(f".{path.name}.{os.getpid()}.npz")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(partial, v_star=target.z.numpy())
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise StorageError(f"{path}: {error.strerror}", hint="Choose a directory that can be written.") from error

@@ -1,0 +1,1 @@
+"""EasyEdit's interface, held against what `docs/easyedit.md` says of it."""

@@ -1,0 +1,102 @@
+"""An editor on a repository: every edit is a commit, and the model is HEAD's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from memit_vc import BaseEditor
+from memit_vc.errors import ConflictError, NoRepositoryError, UsageError
+from memit_vc.porcelain.models import load_model
+from memit_vc.porcelain.setup import init
+from memit_vc.repository import Repository
+from tests.compat.conftest import Case, requests
+
+CORPUS = "The capital of Norland is Vienna and Mira Holt plays the piano there every single day of the week."
+
+
+@pytest.fixture
+def place(make: Callable[..., Case], directory: Callable[[str], Path], tmp_path: Path) -> Iterator[tuple[Path, Case]]:
+    case = make("linear", v_num_grad_steps=5)
+    case.hparams.model_name, case.hparams.device = str(directory("linear")), "cpu"
+    (tmp_path / "hparams.yaml").write_text(case.hparams.to_yaml(), encoding="utf-8")
+    (tmp_path / "corpus.txt").write_text("\n\n".join([CORPUS] * 40), encoding="utf-8")
+    init(
+        str(directory("linear")),
+        directory=tmp_path / "work",
+        hparams=tmp_path / "hparams.yaml",
+        corpus=str(tmp_path / "corpus.txt"),
+        health=str(tmp_path / "corpus.txt"),
+    )
+    yield tmp_path / "work", case
+    with Repository.open(tmp_path / "work") as repository:
+        assert repository.fsck() == []
+
+
+def head_weights(repository: Repository) -> dict[str, torch.Tensor]:
+    loaded = load_model(repository)
+    state = repository.state(repository.head().commit)
+    return {loaded.weights[layer].parameter: weight for layer, weight in loaded.materialised(state).items()}
+
+
+def shows(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> bool:
+    parameters = dict(model.named_parameters())
+    return all(torch.equal(parameters[name], weight) for name, weight in weights.items())
+
+
+def test_each_edit_is_a_commit_and_the_model_is_heads(place: tuple[Path, Case]) -> None:
+    work, case = place
+    made = BaseEditor.from_hparams(case.hparams, repo=work)
+    assert case.unchanged({name: value.clone() for name, value in made.model.state_dict().items()})
+    metrics, edited, weights = made.edit(requests=requests(2), message="two facts")
+    assert edited is made.model
+    assert set(metrics[0]) == {"pre", "case_id", "requested_rewrite", "post"}
+    with Repository.open(work) as repository:
+        log = repository.log([repository.head().commit])
+        assert log[0].message == "two facts"
+        assert len(log) == 2
+        live = repository.live_facts(repository.head().commit)
+        assert [(f.fact.subject, f.fact.target) for f in live] == [(r["subject"], r["target_new"]) for r in requests(2)]
+        assert shows(edited, head_weights(repository))
+    assert all(torch.equal(case.model.state_dict()[name], value) for name, value in weights.items())
+    before = {name: value.clone() for name, value in made.model.state_dict().items()}
+    _, second, _ = made.edit(requests=requests(3)[2:], keep_original_weight=True)
+    assert second is not made.model
+    assert all(torch.equal(value, before[name]) for name, value in made.model.state_dict().items())
+    with Repository.open(work) as repository:
+        assert len(repository.log([repository.head().commit])) == 3
+        assert shows(second, head_weights(repository))
+        assert not shows(made.model, head_weights(repository))
+
+
+def test_sequential_edits_are_a_commit_each(place: tuple[Path, Case]) -> None:
+    work, case = place
+    made = BaseEditor.from_hparams(case.hparams, repo=work)
+    metrics, edited, _ = made.edit(requests=requests(2), sequential_edit=True)
+    assert all("post_immediate" in record for record in metrics)
+    with Repository.open(work) as repository:
+        assert len(repository.log([repository.head().commit])) == 3
+        assert shows(edited, head_weights(repository))
+
+
+def test_a_contradiction_stops_and_changes_nothing(place: tuple[Path, Case]) -> None:
+    work, case = place
+    made = BaseEditor.from_hparams(case.hparams, repo=work)
+    made.edit(requests=requests(1))
+    before = {name: value.clone() for name, value in made.model.state_dict().items()}
+    with pytest.raises(ConflictError):
+        made.edit(requests=[{**requests(1)[0], "target_new": "Tokyo"}])
+    assert all(torch.equal(value, before[name]) for name, value in made.model.state_dict().items())
+    with Repository.open(work) as repository:
+        assert len(repository.log([repository.head().commit])) == 2
+
+
+def test_what_a_repository_has_itself_cannot_be_given(place: tuple[Path, Case], tmp_path: Path) -> None:
+    work, case = place
+    with pytest.raises(UsageError, match="its own statistics"):
+        BaseEditor.from_hparams(case.hparams, repo=work, statistics=case.statistics)
+    with pytest.raises(NoRepositoryError):
+        BaseEditor.from_hparams(case.hparams, repo=tmp_path / "elsewhere")
