@@ -1,0 +1,144 @@
+"""The search for z: many facts at once and only the part of the forward that matters, against fact by fact."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from benchmarks import reference
+from benchmarks.facts import some_facts
+from benchmarks.places import Options, Place, place
+from benchmarks.report import Report, Row
+from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.engine import search_targets
+from memit_vc.numerics.insert import insert
+from memit_vc.numerics.masters import swapped
+from memit_vc.numerics.scores import score, total
+from memit_vc.numerics.templates import parse_templates
+from memit_vc.objects import Fact
+from memit_vc.porcelain.statistics import prepare_statistics
+from memit_vc.porcelain.templates import context_templates
+
+__all__ = ["run"]
+
+
+def run(options: Options) -> Report:
+    """z of the same facts on both sides: the same number of steps, then each with the stopping rules."""
+    facts = some_facts(options.count(10), options.edits)
+    with place(options) as here:
+        texts = context_templates(here.loaded, here.hparams)
+        fixed = here.hparams.replace(early_stop="loss", early_stop_loss=0.0)
+        _ours(here, facts[:1], fixed.replace(v_num_grad_steps=1), texts)  # what only a first call does
+        _theirs(here, facts[:1], fixed.replace(v_num_grad_steps=1), texts)
+        rows = [_same_steps(here, facts, fixed, texts)]
+        if not options.quick:
+            rows += [_scaling(here, count, options, fixed, texts) for count in (1, 100)]
+        rows += _stopping(here, facts, texts)
+        settings = {
+            "model": options.directory().name,
+            "facts": len(facts),
+            "templates": sum(map(len, texts)),
+            "steps at most": here.hparams.v_num_grad_steps,
+            "layer": here.hparams.layers[-1],
+            "dtype": str(here.loaded.adapter.dtype).removeprefix("torch."),
+        }
+    what = "search for z"
+    return Report("z", what, "fact by fact, the whole model, the whole vocabulary at every position", settings, rows)
+
+
+def _ours(
+    here: Place, facts: Sequence[Fact], hparams: MEMITHyperParams, texts: Sequence[Sequence[str]]
+) -> tuple[Tensor, int, float]:
+    """z [n, d_model], steps in all, seconds."""
+    began = time.perf_counter()
+    found = search_targets(here.loaded.adapter, facts, hparams=hparams, templates=parse_templates(texts))
+    return found.z.cpu(), sum(found.steps), time.perf_counter() - began
+
+
+def _theirs(
+    here: Place, facts: Sequence[Fact], hparams: MEMITHyperParams, texts: Sequence[Sequence[str]]
+) -> tuple[Tensor, int, float]:
+    """The same of the reference; its only stopping rule is the loss."""
+    setting = reference.setting_of(hparams, texts, stop_below=hparams.early_stop_loss)
+    model = here.loaded.adapter.model
+    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    for parameter in flags:
+        parameter.requires_grad_(False)
+    began = time.perf_counter()
+    found = [reference.z_of(here.loaded.adapter, fact, setting) for fact in facts]
+    z = torch.stack([z for z, _ in found]).cpu()  # waits for the device
+    seconds = time.perf_counter() - began
+    for parameter, flag in flags.items():
+        parameter.requires_grad_(flag)
+    return z, sum(steps for _, steps in found), seconds
+
+
+def _same_steps(here: Place, facts: Sequence[Fact], hparams: MEMITHyperParams, texts: Sequence[Sequence[str]]) -> Row:
+    z, steps, seconds = _ours(here, facts, hparams, texts)
+    expected, _, theirs = _theirs(here, facts, hparams, texts)
+    difference = float(((z - expected).norm(dim=1) / expected.norm(dim=1)).max())
+    return Row(
+        f"{len(facts)} facts, the same {hparams.v_num_grad_steps} steps",
+        seconds,
+        theirs,
+        difference=difference,
+        goal=("≥", 7.0),
+        more={"steps": steps},
+    )
+
+
+def _scaling(
+    here: Place, count: int, options: Options, hparams: MEMITHyperParams, texts: Sequence[Sequence[str]]
+) -> Row:
+    """Our side alone: the reference's time is proportional to the number of facts."""
+    _, steps, seconds = _ours(here, some_facts(count, options.edits), hparams, texts)
+    return Row(f"{count} facts, the same steps, ours alone", seconds, more={"steps": steps, "s/fact": seconds / count})
+
+
+def _stopping(here: Place, facts: Sequence[Fact], texts: Sequence[Sequence[str]]) -> list[Row]:
+    """Each stopping rule, with the scores of the whole edit that comes of its z."""
+    loss = here.hparams.replace(early_stop="loss", early_stop_loss=0.05)
+    expected, steps, theirs = _theirs(here, facts, loss, texts)
+    base = _scores(here, facts, expected, texts)
+    rows = []
+    for rule, goal in (("loss", None), ("argmax", ("≥", 12.0))):
+        z, ours, seconds = _ours(here, facts, loss.replace(early_stop=rule), texts)
+        difference = float(((z - expected).norm(dim=1) / expected.norm(dim=1)).max()) if rule == "loss" else None
+        found = _scores(here, facts, z, texts)
+        more: dict[str, object] = {"steps": f"{ours} ({steps})"}
+        more |= {name: f"{found[name]:.2f} ({base[name]:.2f})" for name in base}
+        rows.append(
+            Row(
+                f"{len(facts)} facts, early_stop {rule}, reference loss",
+                seconds,
+                theirs,
+                difference=difference,
+                goal=goal,
+                more=more,
+            )
+        )
+    return rows
+
+
+def _scores(here: Place, facts: Sequence[Fact], z: Tensor, texts: Sequence[Sequence[str]]) -> dict[str, float]:
+    """ES and argmax accuracy (rewrite, paraphrase, neighbourhood) with z inserted; those that the facts have."""
+    adapter = here.loaded.adapter
+    statistics = prepare_statistics(here.loaded, here.hparams)
+    updates = insert(
+        adapter,
+        facts,
+        z,
+        layers=here.hparams.layers,
+        templates=parse_templates(texts),
+        factor=statistics.factor,
+    )
+    weights = {}
+    for layer, update in updates.items():
+        edited = adapter.weight(layer).double().cpu() + update.delta
+        weights[layer] = edited.T.contiguous() if adapter.orientation(layer) == "in_out" else edited
+    with swapped(adapter, weights):
+        found = total(score(adapter, facts))
+    return {name: value for name, value in found.items() if value is not None and name != "nll"}
