@@ -1,0 +1,37 @@
+# Each target makes its own virtual environment in .venv unless one is active.
+# TORCH is installed first: a bare `torch` would pull several gigabytes of CUDA libraries.
+TORCH ?= torch==2.13.0
+PYTHON ?= python3
+
+ifdef VIRTUAL_ENV
+BIN := $(VIRTUAL_ENV)/bin
+else
+BIN := .venv/bin
+endif
+STAMP := $(BIN)/../.memit-vc-installed
+
+.PHONY: demo test test-slow lint bench
+
+demo: $(STAMP)
+	$(BIN)/memitvc demo
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
+
+test-slow: $(STAMP)
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@

@@ -1,0 +1,56 @@
+"""Imports point one way: import-linter over the contract in pyproject.toml."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+ROOT = Path(__file__).parents[1]
+_HEAVY = {"torch", "transformers", "alembic", "yaml", "rich", "pyarrow", "huggingface_hub", "numpy", "peft", "gguf"}
+
+
+def test_imports_point_one_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    status = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
+    assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+
+
+def _module_level_imports(path: Path) -> set[str]:
+    """Top-level package names that are imported when the module is."""
+    found: set[str] = set()
+    pending: list[ast.stmt] = list(ast.parse(path.read_text(encoding="utf-8")).body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+        elif isinstance(node, ast.If):
+            if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
+                pending += [*node.body, *node.orelse]
+        elif isinstance(node, ast.Try):
+            pending += [*node.body, *node.orelse, *node.finalbody]
+        elif isinstance(node, ast.ClassDef):
+            pending += node.body
+    return found
+
+
+@pytest.mark.parametrize("part", ["objects", "store", "vcs", "edits", "hparams", "porcelain", "cli", "repository.py"])
+def test_reading_a_history_stays_light(part: str) -> None:
+    place = ROOT / "memit_vc" / part
+    files = [place] if place.suffix else sorted(place.rglob("*.py"))
+    assert files
+    heavy = {str(file): found for file in files if (found := _module_level_imports(file) & _HEAVY)}
+    assert heavy == {}
+
+
+def test_no_file_is_longer_than_four_hundred_lines() -> None:
+    long = {}
+    for file in (ROOT / "memit_vc").rglob("*.py"):
+        lines = len(file.read_text(encoding="utf-8").splitlines())
+        if lines > 400:
+            long[str(file)] = lines
+    assert long == {}
