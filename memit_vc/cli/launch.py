@@ -14,16 +14,19 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; under torchrun rank 0 runs it and the others help. Returns the exit code."""
+    """Run the command; under torchrun rank 0 runs it and the others help. Returns the exit code; a launched process
+    ends here.
+    """
     launched = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
     if not launched or int(os.environ["WORLD_SIZE"]) < 2:
         return run(arguments)
-    from memit_vc.porcelain.processes import in_team
+    from memit_vc.porcelain.processes import in_team, leave
 
     try:
-        return in_team(lambda: run(arguments), local_rank=int(os.environ.get("LOCAL_RANK", "0")))
+        code = in_team(lambda: run(arguments), local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     except MemitVCError as error:
         click.echo(f"error: process {os.environ['RANK']}: {error.message}", err=True)
-        return error.exit_code
+        code = error.exit_code
     except KeyboardInterrupt:  # of a helper: the leader says it
-        return 130
+        code = 130
+    return leave(code)

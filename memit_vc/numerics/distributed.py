@@ -11,12 +11,14 @@ Messages are safetensors bytes over gloo: never pickle, and CPU tensors only.
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from memit_vc.errors import EngineError, MemitVCError
 
-__all__ = ["LeftError", "Message", "Team", "joined", "present_team", "reported"]
+__all__ = ["LeftError", "Message", "Team", "joined", "leave", "present_team", "reported"]
 
 _BODY = "body"
 _TIMEOUT = timedelta(days=30)
@@ -145,6 +147,17 @@ def joined() -> Iterator[Team]:
     finally:
         _TEAM.reset(token)
         dist.destroy_process_group()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process of a launch with its exit code, without the interpreter's own clean-up.
+
+    gloo's threads may still be dropping the last tensors; one that asks for the interpreter while that shuts down aborts
+    the process ("terminate called without an active exception"), now and then, after all of its work is done.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def present_team() -> Team | None:

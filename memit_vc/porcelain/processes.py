@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from memit_vc.errors import EngineError
 from memit_vc.porcelain.models import open_adapter
@@ -14,7 +14,7 @@ from memit_vc.store.checkpoint import Checkpoint
 if TYPE_CHECKING:
     from memit_vc.numerics.adapter import ModelAdapter
 
-__all__ = ["in_team"]
+__all__ = ["in_team", "leave"]
 
 
 def in_team(lead: Callable[[], int], *, local_rank: int) -> int:
@@ -39,3 +39,10 @@ def in_team(lead: Callable[[], int], *, local_rank: int) -> int:
         finally:
             with suppress(EngineError):  # a helper that is gone has said why
                 team.tell(stopping())
+
+
+def leave(code: int) -> NoReturn:
+    """End this process of a launch with its exit code (`numerics.distributed.leave` says why not as usual)."""
+    from memit_vc.numerics import distributed
+
+    distributed.leave(code)

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from memit_vc.errors import EngineError
 from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.distributed import Team, joined
+from memit_vc.numerics.distributed import Team, joined, leave
 from memit_vc.numerics.engine import search_targets
 from memit_vc.numerics.helper import opening, serve, stopping
 from memit_vc.numerics.masters import swapped
@@ -88,3 +88,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    if "RANK" in os.environ:
+        leave(0)
