@@ -152,8 +152,8 @@ def joined() -> Iterator[Team]:
 def leave(code: int) -> NoReturn:
     """End this process of a launch with its exit code, without the interpreter's own clean-up.
 
-    gloo's threads may still be dropping the last tensors; one that asks for the interpreter while that shuts down aborts
-    the process ("terminate called without an active exception"), now and then, after all of its work is done.
+    gloo's threads may still be dropping the last tensors; one that asks for the interpreter while that shuts down
+    aborts the process ("terminate called without an active exception"), now and then, after all its work is done.
     """
     sys.stdout.flush()
     sys.stderr.flush()
