@@ -1,0 +1,72 @@
+"""What a remote can do: hold a tree of files, and change it by compare-and-swap. It knows nothing of commits.
+
+The tree (design section 10), the same on every kind of remote:
+
+    README.md                     the model card
+    memitvc.json                  canonical JSON: format, base id, refs; it alone says what is published
+    base.json, hparams.yaml       the base's manifest, its editable weights, the hyperparameters
+    commits/<commit id>.json      a commit with its facts, the constraints of its patches, its evaluations
+    objects/ab/cdef…              patches, constraints and provenance, by SHA-256
+    adapter_config.json, …        the default branch's tip as a PEFT adapter, where its rank allows one
+
+Everything under `commits/` and `objects/` is named by what it holds and never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+__all__ = ["Change", "Remote", "RemoteFile"]
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of the tree: bytes, and its SHA-256 where the server tells without a download."""
+
+    size: int
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """One publication. `adds` maps paths (POSIX, relative) to content or to a file that holds it."""
+
+    message: str
+    adds: Mapping[str, bytes | Path]
+    deletes: frozenset[str] = field(default_factory=frozenset)
+
+
+class Remote(Protocol):
+    """A tree of files with a revision that changes whenever the tree does.
+
+    Every method raises RemoteError, with what failed and what to do, where the other side cannot be reached, refuses,
+    or answers nonsense. Nothing that is read is trusted: hashes are the caller's to check.
+    """
+
+    url: str
+
+    def head(self) -> str | None:
+        """The present revision, opaque; None where nothing was ever pushed (or the repository does not exist yet)."""
+        ...
+
+    def listing(self, revision: str) -> Mapping[str, RemoteFile]:
+        """Every file at a revision, by path."""
+        ...
+
+    def read(self, path: str, revision: str, *, limit: int) -> bytes:
+        """A small file. RemoteError where it is absent or holds more than `limit` bytes."""
+        ...
+
+    def fetch(self, path: str, revision: str, target: Path, *, limit: int) -> None:
+        """Write a file's bytes to `target`, which does not exist. RemoteError as `read`; `target` may be left partial."""
+        ...
+
+    def publish(self, change: Change, *, parent: str | None) -> str:
+        """Make the change, whole or not at all, on top of revision `parent`; the new revision.
+
+        RefMovedError where the head is no longer `parent`. A lost answer is resolved by reading the head again.
+        """
+        ...
