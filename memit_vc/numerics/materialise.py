@@ -24,7 +24,20 @@ from memit_vc.numerics.grid import check_bound, column_bounds, dense_bound, dens
 from memit_vc.numerics.patchfile import Dense, LowRank, read_weight
 from memit_vc.objects import EditableWeight, PatchId
 
-__all__ = ["STORAGE_DTYPES", "Backend", "Materialiser", "Term", "delta", "materialise", "state_terms", "survived"]
+__all__ = [
+    "STORAGE_DTYPES",
+    "Backend",
+    "Materialiser",
+    "Term",
+    "add_delta",
+    "block_step",
+    "delta",
+    "materialise",
+    "state_terms",
+    "stored_shape",
+    "survived",
+    "term_bound",
+]
 
 Term: TypeAlias = "LowRank | Dense"
 """One summand of D for one weight."""
@@ -45,27 +58,32 @@ _BITS = {
     torch.float64: torch.int64,
 }
 _BLOCK = 1 << 18
-"""Entries of one block: 2 MB in float64, so that a block and its sum stay in the processor's cache."""
-_TALL = 128
-"""Stored rows of one block where there are many columns: the float64 copy of a factor serves that many."""
+"""Entries of one block, where that is rows enough."""
+_ROWS = 64
+"""Stored rows of one block at least: a product packs its right factor anew for each block, which fewer do not repay."""
+_TILE = 1 << 17
+"""Entries that are summed, added and cast together: 1 MB in float64, which stays in the processor's cache."""
 _COPY = 1 << 22
 """Entries of a factor that are copied to float64 at once: 32 MB."""
+_ALL = slice(None)
 
 
 class Materialiser:
     """D of one weight, ready to be added block by block to the rows of the tensor as it is stored.
 
-    Stored rows are rows of D for a Linear, columns of D for a Conv1D ([d_in, d_out]). The terms are checked once, here:
-    IntegrityError for shapes that do not fit or factors off the grid, EngineError where sums could round.
+    Stored rows are rows of D for a Linear, columns of D for a Conv1D ([d_in, d_out]). The terms are checked once, here
+    (unless they are `checked`): IntegrityError for shapes that do not fit or factors off the grid, EngineError where
+    sums could round.
     """
 
-    def __init__(self, terms: Sequence[Term], weight: EditableWeight, *, backend: Backend = "torch") -> None:
+    def __init__(
+        self, terms: Sequence[Term], weight: EditableWeight, *, backend: Backend = "torch", checked: bool = False
+    ) -> None:
         self.weight, self._backend = weight, backend
-        for term in terms:
-            _check(term, weight)
+        if not checked:
+            check_bound({weight.name: sum(term_bound(term, weight) for term in terms)})
         low_rank = [term for term in terms if isinstance(term, LowRank) and term.right.shape[0]]
         self._dense = [term.delta for term in terms if isinstance(term, Dense)]
-        check_bound({weight.name: _bound(terms, weight)})
         self._left, self._right = _concatenated(low_rank, weight)
 
     @property
@@ -75,42 +93,32 @@ class Materialiser:
 
     @property
     def stored_shape(self) -> tuple[int, int]:
-        weight = self.weight
-        return (weight.d_out, weight.d_in) if weight.orientation == "out_in" else (weight.d_in, weight.d_out)
+        return stored_shape(self.weight)
 
     def delta(self, rows: slice) -> Tensor:
         """Rows of D, float64 [rows, d_in], y = W x orientation."""
         return self._sum(self._left[rows], self._right, [dense[rows] for dense in self._dense])
 
-    def stored_delta(self, rows: slice) -> Tensor:
-        """D for the rows of the tensor as stored, float64, in the stored orientation."""
+    def stored_delta(self, rows: slice, columns: slice = _ALL) -> Tensor:
+        """D for a part of the tensor as stored, float64, in the stored orientation."""
         if self.weight.orientation == "out_in":
-            return self.delta(rows)
-        return self._sum(self._right[:, rows].T, self._left.T, [dense[:, rows].T for dense in self._dense])
+            left, right = self._left[rows], self._right[:, columns]
+            return self._sum(left, right, [dense[rows, columns] for dense in self._dense])
+        left, right = self._right[:, rows].T, self._left[columns].T
+        return self._sum(left, right, [dense[columns, rows].T for dense in self._dense])
 
     def apply(self, base: Tensor, start: int) -> Tensor:
         """The materialised rows for `base`, the stored rows from `start` on; same shape and dtype, a new tensor.
 
         EngineError where a finite entry overflows the storage dtype.
         """
-        total = self.stored_delta(slice(start, start + base.shape[0]))
-        untouched = total == 0 if int(total.count_nonzero()) < total.numel() else None
-        result = _cast(total.add_(base), base.dtype)
-        if base.numel() and not all(math.isfinite(float(extreme)) for extreme in result.aminmax()):
-            self._refuse_overflow(base, result)
-        if untouched is not None:
-            # through the integer view: a float copy may quieten a NaN
-            bits = _BITS[base.dtype]
-            result = torch.where(untouched, base.contiguous().view(bits), result.view(bits)).view(base.dtype)
-        return result
+        rows = slice(start, start + base.shape[0])
+        return add_delta(base, lambda columns: self.stored_delta(rows, columns), self.weight)
 
     def blocks(self, block_rows: int | None = None) -> Iterator[slice]:
         """The stored rows, cut so that one block takes a few megabytes."""
         rows, columns = self.stored_shape
-        step = max(1, _BLOCK // columns)
-        if self._right.shape[0] * columns > _COPY:
-            step = max(step, _TALL)
-        step = block_rows or step
+        step = block_rows or block_step(columns)
         return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
     def _sum(self, left: Tensor, right: Tensor, dense: Sequence[Tensor]) -> Tensor:
@@ -130,12 +138,43 @@ class Materialiser:
             return torch.from_numpy(left.double().numpy() @ right.double().numpy())
         return left.double() @ right.double()
 
-    def _refuse_overflow(self, base: Tensor, result: Tensor) -> None:
-        if bool((torch.isfinite(base) & ~torch.isfinite(result)).any()):
-            raise EngineError(
-                f"{self.weight.name}: the edited weight overflows {self.weight.dtype}",
-                hint="Revert some edits, or use a checkpoint in a dtype with a larger range.",
-            )
+
+def add_delta(base: Tensor, delta: Callable[[slice], Tensor], weight: EditableWeight) -> Tensor:
+    """cast(float64(base) + D) for some stored rows of a weight; same shape and dtype, a new tensor.
+
+    `delta(columns)` gives D of these rows and those columns, float64, and leaves it to be overwritten.
+    EngineError where a finite entry overflows the storage dtype.
+    """
+    result = torch.empty_like(base, memory_format=torch.contiguous_format)
+    # D = 0 changes the bits of NaNs and of −0.0 only: where there are none, nobody has to look where D is 0
+    careful = not _is_plain(base)
+    step = max(1, _TILE // max(1, base.shape[0]))
+    for start in range(0, base.shape[1], step):
+        columns = slice(start, start + step)
+        before, total = base[:, columns], delta(columns)
+        untouched = total == 0 if careful else None
+        after = result[:, columns]
+        after.copy_(_rounded(total.add_(before), base.dtype))
+        if untouched is not None:
+            # through the integer view: a float copy may quieten a NaN
+            bits = _BITS[base.dtype]
+            after.view(bits).copy_(torch.where(untouched, before.view(bits), after.view(bits)))
+    if base.numel() and not _is_finite(result) and bool((torch.isfinite(base) & ~torch.isfinite(result)).any()):
+        raise EngineError(
+            f"{weight.name}: the edited weight overflows {weight.dtype}",
+            hint="Revert some edits, or use a checkpoint in a dtype with a larger range.",
+        )
+    return result
+
+
+def block_step(columns: int) -> int:
+    """Stored rows of one block of a tensor with so many stored columns."""
+    return max(_ROWS, _BLOCK // max(1, columns))
+
+
+def stored_shape(weight: EditableWeight) -> tuple[int, int]:
+    """Shape of the tensor as stored: [d_out, d_in] of a Linear, [d_in, d_out] of a Conv1D."""
+    return (weight.d_out, weight.d_in) if weight.orientation == "out_in" else (weight.d_in, weight.d_out)
 
 
 def delta(
@@ -212,17 +251,29 @@ def state_terms(
     return [term for term in found if term is not None]
 
 
-def _cast(total: Tensor, dtype: torch.dtype) -> Tensor:
-    return total if dtype == torch.float64 else total.float().to(dtype)
+def term_bound(term: Term, weight: EditableWeight) -> float:
+    """What one summand of D can come to, in grid units. IntegrityError where it does not fit or is off the grid."""
+    _check(term, weight)
+    if isinstance(term, Dense):
+        return dense_bound(term.delta, weight.quantum)
+    return sum(column_bounds(term.left, term.right, weight.quantum))
 
 
-def _bound(terms: Sequence[Term], weight: EditableWeight) -> float:
-    return sum(
-        dense_bound(term.delta, weight.quantum)
-        if isinstance(term, Dense)
-        else sum(column_bounds(term.left, term.right, weight.quantum))
-        for term in terms
-    )
+def _rounded(total: Tensor, dtype: torch.dtype) -> Tensor:
+    """float64 → float32, each to nearest even; what `copy_` then rounds once more to the storage dtype."""
+    return total if dtype == torch.float64 else total.float()
+
+
+def _is_plain(base: Tensor) -> bool:
+    """Whether no entry is NaN, infinite or −0.0, the smallest of all integers in the integer view."""
+    if not base.numel():
+        return True
+    bits = _BITS[base.dtype]
+    return _is_finite(base) and int(base.contiguous().view(bits).amin()) != torch.iinfo(bits).min
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return all(math.isfinite(float(extreme)) for extreme in tensor.aminmax())
 
 
 def _concatenated(terms: Sequence[LowRank], weight: EditableWeight) -> tuple[Tensor, Tensor]:
