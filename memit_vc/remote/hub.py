@@ -1,0 +1,232 @@
+"""A repository on the Hugging Face Hub as a remote: a push is one `create_commit`, with the parent to compare with."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from memit_vc.errors import RefMovedError, RemoteError
+from memit_vc.remote.hub_errors import hub_errors, status_of
+from memit_vc.remote.hub_landed import landed
+from memit_vc.remote.hub_quiet import quiet
+from memit_vc.remote.hub_retry import passes, repeated
+from memit_vc.remote.protocol import Change, RemoteFile
+from memit_vc.store.files import temporary_path
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+__all__ = ["HubRemote"]
+
+_T = TypeVar("_T")
+_MANIFEST = "memitvc.json"
+
+
+class HubRemote:
+    """`repo_id` is owner/name; `branch` one of the Hub's branches.
+
+    `private` is what a repository that does not exist yet is made as; None leaves it to the user's settings there. With
+    `create_pr` a publication becomes a pull request, whose address is then `pull_request`. The token is the client's:
+    HF_TOKEN, or what `hf auth login` keeps; `endpoint` is HF_ENDPOINT's, unless given. Nothing is asked of the Hub
+    before the first call.
+    """
+
+    def __init__(
+        self,
+        repo_id: str,
+        *,
+        branch: str = "main",
+        private: bool | None = None,
+        create_pr: bool = False,
+        endpoint: str | None = None,
+    ) -> None:
+        self.url = f"hf://{repo_id}"
+        self.repo_id, self.branch, self.private, self.create_pr = repo_id, branch, private, create_pr
+        self.pull_request: str | None = None
+        self._endpoint = endpoint
+        self._client: HfApi | None = None
+        self._listings: dict[str, dict[str, RemoteFile]] = {}
+
+    @property
+    def api(self) -> HfApi:
+        """The client, made on first use."""
+        if self._client is None:
+            from huggingface_hub import HfApi
+
+            from memit_vc import __version__
+
+            self._client = HfApi(endpoint=self._endpoint, library_name="memit-vc", library_version=__version__)
+        return self._client
+
+    def head(self) -> str | None:
+        """The commit that the branch points at. None where there is no such repository or branch yet."""
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+        def ask() -> str | None:
+            try:
+                return self.api.model_info(self.repo_id, revision=self.branch).sha
+            except GatedRepoError:
+                raise
+            except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+                # without a token the Hub answers 401 for a private repository and for none alike
+                if error.response.status_code == 404:
+                    return None
+                raise
+
+        return self._asked(ask, "reading the branch")
+
+    def listing(self, revision: str) -> Mapping[str, RemoteFile]:
+        """Every file; large ones with their SHA-256, which the Hub knows of them."""
+        if revision not in self._listings:
+            from huggingface_hub import RepoFile
+
+            def ask() -> dict[str, RemoteFile]:
+                tree = self.api.list_repo_tree(self.repo_id, revision=revision, recursive=True)
+                files = [entry for entry in tree if isinstance(entry, RepoFile)]
+                return {file.path: RemoteFile(file.size, file.lfs.sha256 if file.lfs else None) for file in files}
+
+            self._listings[revision] = self._asked(ask, "listing the files")
+        return self._listings[revision]
+
+    def read(self, path: str, revision: str, *, limit: int) -> bytes:
+        """A small file's bytes; RemoteError where it is absent or larger than `limit`."""
+        import tempfile
+
+        with tempfile.TemporaryDirectory(prefix="memitvc-") as directory:
+            target = Path(directory, "file")
+            self.fetch(path, revision, target, limit=limit)
+            return target.read_bytes()
+
+    def fetch(self, path: str, revision: str, target: Path, *, limit: int) -> None:
+        """Download to `target`. The Hub checks no hash on the way: the caller does."""
+        file = self.listing(revision).get(path)
+        if file is None:
+            raise RemoteError(f"{self.url}: has no file {path}", hint="It was not pushed whole, or was changed since.")
+        self._check_size(path, file.size, limit)
+        beside = temporary_path(target)
+
+        def ask() -> None:
+            with quiet():
+                found = self.api.hf_hub_download(self.repo_id, path, revision=revision, local_dir=beside)
+            Path(found).replace(target)
+
+        try:
+            self._asked(ask, f"downloading {path}", target=target)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        self._check_size(path, target.stat().st_size, limit)
+
+    def _check_size(self, path: str, size: int, limit: int) -> None:
+        if size > limit:
+            raise RemoteError(
+                f"{self.url}: {path} has {size:,} bytes, more than the {limit:,} that it may have",
+                hint="Nothing was stored. Was the repository changed by something else than memit-vc?",
+            )
+
+    def publish(self, change: Change, *, parent: str | None) -> str:
+        """One commit on the branch, or one pull request; a repository or branch that is not there yet is made."""
+        with hub_errors(self.url, "pushing", writing=True):
+            return self._publish(change, parent if parent is not None else self._made())
+
+    def _publish(self, change: Change, parent: str) -> str:
+        def once() -> str:
+            try:
+                return self._commit(change, parent)
+            except Exception as error:
+                if status_of(error) != 412 and not passes(error):
+                    self._explain_xet(error)
+                    raise
+                # our commit may have been made although we were told otherwise, or nothing
+                made = repeated(lambda: landed(self.api, self.repo_id, self._place(), parent, change))
+                if made is not None:
+                    return made
+                if self.head() != parent and not self.create_pr:
+                    raise self._moved() from error
+                raise
+
+        return repeated(once)
+
+    def _commit(self, change: Change, parent: str) -> str:
+        operations = [*self._additions(change), *self._deletions(change)]
+        with quiet():
+            made = self.api.create_commit(
+                self.repo_id,
+                operations,
+                commit_message=change.message,
+                revision=None if self.create_pr else self.branch,
+                parent_commit=parent,
+                create_pr=self.create_pr,
+            )
+        self.pull_request = made.pr_url
+        return str(made.oid)
+
+    def _additions(self, change: Change) -> list[Any]:
+        """Fresh for every try: the client keeps notes on them."""
+        from huggingface_hub import CommitOperationAdd
+
+        return [CommitOperationAdd(path, data) for path, data in change.adds.items()]
+
+    def _deletions(self, change: Change) -> list[Any]:
+        from huggingface_hub import CommitOperationDelete
+
+        return [CommitOperationDelete(path, is_folder=False) for path in sorted(change.deletes)]
+
+    def _place(self) -> str | None:
+        """Where a commit of ours would be: the branch, or None for any pull request."""
+        return None if self.create_pr else self.branch
+
+    def _moved(self) -> RefMovedError:
+        return RefMovedError(
+            f"{self.url}: somebody else pushed to {self.branch} meanwhile; nothing was changed",
+            hint="Run `memitvc pull` (or `memitvc fetch` and `memitvc merge`), then push again.",
+        )
+
+    def _made(self) -> str:
+        """The first parent in a repository and branch that were not there: both are made, both may be there by now."""
+        from huggingface_hub.errors import HfHubHTTPError
+
+        try:
+            repeated(lambda: self.api.create_repo(self.repo_id, private=self.private, exist_ok=True))
+        except (HfHubHTTPError, KeyError) as error:
+            # KeyError: a 409 without an address. 403: one may push to a repository of others without making any there
+            if not isinstance(error, KeyError) and status_of(error) not in (403, 409):
+                raise
+            if self._asked(lambda: self.api.repo_exists(self.repo_id), "looking for the repository") is False:
+                raise
+        if self.branch != "main":
+            repeated(lambda: self.api.create_branch(self.repo_id, branch=self.branch, exist_ok=True))
+        head = self.head()
+        if head is None:
+            raise RemoteError(f"{self.url}: was made and cannot be seen", hint="Try again in a minute.")
+        if self.branch == "main" and _MANIFEST in self.listing(head):
+            raise self._moved()
+        return head
+
+    def tag(self, name: str, revision: str) -> None:
+        """Put one of the Hub's tags on a revision. RemoteError where the name is taken by another one."""
+
+        def ask() -> None:
+            self.api.create_tag(self.repo_id, tag=name, revision=revision)
+
+        try:
+            self._asked(ask, f"tagging {name}", writing=True)
+        except RemoteError as error:
+            if status_of(error.__cause__ or error) != 409:
+                raise
+            refs = self._asked(lambda: self.api.list_repo_refs(self.repo_id), "reading the tags")
+            if {ref.name: ref.target_commit for ref in refs.tags}.get(name) == revision:
+                return  # ours, made by a try whose answer was lost
+            raise RemoteError(
+                f"{self.url}: has a tag {name} already, on another revision", hint="Choose another name."
+            ) from error
+
+    def _explain_xet(self, error: BaseException) -> None:
+        """Xet's errors have no status: ask for the rights themselves, whose refusal has one."""
+        if isinstance(error, ConnectionError) and status_of(error) is None:
+            self.api.auth_check(self.repo_id, write=True)
+
+    def _asked(self, call: Callable[[], _T], doing: str, *, writing: bool = False, target: Path | None = None) -> _T:
+        with hub_errors(self.url, doing, writing=writing, target=target):
+            return repeated(call)

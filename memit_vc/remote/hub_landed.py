@@ -1,0 +1,51 @@
+"""Whether a commit whose answer was lost has been made: what the Hub holds says it, not what it answered."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memit_vc.remote.protocol import Change
+from memit_vc.store.files import file_digest
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi, RepoFile
+
+__all__ = ["landed"]
+
+
+def landed(api: HfApi, repo_id: str, branch: str | None, parent: str, change: Change) -> str | None:
+    """The commit on `branch` (None: the head of any pull request) that came right after `parent` and made `change`.
+
+    Others may have pushed on top of it since. None where there is no such commit.
+    """
+    if branch is not None:
+        tips = [branch]
+    else:
+        refs = api.list_repo_refs(repo_id, include_pull_requests=True)
+        tips = [ref.ref for ref in refs.pull_requests or ()]
+    for tip in tips:
+        log = [commit.commit_id for commit in api.list_repo_commits(repo_id, revision=tip)]
+        if parent in log and (place := log.index(parent)) and _holds(api, repo_id, log[place - 1], change):
+            return log[place - 1]
+    return None
+
+
+def _holds(api: HfApi, repo_id: str, commit: str, change: Change) -> bool:
+    from huggingface_hub import RepoFile
+
+    tree = api.list_repo_tree(repo_id, revision=commit, recursive=True)
+    files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+    if not change.deletes.isdisjoint(files):
+        return False
+    return all(path in files and _same(files[path], data) for path, data in change.adds.items())
+
+
+def _same(file: RepoFile, data: bytes | Path) -> bool:
+    if file.size != (len(data) if isinstance(data, bytes) else data.stat().st_size):
+        return False
+    if file.lfs is not None:
+        return file.lfs.sha256 == (hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else file_digest(data))
+    content = data if isinstance(data, bytes) else data.read_bytes()
+    return file.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

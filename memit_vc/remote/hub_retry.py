@@ -1,0 +1,72 @@
+"""Which failures of the Hub pass, and how long the server asks to wait; the repeating itself is tenacity's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from memit_vc.remote.hub_errors import cause, is_transport, status_of
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
+__all__ = ["ATTEMPTS", "LONGEST_WAIT", "passes", "repeated", "wait_asked"]
+
+ATTEMPTS = 4
+LONGEST_WAIT = 120.0
+"""Seconds: who is asked to wait longer (commits are limited by the hour) is told so instead."""
+_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+_T = TypeVar("_T")
+
+
+def repeated(call: Callable[[], _T]) -> _T:
+    """The result of `call`, which is safe to repeat; the last error where it keeps failing."""
+    import tenacity
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(passes), stop=tenacity.stop_after_attempt(ATTEMPTS), wait=_wait, reraise=True
+    )
+    return retrying(call)
+
+
+def passes(error: BaseException) -> bool:
+    """Whether it is likely to go well a little later. An answer that is no JSON comes from a proxy in between."""
+    asked = wait_asked(error)
+    if asked is not None and asked > LONGEST_WAIT:
+        return False
+    return is_transport(error) or status_of(error) in _PASSING or _is_no_json(error)
+
+
+def _is_no_json(error: BaseException) -> bool:
+    # a subclass of ValueError under several names: json's own and that of faster parsers
+    return type(cause(error)).__name__ == "JSONDecodeError"
+
+
+def wait_asked(error: BaseException) -> float | None:
+    """Seconds that the server asks for: Retry-After, or the reset time of an exhausted limit."""
+    response: Any = getattr(cause(error), "response", None)
+    if response is None:
+        return None
+    after = response.headers.get("Retry-After", "")
+    if after.isdigit():
+        return float(after)
+    if response.status_code == 429:
+        found = re.search(r";\s*r=0\s*;\s*t=(\d+)", response.headers.get("RateLimit", ""))
+        if found:
+            return float(found[1])
+        said = re.search(r"retry this action in (\d+) minute", str(getattr(cause(error), "server_message", "")))
+        if said:
+            return float(said[1]) * 60
+    return None
+
+
+def _wait(state: RetryCallState) -> float:
+    import tenacity
+
+    error = state.outcome.exception() if state.outcome is not None else None
+    asked = None if error is None else wait_asked(error)
+    if asked is not None:
+        return asked
+    # with some randomness, so that many who were turned away together do not come back together
+    return tenacity.wait_exponential_jitter(initial=1, max=8)(state)
