@@ -177,8 +177,12 @@ class Repository(Ledger):
             return rows_history.load_commits(connection, ids)
 
     def has_commit(self, id: CommitId) -> bool:  # noqa: A002
+        return bool(self.known_commits([id]))
+
+    def known_commits(self, ids: Collection[CommitId]) -> set[CommitId]:
+        """Those of `ids` that are stored."""
         with self._database.read() as connection:
-            return bool(rows_history.present(connection, [id]))
+            return rows_history.present(connection, ids)
 
     def parents(self, id: CommitId) -> tuple[CommitId, ...]:  # noqa: A002
         return self._known(id)[0][id]

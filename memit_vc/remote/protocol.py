@@ -61,12 +61,19 @@ class Remote(Protocol):
         ...
 
     def fetch(self, path: str, revision: str, target: Path, *, limit: int) -> None:
-        """Write a file's bytes to `target`, which does not exist. RemoteError as `read`; `target` may be left partial."""
+        """Write a file's bytes to `target`, which does not exist. RemoteError as `read`; a part of it may be left."""
         ...
 
     def publish(self, change: Change, *, parent: str | None) -> str:
         """Make the change, whole or not at all, on top of revision `parent`; the new revision.
 
         RefMovedError where the head is no longer `parent`. A lost answer is resolved by reading the head again.
+        """
+        ...
+
+    def tag(self, name: str, revision: str) -> None:
+        """Give a revision a name on the server's own terms, where it has such (the Hub's tags); idempotent.
+
+        RemoteError where the name is taken by another revision. memit-vc itself reads those of memitvc.json.
         """
         ...

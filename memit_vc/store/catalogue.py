@@ -67,6 +67,16 @@ class Catalogue:
         with self._database.read() as connection:
             return rows_patches.load_patch(connection, id)
 
+    def known_patches(self, ids: Collection[PatchId]) -> set[PatchId]:
+        """Those of `ids` that are recorded here."""
+        with self._database.read() as connection:
+            return rows_patches.known_patches(connection, ids)
+
+    def known_columns(self, columns: Collection[ColumnId]) -> set[ColumnId]:
+        """Those of `columns` that some patch supplies."""
+        with self._database.read() as connection:
+            return rows_patches.known_columns(connection, columns)
+
     def patch_path(self, id: PatchId) -> Path:  # noqa: A002
         """The patch's safetensors file; IntegrityError where it is missing."""
         return self.blobs.path(id)

@@ -20,6 +20,7 @@ __all__ = [
     "insert_facts",
     "insert_patch",
     "known_columns",
+    "known_patches",
     "load_facts",
     "load_patch",
     "patches_holding",
@@ -144,6 +145,16 @@ def known_columns(connection: Connection, columns: Collection[ColumnId]) -> set[
     for part in chunked(columns):
         statement = select(patch_columns.c.column).where(patch_columns.c.column.in_(part)).distinct()
         found.update(ColumnId(c) for c in connection.execute(statement).scalars())
+    return found
+
+
+def known_patches(connection: Connection, ids: Collection[PatchId]) -> set[PatchId]:
+    """Those of `ids` that are stored."""
+    found: set[PatchId] = set()
+    for part in chunked(ids):
+        found.update(
+            PatchId(p) for p in connection.execute(select(patches.c.id).where(patches.c.id.in_(part))).scalars()
+        )
     return found
 
 

@@ -1,0 +1,127 @@
+"""Objects on their way in: downloaded beside the store, checked against their names, let in all together or not."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from types import TracebackType
+
+from memit_vc.errors import IntegrityError, LockedError, RemoteError
+from memit_vc.objects import BlobId, short
+from memit_vc.porcelain.parallel import at_once
+from memit_vc.porcelain.remote_history import Published
+from memit_vc.progress import Progress, silent
+from memit_vc.remote.manifest import object_path
+from memit_vc.store.blobs import BlobStore
+from memit_vc.store.files import file_digest, make_directories, storage_errors, temporary_path
+
+__all__ = ["Incoming"]
+
+
+class Incoming:
+    """The directory `cache/incoming`: whole objects of a fetch that is not done, so that the next one goes on there.
+
+    What lies in it hashes to its name; nothing refers to it. `bytes` counts what was downloaded. A context manager: one
+    process at a time has it (LockedError), until it ends.
+    """
+
+    def __init__(self, root: Path, blobs: BlobStore) -> None:
+        self.directory = root / "cache" / "incoming"
+        self.blobs = blobs
+        self.bytes = 0
+        self.downloaded: list[BlobId] = []
+
+    def __enter__(self) -> Incoming:
+        with storage_errors(self.directory):
+            make_directories(self.directory.parent)
+            self._lock = (self.directory.parent / "incoming.lock").open("a")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                self._lock.close()
+                raise LockedError(
+                    f"another command is fetching into {self.blobs.root.parent}", hint="Wait until it is done."
+                ) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.close()
+
+    def fetch(self, found: Published, wanted: Collection[BlobId], *, progress: Progress = silent) -> None:
+        """Download what is neither stored nor here already. IntegrityError for bytes that are not what their name says.
+
+        RemoteError for an object that the remote lacks, or for sizes that cannot fit on this disk.
+        """
+        missing = sorted(blob for blob in wanted if not self.blobs.has(blob) and not self._has(blob))
+        for blob in missing:
+            if object_path(blob) not in found.listing:
+                raise RemoteError(
+                    f"{found.remote.url}: lacks object {short(blob)}, which its history needs",
+                    hint="Nothing was stored. Whoever has it can push again.",
+                )
+        size = sum(found.listing[object_path(blob)].size for blob in missing)
+        with storage_errors(self.directory):
+            make_directories(self.directory)
+            free = shutil.disk_usage(self.directory).free
+        if size > free:
+            raise RemoteError(
+                f"{found.remote.url}: its objects have {size} bytes, {free} are free here",
+                hint="Free some space (`memitvc gc` helps) and run the command again; nothing was stored.",
+            )
+        done = 0
+        for got in at_once(lambda blob: self._download(found, blob), missing):
+            done += got
+            progress("fetch objects", done, size)
+        self.bytes += done
+        self.downloaded += missing
+
+    def path(self, blob: BlobId) -> Path:
+        """Where a fetched or stored object can be read."""
+        return self.directory / blob if self._has(blob) else self.blobs.path(blob)
+
+    def read(self, blob: BlobId) -> bytes:
+        """An object's bytes, checked against its name once more. IntegrityError."""
+        if not self._has(blob):
+            return self.blobs.read(blob)
+        path = self.directory / blob
+        with storage_errors(path):
+            if file_digest(path) != blob:
+                path.unlink(missing_ok=True)
+                raise IntegrityError(f"{path} was damaged on this disk", hint="Run the command again.")
+            return path.read_bytes()
+
+    def store(self, wanted: Collection[BlobId]) -> None:
+        """Let objects into the store, for good."""
+        for blob in sorted(wanted):
+            if self._has(blob):
+                self.blobs.put(self.directory / blob)
+            elif self.blobs.has(blob):
+                self.blobs.put(self.blobs.path(blob))  # fresh again for gc, until a row names it
+
+    def clear(self) -> None:
+        """Forget everything: it is stored, or was refused."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _has(self, blob: BlobId) -> bool:
+        return (self.directory / blob).is_file()
+
+    def _download(self, found: Published, blob: BlobId) -> int:
+        listed = found.listing[object_path(blob)]
+        temporary = temporary_path(self.directory / blob)
+        try:
+            found.remote.fetch(object_path(blob), found.revision, temporary, limit=listed.size)
+            with storage_errors(temporary):
+                if file_digest(temporary) != blob:
+                    raise IntegrityError(
+                        f"{found.remote.url}: object {short(blob)} is not what its name says",
+                        hint="Nothing was stored. It was damaged on the way (run the command again) or at the remote.",
+                    )
+                size = temporary.stat().st_size
+                temporary.replace(self.directory / blob)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return size

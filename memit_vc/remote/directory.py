@@ -1,0 +1,133 @@
+"""A remote that is a plain directory: a shared disk, a USB stick, a folder that something else synchronises.
+
+The tree lies there as it is. `memitvc.json` is replaced last, by a rename, under a lock that the system lets go of when
+its holder dies: readers see the old publication or the new one, and a push that was killed leaves files that nothing
+names, which the next push of the same commits finds in place.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+from memit_vc.errors import RefMovedError, RemoteError, StorageError
+from memit_vc.remote.manifest import MANIFEST, MAX_MANIFEST
+from memit_vc.remote.protocol import Change, RemoteFile
+from memit_vc.store.files import is_temporary, make_directories, read_chunks, write_atomic
+
+__all__ = ["DirectoryRemote"]
+
+_LOCK = ".memitvc-lock"
+
+
+class DirectoryRemote:
+    """See `protocol.Remote`. A revision is the SHA-256 of memitvc.json; what it names never changes in place."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.absolute()
+        self.url = str(self.directory)
+
+    def head(self) -> str | None:
+        if not (self.directory / MANIFEST).exists():
+            if self.directory.exists() and not self.directory.is_dir():
+                raise RemoteError(
+                    f"{self.url} is a file", hint="A remote is a directory; it may be absent before a push."
+                )
+            return None
+        return sha256(b"".join(self._chunks(MANIFEST, MAX_MANIFEST))).hexdigest()
+
+    def listing(self, revision: str) -> Mapping[str, RemoteFile]:  # noqa: ARG002 (one tree at a time)
+        found = {}
+        try:
+            for directory, _, names in os.walk(self.directory):
+                for path in (Path(directory, name) for name in names):
+                    if not is_temporary(path) and path.name != _LOCK and path.is_file() and not path.is_symlink():
+                        found[path.relative_to(self.directory).as_posix()] = RemoteFile(path.stat().st_size)
+        except OSError as error:
+            raise self._refused(error) from error
+        return found
+
+    def read(self, path: str, revision: str, *, limit: int) -> bytes:
+        data = b"".join(self._chunks(path, limit))
+        if path == MANIFEST and sha256(data).hexdigest() != revision:
+            raise RefMovedError(f"{self.url} changed while it was read", hint="Run the command again.")
+        return data
+
+    def fetch(self, path: str, revision: str, target: Path, *, limit: int) -> None:  # noqa: ARG002
+        write_atomic(target, self._chunks(path, limit))
+
+    def publish(self, change: Change, *, parent: str | None) -> str:
+        try:
+            with self._locked():
+                if self.head() != parent:
+                    raise RefMovedError(f"{self.url} changed meanwhile", hint="Run `memitvc pull`, then push again.")
+                for path in sorted(change.adds, key=lambda path: (path == MANIFEST, path)):
+                    self._write(path, change.adds[path])
+                for path in change.deletes:
+                    self._inside(path).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._refused(error) from error
+        except StorageError as error:
+            raise RemoteError(error.message, hint=error.hint) from error
+        head = self.head()
+        if head is None:
+            raise RemoteError(f"{self.url} lost its {MANIFEST}", hint="Look at what else writes there; push again.")
+        return head
+
+    def tag(self, name: str, revision: str) -> None:
+        """Nothing: a directory has no tags but those of memitvc.json."""
+        del name, revision
+
+    def _write(self, path: str, content: bytes | Path) -> None:
+        target = self._inside(path)
+        # named by content: what is whole already stays, and a partial file never got this name
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        if path.startswith("objects/") and target.is_file() and target.stat().st_size == size:
+            return
+        write_atomic(target, content if isinstance(content, bytes) else read_chunks(content))
+
+    def _inside(self, path: str) -> Path:
+        parts = path.split("/")
+        if path.startswith("/") or "\\" in path or any(part in ("", ".", "..") for part in parts):
+            raise RemoteError(f"{path!r} is no path of a remote", hint="This is a bug: please report it.")
+        return self.directory.joinpath(*parts)
+
+    def _chunks(self, path: str, limit: int) -> Iterator[bytes]:
+        source = self._inside(path)
+        try:
+            size = source.stat().st_size
+            if not source.is_file():
+                raise RemoteError(f"{source} is no file", hint="Nothing was stored. Look at what else writes there.")
+            if size > limit:
+                raise RemoteError(
+                    f"{source} holds {size} bytes, at most {limit} were expected",
+                    hint="Nothing was stored. The remote is damaged or was made to mislead.",
+                )
+            for chunk in read_chunks(source):
+                size = size - len(chunk)
+                if size < 0:
+                    raise RemoteError(f"{source} grew while it was read", hint="Run the command again.")
+                yield chunk
+        except OSError as error:
+            raise self._refused(error) from error
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        make_directories(self.directory)
+        with (self.directory / _LOCK).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # closing the file, or dying, lets go of it
+            yield
+
+    def _refused(self, error: OSError) -> RemoteError:
+        free = ""
+        if self.directory.is_dir():
+            free = f" ({shutil.disk_usage(self.directory).free >> 20} MiB free)"
+        return RemoteError(
+            f"{error.filename or self.url}: {error.strerror or error}{free}",
+            hint="Check the path, its permissions and the space, then run the command again.",
+        )

@@ -1,0 +1,108 @@
+"""memitvc.json: what a remote publishes. Written canonically, read with suspicion."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from memit_vc.errors import IntegrityError, MemitVCError, UsageError
+from memit_vc.objects import BaseId, CommitId, JsonValue, canonical_json
+from memit_vc.vcs.refnames import check_ref_name
+
+__all__ = [
+    "BASE",
+    "HPARAMS",
+    "MANIFEST",
+    "MAX_MANIFEST",
+    "REMOTE_FORMAT",
+    "RemoteManifest",
+    "commit_path",
+    "is_id",
+    "object_path",
+]
+
+REMOTE_FORMAT = 1
+MANIFEST, BASE, HPARAMS = "memitvc.json", "base.json", "hparams.yaml"
+MAX_MANIFEST = 1 << 24
+"""Bytes: some hundred thousand refs."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+_HUB_COMMIT = re.compile(r"[0-9a-f]{40}")
+_HEX = frozenset("0123456789abcdef")
+
+
+def is_id(value: object) -> bool:
+    """Whether this is a SHA-256 as every id is written: 64 lower-case hexadecimal digits."""
+    return isinstance(value, str) and len(value) == 64 and _HEX.issuperset(value)
+
+
+def commit_path(commit: str) -> str:
+    """Where a commit lies in the tree of a remote."""
+    return f"commits/{commit}.json"
+
+
+def object_path(blob: str) -> str:
+    """Where an object lies in the tree of a remote."""
+    return f"objects/{blob[:2]}/{blob[2:]}"
+
+
+@dataclass(frozen=True)
+class RemoteManifest:
+    """`refs` maps heads/… and tags/… to commits; `default` is the branch that `clone` switches to.
+
+    `source` and `revision` say where the base came from: a Hub id at a commit; both None for a local directory.
+    """
+
+    base: BaseId
+    source: str | None
+    revision: str | None
+    default: str
+    refs: Mapping[str, CommitId]
+
+    def encode(self) -> bytes:
+        refs: dict[str, JsonValue] = dict(self.refs)
+        return canonical_json(
+            {
+                "format": REMOTE_FORMAT,
+                "base": {"id": self.base, "source": self.source, "revision": self.revision},
+                "default": self.default,
+                "refs": refs,
+            }
+        )
+
+    @classmethod
+    def decode(cls, data: bytes, where: str) -> RemoteManifest:
+        """IntegrityError for anything that `encode` does not write; MemitVCError for a format of the future."""
+        bad = IntegrityError(f"{where}: {MANIFEST} is damaged", hint="Nothing was stored. Ask whoever pushed it.")
+        try:
+            record = json.loads(data)
+            version = record["format"]
+            if type(version) is not int:
+                raise bad
+            if version != REMOTE_FORMAT:
+                raise MemitVCError(
+                    f"{where}: has format {version}, this memit-vc reads {REMOTE_FORMAT}",
+                    hint="Upgrade memit-vc: pip install -U memit-vc",
+                )
+            base, refs, default = record["base"], record["refs"], record["default"]
+            texts = [default, *refs, *(base[name] for name in ("source", "revision") if base[name] is not None)]
+            if not all(isinstance(text, str) for text in texts) or not all(map(is_id, [base["id"], *refs.values()])):
+                raise bad
+            for name in refs:
+                check_ref_name(name)
+                if name.startswith("remotes/"):
+                    raise bad
+            check_ref_name(f"heads/{default}")
+            # the source is fetched when nothing else is known: it must be a Hub id at a commit, never a path
+            source, revision = base["source"], base["revision"]
+            if (source is None) != (revision is None):
+                raise bad
+            if source is not None and not (_HUB_ID.fullmatch(source) and _HUB_COMMIT.fullmatch(revision)):
+                raise bad
+            made = cls(BaseId(base["id"]), base["source"], base["revision"], default, refs)
+            if made.encode() != data:
+                raise bad
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UsageError) as error:
+            raise bad from error
+        return made
