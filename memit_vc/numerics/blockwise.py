@@ -37,7 +37,7 @@ def ordered_map(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Ite
         try:
             for item in chain(head, items):
                 waiting.append(pool.submit(work, item))
-                if len(waiting) > workers:
+                if len(waiting) > 2 * workers:  # as many again as are being worked on, so that nobody runs dry
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +81,7 @@ def prepare_base(
 def checkout(
     base_dir: Path,
     weights: Sequence[EditableWeight],
-    terms: Callable[[str], list[Term]],
+    terms: Callable[[str], Iterable[Term]],
     out: Path,
     *,
     record: JsonValue,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import torch
 
 from memit_vc.errors import IntegrityError, StorageError
 from memit_vc.numerics.blockwise import ordered_map
-from memit_vc.numerics.materialise import STORAGE_DTYPES, Materialiser, Term
+from memit_vc.numerics.materialise import STORAGE_DTYPES, Term, stored_shape
+from memit_vc.numerics.update import Edit, Update
 from memit_vc.objects import EditableWeight
 from memit_vc.progress import Progress
 from memit_vc.store.files import storage_errors
@@ -21,6 +23,8 @@ from memit_vc.store.safetensors_file import Entry, read_header
 __all__ = ["StaleShardError", "copied_shard", "hot_shard"]
 
 _CHUNK = 1 << 23
+_UNHASHED = 4
+"""Blocks that may wait for their hash."""
 
 
 class StaleShardError(Exception):
@@ -30,13 +34,15 @@ class StaleShardError(Exception):
 def hot_shard(
     base: Path,
     weights: Sequence[EditableWeight],
-    terms: Callable[[str], list[Term]],
+    terms: Callable[[str], Iterable[Term]],
     hashes: dict[str, str],
     progress: Progress,
-) -> Iterator[bytes]:
+) -> Iterator[bytes | memoryview]:
     """The file for a state: the base's hot shard, header and all, with the terms of each weight added.
 
-    SHA-256 of each tensor goes into `hashes` as it is finished. Errors as for `Materialiser`.
+    Blocks of all tensors go through one queue: while the caller writes one, others are read, computed and hashed, and
+    the next tensor's terms are looked at. `terms(name)` may be iterated more than once, and on another thread.
+    SHA-256 of each tensor is in `hashes` at the end. Errors as for `Update`.
     """
     header = read_header(base)
     by_name = {weight.name: weight for weight in weights}
@@ -46,22 +52,27 @@ def hot_shard(
             hint="Delete the directory; the next checkout builds it again from the base checkpoint.",
         )
     total, done = sum(entry.size for entry in header.tensors.values()), 0
+    digests = {name: hashlib.sha256() for name in header.tensors}
     with storage_errors(base), base.open("rb") as file, ThreadPoolExecutor(max_workers=1) as hasher:
         yield file.read(header.data_start)
-        for name, entry in header.tensors.items():
-            sha = hashlib.sha256()
-            pending: Future[None] | None = None
-            for block in _tensor(file, base, entry, by_name[name], terms(name)):
-                if pending is not None:
-                    pending.result()
-                # hashing one block while the next is computed and this one written; both leave the interpreter's lock
-                pending = hasher.submit(sha.update, block)
-                yield block
-                done += len(block)
-                progress("write weights", done, total)
-            if pending is not None:
-                pending.result()
-            hashes[name] = sha.hexdigest()
+        unhashed: deque[Future[None]] = deque()
+        updates = _ahead(lambda name: Update(terms(name), by_name[name]), header.tensors)
+        jobs = (
+            (name, raw, edit)
+            for name, update in zip(header.tensors, updates, strict=True)
+            for raw, edit in _blocks(file, base, header.tensors[name], by_name[name], update)
+        )
+        for name, block in ordered_map(_edited, jobs):
+            # one thread, so in the order of the bytes; it leaves the interpreter's lock, as do products and writes
+            unhashed.append(hasher.submit(digests[name].update, block))
+            while len(unhashed) > _UNHASHED:
+                unhashed.popleft().result()
+            yield block
+            done += len(block)
+            progress("write weights", done, total)
+        for hashed in unhashed:
+            hashed.result()
+    hashes |= {name: sha.hexdigest() for name, sha in digests.items()}
 
 
 def copied_shard(path: Path, hashes: dict[str, str], progress: Progress) -> Iterator[bytes]:
@@ -85,32 +96,43 @@ def copied_shard(path: Path, hashes: dict[str, str], progress: Progress) -> Iter
         raise StaleShardError(str(error)) from error
 
 
-def _tensor(file: BinaryIO, path: Path, entry: Entry, weight: EditableWeight, terms: list[Term]) -> Iterator[bytes]:
-    """The bytes of one materialised tensor; the file is at its first byte."""
-    update = Materialiser(terms, weight)
-    rows, columns = update.stored_shape
+_Job: TypeAlias = tuple[str, bytearray, "tuple[Edit, torch.dtype, int] | None"]
+
+
+def _blocks(
+    file: BinaryIO, path: Path, entry: Entry, weight: EditableWeight, update: Update
+) -> Iterator[tuple[bytearray, tuple[Edit, torch.dtype, int] | None]]:
+    """The base's bytes of each block of a tensor, and what is to be done to them; the file is at its first byte."""
+    rows, columns = stored_shape(weight)
     dtype = STORAGE_DTYPES.get(entry.dtype)
     if dtype is None or entry.shape != (rows, columns):
         raise IntegrityError(
             f"{path}: {weight.name} is {entry.dtype} {list(entry.shape)}, the history says {[rows, columns]}",
             hint="The base is not the one that `init` recorded.",
         )
-
-    def read(block: slice) -> tuple[slice, bytes]:
-        size = (block.stop - block.start) * columns * dtype.itemsize
-        raw = file.read(size)
-        if len(raw) != size:
+    for block, edit in update.blocks():
+        raw = bytearray((block.stop - block.start) * columns * dtype.itemsize)
+        if file.readinto(raw) != len(raw):  # type: ignore[attr-defined]
             raise StorageError(f"{path}: ends inside tensor {weight.name!r}", hint="It was cut short; delete it.")
-        return block, raw
+        yield raw, None if update.is_zero else (edit, dtype, columns)
 
-    def edit(item: tuple[slice, bytes]) -> bytes:
-        block, raw = item
-        # torch wants a writable buffer; copying a block costs nothing beside the product
-        base = torch.frombuffer(bytearray(raw), dtype=dtype).reshape(-1, columns)
-        return update.apply(base, block.start).contiguous().view(torch.uint8).numpy().tobytes()
 
-    blocks = map(read, update.blocks())
-    if update.is_zero:
-        yield from (raw for _, raw in blocks)
-    else:
-        yield from ordered_map(edit, blocks)
+def _edited(job: _Job) -> tuple[str, memoryview]:
+    name, raw, work = job
+    if work is None:
+        return name, memoryview(raw)
+    edit, dtype, columns = work
+    result = edit(torch.frombuffer(raw, dtype=dtype).reshape(-1, columns))
+    return name, result.view(-1).view(torch.uint8).numpy().data
+
+
+def _ahead(make: Callable[[str], Update], names: Iterable[str]) -> Iterator[Update]:
+    """`make(name)` for each, the next one made while this one is in use."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        waiting: deque[Future[Update]] = deque()
+        for name in names:
+            waiting.append(pool.submit(make, name))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

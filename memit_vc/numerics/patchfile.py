@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,8 +35,12 @@ __all__ = [
     "read_constraints",
     "read_patch",
     "read_patch_header",
+    "read_pieces",
     "read_weight",
 ]
+
+_PIECE = 512
+"""Columns that `read_pieces` reads at once."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ def read_patch_header(source: Path | bytes) -> PatchHeader:
 
 
 def column_ids(patch_id: PatchId, header: PatchHeader, tensors: PatchTensors) -> tuple[ColumnId, ...]:
-    """One id per column, or a single one where a dense weight makes the patch indivisible (docs/architecture.md)."""
+    """One id per column, or one in all for an indivisible patch: one with a dense or joint weight."""
     if not header.divisible:
         return (ColumnId(digest("column", b"dense" + patch_id.encode())),)
     factors = [(name.encode(), _low_rank(tensors, name)) for name in sorted(header.weights)]
@@ -157,24 +162,37 @@ def read_columns(path: Path, positions: Sequence[int], weight: str) -> LowRank:
 
 def read_weight(path: Path, positions: Sequence[int], weight: str) -> LowRank | Dense | None:
     """As `read_columns`, but a dense update is read whole, and a weight that the patch leaves alone gives None."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            if f"{weight}.dense" in names:
-                return Dense(file.get_tensor(f"{weight}.dense"))
-            if f"{weight}.left" not in names:
-                return None
-            left, right = file.get_tensor(f"{weight}.left"), file.get_tensor(f"{weight}.right")
-    except SafetensorError as error:
-        raise IntegrityError(f"{path}: not a whole safetensors file: {error}", hint=_HINT) from error
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be read: {error}", hint="Run `memitvc fsck`.") from error
-    if not positions:
-        return LowRank(left, right)
-    if not all(0 <= position < right.shape[0] for position in positions):
-        raise IntegrityError(f"{path}: {weight!r} has {right.shape[0]} columns, not {max(positions) + 1}", hint=_HINT)
-    index = torch.tensor(positions)
-    return LowRank(left.index_select(1, index), right.index_select(0, index))
+    with _opened(path) as file:
+        names = set(file.keys())
+        if f"{weight}.dense" in names:
+            return Dense(file.get_tensor(f"{weight}.dense"))
+        if f"{weight}.left" not in names:
+            return None
+        term = LowRank(file.get_tensor(f"{weight}.left"), file.get_tensor(f"{weight}.right"))
+    _check_positions(path, positions, weight, term.right.shape[0])
+    return _chosen(term, positions)
+
+
+def read_pieces(path: Path, positions: Sequence[int], weight: str) -> Iterator[LowRank | Dense]:
+    """As `read_weight`, some columns after the other, so that a patch of many is never whole in memory."""
+    with _opened(path) as file:
+        names = set(file.keys())
+        left, right = f"{weight}.left", f"{weight}.right"
+        columns = file.get_slice(right).get_shape()[0] if left in names else 0
+    if columns <= _PIECE:
+        found = read_weight(path, positions, weight)
+        if found is not None:
+            yield found
+        return
+    _check_positions(path, positions, weight, columns)
+    for start in range(0, columns, _PIECE):
+        stop = min(start + _PIECE, columns)
+        wanted = [position - start for position in positions if start <= position < stop]
+        if wanted or not positions:
+            with _opened(path) as file:
+                piece = LowRank(file.get_slice(left)[:, start:stop], file.get_slice(right)[start:stop])
+            yield _chosen(piece, wanted)
+            del piece
 
 
 def check_patch(path: Path, expected: ExpectedPatch) -> list[str]:
@@ -194,6 +212,30 @@ def check_patch(path: Path, expected: ExpectedPatch) -> list[str]:
 
 
 _HINT = "The blob is damaged. `memitvc fsck` lists what else is; pull it again from a remote that has it."
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise IntegrityError(f"{path}: not a whole safetensors file: {error}", hint=_HINT) from error
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error}", hint="Run `memitvc fsck`.") from error
+
+
+def _check_positions(path: Path, positions: Sequence[int], weight: str, columns: int) -> None:
+    if not all(0 <= position < columns for position in positions):
+        raise IntegrityError(f"{path}: {weight!r} has {columns} columns, not {max(positions) + 1}", hint=_HINT)
+
+
+def _chosen(term: LowRank, positions: Sequence[int]) -> LowRank:
+    """Some columns of a term; none given: all."""
+    if not positions:
+        return term
+    index = torch.tensor(positions)
+    return LowRank(term.left.index_select(1, index), term.right.index_select(0, index))
 
 
 def _where(source: Path | bytes) -> str:

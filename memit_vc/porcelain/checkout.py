@@ -57,7 +57,7 @@ def checkout(
     """
     from memit_vc.numerics.checkout import CACHE_LIMIT, prepare_base
     from memit_vc.numerics.checkout import checkout as write
-    from memit_vc.numerics.materialise import state_terms
+    from memit_vc.numerics.update import StateTerms
 
     commit = repository.resolve(revision)
     columns = repository.state(commit)
@@ -76,7 +76,7 @@ def checkout(
     made: CheckoutResult = write(
         base,
         weights,
-        lambda name: state_terms(repository.patch_path, selection, name),
+        lambda name: StateTerms(repository.patch_path, selection.items(), name),
         out,
         record=record,
         replace=replace,

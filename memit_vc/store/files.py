@@ -13,9 +13,11 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISDIR
+from typing import BinaryIO
 
 from memit_vc.errors import StorageError
 
@@ -36,6 +38,8 @@ __all__ = [
 
 _MARK = ".tmp-"
 _CHUNK = 1 << 22
+_SYNC = 1 << 26
+"""Bytes after which a file being written is synced for the first time."""
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
@@ -139,16 +143,21 @@ def make_directories(directory: Path) -> None:
     fsync_directory(directory.parent)
 
 
-def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o644) -> None:
-    """Write `path` whole or not at all; an existing file is replaced. StorageError leaves no temporary file behind."""
+def write_atomic(path: Path, data: bytes | Iterable[bytes | memoryview], *, mode: int = 0o644) -> None:
+    """Write `path` whole or not at all; an existing file is replaced. StorageError leaves no temporary file behind.
+
+    Of a large iterable, what is written goes to the disk while the rest is being made.
+    """
     temporary = temporary_path(path)
     try:
         with storage_errors(path):
             make_directories(path.parent)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                for chunk in (data,) if isinstance(data, bytes) else data:
-                    file.write(chunk)
+                if isinstance(data, bytes):
+                    file.write(data)
+                else:
+                    _write_through(file, data)
                 file.flush()
                 os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())
@@ -157,6 +166,23 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o644
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _write_through(file: BinaryIO, data: Iterable[bytes | memoryview]) -> None:
+    """Write the chunks, and now and then start an fsync of those written so far."""
+    with ThreadPoolExecutor(max_workers=1) as disk:
+        syncing: Future[None] | None = None
+        unsynced = 0
+        for chunk in data:
+            file.write(chunk)
+            unsynced += len(chunk)
+            if unsynced >= _SYNC and (syncing is None or syncing.done()):
+                if syncing is not None:
+                    syncing.result()  # a failure is reported once, to one fsync: do not lose it
+                file.flush()
+                syncing, unsynced = disk.submit(os.fsync, file.fileno()), 0
+        if syncing is not None:
+            syncing.result()
 
 
 def publish_directory(temporary: Path, target: Path) -> None:
