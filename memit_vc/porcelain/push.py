@@ -1,0 +1,212 @@
+"""`push`: what the other end lacks, in one change, on top of what it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memit_vc.errors import MemitVCError, RefMovedError, UsageError
+from memit_vc.objects import CommitId, short
+from memit_vc.porcelain.push_tree import history_files, reader_files
+from memit_vc.porcelain.remote_history import Published
+from memit_vc.porcelain.remote_tree import same_base
+from memit_vc.porcelain.remotes import named_remote
+from memit_vc.progress import Progress, silent
+from memit_vc.remote.manifest import MANIFEST, RemoteManifest
+from memit_vc.remote.opening import PushOptions, open_remote
+from memit_vc.remote.protocol import Change, Remote
+from memit_vc.vcs.graph import ancestors, is_ancestor
+from memit_vc.vcs.refnames import check_ref_name
+
+if TYPE_CHECKING:
+    from memit_vc.repository import Repository
+
+__all__ = ["Pushed", "push"]
+
+_ATTEMPTS = 5
+"""Tries where others push other branches to the same place at the same time."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """`files` maps what was sent (with `dry_run`: what would be) to its bytes; empty where all was there already.
+
+    `old` is where the branch was at the other end. `deleted` are files of an adapter that no longer holds.
+    """
+
+    remote: str
+    url: str
+    branch: str
+    old: CommitId | None
+    new: CommitId
+    commits: tuple[CommitId, ...]
+    objects: int
+    files: Mapping[str, int]
+    deleted: tuple[str, ...] = ()
+    pull_request: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.files.values())
+
+
+class _BehindError(RefMovedError):
+    """The branch itself has commits that are not here: trying again does not help."""
+
+
+def push(
+    repository: Repository,
+    remote: str | None = None,
+    branch: str | None = None,
+    *,
+    tag: str | None = None,
+    options: PushOptions | None = None,
+    constraints: bool = True,
+    adapter: bool = True,
+    dry_run: bool = False,
+    progress: Progress = silent,
+) -> Pushed:
+    """Publish a branch (default: HEAD's) with the tags on it; `tag` is put on its tip first, where it does not exist.
+
+    RefMovedError where the other end has commits that the branch lacks, or moved meanwhile; UsageError where it holds
+    another base; RemoteError where it refuses. Then nothing changed on either side. A push that was cut off is done
+    again; what had arrived is not sent twice. With `dry_run` nothing is sent.
+    """
+    import tenacity
+
+    name, url = named_remote(repository, remote)
+    chosen = branch or repository.head().branch
+    if chosen is None:
+        raise UsageError("HEAD is on no branch", hint="Name the branch to push: memitvc push REMOTE BRANCH")
+    there = open_remote(url, options)
+    tip = repository.resolve(f"heads/{chosen}")
+    attempt = _Attempt(repository, there, name, chosen, tip, tag, constraints, adapter, dry_run, progress)
+    again = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda e: isinstance(e, RefMovedError) and not isinstance(e, _BehindError)),
+        stop=tenacity.stop_after_attempt(_ATTEMPTS),
+        wait=tenacity.wait_random_exponential(0.1, max=2),
+        reraise=True,
+    )
+    return again(attempt.run)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    repository: Repository
+    there: Remote
+    name: str
+    branch: str
+    tip: CommitId
+    tag: str | None
+    constraints: bool
+    adapter: bool
+    dry_run: bool
+    progress: Progress
+
+    def run(self) -> Pushed:
+        repository, there, ref = self.repository, self.there, f"heads/{self.branch}"
+        before = Published.at(there)
+        if before is not None:
+            same_base(repository, before.manifest, there.url)
+        refs = {} if before is None else dict(before.manifest.refs)
+        old = refs.get(ref)
+        if old is not None and not (repository.has_commit(old) and is_ancestor(old, self.tip, repository.parents)):
+            raise _BehindError(
+                f"{self.name} has commits on {self.branch} that are not here ({short(old)})",
+                hint=f"Pull first: memitvc pull {self.name} {self.branch}, then push again.",
+            )
+        tags, notes = self._tags(refs)
+        wanted = refs | {ref: self.tip} | tags
+        config = repository.config
+        manifest = RemoteManifest(
+            repository.base_id,
+            config.base if config.revision is not None else None,
+            config.revision,
+            self.branch if before is None else before.manifest.default,
+            wanted,
+        )
+        if refs == wanted:
+            self._remember(there.head())
+            return Pushed(self.name, there.url, self.branch, old, self.tip, (), 0, {}, notes=tuple(notes))
+        revision = there.head() if before is None else before.revision
+        listing = {} if revision is None else there.listing(revision) if before is None else before.listing
+        here = {commit for commit in refs.values() if repository.has_commit(commit)}
+        published = ancestors(here, repository.parents)
+        new = [c.id for c in reversed(repository.log([self.tip])) if c.id not in published]
+        adds = history_files(repository, new, listing, constraints=self.constraints, progress=self.progress)
+        deletes: frozenset[str] = frozenset()
+        if self.branch == manifest.default:
+            extra, deletes, said = reader_files(
+                repository, self.tip, there, revision, listing, adapter=self.adapter, progress=self.progress
+            )
+            adds |= extra
+            notes += said
+        adds[MANIFEST] = manifest.encode()
+        request = None
+        if not self.dry_run:
+            subject = repository.commit(self.tip).subject
+            made = there.publish(Change(subject or self.branch, adds, deletes), parent=revision)
+            request = getattr(there, "pull_request", None)
+            if request is None:  # a pull request has moved no branch yet
+                self._remember(made)
+        return Pushed(
+            self.name,
+            there.url,
+            self.branch,
+            old,
+            self.tip,
+            tuple(new),
+            sum(path.startswith("objects/") for path in adds),
+            {path: _size(content) for path, content in adds.items()},
+            tuple(sorted(deletes)),
+            request,
+            tuple(notes),
+        )
+
+    def _tags(self, refs: Mapping[str, CommitId]) -> tuple[dict[str, CommitId], list[str]]:
+        """The tags on the branch, and `tag`; those that point elsewhere at the other end stay there."""
+        reachable = ancestors([self.tip], self.repository.parents)
+        local = self.repository.refs("tags/")
+        found = {name: commit for name, commit in local.items() if commit in reachable}
+        if self.tag is not None:
+            name = f"tags/{self.tag}"
+            check_ref_name(name)
+            if local.get(name, self.tip) not in reachable:
+                raise UsageError(
+                    f"tag {self.tag!r} is at {short(local[name])}, which is not on {self.branch}",
+                    hint=f"Push the branch that it is on, or choose another name: memitvc tag {self.tag}-2",
+                )
+            found.setdefault(name, self.tip)
+            if refs.get(name, found[name]) != found[name]:
+                raise MemitVCError(
+                    f"{self.name} has a tag {self.tag!r} already, at {short(refs[name])}",
+                    hint="Tags do not move: choose another name.",
+                )
+        moved = [name for name, commit in found.items() if refs.get(name, commit) != commit]
+        notes = [f"tag {name[5:]} is at {short(refs[name])} there; it stays" for name in moved]
+        return {name: commit for name, commit in found.items() if name not in moved}, notes
+
+    def _remember(self, revision: str | None) -> None:
+        """Tags on the server's own terms, the tracking ref, and a tag that is new here: one operation."""
+        from memit_vc.repository import RefUpdate
+
+        if self.dry_run:
+            return
+        if self.tag is not None and revision is not None:
+            self.there.tag(self.tag, revision)
+        local = self.repository.refs()
+        wanted = {f"remotes/{self.name}/{self.branch}": self.tip}
+        if self.tag is not None and f"tags/{self.tag}" not in local:
+            wanted[f"tags/{self.tag}"] = self.tip
+        self.repository.publish(
+            verb="push",
+            description=f"{self.branch} to {self.name}",
+            refs=[RefUpdate(ref, local.get(ref), commit) for ref, commit in wanted.items() if local.get(ref) != commit],
+        )
+
+
+def _size(content: bytes | Path) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
