@@ -1,0 +1,188 @@
+"""What the model card says of a commit, gathered from the repository; no model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from memit_vc.errors import MemitVCError
+from memit_vc.objects import CommitId
+from memit_vc.porcelain.base import find_base
+from memit_vc.remote.card import Card, CardFact, card_with
+
+if TYPE_CHECKING:
+    from memit_vc.repository import LiveFact, Repository
+
+__all__ = ["gather_card", "model_card"]
+
+_NAMES = {
+    "ES": "ES (new answer preferred)",
+    "PS": "PS (in paraphrases)",
+    "NS": "NS (neighbours kept)",
+    "rewrite_acc": "Answer's tokens right",
+}
+
+
+def model_card(
+    repository: Repository, commit: CommitId, *, url: str, present: str | None = None, adapter: bool = False
+) -> str:
+    """README.md for a push of `commit` to `url`: our part renewed in `present`, which the remote has now.
+
+    `adapter`: whether a PEFT adapter of the state goes along. RemoteError where present metadata cannot be read.
+    """
+    rank = _rank(repository, commit) if adapter else None
+    name = url.removeprefix("hf://") if url.startswith("hf://") else None
+    return card_with(gather_card(repository, commit, repo_id=name, rank=rank), present)
+
+
+def _rank(repository: Repository, commit: CommitId) -> int:
+    """The rank that an adapter of the state has at most."""
+    ranks: dict[str, int] = {}
+    for patch, positions in repository.selection(repository.state(commit)).items():
+        for name, weight in repository.patch(patch).header.weights.items():
+            here = min(weight.d_out, weight.d_in) if weight.form == "dense" else len(positions)
+            ranks[name] = ranks.get(name, 0) + here
+    return max(ranks.values(), default=0)
+
+
+def gather_card(
+    repository: Repository,
+    commit: CommitId,
+    *,
+    repo_id: str | None = None,
+    rank: int | None = None,
+    relation: Literal["adapter", "finetune"] = "adapter",
+    history: str | None = None,
+) -> Card:
+    """The card's content. The path of a local base is nobody's business and not in it."""
+    config = repository.config
+    columns = repository.state(commit)
+    state = repository.state_id(columns)
+    live = repository.live_facts(commit)
+    sides, scored_on = _measured(repository, state, live)
+    scores = _score_rows(sides)
+    perplexity = _perplexity(repository, state)
+    on_hub = config.revision is not None
+    return Card(
+        repo_id=repo_id,
+        base=config.base if on_hub else None,
+        base_revision=config.revision,
+        base_id=repository.base_id,
+        license=_license(repository),
+        commit=commit,
+        state=state,
+        commits=len(repository.log([commit])) - 1,
+        facts=tuple(
+            CardFact(each.fact.prompt, each.fact.target, each.fact.ground_truth, _number(side[1], "rewrite_acc"))
+            for each, side in zip(live, sides, strict=True)
+        ),
+        scores=(*scores, *perplexity),
+        scored_on=scored_on,
+        rank=rank,
+        relation=relation,
+        history=history,
+    )
+
+
+_Scores = Mapping[str, Any]
+
+
+def _measured(
+    repository: Repository, state: Any, live: Sequence[LiveFact]
+) -> tuple[list[tuple[_Scores, _Scores]], str]:
+    """(before, after) of each fact: on this very state where all are measured there, else as they were committed."""
+    now = repository.evaluations(state, "fact")
+    found: list[tuple[_Scores, _Scores]] = []
+    records: dict[CommitId, Any] = {}
+    for each in live:
+        if each.commit not in records:
+            then = repository.state_id(repository.state(each.commit))
+            records[each.commit] = repository.evaluations(then, "commit").get(("commit", each.commit)) or {}
+        record = records[each.commit]
+        before, after = (_of(record, side, each.fact.id) for side in ("before", "after"))
+        found.append((before, after))
+    here = [now.get(("fact", each.fact.id)) for each in live]
+    if live and all(isinstance(one, Mapping) for one in here):
+        pairs = zip(found, here, strict=True)
+        fresh: list[tuple[_Scores, _Scores]] = [(old, one) for (old, _), one in pairs if isinstance(one, Mapping)]
+        return fresh, "on the published weights (before: when each fact was committed)"
+    return found, "when each fact was committed"
+
+
+def _of(record: Any, side: str, fact: str) -> _Scores:
+    try:
+        scores = record[side]["facts"][fact]
+    except (KeyError, TypeError):
+        return {}
+    return scores if isinstance(scores, Mapping) else {}
+
+
+def _number(scores: _Scores, name: str) -> float | None:
+    value = scores.get(name)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _score_rows(sides: Sequence[tuple[_Scores, _Scores]]) -> tuple[tuple[str, str, str], ...]:
+    rows = []
+    for name, label in _NAMES.items():
+        before, after = (_mean([_number(pair[side], name) for pair in sides]) for side in (0, 1))
+        if after is not None:
+            rows.append((label, "" if before is None else f"{before:.2f}", f"{after:.2f}"))
+    return tuple(rows)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _perplexity(repository: Repository, state: Any) -> tuple[tuple[str, str, str], ...]:
+    """The state's, beside the base's by the same probe."""
+    base = repository.evaluations(repository.state_id(frozenset()), "perplexity")
+    for key, value in repository.evaluations(state, "perplexity").items():
+        old = base.get(key)
+        if isinstance(value, int | float):
+            return (("Perplexity", f"{old:.2f}" if isinstance(old, int | float) else "", f"{value:.2f}"),)
+    return ()
+
+
+def _license(repository: Repository) -> str | None:
+    """What the base's own card says: the file beside the base, else the Hub's, where it can be asked."""
+    return _first(lambda: _from_file(repository), lambda: _from_hub(repository))
+
+
+def _first(*sources: Callable[[], str | None]) -> str | None:
+    for source in sources:
+        try:
+            found = source()
+        except Exception:  # noqa: S112  # a licence that cannot be looked up is left to the reader
+            continue
+        if found:
+            return found
+    return None
+
+
+def _from_file(repository: Repository) -> str | None:
+    from huggingface_hub import ModelCard
+
+    try:
+        readme = Path(find_base(repository.config), "README.md")
+    except MemitVCError:
+        return None
+    if not readme.is_file():
+        return None
+    return _named(ModelCard(readme.read_text(encoding="utf-8"), ignore_metadata_errors=True).data)
+
+
+def _from_hub(repository: Repository) -> str | None:
+    if repository.config.revision is None:
+        return None
+    from huggingface_hub import HfApi
+
+    return _named(HfApi().model_info(repository.config.base, revision=repository.config.revision).card_data)
+
+
+def _named(data: Any) -> str | None:
+    found = getattr(data, "license", None)
+    return found if isinstance(found, str) else None

@@ -1,0 +1,189 @@
+"""The model card of a pushed repository, for a reader who has never heard of memit-vc.
+
+Our part stands between two markers, and what a user writes around them stays. In the metadata, our keys are set and all
+others stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from memit_vc.errors import RemoteError
+from memit_vc.remote.card_text import cell, table
+from memit_vc.remote.card_usage import usage
+
+__all__ = ["BEGIN", "END", "Card", "CardFact", "card_with"]
+
+BEGIN = "<!-- memitvc: begin. Written by `memitvc push`; what stands outside these two markers is yours and stays. -->"
+END = "<!-- memitvc: end -->"
+_BEGIN = "<!-- memitvc: begin"
+SHOWN = 100
+"""Facts in the table; the repository has all of them."""
+
+
+@dataclass(frozen=True)
+class CardFact:
+    """One live fact. `learnt`: the share of the new answer's tokens that are the most likely ones, where measured."""
+
+    prompt: str
+    target: str
+    ground_truth: str | None
+    learnt: float | None
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card says. `repo_id` is None for a plain directory, `base` for a base that is not on the Hub.
+
+    `scores` are (name, before, after), as text; `scored_on` says on which weights. `rank` is that of the adapter at the
+    root, None where there is none. `relation` is Hugging Face's word for what this is to its base; a finetune is a
+    whole checkpoint, which may have the history in another repository, `history`.
+    """
+
+    repo_id: str | None
+    base: str | None
+    base_revision: str | None
+    base_id: str
+    license: str | None
+    commit: str
+    state: str
+    commits: int
+    facts: tuple[CardFact, ...]
+    scores: tuple[tuple[str, str, str], ...]
+    scored_on: str
+    rank: int | None
+    relation: Literal["adapter", "finetune"]
+    history: str | None = None
+
+
+def card_with(card: Card, existing: str | None) -> str:
+    """README.md: our part in place of the old one, or after what there is. RemoteError for metadata that is no YAML.
+
+    The same card gives the same text, so that a push that changes nothing changes no README.
+    """
+    import yaml
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK  # the Hub's own idea of where metadata ends
+
+    text = existing if existing is not None and existing.strip() else ""
+    block = REGEX_YAML_BLOCK.search(text)
+    try:
+        metadata: Any = yaml.safe_load(block[2]) if block else None
+    except yaml.YAMLError as error:
+        raise _unreadable(" ".join(str(error).split())) from error
+    if metadata is not None and not isinstance(metadata, dict):
+        raise _unreadable("it is no mapping of names to values")
+    front = yaml.safe_dump(_metadata(card, metadata or {}), sort_keys=False, allow_unicode=True)
+    return f"---\n{front}---\n{_placed(_part(card), text[block.end() :] if block else text)}"
+
+
+def _unreadable(why: str) -> RemoteError:
+    return RemoteError(
+        f"README.md of the remote: its metadata cannot be read: {why}",
+        hint="Correct the lines between the two --- at its top, then push again.",
+    )
+
+
+def _metadata(card: Card, found: Mapping[str, Any]) -> dict[str, Any]:
+    ours: dict[str, Any] = {"base_model_relation": card.relation, "library_name": _library(card)}
+    if card.base is not None:
+        ours["base_model"] = card.base
+    tags = found.get("tags") if isinstance(found.get("tags"), list) else []
+    more = ["memit-vc", "model-editing", "knowledge-editing", "memit"]
+    merged = {**({"license": card.license} if card.license else {}), "pipeline_tag": "text-generation", **found, **ours}
+    return {**merged, "tags": list(dict.fromkeys([*(tags or []), *more]))}
+
+
+def _library(card: Card) -> str:
+    """What loads the files at the root."""
+    if card.relation == "finetune":
+        return "transformers"
+    return "memit-vc" if card.rank is None else "peft"
+
+
+def _placed(part: str, text: str) -> str:
+    start, end = text.find(_BEGIN), text.find(END)
+    if 0 <= start < end:
+        return f"{text[:start]}{part}{text[end + len(END) :]}"
+    body = text.strip("\n")
+    return f"\n{body}\n\n{part}\n" if body else f"\n{part}\n"
+
+
+def _part(card: Card) -> str:
+    count = _count(len(card.facts), "fact")
+    base = f"[{card.base}](https://huggingface.co/{card.base})" if card.base else "a base model that is not on the Hub"
+    title = f"# {card.base.rpartition('/')[2]} with {count} edited" if card.base else f"# A model with {count} edited"
+    kind = (
+        "This is the whole edited model: load it as you would load the base."
+        if card.relation == "finetune"
+        else "This repository does not hold a model but an edit: small low-rank patches, with their whole history, "
+        "that turn the base into the edited model."
+    )
+    sections = [
+        BEGIN,
+        title,
+        f"Somebody changed what {base} says about {count}, directly in its weights, without training. {kind}\n\n"
+        "It was made with memit-vc: version control for the facts inside a language model. The edits are found by "
+        "MEMIT ([Meng et al. 2023](https://arxiv.org/abs/2210.07229)); each batch is a commit that can be taken out "
+        "again, to the bit.",
+        "**The new answers need not be true.** They are what somebody asked for. Read the table before you use this.",
+        "## What was edited",
+        _facts(card),
+        "## Base and licence",
+        _base(card),
+        *(["## Scores", _scores(card)] if card.scores else []),
+        *usage(card),
+        END,
+    ]
+    return "\n\n".join(sections)
+
+
+def _facts(card: Card) -> str:
+    if not card.facts:
+        return "Nothing at present: the weights are those of the base."
+    rows = [
+        (
+            cell(fact.prompt),
+            f"**{cell(fact.target)}**",
+            "" if fact.ground_truth is None else cell(fact.ground_truth),
+            "" if fact.learnt is None else f"{fact.learnt:.0%}",
+        )
+        for fact in card.facts[:SHOWN]
+    ]
+    columns = ("Prompt", "The edited model should say", "It said", "Learnt")
+    keep = 4 if any(row[3] for row in rows) else 3
+    text = table(columns[:keep], [row[:keep] for row in rows])
+    if keep == 4:
+        text += "\n\n*Learnt*: the share of the new answer's tokens that come out as the most likely ones."
+    if len(card.facts) > SHOWN:
+        more = "`memitvc facts` lists them" if card.relation == "finetune" else "`commits/` holds them"
+        text += f"\n\nThese are the first {SHOWN} of {len(card.facts):,}; {more} all."
+    return text
+
+
+def _base(card: Card) -> str:
+    lines = []
+    if card.base is not None:
+        at = f", revision `{card.base_revision}`" if card.base_revision else ""
+        lines.append(f"- Base: [{card.base}](https://huggingface.co/{card.base}){at}")
+    else:
+        lines.append("- Base: a checkpoint on somebody's disk. You need the same one to use this.")
+    lines.append(f"- Fingerprint of the base's tensors: `{card.base_id}`")
+    licence = f"`{cell(card.license)}`, that of the base" if card.license else "that of the base; look there"
+    lines.append(f"- Licence: {licence}")
+    lines.append(f"- Commit `{card.commit[:10]}`, state `{card.state[:10]}`, {_count(card.commits, 'commit')}")
+    return "\n".join(lines)
+
+
+def _scores(card: Card) -> str:
+    explained = (
+        "*ES*: prompts where the new answer is more likely than the old one. *PS*: the same on paraphrases. *NS*: "
+        "neighbouring prompts that keep their true answer. *Perplexity* is of a text that is not about the facts. "
+        "These are samples, not proofs: an edit can change what nobody measured."
+    )
+    return f"{table(('', 'Before', 'After'), list(card.scores))}\n\nMeasured {card.scored_on}. {explained}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
