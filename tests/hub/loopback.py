@@ -22,6 +22,7 @@ from werkzeug.wrappers import Request, Response
 from tests.hub.faults import Faults
 from tests.hub.gitstore import Entry, GitStore, MovedError
 from tests.hub.server import Origin
+from tests.hub.xet import xet_files
 
 __all__ = ["Loopback", "Repo", "Token"]
 
@@ -281,6 +282,8 @@ class Loopback:
 
     def xet_hash(self, sha256: str) -> str:
         """Large files have one on the Hub; where there is no Xet store it is only a name."""
+        if self.cas is not None and (found := xet_files(self.cas).get(sha256)):
+            return found
         return hashlib.sha256(b"xet" + sha256.encode()).hexdigest()
 
     def _tree(self, request: Request, name: str, revision: str, under: str) -> Response:
@@ -461,6 +464,9 @@ class Loopback:
             return Response(b"", 307, {**headers, "Location": location, "ETag": f'"{entry.oid}"'})
         sha256, size = entry.lfs
         headers |= {"X-Linked-Size": str(size), "X-Linked-ETag": f'"{sha256}"', "ETag": f'"{entry.oid}"'}
+        if self.cas is not None and (xet_hash := xet_files(self.cas).get(sha256)):
+            token = f"{self.endpoint}/api/models/{name}/xet-read-token/{sha}"
+            headers |= {"X-Xet-Hash": xet_hash, "Link": f'<{token}>; rel="xet-auth"'}
         return Response(b"", 302, {**headers, "Location": f"{self.storage.url}/{name}/{sha256}?signature=1"})
 
     def _cached(self, request: Request, name: str, sha: str, file: str) -> Response:
