@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from memit_vc.errors import RefMovedError, RemoteError
 from memit_vc.remote.hub_errors import hub_errors, status_of
-from memit_vc.remote.hub_landed import landed
+from memit_vc.remote.hub_landed import CopySource, landed
 from memit_vc.remote.hub_quiet import quiet
 from memit_vc.remote.hub_retry import passes, repeated
 from memit_vc.remote.protocol import Change, RemoteFile
@@ -18,9 +19,18 @@ from memit_vc.store.files import temporary_path
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["HubRemote"]
+__all__ = ["HubChange", "HubRemote"]
 
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class HubChange(Change):
+    """A change that also has the Hub copy large files from other repositories, without sending them through here."""
+
+    copies: Mapping[str, CopySource] = field(default_factory=dict)
+
+
 _MANIFEST = "memitvc.json"
 
 
@@ -149,7 +159,7 @@ class HubRemote:
         return repeated(once)
 
     def _commit(self, change: Change, parent: str) -> str:
-        operations = [*self._additions(change), *self._deletions(change)]
+        operations = [*self._additions(change), *self._copies(change), *self._deletions(change)]
         with quiet():
             made = self.api.create_commit(
                 self.repo_id,
@@ -167,6 +177,15 @@ class HubRemote:
         from huggingface_hub import CommitOperationAdd
 
         return [CommitOperationAdd(path, data) for path, data in change.adds.items()]
+
+    def _copies(self, change: Change) -> list[Any]:
+        from huggingface_hub import CommitOperationCopy
+
+        wanted = change.copies if isinstance(change, HubChange) else {}
+        return [
+            CommitOperationCopy(source.path, path, source.revision, source.repo_id, "model")
+            for path, source in wanted.items()
+        ]
 
     def _deletions(self, change: Change) -> list[Any]:
         from huggingface_hub import CommitOperationDelete

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,18 @@ from memit_vc.store.files import file_digest
 if TYPE_CHECKING:
     from huggingface_hub import HfApi, RepoFile
 
-__all__ = ["landed"]
+__all__ = ["CopySource", "landed"]
+
+
+@dataclass(frozen=True)
+class CopySource:
+    """A large file of another repository on the Hub."""
+
+    repo_id: str
+    revision: str
+    path: str
+    size: int
+    sha256: str
 
 
 def landed(api: HfApi, repo_id: str, branch: str | None, parent: str, change: Change) -> str | None:
@@ -39,7 +52,11 @@ def _holds(api: HfApi, repo_id: str, commit: str, change: Change) -> bool:
     files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
     if not change.deletes.isdisjoint(files):
         return False
-    return all(path in files and _same(files[path], data) for path, data in change.adds.items())
+    copies: Mapping[str, CopySource] = getattr(change, "copies", {})
+    return all(path in files and _same(files[path], data) for path, data in change.adds.items()) and all(
+        (large := files[path].lfs if path in files else None) is not None and large.sha256 == source.sha256
+        for path, source in copies.items()
+    )
 
 
 def _same(file: RepoFile, data: bytes | Path) -> bool:

@@ -1,0 +1,120 @@
+"""A state as a plain checkpoint on the Hub: what transformers loads from there, and how few bytes go up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants, snapshot_download
+from transformers import AutoModelForCausalLM
+
+from memit_vc.errors import MemitVCError, UsageError
+from memit_vc.porcelain.checkout import checkout
+from memit_vc.porcelain.push_merged import push_merged
+from memit_vc.porcelain.setup import init
+from memit_vc.remote.hub import HubRemote
+from memit_vc.repository import Repository
+from tests.export.histories import record
+from tests.hub.faults import Fault
+from tests.hub.loopback import Loopback
+from tests.models import FACTS, hparams_for, load, tiny
+
+BASE, NAME = "ada/base", "ada/edited"
+
+
+@pytest.fixture
+def repository(client: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repository]:
+    """Two commits on a base of several shards that is on the Hub."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    plain = tiny("llama", tmp_path / "base")
+    AutoModelForCausalLM.from_pretrained(plain).save_pretrained(tmp_path / "split", max_shard_size="60KB")
+    files = {path.name: path.read_bytes() for path in [*plain.iterdir(), *(tmp_path / "split").iterdir()]}
+    del files["model.safetensors"]
+    client.add(BASE, files)
+    hparams = tmp_path / "hparams.yaml"
+    hparams.write_text(hparams_for(load(plain), (2,)).replace(device="cpu").to_yaml(), encoding="utf-8")
+    work = tmp_path / "work"
+    work.mkdir()
+    init(BASE, directory=work, hparams=hparams)
+    with Repository.open(work) as opened:
+        record(opened, FACTS[:2], (2,), message="first", seed=1)
+        record(opened, FACTS[2:4], (2,), message="second", seed=2)
+        client.forget()
+        yield opened
+        assert opened.fsck() == []
+        assert list((opened.root / "cache").glob("merged*")) == []
+
+
+def there(hub: Loopback) -> HubRemote:
+    return HubRemote(NAME, endpoint=hub.endpoint)
+
+
+def same(directory: Path, expected: Path) -> bool:
+    one, other = (
+        AutoModelForCausalLM.from_pretrained(path, local_files_only=True).state_dict() for path in (directory, expected)
+    )
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_only_what_is_new_goes_up(client: Loopback, repository: Repository, tmp_path: Path) -> None:
+    planned = push_merged(repository, there(client), dry_run=True)
+    assert planned.revision is None
+    assert NAME not in client.repos
+    made = push_merged(repository, there(client))
+    assert (dict(made.sent), dict(made.copied)) == (dict(planned.sent), dict(planned.copied))
+    assert len(made.copied) >= 2
+    assert sum(made.copied.values()) > 200_000
+    hot = checkout(repository, "HEAD", tmp_path / "second").directory
+    large = client.lines("PUT /ada/edited/")
+    assert len(large) == sum(name.endswith(".safetensors") for name in made.sent)
+    got = Path(snapshot_download(NAME, revision=made.revision, local_dir=tmp_path / "got"))
+    assert same(got, hot)
+    assert not (got / "memitvc.json").exists()
+    card = (got / "README.md").read_text(encoding="utf-8")
+    assert f"base_model: {BASE}" in card
+    assert "base_model_relation: finetune" in card
+    assert f'from_pretrained("{NAME}")' in card
+
+    client.forget()
+    again = push_merged(repository, there(client), "HEAD~1")
+    assert set(again.sent) == {"model-hot.safetensors", "README.md"} | {
+        name for name in again.sent if not name.endswith(".safetensors")
+    }
+    assert again.copied == {}
+    assert set(again.kept) >= made.copied.keys()
+    assert len(client.lines("PUT /ada/edited/")) == 1
+    got = Path(snapshot_download(NAME, revision=again.revision, local_dir=tmp_path / "older"))
+    assert same(got, checkout(repository, "HEAD~1", tmp_path / "first").directory)
+
+
+def test_a_hub_that_does_not_copy(client: Loopback, repository: Repository, tmp_path: Path) -> None:
+    client.faults.add(Fault("POST .*/lfs-files/duplicate", "status", 403, times=9))
+    made = push_merged(repository, there(client))
+    assert made.copied == {}
+    assert "did not copy" in made.notes[0]
+    got = Path(snapshot_download(NAME, revision=made.revision, local_dir=tmp_path / "got"))
+    assert same(got, checkout(repository, "HEAD", tmp_path / "second").directory)
+
+
+def test_weights_that_are_no_longer_used_go(client: Loopback, repository: Repository) -> None:
+    client.add(NAME, {"model.safetensors": b"old", "notes.md": b"mine", "README.md": b"# Mine\n"})
+    made = push_merged(repository, there(client))
+    listing = there(client).listing(str(made.revision))
+    assert "model.safetensors" not in listing
+    assert {"notes.md", "model.safetensors.index.json", "model-hot.safetensors"} <= listing.keys()
+    assert b"# Mine" in there(client).read("README.md", str(made.revision), limit=100_000)
+
+
+def test_a_history_is_not_mixed_with_a_model(client: Loopback, repository: Repository) -> None:
+    client.add(NAME, {"memitvc.json": b"{}"})
+    with pytest.raises(UsageError, match="holds a history"):
+        push_merged(repository, there(client))
+
+
+def test_a_failed_push_leaves_nothing(client: Loopback, repository: Repository) -> None:
+    client.faults.add(Fault("POST .*/commit/", "status", 403, times=9))
+    with pytest.raises(MemitVCError, match="may not write"):
+        push_merged(repository, there(client))
+    assert client.repos[NAME].store.log("main")[0][1] == "initial commit"
