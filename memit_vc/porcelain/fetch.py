@@ -25,7 +25,7 @@ from memit_vc.remote.opening import open_remote
 if TYPE_CHECKING:
     from memit_vc.repository import RefUpdate, Repository
 
-__all__ = ["Fetched", "Moves", "fetch", "fetch_from"]
+__all__ = ["Fetched", "Moves", "Plan", "fetch", "fetch_from"]
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,16 @@ def fetch(repository: Repository, remote: str | None = None, *, progress: Progre
 
 
 def fetch_from(
-    repository: Repository, name: str, url: str, *, plan: Plan | None = None, progress: Progress = silent
+    repository: Repository,
+    name: str,
+    url: str,
+    *,
+    found: Published | None = None,
+    plan: Plan | None = None,
+    progress: Progress = silent,
 ) -> Fetched:
-    """`plan` adds moves to the operation (for `pull` and `clone`)."""
-    found = Published.at(open_remote(url))
+    """`plan` adds moves to the operation (for `pull` and `clone`); `found` is what was read of the remote already."""
+    found = found or Published.at(open_remote(url))
     if found is None:
         raise RemoteError(f"{url}: nothing was pushed there yet", hint="Check the address, or push to it first.")
     with Incoming(repository.root, repository.blobs) as incoming:

@@ -19,7 +19,7 @@ else:
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["add_remote", "named_remote", "remotes", "remove_remote"]
+__all__ = ["DEFAULT", "add_remote", "named_remote", "remotes", "remove_remote"]
 
 DEFAULT = "origin"
 

@@ -51,12 +51,14 @@ def init(
     hparams: str | Path | None = None,
     corpus: str | None = None,
     health: str | None = None,
+    description: str | None = None,
     progress: Progress = silent,
 ) -> InitResult:
     """Start a repository in `directory` on `base` (a local directory or a Hub id).
 
     `hparams` is a file or a shipped name; by default the shipped file that fits the model, else values guessed from its
     config. `corpus` becomes the default source of statistics, `health` the text whose perplexity commits watch.
+    `description` is the root commit's message, for a clone, whose root is that of its origin.
     """
     if (directory / ".memitvc").exists():
         raise MemitVCError(
@@ -81,7 +83,7 @@ def init(
         weights=weights,
         files=checkpoint.file_hashes(),
         hparams=values.to_yaml(comments=_comments(origin, notes)).encode(),
-        description=f"base {name}",
+        description=description or f"base {name}",
     )
     with repository:
         remember_base(repository, checkpoint)

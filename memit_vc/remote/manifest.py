@@ -93,7 +93,8 @@ class RemoteManifest:
                 check_ref_name(name)
                 if name.startswith("remotes/"):
                     raise bad
-            check_ref_name(f"heads/{default}")
+            if f"heads/{default}" not in refs:
+                raise bad
             # the source is fetched when nothing else is known: it must be a Hub id at a commit, never a path
             source, revision = base["source"], base["revision"]
             if (source is None) != (revision is None):

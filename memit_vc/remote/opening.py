@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from memit_vc.remote.protocol import Remote
 
 __all__ = ["PushOptions", "checked_url", "is_hub", "open_remote"]
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,14 @@ class PushOptions:
         return self != PushOptions()
 
 
-def is_hub(url: str) -> bool:
+def is_hub(url: str, *, directory: Path) -> bool:
     """hf://owner/name, or owner/name where no such directory exists."""
-    return url.startswith("hf://") or (_HUB_ID.fullmatch(url) is not None and not Path(url).exists())
+    return url.startswith("hf://") or (_HUB_ID.fullmatch(url) is not None and not (directory / url).exists())
 
 
 def checked_url(url: str, *, directory: Path) -> str:
     """The URL as it is kept: relative paths made absolute against `directory`. UsageError for another scheme."""
-    if is_hub(url):
+    if is_hub(url, directory=directory):
         name = url.removeprefix("hf://")
         if not _HUB_ID.fullmatch(name):
             raise UsageError(f"{url!r} is no Hub repository", hint="Write hf://owner/name.")
@@ -49,7 +50,7 @@ def checked_url(url: str, *, directory: Path) -> str:
             f"{url.partition('://')[0]}:// is not a kind of remote that is known",
             hint="Give a directory, or hf://owner/name.",
         )
-    return str((directory / Path(url).expanduser()).absolute())
+    return os.path.normpath((directory / Path(url).expanduser()).absolute())
 
 
 def open_remote(url: str, options: PushOptions | None = None) -> Remote:

@@ -1,0 +1,44 @@
+"""memitvc clone"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from memit_vc.cli.io import IO, verb
+from memit_vc.cli.transfers import counted, fetched_json, size_text
+
+
+@verb(name="clone", short_help="Make a repository of a remote and its base.")
+@click.argument("url")
+@click.argument("directory", required=False, type=click.Path(path_type=Path))
+@click.option("--base", metavar="DIR|ID", help="Where the base is: a directory or a Hub id. Default: as recorded.")
+def command(io: IO, url: str, directory: Path | None, base: str | None) -> None:
+    """Clone URL (a directory, hf://owner/name or owner/name) to DIRECTORY (default: named after URL).
+
+    The base is fetched from the Hub at the recorded revision, or taken from --base, and checked tensor by tensor. The
+    history is checked like that of a fetch. URL becomes the remote `origin`.
+    """
+    from memit_vc.porcelain.clone import clone
+
+    with io.progress() as progress:
+        made = clone(url, directory, base=base, start=io.directory, progress=progress)
+    for note in (*made.notes, *made.fetched.notes):
+        io.note(note)
+
+    def render() -> None:
+        came = f"{counted(made.fetched.commits, 'commit')}, {counted(made.fetched.objects, 'object')}"
+        click.echo(f"cloned {made.fetched.url} to {made.directory}: {came}, {size_text(made.fetched.bytes)}")
+        click.echo(f"base {made.base}: every tensor is the one it was made on")
+        click.echo(f"on {made.branch} at {made.commit[:10]}")
+
+    io.emit(
+        {
+            **vars(made),
+            "directory": str(made.directory),
+            "fetched": fetched_json(made.fetched),
+            "notes": list(made.notes),
+        },
+        render,
+    )

@@ -1,0 +1,25 @@
+"""memitvc fetch"""
+
+from __future__ import annotations
+
+import click
+
+from memit_vc.cli.io import IO, verb
+from memit_vc.cli.transfers import fetched_json, render_fetched
+
+
+@verb(name="fetch", short_help="Bring the commits of a remote here; branches stay.")
+@click.argument("remote", required=False)
+def command(io: IO, remote: str | None) -> None:
+    """Fetch from REMOTE (default: origin). Its branches are then REMOTE/BRANCH, for `log`, `diff` and `merge`.
+
+    Only what is missing travels. Everything is checked against its name and against the base before any of it is
+    stored. A fetch that was cut off goes on where it was.
+    """
+    from memit_vc.porcelain.fetch import fetch
+
+    with io.repository() as repository, io.progress() as progress:
+        made = fetch(repository, remote, progress=progress)
+    for note in made.notes:
+        io.note(note)
+    io.emit(fetched_json(made), lambda: render_fetched(made))

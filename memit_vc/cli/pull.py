@@ -1,0 +1,34 @@
+"""memitvc pull"""
+
+from __future__ import annotations
+
+import click
+
+from memit_vc.cli.io import IO, verb
+from memit_vc.cli.transfers import fetched_json, render_fetched
+
+
+@verb(name="pull", short_help="Fetch, and move the current branch forward.")
+@click.argument("remote", required=False)
+@click.argument("branch", required=False)
+def command(io: IO, remote: str | None, branch: str | None) -> None:
+    """Fetch from REMOTE (default: origin), then move the current branch to its BRANCH (default: of the same name).
+
+    The branch only moves forward. Where both sides have new commits, these are fetched, the branch stays, and the exit
+    code is 11: join them with `memitvc merge REMOTE/BRANCH`.
+    """
+    from memit_vc.porcelain.pull import pull
+
+    with io.repository() as repository, io.progress() as progress:
+        made = pull(repository, remote, branch, progress=progress)
+    for note in made.fetched.notes:
+        io.note(note)
+
+    def render() -> None:
+        render_fetched(made.fetched)
+        if made.before == made.after:
+            click.echo(f"{made.branch} is up to date")
+        else:
+            click.echo(f"{made.branch}: {made.before[:10]} → {made.after[:10]}")
+
+    io.emit({**vars(made), "fetched": fetched_json(made.fetched)}, render)

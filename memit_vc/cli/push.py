@@ -1,0 +1,82 @@
+"""memitvc push"""
+
+from __future__ import annotations
+
+import click
+
+from memit_vc.cli.io import IO, verb
+from memit_vc.cli.transfers import counted, size_text
+
+
+@verb(name="push", short_help="Publish a branch to a remote.")
+@click.argument("remote", required=False)
+@click.argument("branch", required=False)
+@click.option("--tag", help="Also publish the branch's tip as TAG (made here too where it does not exist).")
+@click.option("--branch", "hub_branch", metavar="NAME", help="On the Hub: push to its branch NAME. Default: main.")
+@click.option("--create-pr", is_flag=True, help="On the Hub: open a pull request.")
+@click.option("--public", "visibility", flag_value="public", help="On the Hub: make a new repository public.")
+@click.option("--private", "visibility", flag_value="private", help="On the Hub: make a new repository private.")
+@click.option("--no-constraints", is_flag=True, help="Leave out what only --resolve needs: half of the bytes.")
+@click.option("--no-adapter", is_flag=True, help="Leave out the PEFT adapter for readers without memit-vc.")
+@click.option("--dry-run", is_flag=True, help="List what would be sent, and send nothing.")
+def command(
+    io: IO,
+    remote: str | None,
+    branch: str | None,
+    tag: str | None,
+    hub_branch: str | None,
+    create_pr: bool,
+    visibility: str | None,
+    no_constraints: bool,
+    no_adapter: bool,
+    dry_run: bool,
+) -> None:
+    """Push BRANCH (default: the current one) with the tags on it to REMOTE (default: origin).
+
+    History at the other end only grows: where it has commits that are not here, the push is refused with exit code 11;
+    pull first. Everything goes in one change, or nothing does. Only what is missing there is sent.
+    """
+    from memit_vc.porcelain.push import push
+    from memit_vc.remote.opening import PushOptions
+
+    with io.repository() as repository, io.progress() as progress:
+        made = push(
+            repository,
+            remote,
+            branch,
+            tag=tag,
+            options=PushOptions(hub_branch, create_pr, visibility),  # type: ignore[arg-type]  # one of the flags
+            constraints=not no_constraints,
+            adapter=not no_adapter,
+            dry_run=dry_run,
+            progress=progress,
+        )
+    for note in made.notes:
+        io.note(note)
+
+    def render() -> None:
+        if not made.files:
+            click.echo(f"{made.url} has all of {made.branch} already")
+            return
+        if dry_run:
+            io.table(["file", "bytes"], [[path, str(size)] for path, size in made.files.items()], right=["bytes"])
+        for path in made.deleted:
+            io.note(f"{path} no longer holds and {'would go' if dry_run else 'is gone'}")
+        sent = f"{counted(len(made.commits), 'commit')}, {counted(made.objects, 'object')}, {size_text(made.bytes)}"
+        click.echo(f"{'would send' if dry_run else 'sent'} {sent} to {made.url}")
+        click.echo(f"{made.branch}: {'new' if made.old is None else made.old[:10]} → {made.new[:10]}")
+        if made.pull_request is not None:
+            click.echo(f"pull request: {made.pull_request}")
+
+    io.emit(
+        {
+            **vars(made),
+            "commits": list(made.commits),
+            "files": dict(made.files),
+            "deleted": list(made.deleted),
+            "notes": list(made.notes),
+            "bytes": made.bytes,
+            "dry_run": dry_run,
+        },
+        render,
+    )

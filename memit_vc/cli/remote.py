@@ -1,0 +1,41 @@
+"""memitvc remote"""
+
+from __future__ import annotations
+
+import click
+
+from memit_vc.cli.io import IO, verb
+from memit_vc.errors import UsageError
+
+
+@verb(name="remote", short_help="List, add or remove the places to push to and pull from.")
+@click.argument("action", required=False, type=click.Choice(["list", "add", "remove"]))
+@click.argument("name", required=False)
+@click.argument("url", required=False)
+def command(io: IO, action: str | None, name: str | None, url: str | None) -> None:
+    """List the remotes (`remote`, `remote list`), or `remote add NAME URL`, `remote remove NAME`.
+
+    URL is a directory, or a repository on the Hugging Face Hub: hf://owner/name, or owner/name where no such directory
+    exists. A directory need not exist yet. The first push makes it. Nothing is sent or fetched here.
+    """
+    from memit_vc.porcelain.remotes import add_remote, remotes, remove_remote
+
+    expected = {"add": 2, "remove": 1}.get(action or "list", 0)
+    given = sum(each is not None for each in (name, url))
+    if given != expected:
+        raise UsageError(f"`remote {action or 'list'}` takes {expected} arguments, not {given}")
+    with io.repository() as repository:
+        if action == "add" and name is not None and url is not None:
+            kept = add_remote(repository, name, url, directory=io.directory)
+            io.emit({"name": name, "url": kept}, lambda: click.echo(f"{name}  {kept}"))
+        elif action == "remove" and name is not None:
+            remove_remote(repository, name)
+            io.emit({"name": name}, lambda: click.echo(f"{name} is forgotten; nothing was deleted there"))
+        else:
+            known = remotes(repository)
+
+            def render() -> None:
+                for each, place in known.items():
+                    click.echo(f"{each}  {place}")
+
+            io.emit([{"name": each, "url": place} for each, place in known.items()], render)

@@ -1,0 +1,56 @@
+"""How `fetch`, `pull`, `clone` and `push` tell what travelled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from memit_vc.objects import JsonValue
+
+if TYPE_CHECKING:
+    from memit_vc.porcelain.fetch import Fetched
+
+__all__ = ["counted", "fetched_json", "render_fetched", "size_text"]
+
+
+def size_text(size: int) -> str:
+    """ "425 kB": decimal units, as file managers and the Hub show them."""
+    if size < 1000:
+        return f"{size} bytes"
+    value = float(size)
+    for unit in ("kB", "MB", "GB", "TB"):
+        value /= 1000
+        if value < 1000 or unit == "TB":
+            break
+    return f"{value:.1f} {unit}"
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 commit", "2 commits"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def render_fetched(fetched: Fetched) -> None:
+    """What came, and the refs that moved."""
+    if not fetched.commits and not fetched.objects:
+        click.echo(f"nothing new from {fetched.url}")
+    else:
+        came = f"{counted(fetched.commits, 'commit')}, {counted(fetched.objects, 'object')}"
+        click.echo(f"from {fetched.url}: {came}, {size_text(fetched.bytes)}")
+    for ref, old, new in fetched.moved:
+        name = ref.partition("/")[2]
+        if ref.startswith("heads/"):
+            continue
+        if new is None:
+            click.echo(f"  {name} is gone there")
+        else:
+            click.echo(f"  {name}: {'new' if old is None else old[:10]} → {new[:10]}")
+
+
+def fetched_json(fetched: Fetched) -> dict[str, JsonValue]:
+    return {
+        **vars(fetched),
+        "moved": [{"name": name, "before": old, "after": new} for name, old, new in fetched.moved],
+        "notes": list(fetched.notes),
+    }
