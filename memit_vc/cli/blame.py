@@ -70,5 +70,5 @@ def _render(io: IO, found: Blame, subjects: Mapping[CommitId, str], limit: int) 
 
 
 def _facts(entry: Blamed) -> str:
-    more = f" (and {len(entry.facts) - 1} more, in one dense patch)" if len(entry.facts) > 1 else ""
+    more = f" (and {len(entry.facts) - 1} more, in one patch)" if len(entry.facts) > 1 else ""
     return fact_line(entry.facts[0]) + more

@@ -17,17 +17,32 @@ from memit_vc.errors import UsageError
     is_flag=True,
     help="Solve all live facts afresh, in one commit on top. Repairs plain and much-reverted histories.",
 )
+@click.option(
+    "--compress",
+    "tolerance",
+    type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+    metavar="TOL",
+    help="Fewer columns for all of HEAD's state, in one commit on top: the smallest rank at which no tensor's update "
+    "changes by more than this share of its norm.",
+)
 @click.option("-m", "--message", help="Message of the new commit. Default: the subjects of the squashed ones.")
-def command(io: IO, span: str | None, everything: bool, resolve: bool, message: str | None) -> None:
+def command(
+    io: IO, span: str | None, everything: bool, resolve: bool, tolerance: float | None, message: str | None
+) -> None:
     """Squash the commits that B has and A has not into one patch of the columns that are still live at B; what was
     brought in and taken out again cancels. No model is loaded, and the weights are bit-identical: that is checked
     before the branch moves.
 
     With --resolve the weights do change: one new patch, solved from the constraints of all live facts, takes the place
-    of every column.
+    of every column. With --compress they change by no more than TOL: one patch of lower rank takes that place.
 
     Commits behind B get new ids. The old ones stay in the operation log (`memitvc undo`) until it is pruned.
     """
+    if tolerance is not None:
+        if span is not None or resolve:
+            raise UsageError("--compress takes all of HEAD's columns together: no range, no --resolve")
+        _compress(io, tolerance, message)
+        return
     if resolve:
         from memit_vc.porcelain.resolve import resolve_squash
 
@@ -58,3 +73,26 @@ def command(io: IO, span: str | None, everything: bool, resolve: bool, message: 
             io.note(f"still on the old history: {', '.join(made.left_behind)}")
 
     io.emit({**vars(made), "left_behind": list(made.left_behind)}, render)
+
+
+def _compress(io: IO, tolerance: float, message: str | None) -> None:
+    from memit_vc.porcelain.compress import compress
+
+    with io.repository() as repository, io.progress() as progress:
+        made = compress(repository, tolerance, message=message, progress=progress)
+
+    def render() -> None:
+        click.echo(
+            f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {made.columns} columns into rank {made.rank}: "
+            f"{made.bytes_before / 1e6:.2f} MB → {made.bytes_after / 1e6:.2f} MB"
+        )
+        io.table(
+            ["tensor", "rank", "error"],
+            [[name, str(made.ranks[name]), f"{made.errors[name]:.2e}"] for name in made.ranks],
+            right=("rank", "error"),
+        )
+        io.note(
+            "the facts leave together, or one by one with `revert --resolve`; a revert of this brings all bits back"
+        )
+
+    io.emit({**vars(made), "ranks": dict(made.ranks), "errors": dict(made.errors)}, render)

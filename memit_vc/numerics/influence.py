@@ -39,7 +39,8 @@ def output_norm(adapter: ModelAdapter, layer: int, key: Tensor) -> float:
 def shift_norms(terms: Sequence[tuple[Term, Sequence[int]]], key: Tensor, groups: int) -> Tensor:
     """‖Σ Δ_j k‖ of each group, float64 [groups], for `key` [d_in].
 
-    `terms` are updates with the group of each of their columns (of one entry for a dense update); −1 counts nowhere.
+    `terms` are updates with the group of each of their columns (one for all of a dense or joint update); −1 counts
+    nowhere.
     """
     total: dict[int, Tensor] = {}
     for term, labels in terms:
@@ -47,6 +48,8 @@ def shift_norms(terms: Sequence[tuple[Term, Sequence[int]]], key: Tensor, groups
             shifts = (term.delta.double() @ key)[:, None]
         else:
             shifts = term.left.double() * (term.right.double() @ key)
+            if len(labels) == 1:  # a patch that cannot be split is one entry, whatever its rank
+                shifts = shifts.sum(dim=1, keepdim=True)
         for index, group in enumerate(labels):
             if group >= 0:
                 total[group] = total[group] + shifts[:, index] if group in total else shifts[:, index]

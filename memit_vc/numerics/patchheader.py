@@ -56,7 +56,8 @@ def expected_tensors(header: PatchHeader) -> dict[str, tuple[int, ...]]:
         if form.form == "dense":
             shapes[f"{name}.dense"] = (form.d_out, form.d_in)
         else:
-            shapes[f"{name}.left"], shapes[f"{name}.right"] = (form.d_out, n), (n, form.d_in)
+            rank = n if form.rank is None else form.rank
+            shapes[f"{name}.left"], shapes[f"{name}.right"] = (form.d_out, rank), (rank, form.d_in)
     return shapes
 
 
@@ -90,6 +91,8 @@ def _problem(header: PatchHeader) -> str | None:
         numbers = (form.d_out, form.d_in, form.quantum)
         if not all(type(number) is int for number in numbers) or min(form.d_out, form.d_in) < 1:
             return f"gives weight {name!r} sizes or a quantum that are no whole numbers"
-        if form.form not in ("low_rank", "dense") or not -256 < form.quantum < 256:
+        if form.form not in ("low_rank", "joint", "dense") or not -256 < form.quantum < 256:
             return f"gives weight {name!r} the form {form.form!r} and the quantum {form.quantum}"
+        if (form.form == "joint") != (type(form.rank) is int and form.rank >= 0):
+            return f"gives weight {name!r} the form {form.form!r} and the rank {form.rank!r}"
     return None

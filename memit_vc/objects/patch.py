@@ -27,19 +27,31 @@ class WeightForm:
     """How one weight's update is stored.
 
     low_rank: tensors `<weight>.left` F32 [d_out, n] and `<weight>.right` F32 [n, d_in];
-    dense: `<weight>.dense` F32 [d_out, d_in]. Both for y = W x, whatever the module's own orientation.
+    joint: the same two tensors with `rank` columns in the place of n, which belong to all facts together;
+    dense: `<weight>.dense` F32 [d_out, d_in]. All for y = W x, whatever the module's own orientation.
     `quantum` is the exponent e of the grid 2^e on which every product and sum lies (design section 4).
     """
 
-    form: Literal["low_rank", "dense"]
+    form: Literal["low_rank", "joint", "dense"]
     d_out: int
     d_in: int
     quantum: int
+    rank: int | None = None
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """`rank` is written for a joint form only: the others are what they were before it."""
+        record: dict[str, JsonValue] = {
+            "form": self.form,
+            "d_out": self.d_out,
+            "d_in": self.d_in,
+            "quantum": self.quantum,
+        }
+        return record if self.rank is None else {**record, "rank": self.rank}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchHeader:
-    """Everything in a patch but its numbers. A patch with a dense weight cannot be split by fact."""
+    """Everything in a patch but its numbers. A patch with a dense or joint weight cannot be split by fact."""
 
     base: BaseId
     weights: Mapping[str, WeightForm]
@@ -54,10 +66,7 @@ class PatchHeader:
         return {
             "format": PATCH_FORMAT,
             "base": self.base,
-            "weights": {
-                name: {"form": w.form, "d_out": w.d_out, "d_in": w.d_in, "quantum": w.quantum}
-                for name, w in self.weights.items()
-            },
+            "weights": {name: w.to_json() for name, w in self.weights.items()},
             "columns": [{"fact": c.fact, "role": c.role} for c in self.columns],
             "provenance": self.provenance,
         }
@@ -72,7 +81,9 @@ class PatchHeader:
         return cls(
             base=BaseId(record["base"]),
             weights={
-                name: WeightForm(form=w["form"], d_out=w["d_out"], d_in=w["d_in"], quantum=w["quantum"])
+                name: WeightForm(
+                    form=w["form"], d_out=w["d_out"], d_in=w["d_in"], quantum=w["quantum"], rank=w.get("rank")
+                )
                 for name, w in record["weights"].items()
             },
             columns=tuple(PatchColumn(fact=FactId(c["fact"]), role=c["role"]) for c in record["columns"]),

@@ -16,13 +16,11 @@ from memit_vc.objects import (
     Fact,
     JsonValue,
     PatchColumn,
-    PatchHeader,
-    PatchId,
     StateId,
-    WeightForm,
     canonical_json,
 )
 from memit_vc.porcelain.measure import Measured, Probe, measure
+from memit_vc.porcelain.pack import pack
 from memit_vc.porcelain.provenance import describe
 from memit_vc.porcelain.statistics import Prepared, prepare_statistics
 from memit_vc.porcelain.targets import known_targets
@@ -209,44 +207,4 @@ def _patch(
         z,
     )
     columns = [PatchColumn(fact=fact.id) for fact in facts]
-    return pack(loaded, columns, tensors, constraints=constraints, provenance=provenance)
-
-
-def pack(
-    loaded: LoadedModel,
-    columns: Sequence[PatchColumn],
-    tensors: PatchTensors,
-    *,
-    constraints: bytes | None,
-    provenance: bytes,
-) -> tuple[NewPatch, tuple[bytes, ...], PatchTensors]:
-    """Bytes and row of a patch of snapped tensors."""
-    from memit_vc.numerics.patchfile import Dense, bounds, column_ids, encode_patch
-    from memit_vc.store.blobs import blob_id
-
-    weights = {weight.name: weight for weight in loaded.weights.values()}
-    header = PatchHeader(
-        base=loaded.repository.base_id,
-        weights={
-            name: WeightForm(
-                form="dense" if isinstance(term, Dense) else "low_rank",
-                d_out=weights[name].d_out,
-                d_in=weights[name].d_in,
-                quantum=weights[name].quantum,
-            )
-            for name, term in tensors.items()
-        },
-        columns=tuple(columns),
-        provenance=blob_id(provenance),
-    )
-    encoded = encode_patch(header, tensors)
-    patch_id = PatchId(blob_id(encoded))
-    patch = NewPatch(
-        id=patch_id,
-        header=header,
-        columns=column_ids(patch_id, header, tensors),
-        bounds=bounds(header, tensors),
-        constraints=None if constraints is None else blob_id(constraints),
-    )
-    blobs = (provenance, encoded) if constraints is None else (provenance, constraints, encoded)
-    return patch, blobs, tensors
+    return pack(loaded.repository, columns, tensors, constraints=constraints, provenance=provenance)

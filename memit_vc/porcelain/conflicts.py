@@ -75,7 +75,7 @@ def _divisible_columns(repository: Repository, clashes: Sequence[tuple[Fact, Liv
     for column, facts in repository.column_facts(columns).items():
         if len(facts) > 1:
             raise ConflictError(
-                f"a live fact to replace belongs to a dense patch of {len(facts)} facts, which cannot be split",
+                f"a live fact to replace belongs to a patch of {len(facts)} facts, which cannot be split",
                 hint=f"Revert its whole commit first (column {short(column)}), or commit with --keep-both.",
             )
     return columns
@@ -90,7 +90,7 @@ def _cancelling(repository: Repository, state: Collection[ColumnId], wanted: Col
         if any(role == "cancel" and fact in wanted for fact, role in pairs):
             if len(pairs) > 1:
                 raise ConflictError(
-                    f"a fact of the batch was taken out by a dense patch of {len(pairs)} facts, which cannot be split",
+                    f"a fact of the batch was taken out by a patch of {len(pairs)} facts, which cannot be split",
                     hint=f"Revert the commit that did so (column {short(column)}), or run `memitvc squash --resolve`.",
                 )
             found.add(column)

@@ -129,7 +129,7 @@ def _refuse_to_split(repository: Described, dropped: Collection[ColumnId]) -> No
     for column, pairs in repository.column_facts(dropped).items():
         if len(pairs) > 1:
             raise ConflictError(
-                f"a fact to drop belongs to a dense patch of {len(pairs)} facts, which cannot be split",
+                f"a fact to drop belongs to a patch of {len(pairs)} facts, which cannot be split",
                 hint=f"Revert its whole commit first (column {short(column)}), or use --keep-both.",
             )
 

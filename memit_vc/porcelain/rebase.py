@@ -235,6 +235,11 @@ def _refuse(repository: Repository, moving: Sequence[Commit], onto: CommitId) ->
                 f"{short(commit.id)} was solved for the history that it stands on (`{commit.kind} --resolve`)",
                 hint=f"Rebase what comes before it and solve again, or merge: memitvc merge --resolve {short(onto)}",
             )
+        if commit.details.get("compress"):
+            raise MemitVCError(
+                f"{short(commit.id)} compressed the columns that come before it, which would be computed again",
+                hint="Rebase what comes before it and compress again.",
+            )
     gone = {column for commit in moving for column in commit.removes}
     there = [entry.fact for entry in repository.live_facts(onto) if entry.column not in gone]
     questions = {fact.question for fact in there}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from memit_vc.errors import IntegrityError
 from memit_vc.objects import BlobId, ColumnId, JsonValue, PatchHeader, PatchId, canonical_json, short
+from memit_vc.porcelain.settings import settings_json, settings_of_record
 from memit_vc.repository import NewPatch, Repository
 from memit_vc.store.blobs import blob_id
 
@@ -120,7 +121,12 @@ def _pack(repository: Repository, reader: _Reader, group: Sequence[_Place]) -> t
 
     runs = _runs(group)
     first = reader.sources[group[0].patch].header
-    origin: dict[str, JsonValue] = {"algorithm": "repack", "sources": _origins(reader, runs)}
+    settings = settings_of_record(repository, (reader.sources[patch].header.provenance for patch, _ in runs))
+    origin: dict[str, JsonValue] = {
+        "algorithm": "repack",
+        "sources": _origins(reader, runs),
+        "settings": settings_json(settings),
+    }
     provenance = canonical_json(origin)
     header = PatchHeader(
         base=repository.base_id,

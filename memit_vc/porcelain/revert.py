@@ -103,7 +103,7 @@ def _of_fact(repository: Repository, columns: set[ColumnId], wanted: str) -> set
             if named or repository.fact(fact_id).subject.strip() == wanted.strip():
                 if len(pairs) > 1:
                     raise MemitVCError(
-                        f"fact {wanted!r} belongs to a dense patch of {len(pairs)} facts, which cannot be split",
+                        f"fact {wanted!r} belongs to a patch of {len(pairs)} facts, which cannot be split",
                         hint="Revert the whole commit, or use --resolve, which takes one fact out in closed form.",
                     )
                 found.add(column)

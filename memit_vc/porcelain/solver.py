@@ -7,18 +7,18 @@ hyperparameters count only where the commits do not agree.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from memit_vc.errors import EngineError, MemitVCError
+from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.objects import ColumnId, PatchColumn, StatisticsId, canonical_json, short
-from memit_vc.porcelain.batch import pack
 from memit_vc.porcelain.constraints import LiveConstraints, Source, live_constraints
 from memit_vc.porcelain.hyperparameters import read_hparams
+from memit_vc.porcelain.pack import pack
 from memit_vc.porcelain.provenance import describe
+from memit_vc.porcelain.settings import settings_of
 from memit_vc.porcelain.statistics import Prepared, prepare_statistics, recorded_statistics
 from memit_vc.progress import Progress, silent
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.models import LoadedModel
     from memit_vc.repository import NewPatch, Repository
 
-__all__ = ["Solution", "Solver", "provenance_of", "solver_for"]
+__all__ = ["Solution", "Solver", "solver_for"]
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Solver:
         )
         sources = sorted({source.patch for source in solution.constraints.sources})
         provenance = canonical_json({**record, "algorithm": "re-solve", "verb": verb, "sources": sources})
-        patch, blobs, _ = pack(loaded, solution.columns, tensors, constraints=constraints, provenance=provenance)
+        patch, blobs, _ = pack(repository, solution.columns, tensors, constraints=constraints, provenance=provenance)
         bounds = repository.bounds(keep)
         check_bound({name: bounds.get(name, 0.0) + sum(new) for name, new in patch.bounds.items()})
         return patch, blobs, max(changes)
@@ -148,7 +148,7 @@ def solver_for(
     from memit_vc.porcelain.models import load_model
 
     present = read_hparams(repository)
-    settings = _settings(repository, columns)
+    settings = settings_of(repository, columns)
     layers = {found[0] for found in settings}
     if len(layers) > 1:
         listed = " and ".join(str(list(each)) for each in sorted(layers))
@@ -175,30 +175,6 @@ def solver_for(
         if len(settings) == 1 and statistics.id == next(iter(settings))[2]:
             notes.clear()
     return Solver(loaded, hparams, statistics, tuple(notes))
-
-
-def provenance_of(repository: Repository, columns: Collection[ColumnId]) -> list[Mapping[str, Any]]:
-    """The provenance records, as far as they are here, of the patches that hold some columns."""
-    found: list[Mapping[str, Any]] = []
-    for patch in repository.selection(columns) if columns else ():
-        blob = repository.patch(patch).header.provenance
-        if blob is not None and repository.blobs.has(blob):
-            try:
-                record = json.loads(repository.blobs.read(blob))
-            except ValueError as error:
-                raise MemitVCError(f"the provenance of patch {short(patch)} is no JSON") from error
-            found.append(record)
-    return found
-
-
-def _settings(repository: Repository, columns: Collection[ColumnId]) -> set[tuple[tuple[int, ...], float, str]]:
-    """(layers, λ, statistics) of every batch behind some columns."""
-    settings = set()
-    for record in provenance_of(repository, columns):
-        hparams, statistics = record.get("hparams"), record.get("statistics")
-        if isinstance(hparams, Mapping) and isinstance(statistics, Mapping):
-            settings.add((tuple(hparams["layers"]), float(hparams["mom2_update_weight"]), str(statistics["id"])))
-    return settings
 
 
 def _joined(first: LiveConstraints, second: LiveConstraints) -> LiveConstraints:

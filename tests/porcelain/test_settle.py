@@ -54,7 +54,7 @@ def test_each_side_of_a_contradiction_can_be_kept(plain_repository: Repository) 
 
 def test_a_fact_of_a_dense_patch_cannot_be_replaced_alone(plain_repository: Repository) -> None:
     edited(plain_repository, ONE, TWO, dense=True)
-    with pytest.raises(ConflictError, match="dense patch of 2 facts"):
+    with pytest.raises(ConflictError, match="a patch of 2 facts, which cannot be split"):
         settle(plain_repository, [fact(1, "elsewhere")], "theirs")
 
 
@@ -83,7 +83,7 @@ def test_another_answer_leaves_the_cancelled_one_out(plain_repository: Repositor
 def test_a_dense_cancel_of_several_facts_is_refused(plain_repository: Repository) -> None:
     edited(plain_repository, ONE, TWO)
     cancelled(plain_repository, ONE, TWO, dense=True)
-    with pytest.raises(ConflictError, match="taken out by a dense patch of 2 facts") as caught:
+    with pytest.raises(ConflictError, match="taken out by a patch of 2 facts, which cannot be split") as caught:
         settle(plain_repository, [ONE], "stop")
     assert caught.value.hint is not None
     assert "squash --resolve" in caught.value.hint

@@ -1,0 +1,56 @@
+"""Snapped tensors as a patch: its bytes, and what the history records of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from memit_vc.objects import PatchColumn, PatchHeader, PatchId, WeightForm
+from memit_vc.repository import NewPatch, Repository
+from memit_vc.store.blobs import blob_id
+
+if TYPE_CHECKING:
+    from memit_vc.numerics.patchfile import PatchTensors
+
+__all__ = ["pack"]
+
+
+def pack(
+    repository: Repository,
+    columns: Sequence[PatchColumn],
+    tensors: PatchTensors,
+    *,
+    constraints: bytes | None,
+    provenance: bytes,
+    joint: bool = False,
+) -> tuple[NewPatch, tuple[bytes, ...], PatchTensors]:
+    """(patch, its blobs with the patch itself last, `tensors`). Nothing is stored.
+
+    `joint`: the columns of the tensors belong to all facts together, not one to each. EngineError for tensors off the
+    grid.
+    """
+    from memit_vc.numerics.patchfile import Dense, bounds, column_ids, encode_patch
+
+    weights = {weight.name: weight for weight in repository.weights()}
+    forms = {}
+    for name, term in tensors.items():
+        weight, dense = weights[name], isinstance(term, Dense)
+        forms[name] = WeightForm(
+            form="dense" if dense else "joint" if joint else "low_rank",
+            d_out=weight.d_out,
+            d_in=weight.d_in,
+            quantum=weight.quantum,
+            rank=None if isinstance(term, Dense) or not joint else int(term.right.shape[0]),
+        )
+    header = PatchHeader(base=repository.base_id, weights=forms, columns=tuple(columns), provenance=blob_id(provenance))
+    encoded = encode_patch(header, tensors)
+    identifier = PatchId(blob_id(encoded))
+    patch = NewPatch(
+        id=identifier,
+        header=header,
+        columns=column_ids(identifier, header, tensors),
+        bounds=bounds(header, tensors),
+        constraints=None if constraints is None else blob_id(constraints),
+    )
+    blobs = (provenance, encoded) if constraints is None else (provenance, constraints, encoded)
+    return patch, blobs, tensors
