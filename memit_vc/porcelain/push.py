@@ -71,8 +71,8 @@ def push(
 ) -> Pushed:
     """Publish a branch (default: HEAD's) with the tags on it; `tag` is put on its tip first, where it does not exist.
 
-    RefMovedError where the other end has commits that the branch lacks, or moved meanwhile; UsageError where it holds
-    another base; RemoteError where it refuses. Then nothing changed on either side. A push that was cut off is done
+    RefMovedError where the other end has commits that the branch lacks, or moved meanwhile; RemoteError where it holds
+    another base or refuses. Then nothing changed on either side. A push that was cut off is done
     again; what had arrived is not sent twice. With `dry_run` nothing is sent.
     """
     import tenacity

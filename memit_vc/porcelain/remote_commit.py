@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from memit_vc.errors import IntegrityError
+from memit_vc.errors import IntegrityError, RemoteError, UsageError
 from memit_vc.objects import (
     BlobId,
     Commit,
@@ -84,15 +84,22 @@ class RemoteCommit:
 
     @classmethod
     def decode(cls, data: bytes, id: CommitId, where: str) -> RemoteCommit:  # noqa: A002
-        """IntegrityError for anything that `encode` does not write, or for another commit than `id`."""
+        """IntegrityError for anything that `encode` does not write, or for another commit than `id`.
+
+        RemoteError for a commit format of the future.
+        """
         name = f"{where}: commit {short(id)}"
         try:
             record = json.loads(data)
-        except (ValueError, RecursionError) as error:
+            canonical = isinstance(record, dict) and canonical_json(record) == data
+        except (ValueError, TypeError, RecursionError) as error:
             raise IntegrityError(f"{name} is not JSON: {error}", hint=_HINT) from error
-        if not isinstance(record, dict) or record.keys() != _FIELDS or not isinstance(record["facts"], list):
-            raise IntegrityError(f"{name} has other fields than {', '.join(sorted(_FIELDS))}", hint=_HINT)
-        commit = parse_commit(record["commit"], name)
+        if not canonical or record.keys() != _FIELDS or not isinstance(record["facts"], list):
+            raise IntegrityError(f"{name} is not as memit-vc writes it", hint=_HINT)
+        try:
+            commit = parse_commit(record["commit"], name)
+        except UsageError as error:
+            raise RemoteError(error.message, hint=error.hint) from error
         if commit.id != id:
             raise IntegrityError(f"{name} is another commit, {short(commit.id)}", hint=_HINT)
         if (made_root := not commit.parents) != (commit.kind == "root") or (

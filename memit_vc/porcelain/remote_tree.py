@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memit_vc.errors import IntegrityError, UsageError
+from memit_vc.errors import IntegrityError, RemoteError
 from memit_vc.objects import BaseManifest, EditableWeight, canonical_json, short
 from memit_vc.remote.manifest import BASE, HPARAMS, MANIFEST, RemoteManifest, is_id
 from memit_vc.remote.protocol import Remote, RemoteFile
@@ -36,9 +36,9 @@ def published(there: Remote, revision: str | None) -> tuple[RemoteManifest | Non
 
 
 def same_base(repository: Repository, manifest: RemoteManifest, url: str) -> None:
-    """UsageError where the remote is about another base: its patches could not be added to this one."""
+    """RemoteError where the remote is about another base: its patches could not be added to this one."""
     if manifest.base != repository.base_id:
-        raise UsageError(
+        raise RemoteError(
             f"{url} is about base {short(manifest.base)} ({manifest.source or 'a local directory'}), "
             f"this repository has {short(repository.base_id)} ({repository.config.base})",
             hint="`memitvc clone` it into a directory of its own.",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from memit_vc.errors import IntegrityError, MemitVCError, UsageError
+from memit_vc.errors import IntegrityError, RemoteError, UsageError
 from memit_vc.objects import BaseId, CommitId, JsonValue, canonical_json
 from memit_vc.vcs.refnames import check_ref_name
 
@@ -73,7 +73,7 @@ class RemoteManifest:
 
     @classmethod
     def decode(cls, data: bytes, where: str) -> RemoteManifest:
-        """IntegrityError for anything that `encode` does not write; MemitVCError for a format of the future."""
+        """IntegrityError for anything that `encode` does not write; RemoteError for a format of the future."""
         bad = IntegrityError(f"{where}: {MANIFEST} is damaged", hint="Nothing was stored. Ask whoever pushed it.")
         try:
             record = json.loads(data)
@@ -81,7 +81,7 @@ class RemoteManifest:
             if type(version) is not int:
                 raise bad
             if version != REMOTE_FORMAT:
-                raise MemitVCError(
+                raise RemoteError(
                     f"{where}: has format {version}, this memit-vc reads {REMOTE_FORMAT}",
                     hint="Upgrade memit-vc: pip install -U memit-vc",
                 )
