@@ -61,8 +61,8 @@ _BLOCK = 1 << 18
 """Entries of one block, where that is rows enough."""
 _ROWS = 64
 """Stored rows of one block at least: a product packs its right factor anew for each block, which fewer do not repay."""
-_TILE = 1 << 17
-"""Entries that are summed, added and cast together: 1 MB in float64, which stays in the processor's cache."""
+_TILE = 1 << 16
+"""Entries that are summed, added and cast together: 512 KB in float64, which stays in the processor's cache."""
 _COPY = 1 << 22
 """Entries of a factor that are copied to float64 at once: 32 MB."""
 _ALL = slice(None)
@@ -107,13 +107,10 @@ class Materialiser:
         left, right = self._right[:, rows].T, self._left[columns].T
         return self._sum(left, right, [dense[columns, rows].T for dense in self._dense])
 
-    def apply(self, base: Tensor, start: int) -> Tensor:
-        """The materialised rows for `base`, the stored rows from `start` on; same shape and dtype, a new tensor.
-
-        EngineError where a finite entry overflows the storage dtype.
-        """
+    def apply(self, base: Tensor, start: int, *, in_place: bool = False) -> Tensor:
+        """The materialised rows for `base`, the stored rows from `start` on; as `add_delta`."""
         rows = slice(start, start + base.shape[0])
-        return add_delta(base, lambda columns: self.stored_delta(rows, columns), self.weight)
+        return add_delta(base, lambda columns: self.stored_delta(rows, columns), self.weight, in_place=in_place)
 
     def blocks(self, block_rows: int | None = None) -> Iterator[slice]:
         """The stored rows, cut so that one block takes a few megabytes."""
@@ -139,27 +136,35 @@ class Materialiser:
         return left.double() @ right.double()
 
 
-def add_delta(base: Tensor, delta: Callable[[slice], Tensor], weight: EditableWeight) -> Tensor:
+def add_delta(
+    base: Tensor, delta: Callable[[slice], Tensor], weight: EditableWeight, *, in_place: bool = False
+) -> Tensor:
     """cast(float64(base) + D) for some stored rows of a weight; same shape and dtype, a new tensor.
 
-    `delta(columns)` gives D of these rows and those columns, float64, and leaves it to be overwritten.
-    EngineError where a finite entry overflows the storage dtype.
+    `delta(columns)` gives D of these rows and those columns, float64, and leaves it to be overwritten. `in_place`
+    writes into `base` itself, for fresh memory costs as much as a cast. EngineError where a finite entry
+    overflows the storage dtype.
     """
-    result = torch.empty_like(base, memory_format=torch.contiguous_format)
     # D = 0 changes the bits of NaNs and of −0.0 only: where there are none, nobody has to look where D is 0
     careful = not _is_plain(base)
+    result = base if in_place else torch.empty_like(base, memory_format=torch.contiguous_format)
+    if careful and in_place:
+        base = base.clone()
     step = max(1, _TILE // max(1, base.shape[0]))
+    single = torch.empty(base.shape[0] * min(step, base.shape[1]), dtype=torch.float32)
     for start in range(0, base.shape[1], step):
         columns = slice(start, start + step)
         before, total = base[:, columns], delta(columns)
         untouched = total == 0 if careful else None
         after = result[:, columns]
-        after.copy_(_rounded(total.add_(before), base.dtype))
+        total.add_(before)
+        # float64 → float32 → the storage dtype, each to nearest even
+        after.copy_(total if base.dtype == torch.float64 else single[: total.numel()].view(total.shape).copy_(total))
         if untouched is not None:
             # through the integer view: a float copy may quieten a NaN
             bits = _BITS[base.dtype]
             after.view(bits).copy_(torch.where(untouched, before.view(bits), after.view(bits)))
-    if base.numel() and not _is_finite(result) and bool((torch.isfinite(base) & ~torch.isfinite(result)).any()):
+    if base.numel() and not _is_finite(result) and (not careful or bool((base.isfinite() & ~result.isfinite()).any())):
         raise EngineError(
             f"{weight.name}: the edited weight overflows {weight.dtype}",
             hint="Revert some edits, or use a checkpoint in a dtype with a larger range.",
@@ -257,11 +262,6 @@ def term_bound(term: Term, weight: EditableWeight) -> float:
     if isinstance(term, Dense):
         return dense_bound(term.delta, weight.quantum)
     return sum(column_bounds(term.left, term.right, weight.quantum))
-
-
-def _rounded(total: Tensor, dtype: torch.dtype) -> Tensor:
-    """float64 → float32, each to nearest even; what `copy_` then rounds once more to the storage dtype."""
-    return total if dtype == torch.float64 else total.float()
 
 
 def _is_plain(base: Tensor) -> bool:

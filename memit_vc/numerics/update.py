@@ -29,7 +29,7 @@ _SLAB = 1 << 23
 """Float64 entries of D that are summed at once: 64 MB."""
 
 Edit: TypeAlias = Callable[[Tensor], Tensor]
-"""The stored rows of a block as the base has them -> as the state has them; to be called once."""
+"""Makes the state's rows of the base's, in place; to be called once."""
 
 
 class StateTerms:
@@ -79,7 +79,7 @@ class Update:
         """The stored rows in order, each block with what makes the state's of the base's."""
         if self._held is not None:
             for rows in self._held.blocks():
-                yield rows, partial(self._held.apply, start=rows.start)
+                yield rows, partial(self._held.apply, start=rows.start, in_place=True)
             return
         count, columns = stored_shape(self._weight)
         step = block_step(columns)
@@ -101,4 +101,4 @@ class Update:
 
 
 def _add(delta: Tensor, weight: EditableWeight, base: Tensor) -> Tensor:
-    return add_delta(base, lambda columns: delta[:, columns], weight)
+    return add_delta(base, lambda columns: delta[:, columns], weight, in_place=True)
