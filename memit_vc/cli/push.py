@@ -18,6 +18,7 @@ from memit_vc.cli.transfers import counted, size_text
 @click.option("--private", "visibility", flag_value="private", help="On the Hub: make a new repository private.")
 @click.option("--no-constraints", is_flag=True, help="Leave out what only --resolve needs: half of the bytes.")
 @click.option("--no-adapter", is_flag=True, help="Leave out the PEFT adapter for readers without memit-vc.")
+@click.option("--merged", is_flag=True, help="Push the whole edited model: REMOTE is OWNER/NAME, BRANCH any revision.")
 @click.option("--dry-run", is_flag=True, help="List what would be sent, and send nothing.")
 def command(
     io: IO,
@@ -29,23 +30,35 @@ def command(
     visibility: str | None,
     no_constraints: bool,
     no_adapter: bool,
+    merged: bool,
     dry_run: bool,
 ) -> None:
     """Push BRANCH (default: the current one) with the tags on it to REMOTE (default: origin).
 
     History at the other end only grows: where it has commits that are not here, the push is refused with exit code 11;
     pull first. Everything goes in one change, or nothing does. Only what is missing there is sent.
+
+    --merged pushes no history but the model itself, which transformers and vLLM load by its name, to a Hub repository
+    of its own. Shards without an edit are copied on the Hub where the base is there.
     """
     from memit_vc.porcelain.push import push
     from memit_vc.remote.opening import PushOptions
 
+    options = PushOptions(hub_branch, create_pr, visibility)  # type: ignore[arg-type]  # one of the flags
+    if merged:
+        if no_constraints or no_adapter:
+            raise click.UsageError("--merged pushes a model: there are no constraints and no adapter to leave out")
+        from memit_vc.cli.push_merged import push_model
+
+        push_model(io, remote, branch or "HEAD", options, tag, dry_run)
+        return
     with io.repository() as repository, io.progress() as progress:
         made = push(
             repository,
             remote,
             branch,
             tag=tag,
-            options=PushOptions(hub_branch, create_pr, visibility),  # type: ignore[arg-type]  # one of the flags
+            options=options,
             constraints=not no_constraints,
             adapter=not no_adapter,
             dry_run=dry_run,

@@ -112,8 +112,9 @@ def _placed(part: str, text: str) -> str:
 
 def _part(card: Card) -> str:
     count = _count(len(card.facts), "fact")
-    base = f"[{card.base}](https://huggingface.co/{card.base})" if card.base else "a base model that is not on the Hub"
-    title = f"# {card.base.rpartition('/')[2]} with {count} edited" if card.base else f"# A model with {count} edited"
+    base = f"[{card.base}](https://huggingface.co/{card.base})" if card.base else "a language model"
+    name = card.base.rpartition("/")[2] if card.base else "A language model"
+    title = f"# {name} with {count} edited"
     kind = (
         "This is the whole edited model: load it as you would load the base."
         if card.relation == "finetune"
@@ -168,7 +169,7 @@ def _base(card: Card) -> str:
         at = f", revision `{card.base_revision}`" if card.base_revision else ""
         lines.append(f"- Base: [{card.base}](https://huggingface.co/{card.base}){at}")
     else:
-        lines.append("- Base: a checkpoint on somebody's disk. You need the same one to use this.")
+        lines.append("- Base: a checkpoint that is not on the Hub. You need the same one to use this.")
     lines.append(f"- Fingerprint of the base's tensors: `{card.base_id}`")
     licence = f"`{cell(card.license)}`, that of the base" if card.license else "that of the base; look there"
     lines.append(f"- Licence: {licence}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from huggingface_hub import constants, snapshot_download
 from transformers import AutoModelForCausalLM
 
+from memit_vc.cli import main
 from memit_vc.errors import MemitVCError, UsageError
 from memit_vc.porcelain.checkout import checkout
 from memit_vc.porcelain.push_merged import push_merged
@@ -118,3 +120,18 @@ def test_a_failed_push_leaves_nothing(client: Loopback, repository: Repository) 
     with pytest.raises(MemitVCError, match="may not write"):
         push_merged(repository, there(client))
     assert client.repos[NAME].store.log("main")[0][1] == "initial commit"
+
+
+def test_the_command(client: Loopback, repository: Repository, capsys: pytest.CaptureFixture[str]) -> None:
+    place = ["-C", str(repository.root.parent)]
+    assert main(["push", *place, "--merged", NAME, "HEAD~1", "--private", "--dry-run"]) == 0
+    assert "would send" in capsys.readouterr().out
+    assert NAME not in client.repos
+    assert main(["push", *place, "--merged", NAME, "HEAD~1", "--private", "--tag", "v1", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["commit"] == repository.resolve("HEAD~1")
+    assert client.repos[NAME].private
+    assert client.repos[NAME].store.refs()["refs/tags/v1"] == printed["revision"]
+    assert main(["push", *place, "--merged"]) == 2
+    assert main(["push", *place, "--merged", NAME, "--no-adapter"]) == 2
+    assert main(["push", *place, "--merged", str(repository.root)]) == 2
