@@ -84,7 +84,7 @@ def test_terms_are_checked_before_anything_is_made(monkeypatch: pytest.MonkeyPat
     _, weight = base_weight(1, 30, 20)
     monkeypatch.setattr(module, "_HELD", 10)
     with pytest.raises(IntegrityError, match="off the grid"):
-        Update([batch(1, weight, 3), batch(2, replace(weight, quantum=weight.quantum - 9), 3)], weight)
+        Update([batch(1, weight, 3), batch(2, replace(weight, quantum=weight.quantum - 9), 3, size=1e-6)], weight)
 
     class Many:
         def __iter__(self) -> Iterator[Term]:
