@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,7 +17,8 @@ class Fault:
 
     status: answer with `status` and nothing is done · lost: all is done, the answer is not sent · cut: the line ends
     (FIN) in the middle of the request's body, or of the answer's where the request has none · reset: the same, with a
-    RST · flip: one byte of the answer is another, the length the same · body: the answer's body is `body`.
+    RST · flip: one byte of the answer is another, the length the same · body: the answer's body is `body`. `then` is
+    called when the fault strikes, before the line is dropped.
     """
 
     route: str
@@ -28,6 +29,7 @@ class Fault:
     times: int = 1
     skip: int = 0
     struck: int = 0
+    then: Callable[[], object] | None = None
 
 
 class Faults:

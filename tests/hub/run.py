@@ -9,13 +9,22 @@ from pathlib import Path
 
 from tests.hub.loopback import Loopback
 
-__all__ = ["memitvc"]
+__all__ = ["memitvc", "started"]
 
 
 def memitvc(
     hub: Loopback, directory: Path, *arguments: str, token: str | None = None, xet: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """Run a command as ada (or with a token); the client keeps its caches beside the Hub's files."""
+    done = started(hub, directory, *arguments, token=token, xet=xet)
+    out, err = done.communicate()
+    return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+
+
+def started(
+    hub: Loopback, directory: Path, *arguments: str, token: str | None = None, xet: bool = False
+) -> subprocess.Popen[str]:
+    """The same, still running."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     environment |= {
         "HF_ENDPOINT": hub.endpoint,
@@ -25,4 +34,6 @@ def memitvc(
     if not xet:
         environment["HF_HUB_DISABLE_XET"] = "1"
     command = [sys.executable, "-m", "memit_vc", *arguments]
-    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.Popen(
+        command, cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )

@@ -94,6 +94,8 @@ class Origin:
         line = f"{request.method} {path}"
         fault = self._faults.take(line)
         response = self._answer(request, path, environ, fault)
+        if fault is not None and fault.then is not None:
+            fault.then()
         with self._lock:
             status = None if response is None else response.status_code
             self.requests.append(Seen(line, request.content_length or 0, "Authorization" in request.headers, status))

@@ -25,7 +25,7 @@ from memit_vc.repository import Repository
 from tests.export.histories import history, record
 from tests.hub.faults import Fault
 from tests.hub.loopback import Loopback
-from tests.hub.run import memitvc
+from tests.hub.run import memitvc, started
 from tests.hub.test_loopback import check_with_git
 from tests.models import FACTS
 
@@ -203,6 +203,42 @@ def test_the_token_is_seen_nowhere(hub: Loopback, made: Path, work: Path) -> Non
     assert [path for path in kept if secret.encode() in path.read_bytes()] == []
     with Repository.open(work) as repository:
         assert repository.fsck() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", ["POST .*/preupload/", "PUT /", "POST .*/commit/"])
+def test_a_killed_push_is_completed(hub: Loopback, made: Path, work: Path, route: str) -> None:
+    running = started(hub, work, "push", "--no-adapter")
+    fault = hub.faults.add(Fault(route, "lost", then=running.kill))
+    running.communicate()
+    assert (running.returncode, fault.struck) == (-9, 1)
+    sent = len(hub.lines("PUT"))
+    again = memitvc(hub, work, "push", "--no-adapter")
+    assert again.returncode == 0, again.stderr
+    store = hub.repos[NAME].store
+    objects = [entry for entry in store.tree("main") if entry.lfs is not None]
+    assert sent < len(hub.lines("PUT")) or route.endswith("/commit/")
+    assert len(store.log("main")) == 2
+    with Repository.open(work) as repository:
+        assert len(objects) <= len(list(repository.blobs.iterate()))
+        assert repository.refs("remotes/") == {"remotes/origin/main": repository.head().commit}
+        assert repository.fsck() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", ["HEAD .*/commits/", "GET /ada/facts/[0-9a-f]{64}"])
+def test_a_killed_clone_is_completed(client: Loopback, made: Path, work: Path, tmp_path: Path, route: str) -> None:
+    with Repository.open(work) as repository:
+        push(repository, adapter=False)
+    command = ("clone", URL, "other", "--base", str(made / "base"))
+    running = started(client, tmp_path, *command)
+    fault = client.faults.add(Fault(route, "lost", then=running.kill, skip=1))
+    running.communicate()
+    assert (running.returncode, fault.struck) == (-9, 1)
+    assert not (tmp_path / "other" / ".memitvc").exists()
+    again = memitvc(client, tmp_path, *command)
+    assert again.returncode == 0, again.stderr
+    same(work, tmp_path / "other")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("hf_xet") is None, reason="needs hf_xet")
