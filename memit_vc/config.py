@@ -16,6 +16,14 @@ else:
 __all__ = ["Config", "data_directory"]
 
 
+_TEXTS = {
+    "base": ("source", "revision"),
+    "user": ("author",),
+    "statistics": ("corpus", "health"),
+    "database": ("url",),
+}
+
+
 def data_directory(name: str) -> Path:
     """`migrations` or `hparams`: beside the package in a checkout, inside it in an installed wheel."""
     package = Path(__file__).parent
@@ -50,13 +58,20 @@ class Config:
                 table = tomllib.load(file)
         except OSError as error:
             raise StorageError(f"{path}: {error.strerror}", hint="Check the permissions of the repository.") from error
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise MemitVCError(f"{path}: not valid TOML: {error}", hint="Correct the file by hand.") from error
+        for section, names in _TEXTS.items():
+            found = table.get(section, {})
+            wrong = [n for n in names if isinstance(found, dict) and not isinstance(found.get(n, ""), str)]
+            if not isinstance(found, dict) or wrong:
+                what = f"[{section}] {wrong[0]} is no text" if wrong else f"[{section}] is no table"
+                raise MemitVCError(f"{path}: {what}", hint="Correct the file by hand.")
         base = table.get("base", {})
         if not isinstance(base.get("source"), str):
             raise MemitVCError(f"{path}: [base] source is missing", hint="It names the base: a Hub id or a directory.")
         user = table.get("user", {})
-        limit = table.get("cache", {}).get("bytes")
+        cache = table.get("cache", {})
+        limit = cache.get("bytes") if isinstance(cache, dict) else cache
         if limit is not None and (type(limit) is not int or limit < 0):
             raise MemitVCError(f"{path}: [cache] bytes is {limit!r}", hint="A number of bytes; 0 keeps nothing.")
         return cls(

@@ -115,15 +115,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             error.show(sys.stderr)
         return error.exit_code
+    except UnicodeEncodeError as error:
+        _report(f"{error.object[error.start : error.end]!r} in an argument is not UTF-8 text", None, 2, as_json)
+        return 2
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _report(f"{where}{error.strerror or error}", "The repository is unchanged.", 1, as_json)
+        _report(f"{where}{error.strerror or error}", "`memitvc op log` shows whether anything was done.", 1, as_json)
         return 1
     return result if isinstance(result, int) else 0
 
 
 def _interrupted() -> int:
-    click.echo("interrupted; the repository is as it was", err=True)
+    click.echo("interrupted; what a command does is done whole or not at all (`memitvc op log` shows it)", err=True)
     return 130
 
 

@@ -20,6 +20,7 @@ from memit_vc.errors import EngineError, StorageError
 from memit_vc.numerics.adapter import ModelAdapter
 from memit_vc.numerics.replay import cache_argument, evaluating
 from memit_vc.objects.ids import JsonValue, canonical_json, digest, short
+from memit_vc.store.files import temporary_path
 
 __all__ = ["sampled_texts", "sampling_description"]
 
@@ -106,7 +107,7 @@ class _Kept:
         self._rewrite()
 
     def _rewrite(self) -> None:
-        temporary = self._path.with_suffix(".tmp")
+        temporary = temporary_path(self._path)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text("".join(json.dumps(b) + "\n" for b in self._batches), encoding="utf-8")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from memit_vc.errors import IntegrityError, StorageError
 from memit_vc.objects.ids import JsonValue, canonical_json
+from memit_vc.store.files import fsync_directory, temporary_path
 
 __all__ = ["read_metadata", "read_tensors", "write_bytes", "write_tensors"]
 
@@ -40,14 +40,12 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = temporary_path(path)
         write(temporary)
         _sync(temporary, os.O_RDWR)
         temporary.replace(path)
         temporary = None
-        _sync(path.parent, os.O_RDONLY)
+        fsync_directory(path.parent)
     except (OSError, SafetensorError) as error:
         raise StorageError(f"{path}: cannot be written: {error}", hint="Check free space and permissions.") from error
     finally:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memit_vc.config import Config
 from memit_vc.errors import BaseChangedError, RemoteError, StorageError
-from memit_vc.objects import canonical_json
+from memit_vc.objects import JsonValue, canonical_json
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import Checkpoint
 from memit_vc.store.files import write_atomic
@@ -89,10 +90,8 @@ def find_base(config: Config) -> Path:
 def checked_base(repository: Repository, *, progress: Progress = silent) -> Checkpoint:
     """The base, proved to be the one that `init` recorded; files are hashed again only where their stamps changed."""
     checkpoint = Checkpoint.find(find_base(repository.config))
-    try:
-        recorded: dict[str, list[int]] = json.loads(_stamps(repository).read_bytes())
-    except (OSError, ValueError):
-        recorded = {}
+    stamps = checkpoint.fingerprints()
+    recorded = _recorded(repository)
     problems = checkpoint.differences(repository.base(), repository.base_files(), recorded=recorded, progress=progress)
     if problems:
         more = f" (and {len(problems) - 3} more differences)" if len(problems) > 3 else ""
@@ -100,15 +99,26 @@ def checked_base(repository: Repository, *, progress: Progress = silent) -> Chec
             f"the base at {checkpoint.directory} is not the one that init recorded: {'; '.join(problems[:3])}{more}",
             hint="Put the original files back, or start a repository on the new base with `memitvc init`.",
         )
-    if checkpoint.fingerprints() != recorded:
-        remember_base(repository, checkpoint)
+    if stamps != recorded:
+        remember_base(repository, stamps)
     return checkpoint
 
 
-def remember_base(repository: Repository, checkpoint: Checkpoint) -> None:
-    """Keep the stamps (size, mtime, inode) of files whose bytes were just checked. A cache: it may be lost."""
+def remember_base(repository: Repository, stamps: Mapping[str, Sequence[int]]) -> None:
+    """Keep the stamps (size, mtime, inode) that files had before their bytes were checked. A cache: it may be lost."""
+    kept: dict[str, JsonValue] = {name: list(stamp) for name, stamp in stamps.items()}
     with contextlib.suppress(StorageError):
-        write_atomic(_stamps(repository), canonical_json(checkpoint.fingerprints()))
+        write_atomic(_stamps(repository), canonical_json(kept))
+
+
+def _recorded(repository: Repository) -> dict[str, list[int]]:
+    try:
+        found = json.loads(_stamps(repository).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: stamp for name, stamp in found.items() if isinstance(stamp, list)}
 
 
 def _stamps(repository: Repository) -> Path:

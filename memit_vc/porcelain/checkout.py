@@ -105,16 +105,25 @@ def verify(
 
     VerificationError where it is none, or not the one of `expect`.
     """
-    from memit_vc.store.checkpoint import hash_directory
+    from memit_vc.store.checkpoint import Checkpoint
 
-    found = hash_directory(directory, progress, None)
-    base = {tensor.name: tensor.sha256 for tensor in repository.base().tensors}
+    there = {tensor.name: tensor for tensor in Checkpoint.find(directory).manifest(progress).tensors}
+    recorded = {tensor.name: tensor for tensor in repository.base().tensors}
+    found = {name: tensor.sha256 for name, tensor in there.items()}
+    base = {name: tensor.sha256 for name, tensor in recorded.items()}
     editable = {weight.name for weight in repository.weights()}
-    names = (base.keys() | found.keys()) - editable
-    foreign = sorted(name for name in names if base.get(name) != found.get(name))
+    names = base.keys() | found.keys()
+    foreign = sorted(
+        name
+        for name in names
+        if (name not in editable and base.get(name) != found.get(name))
+        or name not in there
+        or (there[name].dtype, there[name].shape) != (recorded[name].dtype, recorded[name].shape)
+    )
     if foreign:
         raise VerificationError(
-            f"{directory}: {len(foreign)} tensors that no edit touches are not the base's, {foreign[0]} first",
+            f"{directory}: {len(foreign)} tensors that no edit touches are not the base's, or are missing or of "
+            f"another dtype or shape: {foreign[0]} first",
             hint="The directory belongs to another base, or was changed by something else than memit-vc.",
         )
     for state, commits in _candidates(repository, expect):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from memit_vc.errors import EngineError, RefMovedError
+from memit_vc.errors import EngineError, RefMovedError, UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.objects import Commit, CommitId, Fact, PatchId, StateId, short
 from memit_vc.porcelain.amend import amended_parent
@@ -75,6 +75,10 @@ def commit_facts(
     from memit_vc.porcelain.batch import compute_batch
     from memit_vc.porcelain.models import load_model
 
+    if max_perplexity_rise is not None and not scores:
+        raise UsageError(
+            "a limit on the perplexity's rise needs the scores", hint="Leave --no-scores or --max-perplexity-rise off."
+        )
     head = repository.head()
     parent = amended_parent(repository, head.commit) if amend else head.commit
     settled = settle(repository, facts, on_conflict, at=parent)
@@ -98,12 +102,12 @@ def commit_facts(
     if ppl_before is not None and ppl_after is not None:
         rise = ppl_after / ppl_before - 1
         said = f"perplexity of the held text rises by {rise:.1%} ({ppl_before:.2f} → {ppl_after:.2f})"
-        if max_perplexity_rise is not None and rise > max_perplexity_rise:
+        if max_perplexity_rise is not None and not rise <= max_perplexity_rise:  # NaN is no small rise
             raise EngineError(
                 f"{said}, more than the {max_perplexity_rise:.1%} that are allowed",
                 hint="Commit fewer facts at once, raise mom2_update_weight (λ), or allow more; nothing was stored.",
             )
-        if rise > PERPLEXITY_WARNING:
+        if not rise <= PERPLEXITY_WARNING:
             warnings.append(f"{said}: the model may have been hurt; `memitvc undo` takes the commit back")
     made = Commit(
         base=repository.base_id,

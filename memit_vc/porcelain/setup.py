@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memit_vc.config import Config
-from memit_vc.errors import MemitVCError, UnsupportedModelError
+from memit_vc.errors import BaseChangedError, MemitVCError, UnsupportedModelError
 from memit_vc.hparams import MEMITHyperParams, for_model, guess
 from memit_vc.hparams.params import EarlyStop
 from memit_vc.objects import BaseManifest, EditableWeight, TensorRecord
@@ -66,6 +66,7 @@ def init(
         )
     path, found = fetch_base(base, revision)
     checkpoint = Checkpoint.find(path)
+    stamps = checkpoint.fingerprints()
     adapter = _outline(path)
     manifest = checkpoint.manifest(progress)
     weights = _editable(adapter, checkpoint, manifest, progress)
@@ -76,17 +77,22 @@ def init(
         base=base if found else str(path), revision=found, corpus=_absolute(corpus), health=_absolute(health)
     )
     name = base if found else path.name
+    files = checkpoint.file_hashes()
+    if checkpoint.fingerprints() != stamps:
+        raise BaseChangedError(
+            f"{path}: its files changed while they were read", hint="Wait until nothing writes there, then try again."
+        )
     repository = Repository.init(
         directory,
         config=config,
         manifest=manifest,
         weights=weights,
-        files=checkpoint.file_hashes(),
+        files=files,
         hparams=values.to_yaml(comments=_comments(origin, notes)).encode(),
         description=description or f"base {name}",
     )
     with repository:
-        remember_base(repository, checkpoint)
+        remember_base(repository, stamps)
         return InitResult(
             directory=directory.resolve(),
             base=config.base,

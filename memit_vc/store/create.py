@@ -97,6 +97,6 @@ def _fill(database: Database, fill: Callable[[Connection], None]) -> None:
 
 def _remove_leftovers(root: Path) -> None:
     """What a killed `init` left beside `root`."""
-    for path in root.parent.glob(f"{root.name}*"):
-        if path != root and is_temporary(path) and not writer_is_alive(path):
+    for path in list(root.parent.iterdir()):
+        if is_temporary(path, root) and not writer_is_alive(path):
             shutil.rmtree(path, ignore_errors=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import time
@@ -37,6 +38,8 @@ __all__ = [
 ]
 
 _MARK = ".tmp-"
+_TEMPORARY = re.compile(r"\.tmp-\d+-[0-9a-f]{12}")
+"""What `temporary_path` puts behind a name. Anything else that looks similar is the user's."""
 _CHUNK = 1 << 22
 _SYNC = 1 << 26
 """Bytes after which a file being written is synced for the first time."""
@@ -79,8 +82,14 @@ def temporary_path(target: Path) -> Path:
     return target.with_name(f"{target.name}{_MARK}{os.getpid()}-{secrets.token_hex(6)}")
 
 
-def is_temporary(path: Path) -> bool:
-    return _MARK in path.name
+def is_temporary(path: Path, target: Path | None = None) -> bool:
+    """Whether `temporary_path` gave this name, to `target` if one is named."""
+    found = _TEMPORARY.search(path.name)
+    return (
+        found is not None
+        and found.end() == len(path.name)
+        and (target is None or path.name[: found.start()] == target.name)
+    )
 
 
 def writer_is_alive(path: Path) -> bool:

@@ -121,6 +121,10 @@ def insert_commits(
             state = states[first]
         else:
             state = frozenset(load_state(connection, first))
+        if absent_columns := set(commit.removes) - state:
+            raise IntegrityError(
+                f"{where} removes column {short(min(absent_columns))}, which is not in its parent's state"
+            )
         state = (state - set(commit.removes)) | set(commit.adds)
         # one state is held at a time on a line: a pull of thousands of commits stays small
         states = {commit.id: state}

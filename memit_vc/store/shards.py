@@ -11,6 +11,7 @@ A file of the base that holds no editable tensor is linked as it is; one that ho
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memit_vc.errors import BaseChangedError, IntegrityError, UnsupportedModelError
+from memit_vc.errors import BaseChangedError, IntegrityError, StorageError, UnsupportedModelError
 from memit_vc.objects import BaseManifest, JsonValue, canonical_json
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import Checkpoint
@@ -32,14 +33,18 @@ from memit_vc.store.files import (
     write_atomic,
     writer_is_alive,
 )
+from memit_vc.store.hashcache import file_stat
 from memit_vc.store.links import in_hub_cache, link
-from memit_vc.store.safetensors_file import parse_header, write_header
+from memit_vc.store.safetensors_file import parse_header, read_header, write_header
 
 __all__ = ["FILES", "HOT_FILE", "ShardedBase", "build_base", "clear_abandoned"]
 
 HOT_FILE = "model-hot.safetensors"
 FILES = "files"
 _RECORD = "base.json"
+_STAMP = "hot-stamp.json"
+"""[size, mtime, inode] that the hot shard had when its bytes were last checked."""
+_CHUNK = 1 << 23
 _FORMAT = 1
 
 
@@ -112,10 +117,17 @@ def build_base(
         )
     layout = _layout(checkpoint)
     expected = {t.name: t.sha256 for t in manifest.tensors if t.name in editable} if manifest is not None else None
-    if (into / _RECORD).is_file():
+
+    def built_before() -> ShardedBase | None:
+        if not (into / _RECORD).is_file():
+            return None
         built = ShardedBase.open(into)
-        if built.layout == layout and built.hot.keys() == set(editable) and expected in (None, built.hot):
-            return built
+        same = built.layout == layout and built.hot.keys() == set(editable) and expected in (None, built.hot)
+        return built if same and _hot_is_sound(built) else None
+
+    found = built_before()
+    if found is not None:
+        return found
     clear_abandoned(into)
     temporary = temporary_path(into)
     try:
@@ -127,6 +139,10 @@ def build_base(
                 f"{checkpoint.directory}: its editable tensors are not the ones that `init` recorded",
                 hint="Restore the checkpoint, or start a new repository on this one.",
             )
+        other = built_before()
+        if other is not None:  # another checkout built it meanwhile, and may be reading it
+            shutil.rmtree(temporary, ignore_errors=True)
+            return other
         with storage_errors(into):
             _make_way(into)
     except BaseException:
@@ -141,9 +157,40 @@ def clear_abandoned(target: Path) -> None:
     """Remove the temporary siblings of `target` whose writers are dead."""
     if not target.parent.is_dir():
         return
-    for path in target.parent.glob(f"{target.name}.tmp-*"):
-        if is_temporary(path) and not writer_is_alive(path):
+    for path in list(target.parent.iterdir()):
+        if is_temporary(path, target) and not writer_is_alive(path):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _hot_is_sound(base: ShardedBase) -> bool:
+    """Whether the hot shard holds the bytes that its record promises: read again where its stamp is a new one."""
+    path, stamp = base.directory / HOT_FILE, base.directory / _STAMP
+    with storage_errors(path):
+        now: JsonValue = list(file_stat(path))
+    try:
+        if json.loads(stamp.read_bytes()) == now:
+            return True
+    except (OSError, ValueError):
+        pass  # lost or damaged: it only saves time
+    try:
+        header = read_header(path)
+    except IntegrityError:
+        return False
+    tensors = header.tensors
+    if tensors.keys() != base.hot.keys():
+        return False
+    with storage_errors(path), path.open("rb") as file:
+        for name, entry in tensors.items():
+            file.seek(header.data_start + entry.begin)
+            sha, left = hashlib.sha256(), entry.size
+            while left and (chunk := file.read(min(left, _CHUNK))):
+                sha.update(chunk)
+                left -= len(chunk)
+            if sha.hexdigest() != base.hot[name]:
+                return False
+    with contextlib.suppress(StorageError):
+        write_atomic(stamp, canonical_json(now))
+    return True
 
 
 _REBUILD = "Delete the directory; the next checkout builds it again from the base checkpoint."

@@ -260,7 +260,7 @@ def test_a_failed_switch_leaves_the_old_state(
 
 
 def test_what_a_killed_checkout_left_is_cleared_by_the_next(tmp_path: Path, case: Case) -> None:
-    dead, alive = tmp_path / "out.tmp-999999999-abc", tmp_path / f"out.tmp-{os.getpid()}-abc"
+    dead, alive = tmp_path / "out.tmp-999999999-abcdefabcdef", tmp_path / f"out.tmp-{os.getpid()}-abcdefabcdef"
     dead.mkdir()
     alive.mkdir()
     case.checkout(1, tmp_path / "out")

@@ -151,7 +151,7 @@ def test_write_atomic_replaces_whole_files(tmp_path: Path, monkeypatch: pytest.M
 def test_what_dead_writers_left_is_found_and_removed(tmp_path: Path) -> None:
     mine = temporary_path(tmp_path / "objects" / "ab")
     dead = mine.with_name(mine.name.replace(f"-{os.getpid()}-", "-4194305-"))
-    folder = tmp_path / "base.tmp-4194305-abc"
+    folder = tmp_path / "base.tmp-4194305-abcdefabcdef"
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "shard").write_bytes(b"12345")
     mine.parent.mkdir()

@@ -1,0 +1,125 @@
+"""Damage that no row shows is found before anything is computed from it; nothing of the user's is taken for rubbish."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from memit_vc.errors import BaseChangedError
+from memit_vc.porcelain import setup
+from memit_vc.repository import Repository
+from memit_vc.store.checkpoint import Checkpoint
+from tests.places import Cli, Place, copy_of, make_place
+
+
+@pytest.fixture
+def damaged(finished: Place, tmp_path: Path) -> Place:
+    """A copy that a test may break; it is not checked afterwards."""
+    return copy_of(finished, tmp_path / "damaged")
+
+
+def test_directories_with_similar_names_are_left_alone(cli: Cli, place: Place, tmp_path: Path) -> None:
+    for name in ("out.tmp-backup", "out.tmp-1-notes", "other.tmp-999999999-abcdefabcdef"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "precious").touch()
+    cli.ok("checkout", "HEAD", "-o", tmp_path / "out")
+    for name in ("out.tmp-backup", "out.tmp-1-notes", "other.tmp-999999999-abcdefabcdef"):
+        assert (tmp_path / name / "precious").exists()
+
+
+def test_a_damaged_hot_shard_is_built_again(cli: Cli, place: Place, tmp_path: Path) -> None:
+    cli.ok("checkout", "HEAD", "-o", tmp_path / "right")
+    cli.ok("checkout", "HEAD~1", "-o", tmp_path / "before")
+    (shard,) = (place.work / ".memitvc" / "base").glob("*/model-hot.safetensors")
+    data = bytearray(shard.read_bytes())
+    data[-3] ^= 0x10
+    shard.chmod(0o644)
+    shard.unlink()
+    shard.write_bytes(data)
+    shutil.rmtree(place.work / ".memitvc" / "cache")  # a kept copy of the state would be as good
+    cli.ok("checkout", "HEAD~1", "-o", tmp_path / "again")
+    assert cli.ok("verify", tmp_path / "again", "--expect", "HEAD~1")
+    for file in sorted((tmp_path / "before").glob("*.safetensors")):
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_damaged_patch_is_not_materialised(
+    damaged: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli = Cli(damaged.work, capsys, monkeypatch)
+    with Repository.open(damaged.work) as repository:
+        (patch,) = repository.commit(repository.head().commit).patches
+        path = repository.patch_path(patch)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 0x80  # the sign of one factor: still on the grid
+    path.chmod(0o644)
+    path.write_bytes(data)
+    failed = cli("checkout", "HEAD", "-o", tmp_path / "out")
+    assert failed.code == 12
+    assert "corrupt" in failed.err
+    assert not (tmp_path / "out").exists()
+    assert cli("fsck").code == 12
+
+
+def test_a_base_that_changes_under_init_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_place(tmp_path, start=False)
+    original = Checkpoint.file_hashes
+
+    def late(checkpoint: Checkpoint) -> dict[str, str]:
+        (made.base / "config.json").touch()
+        return original(checkpoint)
+
+    monkeypatch.setattr(Checkpoint, "file_hashes", late)
+    with pytest.raises(BaseChangedError, match="changed while they were read"):
+        setup.init(str(made.base), directory=made.work, hparams=tmp_path / "hparams.yaml")
+    assert not (made.work / ".memitvc").exists()
+
+
+def test_a_limit_without_scores_is_refused(cli: Cli, place: Place) -> None:
+    edits = place.work / "edits.json"
+    edits.write_text(json.dumps([{"prompt": "Ada was born in the city of", "subject": "Ada", "target_new": "Rome"}]))
+    failed = cli("commit", edits, "--no-scores", "--max-perplexity-rise", "0")
+    assert failed.code == 2
+    assert "--no-scores" in failed.err
+
+
+def test_verify_sees_missing_tensors_and_other_shapes(cli: Cli, place: Place, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(place.base / "model.safetensors")
+    with Repository.open(place.work) as repository:
+        name = repository.weights()[1].name
+    for case, changed in {
+        "gone": {n: t for n, t in tensors.items() if n != name},
+        "turned": tensors | {name: tensors[name].reshape(tensors[name].shape[::-1]).contiguous()},
+    }.items():
+        directory = tmp_path / case
+        directory.mkdir()
+        save_file(changed, directory / "model.safetensors", metadata={"format": "pt"})
+        failed = cli("verify", directory)
+        assert failed.code == 15
+        assert name in failed.err
+
+
+@pytest.mark.parametrize(
+    "text", ['base = "x"\n', '[base]\nsource = "x"\n[user]\nauthor = 5\n', "statistics = 3\n[base]\nsource = 'x'\n"]
+)
+def test_a_config_that_is_not_understood(damaged: Place, text: str, cli: Cli) -> None:
+    (damaged.work / ".memitvc" / "config.toml").write_text(text)
+    failed = Cli(damaged.work, cli.capsys, cli.monkeypatch)("log")
+    assert failed.code == 1
+    assert "config.toml" in failed.err
+
+
+def test_bytes_that_are_no_text_are_refused(cli: Cli) -> None:
+    failed = cli("branch", "caf\udcff")
+    assert failed.code == 2
+    assert "UTF-8" in failed.err
+
+
+def test_lost_stamps_are_no_harm(cli: Cli, place: Place, tmp_path: Path) -> None:
+    (place.work / ".memitvc" / "cache" / "base-files.json").write_text("[1]")
+    cli.ok("checkout", "HEAD", "-o", tmp_path / "out")
