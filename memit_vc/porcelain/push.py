@@ -174,16 +174,16 @@ class _Attempt:
         if self.tag is not None:
             name = f"tags/{self.tag}"
             check_ref_name(name)
-            if local.get(name, self.tip) not in reachable:
-                raise UsageError(
-                    f"tag {self.tag!r} is at {short(local[name])}, which is not on {self.branch}",
-                    hint=f"Push the branch that it is on, or choose another name: memitvc tag {self.tag}-2",
+            if local.get(name, self.tip) != self.tip:
+                raise MemitVCError(
+                    f"tag {self.tag!r} is at {short(local[name])}, not at {self.branch}'s tip",
+                    hint="Tags do not move: choose another name. The tags on a branch are pushed with it anyway.",
                 )
             found.setdefault(name, self.tip)
             if refs.get(name, found[name]) != found[name]:
                 raise MemitVCError(
                     f"{self.name} has a tag {self.tag!r} already, at {short(refs[name])}",
-                    hint="Tags do not move: choose another name.",
+                    hint="Tags do not move: choose another name. Nothing was sent.",
                 )
         moved = [name for name, commit in found.items() if refs.get(name, commit) != commit]
         notes = [f"tag {name[5:]} is at {short(refs[name])} there; it stays" for name in moved]

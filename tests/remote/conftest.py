@@ -89,7 +89,7 @@ def edited(repository: Repository, number: int) -> Commit:
     from tests.export.histories import record
 
     fact = Fact(prompt=f"City {number} lies in", subject=f"City {number}", target=f"country {number}")
-    record(repository, [fact], (1, 2), message=f"city {number}", seed=number)
+    record(repository, [fact], (1, 2), message=f"city {number}", seed=100 + number)
     return repository.commit(repository.head().commit)
 
 

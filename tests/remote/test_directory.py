@@ -1,0 +1,85 @@
+"""A directory as a remote."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from memit_vc.errors import RemoteError, UsageError
+from memit_vc.porcelain.push import push
+from memit_vc.remote.directory import DirectoryRemote
+from memit_vc.remote.manifest import MANIFEST
+from memit_vc.remote.opening import PushOptions, checked_url, open_remote
+from memit_vc.remote.protocol import Change
+from memit_vc.repository import Repository
+from tests.remote.conformance import Conformance
+from tests.remote.conftest import World, edited
+
+
+class TestDirectory(Conformance):
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return str(tmp_path / "there" / "deep")
+
+
+def test_addresses(tmp_path: Path) -> None:
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    for given, kept in {
+        "hf://owner/name": "hf://owner/name",
+        "owner/other": "hf://owner/other",
+        "owner/name": str(tmp_path / "owner" / "name"),
+        "../x/y": str(tmp_path.parent / "x" / "y"),
+        "./owner/other": str(tmp_path / "owner" / "other"),
+        "file:///srv/a%20b": "/srv/a b",
+        "/srv/facts": "/srv/facts",
+    }.items():
+        assert checked_url(given, directory=tmp_path) == kept
+    for wrong in ("https://user:hf_secret@host/x", "hf://name", "hf://../x", "s3://bucket"):
+        with pytest.raises(UsageError) as caught:
+            checked_url(wrong, directory=tmp_path)
+        assert "hf_secret" not in caught.value.message
+
+
+def test_options_of_the_hub_are_refused(tmp_path: Path) -> None:
+    for options in (PushOptions(branch="x"), PushOptions(create_pr=True), PushOptions(visibility="public")):
+        with pytest.raises(UsageError, match="is a directory"):
+            open_remote(str(tmp_path), options)
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/x", "objects/../../x", "a\\b", "", "a//b", "./a"])
+def test_no_path_leads_outside(tmp_path: Path, path: str) -> None:
+    remote = DirectoryRemote(tmp_path / "there")
+    with pytest.raises(RemoteError, match="no path of a remote"):
+        remote.publish(Change("x", {path: b"x", MANIFEST: b"{}"}), parent=None)
+    assert not (tmp_path / "x").exists()
+    assert remote.head() is None
+
+
+def test_a_file_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("x")
+    with pytest.raises(RemoteError, match="is a file"):
+        DirectoryRemote(tmp_path / "there").head()
+
+
+def test_a_directory_that_may_not_be_written(world: World) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    world.shared.chmod(0o555)
+    with Repository.open(world.work) as repository:
+        edited(repository, 1)
+        with pytest.raises(RemoteError, match="Permission denied"):
+            push(repository)
+    world.shared.chmod(0o755)
+
+
+def test_a_push_of_ten_facts_sends_little_more_than_its_patch(world: World) -> None:
+    """Acceptance 6 of the issue, on a tiny model: 1.1 × the patch + 64 kB, adapter and constraints off."""
+    with Repository.open(world.work) as repository:
+        push(repository, constraints=False, adapter=False)
+        (patch,) = edited(repository, 1).patches
+        sent = push(repository, constraints=False, adapter=False)
+        size = repository.blobs.size(patch)
+    assert sent.bytes <= 1.1 * size + 65_536
+    assert sent.bytes == sum((world.shared / path).stat().st_size for path in sent.files)
