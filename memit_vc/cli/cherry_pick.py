@@ -6,15 +6,23 @@ import click
 
 from memit_vc.cli.io import IO, verb
 from memit_vc.cli.show_resolved import show_resolved
-from memit_vc.cli.sides import change_text, conflict_options
+from memit_vc.cli.sides import change_text, check_overlap_option, conflict_options, likely_conflicts
 
 
 @verb(name="cherry-pick", short_help="Make the change of other commits here too.")
 @click.argument("revisions", nargs=-1, required=True)
 @conflict_options
 @click.option("--resolve", is_flag=True, help="Solve the facts in by their stored constraints. Needs the model.")
+@check_overlap_option
 @click.option("-m", "--message", help="Message of the new commits. Default: the picked ones'.")
-def command(io: IO, revisions: tuple[str, ...], on_conflict: str | None, resolve: bool, message: str | None) -> None:
+def command(
+    io: IO,
+    revisions: tuple[str, ...],
+    on_conflict: str | None,
+    resolve: bool,
+    check_overlap: bool | None,
+    message: str | None,
+) -> None:
     """Put the columns that REVISIONS (commits, or ranges A..B) brought in into HEAD's state, one new commit for each.
     No model is loaded.
 
@@ -31,7 +39,8 @@ def command(io: IO, revisions: tuple[str, ...], on_conflict: str | None, resolve
                 message=message,
                 progress=progress,
             )
-        show_resolved(io, solved)
+            likely = likely_conflicts(io, repository, [solved.id], check_overlap)
+        show_resolved(io, solved, overlaps=likely)
         return
     from memit_vc.porcelain.cherry_pick import cherry_pick
 
@@ -42,6 +51,7 @@ def command(io: IO, revisions: tuple[str, ...], on_conflict: str | None, resolve
             on_conflict=on_conflict or "stop",  # type: ignore[arg-type]  # one of the flags' values
             message=message,
         )
+        likely = likely_conflicts(io, repository, made.ids, True) if check_overlap else None
     for note in made.notes:
         io.warn(note)
 
@@ -59,6 +69,7 @@ def command(io: IO, revisions: tuple[str, ...], on_conflict: str | None, resolve
             "skipped": list(made.skipped),
             "contradictions": [each.to_json() for each in made.contradictions],
             "notes": list(made.notes),
+            **({} if likely is None else {"overlaps": likely}),
         },
         render,
     )

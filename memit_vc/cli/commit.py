@@ -41,7 +41,7 @@ def command(
     edits: str | None,
     hparams: str | None,
     no_scores: bool,
-    check_overlap: bool,
+    check_overlap: bool | None,
     amend: bool,
     patch: str | None,
     **options: Any,
@@ -79,7 +79,7 @@ def command(
                 progress=progress,
                 **options,
             )
-        likely = likely_conflicts(io, repository, made.id) if check_overlap else []
+        likely = likely_conflicts(io, repository, [made.id], check_overlap)
     for note in made.notes:
         io.note(note)
     for warning in made.warnings:
@@ -92,7 +92,7 @@ def command(
             "seconds": dict(made.seconds),
             "notes": list(made.notes),
             "warnings": list(made.warnings),
-            **({"overlaps": likely} if check_overlap else {}),
+            **({} if likely is None else {"overlaps": likely}),
         },
         lambda: _render(io, made),
     )

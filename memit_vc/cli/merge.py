@@ -17,7 +17,13 @@ from memit_vc.cli.sides import change_text, check_overlap_option, conflict_optio
 @check_overlap_option
 @click.option("-m", "--message", help="Message of the merge commit.")
 def command(
-    io: IO, revision: str, on_conflict: str | None, no_ff: bool, resolve: bool, check_overlap: bool, message: str | None
+    io: IO,
+    revision: str,
+    on_conflict: str | None,
+    no_ff: bool,
+    resolve: bool,
+    check_overlap: bool | None,
+    message: str | None,
 ) -> None:
     """Merge REVISION into HEAD: the union of both sides' columns. No model is loaded; the result does not depend on
     the order, and a patch that both sides have counts once.
@@ -35,7 +41,8 @@ def command(
                 message=message,
                 progress=progress,
             )
-        show_resolved(io, solved)
+            likely = likely_conflicts(io, repository, [solved.id], check_overlap)
+        show_resolved(io, solved, overlaps=likely)
         return
     from memit_vc.porcelain.merge import merge
 
@@ -47,7 +54,7 @@ def command(
             message=message,
             fast_forward=not no_ff,
         )
-        likely = likely_conflicts(io, repository, made.id) if check_overlap and made.how == "merge" else []
+        likely = likely_conflicts(io, repository, [made.id], True) if check_overlap and made.how == "merge" else None
     for note in made.notes:
         io.warn(note)
 
@@ -65,7 +72,7 @@ def command(
             **vars(made),
             "contradictions": [each.to_json() for each in made.contradictions],
             "notes": list(made.notes),
-            **({"overlaps": likely} if check_overlap else {}),
+            **({} if likely is None else {"overlaps": likely}),
         },
         render,
     )

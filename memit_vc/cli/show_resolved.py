@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
     from memit_vc.cli.io import IO
+    from memit_vc.objects import JsonValue
     from memit_vc.porcelain.resolve import Resolved
 
 __all__ = ["show_resolved"]
 
 
-def show_resolved(io: IO, made: Resolved) -> None:
-    """One line for people, all of it as JSON; notes on stderr."""
+def show_resolved(io: IO, made: Resolved, *, overlaps: Sequence[JsonValue] | None = None) -> None:
+    """One line for people, all of it as JSON, with likely conflicts where somebody looked; notes on stderr."""
 
     def render() -> None:
         parts = [
@@ -33,4 +35,5 @@ def show_resolved(io: IO, made: Resolved) -> None:
         io.note("stored as one dense patch: single facts of it can be taken out with `revert --resolve` only")
     for note in made.notes:
         io.note(note)
-    io.emit({**vars(made), "notes": list(made.notes)}, render)
+    found = {} if overlaps is None else {"overlaps": list(overlaps)}
+    io.emit({**vars(made), "notes": list(made.notes), **found}, render)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -33,24 +33,33 @@ def conflict_options(function: _F) -> _F:
 
 
 def check_overlap_option(function: _F) -> _F:
-    """--check-overlap."""
+    """--check-overlap as True, False, or None where nothing is said."""
     return click.option(
-        "--check-overlap",
-        is_flag=True,
-        help="Afterwards, warn of facts whose keys overlap and whose targets differ. Needs statistics and constraints.",
+        "--check-overlap/--no-check-overlap",
+        default=None,
+        help="Warn of facts whose keys overlap and whose targets differ, with the number. Needs statistics and "
+        "constraints. Default: where the model is loaded anyway.",
     )(function)
 
 
-def likely_conflicts(io: IO, repository: Repository, commit: CommitId) -> list[JsonValue]:
-    """Warn of likely conflicts that a commit made, with the numbers; what they are, as JSON."""
+def likely_conflicts(
+    io: IO, repository: Repository, commits: Sequence[CommitId], wanted: bool | None
+) -> list[JsonValue] | None:
+    """Warn of likely conflicts that commits made, with the numbers; as JSON what they are, None where nobody looked.
+
+    `wanted` None: if it can be done. That it could not is worth a word where it was asked for, and is no failure: the
+    commits are made.
+    """
+    if wanted is False:
+        return None
     from memit_vc.porcelain.overlap import commit_overlaps
 
     try:
-        found = commit_overlaps(repository, commit)
+        found = [overlap for commit in commits for overlap in commit_overlaps(repository, commit)]
     except EngineError as error:
-        # the commit is made; that nobody could look is worth a word, not a failure
-        io.warn(error.message)
-        return []
+        if wanted:
+            io.warn(error.message)
+        return None
     for overlap in found[:_SHOWN]:
         io.warn(f"likely conflict: {overlap.line()}")
     if len(found) > _SHOWN:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from memit_vc.errors import IntegrityError, MemitVCError, UsageError
 from memit_vc.objects import CommitId, JsonValue, canonical_json, short
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
-from memit_vc.store.files import storage_errors, write_atomic
+from memit_vc.store.files import remove_temporary, storage_errors, temporary_path, write_atomic
 from memit_vc.vcs.halving import next_to_try
 
 __all__ = ["Session", "Step", "Verdict", "current", "mark", "reset", "run", "start", "suspects"]
@@ -132,7 +131,8 @@ def run(
     """Test candidate after candidate: each is checked out to a temporary directory, and `execute(directory, commit)`
     says by its exit code how it is: 0 good, 125 cannot be tested, 1 to 127 bad.
 
-    Any other code stops the run with a MemitVCError; the session then stays as it is.
+    Each verdict is kept at once, so that a run that was killed goes on where it was when it is started again. Any other
+    code stops the run with a MemitVCError; the session then stays as it is.
     """
     from memit_vc.porcelain.checkout import checkout
 
@@ -142,8 +142,12 @@ def run(
     place = repository.root / "cache"
     with storage_errors(place):
         place.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="bisect-", dir=place) as name:
-        directory = Path(name) / "model"
+    # a name that `gc` knows: what a killed run leaves behind is the size of a model
+    temporary = temporary_path(place / "bisect")
+    try:
+        with storage_errors(temporary):
+            temporary.mkdir()
+        directory = temporary / "model"
         while step.candidate is not None:
             candidate = step.candidate
             checkout(repository, candidate, directory, replace=directory.exists(), progress=progress)
@@ -156,6 +160,8 @@ def run(
             verdict: Verdict = "good" if code == 0 else "skip" if code == _SKIP else "bad"
             step = mark(repository, verdict)
             on_step(candidate, verdict)
+    finally:
+        remove_temporary(temporary)
     return step
 
 

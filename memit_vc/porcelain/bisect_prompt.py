@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError
-from memit_vc.objects import ColumnId, CommitId, JsonValue, StateId, short
+from memit_vc.objects import ColumnId, CommitId, JsonValue, StateId, canonical_json, digest, short
 from memit_vc.porcelain.bisect import suspects
 from memit_vc.porcelain.blame import brought_first
 from memit_vc.porcelain.hyperparameters import read_hparams
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
 __all__ = ["Bisected", "bisect_prompt"]
+
+_KIND = "asked"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Bisected:
     says: bool
     """The expected text is the model's answer at `bad`."""
     tested: int
-    """States on which the model was asked."""
+    """States on which the model was asked now."""
 
     def to_json(self) -> JsonValue:
         return {**vars(self), "guilty": list(self.guilty)}
@@ -95,20 +97,30 @@ def bisect_prompt(
 
 
 class _Asked:
-    """The answer on each state, asked once."""
+    """The answer on each state, asked once. It is kept in the repository: a bisection that was killed, or a second one
+    on the same prompt, asks the model on new states only.
+    """
 
     def __init__(self, loaded: LoadedModel, prompt: str, expect: str, progress: Progress) -> None:
         self._loaded, self._asked, self._progress = loaded, (prompt, expect), progress
+        where: list[JsonValue] = [prompt, expect, str(loaded.adapter.device.type), str(loaded.adapter.dtype)]
+        self._key = digest("asked", canonical_json(where))
         self.known: dict[StateId, bool] = {}
 
     def says(self, columns: frozenset[ColumnId]) -> bool:
         from memit_vc.numerics.likelihood import continuations
 
-        state = self._loaded.repository.state_id(columns)
-        if state not in self.known:
-            with self._loaded.state(columns) as adapter:
-                self.known[state] = continuations(adapter, [self._asked])[0].argmax
-            self._progress("ask the model", len(self.known), 0)
+        repository = self._loaded.repository
+        state = repository.state_id(columns)
+        if state in self.known:
+            return self.known[state]
+        kept = repository.evaluations(state, _KIND).get((_KIND, self._key))
+        if isinstance(kept, bool):
+            return kept
+        with self._loaded.state(columns) as adapter:
+            self.known[state] = continuations(adapter, [self._asked])[0].argmax
+        repository.put_evaluation(state, None, _KIND, self._key, self.known[state])
+        self._progress("ask the model", len(self.known), 0)
         return self.known[state]
 
 

@@ -40,12 +40,21 @@ class Overlap:
 
 
 def commit_overlaps(repository: Repository, commit: CommitId, *, threshold: float = LIKELY) -> list[Overlap]:
-    """Likely conflicts between what a commit (or merge) brought in and what was there before. Errors as `overlaps`."""
+    """Likely conflicts between what a commit brought in and what was there before, or between the sides of a merge.
+
+    Only of facts that are live at the commit. Errors as `overlaps`.
+    """
     made = repository.commit(commit)
-    state = repository.state(commit)
-    before = repository.state(made.parents[0]) if made.parents else frozenset()
-    others = frozenset().union(*(repository.state(parent) for parent in made.parents[1:]))
-    return overlaps(repository, (before & state) - others, frozenset(made.adds), threshold=threshold)
+    ours, theirs = frozenset[ColumnId](), frozenset(made.adds)
+    if made.parents:
+        ours = repository.state(made.parents[0]) - set(made.removes)
+    if len(made.parents) > 1:
+        # a merge that was solved anew has no column of either side
+        before, theirs = (repository.state(parent) for parent in made.parents[:2])
+        ours, theirs = before - theirs, theirs - before
+    live = {entry.fact.id for entry in repository.live_facts(commit)}
+    found = overlaps(repository, ours, theirs, threshold=threshold)
+    return [overlap for overlap in found if {overlap.ours.id, overlap.theirs.id} <= live]
 
 
 def overlaps(

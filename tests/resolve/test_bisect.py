@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -107,9 +109,54 @@ def test_a_command_tests_checkouts(
     assert json.loads(capfd.readouterr().out)["found"] == guilty
     assert main(["bisect", "log", "-C", where]) == 0
     assert f"bad {guilty}" in capfd.readouterr().out
-    assert not list((repository.root / "cache").glob("bisect-*"))
+    assert not list((repository.root / "cache").glob("bisect*"))
     assert main(["bisect", "reset", "-C", where]) == 0
     assert main(["bisect", "-C", where]) == 2
+
+
+def test_what_a_run_cannot_test_is_skipped(plain_repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = history(plain_repository)
+    monkeypatch.setattr("memit_vc.porcelain.checkout.checkout", lambda _, __, directory, **___: directory.mkdir())
+    bisect.start(plain_repository, "HEAD", ["HEAD~20"])
+    guilty, broken = 12, {7, 8, 9, 10}
+    said = []
+
+    def execute(directory: Path, commit: CommitId) -> int:
+        directory.rmdir()
+        number = commits.index(commit)
+        return 125 if number in broken else int(number >= guilty)
+
+    step = bisect.run(plain_repository, execute, on_step=lambda _, verdict: said.append(verdict))
+    assert step.found == commits[guilty]
+    assert "skip" in said
+    assert bisect.current(plain_repository) == step
+
+
+def test_a_run_that_was_killed_goes_on(opened: Opened, with_history: Path, tmp_path: Path) -> None:
+    repository = opened(with_history)
+    where, guilty = str(repository.directory), repository.resolve("HEAD~1")
+    assert main(["bisect", "-C", where, "start", "HEAD", "HEAD~3"]) == 0
+    good = repository.resolve("HEAD~2")
+    script = tmp_path / "test.py"
+    # the first candidate is tested; in the middle of the second one everything dies
+    script.write_text(
+        "import os, pathlib, signal, sys\n"
+        f"count = pathlib.Path({str(tmp_path / 'count')!r})\n"
+        "done = int(count.read_text()) if count.exists() else 0\n"
+        "count.write_text(str(done + 1))\n"
+        "if done == 1: os.kill(os.getppid(), signal.SIGKILL)\n"
+        f"sys.exit(0 if os.environ['MEMITVC_COMMIT'] == {good!r} else 1)\n"
+    )
+    run = [sys.executable, "-m", "memit_vc", "bisect", "run", "-C", where, sys.executable, str(script)]
+    assert subprocess.run(run, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert len(bisect.current(repository).session.log) == 4  # start, both ends, one verdict
+    assert subprocess.run(run, check=True, capture_output=True).returncode == 0
+    assert bisect.current(repository).found == guilty
+    assert (tmp_path / "count").read_text() == "3"
+    # the model that the killed run had checked out goes with `gc`
+    assert len(list((repository.root / "cache").glob("bisect*"))) == 1
+    repository.gc(grace=0.0)
+    assert not list((repository.root / "cache").glob("bisect*"))
 
 
 def batches(repository: Repository) -> list[frozenset[ColumnId]]:
@@ -159,6 +206,9 @@ def test_the_model_finds_the_planted_commit_with_one_load(
     assert found.says
     assert len(loads) == 1
     assert found.tested <= 4  # states that were seen before are not asked again
+    # a bisection that was interrupted finds its answers kept
+    again = bisect_prompt(repository, PROMPT, ANSWER)
+    assert (again.found, again.tested) == (commits[31], 0)
 
 
 def test_a_fact_that_was_lost_is_found_too(opened: Opened, with_history: Path) -> None:
