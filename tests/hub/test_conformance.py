@@ -1,0 +1,17 @@
+"""The Hub passes what every remote must (tests/remote/conformance.py)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.hub.loopback import Loopback
+from tests.remote.conformance import Conformance
+from tests.remote.conftest import made, world
+
+__all__ = ["TestHub", "made", "world"]
+
+
+class TestHub(Conformance):
+    @pytest.fixture
+    def url(self, client: Loopback) -> str:
+        return "hf://ada/facts"
