@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from memit_vc.errors import RefMovedError, RemoteError
-from memit_vc.remote.hub_errors import hub_errors, status_of
+from memit_vc.remote.hub_errors import hub_errors, status_of, xet_status
 from memit_vc.remote.hub_landed import CopySource, landed
 from memit_vc.remote.hub_quiet import quiet
 from memit_vc.remote.hub_retry import passes, repeated
@@ -242,8 +242,8 @@ class HubRemote:
             ) from error
 
     def _explain_xet(self, error: BaseException) -> None:
-        """Xet's errors have no status: ask for the rights themselves, whose refusal has one."""
-        if isinstance(error, ConnectionError) and status_of(error) is None:
+        """A refusal by Xet says little: ask for the rights themselves, whose refusal says more."""
+        if xet_status(error) is not None:
             self.api.auth_check(self.repo_id, write=True)
 
     def _asked(self, call: Callable[[], _T], doing: str, *, writing: bool = False, target: Path | None = None) -> _T:

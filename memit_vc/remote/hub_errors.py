@@ -16,7 +16,7 @@ from typing import Any
 from memit_vc.errors import MemitVCError, RemoteError
 from memit_vc.store.files import storage_errors
 
-__all__ = ["cause", "hub_errors", "is_transport", "status_of", "translated"]
+__all__ = ["cause", "hub_errors", "is_transport", "status_of", "translated", "xet_status"]
 
 _LOGIN = "Run `hf auth login`, or set HF_TOKEN, with a token that may {verb} it."
 _SECRET = re.compile(r"\bhf_\w+|(?i:bearer)\s+\S+|(?<=[?&])[^\s=]*(?:signature|token|credential)[^\s=]*=\S+")
@@ -62,7 +62,15 @@ def is_transport(error: BaseException) -> bool:
 
     found = cause(error)
     http_error = HfHubHTTPError.__bases__[0]  # httpx's, under whichever name this version of the client imports it
-    return not isinstance(found, HfHubHTTPError) and isinstance(found, http_error | ConnectionError | TimeoutError)
+    if isinstance(found, HfHubHTTPError) or xet_status(found) is not None:
+        return False
+    return isinstance(found, http_error | ConnectionError | TimeoutError)
+
+
+def xet_status(error: BaseException) -> int | None:
+    """hf_xet raises `ConnectionError` without a response; a refusal's status stands in its text."""
+    found = re.search(r"\b(40[134])\b", str(error)) if type(error) is ConnectionError else None
+    return None if found is None else int(found[1])
 
 
 def _is_remote(error: BaseException) -> bool:
@@ -97,8 +105,11 @@ def _explained(error: BaseException, url: str, *, writing: bool) -> tuple[str, s
     status = status_of(error)
     if status is not None:
         return _of_status(status, error, login, writing=writing)
-    if isinstance(error, ConnectionError) and not isinstance(error, errors.HfHubHTTPError):
-        return _of_xet(error, login)
+    refusal = xet_status(error)
+    if refusal == 404:
+        return "this Hub has no Xet storage", "Set HF_HUB_DISABLE_XET=1 and run the command again."
+    if refusal is not None:
+        return f"the storage refuses your token, HTTP {refusal}", login
     if is_transport(error):
         return f"the connection failed: {_text(error)}", "Check the network and run the command again; it continues."
     if isinstance(error, errors.FileDuplicationError):
@@ -125,16 +136,6 @@ def _of_status(status: int, error: Any, login: str, *, writing: bool) -> tuple[s
     if status == 409:
         return f"it exists already{also}", "Choose another name."
     return f"the Hub refuses this, HTTP {status}{also}", "If this is not clear, please report it."
-
-
-def _of_xet(error: ConnectionError, login: str) -> tuple[str, str]:
-    """hf_xet gives no response; a status, if any, stands in the text."""
-    found = re.search(r"\b(40[134])\b", str(error))
-    if found and found[1] == "404":
-        return "this Hub has no Xet storage", "Set HF_HUB_DISABLE_XET=1 and run the command again."
-    if found:
-        return f"the storage refuses your token, HTTP {found[1]}", login
-    return f"the connection failed: {_text(error)}", "Check the network and run the command again; it continues."
 
 
 def _text(error: BaseException | str) -> str:

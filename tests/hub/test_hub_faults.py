@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -224,4 +225,18 @@ def test_an_invalid_card_names_the_reason(client: Loopback, pushed: tuple[HubRem
     here, parent = pushed
     wrong = Change("card", {"README.md": b"---\ntags: 5\n---\n"})
     assert "tags" in refused(lambda: here.publish(wrong, parent=parent)).message
+    assert here.head() == parent
+
+
+@pytest.mark.skipif(importlib.util.find_spec("hf_xet") is None, reason="needs hf_xet")
+@pytest.mark.parametrize(("status", "words"), [(404, "no Xet storage"), (403, "storage refuses your token")])
+def test_a_refusal_by_xet(
+    client: Loopback, pushed: tuple[HubRemote, str], monkeypatch: pytest.MonkeyPatch, status: int, words: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    here, parent = pushed
+    client.faults.add(Fault("GET .*/xet-write-token/", "status", status, times=99))
+    assert words in refused(lambda: here.publish(SECOND, parent=parent)).message
+    assert len(client.lines("xet-write-token")) == 1
+    assert client.lines("auth-check/write")
     assert here.head() == parent

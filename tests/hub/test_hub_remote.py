@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
 
-from memit_vc.errors import MemitVCError, RefMovedError, RemoteError
+from memit_vc.errors import RefMovedError, RemoteError
 from memit_vc.remote.hub import HubRemote
 from memit_vc.remote.protocol import Change
 from tests.hub.loopback import Loopback
@@ -76,28 +75,6 @@ def test_the_branch_moved(client: Loopback) -> None:
     with pytest.raises(RefMovedError):
         there.publish(FIRST, parent=None)
     assert there.head() == second
-
-
-def test_of_many_pushers_one_wins(client: Loopback) -> None:
-    parent = remote(client).publish(FIRST, parent=None)
-    results: list[str | MemitVCError] = []
-
-    def push(number: int) -> None:
-        try:
-            change = Change(f"by {number}", {"memitvc.json": b"[%d]" % number, f"objects/{number}": BLOB[number:]})
-            results.append(remote(client).publish(change, parent=parent))
-        except MemitVCError as error:
-            results.append(error)
-
-    pushers = [threading.Thread(target=push, args=(number,)) for number in range(4)]
-    for each in pushers:
-        each.start()
-    for each in pushers:
-        each.join()
-    won = [result for result in results if isinstance(result, str)]
-    assert len(results) == 4
-    assert won == [remote(client).head()]
-    assert all(isinstance(result, RefMovedError) for result in results if result not in won)
 
 
 def test_who_may_see_a_new_repository(client: Loopback) -> None:

@@ -6,17 +6,15 @@ import hashlib
 import importlib.util
 import os
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
 
-from memit_vc.errors import MemitVCError, RefMovedError
+from memit_vc.errors import MemitVCError
 from memit_vc.objects import Fact
 from memit_vc.porcelain.checkout import state_hashes
 from memit_vc.porcelain.clone import clone
 from memit_vc.porcelain.fetch import fetch
-from memit_vc.porcelain.merge import merge
 from memit_vc.porcelain.pull import pull
 from memit_vc.porcelain.push import push
 from memit_vc.porcelain.remotes import add_remote
@@ -94,48 +92,6 @@ def test_git_accepts_what_was_pushed(client: Loopback, work: Path, tmp_path: Pat
     for blob, data in blobs.items():
         assert (tmp_path / "clone" / "objects" / blob[:2] / blob[2:]).read_bytes() == data
     assert BEGIN in (tmp_path / "clone" / "README.md").read_text(encoding="utf-8")
-
-
-def test_two_pushers(client: Loopback, made: Path, work: Path, tmp_path: Path) -> None:
-    with Repository.open(work) as repository:
-        push(repository, adapter=False)
-    clone(URL, tmp_path / "other", base=str(made / "base"), start=tmp_path)
-    places = {"work": work, "other": tmp_path / "other"}
-    for seed, place in enumerate(places.values()):
-        with Repository.open(place) as repository:
-            record(repository, NEW[seed : seed + 1], (1,), message=f"by {place.name}", seed=20 + seed)
-    results: dict[str, MemitVCError | None] = {}
-    ready = threading.Barrier(2)
-
-    def one(name: str) -> None:
-        with Repository.open(places[name]) as repository:
-            ready.wait()
-            try:
-                push(repository, adapter=False)
-                results[name] = None
-            except MemitVCError as error:
-                results[name] = error
-
-    pushers = [threading.Thread(target=one, args=(name,)) for name in places]
-    for each in pushers:
-        each.start()
-    for each in pushers:
-        each.join()
-    lost = [name for name, error in results.items() if error is not None]
-    assert len(lost) == 1
-    error = results[lost[0]]
-    assert isinstance(error, RefMovedError)
-    assert "memitvc pull" in str(error.hint)
-    loser, winner = places[lost[0]], places[next(name for name in places if name not in lost)]
-    with Repository.open(loser) as repository:
-        with pytest.raises(RefMovedError) as caught:
-            pull(repository)
-        assert "memitvc merge origin/main" in str(caught.value.hint)
-        merge(repository, "origin/main")
-        push(repository, adapter=False)
-    with Repository.open(winner) as repository:
-        pull(repository)
-    same(loser, winner)
 
 
 @pytest.mark.parametrize("route", ["POST .*/commit/", "PUT /", "POST /api/repos/create"])
