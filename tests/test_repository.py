@@ -192,6 +192,7 @@ def test_publish_refuses_what_is_not_there(plain_repository: Repository) -> None
         dataclasses.replace(good, parents=(ghost,)),
         dataclasses.replace(good, adds=("c" * 64,)),
         dataclasses.replace(good, removes=good.adds),
+        dataclasses.replace(good, adds=(), removes=good.adds),  # not in its parent's state
         dataclasses.replace(good, parents=(root, root)),
         dataclasses.replace(good, base="b" * 64),
         dataclasses.replace(good, provenance="a" * 64),

@@ -30,6 +30,11 @@ def command(io: IO, model: Path, expect: str | None) -> None:
         for commit, subject in zip(found.commits, subjects, strict=True):
             click.echo(f"  {commit[:10]} {subject}")
 
+    if found.recorded is not None:
+        io.note(
+            f"{model / 'memitvc.json'} names state {found.recorded[:10]}: a switch was interrupted; "
+            f"`memitvc checkout REV --in-place {model}` finishes it"
+        )
     io.emit(
         {
             "directory": str(found.directory),
@@ -37,6 +42,7 @@ def command(io: IO, model: Path, expect: str | None) -> None:
             "commits": list(found.commits),
             "is_base": found.is_base,
             "tensors": found.compared,
+            "recorded": found.recorded,
         },
         render,
     )

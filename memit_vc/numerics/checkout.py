@@ -15,7 +15,7 @@ from memit_vc.numerics.hotshard import StaleShardError, copied_shard, hot_shard
 from memit_vc.numerics.materialise import STORAGE_DTYPES, Term
 from memit_vc.objects import BaseManifest, EditableWeight, JsonValue, StateId, canonical_json
 from memit_vc.progress import Progress, silent
-from memit_vc.store.checkpoint import INDEX_FILE, SINGLE_FILE, Checkpoint, hash_directory
+from memit_vc.store.checkpoint import INDEX_FILE, RECORD_FILE, SINGLE_FILE, Checkpoint, hash_directory
 from memit_vc.store.files import (
     make_directories,
     publish_directory,
@@ -30,7 +30,6 @@ from memit_vc.store.shards import FILES, HOT_FILE, ShardedBase, build_base, clea
 
 __all__ = ["RECORD_FILE", "CheckoutResult", "checkout", "hash_directory", "prepare_base"]
 
-RECORD_FILE = "memitvc.json"
 CACHE_LIMIT = 8 << 30
 _BASE_KEY = "memitvc_base"
 
@@ -98,7 +97,8 @@ def checkout(
 
     `out` appears whole, by one rename, or not at all. `replace` switches an earlier checkout of the same base instead:
     its hot shard is replaced by rename, never written into, so that models mapped on it live on; after a crash its
-    weights are wholly the old state's or the new one's (`memitvc.json` may still name the old: `verify` tells).
+    weights are wholly the old state's or the new one's. `memitvc.json` may then still name the old state: `verify` goes
+    by the weights and says so, and the next switch writes both anew.
 
     UsageError where `out` holds anything else, StorageError (nothing left) where the system refuses,
     IntegrityError and EngineError from materialising.
@@ -120,6 +120,8 @@ def checkout(
         return hashes, False
 
     if not fresh:
+        for name in (HOT_FILE, RECORD_FILE):
+            clear_abandoned(out / name)
         hashes, cached = write_hot(out / HOT_FILE)
         links = _link_cold(base, out)
         _write_record(out, record)

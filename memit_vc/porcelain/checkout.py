@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +13,7 @@ from memit_vc.errors import VerificationError
 from memit_vc.objects import ColumnId, CommitId, EditableWeight, JsonValue, StateId, digest
 from memit_vc.porcelain.base import checked_base
 from memit_vc.progress import Progress, silent
+from memit_vc.store.checkpoint import RECORD_FILE
 
 if TYPE_CHECKING:
     from memit_vc.numerics.checkout import CheckoutResult
@@ -41,6 +44,8 @@ class Verified:
     compared: int
     differing: tuple[str, ...]
     """Tensors that differ from the nearest candidate, where no state fits."""
+    recorded: StateId | None = None
+    """The state that the directory's own `memitvc.json` names, where that is another one: a switch was interrupted."""
 
 
 def checkout(
@@ -130,7 +135,9 @@ def verify(
         expected = {**{name: base[name] for name in editable}, **_hashes(repository, commits[0], state)}
         if all(found[name] == expected[name] for name in editable):
             changed = [name for name in editable if expected[name] != base[name]]
-            return Verified(directory, state, commits, not changed, len(found), ())
+            said = _recorded_state(directory)
+            other = said if said != state else None
+            return Verified(directory, state, commits, not changed, len(found), (), other)
         if expect is not None:
             differing = sorted(name for name in editable if found[name] != expected[name])
             raise VerificationError(
@@ -142,6 +149,14 @@ def verify(
         f"{directory} is no state of this repository: {len(differing)} of its tensors are edited, in another way",
         hint="It may belong to another repository, or have been changed after checkout.",
     )
+
+
+def _recorded_state(directory: Path) -> StateId | None:
+    """What `memitvc.json` says of itself; None where there is none to be read. Nothing is proved by it."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        said = json.loads((directory / RECORD_FILE).read_bytes())["state"]
+        return StateId(said) if isinstance(said, str) else None
+    return None
 
 
 def _candidates(repository: Repository, expect: str | None) -> Iterator[tuple[StateId, tuple[CommitId, ...]]]:

@@ -18,16 +18,18 @@ from memit_vc.store.files import file_digest, storage_errors
 from memit_vc.store.hashcache import HashCache, Stat, file_stat
 from memit_vc.store.safetensors_file import Entry, FileHeader, read_header
 
-__all__ = ["INDEX_FILE", "SINGLE_FILE", "Checkpoint", "hash_directory"]
+__all__ = ["INDEX_FILE", "RECORD_FILE", "SINGLE_FILE", "Checkpoint", "hash_directory"]
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+RECORD_FILE = "memitvc.json"
+"""Beside a checkout's weights: which commit and state it was made of."""
 _CHUNK = 1 << 23
 # what other frameworks and trainers keep beside a model; none of it belongs to an edited copy
 _NOT_CARRIED = (
     *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".ggml", ".h5", ".msgpack", ".ot", ".npz", ".pkl"),
     *(".onnx", ".onnx_data", ".tflite", ".mlmodel", ".safetensors.index.json", ".bin.index.json"),
-    *("adapter_config.json", "memitvc.json", "trainer_state.json"),
+    *("adapter_config.json", RECORD_FILE, "trainer_state.json"),
 )
 _CARRIED_DIRECTORIES = ("additional_chat_templates",)
 

@@ -28,6 +28,7 @@ from memit_vc.store.files import (
     fsync_directory,
     is_temporary,
     publish_directory,
+    remove_temporary,
     storage_errors,
     temporary_path,
     write_atomic,
@@ -159,7 +160,8 @@ def clear_abandoned(target: Path) -> None:
         return
     for path in list(target.parent.iterdir()):
         if is_temporary(path, target) and not writer_is_alive(path):
-            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                remove_temporary(path)
 
 
 def _hot_is_sound(base: ShardedBase) -> bool:

@@ -79,10 +79,12 @@ def _named(name: str, names: Names) -> CommitId:
 
 def _suggest(name: str, refs: Mapping[str, CommitId]) -> str:
     known = sorted({"HEAD", *(ref.partition("/")[2] for ref in refs)})
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    # what may be an id is no misspelling of a name, unless nearly all of it is
+    alike = 0.8 if _HEX.fullmatch(name.lower()) else 0.5
+    near = difflib.get_close_matches(name, known, n=3, cutoff=alike)
     if not near:
         folded = {entry.lower(): entry for entry in known}
-        near = [folded[entry] for entry in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)]
+        near = [folded[entry] for entry in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=alike)]
     if near:
         return f"Did you mean {' or '.join(near)}?"
     return "Give a branch, a tag, or at least four digits of a commit's id; `memitvc log` shows them."

@@ -1,0 +1,67 @@
+"""A switch that is killed: the weights are one state or the other, `verify` says which, the next switch mends it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memit_vc.cli import main
+from memit_vc.numerics import checkout as numerics
+from memit_vc.porcelain.checkout import checkout, verify
+from memit_vc.porcelain.fsck import fsck
+from memit_vc.store import files
+from tests.export.conftest import Opened
+
+
+class Killed(BaseException):
+    """Nothing after it runs."""
+
+
+def test_a_switch_killed_before_the_record(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = opened("llama")
+    new = repository.state_id(repository.state(repository.resolve("HEAD")))
+    old = repository.state_id(repository.state(repository.resolve("HEAD~1")))
+    out = checkout(repository, "HEAD~1", tmp_path / "out").directory
+    assert verify(repository, out).recorded is None
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(numerics, "_write_record", killed)
+        with pytest.raises(Killed):
+            checkout(repository, "HEAD", out, replace=True)
+    found = verify(repository, out)
+    assert (found.state, found.recorded) == (new, old)
+    capsys.readouterr()
+    assert main(["-C", str(repository.directory), "verify", str(out), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["recorded"] == old
+    assert "--in-place" in said.err
+    assert main(["-C", str(repository.directory), "checkout", "HEAD", "--in-place", str(out)]) == 0
+    mended = verify(repository, out)
+    assert (mended.state, mended.recorded) == (new, None)
+    assert fsck(repository)[0] == []
+
+
+def test_a_switch_killed_while_it_wrote_leaves_nothing_for_long(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = opened("llama")
+    out = checkout(repository, "HEAD~1", tmp_path / "out").directory
+    names = {path.name for path in out.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: 999_999_999)  # of a process that has died
+        dead = files.temporary_path(out / "model-hot.safetensors")
+    dead.write_bytes(b"half")
+    assert verify(repository, out).recorded is None
+    checkout(repository, "HEAD", out, replace=True)
+    assert {path.name for path in out.iterdir()} == names
+    assert verify(repository, out).state == repository.state_id(repository.state(repository.resolve("HEAD")))
+    assert fsck(repository)[0] == []
