@@ -296,7 +296,8 @@ def test_the_file_of_a_base_fits_name_and_size() -> None:
         assert path is not None
         assert path.stem == "smollm2-135m"
     assert for_model("gpt2", "gpt2", 5, 32) is None
-    assert for_model("my-model", "llama", 30, 576) is None
+    assert for_model("my-model", "llama", 30, 576) == path  # nothing else is of this size
+    assert for_model("my-model", "llama", 32, 4096) is None
 
 
 @pytest.mark.parametrize("stem", shipped())

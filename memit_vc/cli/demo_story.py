@@ -44,7 +44,7 @@ def _story(io: IO, where: Path, model: Path | None) -> None:
 
     _say("A repository on a base model: every tensor's hash is recorded.")
     _run(where, "init", str(base))
-    _say("Ten facts become one commit. Statistics are computed on the way, once.")
+    _say("Ten facts become one commit. On the way, once, text is sampled for statistics: some minutes.")
     _run(where, "commit", "first.json", "-m", "Ten facts about the world")
     _say("Five more, on top.")
     _run(where, "commit", "second.json", "-m", "Five more facts")

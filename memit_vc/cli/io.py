@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from memit_vc.objects import JsonValue
-from memit_vc.progress import Progress, silent
+from memit_vc.progress import Progress
 
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["IO", "verb"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_LINE_EVERY = 15.0
+"""Seconds between lines of progress where there is no terminal."""
 _BAR_AFTER = 1.0
 """Seconds before a progress bar shows: what is over sooner needs none."""
 
@@ -78,9 +80,9 @@ class IO:
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
-        """A callback that draws bars on stderr while the block lasts; silent where stderr is no terminal."""
+        """A callback that draws bars on stderr while the block lasts; now and then a line where that is no terminal."""
         if not sys.stderr.isatty():
-            yield silent
+            yield _lines(self)
             return
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -110,6 +112,19 @@ class IO:
         finally:
             if bars.live.is_started:
                 bars.stop()
+
+
+def _lines(io: IO) -> Progress:
+    """For logs and pipes: one line for each quarter of a minute that a command takes."""
+    last = time.monotonic()
+
+    def report(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _LINE_EVERY:
+            last = time.monotonic()
+            io.note(f"{stage}: {done} of {total}" if total else stage)
+
+    return report
 
 
 def verb(**attributes: Any) -> Callable[[_F], click.Command]:

@@ -20,8 +20,9 @@ def command(io: IO) -> None:
         click.echo(f"{where}: {found.commit[:10]} {found.subject}")
         revision = f" at {found.revision[:10]}" if found.revision else ""
         click.echo(f"base    {found.base}{revision}, fingerprint {found.base_id[:10]}")
-        click.echo(f"state   {found.state[:10]}: {found.live_facts} facts live, {found.commits} commits behind HEAD")
-        click.echo(f"ready   statistics: {found.statistics or 'none yet (`memitvc stats`, or the first commit)'}")
+        click.echo(f"state   {found.state[:10]}: {found.live_facts} facts live; {found.commits} commits on the base")
+        ready = f"{found.statistics} computed" if found.statistics else "none yet (`memitvc stats`, or the first commit)"
+        click.echo(f"ready   statistics: {ready}")
         for patch in found.kept:
             click.echo(f"kept    patch {patch[:10]}: memitvc commit --patch {patch[:10]}")
 

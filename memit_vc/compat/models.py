@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Collection
-from dataclasses import replace
 from typing import Any
 
-from memit_vc.errors import HparamsError, UnsupportedModelError, UsageError
+from memit_vc.errors import UnsupportedModelError, UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.architecture import ARCHITECTURES, Architecture, refuse_experts
+from memit_vc.numerics.architecture import named_architecture, refuse_experts
 
 __all__ = ["adapter_for", "load", "second_model"]
 
@@ -37,26 +36,7 @@ def adapter_for(model: Any, tok: Any, hparams: MEMITHyperParams) -> ModelAdapter
     n_layers = getattr(config, "num_hidden_layers", None)
     if n_layers is not None:
         hparams.validate(n_layers=n_layers, modules=dict(model.named_modules()).keys())
-    return ModelAdapter.of(model, tok, architecture=_architecture(hparams, config.model_type))
-
-
-def _architecture(hparams: MEMITHyperParams, model_type: str) -> Architecture:
-    block = hparams.layer_module_tmp
-    known = ARCHITECTURES.get(model_type)
-    for key in ("rewrite_module_tmp", "attn_module_tmp"):
-        if not getattr(hparams, key).startswith(f"{block}."):
-            raise HparamsError(
-                f"{hparams.source}: {key} {getattr(hparams, key)!r} does not lie below layer_module_tmp {block!r}",
-                hint="Both must name parts of one block.",
-            )
-    named = Architecture(
-        block=block,
-        mlp_out=hparams.rewrite_module_tmp.removeprefix(f"{block}."),
-        attention=hparams.attn_module_tmp.removeprefix(f"{block}."),
-        norm=hparams.ln_f_module or None,
-        head=hparams.lm_head_module,
-    )
-    return named if known is None else replace(named, after_norm=known.after_norm)
+    return ModelAdapter.of(model, tok, architecture=named_architecture(hparams, config.model_type))
 
 
 def load(hparams: MEMITHyperParams) -> tuple[Any, Any]:
@@ -89,7 +69,7 @@ def load(hparams: MEMITHyperParams) -> tuple[Any, Any]:
         raise UnsupportedModelError(
             f"model_name {str(source)!r} cannot be loaded: {first}",
             hint="Set hparams.model_name to a model directory, a Hub id, or a (model, tokenizer) pair.",
-        ) from error
+        ) from None  # transformers' own message, of which the first line is ours, has three parts
     if not hparams.model_parallel:
         model = model.to(hparams.resolved_device())
     if tok.pad_token_id is None and tok.eos_token_id is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,6 +12,7 @@ from memit_vc.compat.memit import add_deltas, deltas_of, templates_for
 from memit_vc.compat.models import adapter_for, second_model
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.adapter import ModelAdapter
+from memit_vc.numerics.checkpoint_tensors import tensor_digest
 from memit_vc.numerics.engine import Context, compute_edit
 from memit_vc.numerics.insert import LayerUpdate
 from memit_vc.numerics.templates import parse_templates
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Change", "MemorySession", "Session"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class Change(Protocol):
@@ -81,11 +85,25 @@ class MemorySession:
         self._templates: dict[tuple[Any, ...], list[list[str]]] = {}
         self.keys: dict[int, Tensor] = {}
         """Keys [d_in, m] of the edits that are in the model, by layer; `history` of the hyperparameters uses them."""
+        self._left: dict[str, str] = {}
+        """SHA-256 of each edited weight as the last edit left it."""
 
     def begin(self, hparams: MEMITHyperParams, *, in_place: bool, message: str | None = None) -> MemoryChange:
         del message  # nothing is recorded
         adapter = adapter_for(self.adapter.model, self.adapter.tokenizer, hparams)  # hparams may have changed
+        if self.keys and self.left(self._left) != self._left:
+            _LOG.warning("the edited weights were changed from outside: earlier edits no longer count as history")
+            self.keys = {}
         return MemoryChange(self, adapter, hparams, in_place=in_place)
+
+    def remember(self, keys: dict[int, Tensor], names: Collection[str]) -> None:
+        """The edits that are now in the model, and what they left, so that a rollback by hand is noticed."""
+        self.keys = keys
+        self._left = self.left({*names, *self._left})
+
+    def left(self, names: Collection[str]) -> dict[str, str]:
+        parameters = dict(self.adapter.model.named_parameters(remove_duplicate=False))
+        return {name: tensor_digest(parameters[name].detach().cpu()) for name in names}
 
     def factors(self, adapter: ModelAdapter, hparams: MEMITHyperParams) -> FactorSource:
         if self._factors is None:
@@ -129,7 +147,7 @@ class MemoryChange:
         if not self._in_place:
             return
         if kind is None:
-            self._session.keys = self._keys
+            self._session.remember(self._keys, self.original)
             return
         import torch
 

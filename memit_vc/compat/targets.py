@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from memit_vc.errors import EngineError, StorageError, UsageError
 from memit_vc.hparams import MEMITHyperParams
@@ -48,7 +49,7 @@ class TargetCache:
             try:
                 with np.load(path, allow_pickle=False) as file:
                     z = torch.from_numpy(file["v_star"]).float()
-            except (OSError, ValueError, KeyError, EOFError) as error:
+            except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, BadZipFile) as error:
                 raise StorageError(f"{path}: not a z file: {error}", hint="Delete it; it is computed again.") from error
             if z.shape != (self._size,) or not bool(z.isfinite().all()):
                 raise EngineError(

@@ -55,12 +55,15 @@ def shipped_path(name: str) -> Path | None:
 
 
 def for_model(source: str, model_type: str, n_layers: int, hidden_size: int) -> Path | None:
-    """The shipped file for a base, by the name in `source` (Hub id, directory, Hub cache) and by its size; or None."""
+    """The shipped file for a base, by the name in `source` (Hub id, directory, Hub cache) and by its size; by its size
+    alone where the name says nothing and only one file is for that size; or None.
+    """
     for part in reversed(re.split(r"[/\\]", source)):
         path = shipped_path(part.rpartition("--")[2])
         if path is not None:
             return path if _SHIPPED.get(path.stem) == (model_type, n_layers, hidden_size) else None
-    return None
+    sized = [stem for stem, size in _SHIPPED.items() if size == (model_type, n_layers, hidden_size)]
+    return data_directory("hparams") / f"{sized[0]}.yaml" if len(sized) == 1 else None
 
 
 def no_such_file(name: str) -> HparamsError:

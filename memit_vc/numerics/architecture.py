@@ -7,9 +7,17 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from memit_vc.errors import UnsupportedModelError
+from memit_vc.errors import HparamsError, UnsupportedModelError
+from memit_vc.hparams import MEMITHyperParams
 
-__all__ = ["ARCHITECTURES", "Architecture", "architecture_of", "refuse_experts"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "architecture_for",
+    "architecture_of",
+    "named_architecture",
+    "refuse_experts",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +103,43 @@ def architecture_of(model: nn.Module, model_type: str) -> Architecture:
     if model_type == "gpt_neox" and (head := _head_of(model)) is not None:
         return replace(known, head=head)  # embed_out in some versions of transformers, lm_head in others
     return known
+
+
+def named_architecture(hparams: MEMITHyperParams, model_type: str) -> Architecture:
+    """The parts as a hyperparameter file names them. HparamsError where they are not parts of one block."""
+    block = hparams.layer_module_tmp
+    known = ARCHITECTURES.get(model_type)
+    for key in ("rewrite_module_tmp", "attn_module_tmp"):
+        if not getattr(hparams, key).startswith(f"{block}."):
+            raise HparamsError(
+                f"{hparams.source}: {key} {getattr(hparams, key)!r} does not lie below layer_module_tmp {block!r}",
+                hint="Both must name parts of one block.",
+            )
+    named = Architecture(
+        block=block,
+        mlp_out=hparams.rewrite_module_tmp.removeprefix(f"{block}."),
+        attention=hparams.attn_module_tmp.removeprefix(f"{block}."),
+        norm=hparams.ln_f_module or None,
+        head=hparams.lm_head_module,
+    )
+    return named if known is None else replace(named, after_norm=known.after_norm)
+
+
+def architecture_for(model: nn.Module, model_type: str, hparams: MEMITHyperParams | None) -> Architecture:
+    """What the table or inspection finds, unless `hparams` name other parts; these alone where nothing is found.
+
+    UnsupportedModelError where nothing is found and nothing is named; HparamsError as `named_architecture`.
+    """
+    if hparams is None:
+        return architecture_of(model, model_type)
+    refuse_experts(model, model_type)
+    named = named_architecture(hparams, model_type)
+    try:
+        found = architecture_of(model, model_type)
+    except UnsupportedModelError:
+        return named
+    same = (found.rewrite, found.norm, found.head) == (named.rewrite, named.norm, named.head)
+    return found if same else replace(found, block=named.block, mlp_out=named.mlp_out, norm=named.norm, head=named.head)
 
 
 def refuse_experts(model: nn.Module, model_type: str) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from memit_vc.numerics.adapter import ModelAdapter
+from memit_vc.numerics.architecture import ARCHITECTURES
 from memit_vc.numerics.replay import Recording, cache_argument, frozen_cache, hidden_of, record, replay, watching
 from memit_vc.numerics.rows import pad
 from memit_vc.numerics.tokens import TokenRow
@@ -119,10 +120,15 @@ class Whole:
 
 
 def continuation(adapter: ModelAdapter, rows: Sequence[TokenRow], *, layer: int, plain: bool = False) -> Continuation:
-    """The short path where it holds for these rows, else the plain one."""
+    """The short path where it holds for these rows, else the plain one.
+
+    It is known to hold for the families of the table; what inspection found may use positions in a way of its own (an
+    alibi by absolute column, say), so it takes the plain path.
+    """
     longest = max(row.pivot for row in rows) + max(len(row.ids) - row.pivot for row in rows)
     window = _window(adapter)
-    if plain or (window is not None and longest > window):
+    known = adapter.model.config.model_type in ARCHITECTURES
+    if plain or not known or (window is not None and longest > window):
         return Whole(adapter, rows, layer=layer)
     return Suffix(adapter, rows, layer=layer)
 

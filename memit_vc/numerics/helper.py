@@ -13,9 +13,9 @@ from memit_vc.numerics.moments import key_pieces
 __all__ = ["opening", "serve", "stopping"]
 
 
-def opening(directory: str, *, dtype: str, device: str) -> Message:
-    """Leader: the base that the next jobs are about."""
-    return Message({"job": "open", "directory": directory, "dtype": dtype, "device": device})
+def opening(directory: str, *, dtype: str, device: str, hparams: str | None = None) -> Message:
+    """Leader: the base that the next jobs are about, and the YAML text that names its parts."""
+    return Message({"job": "open", "directory": directory, "dtype": dtype, "device": device, "hparams": hparams})
 
 
 def stopping() -> Message:
@@ -23,8 +23,8 @@ def stopping() -> Message:
     return Message({"job": "stop"})
 
 
-def serve(team: Team, open_base: Callable[[str, str, str], ModelAdapter]) -> None:
-    """Work until the leader stops. `open_base(directory, dtype, device)` loads a base."""
+def serve(team: Team, open_base: Callable[[str, str, str, str | None], ModelAdapter]) -> None:
+    """Work until the leader stops. `open_base(directory, dtype, device, hyperparameters)` loads a base."""
     adapter: ModelAdapter | None = None
     while True:
         with suppress(LeftError):  # the leader gave a job up, or some process failed: wait for the next
@@ -33,7 +33,8 @@ def serve(team: Team, open_base: Callable[[str, str, str], ModelAdapter]) -> Non
             if job == "stop":
                 return
             if job == "open":
-                adapter = open_base(order.body["directory"], order.body["dtype"], order.body["device"])
+                where = order.body
+                adapter = open_base(where["directory"], where["dtype"], where["device"], where["hparams"])
             elif adapter is not None and job == targets_team.JOB:
                 targets_team.help_search(adapter, team, order)
             elif adapter is not None and job == moments_team.JOB:

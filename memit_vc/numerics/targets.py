@@ -204,6 +204,7 @@ class _Search:
                 torch.cuda.empty_cache()
                 self._lay_out()
 
+    @torch.enable_grad()  # whatever the caller's mode: scripts evaluate and edit under torch.no_grad()
     def _forward_backward(self) -> tuple[list[float], set[int]]:
         n = len(self.facts)
         total = torch.zeros(n, device=self.device)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from memit_vc.errors import EngineError, UnsupportedModelError
+from memit_vc.errors import EngineError, HparamsError, UnsupportedModelError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.objects import ColumnId, EditableWeight
 from memit_vc.progress import Progress, silent
@@ -30,8 +30,17 @@ if TYPE_CHECKING:
 __all__ = ["LoadedModel", "load_model", "open_adapter"]
 
 
-def open_adapter(checkpoint: Checkpoint, *, dtype: str, device: str, spread: bool = True) -> ModelAdapter:
+def open_adapter(
+    checkpoint: Checkpoint,
+    *,
+    dtype: str,
+    device: str,
+    spread: bool = True,
+    hparams: MEMITHyperParams | None = None,
+) -> ModelAdapter:
     """Load a checkpoint in its storage dtype (F32, BF16 or F16), never from the network, never with remote code.
+
+    Its parts are those that `hparams` name, where they are given.
 
     With `spread`, a model that does not fit into the free memory of one GPU is spread over all.
     """
@@ -40,6 +49,7 @@ def open_adapter(checkpoint: Checkpoint, *, dtype: str, device: str, spread: boo
     from transformers.utils import logging
 
     from memit_vc.numerics.adapter import ModelAdapter
+    from memit_vc.numerics.architecture import architecture_for
 
     logging.disable_progress_bar()
     dtypes = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -58,7 +68,8 @@ def open_adapter(checkpoint: Checkpoint, *, dtype: str, device: str, spread: boo
         ) from error
     if device != "cpu" and not over_all:
         model = model.to(device)
-    return ModelAdapter.of(model, tokenizer)
+    parts = architecture_for(model, model.config.model_type, hparams)
+    return ModelAdapter.of(model, tokenizer, architecture=parts)
 
 
 def _needs_several(checkpoint: Checkpoint, device: str) -> bool:
@@ -152,11 +163,26 @@ def load_model(repository: Repository, *, device: str = "cpu", progress: Progres
     dtypes = {weight.dtype for weight in weights.values()}
     dtype, team = dtypes.pop(), present_team()
     if team is not None:
-        team.tell(opening(str(checkpoint.directory), dtype=dtype, device=device))
-    adapter = replace(open_adapter(checkpoint, dtype=dtype, device=device, spread=team is None), team=team)
+        named = repository.hparams_path.read_text(encoding="utf-8")
+        team.tell(opening(str(checkpoint.directory), dtype=dtype, device=device, hparams=named))
+    hparams = MEMITHyperParams.from_hparams(repository.hparams_path)
+    _check_names(hparams, weights)
+    opened = open_adapter(checkpoint, dtype=dtype, device=device, spread=team is None, hparams=hparams)
+    adapter = replace(opened, team=team)
     # what loading allocates and frees is worth giving back before an edit's own peak
     gc.collect()
     return LoadedModel(repository, checkpoint, adapter, weights)
 
 
 Opener = Callable[[], LoadedModel]
+
+
+def _check_names(hparams: MEMITHyperParams, weights: Mapping[int, EditableWeight]) -> None:
+    """HparamsError where the file names another projection than the one whose tensors `init` recorded."""
+    for layer in hparams.layers:
+        weight, name = weights.get(layer), hparams.rewrite_module_tmp.format(layer)
+        if weight is not None and weight.parameter != f"{name}.weight":
+            raise HparamsError(
+                f"{hparams.source}: rewrite_module_tmp names {name}, this repository edits {weight.parameter}",
+                hint="What is edited is settled by `memitvc init --hparams FILE`; start a new repository for another.",
+            )

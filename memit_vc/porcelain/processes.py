@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from memit_vc.errors import EngineError
+from memit_vc.hparams import MEMITHyperParams
 from memit_vc.porcelain.models import open_adapter
 from memit_vc.store.checkpoint import Checkpoint
 
@@ -26,9 +27,10 @@ def in_team(lead: Callable[[], int], *, local_rank: int) -> int:
     from memit_vc.numerics.distributed import joined
     from memit_vc.numerics.helper import serve, stopping
 
-    def open_base(directory: str, dtype: str, device: str) -> ModelAdapter:
+    def open_base(directory: str, dtype: str, device: str, hparams: str | None) -> ModelAdapter:
         own = f"cuda:{local_rank}" if device.startswith("cuda") else device
-        return open_adapter(Checkpoint.find(Path(directory)), dtype=dtype, device=own, spread=False)
+        named = None if hparams is None else MEMITHyperParams.from_yaml(hparams, source="hparams.yaml")
+        return open_adapter(Checkpoint.find(Path(directory)), dtype=dtype, device=own, spread=False, hparams=named)
 
     with joined() as team:
         if team.rank:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memit_vc.config import Config
-from memit_vc.errors import BaseChangedError, MemitVCError, UnsupportedModelError
+from memit_vc.errors import BaseChangedError, MemitVCError, StorageError, UnsupportedModelError
 from memit_vc.hparams import MEMITHyperParams, for_model, guess
 from memit_vc.hparams.params import EarlyStop
 from memit_vc.objects import BaseManifest, EditableWeight, TensorRecord
@@ -26,6 +26,7 @@ DEFAULT_STOP: EarlyStop = "argmax"
 """A repository's own rule for ending the search for z (docs/performance.md); a file that the user gave keeps its
 rule.
 """
+_SUFFIXES = (".txt", ".jsonl", ".json", ".parquet")
 _DTYPES = ("F32", "BF16", "F16")
 
 
@@ -67,15 +68,14 @@ def init(
     path, found = fetch_base(base, revision)
     checkpoint = Checkpoint.find(path)
     stamps = checkpoint.fingerprints()
-    adapter = _outline(path)
+    named = None if hparams is None else MEMITHyperParams.from_hparams(hparams)
+    adapter = _outline(path, named)
     manifest = checkpoint.manifest(progress)
     weights = _editable(adapter, checkpoint, manifest, progress)
     values, origin, notes = _hyperparameters(adapter, base if found else str(path), hparams)
     values.validate(n_layers=adapter.n_layers, modules=adapter.modules.keys())
     directory.mkdir(parents=True, exist_ok=True)
-    config = Config(
-        base=base if found else str(path), revision=found, corpus=_absolute(corpus), health=_absolute(health)
-    )
+    config = Config(base=base if found else str(path), revision=found, corpus=_source(corpus), health=_file(health))
     name = base if found else path.name
     files = checkpoint.file_hashes()
     if checkpoint.fingerprints() != stamps:
@@ -105,6 +105,20 @@ def init(
         )
 
 
+def _file(path: str | None) -> str | None:
+    """StorageError where there is no such file: a slip of the pen should be heard of before the first commit."""
+    if path is not None and not Path(path).expanduser().is_file():
+        raise StorageError(f"held text {path}: there is no such file", hint="Give a text, JSON Lines or parquet file.")
+    return _absolute(path)
+
+
+def _source(corpus: str | None) -> str | None:
+    """StorageError for what looks like a file and is none; other sources are names."""
+    if corpus is not None and Path(corpus).suffix.lower() in _SUFFIXES and not corpus.startswith("hub:"):
+        return _file(corpus)
+    return _absolute(corpus)
+
+
 def _absolute(source: str | None) -> str | None:
     """A file is found again from anywhere; other sources (pydoc, self, hub:…) are names."""
     if source is None or not Path(source).expanduser().exists():
@@ -112,12 +126,16 @@ def _absolute(source: str | None) -> str | None:
     return str(Path(source).expanduser().resolve())
 
 
-def _outline(path: Path) -> ModelAdapter:
-    """The model without its weights (on the meta device): its module tree is all that `init` needs."""
+def _outline(path: Path, hparams: MEMITHyperParams | None) -> ModelAdapter:
+    """The model without its weights (on the meta device): its module tree is all that `init` needs.
+
+    Its parts are those that `hparams` name, where they are given.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     from memit_vc.numerics.adapter import ModelAdapter
+    from memit_vc.numerics.architecture import architecture_for
 
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
@@ -135,7 +153,10 @@ def _outline(path: Path) -> ModelAdapter:
             f"{path}: {type(tokenizer).__name__} gives no character offsets, so subjects cannot be found safely",
             hint="Save a fast tokenizer (tokenizer.json) beside the model.",
         )
-    return ModelAdapter.of(model, tokenizer)
+    if hparams is not None:
+        hparams.validate(n_layers=model.config.num_hidden_layers, modules=dict(model.named_modules()).keys())
+    parts = architecture_for(model, model.config.model_type, hparams)
+    return ModelAdapter.of(model, tokenizer, architecture=parts)
 
 
 def _editable(

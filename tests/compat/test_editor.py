@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from memit_vc import BaseEditor, apply_memit_to_model
+from memit_vc import BaseEditor, apply_memit_to_model, execute_memit
 from memit_vc.compat.fluency import entropy
 from memit_vc.compat.records import prepare_requests
 from memit_vc.errors import EditFileError, UnsupportedModelError, UsageError
@@ -315,3 +315,33 @@ def test_importing_the_package_loads_no_torch() -> None:
     assert said.strip() == "[]"
     with pytest.raises(AttributeError, match="nothing"):
         getattr(__import__("memit_vc"), "nothing")  # noqa: B009
+
+
+def test_edits_that_were_rolled_back_by_hand_are_no_history(make: Callable[..., Case]) -> None:
+    case, fresh = make("linear", history=True), make("linear", history=True)
+    first, second = ({name: [request[name]] for name in request} for request in case.requests[:2])
+
+    def edit(on: BaseEditor, request: dict[str, Any]) -> Any:
+        named = {"prompt": "prompts", "subject": "subject", "target_new": "target_new", "ground_truth": "ground_truth"}
+        return on.edit(**{named[key]: value for key, value in request.items()}, keep_original_weight=False)
+
+    edited = editor(case)
+    _, model, weights = edit(edited, first)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in weights.items():
+            parameters[name][...] = value  # EasyEdit's own way back
+    assert case.unchanged(fresh.bytes())
+    edit(edited, second)
+    edit(editor(fresh), second)
+    assert case.unchanged(fresh.bytes())
+
+
+def test_editing_under_no_grad(make: Callable[..., Case]) -> None:
+    case, plain = make("linear"), make("linear")
+    with torch.no_grad():
+        found = execute_memit(case.model, case.tok, case.requests, case.hparams, statistics=case.statistics)
+    expected = execute_memit(plain.model, plain.tok, plain.requests, plain.hparams, statistics=plain.statistics)
+    for name, (adj_k, resid) in expected.items():
+        assert torch.equal(found[name][0], adj_k)
+        assert torch.equal(found[name][1], resid)

@@ -75,7 +75,7 @@ def main() -> None:
     model, output = map(Path, sys.argv[1:])
     with joined() if "RANK" in os.environ else nullcontext() as team:
         if team is not None and team.rank:
-            serve(team, lambda directory, _, __: load(Path(directory)))
+            serve(team, lambda directory, *_: load(Path(directory)))
             return
         adapter = load(model)
         if isinstance(team, Team):
