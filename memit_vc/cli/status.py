@@ -21,7 +21,7 @@ def command(io: IO) -> None:
         revision = f" at {found.revision[:10]}" if found.revision else ""
         click.echo(f"base    {found.base}{revision}, fingerprint {found.base_id[:10]}")
         click.echo(f"state   {found.state[:10]}: {found.live_facts} facts live; {found.commits} commits on the base")
-        ready = f"{found.statistics} computed" if found.statistics else "none yet (`memitvc stats`, or the first commit)"
+        ready = f"{found.statistics} computed" if found.statistics else "none yet (`memitvc stats` or the first commit)"
         click.echo(f"ready   statistics: {ready}")
         for patch in found.kept:
             click.echo(f"kept    patch {patch[:10]}: memitvc commit --patch {patch[:10]}")
