@@ -32,7 +32,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-EDITED, D_MODEL, D_FF, RANK, MANY, SHARDS = (4, 5, 6, 7, 8), 4096, 14336, 100, 4000, 5
+EDITED, D_MODEL, D_FF, RANK, MANY, SHARDS = (4, 5, 6, 7, 8), 4096, 14336, 100, 2000, 5
 RESULTS = Path(__file__).parent / "results" / "checkout.json"
 HOT = "model-hot.safetensors"
 

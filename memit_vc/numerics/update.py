@@ -23,10 +23,12 @@ from memit_vc.vcs.exact import check_bound
 
 __all__ = ["Edit", "StateTerms", "Update"]
 
-_HELD = 1 << 24
-"""Float32 entries of terms that are held: 64 MB, and as much again while they are joined."""
+_HELD = 1 << 23
+"""Float32 entries of terms that are held: 32 MB, and as much again while they are joined."""
 _SLAB = 1 << 23
 """Float64 entries of D that are summed at once: 64 MB."""
+_TILE = 1 << 16
+"""Entries of D that are multiplied at once."""
 
 Edit: TypeAlias = Callable[[Tensor], Tensor]
 """Makes the state's rows of the base's, in place; to be called once."""
@@ -93,11 +95,20 @@ class Update:
         for term in self._terms:
             update = Materialiser([term], self._weight, checked=True)
             del term
-            for rows, delta in zip(blocks, ordered_map(update.stored_delta, blocks), strict=True):
-                slab[rows.start - start : rows.stop - start] += delta
+            for _ in ordered_map(partial(_accumulate, slab, start, update), blocks):
+                pass
             del update
         for rows in blocks:
             yield rows, partial(_add, slab[rows.start - start : rows.stop - start], self._weight)
+
+
+def _accumulate(slab: Tensor, start: int, update: Materialiser, rows: slice) -> None:
+    """Add some rows of an update to a slab that begins at row `start`, in tiles: no block of D is ever apart."""
+    part = slab[rows.start - start : rows.stop - start]
+    step = max(1, _TILE // part.shape[0])
+    for first in range(0, part.shape[1], step):
+        columns = slice(first, first + step)
+        part[:, columns] += update.stored_delta(rows, columns)
 
 
 def _add(delta: Tensor, weight: EditableWeight, base: Tensor) -> Tensor:
