@@ -64,7 +64,7 @@ class WeightsDiff:
         if len(norms) < len(self.tensors):
             return text
         share = math.hypot(*(tensor.norm for tensor in self.tensors)) / math.hypot(*norms)
-        return f"{text}, {100 * share:.2g} % of their norm"
+        return f"{text}, {100 * share:{'.2g' if share < 0.1 else '.0f'}} % of their norm"
 
     def to_json(self) -> dict[str, JsonValue]:
         return {"summary": self.sentence, "tensors": [tensor.to_json() for tensor in self.tensors]}

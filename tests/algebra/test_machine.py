@@ -24,6 +24,7 @@ from memit_vc.objects import CommitId
 from memit_vc.porcelain.amend import amend_message
 from memit_vc.porcelain.branch import create_branch
 from memit_vc.porcelain.cherry_pick import cherry_pick
+from memit_vc.porcelain.compress import compress
 from memit_vc.porcelain.conflicts import OnConflict
 from memit_vc.porcelain.merge import merge
 from memit_vc.porcelain.revert import revert
@@ -38,7 +39,7 @@ _ANY = st.integers(0, 40)
 _VERBS = (
     *["commit"] * 5,
     *["revert", "revert fact", "merge", "merge", "pick", "squash", "squash"],
-    *["branch", "switch", "switch", "detach", "amend", "undo", "gc", "reopen"],
+    *["branch", "switch", "switch", "detach", "amend", "undo", "gc", "reopen", "compress"],
 )
 
 
@@ -87,6 +88,8 @@ class Algebra(RuleBasedStateMachine):
             self.pick(first, how)
         elif verb == "squash":
             self.squash(first % 3, 1 + second % 5)
+        elif verb == "compress":
+            self.compress([0.1, 0.5, 0.9][second % 3])
         elif verb == "amend":
             self.amend()
         elif verb == "undo":
@@ -218,6 +221,30 @@ class Algebra(RuleBasedStateMachine):
             or any(p not in inside and p != start for c in inside for p in self.plain.parents[c])
             or any(p in inside and p != end for c in behind for p in self.plain.parents[c])
         )
+
+    def compress(self, tolerance: float) -> None:
+        before, state = self._snapshot(), self.plain.state
+        live = tuple(dict.fromkeys(self.plain.live(state)))
+        said = None
+        try:
+            made = compress(self.repository, tolerance, message=self._name())
+        except MemitVCError as error:
+            said = error.message
+        if said is not None:
+            assert self._snapshot() == before
+            assert not live or "no column can go" in said or said.startswith("column ")
+            return
+        patch = self.repository.patch(made.patch)
+        self.plain.deltas.update(self.world.plain(self.repository, patch))
+        self.plain.facts[patch.columns[0]] = live
+        for weight in self.repository.weights():
+            deltas = [self.plain.deltas[c][weight.name] for c in state if weight.name in self.plain.deltas[c]]
+            if weight.name in made.ranks:
+                exact, new = torch.stack(deltas).sum(dim=0), self.plain.deltas[patch.columns[0]][weight.name]
+                assert (new - exact).norm() <= tolerance * exact.norm()
+            else:
+                assert not deltas or not torch.stack(deltas).sum(dim=0).any()
+        self._advance(made.id, (self.plain.place.commit,), frozenset(patch.columns))
 
     def amend(self) -> None:
         if self._at_root():

@@ -163,13 +163,15 @@ class World:
         from safetensors.torch import load_file
 
         tensors = load_file(repository.patch_path(patch.id))
+
+        def dense(name: str, form: str, n: int) -> Tensor:
+            if form == "dense":
+                return tensors[f"{name}.dense"].double()
+            left, right = tensors[f"{name}.left"].double(), tensors[f"{name}.right"].double()
+            return left @ right if form == "joint" else torch.outer(left[:, n], right[n])
+
         return {
-            column: {
-                name: tensors[f"{name}.dense"].double()
-                if form.form == "dense"
-                else torch.outer(tensors[f"{name}.left"][:, n].double(), tensors[f"{name}.right"][n].double())
-                for name, form in patch.header.weights.items()
-            }
+            column: {name: dense(name, form.form, n) for name, form in patch.header.weights.items()}
             for n, column in enumerate(patch.columns)
         }
 
