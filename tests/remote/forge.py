@@ -103,4 +103,8 @@ class Forge:
         values = load(data)
         tensors(values)
         header(described)
-        return self.with_patch(save(values, {METADATA_KEY: canonical(described).decode()}))
+        try:
+            text = canonical(described).decode()
+        except UnicodeEncodeError:  # half a character can only be written as an escape
+            text = json.dumps(described, sort_keys=True, separators=(",", ":"))
+        return self.with_patch(save(values, {METADATA_KEY: text}))
