@@ -38,11 +38,8 @@ def command(io: IO, revisions: tuple[str, ...], fact: str | None, resolve: bool,
 
     def render() -> None:
         change = ", ".join(
-            text
-            for text, n in (
-                (f"{made.removed} columns out", made.removed),
-                (f"{made.restored} columns back", made.restored),
-            )
+            f"{n} column{'' if n == 1 else 's'} {way}"
+            for n, way in ((made.removed, "out"), (made.restored, "back"))
             if n
         )
         click.echo(f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {change}")

@@ -114,4 +114,6 @@ def _built_on(live: Sequence[LiveFact], removed: Collection[ColumnId]) -> tuple[
     """Commits that came after the removed columns: they were computed with those in the weights."""
     gone = set(removed)
     first = next((i for i, entry in enumerate(live) if entry.column in gone), len(live))
-    return tuple(dict.fromkeys(entry.commit for entry in live[first:] if entry.column not in gone))
+    # the rest of a batch that one fact leaves was not computed on top of it, but with it
+    own = {entry.commit for entry in live if entry.column in gone}
+    return tuple(dict.fromkeys(entry.commit for entry in live[first:] if entry.commit not in own))

@@ -138,3 +138,6 @@ def test_a_revert_of_a_revert_and_of_a_merge(world: World, repository: Repositor
     (gone,) = repository.commit(only.id).removes
     assert repository.column_facts([gone])[gone] == [(fact(2).id, "edit")]
     assert only.later == (two.id, back.id)
+    repository.undo()
+    # the rest of the batch is not "later" than the first of it
+    assert revert(repository, [one.id], fact="City 1").later == (two.id, back.id)
