@@ -20,6 +20,7 @@ from memit_vc.porcelain.remote_objects import Incoming
 from memit_vc.porcelain.remote_tree import same_base
 from memit_vc.porcelain.remotes import named_remote
 from memit_vc.progress import Progress, silent
+from memit_vc.remote.manifest import object_path
 from memit_vc.remote.opening import open_remote
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ Plan = Callable[[Published, Callable[[CommitId], Commit]], Moves]
 
 def fetch(repository: Repository, remote: str | None = None, *, progress: Progress = silent) -> Fetched:
     """Bring the commits of a remote here and move `remotes/<name>/…`; branches and HEAD stay.
+
+    Objects that were lost here are brought again.
 
     RemoteError where nothing was ever pushed there, or the other side fails; IntegrityError for anything that a
     repository would not have pushed; LockedError where another fetch runs.
@@ -100,6 +103,8 @@ def _fetch(
     same_base(repository, manifest, url)
     records = new_records(found, repository.known_commits, progress=progress)
     new = received(repository, found, records, incoming, progress=progress)
+    lost = {blob for blob in repository.missing_objects() if object_path(blob) in found.listing}
+    incoming.fetch(found, lost, progress=progress)
     by_id = {record.commit.id: record.commit for record in records}
 
     def commit_of(commit: CommitId) -> Commit:
@@ -108,7 +113,7 @@ def _fetch(
     moves = Moves("fetch") if plan is None else plan(found, commit_of)
     tracking, notes = _tracking(repository, name, found)
     before = repository.refs()
-    _store(new, incoming)
+    _store(new, lost, incoming)
     repository.publish(
         verb=moves.verb,
         description=f"{name} ({len(records)} new commit{'' if len(records) == 1 else 's'})",
@@ -136,8 +141,8 @@ def _fetch(
     )
 
 
-def _store(new: Received, incoming: Incoming) -> None:
-    needed: set[BlobId] = set(new.provenance)
+def _store(new: Received, lost: Collection[BlobId], incoming: Incoming) -> None:
+    needed: set[BlobId] = {*new.provenance, *lost}
     for patch in new.patches:
         needed |= {BlobId(patch.id)} | ({patch.constraints} if patch.constraints is not None else set())
     try:

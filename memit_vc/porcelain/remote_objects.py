@@ -52,16 +52,15 @@ class Incoming:
         self._lock.close()
 
     def fetch(self, found: Published, wanted: Collection[BlobId], *, progress: Progress = silent) -> None:
-        """Download what is neither stored nor here already. IntegrityError for bytes that are not what their name says.
-
-        RemoteError for an object that the remote lacks, or for sizes that cannot fit on this disk.
+        """Download what is neither stored nor here already. IntegrityError for bytes that are not what their name says,
+        and for an object that the remote lacks; RemoteError for sizes that cannot fit on this disk.
         """
         missing = sorted(blob for blob in wanted if not self.blobs.has(blob) and not self._has(blob))
         for blob in missing:
             if object_path(blob) not in found.listing:
-                raise RemoteError(
+                raise IntegrityError(
                     f"{found.remote.url}: lacks object {short(blob)}, which its history needs",
-                    hint="Nothing was stored. Whoever has it can push again.",
+                    hint=f"Nothing was stored. Whoever has it can copy it there: it is .memitvc/{object_path(blob)}.",
                 )
         size = sum(found.listing[object_path(blob)].size for blob in missing)
         with storage_errors(self.directory):
@@ -78,10 +77,6 @@ class Incoming:
             progress("fetch objects", done, size)
         self.bytes += done
         self.downloaded += missing
-
-    def path(self, blob: BlobId) -> Path:
-        """Where a fetched or stored object can be read."""
-        return self.directory / blob if self._has(blob) else self.blobs.path(blob)
 
     def read(self, blob: BlobId) -> bytes:
         """An object's bytes, checked against its name once more. IntegrityError."""

@@ -6,8 +6,8 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
-from memit_vc.objects import BaseId, BaseManifest, ColumnId, EditableWeight, Fact, FactId, PatchId
-from memit_vc.store import rows_patches, rows_refs
+from memit_vc.objects import BaseId, BaseManifest, BlobId, ColumnId, EditableWeight, Fact, FactId, PatchId
+from memit_vc.store import gc, rows_patches, rows_refs
 from memit_vc.store.blobs import BlobStore
 from memit_vc.store.database import Database
 from memit_vc.store.migrate import check_revision
@@ -77,6 +77,12 @@ class Catalogue:
         """Those of `columns` that some patch supplies."""
         with self._database.read() as connection:
             return rows_patches.known_columns(connection, columns)
+
+    def missing_objects(self) -> list[BlobId]:
+        """Objects that rows name and that are not here, sorted: deleted by hand, or lost with a disk."""
+        with self._database.read() as connection:
+            named = gc.referenced_blobs(connection)
+        return sorted(blob for blob in named if not self.blobs.has(blob))
 
     def patch_path(self, id: PatchId) -> Path:  # noqa: A002
         """The patch's safetensors file, whose bytes were seen to hash to its name; IntegrityError otherwise.

@@ -157,6 +157,16 @@ class Conformance:
             assert push(there).objects == 0
             assert fetch(here).objects == 0
 
+    def test_a_lost_object_is_brought_again(self, place: World) -> None:
+        with Repository.open(place.work) as here:
+            push(here)
+            blobs = list(here.blobs.iterate())
+            for blob in blobs[:2]:
+                here.blobs.path(blob).unlink()
+            assert {problem.object for problem in here.fsck()} == set(blobs[:2])
+            assert fetch(here).objects == 2
+            assert here.fsck() == []
+
     def test_without_constraints(self, place: World) -> None:
         with Repository.open(place.work) as here, Repository.open(place.empty) as there:
             sent = push(here, constraints=False, adapter=False)
