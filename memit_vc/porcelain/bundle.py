@@ -187,6 +187,8 @@ def parse_commit(record: object, where: str) -> Commit:
         or not (record.get("provenance") is None or _is_hash(record["provenance"]))
     ):
         raise IntegrityError(f"{where} lacks a field or has one of another type", hint=_HINT)
+    if any(len(set(record[key])) != len(record[key]) for key in lists):
+        raise IntegrityError(f"{where} names a parent, column or patch twice", hint=_HINT)
     return _whole(Commit.from_json, record, where)
 
 

@@ -155,8 +155,8 @@ def _states(
         absent = {*commit.adds, *commit.removes} - supplied
         if absent:
             raise IntegrityError(f"{what}: no patch holds its column {short(min(absent))}", hint=_HINT)
-        if set(commit.adds) & set(commit.removes) or len(set(commit.parents)) != len(commit.parents):
-            raise IntegrityError(f"{what} adds what it removes, or names a parent twice", hint=_HINT)
+        if set(commit.adds) & set(commit.removes):
+            raise IntegrityError(f"{what} adds what it removes", hint=_HINT)
         first = commit.parents[0] if commit.parents else None
         state: frozenset[ColumnId] = frozenset()
         if first is not None:

@@ -209,6 +209,7 @@ BLOWS: dict[str, Blow] = {
     "a second root": ("no parents", field("parents", [])),
     "a root of a kind": ("no parents", field("kind", "root")),
     "a parent twice": ("twice", lambda f: f.edit(lambda r: r["commit"].update(parents=r["commit"]["parents"] * 2))),
+    "a column twice": ("twice", lambda f: f.edit(lambda r: r["commit"].update(adds=sorted(r["commit"]["adds"] * 2)))),
     "a path for a parent": ("of another type", field("parents", ["../../../etc/passwd"])),
     "a path for a patch": ("patches", whole("patches", {"../../../etc/passwd": None})),
     "a path for constraints": (
