@@ -17,6 +17,7 @@ from memit_vc.numerics.adapter import ModelAdapter
 from memit_vc.numerics.distributed import Message
 from memit_vc.numerics.factors import Factor
 from memit_vc.numerics.insert import LayerUpdate, insert
+from memit_vc.numerics.lengths import check_lengths
 from memit_vc.numerics.masters import swapped
 from memit_vc.numerics.memory import search_tokens
 from memit_vc.numerics.targets import Targets, find_targets
@@ -90,6 +91,7 @@ def search_targets(
     missing = [i for i in range(len(facts)) if i not in found]
     parts = [missing[start : start + chunk] for start in range(0, len(missing), chunk)]
     flat = [template for group in templates for template in group]
+    check_lengths(adapter, facts, flat)
     steps, layer = hparams.v_num_grad_steps, hparams.layers[-1]
     largest = search_tokens(adapter, layer=layer) if max_tokens is None else max_tokens
     progress("search z", (len(facts) - len(missing)) * steps, len(facts) * steps)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from memit_vc.errors import EngineError
 from memit_vc.numerics.adapter import ModelAdapter
+from memit_vc.numerics.lengths import positions
 from memit_vc.numerics.replay import evaluating
 from memit_vc.numerics.rows import buckets, pad
 from memit_vc.numerics.tokens import TokenRow, encode, join_target, target_row
@@ -100,7 +101,7 @@ def perplexity(adapter: ModelAdapter, texts: Sequence[str], *, tokens: int = 409
 
     EngineError where the texts hold no two tokens in a row.
     """
-    limit = _positions(adapter.model.config)
+    limit = positions(adapter.model.config)
     window = min(window, limit) if limit else window
     total, count = 0.0, 0
     with evaluating(adapter.model), torch.no_grad():
@@ -152,8 +153,3 @@ def _hidden(adapter: ModelAdapter, rows: Sequence[Sequence[int]]) -> Tensor:
 def _logits(adapter: ModelAdapter, hidden: Tensor) -> Tensor:
     """Float32 logits of final hidden states (the norm is already applied), with the family's soft cap."""
     return adapter.logits(hidden)
-
-
-def _positions(config: Any) -> int | None:
-    found = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    return int(found) if found else None

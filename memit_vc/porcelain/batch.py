@@ -104,11 +104,14 @@ def compute_batch(
     """
     from memit_vc.numerics.engine import compute_edit
     from memit_vc.numerics.grid import check_bound
+    from memit_vc.numerics.lengths import check_lengths
     from memit_vc.numerics.masters import swapped
     from memit_vc.numerics.materialise import materialise, survived
+    from memit_vc.numerics.tokens import Template
 
     repository, adapter = loaded.repository, loaded.adapter
     hparams.validate(n_layers=loaded.n_layers, modules=adapter.modules.keys())
+    check_lengths(adapter, facts, [Template.parse("{}")])
     clock = _Clock()
     with clock.stage("statistics"):
         if statistics is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,12 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from memit_vc.errors import UnsupportedModelError
+from memit_vc.errors import EngineError, UnsupportedModelError
 from memit_vc.numerics.adapter import ModelAdapter
 from memit_vc.numerics.architecture import ARCHITECTURES
 from memit_vc.numerics.engine import compute_edit
 from memit_vc.numerics.factors import factorise
+from memit_vc.numerics.lengths import check_lengths
 from memit_vc.numerics.likelihood import continuations
 from memit_vc.numerics.replay import hidden_of, record, replay, watching
 from memit_vc.numerics.templates import parse_templates
@@ -247,3 +249,12 @@ def test_a_projection_of_another_class_is_refused() -> None:
 def test_a_missing_module_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match=r"LlamaForCausalLM has no module 'model\.layers\.9'"):
         load(tiny("llama", tmp_path)).module("model.layers.9")
+
+
+def test_a_prompt_beyond_the_models_positions_is_refused(tmp_path: Path) -> None:
+    adapter = load(tiny("gpt2", tmp_path))
+    (fact,) = facts(1)
+    long = replace(fact, prompt="word " * 2000 + fact.prompt)
+    with pytest.raises(EngineError, match=r"fact 2 .* positions"):
+        check_lengths(adapter, [fact, long], parse_templates([["{}"]])[0])
+    check_lengths(adapter, [fact], parse_templates([["{}"]])[0])
