@@ -42,7 +42,8 @@ def add_remote(repository: Repository, name: str, url: str, *, directory: Path) 
     if known is not None:
         raise MemitVCError(f"remote {name!r} exists already: {known}", hint=f"`memitvc remote remove {name}` first.")
     table.setdefault("remote", {})[name] = {"url": kept}
-    _write(repository, table)
+    added = {"remote": {name: {"url": kept}}}
+    _write(repository, table, text=f"{_text(repository).rstrip()}\n\n{_dumps(added)}")
     return kept
 
 
@@ -78,8 +79,12 @@ def _unknown(repository: Repository, name: str) -> RevisionError:
     return RevisionError(f"there is no remote {name!r}", hint=hint)
 
 
+def _text(repository: Repository) -> str:
+    return (repository.root / "config.toml").read_text(encoding="utf-8")
+
+
 def _table(repository: Repository) -> dict[str, Any]:
-    table: dict[str, Any] = tomllib.loads((repository.root / "config.toml").read_text(encoding="utf-8"))
+    table: dict[str, Any] = tomllib.loads(_text(repository))
     return table
 
 
@@ -92,7 +97,16 @@ def _urls(table: dict[str, Any]) -> dict[str, str]:
     return {name: each["url"] for name, each in found.items()}
 
 
-def _write(repository: Repository, table: dict[str, Any]) -> None:
+def _dumps(table: dict[str, Any]) -> str:
     import tomli_w
 
-    write_atomic(repository.root / "config.toml", tomli_w.dumps(table).encode())
+    return tomli_w.dumps(table)
+
+
+def _write(repository: Repository, table: dict[str, Any], *, text: str | None = None) -> None:
+    """`text`, which keeps the user's comments, where it says the same as `table`; else the table."""
+    try:
+        same = text is not None and tomllib.loads(text) == table
+    except tomllib.TOMLDecodeError:
+        same = False
+    write_atomic(repository.root / "config.toml", (text if text is not None and same else _dumps(table)).encode())

@@ -36,7 +36,10 @@ def edit(world: World, number: int) -> str:
 
 def test_remotes_are_named(world: World, here: Cli) -> None:
     assert here.ok("remote").out == f"origin  {world.shared}\n"
+    config = world.work / ".memitvc" / "config.toml"
+    config.write_text(f"# mine\n{config.read_text()}")
     here.ok("remote", "add", "other", "../place")
+    assert config.read_text().startswith("# mine\n")
     kept = str(world.work.parent / "place")
     assert here.ok("remote", "list", "--json").json == [
         {"name": "origin", "url": str(world.shared)},
