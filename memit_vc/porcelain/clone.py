@@ -24,6 +24,7 @@ from memit_vc.errors import (
     LockedError,
     MemitVCError,
     RemoteError,
+    StorageError,
     UsageError,
 )
 from memit_vc.hparams import MEMITHyperParams
@@ -102,7 +103,7 @@ def clone(
             with storage_errors(place):
                 (staging / ".memitvc").rename(place / ".memitvc")
                 fsync_directory(place)
-        except RemoteError:
+        except (RemoteError, StorageError):
             _drop(place, existed, keep=any(staging.glob(".memitvc/cache/incoming/*")))
             raise
         except Exception:

@@ -84,7 +84,7 @@ def fetch_from(
     with Incoming(repository.root, repository.blobs) as incoming:
         try:
             return _fetch(repository, name, found, incoming, plan, progress)
-        except RemoteError:
+        except (RemoteError, StorageError):
             raise  # what is whole stays in the cache: the next try goes on from there
         except MemitVCError:
             incoming.clear()
@@ -145,10 +145,7 @@ def _store(new: Received, lost: Collection[BlobId], incoming: Incoming) -> None:
     needed: set[BlobId] = {*new.provenance, *lost}
     for patch in new.patches:
         needed |= {BlobId(patch.id)} | ({patch.constraints} if patch.constraints is not None else set())
-    try:
-        incoming.store(needed)
-    except StorageError as error:
-        raise RemoteError(error.message, hint=error.hint) from error
+    incoming.store(needed)
 
 
 def _tracking(repository: Repository, name: str, found: Published) -> tuple[list[RefUpdate], list[str]]:

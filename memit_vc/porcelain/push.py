@@ -133,6 +133,8 @@ class _Attempt:
             return Pushed(self.name, there.url, self.branch, old, self.tip, (), 0, {}, notes=tuple(notes))
         revision = there.head() if before is None else before.revision
         listing = {} if revision is None else there.listing(revision) if before is None else before.listing
+        if before is None and MANIFEST in listing:
+            raise RefMovedError(f"{there.url}: somebody else pushed first", hint="Pull, then push again.")
         here = {commit for commit in refs.values() if repository.has_commit(commit)}
         published = ancestors(here, repository.parents)
         new = [c.id for c in reversed(repository.log([self.tip])) if c.id not in published]

@@ -18,7 +18,14 @@ from pathlib import Path
 from memit_vc.errors import RefMovedError, RemoteError, StorageError
 from memit_vc.remote.manifest import MANIFEST, MAX_MANIFEST
 from memit_vc.remote.protocol import Change, RemoteFile
-from memit_vc.store.files import is_temporary, make_directories, read_chunks, write_atomic
+from memit_vc.store.files import (
+    is_temporary,
+    make_directories,
+    read_chunks,
+    remove_temporary,
+    stale_temporaries,
+    write_atomic,
+)
 
 __all__ = ["DirectoryRemote"]
 
@@ -66,6 +73,8 @@ class DirectoryRemote:
             with self._locked():
                 if self.head() != parent:
                     raise RefMovedError(f"{self.url} changed meanwhile", hint="Run `memitvc pull`, then push again.")
+                for stale, _ in stale_temporaries(self.directory, 0):
+                    remove_temporary(stale)  # of a push that was killed: whoever writes here holds the lock
                 for path in sorted(change.adds, key=lambda path: (path == MANIFEST, path)):
                     self._write(path, change.adds[path])
                 for path in change.deletes:

@@ -13,6 +13,7 @@ from memit_vc.porcelain.fsck import fsck
 from memit_vc.porcelain.push import push
 from memit_vc.remote.manifest import MANIFEST
 from memit_vc.repository import Repository
+from memit_vc.store.files import is_temporary
 from tests.remote.conftest import World, edited
 from tests.remote.killing import fork_server, run
 
@@ -84,6 +85,7 @@ def test_a_killed_push(world: World, tmp_path: Path, first: bool, every: bool) -
         assert head_of(world.work, "remotes/origin/main") in (parent, after, None)
         assert child(command, told) == 0
         assert read_by_another(world, tmp_path) == after
+        assert [path for path in world.shared.rglob("*") if is_temporary(path)] == []
         assert head_of(world.work, "remotes/origin/main") == after
 
 
