@@ -27,7 +27,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -94,40 +93,48 @@ def make(root: Path, gigabytes: float) -> dict[str, Any]:
     return {"checkpoint_bytes": total, "edited_bytes": len(edited) * 2 * d_model * d_ff}
 
 
-class Columns:
-    """Random factors, some at a time, the same ones whenever they are asked for."""
+def write_patches(root: Path, name: str, seed: int, columns: int) -> dict[str, Any]:
+    """A state of random factors, RANK columns in each patch, as a repository would keep them."""
+    import torch
 
-    def __init__(self, weight: Any, seed: int, columns: int) -> None:
-        self.weight, self.seed, self.columns = weight, seed, columns
-
-    def __iter__(self) -> Iterator[Any]:
-        import torch
-
-        from memit_vc.numerics.grid import snap
-        from memit_vc.numerics.patchfile import LowRank
-
-        generator = torch.Generator().manual_seed(self.seed)
-        for start in range(0, self.columns, RANK):
-            count = min(RANK, self.columns - start)
-            left = torch.randn(self.weight.d_out, count, generator=generator) * 0.01
-            right = torch.randn(count, self.weight.d_in, generator=generator) * 0.01
-            yield LowRank(*snap(left, right, self.weight.quantum))
-
-
-def check_out(root: Path, name: str, seed: int, columns: int) -> dict[str, Any]:
-    """A state of random factors, with the cache that a repository would give it."""
-    from memit_vc.numerics.checkout import checkout
-    from memit_vc.objects import StateId
+    from memit_vc.numerics.grid import snap
+    from memit_vc.numerics.patchfile import LowRank, encode_patch
+    from memit_vc.objects import BaseId, FactId, PatchColumn, PatchHeader, WeightForm
 
     weights = editable(root)
-    made = {weight.name: Columns(weight, seed, columns) for weight in weights}
-    # patches are on the disk, so making random ones is no part of a checkout; only few are kept
-    terms: dict[str, Any] = {name: list(each) if columns <= RANK else each for name, each in made.items()}
+    generator = torch.Generator().manual_seed(seed)
+    (root / "patches" / name).mkdir(parents=True)
+    for number in range(columns // RANK):
+        terms = {}
+        for weight in weights:
+            left = torch.randn(weight.d_out, RANK, generator=generator) * 0.01
+            right = torch.randn(RANK, weight.d_in, generator=generator) * 0.01
+            terms[weight.name] = LowRank(*snap(left, right, weight.quantum))
+        header = PatchHeader(
+            base=BaseId("0" * 64),
+            weights={
+                w.name: WeightForm(form="low_rank", d_out=w.d_out, d_in=w.d_in, quantum=w.quantum) for w in weights
+            },
+            columns=tuple(PatchColumn(fact=FactId(f"{fact:064x}")) for fact in range(RANK)),
+            provenance=None,
+        )
+        (root / "patches" / name / f"{number:04}").write_bytes(encode_patch(header, terms))
+    return {}
+
+
+def check_out(root: Path, name: str, seed: int) -> dict[str, Any]:
+    """The state of `write_patches`, with the cache that a repository would give it."""
+    from memit_vc.numerics.checkout import checkout
+    from memit_vc.numerics.update import StateTerms
+    from memit_vc.objects import PatchId, StateId
+
+    weights, patches = editable(root), root / "patches" / name
+    selection = [(PatchId(path.name), ()) for path in sorted(patches.iterdir())]
     before, processor, others, began = written(), time.process_time(), busy_seconds(), time.perf_counter()
     result = checkout(
         root / "base",
         weights,
-        terms.__getitem__,
+        lambda wanted: StateTerms(lambda patch: patches / patch, selection, wanted),
         root / name,
         record={"state": name},
         cache=root / "cache",
@@ -187,8 +194,14 @@ def copy_seconds(source: Path, target: Path) -> float:
     return seconds
 
 
-def run(stage: str, root: Path, gigabytes: float) -> dict[str, Any]:
+def state(root: Path, name: str, gigabytes: float, columns: int = RANK) -> dict[str, Any]:
+    run(f"patches-{name}", root, gigabytes, columns)
+    return run(f"checkout-{name}", root, gigabytes)
+
+
+def run(stage: str, root: Path, gigabytes: float, columns: int = RANK) -> dict[str, Any]:
     command = [sys.executable, __file__, "--stage", stage, "--directory", str(root), "--gigabytes", str(gigabytes)]
+    command += ["--columns", str(columns)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -196,16 +209,17 @@ def run(stage: str, root: Path, gigabytes: float) -> dict[str, Any]:
 
 def measure(root: Path, gigabytes: float, repetitions: int) -> dict[str, Any]:
     sizes = run("make", root, gigabytes)
-    steps = {stage: run(stage, root, gigabytes) for stage in ("split", "first")}
+    steps = {"split": run("split", root, gigabytes), "first": state(root, "first", gigabytes)}
     rounds = []
     for number in range(repetitions):
+        run(f"patches-again{number}", root, gigabytes)
         before = copy_seconds(root / "first" / HOT, root / "copy")
-        again = run(f"again-{number}", root, gigabytes)
-        after = copy_seconds(root / f"again-{number}" / HOT, root / "copy")
-        shutil.rmtree(root / f"again-{number}")
+        again = run(f"checkout-again{number}", root, gigabytes)
+        after = copy_seconds(root / f"again{number}" / HOT, root / "copy")
+        shutil.rmtree(root / f"again{number}")
         rounds.append({**again, "copy_seconds": [before, after], "ratio": again["seconds"] / ((before + after) / 2)})
     shutil.rmtree(root / "cache")
-    steps["many"] = run("many", root, gigabytes)
+    steps["many"] = state(root, "many", gigabytes, MANY)
     steps["many"]["columns"] = MANY
     every = [*steps.values(), *rounds]
     copies = [seconds for each in rounds for seconds in each["copy_seconds"]]
@@ -235,6 +249,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=8.0)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--directory", type=Path, help="where to work; everything made there is deleted")
+    parser.add_argument("--columns", type=int, default=RANK, help=argparse.SUPPRESS)
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.stage is not None:
@@ -242,9 +257,8 @@ def main() -> None:
         stages = {
             "make": lambda root: make(root, options.gigabytes),
             "split": split,
-            "first": lambda root: check_out(root, "first", 1, RANK),
-            "again": lambda root: check_out(root, options.stage, 2 + int(number), RANK),
-            "many": lambda root: check_out(root, "many", 1000, MANY),
+            "patches": lambda root: write_patches(root, number, len(number) + sum(map(ord, number)), options.columns),
+            "checkout": lambda root: check_out(root, number, len(number) + sum(map(ord, number))),
         }
         print(json.dumps(stages[stage](options.directory)))
         return

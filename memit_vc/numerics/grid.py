@@ -33,7 +33,7 @@ __all__ = [
 BITS = 24
 """Significant bits of float32: what one factor can hold."""
 _DEPTH = 44
-_PIECE = 1 << 18
+_PIECE = 1 << 16
 """Entries looked at together, so that checking a large patch takes little memory."""
 _NONE = 1 << 20
 """Exponent of the lowest bit of zeros: larger than any."""
