@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicLayer
 
 from memit_vc.numerics.adapter import ModelAdapter
 
@@ -24,7 +24,6 @@ __all__ = [
     "Recording",
     "cache_argument",
     "evaluating",
-    "frozen_cache",
     "hidden_of",
     "record",
     "replay",
@@ -47,19 +46,6 @@ class FrozenLayer(DynamicLayer):  # type: ignore[misc]  # untyped in transformer
         return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
 
 
-def frozen_cache(filled: Cache | None, n_layers: int) -> DynamicCache:
-    """A cache of `FrozenLayer`s over what `filled` holds; None gives an empty prefix."""
-    cache = DynamicCache()
-    for index in range(n_layers):
-        layer = FrozenLayer()
-        if filled is not None and index < len(filled.layers) and filled.layers[index].is_initialized:
-            layer.keys, layer.values = filled.layers[index].keys, filled.layers[index].values
-            layer.dtype, layer.device = layer.keys.dtype, layer.keys.device
-            layer.is_initialized = True
-        cache.layers.append(layer)
-    return cache
-
-
 def cache_argument(module: nn.Module) -> str:
     """What `module.forward` calls its cache of keys and values: `cache` in newer releases of transformers."""
     return "cache" if "cache" in inspect.signature(type(module).forward).parameters else "past_key_values"
@@ -72,6 +58,12 @@ class Recording:
     calls: Mapping[int, tuple[tuple[Any, ...], dict[str, Any]]]
     outputs: Mapping[int, Tensor]
     """Block outputs [rows, tokens, d_model] by block index; -1 is the input of block 0."""
+    unchanged: Tensor
+    """Where a block's output was changed: what it was before, without gradients. Empty where none was."""
+
+    def before(self, places: Tensor) -> Tensor:
+        """`unchanged` at `places` [2, rows], each a row and a token: float32 [rows, d_model]."""
+        return self.unchanged[tuple(places.to(self.unchanged.device))].float()
 
 
 def hidden_of(output: Any) -> Tensor:
@@ -118,11 +110,17 @@ def record(
     *,
     keep: Collection[int] = (),
     calls: range | None = None,
+    change: tuple[int, Callable[[Tensor], Tensor]] | None = None,
 ) -> Recording:
-    """One forward of the backbone without gradients; stops after the last block that anything is wanted of."""
+    """One forward of the backbone; stops after the last block that anything is wanted of.
+
+    `change` (block, function) makes of a block's hidden states those that the next one gets, and what follows is
+    differentiable; without it there are no gradients.
+    """
     wanted = range(adapter.n_layers) if calls is None else calls
     last = max([*wanted, *keep, 0])
     kept: dict[int, Tensor] = {}
+    before: list[Tensor] = []
     seen: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
 
     def on_call(index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -132,21 +130,28 @@ def record(
             rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
             seen[index] = (args[1:], rest)
 
-    def on_output(index: int, output: Any) -> None:
+    def on_output(index: int, output: Any) -> Any:
+        hidden = hidden_of(output)
+        if change is not None and index == change[0]:
+            before.append(hidden.detach())
+            hidden = change[1](before[0])
         if index in keep:
-            kept[index] = hidden_of(output)
+            kept[index] = hidden
         if index == last:
             raise _StopForwardError
+        if change is None or index != change[0]:
+            return None
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     blocks = {i: adapter.blocks[i] for i in range(last + 1)}
     with (
-        torch.no_grad(),
+        torch.set_grad_enabled(change is not None and torch.is_grad_enabled()),
         evaluating(adapter.model),
         suppress(_StopForwardError),
         watching(blocks, on_call, on_output),
     ):
         adapter.backbone(**inputs)
-    return Recording(seen, kept)
+    return Recording(seen, kept, before[0] if before else torch.empty(0))
 
 
 def replay(adapter: ModelAdapter, recording: Recording, hidden: Tensor, *, blocks: Sequence[int]) -> Tensor:

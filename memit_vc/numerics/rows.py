@@ -12,7 +12,7 @@ from torch import Tensor
 from memit_vc.numerics.tokens import Template, TokenRow, encode, join_target, last_token, target_row
 from memit_vc.objects import Fact
 
-__all__ = ["FactRow", "buckets", "pad", "prompt_rows", "search_rows"]
+__all__ = ["FactRow", "buckets", "pad", "portions", "prompt_rows", "search_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,17 @@ def buckets(lengths: Sequence[int], *, max_tokens: int, overhead: int = 48) -> l
         groups.append([i for i, n in enumerate(lengths) if n in span])
         stop = cut[stop]
     return [part for group in reversed(groups) for part in _split(group, lengths, max_tokens)]
+
+
+def portions(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
+    """Row indices in order, in parts of about equal numbers of tokens, each of at most about `max_tokens`."""
+    parts = max(1, -(-sum(lengths) // max_tokens))
+    found: list[list[int]] = [[] for _ in range(parts)]
+    before, total = 0, max(1, sum(lengths))
+    for index, length in enumerate(lengths):
+        found[min(parts - 1, before * parts // total)].append(index)
+        before += length
+    return [part for part in found if part]
 
 
 def _split(group: list[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

@@ -17,9 +17,9 @@ from torch import Tensor
 from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.continuation import Continuation, continuation
+from memit_vc.numerics.continuation import Continuation, Continuations
 from memit_vc.numerics.replay import evaluating
-from memit_vc.numerics.rows import FactRow, buckets, search_rows
+from memit_vc.numerics.rows import search_rows
 from memit_vc.numerics.tokens import Template
 from memit_vc.objects import Fact
 
@@ -82,13 +82,15 @@ class _frozen:  # noqa: N801 (a context manager, used like a function)
 
 
 @dataclass(frozen=True)
-class _Bucket:
-    """Rows laid out together, and where their predictions are read: fact, row, column and label of each."""
+class _Part:
+    """Rows that are run together, and where their predictions are read."""
 
+    rows: tuple[int, ...]
     continuation: Continuation
     owners: Tensor
+    """The fact of each row."""
     nll: tuple[Tensor, Tensor, Tensor, Tensor]
-    """(fact, row, column, label) of each target token, and in `weight` its share of the fact's loss."""
+    """(fact, line, column, label) of each target token, and in `weight` its share of the fact's loss."""
     weight: Tensor
     kl: tuple[Tensor, Tensor, Tensor]
 
@@ -105,9 +107,10 @@ class _Search:
         plain: bool,
     ) -> None:
         self.adapter, self.facts, self.layer, self.hparams = adapter, facts, layer, hparams
-        self.max_tokens, self.plain = max_tokens, plain
+        self.max_tokens = max_tokens
         self.rows = search_rows(adapter.tokenizer, facts, templates)
         self.templates = len(templates)
+        self.continuations = Continuations(adapter, [r.row for r in self.rows], layer=layer, plain=plain)
         self.active = set(range(len(facts)))
         self.device = next(adapter.blocks[layer].parameters()).device
         self.h = torch.zeros(len(facts), adapter.hidden_size, device=self.device)
@@ -116,40 +119,32 @@ class _Search:
         self.found = torch.zeros_like(self.h)
         self.steps = [0] * len(facts)
         self.losses = [0.0] * len(facts)
+        self.started = False
         self.reached: set[int] = set()
         self.reference: dict[int, Tensor] = {}
-        self.laid_out: list[_Bucket] = []
+        self.laid_out: list[_Part] = []
         self.laid_out_rows = 0
-        self._lay_out(first=True)
+        self._lay_out()
 
-    def _lay_out(self, *, first: bool = False) -> None:
-        rows = [r for r in self.rows if r.fact in self.active]
-        lengths = [r.suffix_length for r in rows]
-        self.laid_out = []
-        for group in buckets(lengths, max_tokens=self.max_tokens):
-            chosen = [rows[i] for i in group]
-            bucket = self._bucket(chosen)
-            self.laid_out.append(bucket)
-            if first:  # h is the hidden state of the first template's row
-                seen: set[int] = set()
-                for index, r in enumerate(chosen):
-                    if r.kind == "nll" and r is self.rows[r.fact * self.templates] and r.fact not in seen:
-                        self.h[r.fact] = bucket.continuation.start[index].to(self.device)
-                        seen.add(r.fact)
+    def _lay_out(self) -> None:
+        rows = [i for i, r in enumerate(self.rows) if r.fact in self.active]
+        laid_out = self.continuations.lay_out(rows, max_tokens=self.max_tokens)
+        self.laid_out = [self._part(part, run) for part, run in laid_out]
         self.laid_out_rows = len(rows)
 
-    def _bucket(self, rows: Sequence[FactRow]) -> _Bucket:
-        run = continuation(self.adapter, [r.row for r in rows], layer=self.layer, plain=self.plain)
+    def _part(self, rows: Sequence[int], run: Continuation) -> _Part:
         tokens, weights, watched = [], [], []
-        for index, r in enumerate(rows):
+        for index, number in enumerate(rows):
+            r = self.rows[number]
             if r.kind == "kl":
-                watched.append((r.fact, index, run.column(index, r.row.pivot)))
+                watched.append((r.fact, *run.place(index, r.row.pivot)))
             for position, label in zip(r.row.positions, r.row.labels, strict=True):
-                tokens.append((r.fact, index, run.column(index, position), label))
+                tokens.append((r.fact, *run.place(index, position), label))
                 weights.append(1.0 / (len(r.row.labels) * self.templates))
-        return _Bucket(
+        return _Part(
+            tuple(rows),
             run,
-            torch.tensor([r.fact for r in rows]),
+            torch.tensor([self.rows[number].fact for number in rows]),
             tuple(torch.tensor([t[i] for t in tokens], dtype=torch.long) for i in range(4)),  # type: ignore[arg-type]
             torch.tensor(weights),
             tuple(torch.tensor([w[i] for w in watched], dtype=torch.long) for i in range(3)),  # type: ignore[arg-type]
@@ -157,7 +152,7 @@ class _Search:
 
     def step(self, *, last: bool) -> None:
         """One evaluation of every searched fact's loss; then an update, unless it was the last or the fact is done."""
-        losses, hit = self._evaluate()
+        losses, hit = self._evaluate(last=last)
         done = []
         for fact in sorted(self.active):
             self.steps[fact] += 1
@@ -191,11 +186,12 @@ class _Search:
         # one step after the target was the argmax in every template, and still is
         return fact in self.reached and fact in hit
 
-    def _evaluate(self) -> tuple[list[float], set[int]]:
+    def _evaluate(self, *, last: bool) -> tuple[list[float], set[int]]:
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
-                return self._forward_backward()
+                with torch.set_grad_enabled(not last):  # whatever the caller's mode: scripts edit under torch.no_grad()
+                    return self._forward_backward(last=last)
             except torch.cuda.OutOfMemoryError:
                 if self.max_tokens <= 16:
                     raise
@@ -204,37 +200,41 @@ class _Search:
                 torch.cuda.empty_cache()
                 self._lay_out()
 
-    @torch.enable_grad()  # whatever the caller's mode: scripts evaluate and edit under torch.no_grad()
-    def _forward_backward(self) -> tuple[list[float], set[int]]:
+    def _forward_backward(self, *, last: bool) -> tuple[list[float], set[int]]:
+        """Each fact's loss, and the facts whose targets are the argmax everywhere; gradients if an update follows."""
         n = len(self.facts)
         total = torch.zeros(n, device=self.device)
         missed = torch.zeros(n, dtype=torch.bool, device=self.device)
-        for bucket in self.laid_out:
-            loss, wrong = self._bucket_loss(bucket)
-            loss.sum().backward()  # type: ignore[no-untyped-call]
+        for part in self.laid_out:
+            loss, wrong = self._part_loss(part)
+            if not last:
+                loss.sum().backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
             missed |= wrong
         decay = self.hparams.v_weight_decay * self.delta.norm(dim=1) / self.h.norm(dim=1) ** 2
-        decay.sum().backward()
+        if not last:
+            decay.sum().backward()
         total += decay.detach()
+        self.started = True
         missing = missed.tolist()
         return total.tolist(), {fact for fact in self.active if not missing[fact]}
 
-    def _bucket_loss(self, bucket: _Bucket) -> tuple[Tensor, Tensor]:
+    def _part_loss(self, part: _Part) -> tuple[Tensor, Tensor]:
         adapter, n = self.adapter, len(self.facts)
-        delta = self.delta[bucket.owners.to(self.device)]
-        loss_hidden, last_hidden = bucket.continuation.run(delta, loss_block=self.hparams.v_loss_layer)
+        delta = self.delta[part.owners.to(self.device)]
+        loss_hidden, last_hidden = part.continuation.run(delta, loss_block=self.hparams.v_loss_layer)
+        self._remember(part)
         loss = torch.zeros(n, device=self.device)
         wrong = torch.zeros(n, dtype=torch.bool, device=self.device)
-        facts, rows, columns, labels = (t.to(loss_hidden.device) for t in bucket.nll)
+        facts, rows, columns, labels = (t.to(loss_hidden.device) for t in part.nll)
         if len(facts):
             logits = adapter.head(loss_hidden[rows, columns])
             labels = labels.to(logits.device)
-            nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none") * bucket.weight.to(logits)
+            nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none") * part.weight.to(logits)
             loss = loss.index_add(0, facts.to(self.device), nll.to(self.device))
             misses = (logits.detach().argmax(-1) != labels).to(self.device)
             wrong[facts.to(self.device)[misses]] = True
-        watched, rows, columns = (t.to(last_hidden.device) for t in bucket.kl)
+        watched, rows, columns = (t.to(last_hidden.device) for t in part.kl)
         if len(watched):
             log_p = adapter.head(last_hidden[rows, columns]).log_softmax(-1)
             first = torch.stack(
@@ -243,6 +243,15 @@ class _Search:
             kl = (log_p.exp() * (log_p - first)).sum(-1) * self.hparams.kl_factor
             loss = loss.index_add(0, watched.to(self.device), kl.to(self.device))
         return loss, wrong
+
+    def _remember(self, part: _Part) -> None:
+        """h: the hidden state of the row of the first template."""
+        if self.started:
+            return
+        for index, number in enumerate(part.rows):
+            r = self.rows[number]
+            if r.kind == "nll" and number == r.fact * self.templates:
+                self.h[r.fact] = part.continuation.start[index].to(self.device)
 
     def result(self) -> Targets:
         return Targets((self.h + self.found).detach(), tuple(self.steps), tuple(self.losses))

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from memit_vc.errors import EngineError
 from memit_vc.numerics import targets as targets_module
 from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.continuation import continuation
 from memit_vc.numerics.engine import FoundTarget, search_targets
 from memit_vc.numerics.keys import Frontier
 from memit_vc.numerics.rows import buckets, pad, search_rows
@@ -24,6 +23,7 @@ from memit_vc.numerics.templates import parse_templates
 from memit_vc.numerics.tokens import Template
 from memit_vc.objects import Fact
 from tests.engine.measure import relative
+from tests.engine.running import outputs
 from tests.models import FACTS, hparams_for, load, tiny
 
 TEMPLATES = [[Template("")], [Template("The first report. "), Template("In 1987, it was said. ")]]
@@ -117,16 +117,22 @@ def is_argmax(adapter: ModelAdapter, fact: Fact, steps: int) -> bool:
     """Whether the evaluation number `steps` finds the target to be the answer."""
     z = search(adapter, [fact], templates=FLAT[:1], v_num_grad_steps=steps, early_stop_loss=0.0).z
     rows = [r.row for r in search_rows(adapter.tokenizer, [fact], FLAT[:1]) if r.kind == "nll"]
-    run = continuation(adapter, rows, layer=2, plain=True)
+    last = adapter.n_layers - 1
     with torch.no_grad():
-        _, hidden = run.run((z - run.start[:1]).expand(len(rows), -1), loss_block=adapter.n_layers - 1)
-        answers = [adapter.head(hidden[i, row.positions[0]]).argmax().item() for i, row in enumerate(rows)]
+        zero = torch.zeros(len(rows), adapter.hidden_size)
+        start, _, _ = outputs(adapter, rows, zero, layer=2, loss_block=last, plain=True)
+        delta = (z - start[:1]).expand(len(rows), -1)
+        _, _, hidden = outputs(adapter, rows, delta, layer=2, loss_block=last, plain=True)
+        answers = [
+            adapter.head(states[row.positions[0] - row.pivot]).argmax().item()
+            for states, row in zip(hidden, rows, strict=True)
+        ]
     return answers == [row.labels[0] for row in rows]
 
 
 def test_memory_that_runs_out_halves_the_forward(adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = search(adapter)
-    original = targets_module._Search._bucket_loss
+    original = targets_module._Search._part_loss
     asked: list[int] = []
 
     def scarce(self: Any, bucket: Any) -> Any:
@@ -135,7 +141,7 @@ def test_memory_that_runs_out_halves_the_forward(adapter: ModelAdapter, monkeypa
             raise torch.cuda.OutOfMemoryError("out of memory")
         return original(self, bucket)
 
-    monkeypatch.setattr(targets_module._Search, "_bucket_loss", scarce)
+    monkeypatch.setattr(targets_module._Search, "_part_loss", scarce)
     found = search(adapter)
     assert asked[:4] == [1024, 512, 256, 128]
     assert found.steps == expected.steps

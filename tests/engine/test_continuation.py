@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.continuation import Suffix, Whole, continuation
+from memit_vc.numerics.continuation import Continuations, Suffix, Whole
 from memit_vc.numerics.replay import evaluating
 from memit_vc.numerics.rows import search_rows
 from memit_vc.numerics.targets import find_targets
 from memit_vc.numerics.tokens import Template
 from tests.engine.measure import distance, relative
+from tests.engine.running import outputs
 from tests.models import FAMILIES, facts, hparams_for, load, tiny
 
 TEMPLATES = (Template(""), Template("The first report. "), Template("In 1987, it was said. "))
@@ -46,22 +47,30 @@ def adapter(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return load(tiny(family, tmp_path_factory.mktemp(family), **config))
 
 
-def test_same_outputs_and_gradients(adapter: ModelAdapter) -> None:
+@pytest.mark.parametrize("times", [1, 2], ids=["first run", "run again"])
+@pytest.mark.parametrize("max_tokens", [4096, 40], ids=["one part", "several parts"])
+def test_same_outputs_and_gradients(adapter: ModelAdapter, max_tokens: int, times: int) -> None:
     rows = [r.row for r in search_rows(adapter.tokenizer, facts(5), TEMPLATES)]
     last = adapter.n_layers - 1
     found = []
     with evaluating(adapter.model):
         for plain in (False, True):
-            run = continuation(adapter, rows, layer=LAYER, plain=plain)
             generator = torch.Generator().manual_seed(3)
             delta = torch.randn(len(rows), adapter.hidden_size, generator=generator, requires_grad=True)
-            loss, upper = run.run(delta, loss_block=last - 1)
-            at = [(i, run.column(i, p)) for i, row in enumerate(rows) for p in (*row.positions, len(row.ids) - 1)]
-            rows_at, columns = torch.tensor(at).T
-            picked = torch.cat([loss[rows_at, columns], upper[rows_at, columns]])
+            start, loss, upper = outputs(
+                adapter,
+                rows,
+                delta,
+                layer=LAYER,
+                loss_block=last - 1,
+                plain=plain,
+                max_tokens=max_tokens,
+                times=times,
+            )
+            picked = torch.cat([*loss, *upper])
             (picked * torch.linspace(-1, 1, picked.numel()).view_as(picked)).sum().backward()
             assert delta.grad is not None
-            found.append((run.start, picked.detach(), delta.grad))
+            found.append((start, picked.detach(), delta.grad))
     for short, whole in zip(*found, strict=True):
         assert distance(short, whole) < 1e-5
 
@@ -79,9 +88,10 @@ def test_same_z(adapter: ModelAdapter) -> None:
 def test_the_plain_path_is_taken_where_a_window_is_too_short(tmp_path: Path) -> None:
     short = load(tiny("mistral", tmp_path / "short", sliding_window=6))
     long = load(tiny("mistral", tmp_path / "long", sliding_window=128))
-    rows = [r.row for r in search_rows(short.tokenizer, facts(3), TEMPLATES)]
-    assert isinstance(continuation(short, rows, layer=LAYER), Whole)
-    assert isinstance(continuation(long, rows, layer=LAYER), Suffix)
+    rows = [r.row for r in search_rows(short.tokenizer, facts(3), TEMPLATES) if r.kind == "nll"]
+    for adapter, expected in ((short, Whole), (long, Suffix)):
+        laid_out = Continuations(adapter, rows, layer=LAYER).lay_out(range(len(rows)), max_tokens=4096)
+        assert {type(run) for _, run in laid_out} == {expected}
 
 
 def test_rows_of_different_lengths_do_not_touch_each_other(tmp_path: Path) -> None:
@@ -90,14 +100,10 @@ def test_rows_of_different_lengths_do_not_touch_each_other(tmp_path: Path) -> No
     delta = torch.randn(len(rows), adapter.hidden_size, generator=torch.Generator().manual_seed(0))
     last = adapter.n_layers - 1
     with torch.no_grad(), evaluating(adapter.model):
-        together = continuation(adapter, rows, layer=LAYER)
-        _, all_of_them = together.run(delta, loss_block=last)
+        _, _, together = outputs(adapter, rows, delta, layer=LAYER, loss_block=last)
         for index, row in enumerate(rows):
-            alone = continuation(adapter, [row], layer=LAYER)
-            _, single = alone.run(delta[index : index + 1], loss_block=last)
-            place = len(row.ids) - 1
-            ours = all_of_them[index, together.column(index, place)]
-            assert relative(ours[:, None], single[0, alone.column(0, place)][:, None]) < 1e-5
+            _, _, (alone,) = outputs(adapter, [row], delta[index : index + 1], layer=LAYER, loss_block=last)
+            assert relative(together[index][-1:].T, alone[-1:].T) < 1e-5
 
 
 def test_a_pad_token_in_the_text_causes_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -105,5 +111,5 @@ def test_a_pad_token_in_the_text_causes_no_warning(tmp_path: Path, caplog: pytes
     rows = [r.row for r in search_rows(adapter.tokenizer, facts(3), TEMPLATES)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        continuation(adapter, rows, layer=LAYER)
+        outputs(adapter, rows, torch.zeros(len(rows), adapter.hidden_size), layer=LAYER, loss_block=3)
     assert not caplog.records
