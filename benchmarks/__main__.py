@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from benchmarks import commit, moments, solve, z
+from benchmarks import commit, edits, history, moments, solve, z
 from benchmarks.places import Options
 from benchmarks.report import RESULTS, Report, show, write_documentation
 
@@ -18,6 +18,10 @@ BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "statistics": moments.run,
     "solve": solve.run,
     "commit": commit.run,
+    "edits": edits.run,
+    "bfloat16": edits.run_bfloat16,
+    "many": edits.run_many,
+    "history": history.run,
 }
 
 

@@ -23,7 +23,10 @@ _BEGIN, _END = "<!-- results: begin -->", "<!-- results: end -->"
 
 @dataclass(frozen=True)
 class Row:
-    """One case. `ours` and `against` in `unit`; `goal` is what the ratio is promised to be, as ("≥", 7.0)."""
+    """One case. `ours` and `against` in `unit`; `goal` is what the ratio is promised to be, as ("≥", 7.0).
+
+    Where there is nothing to hold a figure against, the goal is for the figure itself.
+    """
 
     case: str
     ours: float
@@ -44,12 +47,12 @@ class Row:
 
     @property
     def kept(self) -> bool | None:
-        """Whether the ratio is what it is promised to be."""
-        ratio = self.ratio
-        if self.goal is None or ratio is None:
+        """Whether the ratio, or the figure alone where it has none, is what it is promised to be."""
+        if self.goal is None:
             return None
+        found = self.ours if self.ratio is None else self.ratio
         sign, bound = self.goal
-        return ratio >= bound if sign == "≥" else ratio <= bound
+        return found >= bound if sign == "≥" else found <= bound
 
 
 @dataclass(frozen=True)
@@ -140,8 +143,8 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     more = ", ".join(f"{name} {_number(value)}" for name, value in row["more"].items())
     return (
         row["case"],
-        f"{_number(row['ours'])} {row['unit']}",
-        "" if row["against"] is None else f"{_number(row['against'])} {row['unit']}",
+        f"{_number(row['ours'])} {row['unit']}".rstrip(),
+        "" if row["against"] is None else f"{_number(row['against'])} {row['unit']}".rstrip(),
         "" if row["ratio"] is None else _number(row["ratio"]),
         "" if goal is None else f"{goal[0]} {goal[1]:g} {kept}",
         "" if row["difference"] is None else f"{row['difference']:.1e}",

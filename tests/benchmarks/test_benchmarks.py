@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import commit, moments, solve, z
+from benchmarks import commit, edits, history, moments, solve, z
 from benchmarks.facts import some_facts
 from benchmarks.places import Options
 from benchmarks.report import Report, Row, show, write_documentation
@@ -48,6 +48,20 @@ def test_commit_in_its_own_process(options: Options) -> None:
     assert time.ratio is not None
     assert time.ratio > 1  # the search is a part of the commit
     assert memory.more["peak, MB"] >= memory.more["model, MB"]
+
+
+def test_edits_are_taken_back_exactly(options: Options) -> None:
+    rows = {row.case: row for row in edits.run(replace(options, facts=None)).rows}
+    for exact in ("revert of the revert: equal hashes", "all reverted: verified as the base"):
+        assert rows[exact].ours == 1.0
+    assert rows["bytes of a patch, of those allowed"].kept
+    assert edits.run_bfloat16(replace(options, facts=None)).settings["dtype"] == "bfloat16"
+
+
+def test_history_is_one_batch_before_snapping(options: Options) -> None:
+    rows = {row.case: row for row in history.run(replace(options, facts=None)).rows}
+    assert rows["sum of the commits against D(S), before snapping"].kept
+    assert rows["downdate of commit 2 against D(S without it), before snapping"].kept
 
 
 def test_facts_are_enough_and_distinct() -> None:
