@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["checked_base", "fetch_base", "find_base", "remember_base"]
 
-_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja", "*.py")
 
-
-def fetch_base(source: str, revision: str | None) -> tuple[Path, str | None]:
+def fetch_base(source: str, revision: str | None, *, progress: Progress = silent) -> tuple[Path, str | None]:
     """(directory, Hub commit or None) of what `init` was given: a local directory, else a Hub id, downloaded if need
     be.
 
-    The one place that may use the network for a base. RemoteError where the Hub has no such model or is out of reach.
+    The one place that may use the network for a base. RemoteError where the Hub has no such model or is out of reach,
+    IntegrityError where what comes is damaged.
     """
     local = Path(source).expanduser()
     if local.is_dir():
@@ -36,28 +35,14 @@ def fetch_base(source: str, revision: str | None) -> tuple[Path, str | None]:
         raise StorageError(
             f"{source} is not a directory", hint="Give a model directory, or a Hub id such as owner/name."
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from memit_vc.remote.hub_model import download_model
 
     try:
-        path = Path(snapshot_download(source, revision=revision, allow_patterns=list(_PATTERNS)))
-    except RepositoryNotFoundError as error:
+        path = download_model(source, revision, progress=progress)
+    except RemoteError as error:
         raise RemoteError(
-            f"the Hub has no model {source!r} that you may read",
-            hint="Check the name; for a gated or private model run `hf auth login`.",
+            f"{source} is no directory here, and did not come from the Hub: {error.message}", hint=error.hint
         ) from error
-    except LocalEntryNotFoundError as error:
-        raise RemoteError(
-            f"{source} is neither a directory nor in the local cache, and the Hub cannot be reached",
-            hint="Check the connection, or give a local model directory.",
-        ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise RemoteError(f"{source} could not be downloaded: {error}", hint="Try again later.") from error
     return path, path.name
 
 
@@ -71,15 +56,12 @@ def find_base(config: Config) -> Path:
                 hint="Put it back, or correct [base] source in .memitvc/config.toml.",
             )
         return local
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    from memit_vc.remote.hub_model import cached_model
+
     try:
-        return Path(
-            snapshot_download(
-                config.base, revision=config.revision, allow_patterns=list(_PATTERNS), local_files_only=True
-            )
-        )
+        return cached_model(config.base, config.revision)
     except LocalEntryNotFoundError as error:
         raise BaseChangedError(
             f"the base {config.base} at {config.revision[:10]} is no longer in the local cache",

@@ -65,7 +65,7 @@ def init(
         raise MemitVCError(
             f"{directory / '.memitvc'} exists already", hint="Work in it, or choose another directory with -C."
         )
-    path, found = fetch_base(base, revision)
+    path, found = fetch_base(base, revision, progress=progress)
     checkpoint = Checkpoint.find(path)
     stamps = checkpoint.fingerprints()
     named = None if hparams is None else MEMITHyperParams.from_hparams(hparams)

@@ -11,7 +11,7 @@ from memit_vc.remote.hub_errors import cause, is_transport, status_of
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-__all__ = ["ATTEMPTS", "LONGEST_WAIT", "passes", "repeated", "wait_asked"]
+__all__ = ["ATTEMPTS", "LONGEST_WAIT", "passes", "repeated", "wait_asked", "wait_unasked"]
 
 ATTEMPTS = 4
 LONGEST_WAIT = 120.0
@@ -32,8 +32,10 @@ def repeated(call: Callable[[], _T]) -> _T:
 
 def passes(error: BaseException) -> bool:
     """Whether it is likely to go well a little later. An answer that is no JSON comes from a proxy in between."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
     asked = wait_asked(error)
-    if asked is not None and asked > LONGEST_WAIT:
+    if (asked is not None and asked > LONGEST_WAIT) or isinstance(cause(error), OfflineModeIsEnabled):
         return False
     return is_transport(error) or status_of(error) in _PASSING or _is_no_json(error)
 
@@ -62,11 +64,15 @@ def wait_asked(error: BaseException) -> float | None:
 
 
 def _wait(state: RetryCallState) -> float:
-    import tenacity
-
     error = state.outcome.exception() if state.outcome is not None else None
     asked = None if error is None else wait_asked(error)
-    if asked is not None:
-        return asked
-    # with some randomness, so that many who were turned away together do not come back together
+    return asked if asked is not None else wait_unasked(state)
+
+
+def wait_unasked(state: RetryCallState) -> float:
+    """Seconds where the server says nothing: with some randomness, so that many who were turned away together do not
+    come back together.
+    """
+    import tenacity
+
     return tenacity.wait_exponential_jitter(initial=1, max=8)(state)

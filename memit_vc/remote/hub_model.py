@@ -1,0 +1,88 @@
+"""A model of the Hub in the client's own cache: downloaded again where a fault passes, and every file checked.
+
+The client compares only sizes. In its cache a file lies under the name that the Hub gave it, which is the SHA-256 of a
+large file and git's SHA-1 of a small one: bytes that are not what the Hub has are found here and fetched once more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from memit_vc.errors import IntegrityError
+from memit_vc.progress import Progress, silent
+from memit_vc.remote.hub_errors import hub_errors
+from memit_vc.remote.hub_retry import repeated
+from memit_vc.store.files import file_digest, read_chunks
+
+__all__ = ["IGNORED", "PATTERNS", "cached_model", "download_model"]
+
+PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja", "*.py")
+IGNORED = ("consolidated*.safetensors", "*/*.safetensors")
+"""The same weights once more in their maker's own format, and what lies in folders: adapters, other exports."""
+_SHA256, _SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
+
+
+def download_model(repo_id: str, revision: str | None, *, progress: Progress = silent) -> Path:
+    """The directory of a snapshot, whole and checked. RemoteError as the Hub refuses; IntegrityError for a file that
+    comes damaged twice; StorageError where the cache cannot be written.
+    """
+    from huggingface_hub import constants, hf_hub_download
+
+    url = f"hf://{repo_id}"
+
+    def snapshot() -> Path:
+        return _snapshot(repo_id, revision, local=False)
+
+    with hub_errors(url, "downloading the model", target=Path(constants.HF_HUB_CACHE)):
+        place = repeated(snapshot)
+        for name in _damaged(place, progress):
+            repeated(partial(hf_hub_download, repo_id, name, revision=place.name, force_download=True))
+        still = _damaged(place, progress)
+    if still:
+        raise IntegrityError(
+            f"{url}: the download of {still[0]} is damaged: its bytes are not those that the Hub names",
+            hint="Run the command again. If it stays so, the file is damaged on the Hub or on this disk.",
+        )
+    return place
+
+
+def cached_model(repo_id: str, revision: str) -> Path:
+    """The directory of a snapshot that was downloaded before, without any network call. LocalEntryNotFoundError."""
+    return _snapshot(repo_id, revision, local=True)
+
+
+def _snapshot(repo_id: str, revision: str | None, *, local: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            repo_id,
+            revision=revision,
+            allow_patterns=list(PATTERNS),
+            ignore_patterns=list(IGNORED),
+            local_files_only=local,
+        )
+    )
+
+
+def _damaged(place: Path, progress: Progress) -> Sequence[str]:
+    """Files whose bytes are not what their name in the cache says."""
+    files = sorted(path for path in place.rglob("*") if path.is_file())
+    found = []
+    for number, path in enumerate(files, 1):
+        name = path.resolve().name  # a link to blobs/<name>; a plain copy, on some disks, has no such name
+        if (_SHA256.fullmatch(name) and file_digest(path) != name) or (_SHA1.fullmatch(name) and _git(path) != name):
+            found.append(path.relative_to(place).as_posix())
+        progress("check the download", number, len(files))
+    return found
+
+
+def _git(path: Path) -> str:
+    sha = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    for chunk in read_chunks(path):
+        sha.update(chunk)
+    return sha.hexdigest()
