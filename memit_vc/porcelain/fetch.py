@@ -104,7 +104,7 @@ def _fetch(
     records = new_records(found, repository.known_commits, progress=progress)
     new = received(repository, found, records, incoming, progress=progress)
     lost = {blob for blob in repository.missing_objects() if object_path(blob) in found.listing}
-    incoming.fetch(found, lost, progress=progress)
+    incoming.fetch(found, dict.fromkeys(lost), progress=progress)
     by_id = {record.commit.id: record.commit for record in records}
 
     def commit_of(commit: CommitId) -> Commit:

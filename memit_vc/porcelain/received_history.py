@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from memit_vc.objects import (
 )
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import object_path
+from memit_vc.remote.strict_json import parsed
 from memit_vc.vcs.exact import check_bound
 
 if TYPE_CHECKING:
@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 __all__ = ["Received", "received"]
 
 _HINT = "Nothing was stored. The remote is damaged or was made to mislead; ask whoever pushed it."
+_MAX_PROVENANCE = 1 << 24
+"""Bytes: hyperparameters, templates and versions; what grows with the batch are ten digits a fact."""
+_COLUMNS_OF_A_FACT = 64
+"""A fact that was edited again and again has a column for each time, after a squash in one patch."""
+_HEADER, _HEADER_OF_A_COLUMN = 1 << 20, 1 << 10
 
 
 @dataclass(frozen=True)
@@ -73,10 +78,12 @@ def received(
         if blob is not None and (object_path(blob) in found.listing or incoming.blobs.has(blob))
     }
     told = {record.commit.provenance for record in records if record.commit.provenance is not None}
-    incoming.fetch(found, {*map(BlobId, wanted), *extra.values(), *told}, progress=progress)
+    most = _most_bytes(repository, records)
+    sizes = {BlobId(blob): most[patch] for patch in wanted for blob in (patch, extra.get(patch)) if blob is not None}
+    incoming.fetch(found, {**dict.fromkeys(told, _MAX_PROVENANCE), **sizes}, progress=progress)
     patches = _patches(repository, sorted(wanted), extra, incoming, progress)
     provenance = told | {p.header.provenance for p in patches if p.header.provenance is not None}
-    incoming.fetch(found, provenance)
+    incoming.fetch(found, dict.fromkeys(provenance, _MAX_PROVENANCE))
     for blob in sorted(provenance):
         _check_provenance(incoming.read(blob), f"{where}: provenance {short(blob)}")
     facts = _facts(records, patches, where)
@@ -87,6 +94,22 @@ def received(
         if record.scores is not None
     ]
     return Received(patches, facts, provenance, evaluations)
+
+
+def _most_bytes(repository: Repository, records: Sequence[RemoteCommit]) -> dict[PatchId, int]:
+    """What a patch, and what its constraints may have at most: entries by the base's shapes, and a header.
+
+    How many columns there are is known when the file is read; a record names the facts that they are about.
+    """
+    weights = repository.weights()
+    dense = sum(4 * weight.d_out * weight.d_in for weight in weights)
+    column = sum(8 * (weight.d_out + weight.d_in) for weight in weights)
+    most: dict[PatchId, int] = {}
+    for record in records:
+        columns = _COLUMNS_OF_A_FACT * len(record.facts) + _COLUMNS_OF_A_FACT
+        for patch in record.patches:
+            most[patch] = max(most.get(patch, 0), dense + columns * (column + _HEADER_OF_A_COLUMN) + _HEADER)
+    return most
 
 
 def _patches(
@@ -118,7 +141,7 @@ def _patches(
 
 def _check_provenance(data: bytes, where: str) -> None:
     try:
-        record = json.loads(data)
+        record = parsed(data)
         canonical = isinstance(record, dict) and canonical_json(record) == data
     except (ValueError, TypeError, RecursionError):
         canonical = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from memit_vc.objects import (
 )
 from memit_vc.porcelain.bundle import parse_commit, parse_fact
 from memit_vc.remote.manifest import is_id
+from memit_vc.remote.strict_json import parsed
 
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
@@ -90,7 +90,7 @@ class RemoteCommit:
         """
         name = f"{where}: commit {short(id)}"
         try:
-            record = json.loads(data)
+            record = parsed(data)
             canonical = isinstance(record, dict) and canonical_json(record) == data
         except (ValueError, TypeError, RecursionError) as error:
             raise IntegrityError(f"{name} is not JSON: {error}", hint=_HINT) from error

@@ -17,8 +17,8 @@ from memit_vc.remote.protocol import Remote, RemoteFile
 
 __all__ = ["Published", "new_records"]
 
-_MOST = 1 << 32
-"""Bytes of records that are read at once: far more than any history has, far less than a hostile one could."""
+_MOST = 1 << 30
+"""Bytes of records that are read for one fetch: some 250,000 facts with all their scores."""
 _HINT = "Nothing was stored. The remote is damaged or was made to mislead; ask whoever pushed it."
 
 
@@ -87,18 +87,31 @@ def _read(
     if size > _MOST:
         raise IntegrityError(f"{where}: lists commits of {size} bytes together", hint=_HINT)
 
-    def fetch(commit: CommitId) -> RemoteCommit | MemitVCError:
+    def fetch(commit: CommitId) -> bytes | MemitVCError:
+        path = commit_path(commit)
         try:
-            data = remote.read(commit_path(commit), found.revision, limit=MAX_RECORD)
-            return RemoteCommit.decode(data, commit, where)
+            return remote.read(path, found.revision, limit=min(MAX_RECORD, found.listing[path].size))
         except MemitVCError as error:
-            return error
+            return _light(error)
 
     read: dict[CommitId, RemoteCommit | MemitVCError] = {}
-    for number, (commit, record) in enumerate(zip(unknown, at_once(fetch, unknown), strict=True), 1):
-        read[commit] = record
+    for number, (commit, data) in enumerate(zip(unknown, at_once(fetch, unknown), strict=True), 1):
+        read[commit] = data if isinstance(data, MemitVCError) else _decoded(data, commit, where)
         progress("read commits", number, len(unknown))
     return read
+
+
+def _decoded(data: bytes, commit: CommitId, where: str) -> RemoteCommit | MemitVCError:
+    """One at a time: what a record takes while it is looked into is many times its bytes."""
+    try:
+        return RemoteCommit.decode(data, commit, where)
+    except MemitVCError as error:
+        return _light(error)
+
+
+def _light(error: MemitVCError) -> MemitVCError:
+    """An error to be kept for later, without the frames that hold the bytes it is about."""
+    return type(error)(error.message, hint=error.hint)
 
 
 def _parents_first(records: Mapping[CommitId, RemoteCommit], where: str) -> list[RemoteCommit]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -14,7 +15,7 @@ from memit_vc.porcelain.parallel import at_once
 from memit_vc.porcelain.remote_history import Published
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import object_path
-from memit_vc.store.blobs import BlobStore
+from memit_vc.store.blobs import BlobStore, blob_id
 from memit_vc.store.files import file_digest, make_directories, storage_errors, temporary_path
 
 __all__ = ["Incoming"]
@@ -51,9 +52,10 @@ class Incoming:
     ) -> None:
         self._lock.close()
 
-    def fetch(self, found: Published, wanted: Collection[BlobId], *, progress: Progress = silent) -> None:
-        """Download what is neither stored nor here already. IntegrityError for bytes that are not what their name says,
-        and for an object that the remote lacks; RemoteError for sizes that cannot fit on this disk.
+    def fetch(self, found: Published, wanted: Mapping[BlobId, int | None], *, progress: Progress = silent) -> None:
+        """Download what is neither stored nor here already. `wanted` maps objects to the bytes that each may have at
+        most, None where its name is known from here. IntegrityError for more bytes, for bytes that are not what their
+        name says, and for an object that the remote lacks; RemoteError for sizes that cannot fit on this disk.
         """
         missing = sorted(blob for blob in wanted if not self.blobs.has(blob) and not self._has(blob))
         for blob in missing:
@@ -62,13 +64,22 @@ class Incoming:
                     f"{found.remote.url}: lacks object {short(blob)}, which its history needs",
                     hint=f"Nothing was stored. Whoever has it can copy it there: it is .memitvc/{object_path(blob)}.",
                 )
+            listed, most = found.listing[object_path(blob)].size, wanted[blob]
+            if most is not None and listed > most:
+                raise IntegrityError(
+                    f"{found.remote.url}: object {short(blob)} has {listed:,} bytes, at most {most:,} can be right",
+                    hint="Nothing was stored. The remote is damaged or was made to mislead; ask whoever pushed it.",
+                )
         size = sum(found.listing[object_path(blob)].size for blob in missing)
         with storage_errors(self.directory):
             make_directories(self.directory)
             free = shutil.disk_usage(self.directory).free
-        if size > free:
+            held = sum((self.directory / blob).stat().st_size for blob in wanted if self._has(blob))
+        # each object lies here and in the store for a while
+        if 2 * size + held > free:
             raise RemoteError(
-                f"{found.remote.url}: its objects have {size} bytes, {free} are free here",
+                f"{found.remote.url}: its objects have {size:,} bytes and need twice that for a while, "
+                f"{free:,} are free here",
                 hint="Free some space (`memitvc gc` helps) and run the command again; nothing was stored.",
             )
         done = 0
@@ -84,18 +95,28 @@ class Incoming:
             return self.blobs.read(blob)
         path = self.directory / blob
         with storage_errors(path):
-            if file_digest(path) != blob:
-                path.unlink(missing_ok=True)
-                raise IntegrityError(f"{path} was damaged on this disk", hint="Run the command again.")
-            return path.read_bytes()
+            data = path.read_bytes()
+        if blob_id(data) != blob:
+            raise self._spoilt(blob)
+        return data
 
     def store(self, wanted: Collection[BlobId]) -> None:
         """Let objects into the store, for good."""
         for blob in sorted(wanted):
             if self._has(blob):
-                self.blobs.put(self.directory / blob)
+                path = self.directory / blob
+                with storage_errors(path):
+                    whole = file_digest(path) == blob
+                if not whole or self.blobs.put(path) != blob:
+                    raise self._spoilt(blob)
             elif self.blobs.has(blob):
                 self.blobs.put(self.blobs.path(blob))  # fresh again for gc, until a row names it
+
+    def _spoilt(self, blob: BlobId) -> IntegrityError:
+        path = self.directory / blob
+        with storage_errors(path):
+            path.unlink(missing_ok=True)
+        return IntegrityError(f"{path} was damaged on this disk", hint="Run the command again.")
 
     def clear(self) -> None:
         """Forget everything: it is stored, or was refused."""
@@ -116,6 +137,8 @@ class Incoming:
                         hint="Nothing was stored. It was damaged on the way (run the command again) or at the remote.",
                     )
                 size = temporary.stat().st_size
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())  # the next fetch takes what has its name here for whole
                 temporary.replace(self.directory / blob)
         finally:
             temporary.unlink(missing_ok=True)

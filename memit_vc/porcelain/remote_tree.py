@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from memit_vc.errors import IntegrityError, RemoteError
 from memit_vc.objects import BaseManifest, EditableWeight, canonical_json, short
 from memit_vc.remote.manifest import BASE, HPARAMS, MANIFEST, RemoteManifest, is_id
 from memit_vc.remote.protocol import Remote, RemoteFile
+from memit_vc.remote.strict_json import parsed
 
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["MANIFEST_LIMIT", "RemoteBase", "published", "remote_base", "same_base"]
 
 MANIFEST_LIMIT = 16 << 20
-_BASE_LIMIT = 256 << 20
+_BASE_LIMIT = 64 << 20
 _HINT = "Nothing was stored. The remote is damaged or was made to mislead."
 _NAMES = ("name", "parameter", "dtype")
 _NUMBERS = ("layer", "d_out", "d_in", "quantum")
@@ -60,7 +60,7 @@ def remote_base(there: Remote, revision: str, manifest: RemoteManifest) -> Remot
     data = there.read(BASE, revision, limit=_BASE_LIMIT)
     bad = IntegrityError(f"{there.url}: {BASE} is damaged", hint=_HINT)
     try:
-        record = json.loads(data)
+        record = parsed(data)
         found = BaseManifest.from_json(record["manifest"])
         weights = [EditableWeight.from_json(each) for each in record["weights"]]
         files = record["files"]

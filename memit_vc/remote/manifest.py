@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from memit_vc.errors import IntegrityError, RemoteError, UsageError
 from memit_vc.objects import BaseId, CommitId, JsonValue, canonical_json
+from memit_vc.remote.strict_json import parsed
 from memit_vc.vcs.refnames import check_ref_name
 
 __all__ = [
@@ -76,7 +76,7 @@ class RemoteManifest:
         """IntegrityError for anything that `encode` does not write; RemoteError for a format of the future."""
         bad = IntegrityError(f"{where}: {MANIFEST} is damaged", hint="Nothing was stored. Ask whoever pushed it.")
         try:
-            record = json.loads(data)
+            record = parsed(data)
             version = record["format"]
             if type(version) is not int:
                 raise bad
