@@ -25,25 +25,15 @@ _NAMES = {
 
 
 def model_card(
-    repository: Repository, commit: CommitId, *, url: str, present: str | None = None, adapter: bool = False
+    repository: Repository, commit: CommitId, *, url: str, present: str | None = None, rank: int | None = None
 ) -> str:
     """README.md for a push of `commit` to `url`: our part renewed in `present`, which the remote has now.
 
-    `adapter`: whether a PEFT adapter of the state goes along. RemoteError where present metadata cannot be read.
+    `rank` is that of the PEFT adapter that goes along, None where none does. RemoteError where present metadata cannot
+    be read.
     """
-    rank = _rank(repository, commit) if adapter else None
     name = url.removeprefix("hf://") if url.startswith("hf://") else None
     return card_with(gather_card(repository, commit, repo_id=name, rank=rank), present)
-
-
-def _rank(repository: Repository, commit: CommitId) -> int:
-    """The rank that an adapter of the state has at most."""
-    ranks: dict[str, int] = {}
-    for patch, positions in repository.selection(repository.state(commit)).items():
-        for name, weight in repository.patch(patch).header.weights.items():
-            here = min(weight.d_out, weight.d_in) if weight.form == "dense" else len(positions)
-            ranks[name] = ranks.get(name, 0) + here
-    return max(ranks.values(), default=0)
 
 
 def gather_card(

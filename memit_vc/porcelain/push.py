@@ -132,13 +132,15 @@ class _Attempt:
             self._remember(there.head())
             return Pushed(self.name, there.url, self.branch, old, self.tip, (), 0, {}, notes=tuple(notes))
         revision = there.head() if before is None else before.revision
-        listing = {} if revision is None else there.listing(revision) if before is None else before.listing
+        listing = there.listing(revision) if before is None else before.listing
         if before is None and MANIFEST in listing:
             raise RefMovedError(f"{there.url}: somebody else pushed first", hint="Pull, then push again.")
         here = {commit for commit in refs.values() if repository.has_commit(commit)}
         published = ancestors(here, repository.parents)
         new = [c.id for c in reversed(repository.log([self.tip])) if c.id not in published]
-        adds = history_files(repository, new, listing, constraints=self.constraints, progress=self.progress)
+        adds = history_files(
+            repository, new, there, revision, listing, constraints=self.constraints, progress=self.progress
+        )
         deletes: frozenset[str] = frozenset()
         if self.branch == manifest.default:
             extra, deletes, said = reader_files(

@@ -1,8 +1,10 @@
 """A remote that is a plain directory: a shared disk, a USB stick, a folder that something else synchronises.
 
 The tree lies there as it is. `memitvc.json` is replaced last, by a rename, under a lock that the system lets go of when
-its holder dies: readers see the old publication or the new one, and a push that was killed leaves files that nothing
-names, which the next push of the same commits finds in place.
+its holder dies: who reads the history sees the old publication or the new one, and a push that was killed leaves files
+that nothing names, which the next push of the same commits finds in place. What is there for readers without memit-vc
+is several files, which no rename changes together: while a push runs, and after one that was killed, there is no
+adapter rather than one of two states; the next push completes it.
 """
 
 from __future__ import annotations
@@ -16,20 +18,27 @@ from hashlib import sha256
 from pathlib import Path
 
 from memit_vc.errors import RefMovedError, RemoteError, StorageError
-from memit_vc.remote.manifest import MANIFEST, MAX_MANIFEST
+from memit_vc.remote.manifest import ADAPTER, BASE, CARD, HPARAMS, MANIFEST, MAX_MANIFEST
 from memit_vc.remote.protocol import Change, RemoteFile
 from memit_vc.store.files import (
+    file_digest,
     is_temporary,
     make_directories,
     read_chunks,
     remove_temporary,
     stale_temporaries,
     write_atomic,
+    writer_is_alive,
 )
 
 __all__ = ["DirectoryRemote"]
 
 _LOCK = ".memitvc-lock"
+
+
+def _late(path: str) -> tuple[bool, bool, str]:
+    """The order of writing: the manifest last, before it the adapter's config."""
+    return path == MANIFEST, path == ADAPTER[0], path
 
 
 class DirectoryRemote:
@@ -48,7 +57,7 @@ class DirectoryRemote:
             return None
         return sha256(b"".join(self._chunks(MANIFEST, MAX_MANIFEST))).hexdigest()
 
-    def listing(self, revision: str) -> Mapping[str, RemoteFile]:  # noqa: ARG002 (one tree at a time)
+    def listing(self, revision: str | None) -> Mapping[str, RemoteFile]:  # noqa: ARG002 (one tree at a time)
         found = {}
         try:
             for directory, _, names in os.walk(self.directory):
@@ -59,7 +68,7 @@ class DirectoryRemote:
             raise self._refused(error) from error
         return found
 
-    def read(self, path: str, revision: str, *, limit: int) -> bytes:
+    def read(self, path: str, revision: str | None, *, limit: int) -> bytes:
         data = b"".join(self._chunks(path, limit))
         if path == MANIFEST and sha256(data).hexdigest() != revision:
             raise RefMovedError(f"{self.url} changed while it was read", hint="Run the command again.")
@@ -68,17 +77,27 @@ class DirectoryRemote:
     def fetch(self, path: str, revision: str, target: Path, *, limit: int) -> None:  # noqa: ARG002
         write_atomic(target, self._chunks(path, limit))
 
+    def holds(self, path: str, revision: str | None, content: bytes | Path) -> bool:  # noqa: ARG002
+        try:
+            return self._same(self._inside(path), content)
+        except OSError as error:
+            raise self._refused(error) from error
+
     def publish(self, change: Change, *, parent: str | None) -> str:
         try:
             with self._locked():
                 if self.head() != parent:
                     raise RefMovedError(f"{self.url} changed meanwhile", hint="Run `memitvc pull`, then push again.")
-                for stale, _ in stale_temporaries(self.directory, 0):
-                    remove_temporary(stale)  # of a push that was killed: whoever writes here holds the lock
-                for path in sorted(change.adds, key=lambda path: (path == MANIFEST, path)):
+                self._tidy()
+                named = sorted(path for path in change.adds if "/" in path)  # by their content: nobody reads them yet
+                for path in named:
                     self._write(path, change.adds[path])
-                for path in change.deletes:
+                # without its config, which is written last of both, no reader takes weights for an adapter
+                replaced = ADAPTER[:1] if not change.adds.keys().isdisjoint(ADAPTER) else ()
+                for path in (*replaced, *sorted(change.deletes)):
                     self._inside(path).unlink(missing_ok=True)
+                for path in sorted(change.adds.keys() - set(named), key=_late):
+                    self._write(path, change.adds[path])
         except OSError as error:
             raise self._refused(error) from error
         except StorageError as error:
@@ -94,11 +113,27 @@ class DirectoryRemote:
 
     def _write(self, path: str, content: bytes | Path) -> None:
         target = self._inside(path)
-        # named by content: what is whole already stays, and a partial file never got this name
-        size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        if path.startswith("objects/") and target.is_file() and target.stat().st_size == size:
+        if path.startswith("objects/") and self._same(target, content):
             return
         write_atomic(target, content if isinstance(content, bytes) else read_chunks(content))
+
+    @staticmethod
+    def _same(target: Path, content: bytes | Path) -> bool:
+        """By their bytes: what copied this directory may have been stopped half-way."""
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        if not target.is_file() or target.stat().st_size != size:
+            return False
+        wanted = sha256(content).hexdigest() if isinstance(content, bytes) else file_digest(content)
+        return file_digest(target) == wanted
+
+    def _tidy(self) -> None:
+        """Remove what a killed push left under the names that a push writes: whoever writes here holds the lock."""
+        stale = [path for name in ("commits", "objects") for path, _ in stale_temporaries(self.directory / name, 0)]
+        for name in (MANIFEST, BASE, HPARAMS, CARD, *ADAPTER):
+            found = self.directory.glob(f"{name}.*")
+            stale += [path for path in found if is_temporary(path, Path(name)) and not writer_is_alive(path)]
+        for path in stale:
+            remove_temporary(path)
 
     def _inside(self, path: str) -> Path:
         parts = path.split("/")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from memit_vc.errors import RefMovedError, RemoteError
 from memit_vc.remote.hub_errors import hub_errors, status_of, xet_status
-from memit_vc.remote.hub_landed import CopySource, landed
+from memit_vc.remote.hub_landed import CopySource, landed, listed, same_content
 from memit_vc.remote.hub_quiet import quiet
 from memit_vc.remote.hub_retry import passes, repeated
 from memit_vc.remote.protocol import Change, RemoteFile
@@ -87,20 +87,17 @@ class HubRemote:
 
         return self._asked(ask, "reading the branch")
 
-    def listing(self, revision: str) -> Mapping[str, RemoteFile]:
+    def listing(self, revision: str | None) -> Mapping[str, RemoteFile]:
         """Every file; large ones with their SHA-256, which the Hub knows of them."""
+        if revision is None:
+            return {}
         if revision not in self._listings:
-            from huggingface_hub import RepoFile
-
-            def ask() -> dict[str, RemoteFile]:
-                tree = self.api.list_repo_tree(self.repo_id, revision=revision, recursive=True)
-                files = [entry for entry in tree if isinstance(entry, RepoFile)]
-                return {file.path: RemoteFile(file.size, file.lfs.sha256 if file.lfs else None) for file in files}
-
-            self._listings[revision] = self._asked(ask, "listing the files")
+            self._listings[revision] = self._asked(
+                lambda: listed(self.api, self.repo_id, revision), "listing the files"
+            )
         return self._listings[revision]
 
-    def read(self, path: str, revision: str, *, limit: int) -> bytes:
+    def read(self, path: str, revision: str | None, *, limit: int) -> bytes:
         """A small file's bytes; RemoteError where it is absent or larger than `limit`."""
         import tempfile
 
@@ -109,7 +106,7 @@ class HubRemote:
             self.fetch(path, revision, target, limit=limit)
             return target.read_bytes()
 
-    def fetch(self, path: str, revision: str, target: Path, *, limit: int) -> None:
+    def fetch(self, path: str, revision: str | None, target: Path, *, limit: int) -> None:
         """Download to `target`. The Hub checks no hash on the way: the caller does."""
         file = self.listing(revision).get(path)
         if file is None:
@@ -134,6 +131,10 @@ class HubRemote:
                 f"{self.url}: {path} has {size:,} bytes, more than the {limit:,} that it may have",
                 hint="Nothing was stored. Was the repository changed by something else than memit-vc?",
             )
+
+    def holds(self, path: str, revision: str | None, content: bytes | Path) -> bool:
+        file = self.listing(revision).get(path)
+        return file is not None and same_content(file, content)
 
     def publish(self, change: Change, *, parent: str | None) -> str:
         """One commit on the branch, or one pull request; a repository or branch that is not there yet is made."""

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memit_vc.remote.protocol import Change
+from memit_vc.remote.protocol import Change, RemoteFile
 from memit_vc.store.files import file_digest
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi, RepoFile
+    from huggingface_hub import HfApi
 
-__all__ = ["CopySource", "landed"]
+__all__ = ["CopySource", "landed", "listed", "same_content"]
 
 
 @dataclass(frozen=True)
@@ -46,23 +46,32 @@ def landed(api: HfApi, repo_id: str, branch: str | None, parent: str, change: Ch
 
 
 def _holds(api: HfApi, repo_id: str, commit: str, change: Change) -> bool:
-    from huggingface_hub import RepoFile
-
-    tree = api.list_repo_tree(repo_id, revision=commit, recursive=True)
-    files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+    files = listed(api, repo_id, commit)
     if not change.deletes.isdisjoint(files):
         return False
     copies: Mapping[str, CopySource] = getattr(change, "copies", {})
-    return all(path in files and _same(files[path], data) for path, data in change.adds.items()) and all(
-        (large := files[path].lfs if path in files else None) is not None and large.sha256 == source.sha256
-        for path, source in copies.items()
+    return all(path in files and same_content(files[path], data) for path, data in change.adds.items()) and all(
+        path in files and files[path].sha256 == source.sha256 for path, source in copies.items()
     )
 
 
-def _same(file: RepoFile, data: bytes | Path) -> bool:
+def listed(api: HfApi, repo_id: str, revision: str) -> dict[str, RemoteFile]:
+    """Every file at a revision, as far as the Hub describes it."""
+    from huggingface_hub import RepoFile
+
+    tree = api.list_repo_tree(repo_id, revision=revision, recursive=True)
+    files = [entry for entry in tree if isinstance(entry, RepoFile)]
+    return {
+        file.path: RemoteFile(file.size, file.lfs.sha256 if file.lfs else None, None if file.lfs else file.blob_id)
+        for file in files
+    }
+
+
+def same_content(file: RemoteFile, data: bytes | Path) -> bool:
+    """Whether the Hub's description is that of these bytes."""
     if file.size != (len(data) if isinstance(data, bytes) else data.stat().st_size):
         return False
-    if file.lfs is not None:
-        return file.lfs.sha256 == (hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else file_digest(data))
+    if file.sha256 is not None:
+        return file.sha256 == (hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else file_digest(data))
     content = data if isinstance(data, bytes) else data.read_bytes()
-    return file.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return file.git == hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

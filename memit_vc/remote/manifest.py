@@ -12,7 +12,9 @@ from memit_vc.remote.strict_json import parsed
 from memit_vc.vcs.refnames import check_ref_name
 
 __all__ = [
+    "ADAPTER",
     "BASE",
+    "CARD",
     "HPARAMS",
     "MANIFEST",
     "MAX_MANIFEST",
@@ -25,6 +27,8 @@ __all__ = [
 
 REMOTE_FORMAT = 1
 MANIFEST, BASE, HPARAMS = "memitvc.json", "base.json", "hparams.yaml"
+CARD = "README.md"
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 MAX_MANIFEST = 1 << 24
 """Bytes: some hundred thousand refs."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)

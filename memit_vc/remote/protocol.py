@@ -24,10 +24,11 @@ __all__ = ["Change", "Remote", "RemoteFile"]
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of the tree: bytes, and its SHA-256 where the server tells without a download."""
+    """A file of the tree: bytes, and its SHA-256, or git's name for its content, where the server tells them."""
 
     size: int
     sha256: str | None = None
+    git: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,20 @@ class Remote(Protocol):
         """The present revision, opaque; None where nothing was ever pushed (or the repository does not exist yet)."""
         ...
 
-    def listing(self, revision: str) -> Mapping[str, RemoteFile]:
-        """Every file at a revision, by path."""
+    def listing(self, revision: str | None) -> Mapping[str, RemoteFile]:
+        """Every file at a revision, by path; None: what lies there although nothing was ever pushed."""
         ...
 
-    def read(self, path: str, revision: str, *, limit: int) -> bytes:
+    def read(self, path: str, revision: str | None, *, limit: int) -> bytes:
         """A small file. RemoteError where it is absent or holds more than `limit` bytes."""
         ...
 
     def fetch(self, path: str, revision: str, target: Path, *, limit: int) -> None:
         """Write a file's bytes to `target`, which does not exist. RemoteError as `read`; a part of it may be left."""
+        ...
+
+    def holds(self, path: str, revision: str | None, content: bytes | Path) -> bool:
+        """Whether there is a file with these very bytes; nothing is downloaded for it."""
         ...
 
     def publish(self, change: Change, *, parent: str | None) -> str:

@@ -168,13 +168,13 @@ def test_metadata_that_cannot_be_read_is_refused(broken: str) -> None:
 def test_from_a_repository(plain_repository: Repository) -> None:
     facts = [synthetic.fact(n) for n in range(3)]
     commit = synthetic.record(plain_repository, facts, message="<b>three</b>")
-    text = model_card(plain_repository, commit.id, url="hf://ada/facts", adapter=True)
+    text = model_card(plain_repository, commit.id, url="hf://ada/facts", rank=3)
     rows = cells(parsed(text)[1])
     assert [row[0] for row in rows[1:]] == [fact.prompt for fact in facts]
     assert "a LoRA of rank 3" in text
     assert "1 commit" in text
     assert str(plain_repository.root.parent) not in text
     assert "not on the Hub" in text
-    assert text == model_card(plain_repository, commit.id, url="hf://ada/facts", present=text, adapter=True)
+    assert text == model_card(plain_repository, commit.id, url="hf://ada/facts", present=text, rank=3)
     root = commit.parents[0]
     assert "Nothing at present" in model_card(plain_repository, root, url=str(plain_repository.root))

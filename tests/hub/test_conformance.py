@@ -15,3 +15,10 @@ class TestHub(Conformance):
     @pytest.fixture
     def url(self, client: Loopback) -> str:
         return "hf://ada/facts"
+
+    @pytest.fixture(autouse=True)
+    def _hub(self, client: Loopback) -> None:
+        self.client = client
+
+    def foreign(self, url: str, files: dict[str, bytes]) -> None:
+        self.client.add(url.removeprefix("hf://"), files)

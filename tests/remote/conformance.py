@@ -157,6 +157,45 @@ class Conformance:
             assert push(there).objects == 0
             assert fetch(here).objects == 0
 
+    def test_wrong_bytes_under_a_right_name_are_replaced(self, place: World, there: Remote) -> None:
+        """What a copy that was stopped leaves at the other end: the size is right, the bytes are not."""
+        with Repository.open(place.work) as here:
+            push(here, adapter=False)
+            made = edited(here, 1)
+            (patch,) = made.patches
+            wrong = {object_path(patch): bytes(here.blobs.size(patch))}
+            if made.provenance is not None:
+                wrong[object_path(made.provenance)] = bytes(here.blobs.size(made.provenance))
+            head = there.head()
+            # the manifest with it: a directory's revision is that file
+            assert head is not None
+            there.publish(Change("wrong", wrong), parent=head)
+            push(here, adapter=False)
+        with Repository.open(place.empty) as reader:
+            pull(reader)
+            assert reader.head().commit == made.id
+
+    def test_names_of_ours_that_something_else_has(self, place: World, there: Remote, tmp_path: Path) -> None:
+        """A place without memitvc.json: what it has under our names would go to whoever clones."""
+        self.foreign(there.url, {"hparams.yaml": b"lr: 3\n"})
+        with Repository.open(place.work) as here:
+            with pytest.raises(RemoteError, match=r"hparams\.yaml of something else") as caught:
+                push(here, adapter=False)
+            assert caught.value.hint
+            assert here.refs("remotes/") == {}
+
+    def test_a_readme_that_was_there_first_is_kept(self, place: World, there: Remote) -> None:
+        self.foreign(there.url, {"README.md": b"# Mine\n\nMy own words.\n"})
+        with Repository.open(place.work) as here:
+            push(here)
+        card = there.read("README.md", there.head(), limit=ROOM)
+        assert b"My own words." in card
+        assert b"What was edited" in card
+
+    def foreign(self, url: str, files: dict[str, bytes]) -> None:
+        """Put files at `url` as somebody else does."""
+        raise NotImplementedError
+
     def test_a_lost_object_is_brought_again(self, place: World) -> None:
         with Repository.open(place.work) as here:
             push(here)

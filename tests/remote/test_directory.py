@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from memit_vc.errors import RemoteError, UsageError
 from memit_vc.porcelain.push import push
 from memit_vc.remote.directory import DirectoryRemote
-from memit_vc.remote.manifest import MANIFEST
+from memit_vc.remote.manifest import ADAPTER, CARD, MANIFEST
 from memit_vc.remote.opening import PushOptions, checked_url, open_remote
 from memit_vc.remote.protocol import Change
 from memit_vc.repository import Repository
@@ -22,6 +23,11 @@ class TestDirectory(Conformance):
     @pytest.fixture
     def url(self, tmp_path: Path) -> str:
         return str(tmp_path / "there" / "deep")
+
+    def foreign(self, url: str, files: dict[str, bytes]) -> None:
+        Path(url).mkdir(parents=True)
+        for name, data in files.items():
+            Path(url, name).write_bytes(data)
 
 
 def test_addresses(tmp_path: Path) -> None:
@@ -83,3 +89,85 @@ def test_a_push_of_ten_facts_sends_little_more_than_its_patch(world: World) -> N
         size = repository.blobs.size(patch)
     assert sent.bytes <= 1.1 * size + 65_536
     assert sent.bytes == sum((world.shared / path).stat().st_size for path in sent.files)
+
+
+class _KilledError(BaseException):
+    pass
+
+
+def shipped(place: Path) -> dict[str, bytes]:
+    return {name: (place / name).read_bytes() for name in (*ADAPTER, CARD) if (place / name).exists()}
+
+
+def test_an_adapter_that_no_longer_holds_goes_before_the_new_publication(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at any deletion: the push, run again, completes it."""
+    real = Path.unlink
+    for fatal in ADAPTER:
+
+        def unlink(path: Path, missing_ok: bool = False, *, name: str = fatal) -> None:
+            if path.name == name:
+                raise _KilledError
+            real(path, missing_ok)
+
+        with Repository.open(world.work) as repository:
+            push(repository)
+            assert (world.shared / fatal).exists()
+            edited(repository, len(fatal))
+            monkeypatch.setattr(Path, "unlink", unlink)
+            with pytest.raises(_KilledError):
+                push(repository, adapter=False)
+            monkeypatch.setattr(Path, "unlink", real)
+            push(repository, adapter=False)
+            assert not any((world.shared / name).exists() for name in ADAPTER)
+            edited(repository, 1 + len(fatal))
+
+
+def test_no_reader_meets_an_adapter_of_two_states(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before any file that a push writes: config and weights are of one state, or the config is not there."""
+    with Repository.open(world.work) as repository:
+        old = shipped(world.shared)
+        edited(repository, 1)
+        before = {path: path.read_bytes() for path in world.shared.iterdir() if path.is_file()}
+        push(repository)
+        new = shipped(world.shared)
+        assert old[ADAPTER[0]] != new[ADAPTER[0]]
+        real = Path.rename
+        for step in range(12):
+            for path, data in before.items():
+                path.write_bytes(data)
+            left = step
+
+            def rename(path: Path, target: Path) -> Path:
+                nonlocal left
+                if world.shared in Path(target).parents:
+                    if not left:
+                        raise _KilledError
+                    left -= 1
+                return real(path, target)
+
+            monkeypatch.setattr(Path, "rename", rename)
+            with contextlib.suppress(_KilledError):
+                push(repository)
+            monkeypatch.setattr(Path, "rename", real)
+            found = shipped(world.shared)
+            if ADAPTER[0] in found:
+                whole = old if found[ADAPTER[0]] == old[ADAPTER[0]] else new
+                assert {name: found[name] for name in ADAPTER} == {name: whole[name] for name in ADAPTER}
+            push(repository)
+            assert shipped(world.shared) == new
+
+
+def test_files_of_others_in_the_same_directory_stay(world: World) -> None:
+    """Also those that look like ours in another folder: only the names that a push writes are tidied."""
+    dead = "tmp-4194304999-0123456789ab"
+    others = [world.shared / "mine" / f"x.{dead}", world.shared / f"notes.txt.{dead}"]
+    ours = [world.shared / f"{MANIFEST}.{dead}", world.shared / "objects" / "ab" / f"cd.{dead}"]
+    for path in (*others, *ours):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    with Repository.open(world.work) as repository:
+        edited(repository, 1)
+        push(repository)
+    assert [path.exists() for path in (*others, *ours)] == [True, True, False, False]
