@@ -83,7 +83,8 @@ def push(
         raise UsageError("HEAD is on no branch", hint="Name the branch to push: memitvc push REMOTE BRANCH")
     there = open_remote(url, options)
     tip = repository.resolve(f"heads/{chosen}")
-    attempt = _Attempt(repository, there, name, chosen, tip, tag, constraints, adapter, dry_run, progress)
+    proposed = options is not None and options.create_pr
+    attempt = _Attempt(repository, there, name, chosen, tip, tag, constraints, adapter, dry_run, proposed, progress)
     again = tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda e: isinstance(e, RefMovedError) and not isinstance(e, _BehindError)),
         stop=tenacity.stop_after_attempt(_ATTEMPTS),
@@ -104,6 +105,7 @@ class _Attempt:
     constraints: bool
     adapter: bool
     dry_run: bool
+    proposed: bool
     progress: Progress
 
     def run(self) -> Pushed:
@@ -154,7 +156,7 @@ class _Attempt:
             subject = repository.commit(self.tip).subject
             made = there.publish(Change(subject or self.branch, adds, deletes), parent=revision)
             request = getattr(there, "pull_request", None)
-            if request is None:  # a pull request has moved no branch yet
+            if not self.proposed:  # a pull request has moved no branch yet
                 self._remember(made)
         return Pushed(
             self.name,

@@ -152,8 +152,10 @@ class HubRemote:
                 # our commit may have been made although we were told otherwise, or nothing
                 made = repeated(lambda: landed(self.api, self.repo_id, self._place(), parent, change))
                 if made is not None:
-                    return made
-                if self.head() != parent and not self.create_pr:
+                    self.pull_request = made.pull_request
+                    return made.commit
+                # a pull request on an older commit is none of a branch that moved
+                if status_of(error) == 412 or (not self.create_pr and self.head() != parent):
                     raise self._moved() from error
                 raise
 

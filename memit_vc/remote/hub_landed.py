@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from memit_vc.remote.protocol import Change, RemoteFile
 from memit_vc.store.files import file_digest
@@ -14,7 +15,7 @@ from memit_vc.store.files import file_digest
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["CopySource", "landed", "listed", "same_content"]
+__all__ = ["CopySource", "Landed", "landed", "listed", "same_content"]
 
 
 @dataclass(frozen=True)
@@ -28,20 +29,45 @@ class CopySource:
     sha256: str
 
 
-def landed(api: HfApi, repo_id: str, branch: str | None, parent: str, change: Change) -> str | None:
+@dataclass(frozen=True)
+class Landed:
+    """A commit of ours that the Hub has; `pull_request` is the address of the pull request that it became, if any."""
+
+    commit: str
+    pull_request: str | None = None
+
+
+def landed(api: HfApi, repo_id: str, branch: str | None, parent: str, change: Change) -> Landed | None:
     """The commit on `branch` (None: the head of any pull request) that came right after `parent` and made `change`.
 
     Others may have pushed on top of it since. None where there is no such commit.
     """
     if branch is not None:
-        tips = [branch]
-    else:
-        refs = api.list_repo_refs(repo_id, include_pull_requests=True)
-        tips = [ref.ref for ref in refs.pull_requests or ()]
-    for tip in tips:
-        log = [commit.commit_id for commit in api.list_repo_commits(repo_id, revision=tip)]
-        if parent in log and (place := log.index(parent)) and _holds(api, repo_id, log[place - 1], change):
-            return log[place - 1]
+        commit = _after(api, repo_id, branch, parent)
+        return Landed(commit) if commit is not None and _holds(api, repo_id, commit, change) else None
+    refs = api.list_repo_refs(repo_id, include_pull_requests=True)
+    proposals = {int(ref.ref.rpartition("/")[2]): ref for ref in refs.pull_requests or ()}
+    for number in sorted(proposals, reverse=True):  # ours is among the newest
+        ref = proposals[number]
+        if not _holds(api, repo_id, ref.target_commit, change):
+            continue
+        if _after(api, repo_id, ref.ref, parent) == ref.target_commit:
+            return Landed(ref.target_commit, f"{api.endpoint}/{repo_id}/discussions/{number}")
+    return None
+
+
+def _after(api: HfApi, repo_id: str, revision: str, parent: str) -> str | None:
+    """The commit of a branch that came right after `parent`; what is older than that is not asked for."""
+    from huggingface_hub import utils
+
+    names: Any = utils  # that every version has and that none lists in an __all__
+    headers = names.build_hf_headers(token=api.token, library_name="memit-vc")
+    path = f"{api.endpoint}/api/models/{repo_id}/commits/{quote(revision, safe='')}"
+    after = None
+    for item in names.paginate(path, params={}, headers=headers):
+        if item["id"] == parent:
+            return after
+        after = str(item["id"])
     return None
 
 

@@ -108,10 +108,30 @@ def test_a_lost_answer_and_somebody_on_top_of_it(client: Loopback, pushed: tuple
 def test_a_lost_answer_for_a_pull_request(client: Loopback, pushed: tuple[HubRemote, str]) -> None:
     _, parent = pushed
     client.faults.add(Fault(COMMIT, "lost"))
-    made = remote(client, create_pr=True).publish(SECOND, parent=parent)
+    there = remote(client, create_pr=True)
+    made = there.publish(SECOND, parent=parent)
     refs = client.repos[NAME].store.refs()
     assert refs["refs/pr/1"] == made
     assert "refs/pr/2" not in refs
+    assert there.pull_request == f"{client.endpoint}/{NAME}/discussions/1"
+
+
+def test_what_is_older_than_the_parent_is_not_asked_for(client: Loopback, pushed: tuple[HubRemote, str]) -> None:
+    here, parent = pushed
+    client.page = 2
+    for number in range(6):
+        parent = here.publish(Change("more", {"note.txt": b"%d" % number}), parent=parent)
+    client.forget()
+    client.faults.add(Fault(COMMIT, "lost"))
+    here.publish(SECOND, parent=parent)
+    assert len(client.lines("GET .*/commits/")) == 1
+
+
+def test_a_pull_request_on_a_branch_that_moved(client: Loopback, pushed: tuple[HubRemote, str]) -> None:
+    _, parent = pushed
+    client.faults.add(Fault(COMMIT, "status", 412))
+    with pytest.raises(RefMovedError):
+        remote(client, create_pr=True).publish(SECOND, parent=parent)
 
 
 def test_a_lost_answer_after_somebody_elses_push_is_a_conflict(client: Loopback, pushed: tuple[HubRemote, str]) -> None:
