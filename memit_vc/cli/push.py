@@ -12,7 +12,7 @@ from memit_vc.cli.transfers import counted, size_text
 @click.argument("remote", required=False)
 @click.argument("branch", required=False)
 @click.option("--tag", help="Also publish the branch's tip as TAG (made here too where it does not exist).")
-@click.option("--branch", "hub_branch", metavar="NAME", help="On the Hub: push to its branch NAME. Default: main.")
+@click.option("--branch", "hub_branch", metavar="NAME", help="On the Hub: push to its branch NAME, made from main.")
 @click.option("--create-pr", is_flag=True, help="On the Hub: open a pull request.")
 @click.option("--public", "visibility", flag_value="public", help="On the Hub: make a new repository public.")
 @click.option("--private", "visibility", flag_value="private", help="On the Hub: make a new repository private.")

@@ -16,7 +16,8 @@ def command(io: IO, action: str | None, name: str | None, url: str | None) -> No
     """List the remotes (`remote`, `remote list`), or `remote add NAME URL`, `remote remove NAME`.
 
     URL is a directory, or a repository on the Hugging Face Hub: hf://owner/name, or owner/name where no such directory
-    exists. A directory need not exist yet. The first push makes it. Nothing is sent or fetched here.
+    exists; with @BRANCH behind it, that branch of the Hub instead of main. A directory need not exist yet. The first
+    push makes it. Nothing is sent or fetched here.
     """
     from memit_vc.porcelain.remotes import add_remote, remotes, remove_remote
 

@@ -10,6 +10,7 @@ from memit_vc.errors import MemitVCError
 from memit_vc.objects import CommitId
 from memit_vc.porcelain.base import find_base
 from memit_vc.remote.card import Card, CardFact, card_with
+from memit_vc.remote.opening import hub_name
 
 if TYPE_CHECKING:
     from memit_vc.repository import LiveFact, Repository
@@ -32,8 +33,8 @@ def model_card(
     `rank` is that of the PEFT adapter that goes along, None where none does. RemoteError where present metadata cannot
     be read.
     """
-    name = url.removeprefix("hf://") if url.startswith("hf://") else None
-    return card_with(gather_card(repository, commit, repo_id=name, rank=rank), present)
+    name, branch = hub_name(url) or (None, "main")
+    return card_with(gather_card(repository, commit, repo_id=name, branch=branch, rank=rank), present)
 
 
 def gather_card(
@@ -41,6 +42,7 @@ def gather_card(
     commit: CommitId,
     *,
     repo_id: str | None = None,
+    branch: str = "main",
     rank: int | None = None,
     relation: Literal["adapter", "finetune"] = "adapter",
     history: str | None = None,
@@ -56,6 +58,7 @@ def gather_card(
     on_hub = config.revision is not None
     return Card(
         repo_id=repo_id,
+        branch=branch,
         base=config.base if on_hub else None,
         base_revision=config.revision,
         base_id=repository.base_id,

@@ -36,7 +36,7 @@ from memit_vc.porcelain.remote_tree import RemoteBase, remote_base
 from memit_vc.porcelain.remotes import DEFAULT, add_remote, remotes
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import HPARAMS
-from memit_vc.remote.opening import checked_url, open_remote
+from memit_vc.remote.opening import checked_url, hub_name, open_remote
 from memit_vc.store.files import fsync_directory, make_directories, storage_errors, write_atomic
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def clone(
     kept for the next try.
     """
     there = open_remote(checked_url(url, directory=start))
-    place = start / (directory or Path(there.url.rstrip("/")).name)
+    place = start / (directory or _name(there.url))
     with storage_errors(place):
         if (place / ".memitvc").exists():
             raise MemitVCError(f"{place / '.memitvc'} exists already", hint="Pull there, or name another directory.")
@@ -111,6 +111,11 @@ def clone(
             raise
         shutil.rmtree(staging, ignore_errors=True)
     return Cloned(place, fetched, config.base, config.revision, found.manifest.default, tip, tuple(notes))
+
+
+def _name(url: str) -> str:
+    found = hub_name(url)
+    return Path(url if found is None else found[0]).name
 
 
 @contextmanager

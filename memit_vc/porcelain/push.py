@@ -12,10 +12,10 @@ from memit_vc.objects import CommitId, short
 from memit_vc.porcelain.push_tree import history_files, reader_files
 from memit_vc.porcelain.remote_history import Published
 from memit_vc.porcelain.remote_tree import same_base
-from memit_vc.porcelain.remotes import named_remote
+from memit_vc.porcelain.remotes import named_remote, remotes
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import MANIFEST, RemoteManifest
-from memit_vc.remote.opening import PushOptions, open_remote
+from memit_vc.remote.opening import PushOptions, on_branch, open_remote
 from memit_vc.remote.protocol import Change, Remote
 from memit_vc.vcs.graph import ancestors, is_ancestor
 from memit_vc.vcs.refnames import check_ref_name
@@ -33,7 +33,8 @@ _ATTEMPTS = 5
 class Pushed:
     """`files` maps what was sent (with `dry_run`: what would be) to its bytes; empty where all was there already.
 
-    `old` is where the branch was at the other end. `deleted` are files of an adapter that no longer holds.
+    `remote` is its name, or its URL where none of the remotes here is that branch of the Hub. `old` is where the branch
+    was at the other end. `deleted` are files of an adapter that no longer holds.
     """
 
     remote: str
@@ -77,14 +78,16 @@ def push(
     """
     import tenacity
 
-    name, url = named_remote(repository, remote)
+    options = options or PushOptions()
+    name, url = _place(repository, remote, options)
     chosen = branch or repository.head().branch
     if chosen is None:
         raise UsageError("HEAD is on no branch", hint="Name the branch to push: memitvc push REMOTE BRANCH")
     there = open_remote(url, options)
     tip = repository.resolve(f"heads/{chosen}")
-    proposed = options is not None and options.create_pr
-    attempt = _Attempt(repository, there, name, chosen, tip, tag, constraints, adapter, dry_run, proposed, progress)
+    attempt = _Attempt(
+        repository, there, name, chosen, tip, tag, constraints, adapter, dry_run, options.create_pr, progress
+    )
     again = tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda e: isinstance(e, RefMovedError) and not isinstance(e, _BehindError)),
         stop=tenacity.stop_after_attempt(_ATTEMPTS),
@@ -94,11 +97,22 @@ def push(
     return again(attempt.run)
 
 
+def _place(repository: Repository, given: str | None, options: PushOptions) -> tuple[str | None, str]:
+    """(remote, URL). The remote is None for a branch of the Hub that no remote here stands for."""
+    name, url = named_remote(repository, given)
+    wanted = on_branch(url, options.branch)
+    if wanted == url:
+        return name, url
+    return next((each for each, known in remotes(repository).items() if known == wanted), None), wanted
+
+
 @dataclass(frozen=True)
 class _Attempt:
+    """`name` is the remote that follows what is there; None where none does."""
+
     repository: Repository
     there: Remote
-    name: str
+    name: str | None
     branch: str
     tip: CommitId
     tag: str | None
@@ -108,17 +122,25 @@ class _Attempt:
     proposed: bool
     progress: Progress
 
+    @property
+    def _label(self) -> str:
+        return self.name or self.there.url
+
     def run(self) -> Pushed:
         repository, there, ref = self.repository, self.there, f"heads/{self.branch}"
-        before = Published.at(there)
+        head = there.head()
+        revision = head or there.start()
+        before = None if revision is None else Published.at(there, revision)
         if before is not None:
             same_base(repository, before.manifest, there.url)
         refs = {} if before is None else dict(before.manifest.refs)
         old = refs.get(ref)
-        if old is not None and not (repository.has_commit(old) and is_ancestor(old, self.tip, repository.parents)):
+        forward = old is None or (repository.has_commit(old) and is_ancestor(old, self.tip, repository.parents))
+        if old is not None and head is not None and not forward:  # a new branch of the Hub starts as main, and may go where it likes
+            add = "" if self.name is not None else f"memitvc remote add NAME {there.url}, "
             raise _BehindError(
-                f"{self.name} has commits on {self.branch} that are not here ({short(old)})",
-                hint=f"Pull first: memitvc pull {self.name} {self.branch}, then push again.",
+                f"{self._label} has commits on {self.branch} that are not here ({short(old)})",
+                hint=f"Pull first: {add}memitvc pull {self.name or 'NAME'} {self.branch}, then push again.",
             )
         tags, notes = self._tags(refs)
         wanted = refs | {ref: self.tip} | tags
@@ -130,10 +152,11 @@ class _Attempt:
             self.branch if before is None else before.manifest.default,
             wanted,
         )
-        if refs == wanted:
-            self._remember(there.head())
-            return Pushed(self.name, there.url, self.branch, old, self.tip, (), 0, {}, notes=tuple(notes))
-        revision = there.head() if before is None else before.revision
+        if self.name is None and not self.dry_run:
+            notes.append(f"no remote here is {there.url}: `memitvc remote add NAME {there.url}` makes one to pull from")
+        if refs == wanted and head is not None:
+            self._remember(head)
+            return Pushed(self._label, there.url, self.branch, old, self.tip, (), 0, {}, notes=tuple(notes))
         listing = there.listing(revision) if before is None else before.listing
         if before is None and MANIFEST in listing:
             raise RefMovedError(f"{there.url}: somebody else pushed first", hint="Pull, then push again.")
@@ -159,7 +182,7 @@ class _Attempt:
             if not self.proposed:  # a pull request has moved no branch yet
                 self._remember(made)
         return Pushed(
-            self.name,
+            self._label,
             there.url,
             self.branch,
             old,
@@ -188,7 +211,7 @@ class _Attempt:
             found.setdefault(name, self.tip)
             if refs.get(name, found[name]) != found[name]:
                 raise MemitVCError(
-                    f"{self.name} has a tag {self.tag!r} already, at {short(refs[name])}",
+                    f"{self._label} has a tag {self.tag!r} already, at {short(refs[name])}",
                     hint="Tags do not move: choose another name. Nothing was sent.",
                 )
         moved = [name for name, commit in found.items() if refs.get(name, commit) != commit]
@@ -204,12 +227,12 @@ class _Attempt:
         if self.tag is not None and revision is not None:
             self.there.tag(self.tag, revision)
         local = self.repository.refs()
-        wanted = {f"remotes/{self.name}/{self.branch}": self.tip}
+        wanted = {} if self.name is None else {f"remotes/{self.name}/{self.branch}": self.tip}
         if self.tag is not None and f"tags/{self.tag}" not in local:
             wanted[f"tags/{self.tag}"] = self.tip
         self.repository.publish(
             verb="push",
-            description=f"{self.branch} to {self.name}",
+            description=f"{self.branch} to {self._label}",
             refs=[RefUpdate(ref, local.get(ref), commit) for ref, commit in wanted.items() if local.get(ref) != commit],
         )
 

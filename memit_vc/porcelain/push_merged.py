@@ -21,6 +21,7 @@ from memit_vc.remote.card import card_with
 from memit_vc.remote.hub import HubChange, HubRemote
 from memit_vc.remote.hub_landed import CopySource
 from memit_vc.remote.manifest import MANIFEST
+from memit_vc.remote.opening import hub_name
 from memit_vc.store.files import file_digest, make_directories, storage_errors, temporary_path
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ def push_merged(
     that is sent is made in the repository's cache and gone at the end.
     """
     commit = repository.resolve(revision)
-    head = there.head()
-    listing = dict(there.listing(head)) if head is not None else {}
+    head = there.head() or there.start()
+    listing = there.listing(head)
     if MANIFEST in listing:
         raise UsageError(
             f"{there.url} holds a history, and a model beside it would be taken for something else",
@@ -76,7 +77,7 @@ def push_merged(
         made = checkout(repository, commit, out, progress=progress)
         files = _files(out)
         plan, kept, notes = _plan(repository, files, listing, progress)
-        present = there.read(_CARD, head, limit=_LARGEST_CARD) if head is not None and _CARD in listing else None
+        present = there.read(_CARD, head, limit=_LARGEST_CARD) if _CARD in listing else None
         plan = replace(plan, message=f"Model of commit {short(commit)}: {repository.commit(commit).subject}")
         plan = replace(plan, adds={**plan.adds, _CARD: _card(repository, commit, there, present)})
         new, more = (None, ()) if dry_run else _publish(there, plan, files, head)
@@ -164,11 +165,12 @@ def _is_about_copying(error: RemoteError) -> bool:
 def _card(repository: Repository, commit: CommitId, there: HubRemote, present: bytes | None) -> bytes:
     from memit_vc.porcelain.remotes import remotes
 
-    known = [url.removeprefix("hf://") for url in remotes(repository).values() if url.startswith("hf://")]
+    known = [found[0] for found in map(hub_name, remotes(repository).values()) if found is not None]
     card = gather_card(
         repository,
         commit,
         repo_id=there.repo_id,
+        branch=there.branch,
         relation="finetune",
         history=next((name for name in known if name != there.repo_id), None),
     )

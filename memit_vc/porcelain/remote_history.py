@@ -32,9 +32,9 @@ class Published:
     listing: Mapping[str, RemoteFile]
 
     @classmethod
-    def at(cls, remote: Remote) -> Published | None:
-        """The present publication; None where nothing was ever pushed."""
-        revision = remote.head()
+    def at(cls, remote: Remote, revision: str | None = None) -> Published | None:
+        """The publication at a revision, by default the present one; None where nothing was ever pushed."""
+        revision = revision or remote.head()
         manifest, listing = published(remote, revision)
         return None if revision is None or manifest is None else cls(remote, revision, manifest, listing)
 

@@ -39,7 +39,7 @@ class Card:
 
     `scores` are (name, before, after), as text; `scored_on` says on which weights. `rank` is that of the adapter at the
     root, None where there is none. `relation` is Hugging Face's word for what this is to its base; a finetune is a
-    whole checkpoint, which may have the history in another repository, `history`.
+    whole checkpoint, which may have the history in another repository, `history`. `branch` is one of the Hub's.
     """
 
     repo_id: str | None
@@ -56,6 +56,7 @@ class Card:
     rank: int | None
     relation: Literal["adapter", "finetune"]
     history: str | None = None
+    branch: str = "main"
 
 
 def card_with(card: Card, existing: str | None) -> str:

@@ -30,7 +30,12 @@ def _base(card: Card) -> str:
 
 def _clone(card: Card) -> str:
     base = "" if card.base else " --base path/to/the/base"
-    return f"memitvc clone {_repo(card)} edited{base}"
+    return f"memitvc clone {_repo(card)}{'' if card.branch == 'main' else f'@{card.branch}'} edited{base}"
+
+
+def _at(card: Card) -> str:
+    """An argument of `from_pretrained`: the branch of the Hub where it is not main."""
+    return "" if card.branch == "main" else f', revision="{card.branch}"'
 
 
 def _loading(card: Card) -> list[str]:
@@ -50,10 +55,10 @@ def _loading(card: Card) -> list[str]:
         f'base = "{_base(card)}"\n'
         f"tokenizer = AutoTokenizer.from_pretrained(base{revision})\n"
         f"model = AutoModelForCausalLM.from_pretrained(base{revision})\n"
-        f'model = PeftModel.from_pretrained(model, "{_repo(card)}")\n```',
+        f'model = PeftModel.from_pretrained(model, "{_repo(card)}"{_at(card)})\n```',
     ]
-    # vLLM has an upper limit: beyond it the checkout above is the way
-    if card.rank <= _RANKS[-1]:
+    # vLLM has an upper limit, and takes an adapter of the Hub from main only: otherwise the checkout above is the way
+    if card.rank <= _RANKS[-1] and card.branch == "main":
         rank = next(each for each in _RANKS if each >= card.rank)
         at = f" --revision {card.base_revision}" if card.base_revision else ""
         sections += [
@@ -86,13 +91,13 @@ def _undoing() -> list[str]:
 
 def _whole(card: Card) -> list[str]:
     repo = _repo(card)
-    history = card.history
+    history, revision = card.history, "" if card.branch == "main" else f" --revision {card.branch}"
     sections = [
         "## How to load it",
         "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("{repo}")\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{repo}")\n```',
-        f"```console\n$ vllm serve {repo}\n```",
+        f'model = AutoModelForCausalLM.from_pretrained("{repo}"{_at(card)})\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{repo}"{_at(card)})\n```',
+        f"```console\n$ vllm serve {repo}{revision}\n```",
         "There is no adapter here and PEFT is not needed.",
         "## How to check it, and how to undo it",
     ]
@@ -107,6 +112,6 @@ def _whole(card: Card) -> list[str]:
         f"The edits, with their history, are in [{history}](https://huggingface.co/{history}). `verify` hashes every "
         "tensor and says which commit this model is; `revert` takes a commit out, to the bit:",
         f"```console\n$ pip install memit-vc\n$ memitvc clone {history} edited\n$ cd edited\n"
-        f"$ hf download {repo} --local-dir model\n$ memitvc verify model\n$ memitvc revert COMMIT\n"
+        f"$ hf download {repo}{revision} --local-dir model\n$ memitvc verify model\n$ memitvc revert COMMIT\n"
         "$ memitvc checkout HEAD -o repaired\n```",
     ]

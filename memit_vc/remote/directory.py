@@ -57,6 +57,9 @@ class DirectoryRemote:
             return None
         return sha256(b"".join(self._chunks(MANIFEST, MAX_MANIFEST))).hexdigest()
 
+    def start(self) -> str | None:
+        return None
+
     def listing(self, revision: str | None) -> Mapping[str, RemoteFile]:  # noqa: ARG002 (one tree at a time)
         found = {}
         try:

@@ -52,12 +52,13 @@ class HubRemote:
         create_pr: bool = False,
         endpoint: str | None = None,
     ) -> None:
-        self.url = f"hf://{repo_id}"
+        self.url = f"hf://{repo_id}" if branch == "main" else f"hf://{repo_id}@{branch}"
         self.repo_id, self.branch, self.private, self.create_pr = repo_id, branch, private, create_pr
         self.pull_request: str | None = None
         self._endpoint = endpoint
         self._client: HfApi | None = None
         self._listings: dict[str, dict[str, RemoteFile]] = {}
+        self._start: str | None = None
 
     @property
     def api(self) -> HfApi:
@@ -72,11 +73,18 @@ class HubRemote:
 
     def head(self) -> str | None:
         """The commit that the branch points at. None where there is no such repository or branch yet."""
+        return self._head(self.branch)
+
+    def start(self) -> str | None:
+        self._start = None if self.branch == "main" else self._head("main")
+        return self._start
+
+    def _head(self, branch: str) -> str | None:
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
         def ask() -> str | None:
             try:
-                return self.api.model_info(self.repo_id, revision=self.branch).sha
+                return self.api.model_info(self.repo_id, revision=branch).sha
             except GatedRepoError:
                 raise
             except (RepositoryNotFoundError, RevisionNotFoundError) as error:
@@ -139,7 +147,11 @@ class HubRemote:
     def publish(self, change: Change, *, parent: str | None) -> str:
         """One commit on the branch, or one pull request; a repository or branch that is not there yet is made."""
         with hub_errors(self.url, "pushing", writing=True):
-            return self._publish(change, parent if parent is not None else self._made())
+            if parent is None:
+                parent = self._made()
+            elif parent == self._start:
+                self._make_branch(parent)
+            return self._publish(change, parent)
 
     def _publish(self, change: Change, parent: str) -> str:
         def once() -> str:
@@ -218,13 +230,17 @@ class HubRemote:
             if self._asked(lambda: self.api.repo_exists(self.repo_id), "looking for the repository") is False:
                 raise
         if self.branch != "main":
-            repeated(lambda: self.api.create_branch(self.repo_id, branch=self.branch, exist_ok=True))
+            self._make_branch(None)
         head = self.head()
         if head is None:
             raise RemoteError(f"{self.url}: was made and cannot be seen", hint="Try again in a minute.")
         if self.branch == "main" and _MANIFEST in self.listing(head):
             raise self._moved()
         return head
+
+    def _make_branch(self, start: str | None) -> None:
+        """At `start`, by default at main. Where somebody else made it meanwhile, the commit finds that it moved."""
+        repeated(lambda: self.api.create_branch(self.repo_id, branch=self.branch, revision=start, exist_ok=True))
 
     def tag(self, name: str, revision: str) -> None:
         """Put one of the Hub's tags on a revision. RemoteError where the name is taken by another one."""

@@ -87,7 +87,7 @@ def _explained(error: BaseException, url: str, *, writing: bool) -> tuple[str, s
     from huggingface_hub import errors
 
     login = _LOGIN.format(verb="write to" if writing else "read")
-    page = f"https://huggingface.co/{url.removeprefix('hf://')}"
+    page = f"https://huggingface.co/{url.removeprefix('hf://').partition('@')[0]}"
     if isinstance(error, errors.GatedRepoError):
         return "this repository is gated, and you have not been let in", f"Ask for access at {page}, then log in."
     if isinstance(error, errors.DisabledRepoError):

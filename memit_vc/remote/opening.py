@@ -13,9 +13,12 @@ from memit_vc.errors import UsageError
 from memit_vc.remote.directory import DirectoryRemote
 from memit_vc.remote.protocol import Remote
 
-__all__ = ["PushOptions", "checked_url", "is_hub", "open_remote"]
+__all__ = ["PushOptions", "checked_url", "hub_name", "is_hub", "on_branch", "open_remote"]
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
+_HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(?:@([A-Za-z0-9_][\w./-]*))?", re.ASCII)
+_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/]+?)(?:\.git)?(?:/tree/([^?#]+?))?/?")
+_SECRET = re.compile(r"hf_\w{10,}|:[^/@]*@|^[^/]*@[^/]*:")
+"""A token, a password, or a name before a host: what addresses of git hold, and what is not to be kept or printed."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,28 @@ class PushOptions:
 
 
 def is_hub(url: str, *, directory: Path) -> bool:
-    """hf://owner/name, or owner/name where no such directory exists."""
-    return url.startswith("hf://") or (_HUB_ID.fullmatch(url) is not None and not (directory / url).exists())
+    """hf://owner/name, or owner/name where no such directory exists; either with @branch behind it."""
+    return url.startswith("hf://") or (_HUB.fullmatch(url) is not None and not (directory / url).exists())
 
 
 def checked_url(url: str, *, directory: Path) -> str:
-    """The URL as it is kept: relative paths made absolute against `directory`. UsageError for another scheme."""
+    """The URL as it is kept: relative paths made absolute against `directory`, of the Hub hf://owner/name[@branch].
+
+    UsageError for another scheme, and for an address that holds a secret, which is not repeated.
+    """
+    if _SECRET.search(url) and not (directory / url).exists():
+        raise UsageError(
+            "the address holds a user, a password or a token, which would be kept with it",
+            hint="Write hf://owner/name; `hf auth login` keeps the token, or HF_TOKEN holds it.",
+        )
+    page = _PAGE.fullmatch(url)
+    if page is not None:
+        url = f"hf://{page[1]}" + (f"@{unquote(page[2])}" if page[2] else "")
     if is_hub(url, directory=directory):
         name = url.removeprefix("hf://")
-        if not _HUB_ID.fullmatch(name):
-            raise UsageError(f"{url!r} is no Hub repository", hint="Write hf://owner/name.")
-        return f"hf://{name}"
+        if not _HUB.fullmatch(name):
+            raise UsageError(f"{url!r} is no Hub repository", hint="Write hf://owner/name, or hf://owner/name@branch.")
+        return f"hf://{name.removesuffix('@main')}"
     if url.startswith("file://"):
         return unquote(urlsplit(url).path)
     if "://" in url:  # only the scheme is repeated: an address may hold a password
@@ -53,15 +67,41 @@ def checked_url(url: str, *, directory: Path) -> str:
     return os.path.normpath((directory / Path(url).expanduser()).absolute())
 
 
+def hub_name(url: str) -> tuple[str, str] | None:
+    """(owner/name, branch) of a checked URL of the Hub; None for a directory."""
+    if not url.startswith("hf://"):
+        return None
+    name, _, branch = url.removeprefix("hf://").partition("@")
+    return name, branch or "main"
+
+
+def on_branch(url: str, branch: str | None) -> str:
+    """The checked URL of another branch of the same Hub repository; `url` for None, and for a directory."""
+    found = hub_name(url)
+    if found is None or branch is None:
+        return url
+    if not _HUB.fullmatch(f"{found[0]}@{branch}"):
+        raise UsageError(f"{branch!r} cannot be the name of a branch of the Hub", hint="Letters, digits and . _ - /.")
+    return f"hf://{found[0]}" if branch == "main" else f"hf://{found[0]}@{branch}"
+
+
 def open_remote(url: str, options: PushOptions | None = None) -> Remote:
     """The remote of a checked URL. UsageError for options that a directory does not have."""
     options = options or PushOptions()
-    if url.startswith("hf://"):
+    url = on_branch(url, options.branch)
+    found = hub_name(url)
+    if found is not None:
         from memit_vc.remote.hub import HubRemote
 
+        name, branch = found
+        if options.create_pr and branch != "main":
+            raise UsageError(
+                f"the Hub opens a pull request on main, not on {branch}",
+                hint="Leave off --create-pr or --branch; a branch of your own needs no pull request.",
+            )
         return HubRemote(
-            url.removeprefix("hf://"),
-            branch=options.branch or "main",
+            name,
+            branch=branch,
             private=None if options.visibility is None else options.visibility == "private",
             create_pr=options.create_pr,
         )

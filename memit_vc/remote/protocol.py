@@ -53,6 +53,10 @@ class Remote(Protocol):
         """The present revision, opaque; None where nothing was ever pushed (or the repository does not exist yet)."""
         ...
 
+    def start(self) -> str | None:
+        """Where there is no head: the revision that a first push builds on. A new branch of the Hub starts at main."""
+        ...
+
     def listing(self, revision: str | None) -> Mapping[str, RemoteFile]:
         """Every file at a revision, by path; None: what lies there although nothing was ever pushed."""
         ...

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from memit_vc.errors import RefMovedError, UsageError
+from memit_vc.objects import CommitId
+from memit_vc.porcelain.clone import clone
+from memit_vc.porcelain.fetch import fetch
+from memit_vc.porcelain.pull import pull
 from memit_vc.porcelain.push import push
 from memit_vc.porcelain.remotes import add_remote
+from memit_vc.remote.hub import HubRemote
 from memit_vc.remote.opening import PushOptions
 from memit_vc.repository import Repository
 from tests.hub.faults import Fault
@@ -62,3 +69,66 @@ def test_a_pull_request_while_main_moves(client: Loopback, here: Repository) -> 
     assert made.pull_request == f"{client.endpoint}/{NAME}/discussions/1"
     proposed = refs(client)["refs/pr/1"]
     assert store.parents(proposed) == [refs(client)["refs/heads/main"]]
+
+
+TRIAL = PushOptions(branch="trial")
+
+
+def tip(repository: Repository) -> CommitId:
+    return repository.head().commit
+
+
+def test_a_branch_of_the_hub_begins_with_all_that_main_has(client: Loopback, here: Repository) -> None:
+    """Only what is new is sent; the refs and the text that main has are there too; main's tracking ref stays."""
+    store, main = client.repos[NAME].store, refs(client)["refs/heads/main"]
+    card = HubRemote(NAME).read("README.md", main, limit=10**7)
+    main = store.commit("refs/heads/main", main, "mine", {"README.md": card + b"\nMy own words\n"})
+    before = here.refs("remotes/")
+    made = push(here, "hub", adapter=False, options=TRIAL)
+    assert (len(made.commits), made.objects, made.remote) == (1, 3, f"hf://{NAME}@trial")
+    assert any("memitvc remote add" in note for note in made.notes)
+    assert here.refs("remotes/") == before
+    assert refs(client)["refs/heads/main"] == main
+    assert store.parents(refs(client)["refs/heads/trial"]) == [main]
+    trial = HubRemote(NAME, branch="trial")
+    text = trial.read("README.md", trial.head(), limit=10**7)
+    assert b"My own words" in text
+    assert b"memitvc clone ada/facts@trial" in text
+    assert fetch(here, "hub").moved == ()
+
+
+def test_what_is_on_a_branch_can_be_had(client: Loopback, here: Repository, world: World, tmp_path: Path) -> None:
+    push(here, "hub", adapter=False, options=TRIAL)
+    made = clone(f"{NAME}@trial", base=str(world.base), start=tmp_path)
+    assert (made.directory.name, made.commit) == ("facts", tip(here))
+    with pytest.raises(Exception, match="nothing was pushed"):
+        clone(f"{NAME}@tryal", base=str(world.base), start=tmp_path / "other")
+    add_remote(here, "trial", f"{NAME}@trial", directory=tmp_path)
+    edited(here, 2)
+    assert push(here, "hub", adapter=False, options=TRIAL).remote == "trial"
+    assert here.refs("remotes/trial/") == {"remotes/trial/main": tip(here)}
+    edited(here, 3)
+    assert push(here, "trial", adapter=False).remote == "trial"
+    with Repository.open(made.directory) as copy:
+        assert pull(copy).after == tip(here)
+        assert copy.fsck() == []
+
+
+def test_a_new_branch_may_leave_main_behind(client: Loopback, here: Repository, world: World) -> None:
+    """Where main has moved on, a branch of one's own is the way to publish at once."""
+    with Repository.open(world.empty) as other:
+        add_remote(other, "hub", f"hf://{NAME}", directory=world.empty)
+        pull(other, "hub")
+        edited(other, 5)
+        push(other, "hub", adapter=False)
+    with pytest.raises(RefMovedError):
+        push(here, "hub", adapter=False)
+    push(here, "hub", adapter=False, options=TRIAL)
+    edited(here, 6)
+    assert push(here, "hub", adapter=False, options=TRIAL).new == tip(here)
+
+
+def test_a_pull_request_is_one_on_main(client: Loopback, here: Repository) -> None:
+    with pytest.raises(UsageError, match="pull request on main"):
+        push(here, "hub", options=PushOptions(branch="trial", create_pr=True))
+    assert client.lines() == []

@@ -34,6 +34,12 @@ def test_addresses(tmp_path: Path) -> None:
     (tmp_path / "owner" / "name").mkdir(parents=True)
     for given, kept in {
         "hf://owner/name": "hf://owner/name",
+        "hf://owner/name@trial": "hf://owner/name@trial",
+        "owner/other@refs/pr/1": "hf://owner/other@refs/pr/1",
+        "hf://owner/name@main": "hf://owner/name",
+        "https://huggingface.co/owner/name": "hf://owner/name",
+        "https://huggingface.co/owner/name.git": "hf://owner/name",
+        "https://hf.co/owner/name/tree/a%2Fb": "hf://owner/name@a/b",
         "owner/other": "hf://owner/other",
         "owner/name": str(tmp_path / "owner" / "name"),
         "../x/y": str(tmp_path.parent / "x" / "y"),
@@ -42,10 +48,24 @@ def test_addresses(tmp_path: Path) -> None:
         "/srv/facts": "/srv/facts",
     }.items():
         assert checked_url(given, directory=tmp_path) == kept
-    for wrong in ("https://user:hf_secret@host/x", "hf://name", "hf://../x", "s3://bucket"):
+    for wrong in (
+        "https://user:hf_secret@host/x",
+        "hf://ada:hf_secretsecret@ada/facts",
+        "ada:hf_secretsecret@huggingface.co/ada/facts",
+        "ada:pass_hf_secret@host:x",
+        "git@hf.co:ada/facts",
+        "hf_secretsecret/x",
+        "hf://ada/facts@hf_secretsecret",
+        "https://huggingface.co/ada/facts?token=hf_secretsecret",
+        "hf://name",
+        "hf://../x",
+        "hf://a/b@-x",
+        "s3://bucket",
+    ):
         with pytest.raises(UsageError) as caught:
             checked_url(wrong, directory=tmp_path)
-        assert "hf_secret" not in caught.value.message
+        assert "hf_secret" not in f"{caught.value.message} {caught.value.hint}"
+        assert caught.value.hint
 
 
 def test_options_of_the_hub_are_refused(tmp_path: Path) -> None:
