@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from memit_vc.errors import BaseChangedError, UnsupportedModelError, UsageError
 from memit_vc.objects import CommitId, EditableWeight, StateId
 from memit_vc.porcelain.base import checked_base
+from memit_vc.remote.opening import checked_url, is_hub
 from memit_vc.repository import Repository
 from memit_vc.store.checkpoint import Checkpoint
 
@@ -35,7 +37,7 @@ class AppliedState:
 
     def __init__(self, model: Any, repository: str | Path | Repository) -> None:
         """Use `apply_state`."""
-        self._model, self._repository = model, repository
+        self._model, self._repository = model, _Source.of(repository)
         self._found: dict[str, tuple[Any, Tensor]] = {}
 
     @property
@@ -47,8 +49,8 @@ class AppliedState:
 
         Errors as for `apply_state`; the model is as before then.
         """
-        with _open(self._repository) as repository:
-            commit = repository.resolve(revision)
+        with self._repository.open() as repository:
+            commit = self._repository.resolve(repository, revision)
             state, wanted = _differing(repository, commit, self._model)
         for name, (parameter, tensor) in wanted.items():
             self._found.setdefault(name, (parameter, parameter.data))
@@ -76,10 +78,12 @@ def apply_state(model: Any, repository: str | Path | Repository, revision: str =
     In the checkpoint's dtype the weights are those of `checkout`, bit for bit; in another one they are rounded once to
     it. Only the matrices that differ are replaced, on the device where they are. UnsupportedModelError for a model of
     another architecture or with quantised or offloaded weights, BaseChangedError for a model of another base.
+
+    `repository` as for `from_pretrained`; from the Hub it is fetched once, here.
     """
-    with _open(repository) as opened:
-        _check_base(opened, model)
     applied = AppliedState(model, repository)
+    with applied._repository.open() as opened:
+        _check_base(opened, model)
     applied.switch(revision)
     return applied
 
@@ -89,10 +93,14 @@ def from_pretrained(
 ) -> Any:
     """The edited model of `revision` (default HEAD) as transformers' `AutoModelForCausalLM`, in eval mode.
 
-    `repository` is a directory with a `.memitvc` in it, or an open one. `device_map` and the other arguments go to
-    transformers; the dtype is the checkpoint's unless `dtype` says otherwise. Nothing is downloaded and no remote code
-    is run. UsageError for a directory without a repository, UnsupportedModelError where transformers cannot load the
-    base, or weights are quantised or offloaded while loading: `checkout` writes a directory that loads in any way.
+    `repository` is a directory with a `.memitvc` in it, an open one, or a repository on the Hub: owner/name or
+    hf://owner/name, with @branch for another of its branches than main. That is cloned to the user's cache with its
+    base, and fetched again on later calls; otherwise nothing is downloaded. `device_map` and the other arguments go to
+    transformers; the dtype is the checkpoint's unless `dtype` says otherwise. No remote code is run.
+
+    UsageError for a directory without a repository, UnsupportedModelError where transformers cannot load the base, or
+    weights are quantised or offloaded while loading: `checkout` writes a directory that loads in any way; from the Hub
+    errors as for `memitvc clone`.
     """
     from transformers import AutoModelForCausalLM
 
@@ -103,7 +111,9 @@ def from_pretrained(
             hint="Load a directory that `memitvc checkout` wrote.",
         )
     kwargs.setdefault("dtype", kwargs.pop("torch_dtype", "auto"))
-    with _open(repository) as opened:
+    source = _Source.of(repository)
+    with source.open() as opened:
+        commit = source.resolve(opened, revision or "HEAD")
         checkpoint = checked_base(opened)
         try:
             model = AutoModelForCausalLM.from_pretrained(
@@ -115,26 +125,50 @@ def from_pretrained(
                 f"{checkpoint.directory}: transformers cannot load this model: {first}",
                 hint="memit-vc loads causal language models of the installed transformers, without remote code.",
             ) from error
-        _, wanted = _differing(opened, opened.resolve(revision or "HEAD"), model, checkpoint)
+        _, wanted = _differing(opened, commit, model, checkpoint)
     for parameter, tensor in wanted.values():
         parameter.data = tensor
     return model.eval()
 
 
-@contextmanager
-def _open(repository: str | Path | Repository) -> Iterator[Repository]:
-    if isinstance(repository, Repository):
-        yield repository
-        return
-    directory = Path(repository).expanduser()
-    if not (directory / ".memitvc").is_dir():
+@dataclass(frozen=True)
+class _Source:
+    """Where states come from: an open repository, or a directory, which may be a clone of a repository on the Hub."""
+
+    place: Repository | Path
+    cloned: bool = False
+
+    @classmethod
+    def of(cls, given: str | Path | Repository) -> _Source:
+        if isinstance(given, Repository):
+            return cls(given)
+        directory = Path(given).expanduser()
+        if (directory / ".memitvc").is_dir():
+            return cls(directory)
+        if isinstance(given, str) and is_hub(given, directory=Path()):
+            from memit_vc.porcelain.hub_clone import cached_clone
+
+            return cls(cached_clone(checked_url(given, directory=Path())), cloned=True)
         raise UsageError(
-            f"{repository}: there is no memit-vc repository",
-            hint="Give the directory that holds .memitvc; what was pushed to the Hub is first fetched with "
-            "`memitvc clone`. A directory that `checkout` wrote loads with transformers.",
+            f"{given}: there is no memit-vc repository",
+            hint="Give the directory that holds .memitvc, or a repository on the Hub: owner/name. A directory that "
+            "`checkout` wrote loads with transformers.",
         )
-    with Repository.open(directory) as opened:
-        yield opened
+
+    @contextmanager
+    def open(self) -> Iterator[Repository]:
+        if isinstance(self.place, Repository):
+            yield self.place
+            return
+        with Repository.open(self.place) as opened:
+            yield opened
+
+    def resolve(self, repository: Repository, revision: str) -> CommitId:
+        if not self.cloned:
+            return repository.resolve(revision)
+        from memit_vc.porcelain.hub_clone import resolve_there
+
+        return resolve_there(repository, revision)
 
 
 def _differing(
