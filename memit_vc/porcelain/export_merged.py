@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ def export_merged(
 
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype!r} is not known", hint=f"One of {', '.join(DTYPES)}.")
+    _check_size(max_shard_size)
     commit = repository.resolve(revision)
     columns = repository.state(commit)
     touched = repository.bounds(columns).keys()
@@ -72,6 +74,13 @@ def export_merged(
             write_atomic(temporary / name, _retyped(data, dtype) if name == "config.json" and dtype else data)
         size = sum((temporary / name).stat().st_size for name in files)
     return MergedExport(out, commit, repository.state_id(columns), tuple(files), size)
+
+
+def _check_size(text: str) -> None:
+    """UsageError for what is no size above nothing; the units are for `write_merged` to know."""
+    number = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*[A-Za-z]*", text.strip(), re.ASCII)
+    if number is None or not 0 < float(number[1]) < 1e12:
+        raise UsageError(f"--max-shard-size {text}: is no size of a file", hint="Write, for instance, 5GB.")
 
 
 def _retyped(config: bytes, dtype: str) -> bytes:

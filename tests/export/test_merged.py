@@ -17,6 +17,14 @@ from memit_vc.porcelain.export_merged import export_merged
 from tests.export.conftest import Opened, plain_model
 
 
+@pytest.mark.parametrize("size", ["infGB", "nanGB", "1e400GB", f"{10**400}GB", "0GB", "-3GB", "5 cats", "GB", ""])
+def test_a_size_that_is_none(opened: Opened, tmp_path: Path, size: str) -> None:
+    with pytest.raises(UsageError, match="--max-shard-size") as caught:
+        export_merged(opened("gpt2"), "HEAD", tmp_path / "out", max_shard_size=size)
+    assert caught.value.hint
+    assert list(tmp_path.glob("out*")) == []
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "llama-bf16"])
 @pytest.mark.parametrize("size", ["5GB", "0.05MB"])
 def test_the_tensors_are_the_checkouts(opened: Opened, tmp_path: Path, kind: str, size: str) -> None:
