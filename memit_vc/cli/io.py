@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from memit_vc.cli.terminal import escaped_json
 from memit_vc.objects import JsonValue
 from memit_vc.progress import Progress
 
@@ -47,7 +48,7 @@ class IO:
     def emit(self, value: JsonValue, render: Callable[[], None]) -> None:
         """The result: as one JSON document, or drawn by `render`."""
         if self.json:
-            click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+            click.echo(escaped_json(json.dumps(value, ensure_ascii=False, indent=2)))
         else:
             render()
 
@@ -104,7 +105,8 @@ class IO:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total or None)
             bars.update(tasks[stage], completed=done, total=total or None)
-            if not bars.live.is_started and time.monotonic() - began > _BAR_AFTER:
+            # of what has no known length there may be no second report
+            if not bars.live.is_started and (not total or time.monotonic() - began > _BAR_AFTER):
                 bars.start()
 
         try:

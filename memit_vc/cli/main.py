@@ -6,12 +6,14 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import click
 
 from memit_vc import __version__
+from memit_vc.cli.terminal import shown
 from memit_vc.errors import MemitVCError
 
 __all__ = ["main"]
@@ -97,6 +99,11 @@ def cli(ctx: click.Context, directory: Path | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (design, section 13)."""
+    with redirect_stdout(shown(sys.stdout)), redirect_stderr(shown(sys.stderr, bars=True)):
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in argv
     try:

@@ -1,0 +1,44 @@
+"""What is printed, without commands to the terminal: texts of strangers come out of pulled histories and remotes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TextIO, cast
+
+__all__ = ["escaped_json", "shown"]
+
+_COLOURS = r"\x1b\[(?:(?:[012]|22|39|3[0-7]|9[0-7])(?:;(?=\d)|(?=m)))*m"
+_CURSOR = r"\x1b\[[0-9;?]*[A-Za-z]"
+_CONTROLS = r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+
+
+class _Shown:
+    """A text stream that passes on colours, with `bars` also what progress bars do, and shows other control characters
+    as \\x1b: they could rename the window, fill the clipboard, or hide what was printed before.
+    """
+
+    def __init__(self, stream: TextIO, *, bars: bool) -> None:
+        self._stream = stream
+        kept = f"{_CURSOR}|\\r" if bars else rf"{_COLOURS}|\r(?=\n)"
+        self._pattern = re.compile(f"({kept})|{_CONTROLS}")
+
+    def write(self, text: str) -> int:
+        self._stream.write(self._pattern.sub(_escaped, text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def shown(stream: TextIO, *, bars: bool = False) -> TextIO:
+    """The stream, safe to print texts of strangers to."""
+    return cast(TextIO, _Shown(stream, bars=bars))
+
+
+def escaped_json(text: str) -> str:
+    """A JSON document whose strings hold no control characters: `json` itself leaves DEL and those above it."""
+    return re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[1] or f"\\x{ord(found[0]):02x}"
