@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-__all__ = ["Progress", "silent"]
+__all__ = ["Progress", "silent", "size_text"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """`progress(stage, done, total)`: called from time to time; `total` 0 means unknown; `done == total` ends the stage."""
@@ -14,3 +14,15 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 def silent(stage: str, done: int, total: int) -> None:
     """Report nothing."""
     del stage, done, total
+
+
+def size_text(size: int) -> str:
+    """ "425 kB": decimal units, as file managers and the Hub show them."""
+    if size < 1000:
+        return f"{size} bytes"
+    value = float(size)
+    for unit in ("kB", "MB", "GB", "TB"):
+        value /= 1000
+        if value < 1000 or unit == "TB":
+            break
+    return f"{value:.1f} {unit}"

@@ -7,23 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from memit_vc.objects import JsonValue
+from memit_vc.progress import size_text
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.fetch import Fetched
 
 __all__ = ["counted", "fetched_json", "render_fetched", "size_text"]
-
-
-def size_text(size: int) -> str:
-    """ "425 kB": decimal units, as file managers and the Hub show them."""
-    if size < 1000:
-        return f"{size} bytes"
-    value = float(size)
-    for unit in ("kB", "MB", "GB", "TB"):
-        value /= 1000
-        if value < 1000 or unit == "TB":
-            break
-    return f"{value:.1f} {unit}"
 
 
 def counted(number: int, noun: str) -> str:

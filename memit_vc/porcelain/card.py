@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,12 @@ _NAMES = {
     "NS": "NS (neighbours kept)",
     "rewrite_acc": "Answer's tokens right",
 }
+
+
+_VLLM_LORA = frozenset(
+    ("gemma", "gemma2", "gemma3_text", "gpt_bigcode", "granite", "llama", "mistral", "olmo2", "opt", "phi", "phi3")
+) | {"qwen2", "qwen3"}
+"""Model types for which vLLM implements LoRA; GPT-2, GPT-J, GPT-NeoX, BLOOM and Falcon are not among them."""
 
 
 def model_card(
@@ -59,6 +66,7 @@ def gather_card(
     return Card(
         repo_id=repo_id,
         branch=branch,
+        vllm=_model_type(repository) in _VLLM_LORA,
         base=config.base if on_hub else None,
         base_revision=config.revision,
         base_id=repository.base_id,
@@ -138,6 +146,16 @@ def _perplexity(repository: Repository, state: Any) -> tuple[tuple[str, str, str
         if isinstance(value, int | float):
             return (("Perplexity", f"{old:.2f}" if isinstance(old, int | float) else "", f"{value:.2f}"),)
     return ()
+
+
+def _model_type(repository: Repository) -> str | None:
+    """What the base's config.json says; None where it cannot be read."""
+    try:
+        record = json.loads(Path(find_base(repository.config), "config.json").read_bytes())
+    except (MemitVCError, OSError, ValueError):
+        return None
+    found = record.get("model_type") if isinstance(record, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def _license(repository: Repository) -> str | None:

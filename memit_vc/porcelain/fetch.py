@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from memit_vc.errors import MemitVCError, RemoteError, StorageError
 from memit_vc.objects import BlobId, Commit, CommitId, short
 from memit_vc.porcelain.received_history import Received, received
-from memit_vc.porcelain.remote_history import Published, new_records
+from memit_vc.porcelain.remote_history import Published, late_constraints, new_records
 from memit_vc.porcelain.remote_objects import Incoming
 from memit_vc.porcelain.remote_tree import same_base
 from memit_vc.porcelain.remotes import named_remote
@@ -59,7 +59,7 @@ Plan = Callable[[Published, Callable[[CommitId], Commit]], Moves]
 def fetch(repository: Repository, remote: str | None = None, *, progress: Progress = silent) -> Fetched:
     """Bring the commits of a remote here and move `remotes/<name>/…`; branches and HEAD stay.
 
-    Objects that were lost here are brought again.
+    Objects that were lost here are brought again, and constraints that were published after their patches.
 
     RemoteError where nothing was ever pushed there, or the other side fails; IntegrityError for anything that a
     repository would not have pushed; LockedError where another fetch runs.
@@ -102,7 +102,8 @@ def _fetch(
     url, manifest = found.remote.url, found.manifest
     same_base(repository, manifest, url)
     records = new_records(found, repository.known_commits, progress=progress)
-    new = received(repository, found, records, incoming, progress=progress)
+    late = late_constraints(found, repository, progress=progress)
+    new = received(repository, found, records, incoming, late=late, progress=progress)
     lost = {blob for blob in repository.missing_objects() if object_path(blob) in found.listing}
     incoming.fetch(found, dict.fromkeys(lost), progress=progress)
     by_id = {record.commit.id: record.commit for record in records}

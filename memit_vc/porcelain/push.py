@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +13,10 @@ from memit_vc.porcelain.push_tree import history_files, reader_files
 from memit_vc.porcelain.remote_history import Published
 from memit_vc.porcelain.remote_tree import same_base
 from memit_vc.porcelain.remotes import named_remote, remotes
-from memit_vc.progress import Progress, silent
-from memit_vc.remote.manifest import MANIFEST, RemoteManifest
+from memit_vc.progress import Progress, silent, size_text
+from memit_vc.remote.manifest import MANIFEST, RemoteManifest, object_path
 from memit_vc.remote.opening import PushOptions, on_branch, open_remote
-from memit_vc.remote.protocol import Change, Remote
+from memit_vc.remote.protocol import Change, Remote, RemoteFile
 from memit_vc.vcs.graph import ancestors, is_ancestor
 from memit_vc.vcs.refnames import check_ref_name
 
@@ -136,7 +136,9 @@ class _Attempt:
         refs = {} if before is None else dict(before.manifest.refs)
         old = refs.get(ref)
         forward = old is None or (repository.has_commit(old) and is_ancestor(old, self.tip, repository.parents))
-        if old is not None and head is not None and not forward:  # a new branch of the Hub starts as main, and may go where it likes
+        if (
+            old is not None and head is not None and not forward
+        ):  # a new branch of the Hub starts as main, and may go where it likes
             add = "" if self.name is not None else f"memitvc remote add NAME {there.url}, "
             raise _BehindError(
                 f"{self._label} has commits on {self.branch} that are not here ({short(old)})",
@@ -154,17 +156,18 @@ class _Attempt:
         )
         if self.name is None and not self.dry_run:
             notes.append(f"no remote here is {there.url}: `memitvc remote add NAME {there.url}` makes one to pull from")
-        if refs == wanted and head is not None:
-            self._remember(head)
-            return Pushed(self._label, there.url, self.branch, old, self.tip, (), 0, {}, notes=tuple(notes))
-        listing = there.listing(revision) if before is None else before.listing
-        if before is None and MANIFEST in listing:
-            raise RefMovedError(f"{there.url}: somebody else pushed first", hint="Pull, then push again.")
         here = {commit for commit in refs.values() if repository.has_commit(commit)}
         published = ancestors(here, repository.parents)
+        listing = there.listing(revision) if before is None else before.listing
+        late = self._late(listing, published) if self.constraints else []
+        if refs == wanted and head is not None and not late:
+            self._remember(head, again=True)
+            return Pushed(self._label, there.url, self.branch, old, self.tip, (), 0, {}, notes=tuple(notes))
+        if before is None and MANIFEST in listing:
+            raise RefMovedError(f"{there.url}: somebody else pushed first", hint="Pull, then push again.")
         new = [c.id for c in reversed(repository.log([self.tip])) if c.id not in published]
         adds = history_files(
-            repository, new, there, revision, listing, constraints=self.constraints, progress=self.progress
+            repository, [*late, *new], there, revision, listing, constraints=self.constraints, progress=self.progress
         )
         deletes: frozenset[str] = frozenset()
         if self.branch == manifest.default:
@@ -177,7 +180,10 @@ class _Attempt:
         request = None
         if not self.dry_run:
             subject = repository.commit(self.tip).subject
+            sizes = sum(map(_size, adds.values()))
+            self.progress(f"send {len(adds)} files, {size_text(sizes)}", 0, 0)
             made = there.publish(Change(subject or self.branch, adds, deletes), parent=revision)
+            notes += there.remarks
             request = getattr(there, "pull_request", None)
             if not self.proposed:  # a pull request has moved no branch yet
                 self._remember(made)
@@ -194,6 +200,19 @@ class _Attempt:
             request,
             tuple(notes),
         )
+
+    def _late(self, listing: Mapping[str, RemoteFile], published: Collection[CommitId]) -> list[CommitId]:
+        """Published commits of the branch whose constraints were left out when they were pushed."""
+        blobs, known = self.repository.blobs, self.repository.patch_constraints()
+        left_out = {
+            patch
+            for patch, blob in known.items()
+            if blob is not None and object_path(blob) not in listing and blobs.has(blob)
+        }
+        if not left_out:
+            return []
+        commits = self.repository.log([self.tip])
+        return [c.id for c in commits if c.id in published and not left_out.isdisjoint(c.patches)]
 
     def _tags(self, refs: Mapping[str, CommitId]) -> tuple[dict[str, CommitId], list[str]]:
         """The tags on the branch, and `tag`; those that point elsewhere at the other end stay there."""
@@ -218,14 +237,15 @@ class _Attempt:
         notes = [f"tag {name[5:]} is at {short(refs[name])} there; it stays" for name in moved]
         return {name: commit for name, commit in found.items() if name not in moved}, notes
 
-    def _remember(self, revision: str | None) -> None:
+    def _remember(self, revision: str | None, *, again: bool = False) -> None:
         """Tags on the server's own terms, the tracking ref, and a tag that is new here: one operation."""
         from memit_vc.repository import RefUpdate
 
         if self.dry_run:
             return
         if self.tag is not None and revision is not None:
-            self.there.tag(self.tag, revision)
+            # published before: somebody may have changed a file there since, and the tag stays on what was published
+            self.there.tag(self.tag, revision, keep=again)
         local = self.repository.refs()
         wanted = {} if self.name is None else {f"remotes/{self.name}/{self.branch}": self.tip}
         if self.tag is not None and f"tags/{self.tag}" not in local:

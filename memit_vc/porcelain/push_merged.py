@@ -7,7 +7,7 @@ and a shard that an earlier push brought stays. New bytes are the hot shard's.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +16,14 @@ from memit_vc.errors import RemoteError, UsageError
 from memit_vc.objects import CommitId, StateId, short
 from memit_vc.porcelain.card import gather_card
 from memit_vc.porcelain.checkout import checkout
-from memit_vc.progress import Progress, silent
+from memit_vc.progress import Progress, silent, size_text
 from memit_vc.remote.card import card_with
 from memit_vc.remote.hub import HubChange, HubRemote
 from memit_vc.remote.hub_landed import CopySource
 from memit_vc.remote.manifest import MANIFEST
 from memit_vc.remote.opening import hub_name
 from memit_vc.store.files import file_digest, make_directories, storage_errors, temporary_path
+from memit_vc.vcs.graph import is_ancestor
 
 if TYPE_CHECKING:
     from memit_vc.remote.protocol import RemoteFile
@@ -80,7 +81,10 @@ def push_merged(
         present = there.read(_CARD, head, limit=_LARGEST_CARD) if _CARD in listing else None
         plan = replace(plan, message=f"Model of commit {short(commit)}: {repository.commit(commit).subject}")
         plan = replace(plan, adds={**plan.adds, _CARD: _card(repository, commit, there, present)})
+        total = size_text(sum(map(_size, plan.adds.values())))
+        progress(f"send {len(plan.adds)} files, {total}", 0, 0)
         new, more = (None, ()) if dry_run else _publish(there, plan, files, head)
+        notes += () if dry_run else tuple(there.remarks)
         copied = {} if more else {path: source.size for path, source in plan.copies.items()}
         sent = {path: _size(data) for path, data in plan.adds.items()}
         if more:
@@ -162,16 +166,25 @@ def _is_about_copying(error: RemoteError) -> bool:
     return "lfs-files/duplicate" in asked or "uplicate" in f"{type(cause).__name__} {cause}"
 
 
-def _card(repository: Repository, commit: CommitId, there: HubRemote, present: bytes | None) -> bytes:
+def _published(repository: Repository, commit: CommitId) -> Iterator[str]:
+    """Repositories of the Hub that had `commit` when we last looked: the tracking refs say so."""
     from memit_vc.porcelain.remotes import remotes
 
-    known = [found[0] for found in map(hub_name, remotes(repository).values()) if found is not None]
+    for name, url in remotes(repository).items():
+        found = hub_name(url)
+        tips = repository.refs(f"remotes/{name}/").values()
+        if found is not None and any(is_ancestor(commit, tip, repository.parents) for tip in tips):
+            yield found[0] if found[1] == "main" else f"{found[0]}@{found[1]}"
+
+
+def _card(repository: Repository, commit: CommitId, there: HubRemote, present: bytes | None) -> bytes:
+    history = next((name for name in _published(repository, commit) if name != there.repo_id), None)
     card = gather_card(
         repository,
         commit,
         repo_id=there.repo_id,
         branch=there.branch,
         relation="finetune",
-        history=next((name for name in known if name != there.repo_id), None),
+        history=history,
     )
     return card_with(card, None if present is None else present.decode("utf-8", "replace")).encode()

@@ -57,20 +57,28 @@ def received(
     records: Sequence[RemoteCommit],
     incoming: Incoming,
     *,
+    late: Sequence[RemoteCommit] = (),
     progress: Progress = silent,
 ) -> Received:
     """Download the objects of `records` (parents first) and check all of it. Nothing is stored here.
+
+    `late` are commits that are known here; of them constraints are taken for patches that have none.
 
     IntegrityError, with the object and what is wrong: see `numerics.received` for patches; facts that are missing,
     columns that no patch holds, states that could not be summed exactly.
     """
     where = found.remote.url
     listed: dict[PatchId, BlobId | None] = {}
-    for record in records:
+    for record in (*records, *late):
         for patch, blob in record.patches.items():
             listed[patch] = blob if listed.get(patch) is None else listed[patch]
     known = repository.known_patches(listed)
-    wanted = {patch: blob for patch, blob in listed.items() if patch not in known}
+    here = repository.patch_constraints() if known else {}
+    wanted = {
+        patch: blob
+        for patch, blob in listed.items()
+        if patch not in known or (here.get(patch) is None and blob is not None and object_path(blob) in found.listing)
+    }
     # constraints may have been left out (push --no-constraints): the default modes work without them
     extra = {
         patch: blob
@@ -78,7 +86,7 @@ def received(
         if blob is not None and (object_path(blob) in found.listing or incoming.blobs.has(blob))
     }
     told = {record.commit.provenance for record in records if record.commit.provenance is not None}
-    most = _most_bytes(repository, records)
+    most = _most_bytes(repository, (*records, *late))
     sizes = {BlobId(blob): most[patch] for patch in wanted for blob in (patch, extra.get(patch)) if blob is not None}
     incoming.fetch(found, {**dict.fromkeys(told, _MAX_PROVENANCE), **sizes}, progress=progress)
     patches = _patches(repository, sorted(wanted), extra, incoming, progress)
@@ -86,7 +94,7 @@ def received(
     incoming.fetch(found, dict.fromkeys(provenance, _MAX_PROVENANCE))
     for blob in sorted(provenance):
         _check_provenance(incoming.read(blob), f"{where}: provenance {short(blob)}")
-    facts = _facts(records, patches, where)
+    facts = _facts((*records, *late), patches, where)
     states = _states(repository, records, patches, where)
     evaluations = [
         (states[record.commit.id], record.commit.id, "commit", record.commit.id, dict(record.scores))

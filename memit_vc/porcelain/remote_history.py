@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from typing import TYPE_CHECKING
 
 from memit_vc.errors import IntegrityError, MemitVCError
 from memit_vc.objects import BaseId, CommitId, short
@@ -15,7 +16,10 @@ from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import RemoteManifest, commit_path, is_id
 from memit_vc.remote.protocol import Remote, RemoteFile
 
-__all__ = ["Published", "new_records"]
+if TYPE_CHECKING:
+    from memit_vc.repository import Repository
+
+__all__ = ["Published", "late_constraints", "new_records"]
 
 _MOST = 1 << 30
 """Bytes of records that are read for one fetch: some 250,000 facts with all their scores."""
@@ -72,6 +76,30 @@ def new_records(
     return order
 
 
+def late_constraints(found: Published, repository: Repository, *, progress: Progress = silent) -> list[RemoteCommit]:
+    """Records of known commits, read again, which name constraints that were not published when the commits came.
+
+    Only asked for where patches here lack them and the remote has objects that are not here.
+    """
+    lacking = {patch for patch, blob in repository.patch_constraints().items() if blob is None}
+    if not lacking or not any(
+        is_id(blob := path[len("objects/") :].replace("/", "")) and not repository.blobs.has(blob)
+        for path in found.listing
+        if path.startswith("objects/")
+    ):
+        return []
+    here = repository.commits(sorted(repository.known_commits(_listed(found))))
+    wanted = [commit for commit, known in here.items() if not lacking.isdisjoint(known.patches)]
+    records = _records(found, wanted, progress)
+    return [record for record in records.values() if isinstance(record, RemoteCommit)]
+
+
+def _listed(found: Published) -> list[CommitId]:
+    """The commits in the tree."""
+    names = (path[len("commits/") : -len(".json")] for path in found.listing)
+    return [CommitId(name) for name in names if is_id(name) and commit_path(name) in found.listing]
+
+
 def _read(
     found: Published, known: Callable[[Collection[CommitId]], Collection[CommitId]], progress: Progress
 ) -> dict[CommitId, RemoteCommit | MemitVCError]:
@@ -79,11 +107,15 @@ def _read(
 
     A record that cannot be read is an error only where the history needs it.
     """
+    listed = _listed(found)
+    return _records(found, sorted(set(listed) - set(known(listed))), progress)
+
+
+def _records(
+    found: Published, wanted: Sequence[CommitId], progress: Progress
+) -> dict[CommitId, RemoteCommit | MemitVCError]:
     remote, where = found.remote, found.remote.url
-    listed = [CommitId(name) for path in found.listing if is_id(name := path[len("commits/") : -len(".json")])]
-    listed = [commit for commit in listed if commit_path(commit) in found.listing]
-    unknown = sorted(set(listed) - set(known(listed)))
-    size = sum(found.listing[commit_path(commit)].size for commit in unknown)
+    size = sum(found.listing[commit_path(commit)].size for commit in wanted)
     if size > _MOST:
         raise IntegrityError(f"{where}: lists commits of {size} bytes together", hint=_HINT)
 
@@ -95,9 +127,9 @@ def _read(
             return _light(error)
 
     read: dict[CommitId, RemoteCommit | MemitVCError] = {}
-    for number, (commit, data) in enumerate(zip(unknown, at_once(fetch, unknown), strict=True), 1):
+    for number, (commit, data) in enumerate(zip(wanted, at_once(fetch, wanted), strict=True), 1):
         read[commit] = data if isinstance(data, MemitVCError) else _decoded(data, commit, where)
-        progress("read commits", number, len(unknown))
+        progress("read commits", number, len(wanted))
     return read
 
 

@@ -40,6 +40,7 @@ class Card:
     `scores` are (name, before, after), as text; `scored_on` says on which weights. `rank` is that of the adapter at the
     root, None where there is none. `relation` is Hugging Face's word for what this is to its base; a finetune is a
     whole checkpoint, which may have the history in another repository, `history`. `branch` is one of the Hub's.
+    `vllm`: whether vLLM takes a LoRA for models of this family.
     """
 
     repo_id: str | None
@@ -57,6 +58,7 @@ class Card:
     relation: Literal["adapter", "finetune"]
     history: str | None = None
     branch: str = "main"
+    vllm: bool = False
 
 
 def card_with(card: Card, existing: str | None) -> str:
@@ -90,10 +92,11 @@ def _metadata(card: Card, found: Mapping[str, Any]) -> dict[str, Any]:
     ours: dict[str, Any] = {"base_model_relation": card.relation, "library_name": _library(card)}
     if card.base is not None:
         ours["base_model"] = card.base
-    tags = found.get("tags") if isinstance(found.get("tags"), list) else []
+    said = found.get("tags")
+    tags = said if isinstance(said, list) else [said] if isinstance(said, str) else []
     more = ["memit-vc", "model-editing", "knowledge-editing", "memit"]
     merged = {**({"license": card.license} if card.license else {}), "pipeline_tag": "text-generation", **found, **ours}
-    return {**merged, "tags": list(dict.fromkeys([*(tags or []), *more]))}
+    return {**merged, "tags": list(dict.fromkeys([*tags, *more]))}
 
 
 def _library(card: Card) -> str:
@@ -104,7 +107,8 @@ def _library(card: Card) -> str:
 
 
 def _placed(part: str, text: str) -> str:
-    start, end = text.find(_BEGIN), text.find(END)
+    start = text.find(_BEGIN)
+    end = text.find(END, max(start, 0))  # one that stands before is the user's own
     if 0 <= start < end:
         return f"{text[:start]}{part}{text[end + len(END) :]}"
     body = text.strip("\n")

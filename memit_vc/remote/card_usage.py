@@ -33,6 +33,13 @@ def _clone(card: Card) -> str:
     return f"memitvc clone {_repo(card)}{'' if card.branch == 'main' else f'@{card.branch}'} edited{base}"
 
 
+def _place(card: Card) -> str:
+    """What `memit_vc.from_pretrained` takes: the repository itself where its base is known too, else the clone."""
+    if card.repo_id is None or card.base is None:
+        return "edited"
+    return card.repo_id if card.branch == "main" else f"{card.repo_id}@{card.branch}"
+
+
 def _at(card: Card) -> str:
     """An argument of `from_pretrained`: the branch of the Hub where it is not main."""
     return "" if card.branch == "main" else f', revision="{card.branch}"'
@@ -44,7 +51,7 @@ def _loading(card: Card) -> list[str]:
         "With memit-vc, exactly as it was made:",
         f"```console\n$ pip install memit-vc\n$ {_clone(card)}\n$ memitvc -C edited checkout HEAD -o model\n```",
         "`edited/model` is now a directory that transformers, vLLM and everything else loads. Or, in Python:",
-        '```python\nimport memit_vc\n\nmodel = memit_vc.from_pretrained("edited")\n```',
+        f'```python\nimport memit_vc\n\nmodel = memit_vc.from_pretrained("{_place(card)}")\n```',
     ]
     if card.rank is None:
         return [*sections, "There is no adapter for PEFT or vLLM here; `memitvc export --adapter DIR` makes one."]
@@ -57,14 +64,19 @@ def _loading(card: Card) -> list[str]:
         f"model = AutoModelForCausalLM.from_pretrained(base{revision})\n"
         f'model = PeftModel.from_pretrained(model, "{_repo(card)}"{_at(card)})\n```',
     ]
-    # vLLM has an upper limit, and takes an adapter of the Hub from main only: otherwise the checkout above is the way
-    if card.rank <= _RANKS[-1] and card.branch == "main":
+    # vLLM has an upper limit, and takes an adapter of the Hub from main only: otherwise the checkout is the way
+    if card.vllm and card.rank <= _RANKS[-1] and card.branch == "main":
         rank = next(each for each in _RANKS if each >= card.rank)
         at = f" --revision {card.base_revision}" if card.base_revision else ""
         sections += [
             "With vLLM:",
             f"```console\n$ vllm serve {_base(card)}{at} \\\n    --enable-lora --max-lora-rank {rank} "
             f"--lora-modules edited={_repo(card)}\n```",
+        ]
+    else:
+        sections += [
+            "vLLM takes no LoRA here; it serves the directory that `checkout` wrote:",
+            "```console\n$ vllm serve edited/model\n```",
         ]
     return sections
 
@@ -109,8 +121,8 @@ def _whole(card: Card) -> list[str]:
         ]
     return [
         *sections,
-        f"The edits, with their history, are in [{history}](https://huggingface.co/{history}). `verify` hashes every "
-        "tensor and says which commit this model is; `revert` takes a commit out, to the bit:",
+        f"The edits, with their history, are in [{history}](https://huggingface.co/{history.partition('@')[0]}). "
+        "`verify` hashes every tensor and says which commit this model is; `revert` takes a commit out, to the bit:",
         f"```console\n$ pip install memit-vc\n$ memitvc clone {history} edited\n$ cd edited\n"
         f"$ hf download {repo}{revision} --local-dir model\n$ memitvc verify model\n$ memitvc revert COMMIT\n"
         "$ memitvc checkout HEAD -o repaired\n```",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -47,6 +47,10 @@ class DirectoryRemote:
     def __init__(self, directory: Path) -> None:
         self.directory = directory.absolute()
         self.url = str(self.directory)
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        return ()
 
     def head(self) -> str | None:
         if not (self.directory / MANIFEST).exists():
@@ -110,9 +114,9 @@ class DirectoryRemote:
             raise RemoteError(f"{self.url} lost its {MANIFEST}", hint="Look at what else writes there; push again.")
         return head
 
-    def tag(self, name: str, revision: str) -> None:
+    def tag(self, name: str, revision: str, *, keep: bool = False) -> None:
         """Nothing: a directory has no tags but those of memitvc.json."""
-        del name, revision
+        del name, revision, keep
 
     def _write(self, path: str, content: bytes | Path) -> None:
         target = self._inside(path)

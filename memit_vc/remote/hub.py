@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -59,6 +59,7 @@ class HubRemote:
         self._client: HfApi | None = None
         self._listings: dict[str, dict[str, RemoteFile]] = {}
         self._start: str | None = None
+        self._is_private: bool | None = None
 
     @property
     def api(self) -> HfApi:
@@ -70,6 +71,14 @@ class HubRemote:
 
             self._client = HfApi(endpoint=self._endpoint, library_name="memit-vc", library_version=__version__)
         return self._client
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        if None in (self.private, self._is_private) or self.private == self._is_private:
+            return ()
+        now = "private" if self._is_private else "public"
+        page = f"{self.api.endpoint}/{self.repo_id}/settings"
+        return (f"{self.repo_id} was there already and stays {now}: only its owner changes that, at {page}",)
 
     def head(self) -> str | None:
         """The commit that the branch points at. None where there is no such repository or branch yet."""
@@ -84,7 +93,9 @@ class HubRemote:
 
         def ask() -> str | None:
             try:
-                return self.api.model_info(self.repo_id, revision=branch).sha
+                info = self.api.model_info(self.repo_id, revision=branch)
+                self._is_private = info.private
+                return info.sha
             except GatedRepoError:
                 raise
             except (RepositoryNotFoundError, RevisionNotFoundError) as error:
@@ -242,7 +253,7 @@ class HubRemote:
         """At `start`, by default at main. Where somebody else made it meanwhile, the commit finds that it moved."""
         repeated(lambda: self.api.create_branch(self.repo_id, branch=self.branch, revision=start, exist_ok=True))
 
-    def tag(self, name: str, revision: str) -> None:
+    def tag(self, name: str, revision: str, *, keep: bool = False) -> None:
         """Put one of the Hub's tags on a revision. RemoteError where the name is taken by another one."""
 
         def ask() -> None:
@@ -253,6 +264,8 @@ class HubRemote:
         except RemoteError as error:
             if status_of(error.__cause__ or error) != 409:
                 raise
+            if keep:
+                return
             refs = self._asked(lambda: self.api.list_repo_refs(self.repo_id), "reading the tags")
             if {ref.name: ref.target_commit for ref in refs.tags}.get(name) == revision:
                 return  # ours, made by a try whose answer was lost

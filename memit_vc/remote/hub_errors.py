@@ -10,13 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
 from memit_vc.errors import MemitVCError, RemoteError
 from memit_vc.store.files import storage_errors
 
-__all__ = ["cause", "hub_errors", "is_transport", "status_of", "translated", "xet_status"]
+__all__ = ["cause", "hub_errors", "is_transport", "status_of", "translated", "wait_asked", "xet_status"]
 
 _LOGIN = "Run `hf auth login`, or set HF_TOKEN, with a token that may {verb} it."
 _SECRET = re.compile(r"\bhf_\w+|(?i:bearer)\s+\S+|(?<=[?&])[^\s=]*(?:signature|token|credential)[^\s=]*=\S+")
@@ -54,6 +56,30 @@ def status_of(error: BaseException) -> int | None:
     """The HTTP status of an error, if an answer came at all."""
     response = getattr(cause(error), "response", None)
     return None if response is None else int(response.status_code)
+
+
+def wait_asked(error: BaseException) -> float | None:
+    """Seconds that the server asks for: Retry-After, or the reset time of an exhausted limit."""
+    response: Any = getattr(cause(error), "response", None)
+    if response is None:
+        return None
+    after = response.headers.get("Retry-After", "")
+    if after.isdigit():
+        return float(after)
+    try:
+        date = parsedate_to_datetime(after)
+    except ValueError:
+        date = None
+    if date is not None and date.tzinfo is not None:
+        return max(0.0, (date - datetime.now(timezone.utc)).total_seconds())
+    if response.status_code == 429:
+        found = re.search(r";\s*r=0\s*;\s*t=(\d+)", response.headers.get("RateLimit", ""))
+        if found:
+            return float(found[1])
+        said = re.search(r"retry this action in (\d+) minute", str(getattr(cause(error), "server_message", "")))
+        if said:
+            return float(said[1]) * 60
+    return None
 
 
 def is_transport(error: BaseException) -> bool:
@@ -130,7 +156,9 @@ def _of_status(status: int, error: Any, login: str, *, writing: bool) -> tuple[s
     if status == 403:
         return f"you may not read this{also}", login
     if status == 429:
-        return f"the Hub's rate limit is reached{also}", "Wait as long as it says, then run the command again."
+        asked = wait_asked(error)
+        told = "" if asked is None else f"; it asks to wait {asked:.0f} s"
+        return f"the Hub's rate limit is reached{told}{also}", "Wait as long as it says, then run the command again."
     if status >= 500:
         return f"the Hub has a problem of its own, HTTP {status}{also}", "Try again later; nothing was changed here."
     if status == 409:
@@ -139,7 +167,12 @@ def _of_status(status: int, error: Any, login: str, *, writing: bool) -> tuple[s
 
 
 def _text(error: BaseException | str) -> str:
-    """One line without anything that could be a secret."""
-    line = " ".join(_SECRET.sub("…", str(error)).split())
+    """One line without anything that could be a secret, or that a terminal takes for a command."""
+    from huggingface_hub import get_token
+
+    said, token = str(error), get_token()
+    if token:
+        said = said.replace(token, "…")
+    line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", _SECRET.sub("…", said)).split())
     name = type(error).__name__ if isinstance(error, BaseException) else ""
     return (line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…") or name

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from memit_vc.remote.hub_errors import cause, is_transport, status_of
+from memit_vc.remote.hub_errors import cause, is_transport, status_of, wait_asked
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-__all__ = ["ATTEMPTS", "LONGEST_WAIT", "passes", "repeated", "wait_asked", "wait_unasked"]
+__all__ = ["ATTEMPTS", "LONGEST_WAIT", "passes", "repeated", "wait_unasked"]
 
 ATTEMPTS = 4
 LONGEST_WAIT = 120.0
@@ -43,24 +42,6 @@ def passes(error: BaseException) -> bool:
 def _is_no_json(error: BaseException) -> bool:
     # a subclass of ValueError under several names: json's own and that of faster parsers
     return type(cause(error)).__name__ == "JSONDecodeError"
-
-
-def wait_asked(error: BaseException) -> float | None:
-    """Seconds that the server asks for: Retry-After, or the reset time of an exhausted limit."""
-    response: Any = getattr(cause(error), "response", None)
-    if response is None:
-        return None
-    after = response.headers.get("Retry-After", "")
-    if after.isdigit():
-        return float(after)
-    if response.status_code == 429:
-        found = re.search(r";\s*r=0\s*;\s*t=(\d+)", response.headers.get("RateLimit", ""))
-        if found:
-            return float(found[1])
-        said = re.search(r"retry this action in (\d+) minute", str(getattr(cause(error), "server_message", "")))
-        if said:
-            return float(said[1]) * 60
-    return None
 
 
 def _wait(state: RetryCallState) -> float:

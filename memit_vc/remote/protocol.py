@@ -14,7 +14,7 @@ Everything under `commits/` and `objects/` is named by what it holds and never c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -49,6 +49,11 @@ class Remote(Protocol):
 
     url: str
 
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What was asked for and is not so at the other end, after a publication."""
+        ...
+
     def head(self) -> str | None:
         """The present revision, opaque; None where nothing was ever pushed (or the repository does not exist yet)."""
         ...
@@ -80,9 +85,10 @@ class Remote(Protocol):
         """
         ...
 
-    def tag(self, name: str, revision: str) -> None:
+    def tag(self, name: str, revision: str, *, keep: bool = False) -> None:
         """Give a revision a name on the server's own terms, where it has such (the Hub's tags); idempotent.
 
-        RemoteError where the name is taken by another revision. memit-vc itself reads those of memitvc.json.
+        RemoteError where the name is taken by another revision, unless with `keep` it stays there. memit-vc itself
+        reads those of memitvc.json.
         """
         ...

@@ -73,6 +73,11 @@ class Catalogue:
         with self._database.read() as connection:
             return rows_patches.known_patches(connection, ids)
 
+    def patch_constraints(self) -> dict[PatchId, BlobId | None]:
+        """Every patch that is recorded here, with its constraints blob where it came with one."""
+        with self._database.read() as connection:
+            return rows_patches.all_constraints(connection)
+
     def known_columns(self, columns: Collection[ColumnId]) -> set[ColumnId]:
         """Those of `columns` that some patch supplies."""
         with self._database.read() as connection:

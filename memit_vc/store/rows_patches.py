@@ -15,6 +15,7 @@ from memit_vc.store.records import NewPatch
 from memit_vc.store.schema import column_bounds, commit_patches, facts, patch_columns, patches
 
 __all__ = [
+    "all_constraints",
     "column_facts",
     "column_positions",
     "insert_facts",
@@ -146,6 +147,12 @@ def known_columns(connection: Connection, columns: Collection[ColumnId]) -> set[
         statement = select(patch_columns.c.column).where(patch_columns.c.column.in_(part)).distinct()
         found.update(ColumnId(c) for c in connection.execute(statement).scalars())
     return found
+
+
+def all_constraints(connection: Connection) -> dict[PatchId, BlobId | None]:
+    """Every patch, with its constraints blob where there is one."""
+    rows = connection.execute(select(patches.c.id, patches.c.constraints))
+    return {PatchId(row.id): None if row.constraints is None else BlobId(row.constraints) for row in rows}
 
 
 def known_patches(connection: Connection, ids: Collection[PatchId]) -> set[PatchId]:

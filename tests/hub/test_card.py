@@ -35,6 +35,7 @@ CARD = Card(
     scored_on="when each fact was committed",
     rank=5,
     relation="adapter",
+    vllm=True,
 )
 EVIL = (
     "a | b",
@@ -88,7 +89,7 @@ def test_a_reader_finds_what_they_need() -> None:
     text = card_with(CARD, None)
     for wanted in (
         "memitvc clone ada/facts",
-        'memit_vc.from_pretrained("edited")',
+        'memit_vc.from_pretrained("ada/facts")',
         'PeftModel.from_pretrained(model, "ada/facts")',
         "vllm serve HuggingFaceTB/SmolLM2-135M",
         "--max-lora-rank 8 --lora-modules edited=ada/facts",
@@ -102,6 +103,15 @@ def test_a_reader_finds_what_they_need() -> None:
     assert 'AutoModelForCausalLM.from_pretrained("ada/facts")' in whole
     assert "memitvc clone ada/history" in whole
     assert "PeftModel" not in whole
+
+
+def test_vllm_is_told_what_it_can_do() -> None:
+    """It has no LoRA for GPT-2 and GPT-J, and takes no rank above 512: then it serves the checkout."""
+    for card in (replace(CARD, vllm=False), replace(CARD, rank=513), replace(CARD, branch="trial")):
+        text = card_with(card, None)
+        assert "--enable-lora" not in text
+        assert "vllm serve edited/model" in text
+        assert "PeftModel" in text
 
 
 def test_the_first_hundred_facts() -> None:
@@ -157,6 +167,19 @@ def test_the_users_own_text_and_metadata_stay() -> None:
     assert second.count(BEGIN) == second.count(END) == 1
     assert card_with(replace(CARD, facts=()), second) == second
     assert "# Only text" in card_with(CARD, "# Only text\n")
+
+
+def test_a_tag_that_is_no_list_stays() -> None:
+    metadata, _ = parsed(card_with(CARD, "---\ntags: mine\n---\n"))
+    assert metadata["tags"][:2] == ["mine", "memit-vc"]  # type: ignore[index]
+
+
+def test_a_text_about_our_markers_gets_one_section() -> None:
+    text = card_with(CARD, f"# Mine\n\n`{END}` ends what the tool writes.\n")
+    for _ in range(2):
+        text = card_with(CARD, text)
+    assert text.count("What was edited") == 1
+    assert "ends what the tool writes." in text
 
 
 @pytest.mark.parametrize("broken", ["---\ntags: [\n---\n", "---\n- a\n- b\n---\n"])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +160,38 @@ def test_a_limit_is_waited_for_or_told(
     error = refused(lambda: here.publish(Change("third", {"note.txt": b"3"}), parent=made))
     assert "43 minutes" in error.message
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"RateLimit": '"api";r=0;t=172'},
+        {"Retry-After": "172"},
+        {"Retry-After": format_datetime(datetime.now(timezone.utc) + timedelta(days=1), usegmt=True)},
+    ],
+)
+def test_a_long_wait_is_named(client: Loopback, pushed: tuple[HubRemote, str], headers: dict[str, str]) -> None:
+    here, parent = pushed
+    client.faults.add(Fault(COMMIT, "status", 429, headers=headers, times=9))
+    said = refused(lambda: here.publish(SECOND, parent=parent)).message
+    found = re.search(r"asks to wait (\d+) s", said)
+    assert found is not None
+    assert int(found[1]) == 172 or 80_000 < int(found[1]) <= 86_400
+
+
+def test_a_token_of_any_form_is_masked(
+    client: Loopback, pushed: tuple[HubRemote, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that of an enterprise's Hub, which looks like nothing; and no command to the terminal is passed on."""
+    here, parent = pushed
+    token = "s3cret.of-another/form"  # noqa: S105
+    client.tokens[token] = client.tokens[SECRET]
+    monkeypatch.setenv("HF_TOKEN", token)
+    body = f'{{"error":"denied for {token} \\u001b]0;x\\u0007"}}'.encode()
+    client.faults.add(Fault(COMMIT, "status", 400, body=body, times=9))
+    said = refused(lambda: here.publish(SECOND, parent=parent)).message
+    assert "denied for … ]0;x" in said
+    assert token not in said
 
 
 def test_what_does_not_pass_is_told(client: Loopback, pushed: tuple[HubRemote, str]) -> None:

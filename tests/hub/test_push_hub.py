@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from memit_vc.errors import RefMovedError, UsageError
+from memit_vc.errors import RefMovedError, RemoteError, UsageError
 from memit_vc.objects import CommitId
 from memit_vc.porcelain.clone import clone
 from memit_vc.porcelain.fetch import fetch
 from memit_vc.porcelain.pull import pull
 from memit_vc.porcelain.push import push
 from memit_vc.porcelain.remotes import add_remote
+from memit_vc.progress import size_text
 from memit_vc.remote.hub import HubRemote
 from memit_vc.remote.opening import PushOptions
 from memit_vc.repository import Repository
@@ -132,3 +133,36 @@ def test_a_pull_request_is_one_on_main(client: Loopback, here: Repository) -> No
     with pytest.raises(UsageError, match="pull request on main"):
         push(here, "hub", options=PushOptions(branch="trial", create_pr=True))
     assert client.lines() == []
+
+
+def test_a_tag_that_was_published_stays_where_it_is(client: Loopback, here: Repository) -> None:
+    """Somebody corrects the README on the Hub, and the same command is run again."""
+    push(here, "hub", adapter=False, tag="v1")
+    store, at = client.repos[NAME].store, refs(client)["refs/tags/v1"]
+    store.commit("refs/heads/main", refs(client)["refs/heads/main"], "a typo", {"note.txt": b"x"})
+    assert push(here, "hub", adapter=False, tag="v1").files == {}
+    assert refs(client)["refs/tags/v1"] == at
+
+
+def test_a_tag_that_a_kill_prevented_is_made_by_the_next_push(client: Loopback, here: Repository) -> None:
+    client.faults.add(Fault("POST .*/tag/", "status", 403))
+    with pytest.raises(RemoteError):
+        push(here, "hub", adapter=False, tag="v1")
+    push(here, "hub", adapter=False, tag="v1")
+    assert refs(client)["refs/tags/v1"] == refs(client)["refs/heads/main"]
+    assert here.resolve("v1") == tip(here)
+
+
+def test_who_may_see_a_repository_that_is_there_is_not_changed(client: Loopback, here: Repository) -> None:
+    client.repos[NAME].private = True
+    (note,) = push(here, "hub", adapter=False, options=PushOptions(visibility="public")).notes
+    assert "stays private" in note
+    assert client.repos[NAME].private
+    edited(here, 2)
+    assert push(here, "hub", adapter=False, options=PushOptions(visibility="private")).notes == ()
+
+
+def test_a_push_says_how_much_goes(client: Loopback, here: Repository) -> None:
+    told: list[str] = []
+    made = push(here, "hub", adapter=False, progress=lambda stage, done, total: told.append(stage))
+    assert f"send {len(made.files)} files, {size_text(made.bytes)}" in told

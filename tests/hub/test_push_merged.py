@@ -14,7 +14,9 @@ from transformers import AutoModelForCausalLM
 from memit_vc.cli import main
 from memit_vc.errors import MemitVCError, UsageError
 from memit_vc.porcelain.checkout import checkout
+from memit_vc.porcelain.push import push
 from memit_vc.porcelain.push_merged import push_merged
+from memit_vc.porcelain.remotes import add_remote
 from memit_vc.porcelain.setup import init
 from memit_vc.remote.hub import HubRemote
 from memit_vc.repository import Repository
@@ -113,6 +115,21 @@ def test_a_history_is_not_mixed_with_a_model(client: Loopback, repository: Repos
     client.add(NAME, {"memitvc.json": b"{}"})
     with pytest.raises(UsageError, match="holds a history"):
         push_merged(repository, there(client))
+
+
+def test_the_history_is_where_it_was_pushed(client: Loopback, repository: Repository) -> None:
+    """A remote that was only named has nothing for a reader."""
+    place = repository.root.parent
+    add_remote(repository, "aside", "hf://ada/never", directory=place)
+    add_remote(repository, "origin", "hf://ada/facts", directory=place)
+
+    def card() -> bytes:
+        made = push_merged(repository, there(client))
+        return there(client).read("README.md", made.revision, limit=100_000)
+
+    assert b"were not published with this model" in card()
+    push(repository, "origin", adapter=False)
+    assert b"memitvc clone ada/facts edited" in card()
 
 
 def test_a_failed_push_leaves_nothing(client: Loopback, repository: Repository) -> None:

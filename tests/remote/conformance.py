@@ -216,6 +216,20 @@ class Conformance:
             assert all(there.patch(patch).constraints is None for patch in patches)
             assert there.fsck() == []
 
+    def test_constraints_that_come_later(self, place: World) -> None:
+        with Repository.open(place.work) as here, Repository.open(place.empty) as there:
+            push(here, constraints=False, adapter=False)
+            pull(there)
+            assert set(there.patch_constraints().values()) == {None}
+            sent = push(here, adapter=False)
+            assert (sent.commits, sent.objects) == ((), len(here.patch_constraints()))
+            assert push(here, adapter=False).files == {}
+            came = pull(there).fetched
+            assert (came.commits, came.objects) == (0, sent.objects)
+            assert there.patch_constraints() == here.patch_constraints()
+            assert fetch(there).objects == 0
+            assert there.fsck() == []
+
     def test_two_pushers(self, place: World) -> None:
         """One wins; the other pulls, merges, pushes; the first fast-forwards to the same commit."""
         with Repository.open(place.work) as first, Repository.open(place.empty) as second:
