@@ -9,7 +9,8 @@ The tree (design section 10), the same on every kind of remote:
     objects/ab/cdef…              patches, constraints and provenance, by SHA-256
     adapter_config.json, …        the default branch's tip as a PEFT adapter, where its rank allows one
 
-Everything under `commits/` and `objects/` is named by what it holds and never changes.
+Everything under `commits/` and `objects/` is named by what it holds and never changes; only a commit's record may gain
+the names of constraints that came later.
 """
 
 from __future__ import annotations
