@@ -31,7 +31,7 @@ from memit_vc.store.migrate import upgrade_schema
 from memit_vc.store.records import GcResult, Head, KeptPatch, NewPatch, OperationRow, Problem, RefUpdate
 from memit_vc.vcs import revisions
 from memit_vc.vcs.facts import LiveFact, live_fact_columns
-from memit_vc.vcs.graph import commits_between, newest_first
+from memit_vc.vcs.graph import ancestors, commits_between, newest_first
 from memit_vc.vcs.refnames import check_ref_name
 from memit_vc.vcs.selection import select_columns
 from memit_vc.vcs.state import state_id
@@ -153,7 +153,7 @@ class Repository(Ledger):
         if ends is None:
             return [self.resolve(text)]
         older, newer = (self.resolve(end) for end in ends)
-        return commits_between(older, newer, self.parents, self._order)
+        return commits_between(older, newer, self.parents, self.order)
 
     def _names(self) -> revisions.Names:
         return revisions.Names(
@@ -187,7 +187,8 @@ class Repository(Ledger):
     def parents(self, id: CommitId) -> tuple[CommitId, ...]:  # noqa: A002
         return self._known(id)[0][id]
 
-    def _order(self, commit: CommitId) -> int:
+    def order(self, commit: CommitId) -> int:
+        """A number that is greater for a commit than for its parents."""
         return self._known(commit)[1][commit]
 
     def _known(self, commit: CommitId) -> tuple[dict[CommitId, tuple[CommitId, ...]], dict[CommitId, int]]:
@@ -201,7 +202,7 @@ class Repository(Ledger):
 
     def log(self, tips: Sequence[CommitId], *, limit: int | None = None) -> list[Commit]:
         """Commits reachable from `tips`, newest first, children before parents."""
-        walk = newest_first(tips, self.parents, self._order)
+        walk = newest_first(tips, self.parents, self.order)
         ids = [commit for _, commit in zip(range(limit), walk, strict=False)] if limit is not None else list(walk)
         found = self.commits(ids)
         return [found[commit] for commit in ids]
@@ -211,8 +212,17 @@ class Repository(Ledger):
         return frozenset(self._state(id))
 
     def origins(self, id: CommitId) -> dict[ColumnId, CommitId]:  # noqa: A002
-        """The live columns at a commit, each with the commit that brought it in last."""
-        return self._state(id)
+        """The live columns at a commit, each with the commit of its history that first brought it in: not the merge
+        that joined it, nor the revert that put it back.
+        """
+        state = self._state(id)
+        history = ancestors([id], self.parents)
+        with self._database.read() as connection:
+            bringers = rows_history.bringers(connection, state)
+        return {
+            column: min((commit for commit in bringers[column] if commit in history), key=self.order)
+            for column in state
+        }
 
     def _state(self, commit: CommitId) -> dict[ColumnId, CommitId]:
         self._known(commit)
@@ -229,11 +239,11 @@ class Repository(Ledger):
 
     def live_facts(self, id: CommitId) -> list[LiveFact]:  # noqa: A002
         """The facts that are in the model at a commit, in the order of the commits that brought them, then position."""
-        brought = self._state(id)
+        brought = self.origins(id)
         with self._database.read() as connection:
             positions = rows_patches.column_positions(connection, brought)
             facts = rows_patches.column_facts(connection, brought)
-            order = {commit: self._order(commit) for commit in set(brought.values())}
+            order = {commit: self.order(commit) for commit in set(brought.values())}
             columns = sorted(brought, key=lambda c: (order[brought[c]], positions.get(c, 0), c))
             live = live_fact_columns(columns, facts)
             found = rows_patches.load_facts(connection, [fact for fact, _ in live])
@@ -263,12 +273,14 @@ class Repository(Ledger):
         facts: Sequence[Fact] = (),
         refs: Sequence[RefUpdate] = (),
         head: str | None = None,
+        head_was: str | None = None,
         evaluations: Sequence[publish.Evaluation] = (),
         argv: Sequence[str] | None = None,
     ) -> int:
         """One transaction: rows, refs by compare-and-swap, HEAD ("heads/x" or a commit id), one operation row.
 
-        `commits` come parents first. RefMovedError where a ref is no longer at its `old`; IntegrityError where a blob,
+        `commits` come parents first. RefMovedError where a ref is no longer at its `old`, or HEAD, where `head_was` is
+        given, no longer there; IntegrityError where a blob,
         parent or column is missing; then nothing is written. Returns the newest operation's number; no operation is
         written where neither refs nor HEAD change.
         """
@@ -289,6 +301,7 @@ class Repository(Ledger):
                 facts=facts,
                 refs=refs,
                 head=head,
+                head_was=head_was,
                 evaluations=evaluations,
                 argv=argv,
             )

@@ -82,7 +82,7 @@ def test_state_and_live_facts_follow_the_history(plain_repository: Repository) -
     assert [e.fact for e in repository.live_facts(reverted.id)] == [fact(3)]
     restored = record(repository, kind="revert", patch=repository.patch(first.patches[0]))
     assert repository.state(restored.id) == repository.state(second.id)
-    assert [e.commit for e in repository.live_facts(restored.id)] == [second.id, restored.id, restored.id]
+    assert [e.commit for e in repository.live_facts(restored.id)] == [first.id, first.id, second.id]
     assert repository.commits_of_state(repository.state_id(repository.state(second.id))) == [second.id, restored.id]
 
 

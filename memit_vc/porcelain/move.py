@@ -17,12 +17,13 @@ class Movement(TypedDict, total=False):
 
     refs: list[RefUpdate]
     head: str
+    head_was: str
 
 
 def head_update(head: Head, new: CommitId) -> Movement:
-    """Move from `head` to `new` by compare-and-swap on the branch."""
+    """Move from `head` to `new` by compare-and-swap: of the branch, or of HEAD where it is detached."""
     from memit_vc.repository import RefUpdate
 
     if head.branch is None:
-        return {"head": new}
+        return {"head": new, "head_was": head.commit}
     return {"refs": [RefUpdate(f"heads/{head.branch}", head.commit, new)]}

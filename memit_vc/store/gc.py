@@ -13,6 +13,7 @@ from memit_vc.store.blobs import BlobStore
 from memit_vc.store.database import chunked
 from memit_vc.store.files import remove_temporary, stale_temporaries
 from memit_vc.store.rows_history import load_graph
+from memit_vc.store.rows_kept import forget_held
 from memit_vc.store.rows_refs import load_operations, load_refs, raw_head
 from memit_vc.store.schema import (
     changes,
@@ -53,6 +54,7 @@ def drop_rows(connection: Connection, keep_operations: int | None) -> tuple[int,
     Returns how many commits and operations went.
     """
     dropped = _drop_operations(connection, keep_operations)
+    forget_held(connection)
     graph, _ = load_graph(connection)
     unreachable = set(graph) - _reachable(connection, graph)
     _drop_commits(connection, unreachable)

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from memit_vc.errors import UsageError
 from memit_vc.objects import CommitId, Fact, JsonValue, PatchId, StateId, StatisticsId
-from memit_vc.store import rows_refs, rows_results
+from memit_vc.store import rows_kept, rows_refs, rows_results
 from memit_vc.store.catalogue import Catalogue
 from memit_vc.store.publish import insert_patches
 from memit_vc.store.records import Head, KeptPatch, NewPatch, OperationRow
@@ -50,11 +50,8 @@ class Ledger(Catalogue):
                 newest.refs_before,
                 newest.head_before,
             )
-            rows_refs.mark_undone(connection, newest.id, made.id)
-            if newest.verb == "undo":
-                for operation in rows_refs.load_operations(connection):
-                    if operation.undone_by == newest.id:
-                        rows_refs.mark_undone(connection, operation.id, None)
+            if made.id != newest.id:
+                _mark(connection, made.id)
             return made
 
     def restore(self, operation: int) -> OperationRow:
@@ -102,22 +99,37 @@ class Ledger(Catalogue):
     def keep_patch(
         self, patch: NewPatch, facts: Sequence[Fact], *, parent: CommitId, message: str, details: JsonValue
     ) -> None:
-        """Keep a patch whose branch moved while it was computed. Kept patches survive gc until they are committed."""
+        """Keep a patch whose branch moved while it was computed. It survives gc until it is committed for good: an
+        `undo` of its commit makes it a kept one again.
+        """
         with self._database.write() as connection:
             insert_patches(connection, self.blobs, self.base_id, [patch], facts)
-            rows_results.insert_kept(connection, patch.id, parent=parent, message=message, details=details)
+            rows_kept.insert_kept(connection, patch.id, parent=parent, message=message, details=details)
 
     def kept(self, id: PatchId) -> KeptPatch:  # noqa: A002
         """RevisionError where no such patch is kept."""
         with self._database.read() as connection:
-            return rows_results.load_kept(connection, id)
+            return rows_kept.load_kept(connection, id)
 
-    def kept_patches(self) -> list[PatchId]:
-        """Oldest first."""
+    def kept_patches(self, *, everything: bool = False) -> list[PatchId]:
+        """Those that wait for a commit, oldest first; with `everything` also those that some ref has a commit of."""
         with self._database.read() as connection:
-            return rows_results.kept_ids(connection)
+            return rows_kept.waiting(connection, everything=everything)
 
     def drop_kept(self, id: PatchId) -> None:  # noqa: A002
         """Give a kept patch up: the next gc removes it."""
         with self._database.write() as connection:
-            rows_results.delete_kept(connection, [id])
+            rows_kept.delete_kept(connection, [id])
+
+
+def _mark(connection: Connection, undo: int) -> None:
+    """An undo took back the operation before it, which, if it was an undo itself, no longer counts: what that one had
+    taken back stands again, and so on back through the undos.
+    """
+    standing, by = False, undo
+    while found := rows_refs.load_operations(connection, limit=1, before=by):
+        (operation,) = found
+        rows_refs.mark_undone(connection, operation.id, None if standing else by)
+        if operation.verb != "undo":
+            return
+        standing, by = not standing, operation.id

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from sqlalchemy import Connection
 
-from memit_vc.errors import IntegrityError
+from memit_vc.errors import IntegrityError, RefMovedError
 from memit_vc.objects import BaseId, BlobId, ColumnId, Commit, CommitId, Fact, JsonValue, StateId, short
 from memit_vc.store.blobs import BlobStore
 from memit_vc.store.records import NewPatch, RefUpdate
@@ -22,7 +22,7 @@ from memit_vc.store.rows_refs import (
     raw_head,
     write_meta,
 )
-from memit_vc.store.rows_results import delete_kept, replace_evaluation
+from memit_vc.store.rows_results import replace_evaluation
 
 __all__ = ["Evaluation", "StateHash", "insert_commits", "insert_patches", "publish"]
 
@@ -44,12 +44,18 @@ def publish(
     facts: Sequence[Fact],
     refs: Sequence[RefUpdate],
     head: str | None,
+    head_was: str | None,
     evaluations: Iterable[Evaluation],
     argv: Sequence[str] | None,
 ) -> int:
     """Everything or nothing: the caller's transaction rolls back on any error. The newest operation's number."""
     before = load_refs(connection), raw_head(connection)
     # the compare-and-swap comes first: whoever lost the race should hear of that and not of a missing parent
+    if head_was is not None and before[1] != head_was:
+        raise RefMovedError(
+            f"HEAD is {_at(before[1])}, not {_at(head_was)}: another command moved it meanwhile",
+            hint="Nothing was changed. Look at `memitvc log` and run the command again.",
+        )
     for change in refs:
         if change.old is not None or change.new is None:
             move_ref(connection, RefUpdate(change.name, change.old, change.old))
@@ -129,8 +135,11 @@ def insert_commits(
         # one state is held at a time on a line: a pull of thousands of commits stays small
         states = {commit.id: state}
         insert_commit(connection, commit, state_hash(state))
-        delete_kept(connection, commit.patches)
         known.add(commit.id)
+
+
+def _at(head: str) -> str:
+    return f"on branch {head.removeprefix('heads/')}" if head.startswith("heads/") else f"at {short(head)}"
 
 
 def _set_head(connection: Connection, head: str) -> None:

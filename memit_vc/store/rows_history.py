@@ -13,6 +13,7 @@ from memit_vc.store.database import chunked
 from memit_vc.store.schema import changes, commit_patches, commits, parents
 
 __all__ = [
+    "bringers",
     "commits_of_state",
     "find_prefix",
     "first_parent_changes",
@@ -80,6 +81,18 @@ def load_state(connection: Connection, tip: CommitId) -> dict[ColumnId, CommitId
         if column not in settled:
             settled[column] = commit if change == "add" else None
     return {column: commit for column, commit in settled.items() if commit is not None}
+
+
+def bringers(connection: Connection, columns: Collection[ColumnId]) -> dict[ColumnId, list[CommitId]]:
+    """Every commit, of any history, that brings each column in."""
+    found: dict[ColumnId, list[CommitId]] = {column: [] for column in columns}
+    for part in chunked(columns):
+        statement = select(changes.c.column, changes.c.commit).where(
+            and_(changes.c.column.in_(part), changes.c.change == "add")
+        )
+        for row in connection.execute(statement):
+            found[ColumnId(row.column)].append(CommitId(row.commit))
+    return found
 
 
 def commits_of_state(connection: Connection, state: StateId) -> list[CommitId]:

@@ -132,9 +132,13 @@ def latest_operation(connection: Connection) -> int:
     return int(connection.execute(select(func.max(operations.c.id))).scalar() or 0)
 
 
-def load_operations(connection: Connection, *, limit: int | None = None, only: int | None = None) -> list[OperationRow]:
+def load_operations(
+    connection: Connection, *, limit: int | None = None, only: int | None = None, before: int | None = None
+) -> list[OperationRow]:
     """Newest first."""
     statement = select(operations).order_by(operations.c.id.desc())
+    if before is not None:
+        statement = statement.where(operations.c.id < before)
     if only is not None:
         statement = statement.where(operations.c.id == only)
     if limit is not None:

@@ -1,24 +1,17 @@
-"""Rows of what was measured or computed: evaluations, statistics, patches that wait for their branch."""
+"""Rows of what was measured or computed: evaluations, statistics."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
 from sqlalchemy import Connection, and_, delete, insert, select
 
-from memit_vc.errors import RevisionError
-from memit_vc.objects import CommitId, JsonValue, PatchId, StateId, StatisticsId, canonical_json, short
-from memit_vc.store.records import KeptPatch, utc_now
-from memit_vc.store.rows_patches import load_patch
-from memit_vc.store.schema import evaluations, kept, statistics
+from memit_vc.objects import CommitId, JsonValue, StateId, StatisticsId, canonical_json
+from memit_vc.store.records import utc_now
+from memit_vc.store.schema import evaluations, statistics
 
 __all__ = [
-    "delete_kept",
-    "insert_kept",
-    "kept_ids",
     "load_evaluations",
-    "load_kept",
     "load_statistics",
     "replace_evaluation",
     "replace_statistics",
@@ -55,35 +48,3 @@ def load_statistics(connection: Connection) -> dict[StatisticsId, JsonValue]:
 def replace_statistics(connection: Connection, identifier: StatisticsId, value: JsonValue) -> None:
     connection.execute(delete(statistics).where(statistics.c.id == identifier))
     connection.execute(insert(statistics).values(id=identifier, json=canonical_json(value).decode(), time=utc_now()))
-
-
-def insert_kept(connection: Connection, patch: PatchId, *, parent: CommitId, message: str, details: JsonValue) -> None:
-    delete_kept(connection, [patch])
-    connection.execute(
-        insert(kept).values(
-            patch=patch, parent=parent, message=message, json=canonical_json(details).decode(), time=utc_now()
-        )
-    )
-
-
-def delete_kept(connection: Connection, patches: Sequence[PatchId]) -> None:
-    if patches:
-        connection.execute(delete(kept).where(kept.c.patch.in_(list(patches))))
-
-
-def kept_ids(connection: Connection) -> list[PatchId]:
-    """Oldest first."""
-    return [PatchId(p) for p in connection.execute(select(kept.c.patch).order_by(kept.c.time, kept.c.patch)).scalars()]
-
-
-def load_kept(connection: Connection, patch: PatchId) -> KeptPatch:
-    row = connection.execute(select(kept).where(kept.c.patch == patch)).one_or_none()
-    if row is None:
-        raise RevisionError(f"no patch {short(patch)} is kept here", hint="`memitvc status` lists the kept patches.")
-    return KeptPatch(
-        patch=load_patch(connection, patch),
-        parent=CommitId(row.parent),
-        message=row.message,
-        details=json.loads(row.json),
-        time=row.time,
-    )

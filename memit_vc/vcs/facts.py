@@ -12,7 +12,7 @@ __all__ = ["LiveFact", "live_fact_columns"]
 
 @dataclass(frozen=True, slots=True)
 class LiveFact:
-    """A fact that is in the model, its column, and the commit that (most recently) brought the column in."""
+    """A fact that is in the model, its column, and the commit of the history that first brought the column in."""
 
     fact: Fact
     column: ColumnId

@@ -1,0 +1,92 @@
+"""Rows of patches that wait for their branch.
+
+A row stays when its patch is committed: it only stops waiting, for as long as some ref has that commit, so that `undo`
+gives the patch back. `forget_held` removes it once no operation can lead back to a place without the commit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+from sqlalchemy import Connection, delete, insert, select
+
+from memit_vc.errors import RevisionError
+from memit_vc.objects import CommitId, JsonValue, PatchId, canonical_json, short
+from memit_vc.store.records import KeptPatch, utc_now
+from memit_vc.store.rows_history import load_graph
+from memit_vc.store.rows_patches import load_patch
+from memit_vc.store.rows_refs import load_operations, load_refs, raw_head
+from memit_vc.store.schema import commit_patches, kept
+
+__all__ = ["delete_kept", "forget_held", "insert_kept", "load_kept", "waiting"]
+
+
+def insert_kept(connection: Connection, patch: PatchId, *, parent: CommitId, message: str, details: JsonValue) -> None:
+    delete_kept(connection, [patch])
+    connection.execute(
+        insert(kept).values(
+            patch=patch, parent=parent, message=message, json=canonical_json(details).decode(), time=utc_now()
+        )
+    )
+
+
+def delete_kept(connection: Connection, patches: Sequence[PatchId]) -> None:
+    if patches:
+        connection.execute(delete(kept).where(kept.c.patch.in_(list(patches))))
+
+
+def load_kept(connection: Connection, patch: PatchId) -> KeptPatch:
+    row = connection.execute(select(kept).where(kept.c.patch == patch)).one_or_none()
+    if row is None:
+        raise RevisionError(f"no patch {short(patch)} is kept here", hint="`memitvc status` lists the kept patches.")
+    return KeptPatch(
+        patch=load_patch(connection, patch),
+        parent=CommitId(row.parent),
+        message=row.message,
+        details=json.loads(row.json),
+        time=row.time,
+    )
+
+
+def waiting(connection: Connection, *, everything: bool = False) -> list[PatchId]:
+    """Those that no commit of any ref or of HEAD names, oldest first; with `everything` the others too."""
+    rows = [PatchId(p) for p in connection.execute(select(kept.c.patch).order_by(kept.c.time, kept.c.patch)).scalars()]
+    if not rows or everything:
+        return rows
+    places = {*load_refs(connection).values(), raw_head(connection)}
+    holders = _holders(connection, rows)
+    return [patch for patch in rows if holders[patch].isdisjoint(places)]
+
+
+def forget_held(connection: Connection) -> None:
+    """Remove the rows whose patch has a commit now and wherever `undo` or `restore` could go."""
+    rows = [PatchId(p) for p in connection.execute(select(kept.c.patch)).scalars()]
+    if not rows:
+        return
+    places = [{*load_refs(connection).values(), raw_head(connection)}]
+    for operation in load_operations(connection):
+        places.append({*operation.refs_before.values(), operation.head_before})
+        places.append({*operation.refs_after.values(), operation.head_after})
+    holders = _holders(connection, rows)
+    delete_kept(connection, [patch for patch in rows if not any(holders[patch].isdisjoint(place) for place in places)])
+
+
+def _holders(connection: Connection, patches: Iterable[PatchId]) -> Mapping[PatchId, set[CommitId]]:
+    """The commits that have one which names the patch in their history, themselves included."""
+    graph, _ = load_graph(connection)
+    children: dict[CommitId, list[CommitId]] = {}
+    for commit, parents in graph.items():
+        for parent in parents:
+            children.setdefault(parent, []).append(commit)
+    found: dict[PatchId, set[CommitId]] = {}
+    for patch in patches:
+        naming = connection.execute(select(commit_patches.c.commit).where(commit_patches.c.patch == patch)).scalars()
+        pending, reached = [CommitId(c) for c in naming], set[CommitId]()
+        while pending:
+            commit = pending.pop()
+            if commit not in reached:
+                reached.add(commit)
+                pending.extend(children.get(commit, ()))
+        found[patch] = reached
+    return found
