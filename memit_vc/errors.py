@@ -6,6 +6,8 @@ Exit codes: 1 error · 2 usage · 10 no repository · 11 ref moved or locked · 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 __all__ = [
     "BaseChangedError",
     "ConflictError",
@@ -99,9 +101,15 @@ class BaseChangedError(IntegrityError):
 
 
 class ConflictError(MemitVCError):
-    """Two live facts contradict each other (same subject and prompt, different targets)."""
+    """Two live facts contradict each other (same subject and prompt, different targets). `conflicts` lists them."""
 
     exit_code = 13
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, conflicts: Sequence[Mapping[str, object]] = ()
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.conflicts = tuple(conflicts)
 
 
 class RemoteError(MemitVCError):

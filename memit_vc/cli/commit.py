@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memit_vc.cli.io import IO, verb
+from memit_vc.cli.io import IO, count, verb
 from memit_vc.cli.show_facts import score_rows
 from memit_vc.cli.sides import check_overlap_option, likely_conflicts
 from memit_vc.errors import UsageError
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @check_overlap_option
 @click.option("--amend", is_flag=True, help="Put EDITS in the place of HEAD's commit; with -m alone, only its message.")
 @click.option("--patch", metavar="ID", help="Commit a patch that was kept when its branch moved (`memitvc status`).")
+@click.option("--drop", is_flag=True, help="With --patch: give the kept patch up instead.")
 def command(
     io: IO,
     edits: str | None,
@@ -44,6 +45,7 @@ def command(
     check_overlap: bool | None,
     amend: bool,
     patch: str | None,
+    drop: bool,
     **options: Any,
 ) -> None:
     """Edit the facts of EDITS into the model: JSON, JSON Lines or CSV, or - for standard input.
@@ -51,9 +53,14 @@ def command(
     Records are EasyEdit's (prompt, subject, target_new, …) or MEMIT's (requested_rewrite, …).
     """
     options["on_conflict"] = options["on_conflict"] or "stop"
+    if drop and patch is None:
+        raise UsageError("--drop gives up a kept patch", hint="Name it: memitvc commit --patch ID --drop")
     if patch is not None:
         if edits is not None or amend:
             raise UsageError("--patch commits what is kept: it takes neither EDITS nor --amend")
+        if drop:
+            _drop_kept(io, patch)
+            return
         _commit_kept(io, patch, options["on_conflict"], options["message"])
         return
     if edits is None:
@@ -107,7 +114,19 @@ def _commit_kept(io: IO, patch: str, on_conflict: OnConflict, message: str | Non
         io.note(note)
     io.emit(
         {**vars(made), "notes": list(made.notes)},
-        lambda: click.echo(f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {made.facts} facts of the kept patch"),
+        lambda: click.echo(
+            f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {count(made.facts, 'fact')} of the kept patch"
+        ),
+    )
+
+
+def _drop_kept(io: IO, patch: str) -> None:
+    from memit_vc.porcelain.commit_kept import drop_kept
+
+    with io.repository() as repository:
+        dropped = drop_kept(repository, patch)
+    io.emit(
+        {"dropped": dropped}, lambda: click.echo(f"patch {dropped[:10]} is no longer kept; `memitvc gc` removes it")
     )
 
 
@@ -123,7 +142,7 @@ def _amend_message(io: IO, message: str | None) -> None:
 
 def _render(io: IO, made: CommitResult) -> None:
     where = made.branch or "detached HEAD"
-    click.echo(f"[{where} {made.id[:10]}] {made.facts} facts, {made.survived:.1%} of the update kept")
+    click.echo(f"[{where} {made.id[:10]}] {count(made.facts, 'fact')}, {made.survived:.1%} of the update kept")
     if made.after:
         rows = score_rows([made.before, made.after])
         if made.perplexity_before is not None and made.perplexity_after is not None:

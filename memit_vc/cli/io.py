@@ -23,13 +23,16 @@ from memit_vc.progress import Progress
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["IO", "verb"]
+__all__ = ["IO", "count", "verb"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _LINE_EVERY = 15.0
 """Seconds between lines of progress where there is no terminal."""
 _BAR_AFTER = 1.0
 """Seconds before a progress bar shows: what is over sooner needs none."""
+
+
+_JSON = "memitvc.json"
 
 
 class IO:
@@ -129,6 +132,11 @@ def _lines(io: IO) -> Progress:
     return report
 
 
+def count(number: int, noun: str) -> str:
+    """ "1 fact", "2 facts"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def verb(**attributes: Any) -> Callable[[_F], click.Command]:
     """Make a function `f(io, **options)` a click command with `-C` and `--json`."""
 
@@ -137,6 +145,7 @@ def verb(**attributes: Any) -> Callable[[_F], click.Command]:
         @functools.wraps(function)
         def run(ctx: click.Context, /, chdir: Path | None, as_json: bool, **options: Any) -> Any:
             start: Path = ctx.find_object(Path) or Path()
+            as_json = ctx.meta[_JSON] = as_json or ctx.meta.get(_JSON, False)  # a group's --json is its subcommands'
             return function(IO(start / chdir if chdir else start, as_json), **options)
 
         wrapped: Any = run

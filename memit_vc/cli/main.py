@@ -110,7 +110,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         # main() in standalone mode would exit by itself with click's own codes
         result: Any = cli.main(argv, prog_name="memitvc", standalone_mode=False)
     except MemitVCError as error:
-        _report(error.message, error.hint, error.exit_code, as_json)
+        _report(error.message, error.hint, error.exit_code, as_json, conflicts=getattr(error, "conflicts", ()))
         return error.exit_code
     except click.exceptions.Abort:
         return _interrupted()
@@ -137,9 +137,11 @@ def _interrupted() -> int:
     return 130
 
 
-def _report(message: str, hint: str | None, code: int, as_json: bool) -> None:
+def _report(message: str, hint: str | None, code: int, as_json: bool, conflicts: Sequence[object] = ()) -> None:
     if as_json:
-        click.echo(json.dumps({"error": {"message": message, "hint": hint, "exit_code": code}}), err=True)
+        record: dict[str, object] = {"message": message, "hint": hint, "exit_code": code}
+        record |= {"conflicts": list(conflicts)} if conflicts else {}
+        click.echo(json.dumps({"error": record}), err=True)
         return
     click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
     if hint:

@@ -6,6 +6,7 @@ import click
 
 from memit_vc.cli.io import IO, verb
 from memit_vc.cli.show_resolved import show_resolved
+from memit_vc.cli.sides import conflict_options
 
 
 @verb(name="revert", short_help="Take commits out of the model, exactly.")
@@ -16,25 +17,53 @@ from memit_vc.cli.show_resolved import show_resolved
     is_flag=True,
     help="Solve for the rest, so that it is what it would be had these facts never been in. Needs the model.",
 )
+@conflict_options
 @click.option("-m", "--message", help="Message of the new commit.")
-def command(io: IO, revisions: tuple[str, ...], fact: str | None, resolve: bool, message: str | None) -> None:
-    """Undo the change of state of REVISIONS, wherever they are in the history. No model is loaded; the weights that
-    come out are, bit for bit, those of a history in which they never were. A revert can be reverted.
+def command(
+    io: IO,
+    revisions: tuple[str, ...],
+    fact: str | None,
+    resolve: bool,
+    on_conflict: str | None,
+    message: str | None,
+) -> None:
+    """Undo the change of state of REVISIONS (commits, or ranges A..B), wherever they are in the history, the newest
+    first. No model is loaded; what they brought in goes, bit for bit, and what they took out comes back where nothing
+    else has taken its place since. A revert can be reverted.
 
-    Later commits were computed on top of what is taken out; --resolve also takes that influence out of them.
+    A fact that comes back and contradicts a live one stops the revert with exit code 13.
+
+    Later commits were computed on top of what is taken out; --resolve also takes that influence out of them, in a
+    state that is the joint solution of its facts (`squash --resolve` makes any state one).
     """
     if resolve:
         from memit_vc.porcelain.resolve import resolve_revert
 
         with io.repository() as repository, io.progress() as progress:
-            solved = resolve_revert(repository, revisions, fact=fact, message=message, progress=progress)
+            solved = resolve_revert(
+                repository,
+                revisions,
+                fact=fact,
+                on_conflict=on_conflict or "stop",  # type: ignore[arg-type]  # one of the flags' values
+                message=message,
+                progress=progress,
+            )
         show_resolved(io, solved)
         return
     from memit_vc.porcelain.revert import revert
 
     with io.repository() as repository:
-        made = revert(repository, revisions, fact=fact, message=message)
+        made = revert(
+            repository,
+            revisions,
+            fact=fact,
+            on_conflict=on_conflict or "stop",  # type: ignore[arg-type]  # one of the flags' values
+            message=message,
+        )
         later = [(commit, repository.commit(commit).subject) for commit in made.later]
+
+    for note in made.notes:
+        io.warn(note)
 
     def render() -> None:
         change = ", ".join(
@@ -48,4 +77,13 @@ def command(io: IO, revisions: tuple[str, ...], fact: str | None, resolve: bool,
             for commit, subject in later:
                 io.note(f"  {commit[:10]} {subject}")
 
-    io.emit({**vars(made), "reverted": list(made.reverted), "later": list(made.later)}, render)
+    io.emit(
+        {
+            **vars(made),
+            "reverted": list(made.reverted),
+            "later": list(made.later),
+            "contradictions": [each.to_json() for each in made.contradictions],
+            "notes": list(made.notes),
+        },
+        render,
+    )

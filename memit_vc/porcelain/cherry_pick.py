@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from memit_vc.errors import MemitVCError
-from memit_vc.objects import Commit, CommitId, JsonValue, StateId, short
+from memit_vc.objects import ColumnId, Commit, CommitId, JsonValue, StateId, short
 from memit_vc.porcelain.author import author_name, now
 from memit_vc.porcelain.conflicts import OnConflict
-from memit_vc.porcelain.contradictions import Contradiction, join
+from memit_vc.porcelain.contradictions import Contradiction, conflict_details
+from memit_vc.porcelain.join import Joined, Side, join
 from memit_vc.porcelain.move import head_update
 from memit_vc.porcelain.revert import patches_of
 from memit_vc.repository import Repository
 from memit_vc.vcs.exact import check_bound
-from memit_vc.vcs.state import Change, apply, change_between
+from memit_vc.vcs.state import Change, State, apply, change_between
 
-__all__ = ["PickResult", "cherry_pick"]
+__all__ = ["PickResult", "cherry_pick", "picked_state"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def cherry_pick(
     """
     picked = list(dict.fromkeys(c for revision in revisions for c in repository.resolve_range(revision)))
     head = repository.head()
-    origins = repository.origins(head.commit)
+    origins = dict(repository.origins(head.commit))
     state = frozenset(origins)
     made: list[Commit] = []
     skipped: list[CommitId] = []
@@ -58,34 +59,21 @@ def cherry_pick(
     for target, commit in repository.commits(picked).items():
         if commit.kind == "root":
             raise MemitVCError(f"{short(target)} is the base itself", hint="Every commit stands on it already.")
-        wanted = apply(state, Change(frozenset(commit.adds), frozenset(commit.removes)))
-        if wanted == state:
-            skipped.append(target)
-            continue
-        joined = join(
-            repository,
-            wanted,
-            {column: origins[column] for column in state},
-            dict.fromkeys(commit.adds, target),
-            on_conflict,
-            what=f"picking {short(target)}",
-        )
-        conflicts += joined.contradictions
-        notes += joined.notes()
-        check_bound(repository.bounds(joined.state))
+        joined = picked_state(repository, state, commit, origins, on_conflict)
         change = change_between(state, joined.state)
         if not change.adds and not change.removes:
             skipped.append(target)
             continue
-        new = _commit(repository, commit, made[-1].id if made else head.commit, change, message)
+        conflicts += joined.contradictions
+        notes += joined.notes()
+        check_bound(repository.bounds(joined.state))
+        details = {"picks": target, **conflict_details(joined.contradictions, on_conflict)}
+        new = _commit(repository, commit, made[-1].id if made else head.commit, change, message, details)
         made.append(new)
         origins |= dict.fromkeys(change.adds, new.id)
         state = joined.state
     if not made:
-        what = ", ".join(short(c) for c in skipped)
-        raise MemitVCError(
-            f"nothing to pick: the change of {what} is here already", hint="`memitvc facts` lists what is live."
-        )
+        raise _nothing(repository, skipped, state)
     repository.publish(
         verb="cherry-pick",
         description=made[0].subject if len(made) == 1 else f"{len(made)} commits",
@@ -106,8 +94,51 @@ def cherry_pick(
     )
 
 
-def _commit(repository: Repository, original: Commit, parent: CommitId, change: Change, message: str | None) -> Commit:
-    details: dict[str, JsonValue] = {"picks": original.id}
+def picked_state(
+    repository: Repository,
+    state: State,
+    commit: Commit,
+    origins: Mapping[ColumnId, CommitId],
+    on_conflict: OnConflict,
+) -> Joined:
+    """`state` with the change of a commit made in it; `origins` of its columns. ConflictError as for `merge`."""
+    change = Change(frozenset(commit.adds), frozenset(commit.removes))
+    there = Side(
+        repository.state(commit.id),
+        dict.fromkeys(commit.adds, commit.id),
+        change=change.adds | change.removes,
+        commit=commit.id,
+    )
+    wanted = apply(state, change)
+    return join(repository, wanted, Side(state, origins), [there], on_conflict, what=f"picking {short(commit.id)}")
+
+
+def _nothing(repository: Repository, skipped: Sequence[CommitId], state: State) -> MemitVCError:
+    """Why nothing is left of a pick: it is here, or it is here and taken out by columns beside it."""
+    what = ", ".join(short(commit) for commit in skipped)
+    brought = {column for commit in repository.commits(skipped).values() for column in commit.adds}
+    named = {fact for pairs in repository.column_facts(brought & state).values() for fact, _ in pairs}
+    cancelled = [
+        fact
+        for pairs in repository.column_facts(state).values()
+        for fact, role in pairs
+        if role == "cancel" and fact in named
+    ]
+    hint = "`memitvc facts` lists what is live."
+    if cancelled:
+        subject = repository.fact(cancelled[0]).subject
+        hint = f"{subject!r} was taken out with `revert --resolve`: revert that commit to bring it back."
+    return MemitVCError(f"nothing to pick: the change of {what} is here already", hint=hint)
+
+
+def _commit(
+    repository: Repository,
+    original: Commit,
+    parent: CommitId,
+    change: Change,
+    message: str | None,
+    details: Mapping[str, JsonValue],
+) -> Commit:
     return Commit(
         base=repository.base_id,
         parents=(parent,),

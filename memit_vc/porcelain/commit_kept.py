@@ -9,13 +9,14 @@ from memit_vc.errors import MemitVCError, RevisionError
 from memit_vc.objects import ColumnId, Commit, CommitId, JsonValue, PatchId, StateId, short
 from memit_vc.porcelain.author import author_name, now
 from memit_vc.porcelain.conflicts import OnConflict
-from memit_vc.porcelain.contradictions import join
+from memit_vc.porcelain.contradictions import conflict_details
+from memit_vc.porcelain.join import Side, join
 from memit_vc.porcelain.move import head_update
 from memit_vc.repository import NewPatch, Repository
 from memit_vc.vcs.exact import check_bound
 from memit_vc.vcs.state import change_between
 
-__all__ = ["KeptResult", "commit_kept"]
+__all__ = ["KeptResult", "commit_kept", "drop_kept"]
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,21 @@ def commit_kept(
     origins = repository.origins(head.commit)
     state = frozenset(origins)
     known = _live_already(repository, kept.patch, head.commit)
-    theirs = {column: CommitId(kept.patch.id) for column in kept.patch.columns if column not in known}
+    brought = frozenset(kept.patch.columns) - known
     joined = join(
-        repository, state | theirs.keys(), origins, theirs, on_conflict, what=f"committing patch {short(kept.patch.id)}"
+        repository,
+        state | brought,
+        Side(state, origins),
+        [Side(brought, change=brought, patch=kept.patch.id)],
+        on_conflict,
+        what=f"committing patch {short(kept.patch.id)}",
     )
     change = change_between(state, joined.state)
     if not change.adds:
-        repository.drop_kept(kept.patch.id)
         raise MemitVCError(
-            "nothing to commit: no fact of the patch is new here; it is no longer kept",
-            hint="`memitvc facts` lists what is live.",
+            f"nothing to commit: no fact of patch {short(kept.patch.id)} is new here; it stays kept",
+            hint=f"`memitvc facts` lists what is live. To give the patch up: "
+            f"memitvc commit --patch {short(kept.patch.id)} --drop",
         )
     check_bound(repository.bounds(joined.state))
     details: Mapping[str, JsonValue] = kept.details if isinstance(kept.details, Mapping) else {}
@@ -68,12 +74,21 @@ def commit_kept(
         author=author_name(repository),
         time=now(),
         provenance=kept.patch.header.provenance,
-        details={**details, "facts": _count(repository, change.adds), "computed_on": kept.parent},
+        details={
+            **details,
+            "facts": _count(repository, change.adds),
+            "computed_on": kept.parent,
+            **conflict_details(joined.contradictions, on_conflict),
+        },
     )
     repository.publish(verb="commit", description=made.subject, commits=[made], **head_update(head, made.id))
     notes = joined.notes()
     if known:
-        notes.append(f"{len(known)} columns were left out: their facts are live already")
+        many = len(known) != 1
+        notes.append(
+            f"{len(known)} column{'s were' if many else ' was'} left out: "
+            f"{'their facts are' if many else 'its fact is'} live already"
+        )
     if kept.parent != head.commit:
         notes.append(
             f"the patch was computed on {short(kept.parent)}, without what came after it; "
@@ -90,8 +105,17 @@ def commit_kept(
     )
 
 
+def drop_kept(repository: Repository, patch: str) -> PatchId:
+    """Give the kept patch whose id starts with `patch` up; `gc` removes it. RevisionError where none is kept."""
+    found = _find(repository, patch)
+    repository.drop_kept(found)
+    return found
+
+
 def _find(repository: Repository, prefix: str) -> PatchId:
     found = [patch for patch in repository.kept_patches() if patch.startswith(prefix.lower())]
+    if not found:  # one that another branch has a commit of
+        found = [patch for patch in repository.kept_patches(everything=True) if patch.startswith(prefix.lower())]
     if len(found) == 1 and prefix:
         return found[0]
     what = f"{len(found)} kept patches begin with" if found else "no kept patch begins with"

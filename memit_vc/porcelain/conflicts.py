@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from memit_vc.errors import ConflictError, MemitVCError
-from memit_vc.objects import ColumnId, CommitId, Fact, FactId, short
+from memit_vc.objects import ColumnId, CommitId, Fact, FactId, JsonValue, short
 
 if TYPE_CHECKING:
     from memit_vc.repository import LiveFact, Repository
 
-__all__ = ["OnConflict", "Settled", "settle"]
+__all__ = ["OnConflict", "Settled", "cancelled_columns", "settle"]
 
 OnConflict: TypeAlias = Literal["stop", "ours", "theirs", "keep-both"]
 """ours keeps the live fact, theirs the new one, keep-both both."""
@@ -37,7 +37,8 @@ def settle(
     ConflictError (exit code 13) lists subject, prompt, both targets and the live fact's commit. MemitVCError where
     nothing is left to edit.
     """
-    _refuse_contradictory_batch(facts)
+    if on_conflict != "keep-both":
+        _refuse_contradictory_batch(facts)
     head = at or repository.head().commit
     live: dict[tuple[str, str], list[LiveFact]] = {}
     for entry in repository.live_facts(head):
@@ -61,37 +62,47 @@ def settle(
         raise ConflictError(
             f"{len(clashes)} of the facts contradict live ones:\n" + "\n".join(_listed(clashes)),
             hint="--theirs replaces the live facts, --ours leaves the new ones out, --keep-both keeps both.",
+            conflicts=[_record(fact, entry) for fact, entry in clashes],
         )
     if not wanted:
         raise MemitVCError("nothing to commit: every fact is live already", hint="`memitvc facts` lists them.")
-    replaced = _cancelling(repository, repository.state(head), {fact.id for fact in wanted})
+    state = repository.state(head)
+    replaced = cancelled_columns(repository, state, {fact.id for fact in wanted})
     if on_conflict == "theirs":
-        replaced |= _divisible_columns(repository, clashes)
+        replaced |= _live_columns(repository, state, {entry.fact.id for _, entry in clashes})
     return Settled(tuple(wanted), replaced, tuple(notes))
 
 
-def _divisible_columns(repository: Repository, clashes: Sequence[tuple[Fact, LiveFact]]) -> frozenset[ColumnId]:
-    columns = frozenset(entry.column for _, entry in clashes)
-    for column, facts in repository.column_facts(columns).items():
-        if len(facts) > 1:
-            raise ConflictError(
-                f"a live fact to replace belongs to a patch of {len(facts)} facts, which cannot be split",
-                hint=f"Revert its whole commit first (column {short(column)}), or commit with --keep-both.",
-            )
-    return columns
+def cancelled_columns(
+    repository: Repository, state: Collection[ColumnId], wanted: Collection[FactId]
+) -> frozenset[ColumnId]:
+    """Every column of those facts that `--resolve` took out: whatever is added, a cancelled fact is not live.
 
-
-def _cancelling(repository: Repository, state: Collection[ColumnId], wanted: Collection[FactId]) -> frozenset[ColumnId]:
-    """The columns that keep facts of the batch out, as a re-solved revert leaves them: whatever is added, a fact with
-    one of them is not live. They leave the state, and the batch is computed on what that gives.
+    The edit columns leave with those that cancel them, and the batch is computed on what that gives.
     """
+    pairs = repository.column_facts(state)
+    cancelled = {fact for entries in pairs.values() for fact, role in entries if role == "cancel" and fact in wanted}
+    found = {column for column, entries in pairs.items() if any(fact in cancelled for fact, _ in entries)}
+    for column in found:
+        if len({fact for fact, _ in pairs[column]}) > 1:
+            raise ConflictError(
+                f"a fact of the batch was taken out by a patch of {len(pairs[column])} facts, which cannot be split",
+                hint=f"Revert the commit that did so (column {short(column)}), or run `memitvc squash --resolve`.",
+            )
+    return frozenset(found)
+
+
+def _live_columns(
+    repository: Repository, state: Collection[ColumnId], clashing: Collection[FactId]
+) -> frozenset[ColumnId]:
+    """All columns of the live facts to replace: a fact may be live in several, which were computed apart."""
     found = set()
-    for column, pairs in repository.column_facts(state).items():
-        if any(role == "cancel" and fact in wanted for fact, role in pairs):
-            if len(pairs) > 1:
+    for column, entries in repository.column_facts(state).items():
+        if any(fact in clashing for fact, _ in entries):
+            if len(entries) > 1:
                 raise ConflictError(
-                    f"a fact of the batch was taken out by a patch of {len(pairs)} facts, which cannot be split",
-                    hint=f"Revert the commit that did so (column {short(column)}), or run `memitvc squash --resolve`.",
+                    f"a live fact to replace belongs to a patch of {len(entries)} facts, which cannot be split",
+                    hint=f"Revert its whole commit first (column {short(column)}), or commit with --keep-both.",
                 )
             found.add(column)
     return frozenset(found)
@@ -102,6 +113,15 @@ def _listed(clashes: Sequence[tuple[Fact, LiveFact]]) -> list[str]:
     if len(clashes) > _SHOWN:
         lines.append(f"  … and {len(clashes) - _SHOWN} more")
     return lines
+
+
+def _record(fact: Fact, entry: LiveFact) -> dict[str, JsonValue]:
+    return {
+        "subject": fact.subject,
+        "prompt": fact.prompt,
+        "ours": {"target": entry.fact.target, "fact": entry.fact.id, "commit": entry.commit},
+        "theirs": {"target": fact.target, "fact": fact.id},
+    }
 
 
 def _line(fact: Fact, other: str, commit: CommitId) -> str:
@@ -116,5 +136,5 @@ def _refuse_contradictory_batch(facts: Sequence[Fact]) -> None:
             raise ConflictError(
                 f"facts {earlier[0]} and {number} of the batch contradict each other: {fact.subject}: {fact.prompt!r} "
                 f"→ {earlier[1].target!r} and {fact.target!r}",
-                hint="Keep one of them.",
+                hint="Keep one of them, or both with --keep-both.",
             )

@@ -13,7 +13,8 @@ from memit_vc.objects import BlobId, ColumnId, Commit, CommitId, Fact, FactId, J
 from memit_vc.porcelain.author import author_name, now
 from memit_vc.porcelain.bundle import Bundle
 from memit_vc.porcelain.conflicts import OnConflict
-from memit_vc.porcelain.contradictions import Contradiction, join
+from memit_vc.porcelain.contradictions import Contradiction, conflict_details
+from memit_vc.porcelain.join import Side, join
 from memit_vc.porcelain.move import head_update
 from memit_vc.progress import Progress, silent
 from memit_vc.vcs.exact import check_bound
@@ -44,7 +45,7 @@ class ImportResult:
 
 @dataclass(frozen=True)
 class _Incoming:
-    """What a file brings, checked; a repository together with it (see `contradictions.Described`)."""
+    """What a file brings, checked; a repository together with it (see `join.Described`)."""
 
     repository: Repository
     patches: Sequence[NewPatch]
@@ -103,8 +104,8 @@ def import_patch(
         joined = join(
             incoming,
             wanted,
-            {column: origins[column] for column in state},
-            dict.fromkeys(commit.adds, commit.id),
+            Side(state, origins),
+            [Side(_there(incoming, wanted, commit), change=frozenset(commit.adds), commit=commit.id)],
             on_conflict,
             what=f"commit {short(commit.id)} of {file.name}",
         )
@@ -115,7 +116,10 @@ def import_patch(
         conflicts += joined.contradictions
         notes += joined.notes()
         check_bound(incoming.bounds(joined.state))
-        details: dict[str, JsonValue] = {"imports": commit.id}
+        details: dict[str, JsonValue] = {
+            "imports": commit.id,
+            **conflict_details(joined.contradictions, on_conflict),
+        }
         new = Commit(
             base=repository.base_id,
             parents=(made[-1].id if made else head.commit,),
@@ -158,6 +162,17 @@ def import_patch(
         tuple(conflicts),
         tuple(notes),
     )
+
+
+def _there(incoming: _Incoming, wanted: Collection[ColumnId], commit: Commit) -> frozenset[ColumnId]:
+    """What is known of the state that a commit of the file made: its columns, and what its cancel columns take out.
+
+    The file does not say against which edit columns those were solved; the ones that are here are taken for them.
+    """
+    roles = incoming.column_facts(frozenset(wanted) | frozenset(commit.adds))
+    cancelled = {fact for column in commit.adds for fact, role in roles[column] if role == "cancel"}
+    paired = {column for column in wanted if any(fact in cancelled for fact, _ in roles[column])}
+    return frozenset(commit.adds) | paired
 
 
 def _checked(repository: Repository, bundle: Bundle, progress: Progress) -> tuple[_Incoming, set[str]]:

@@ -8,7 +8,8 @@ from typing import Literal
 from memit_vc.objects import Commit, CommitId, StateId, short
 from memit_vc.porcelain.author import author_name, now
 from memit_vc.porcelain.conflicts import OnConflict
-from memit_vc.porcelain.contradictions import Contradiction, join
+from memit_vc.porcelain.contradictions import Contradiction, conflict_details
+from memit_vc.porcelain.join import Side, join
 from memit_vc.porcelain.move import head_update
 from memit_vc.porcelain.revert import patches_of
 from memit_vc.repository import Repository
@@ -71,8 +72,8 @@ def merge(
     joined = join(
         repository,
         merge_commits(head.commit, theirs, repository.parents, repository.state),
-        repository.origins(head.commit),
-        repository.origins(theirs),
+        Side(before, repository.origins(head.commit)),
+        [Side(repository.state(theirs), repository.origins(theirs))],
         on_conflict,
         what=f"merging {revision}",
     )
@@ -88,14 +89,7 @@ def merge(
         message=message or _message(repository, revision, theirs),
         author=author_name(repository),
         time=now(),
-        details={
-            "merges": theirs,
-            **(
-                {"on_conflict": on_conflict, "conflicts": [each.to_json() for each in joined.contradictions]}
-                if joined.contradictions
-                else {}
-            ),
-        },
+        details={"merges": theirs, **conflict_details(joined.contradictions, on_conflict)},
     )
     repository.publish(verb="merge", description=made.subject, commits=[made], **head_update(head, made.id))
     return MergeResult(

@@ -1,4 +1,4 @@
-"""`revert`: take columns out of the state. Set algebra: no model, no statistics, exact by construction."""
+"""`revert`: take the change of commits back. Set algebra: no model, no statistics, exact by construction."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ from dataclasses import dataclass
 from memit_vc.errors import MemitVCError, RevisionError
 from memit_vc.objects import ColumnId, Commit, CommitId, PatchId, short
 from memit_vc.porcelain.author import author_name, now
+from memit_vc.porcelain.built_on import built_on
+from memit_vc.porcelain.conflicts import OnConflict
+from memit_vc.porcelain.contradictions import Contradiction, conflict_details
+from memit_vc.porcelain.join import Side, join
 from memit_vc.porcelain.move import head_update
-from memit_vc.repository import LiveFact, Repository
+from memit_vc.porcelain.named_fact import named_facts
+from memit_vc.repository import Repository
 from memit_vc.vcs.exact import check_bound
+from memit_vc.vcs.inverse import inverse
+from memit_vc.vcs.settling import Roles
+from memit_vc.vcs.state import Change, State, change_between
 
-__all__ = ["RevertResult", "patches_of", "revert"]
-
-_PREFIX = 4
-"""Digits of a fact's id that name it: fewer are more likely a short subject."""
+__all__ = ["RevertResult", "patches_of", "revert", "reverted_commits"]
 
 
 @dataclass(frozen=True)
 class RevertResult:
-    """`later` are live commits that were computed on top of what is now gone; their facts stay."""
+    """`later` are commits whose live facts were computed on top of what is now gone; those facts stay."""
 
     id: CommitId
     branch: str | None
@@ -28,66 +33,84 @@ class RevertResult:
     removed: int
     restored: int
     later: tuple[CommitId, ...]
+    contradictions: tuple[Contradiction, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def revert(
-    repository: Repository, revisions: Sequence[str], *, fact: str | None = None, message: str | None = None
+    repository: Repository,
+    revisions: Sequence[str],
+    *,
+    fact: str | None = None,
+    on_conflict: OnConflict = "stop",
+    message: str | None = None,
 ) -> RevertResult:
-    """Undo the change of state of each revision, in one commit on HEAD.
+    """Take back the change of state of each revision (A..B stands for its commits), in one commit on HEAD.
 
-    Columns that a revision brought in are taken out, columns that it took out are put back, as far as they still are
-    (not) in HEAD's state. With `fact` (an id, a prefix of one, or a subject) only that fact's columns.
+    The inverse of each change is applied to HEAD's state one after the other, the newest commit first: what it brought
+    in goes, what it took out comes back, as far as that still stands (`vcs.inverse`). Columns that cancel a fact go
+    with it. With `fact` (an id, a prefix of one, or a subject) only that fact's columns. ConflictError, with the
+    repository unchanged, where what comes back contradicts a live fact and `on_conflict` does not say which stays.
     """
-    commits = list(dict.fromkeys(repository.resolve(revision) for revision in revisions))
+    commits = reverted_commits(repository, revisions)
     head = repository.head()
-    state = repository.state(head.commit)
-    removes: set[ColumnId] = set()
-    restores: set[ColumnId] = set()
-    for target in commits:
-        commit = repository.commit(target)
-        if commit.kind == "root":
-            raise MemitVCError(f"{short(target)} is the base itself", hint="`memitvc log` shows what can be reverted.")
-        removes |= set(commit.adds) & state
-        restores |= set(commit.removes) - state
+    origins = repository.origins(head.commit)
+    state = frozenset(origins)
+    sides, wanted = _undone(repository, commits, state)
     if fact is not None:
-        removes = _of_fact(repository, removes, fact)
-        restores = _of_fact(repository, restores, fact)
-    if not removes and not restores:
-        what = ", ".join(short(c) for c in commits)
+        wanted = _of_fact(repository, state, wanted, fact)
+    what = ", ".join(short(commit.id) for commit in commits)
+    joined = join(repository, wanted, Side(state, origins), sides, on_conflict, what=f"reverting {what}")
+    change = change_between(state, joined.state)
+    if not change.adds and not change.removes:
         hint = "`memitvc facts` lists what is live."
         if fact is not None:
             raise RevisionError(f"{what}: no live column of a fact {fact!r}", hint=hint)
         raise MemitVCError(f"nothing to revert: nothing of {what} is live", hint=hint)
-    if restores:
-        check_bound(repository.bounds((state - removes) | restores))
-    subjects = [repository.commit(c).subject for c in commits]
-    text = message or "\n\n".join(
-        [f'Revert "{subjects[0]}"' if len(commits) == 1 else f"Revert {len(commits)} commits"]
-        + ([f"Fact: {fact}"] if fact is not None else [])
-        + [f"This takes back commit {c}." for c in commits]
-    )
+    if change.adds:
+        check_bound(repository.bounds(joined.state))
     made = Commit(
         base=repository.base_id,
         parents=(head.commit,),
-        adds=tuple(sorted(restores)),
-        removes=tuple(sorted(removes)),
-        patches=tuple(sorted(patches_of(repository, restores))),
+        adds=tuple(sorted(change.adds)),
+        removes=tuple(sorted(change.removes)),
+        patches=tuple(sorted(patches_of(repository, change.adds))),
         kind="revert",
-        message=text,
+        message=message or _message(commits, fact),
         author=author_name(repository),
         time=now(),
-        details={"reverts": list(commits), **({"fact": fact} if fact is not None else {})},
+        details={
+            "reverts": [commit.id for commit in commits],
+            **({"fact": fact} if fact is not None else {}),
+            **conflict_details(joined.contradictions, on_conflict),
+        },
     )
-    live = repository.live_facts(head.commit)
+    later = built_on(repository, head.commit, joined.state & state, change.removes)
     repository.publish(verb="revert", description=made.subject, commits=[made], **head_update(head, made.id))
     return RevertResult(
         id=made.id,
         branch=head.branch,
-        reverted=tuple(commits),
-        removed=len(removes),
-        restored=len(restores),
-        later=_built_on(live, removes),
+        reverted=tuple(commit.id for commit in commits),
+        removed=len(change.removes),
+        restored=len(change.adds),
+        later=later,
+        contradictions=joined.contradictions,
+        notes=tuple(joined.notes()),
     )
+
+
+def reverted_commits(repository: Repository, revisions: Sequence[str]) -> list[Commit]:
+    """The commits that revisions and ranges name, children before parents. MemitVCError for the base itself."""
+    named = dict.fromkeys(c for revision in revisions for c in repository.resolve_range(revision))
+    if not named:
+        raise RevisionError(f"{', '.join(revisions)}: no commit is in that range", hint="A..B is what B has and A not.")
+    commits = list(repository.commits(sorted(named, key=repository.order, reverse=True)).values())
+    for commit in commits:
+        if commit.kind == "root":
+            raise MemitVCError(
+                f"{short(commit.id)} is the base itself", hint="`memitvc log` shows what can be reverted."
+            )
+    return commits
 
 
 def patches_of(repository: Repository, columns: Collection[ColumnId]) -> set[PatchId]:
@@ -95,25 +118,40 @@ def patches_of(repository: Repository, columns: Collection[ColumnId]) -> set[Pat
     return set(repository.selection(columns)) if columns else set()
 
 
-def _of_fact(repository: Repository, columns: set[ColumnId], wanted: str) -> set[ColumnId]:
-    found = set()
-    for column, pairs in repository.column_facts(columns).items():
-        for fact_id, _ in pairs:
-            named = len(wanted) >= _PREFIX and fact_id.startswith(wanted)
-            if named or repository.fact(fact_id).subject.strip() == wanted.strip():
-                if len(pairs) > 1:
-                    raise MemitVCError(
-                        f"fact {wanted!r} belongs to a patch of {len(pairs)} facts, which cannot be split",
-                        hint="Revert the whole commit, or use --resolve, which takes one fact out in closed form.",
-                    )
-                found.add(column)
-    return found
+def _undone(repository: Repository, commits: Sequence[Commit], state: State) -> tuple[list[Side], State]:
+    """`state` without the commits' changes, and for each commit the state that it was made on."""
+    sides = []
+    for commit in commits:
+        before = repository.origins(commit.parents[0])
+        change = Change(frozenset(commit.adds), frozenset(commit.removes))
+        sides.append(Side(frozenset(before), before, change=change.adds | change.removes, commit=commit.id))
+        roles: Roles = repository.column_facts(state | sides[-1].state | change.adds)
+        facts = repository.facts({fact for pairs in roles.values() for fact, _ in pairs})
+        questions = {id_: described.question for id_, described in facts.items()}
+        state = inverse(state, change, frozenset(before), roles, questions)
+    return sides, state
 
 
-def _built_on(live: Sequence[LiveFact], removed: Collection[ColumnId]) -> tuple[CommitId, ...]:
-    """Commits that came after the removed columns: they were computed with those in the weights."""
-    gone = set(removed)
-    first = next((i for i, entry in enumerate(live) if entry.column in gone), len(live))
-    # the rest of a batch that one fact leaves was not computed on top of it, but with it
-    own = {entry.commit for entry in live if entry.column in gone}
-    return tuple(dict.fromkeys(entry.commit for entry in live[first:] if entry.commit not in own))
+def _of_fact(repository: Repository, state: State, wanted: State, name: str) -> State:
+    """What of the change from `state` to `wanted` is of one fact."""
+    change = change_between(state, wanted)
+    pairs = repository.column_facts(change.adds | change.removes)
+    leaving = {fact for column in change.removes for fact, _ in pairs[column]}
+    returning = {fact for column in change.adds for fact, _ in pairs[column]}
+    chosen = named_facts(repository, leaving, returning, name)
+    columns = {column for column, entries in pairs.items() if any(fact in chosen for fact, _ in entries)}
+    for column in columns:
+        if len(pairs[column]) > 1:
+            raise MemitVCError(
+                f"fact {name!r} belongs to a patch of {len(pairs[column])} facts, which cannot be split",
+                hint="Revert the whole commit, or use --resolve, which takes one fact out in closed form.",
+            )
+    return (state - (change.removes & columns)) | (change.adds & columns)
+
+
+def _message(commits: Sequence[Commit], fact: str | None) -> str:
+    return "\n\n".join(
+        [f'Revert "{commits[0].subject}"' if len(commits) == 1 else f"Revert {len(commits)} commits"]
+        + ([f"Fact: {fact}"] if fact is not None else [])
+        + [f"This takes back commit {commit.id}." for commit in commits]
+    )

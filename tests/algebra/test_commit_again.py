@@ -10,7 +10,7 @@ from memit_vc.errors import ConflictError, MemitVCError, RevisionError
 from memit_vc.numerics.patchfile import check_patch
 from memit_vc.porcelain.amend import amend_message
 from memit_vc.porcelain.commit import commit_facts
-from memit_vc.porcelain.commit_kept import commit_kept
+from memit_vc.porcelain.commit_kept import commit_kept, drop_kept
 from memit_vc.porcelain.merge import merge
 from memit_vc.porcelain.models import load_model
 from memit_vc.porcelain.revert import revert
@@ -95,8 +95,10 @@ def test_facts_that_became_live_meanwhile_are_left_out(world: World, repository:
     assert repository.commit(made.id).adds == (patch.columns[1],)
     assert repository.commit(made.id).message == "rest"
     second = _keep(world, repository, 1)
-    with pytest.raises(MemitVCError, match="no longer kept"):
+    with pytest.raises(MemitVCError, match="it stays kept"):
         commit_kept(repository, second.id)
+    assert repository.kept_patches() == [second.id]
+    assert drop_kept(repository, second.id[:8]) == second.id
     assert repository.kept_patches() == []
 
 
@@ -137,7 +139,7 @@ def test_a_revert_of_a_revert_and_of_a_merge(world: World, repository: Repositor
     only = revert(repository, [one.id], fact="City 2")
     (gone,) = repository.commit(only.id).removes
     assert repository.column_facts([gone])[gone] == [(fact(2).id, "edit")]
-    assert only.later == (two.id, back.id)
+    assert only.later == (side.id, two.id)
     repository.undo()
     # the rest of the batch is not "later" than the first of it
-    assert revert(repository, [one.id], fact="City 1").later == (two.id, back.id)
+    assert revert(repository, [one.id], fact="City 1").later == (side.id, two.id)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -73,10 +74,11 @@ class World:
         layers: Collection[int] = LAYERS,
         dense: bool = False,
         constraints: bool = True,
+        role: Literal["edit", "cancel"] = "edit",
     ) -> NewPatch:
         """A patch with one random column per fact, its blobs stored; the same for the same arguments."""
         weights = [w for w in repository.weights() if w.layer in layers]
-        name = f"{[f.id for f in facts]} {seed} {sorted(layers)} {dense}"
+        name = f"{[f.id for f in facts]} {seed} {sorted(layers)} {dense} {role}"
         generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big"))
 
         def normal(*shape: int) -> Tensor:
@@ -96,7 +98,7 @@ class World:
                 w.name: WeightForm(form="dense" if dense else "low_rank", d_out=w.d_out, d_in=w.d_in, quantum=w.quantum)
                 for w in weights
             },
-            columns=tuple(PatchColumn(fact=each.id) for each in facts),
+            columns=tuple(PatchColumn(fact=each.id, role=role) for each in facts),
             provenance=blob_id(provenance),
         )
         blobs = [provenance, encode_patch(header, tensors)]
@@ -124,6 +126,7 @@ class World:
         patch: NewPatch | None = None,
         removes: Collection[ColumnId] = (),
         seed: int = 0,
+        kind: str = "commit",
     ) -> Commit:
         """Commit facts on HEAD, as `memitvc commit` would."""
         patch = patch or self.patch(repository, facts, seed=seed)
@@ -134,7 +137,7 @@ class World:
             adds=tuple(sorted(patch.columns)),
             removes=tuple(sorted(removes)),
             patches=(patch.id,),
-            kind="commit",
+            kind=kind,
             message=message,
             author="Ada",
             time="2026-01-31T12:00:00Z",
@@ -149,6 +152,11 @@ class World:
             **head_update(head, made.id),
         )
         return made
+
+    def cancel(self, repository: Repository, facts: Sequence[Fact], *, seed: int = 0, dense: bool = False) -> Commit:
+        """Take live facts out on HEAD as `revert --resolve` does: a column for each, beside those that edit it in."""
+        patch = self.patch(repository, facts, seed=seed, dense=dense, role="cancel")
+        return self.commit(repository, facts, patch=patch, message="out, solved", kind="revert")
 
     def weights(self, repository: Repository, columns: Collection[ColumnId]) -> dict[str, Tensor]:
         """The editable tensors of a state, as `checkout` would write them."""

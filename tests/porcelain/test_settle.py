@@ -59,17 +59,17 @@ def test_a_fact_of_a_dense_patch_cannot_be_replaced_alone(plain_repository: Repo
 
 
 def test_a_fact_that_was_cancelled_comes_back(plain_repository: Repository) -> None:
-    edited(plain_repository, ONE, TWO, THREE)
+    edit = edited(plain_repository, ONE, TWO, THREE)
     cancel = cancelled(plain_repository, ONE, TWO)
     assert live(plain_repository) == [THREE]
     settled = settle(plain_repository, [ONE], "stop")
     assert settled.facts == (ONE,)
-    assert settled.replaced == frozenset({cancel.columns[0]})
-    # as commit_facts records it: the new column in, the cancelling one out
+    assert settled.replaced == frozenset({edit.columns[0], cancel.columns[0]})
+    # as commit_facts records it: the new column in, the old one out with the one that cancels it
     again = put_patch(plain_repository, [ONE], seed=1)
     record(plain_repository, [ONE], patch=again, removes=sorted(settled.replaced))
     assert set(live(plain_repository)) == {ONE, THREE}
-    assert settle(plain_repository, [TWO], "stop").replaced == frozenset({cancel.columns[1]})
+    assert settle(plain_repository, [TWO], "stop").replaced == frozenset({edit.columns[1], cancel.columns[1]})
 
 
 def test_another_answer_leaves_the_cancelled_one_out(plain_repository: Repository) -> None:
