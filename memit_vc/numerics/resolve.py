@@ -25,7 +25,7 @@ from memit_vc.numerics.patchfile import Dense, LowRank
 from memit_vc.numerics.solve import adjusted_keys, downdate_keys, state_delta
 from memit_vc.objects import EditableWeight
 
-__all__ = ["Factors", "change", "norm", "product", "snapped", "whole"]
+__all__ = ["Factors", "change", "distance", "norm", "product", "snapped", "whole"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,14 @@ def change(
     keys = torch.cat([out[0], into[0]], dim=1).double()
     after = torch.cat([staying[0], into[0]], dim=1)
     return Factors(torch.cat(residuals, dim=1), downdate_keys(factor, keys, after).T.contiguous())
+
+
+def distance(factor: Factor, terms: Sequence[Term], keys: Tensor, targets: Tensor) -> float:
+    """How far D = Σ `terms` is from D(S) of all live constraints, at their keys: ‖D K − D(S) K‖ / ‖D K‖."""
+    keys = keys.double()
+    present = product(terms, keys, targets.shape[0])
+    joint = targets.double() @ (adjusted_keys(factor, keys).T @ keys)
+    return _share(float((present - joint).norm()), float(present.norm()))
 
 
 def whole(factor: Factor, keys: Tensor, targets: Tensor) -> Factors:

@@ -15,11 +15,16 @@ from typing import TYPE_CHECKING, Literal
 from memit_vc.errors import MemitVCError, RevisionError
 from memit_vc.objects import ColumnId, Commit, CommitId, FactId, JsonValue, PatchId, StateId, short
 from memit_vc.porcelain.author import author_name, now
+from memit_vc.porcelain.conflicts import OnConflict
 from memit_vc.porcelain.constraints import LiveConstraints, live_sources
+from memit_vc.porcelain.contradictions import Contradiction, conflict_details, losers, pairs_apart
 from memit_vc.porcelain.move import head_update
+from memit_vc.porcelain.named_fact import named_facts
+from memit_vc.porcelain.revert import reverted_commits
 from memit_vc.porcelain.solver import Solution, Solver, solver_for
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Head, NewPatch, Repository
+from memit_vc.vcs.inverse import inverse_facts
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.models import LoadedModel
@@ -58,37 +63,31 @@ def resolve_revert(
     revisions: Sequence[str],
     *,
     fact: str | None = None,
+    on_conflict: OnConflict = "stop",
     message: str | None = None,
     loaded: LoadedModel | None = None,
     progress: Progress = silent,
 ) -> Resolved:
-    """Take the facts of `revisions` out as if they had never been in, and put back what those commits replaced.
+    """Take the facts that `revisions` (A..B stands for its commits) brought in out as if they had never been in, and
+    put back what those commits had taken out, the newest commit first.
 
-    Facts count wherever they live now, so that it also works after a squash. With `fact` (an id, a prefix of one, or a
-    subject) only that one. MemitVCError where nothing of it is live, EngineError where constraints are missing.
+    Facts count wherever they live now, so that it also works after a squash. What a commit brought in is told by the
+    facts that were live before and after it: one that it only solved anew is not its own. With `fact` (an id, a prefix
+    of one, or a subject) only that one, which may be any that the commit's columns hold. ConflictError where what comes back contradicts a live fact; MemitVCError where
+    nothing of it is live, EngineError where constraints are missing.
     """
-    commits = list(dict.fromkeys(repository.resolve(revision) for revision in revisions))
+    commits = reverted_commits(repository, revisions)
     head = repository.head()
-    state = repository.state(head.commit)
-    live = {source.fact for source in live_sources(repository, state)}
-    leaving: set[FactId] = set()
-    returning: dict[FactId, ColumnId] = {}
-    for target in commits:
-        commit = repository.commit(target)
-        if commit.kind == "root":
-            raise MemitVCError(f"{short(target)} is the base itself", hint="`memitvc log` shows what can be reverted.")
-        leaving |= {source.fact for source in live_sources(repository, commit.adds)} & live
-        gone = [column for column in commit.removes if column not in state]
-        returning |= {s.fact: s.column for s in live_sources(repository, gone) if s.fact not in live}
-    if fact is not None:
-        chosen = _named(repository, leaving | returning.keys(), fact)
-        leaving &= chosen
-        returning = {id_: column for id_, column in returning.items() if id_ in chosen}
+    origins = repository.origins(head.commit)
+    state = frozenset(origins)
+    plan = _undone(repository, commits, origins, fact, on_conflict)
+    leaving, returning = plan.leaving, plan.returning
     if not leaving and not returning:
-        what = ", ".join(short(c) for c in commits) + (f": a fact {fact!r}" if fact is not None else "")
+        what = ", ".join(short(c.id) for c in commits) + (f": a fact {fact!r}" if fact is not None else "")
         raise RevisionError(
             f"nothing to take out: no fact of {what} is live",
-            hint="`memitvc facts` lists what is live. A revert is taken back without --resolve, to the bit.",
+            hint="`memitvc facts` lists what is live. A revert, or a commit that solved the same facts anew, is taken back "
+            "without --resolve, to the bit.",
         )
     refuse_cancelled(repository, state, returning)
     solver = solver_for(repository, {*state, *returning.values()}, loaded=loaded, progress=progress)
@@ -96,11 +95,14 @@ def resolve_revert(
     out = [index for index, source in enumerate(sources) if source.fact in leaving]
     solution = solver.change(state, out=out, into=chosen_constraints(solver, returning))
     patch, blobs, snapping = solver.patch(solution, verb="revert", context=state, keep=state)
-    subjects = [repository.commit(c).subject for c in commits]
-    lines = [f'Revert "{subjects[0]}"' if len(commits) == 1 else f"Revert {len(commits)} commits"]
+    lines = [f'Revert "{commits[0].subject}"' if len(commits) == 1 else f"Revert {len(commits)} commits"]
     lines += [f"Fact: {fact}"] if fact is not None else []
-    lines += [f"This takes commit {c} out by re-solving the rest." for c in commits]
-    details: dict[str, JsonValue] = {"reverts": list(commits), "resolve": True}
+    lines += [f"This takes commit {c.id} out by re-solving the rest." for c in commits]
+    details: dict[str, JsonValue] = {
+        "reverts": [c.id for c in commits],
+        "resolve": True,
+        **conflict_details(plan.contradictions, on_conflict),
+    }
     return record(
         solver,
         head,
@@ -112,6 +114,51 @@ def resolve_revert(
         message=message or "\n\n".join(lines),
         details={**details, **({"fact": fact} if fact is not None else {})},
     )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The facts that leave, and those that return with the columns that tell their constraints."""
+
+    leaving: frozenset[FactId]
+    returning: Mapping[FactId, ColumnId]
+    contradictions: tuple[Contradiction, ...]
+
+
+def _undone(
+    repository: Repository,
+    commits: Sequence[Commit],
+    origins: Mapping[ColumnId, CommitId],
+    fact: str | None,
+    on_conflict: OnConflict,
+) -> _Plan:
+    """What it means for the set of live facts to take commits back."""
+    live = {source.fact for source in live_sources(repository, origins)}
+    wanted, columns, befores = frozenset(live), dict[FactId, ColumnId](), []
+    for commit in commits:
+        before = {s.fact: s.column for s in live_sources(repository, repository.state(commit.parents[0]))}
+        after = {s.fact for s in live_sources(repository, repository.state(commit.id))}
+        added, removed = after - before.keys(), before.keys() - after
+        questions = {id_: known.question for id_, known in repository.facts(wanted | added | removed).items()}
+        wanted = inverse_facts(wanted, added, removed, questions)
+        columns |= {id_: column for id_, column in before.items() if id_ in removed}
+        befores.append((before.keys(), removed))
+    if fact is not None:
+        # a patch that cannot be split gives single facts up in this way only, whoever first brought them in
+        held = {s.fact for commit in commits for s in live_sources(repository, commit.adds)} & live
+        leaving, returning = (live - wanted) | held, wanted - live
+        chosen = named_facts(repository, leaving, returning, fact)
+        wanted = (frozenset(live) - (chosen & leaving)) | (chosen & returning)
+    described = repository.facts(sorted(wanted))
+    theirs = [removed & before for before, removed in befores]
+    where = {s.fact: origins[s.column] for s in live_sources(repository, origins)}
+    found = [
+        Contradiction(one, other, where.get(one.id), where.get(other.id, commits[0].id))
+        for one, other in pairs_apart(list(described.values()), live, theirs)
+    ]
+    what = f"reverting {', '.join(short(commit.id) for commit in commits)}"
+    wanted -= losers(found, live, on_conflict, what=what)
+    return _Plan(frozenset(live - wanted), {id_: columns[id_] for id_ in sorted(wanted - live)}, tuple(found))
 
 
 def resolve_squash(
@@ -201,6 +248,7 @@ def record(
     message: str,
     details: Mapping[str, JsonValue],
     parents: Sequence[CommitId] = (),
+    notes: Sequence[str] = (),
 ) -> Resolved:
     """Store the blobs, then the commit on HEAD. RefMovedError where the branch moved while it was solved."""
     repository = solver.loaded.repository
@@ -239,10 +287,5 @@ def record(
         columns_removed=len(gone),
         snapping=snapping,
         dense=patch is not None and not patch.header.divisible,
-        notes=solver.notes,
+        notes=(*solver.notes, *notes, *solution.notes()),
     )
-
-
-def _named(repository: Repository, facts: Collection[FactId], wanted: str) -> set[FactId]:
-    found = repository.facts(facts) if facts else {}
-    return {id_ for id_, fact in found.items() if id_.startswith(wanted) or fact.subject.strip() == wanted.strip()}

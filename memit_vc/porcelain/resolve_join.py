@@ -6,18 +6,20 @@ about; a fact that both sides have counts once, as ours has it. A pick adds one 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError
-from memit_vc.objects import ColumnId, CommitId, FactId, JsonValue, short
+from memit_vc.objects import ColumnId, FactId, JsonValue, short
+from memit_vc.porcelain.cherry_pick import picked_state
 from memit_vc.porcelain.constraints import live_sources
-from memit_vc.porcelain.contradictions import join
+from memit_vc.porcelain.contradictions import Contradiction, conflict_details
+from memit_vc.porcelain.join import Side, join
 from memit_vc.porcelain.resolve import Resolved, chosen_constraints, record, refuse_cancelled, solve_whole
 from memit_vc.porcelain.solver import solver_for
 from memit_vc.progress import Progress, silent
 from memit_vc.vcs.graph import is_ancestor
-from memit_vc.vcs.state import Change, apply, merge_commits
+from memit_vc.vcs.state import merge_commits
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.conflicts import OnConflict
@@ -47,14 +49,13 @@ def resolve_merge(
             hint="`memitvc squash --resolve` solves HEAD's facts afresh.",
         )
     ours = repository.origins(head.commit)
+    there = Side(repository.state(theirs), repository.origins(theirs))
     merged = merge_commits(head.commit, theirs, repository.parents, repository.state)
-    what = f"merging {revision}"
-    joined = join(repository, merged, ours, repository.origins(theirs), on_conflict, what=what)
+    joined = join(repository, merged, Side(frozenset(ours), ours), [there], on_conflict, what=f"merging {revision}")
     chosen = _standing(repository, joined.state, ours)
     made = solve_whole(repository, joined.state, chosen, verb="merge", loaded=loaded, progress=progress)
     details: dict[str, JsonValue] = {"merges": theirs, "resolve": True, "facts": len(chosen)}
-    if joined.contradictions:
-        details |= {"on_conflict": on_conflict, "conflicts": [each.to_json() for each in joined.contradictions]}
+    details |= conflict_details(joined.contradictions, on_conflict)
     return record(
         *made.arguments(head),
         state=frozenset(ours),
@@ -82,15 +83,16 @@ def resolve_pick(
     """
     picked = list(dict.fromkeys(c for revision in revisions for c in repository.resolve_range(revision)))
     head = repository.head()
-    ours = repository.origins(head.commit)
-    state, wanted = frozenset(ours), frozenset(ours)
-    theirs: dict[ColumnId, CommitId] = {}
-    for target, commit in repository.commits(picked).items():
-        wanted = apply(wanted, Change(frozenset(commit.adds), frozenset(commit.removes)))
-        theirs |= dict.fromkeys(commit.adds, target)
+    ours = dict(repository.origins(head.commit))
+    state = wanted = frozenset(ours)
+    conflicts: list[Contradiction] = []
+    for commit in repository.commits(picked).values():
+        joined = picked_state(repository, wanted, commit, ours, on_conflict)
+        conflicts += joined.contradictions
+        ours |= dict.fromkeys(joined.state - wanted, commit.id)
+        wanted = joined.state
     names = ", ".join(short(target) for target in picked)
-    joined = join(repository, wanted, ours, theirs, on_conflict, what=f"picking {names}")
-    present, aimed = _standing(repository, state, ours), _standing(repository, joined.state, ours)
+    present, aimed = _standing(repository, state, state), _standing(repository, wanted, state)
     into = {fact: column for fact, column in aimed.items() if fact not in present}
     leaving = present.keys() - aimed.keys()
     if not into and not leaving:
@@ -102,6 +104,7 @@ def resolve_pick(
     out = [index for index, source in enumerate(solver.constraints(state).sources) if source.fact in leaving]
     solution = solver.change(state, out=out, into=chosen_constraints(solver, into))
     details: dict[str, JsonValue] = {"picks": picked[0] if len(picked) == 1 else list(picked), "resolve": True}
+    details |= conflict_details(conflicts, on_conflict)
     subject = repository.commit(picked[0]).message if len(picked) == 1 else f"Pick {len(picked)} commits"
     return record(
         solver,
@@ -117,7 +120,7 @@ def resolve_pick(
 
 
 def _standing(
-    repository: Repository, state: Collection[ColumnId], ours: Mapping[ColumnId, CommitId]
+    repository: Repository, state: Collection[ColumnId], ours: Collection[ColumnId]
 ) -> dict[FactId, ColumnId]:
     """Live fact → the column that stands for it: one of ours where there is one, the last in order of patches."""
     found: dict[FactId, ColumnId] = {}

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Solution", "Solver", "solver_for"]
 
+_APART = 0.01
+"""Snapping alone is far below it; a plain MEMIT history or a plain merge far above."""
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -39,6 +42,17 @@ class Solution:
     updates: Mapping[int, Factors]
     columns: tuple[PatchColumn, ...]
     constraints: LiveConstraints
+    distance: float = 0.0
+    """Of the state from the joint solution of its facts, where facts leave it (`numerics.resolve.distance`)."""
+
+    def notes(self) -> list[str]:
+        """What the user should know of it."""
+        if self.distance <= _APART:
+            return []
+        return [
+            f"HEAD's weights are not the joint solution of its facts ({self.distance:.1%} apart at their keys): what "
+            "leaves was taken out as if they were. For an exact result run `memitvc squash --resolve` first"
+        ]
 
 
 @dataclass(frozen=True)
@@ -56,25 +70,28 @@ class Solver:
 
     def change(self, state: Collection[ColumnId], *, out: Sequence[int], into: LiveConstraints) -> Solution:
         """Take the live facts number `out` (positions in `constraints(state)`) out of a state and put `into` in."""
-        from memit_vc.numerics.resolve import change
+        from memit_vc.numerics.resolve import change, distance
 
         present = self.constraints(state)
         leaving = present.select(out)
         gone = set(out)
         staying = present.select([i for i in range(len(present.sources)) if i not in gone])
-        updates = {}
+        updates, apart = {}, 0.0
         for layer in self.hparams.layers:
-            weight = self.loaded.weights[layer]
+            weight, factor = self.loaded.weights[layer], self.statistics.factor(layer)
+            terms = self.loaded.terms(state, weight)
+            if out:
+                apart = max(apart, distance(factor, terms, *self._pair(present, layer)))
             updates[layer] = change(
-                self.statistics.factor(layer),
-                self.loaded.terms(state, weight),
+                factor,
+                terms,
                 out=self._pair(leaving, layer),
                 into=self._pair(into, layer),
                 staying=self._pair(staying, layer),
             )
         columns = [PatchColumn(fact=source.fact, role="cancel") for source in leaving.sources]
         columns += [PatchColumn(fact=source.fact) for source in into.sources]
-        return Solution(updates, tuple(columns), _joined(leaving, into))
+        return Solution(updates, tuple(columns), _joined(leaving, into), apart)
 
     def whole(self, constraints: LiveConstraints) -> Solution:
         """D(S) of all the given constraints."""
