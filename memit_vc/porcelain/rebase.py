@@ -1,6 +1,7 @@
 """`rebase`: compute a branch's batches again on another tip, one after the other.
 
-The branch moves once, at the end; until then the new commits hang in the air, where `gc` would find them after a crash.
+The branch moves once, at the end, together with the new commits. Until then each new patch is a kept one, so that
+neither `gc` nor a crash nor a branch that moved meanwhile loses what was computed.
 """
 
 from __future__ import annotations
@@ -9,21 +10,26 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from memit_vc.errors import ConflictError, MemitVCError
+from memit_vc.errors import ConflictError, MemitVCError, RefMovedError
 from memit_vc.objects import ColumnId, Commit, CommitId, Fact, FactId, JsonValue, PatchId, short
 from memit_vc.porcelain.author import now
+from memit_vc.porcelain.conflicts import cancelled_columns
 from memit_vc.porcelain.constraints import live_sources
 from memit_vc.porcelain.hyperparameters import read_hparams
+from memit_vc.porcelain.join import Side, join
 from memit_vc.porcelain.move import head_update
 from memit_vc.porcelain.recorded import Recorded
 from memit_vc.porcelain.revert import patches_of
 from memit_vc.progress import Progress, silent
 from memit_vc.vcs.conflicts import certain_conflicts
+from memit_vc.vcs.exact import check_bound
 from memit_vc.vcs.graph import is_ancestor
+from memit_vc.vcs.settling import live_edits
+from memit_vc.vcs.state import change_between
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.models import LoadedModel
-    from memit_vc.repository import NewPatch, Repository
+    from memit_vc.repository import Repository
     from memit_vc.store.publish import Evaluation
 
 __all__ = ["Rebased", "rebase"]
@@ -56,7 +62,7 @@ def rebase(
     Batches are computed again there, each with its own hyperparameters, and keep message and author; reverts are
     replayed as changes of the set. ConflictError, before anything is computed, where a fact contradicts one that is
     live at `onto`; MemitVCError for a merge or a `--resolve` in the range; RefMovedError where the branch moved
-    meanwhile. The branch stays as it was on any of them.
+    meanwhile: the patches are kept, and the hint says how to commit them. The branch stays as it was on any of them.
     """
     from memit_vc.porcelain.models import load_model
 
@@ -75,19 +81,27 @@ def rebase(
         replay.loaded = load_model(repository, device=read_hparams(repository).resolved_device(), progress=progress)
     made: list[tuple[CommitId, CommitId]] = []
     skipped: list[CommitId] = []
-    for done, commit in enumerate(moving):
-        progress("rebase", done, len(moving))
-        new = replay.again(commit)
-        if new is None:
-            skipped.append(commit.id)
-        else:
-            made.append((commit.id, new))
-    progress("rebase", len(moving), len(moving))
-    repository.publish(
-        verb="rebase",
-        description=f"{len(made)} commits onto {short(target)}",
-        **head_update(head, replay.tip),
-    )
+    try:
+        for done, commit in enumerate(moving):
+            progress("rebase", done, len(moving))
+            new = replay.again(commit)
+            if new is None:
+                skipped.append(commit.id)
+            else:
+                made.append((commit.id, new))
+        progress("rebase", len(moving), len(moving))
+        repository.publish(
+            verb="rebase",
+            description=f"{len(made)} commit{'' if len(made) == 1 else 's'} onto {short(target)}",
+            commits=replay.commits,
+            evaluations=replay.evaluations,
+            **head_update(head, replay.tip),
+        )
+    except RefMovedError as error:
+        raise replay.moved(head.branch or "HEAD") from error
+    except BaseException:
+        replay.give_up()
+        raise
     return Rebased(replay.tip, head.branch, target, tuple(made), tuple(skipped), fast_forward=False)
 
 
@@ -104,6 +118,10 @@ class _Replay:
         progress: Progress,
     ) -> None:
         self.tip, self.loaded = tip, loaded
+        self.commits: list[Commit] = []
+        self.evaluations: list[Evaluation] = []
+        self._onto, self._kept = tip, list[PatchId]()
+        self._waiting = frozenset(repository.kept_patches())
         self._repository, self._scores, self._progress = repository, scores, progress
         self._state = repository.state(tip)
         self._became: dict[ColumnId, frozenset[ColumnId]] = {}
@@ -115,11 +133,23 @@ class _Replay:
 
     def _set(self, commit: Commit, wanted: frozenset[ColumnId]) -> CommitId | None:
         """A change of the set, with columns that were computed again in the place of the old ones."""
-        adds, removes = wanted - self._state, self._now(commit.removes) & self._state
-        if not adds and not removes:
+        repository, removes = self._repository, self._now(commit.removes)
+        before = repository.state(commit.parents[0])
+        there = frozenset().union(*(self._now([column]) for column in before | set(commit.adds)))
+        joined = join(
+            repository,
+            (self._state - removes) | wanted,
+            Side(self._state, commit=self._onto),
+            [Side(there, change=wanted | removes, commit=commit.id)],
+            "stop",
+            what=f"replaying {short(commit.id)}",
+        )
+        change = change_between(self._state, joined.state)
+        if not change.adds and not change.removes:
             return None
-        patches = patches_of(self._repository, adds)
-        return self._advance(self._on_tip(commit, adds, removes, patches, commit.details))
+        check_bound(repository.bounds(joined.state))
+        patches = patches_of(repository, change.adds)
+        return self._advance(self._on_tip(commit, change.adds, change.removes, patches, commit.details))
 
     def _batch(self, commit: Commit, facts: Sequence[Fact]) -> CommitId | None:
         from memit_vc.porcelain.batch import compute_batch
@@ -127,12 +157,14 @@ class _Replay:
         repository, loaded = self._repository, self.loaded
         if loaded is None:
             raise AssertionError("`rebase` loads the model where a commit has facts")
+        # what keeps a fact out leaves with the fact's own columns, as for a commit
         removes = self._now(commit.removes) & self._state
+        removes |= cancelled_columns(repository, self._state, {fact.id for fact in facts})
         state = self._state - removes
+        pairs = repository.column_facts(state)
+        edits = live_edits(state, pairs)
         live = {
-            (entry.fact.question, entry.fact.target.strip()): entry.column
-            for entry in repository.live_facts(self.tip)
-            if entry.column in state
+            (known.question, known.target.strip()): min(edits[id_]) for id_, known in repository.facts(edits).items()
         }
         here = {fact.id: live[key] for fact in facts if (key := (fact.question, fact.target.strip())) in live}
         self._remember(commit, here)
@@ -161,8 +193,11 @@ class _Replay:
             provenance=batch.patch.header.provenance,
         )
         batch.store()
+        repository.keep_patch(batch.patch, wanted, parent=self._onto, message=commit.message, details=details)
+        self._kept.append(batch.patch.id)
         after = repository.state_id(state | frozenset(columns))
-        return self._advance(made, [batch.patch], wanted, batch.evaluations(after, made.id))
+        self.evaluations += batch.evaluations(after, made.id)
+        return self._advance(made)
 
     def _remember(self, commit: Commit, became: Mapping[FactId, ColumnId]) -> None:
         """Later commits that name the old columns of these facts mean the new ones."""
@@ -192,25 +227,28 @@ class _Replay:
             details=details,
         )
 
-    def _advance(
-        self,
-        made: Commit,
-        patches: Sequence[NewPatch] = (),
-        facts: Sequence[Fact] = (),
-        evaluations: Sequence[Evaluation] = (),
-    ) -> CommitId:
-        """Store a commit that no ref names yet."""
-        self._repository.publish(
-            verb="rebase",
-            description=made.subject,
-            commits=[made],
-            patches=patches,
-            facts=facts,
-            evaluations=evaluations,
-        )
+    def _advance(self, made: Commit) -> CommitId:
+        """The commit is stored with the others, when the branch moves."""
+        self.commits.append(made)
         self.tip = made.id
         self._state = (self._state - set(made.removes)) | set(made.adds)
         return made.id
+
+    def moved(self, where: str) -> RefMovedError:
+        """The branch moved meanwhile: what was computed waits for it."""
+        if not self._kept:
+            return RefMovedError(f"{where} moved meanwhile; nothing was changed", hint="Run `memitvc rebase` again.")
+        ids = [short(patch) for patch in self._kept]
+        return RefMovedError(
+            f"{where} moved while its commits were computed; their patches are kept as {', '.join(ids)}",
+            hint=f"Run `memitvc rebase` again, or put them on the new tip: memitvc commit --patch {ids[0]}",
+        )
+
+    def give_up(self) -> None:
+        """After an error nothing of it is kept, but for what was kept before."""
+        for patch in self._kept:
+            if patch not in self._waiting:
+                self._repository.drop_kept(patch)
 
 
 def _facts(repository: Repository, commit: Commit) -> list[Fact]:

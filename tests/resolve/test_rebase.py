@@ -13,6 +13,7 @@ from memit_vc.cli import main
 from memit_vc.errors import ConflictError, MemitVCError, RefMovedError
 from memit_vc.objects import Fact
 from memit_vc.porcelain.commit import commit_facts
+from memit_vc.porcelain.commit_kept import commit_kept
 from memit_vc.porcelain.models import LoadedModel, load_model
 from memit_vc.porcelain.rebase import rebase
 from memit_vc.porcelain.resolve import resolve_revert
@@ -107,11 +108,76 @@ def test_a_branch_that_moved_meanwhile_stays(opened: Opened, with_history: Path)
         if stage == "rebase" and done == 0 and repository.resolve("side") == old:
             repository.publish(verb="test", description="x", refs=[RefUpdate("heads/side", old, other)])
 
-    with pytest.raises(RefMovedError):
+    with pytest.raises(RefMovedError, match="patches are kept") as moved:
         rebase(repository, "main", scores=False, loaded=loaded, progress=meanwhile)
     assert repository.resolve("side") == other
-    result = repository.gc(grace=0.0)
-    assert result.commits == 1
+    assert repository.gc(grace=0.0).commits == 0
+    (kept,) = repository.kept_patches()
+    assert f"commit --patch {kept[:10]}" in str(moved.value.hint)
+    commit_kept(repository, kept)
+    assert {e.fact.id for e in repository.live_facts(repository.head().commit)} == {
+        fact.id for fact in (*FACTS[:2], FACTS[6])
+    }
+
+
+def test_gc_in_the_middle_loses_nothing(opened: Opened, with_history: Path) -> None:
+    repository = opened(with_history)
+    loaded = load_model(repository)
+    fork(repository, loaded, [[FACTS[6]], [FACTS[7]]])
+
+    def collect(stage: str, done: int, total: int) -> None:
+        if stage == "rebase" and done == 1:
+            with Repository.open(repository.directory) as another:
+                another.gc(grace=0.0)
+
+    made = rebase(repository, "main", scores=False, loaded=loaded, progress=collect)
+    assert len(made.commits) == 2
+    assert len(repository.live_facts(made.tip)) == 8
+    assert repository.kept_patches() == []
+
+
+def test_an_error_in_the_middle_keeps_nothing(opened: Opened, with_history: Path) -> None:
+    repository = opened(with_history)
+    loaded = load_model(repository)
+    fork(repository, loaded, [[FACTS[6]], [FACTS[7]]])
+    tip = repository.head().commit
+
+    def fail(stage: str, done: int, total: int) -> None:
+        if stage == "rebase" and done == 1:
+            assert len(repository.kept_patches()) == 1
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rebase(repository, "main", scores=False, loaded=loaded, progress=fail)
+    assert repository.kept_patches() == []
+    assert repository.head().commit == tip
+
+
+def test_a_fact_that_is_cancelled_there_comes_in_anew(opened: Opened, with_history: Path) -> None:
+    repository = opened(with_history)
+    loaded = load_model(repository)
+    fork(repository, loaded, [FACTS[4:6]])
+    repository.publish(verb="switch", description="main", head="heads/main")
+    resolve_revert(repository, ["HEAD"], loaded=loaded)
+    repository.publish(verb="switch", description="side", head="heads/side")
+    made = rebase(repository, "main", scores=False, loaded=loaded)
+    assert {e.fact.id for e in repository.live_facts(made.tip)} == {fact.id for fact in FACTS[:6]}
+    assert len(repository.state(made.tip)) == 6
+
+
+def test_a_revert_that_puts_a_contradiction_back_stops(opened: Opened, with_history: Path) -> None:
+    repository = opened(with_history)
+    loaded = load_model(repository)
+    fork(repository, loaded, [])
+    out = revert(repository, ["HEAD"])
+    repository.publish(verb="switch", description="main", head="heads/main")
+    revert(repository, [repository.resolve("HEAD~2")])
+    commit_facts(repository, [replace(FACTS[0], target="Madrid")], scores=False, loaded=loaded)
+    repository.publish(verb="switch", description="side", head="heads/side")
+    revert(repository, [out.id])
+    # the first commit has nothing left to do there, the second would put the old answer beside the new one
+    with pytest.raises(ConflictError, match="Madrid"):
+        rebase(repository, "main", scores=False, loaded=loaded)
 
 
 def test_the_command(opened: Opened, with_history: Path, capsys: pytest.CaptureFixture[str]) -> None:
