@@ -116,7 +116,7 @@ def commit_facts(
         removes=tuple(sorted(settled.replaced)),
         patches=(batch.patch.id,),
         kind=kind,
-        message=message or _message(settled.facts),
+        message=message or (repository.commit(head.commit).message if amend else _message(settled.facts)),
         author=author_name(repository),
         time=now(),
         provenance=batch.patch.header.provenance,

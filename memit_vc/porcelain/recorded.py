@@ -32,6 +32,8 @@ class Recorded:
     hparams: MEMITHyperParams
     statistics: StatisticsId
     threads: int | None
+    verb: str | None = None
+    """What solved it anew, where something did: the commit may have come here by another verb."""
 
     @property
     def resolved(self) -> bool:
@@ -54,6 +56,7 @@ class Recorded:
                 hparams,
                 StatisticsId(record["statistics"]["id"]),
                 record.get("threads"),
+                record.get("verb"),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise IntegrityError(

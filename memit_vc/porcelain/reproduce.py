@@ -128,7 +128,8 @@ def _solved_again(
         {layer: stored.keys[name].double() for layer, name in names.items()},
         {layer: stored.targets[name].double() for layer, name in names.items()},
     )
-    if commit.kind in ("squash", "merge"):
+    verb = recorded.verb or commit.kind
+    if verb in ("squash", "merge"):
         solution, context = solver.whole(own), frozenset[ColumnId]()
     else:
         context = _context(repository, commit, recorded.state)
@@ -136,7 +137,7 @@ def _solved_again(
         out = [i for i, source in enumerate(solver.constraints(context).sources) if source.fact in leaving]
         into = own.select([i for i, column in enumerate(described) if column.role == "edit"])
         solution = solver.change(context, out=out, into=into)
-    patch, blobs, _ = solver.patch(solution, verb=commit.kind, context=context, keep=context)
+    patch, blobs, _ = solver.patch(solution, verb=verb, context=context, keep=context)
     return patch, blobs
 
 
