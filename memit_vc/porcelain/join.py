@@ -30,8 +30,8 @@ class Described(Protocol):
 class Side:
     """A state that takes part, and the commits that its columns came from (else `commit`, or a kept `patch`).
 
-    `change`, where given, are the columns that the side speaks of: a pick or a revert brings what one commit changed,
-    not all that lives where it was made.
+    `change`, where given, are the columns that the side speaks of: a pick brings what one commit changed, not all that
+    lives where it was made. With `wins` its columns hold for a fact of ours that loses; else that fact has none.
     """
 
     state: State
@@ -39,6 +39,7 @@ class Side:
     change: State | None = None
     commit: CommitId | None = None
     patch: PatchId | None = None
+    wins: bool = False
 
     def origin(self, columns: Collection[ColumnId]) -> CommitId | None:
         return next((self.origins[column] for column in sorted(columns) if column in self.origins), self.commit)
@@ -108,7 +109,7 @@ def join(
         _told(one, other, live, ours, theirs)
         for one, other in pairs_apart([facts[fact] for fact in live], said[0], said[1:])
     ]
-    winners = [ours] if on_conflict == "ours" else [side for side in theirs if side.change is None]
+    winners = [ours] if on_conflict == "ours" else [side for side in theirs if side.wins]
     gone = losers(found, said[0], on_conflict, what=what)
     settled = _as_in(joint, frozenset[ColumnId]().union(*(side.state for side in winners)), gone, roles)
     return Joined(

@@ -73,7 +73,7 @@ def merge(
         repository,
         merge_commits(head.commit, theirs, repository.parents, repository.state),
         Side(before, repository.origins(head.commit)),
-        [Side(repository.state(theirs), repository.origins(theirs))],
+        [Side(repository.state(theirs), repository.origins(theirs), wins=True)],
         on_conflict,
         what=f"merging {revision}",
     )

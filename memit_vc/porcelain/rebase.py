@@ -102,6 +102,7 @@ def rebase(
     except BaseException:
         replay.give_up()
         raise
+    replay.give_up()
     return Rebased(replay.tip, head.branch, target, tuple(made), tuple(skipped), fast_forward=False)
 
 
@@ -121,7 +122,7 @@ class _Replay:
         self.commits: list[Commit] = []
         self.evaluations: list[Evaluation] = []
         self._onto, self._kept = tip, list[PatchId]()
-        self._waiting = frozenset(repository.kept_patches())
+        self._waiting = frozenset(repository.kept_patches(everything=True))
         self._repository, self._scores, self._progress = repository, scores, progress
         self._state = repository.state(tip)
         self._became: dict[ColumnId, frozenset[ColumnId]] = {}
@@ -140,7 +141,7 @@ class _Replay:
             repository,
             (self._state - removes) | wanted,
             Side(self._state, commit=self._onto),
-            [Side(there, change=wanted | removes, commit=commit.id)],
+            [Side(there, commit=commit.id)],
             "stop",
             what=f"replaying {short(commit.id)}",
         )
@@ -160,7 +161,9 @@ class _Replay:
         # what keeps a fact out leaves with the fact's own columns, as for a commit
         removes = self._now(commit.removes) & self._state
         removes |= cancelled_columns(repository, self._state, {fact.id for fact in facts})
-        state = self._state - removes
+        present, what = Side(self._state, commit=self._onto), f"replaying {short(commit.id)}"
+        state = join(repository, self._state - removes, present, [], "keep-both", what=what).state
+        removes = self._state - state
         pairs = repository.column_facts(state)
         edits = live_edits(state, pairs)
         live = {
@@ -245,7 +248,7 @@ class _Replay:
         )
 
     def give_up(self) -> None:
-        """After an error nothing of it is kept, but for what was kept before."""
+        """The patches are in the history now, or nobody wants them: nothing is kept but what was kept before."""
         for patch in self._kept:
             if patch not in self._waiting:
                 self._repository.drop_kept(patch)

@@ -73,8 +73,8 @@ def resolve_revert(
 
     Facts count wherever they live now, so that it also works after a squash. What a commit brought in is told by the
     facts that were live before and after it: one that it only solved anew is not its own. With `fact` (an id, a prefix
-    of one, or a subject) only that one, which may be any that the commit's columns hold. ConflictError where what comes back contradicts a live fact; MemitVCError where
-    nothing of it is live, EngineError where constraints are missing.
+    of one, or a subject) only that one, which may be any that the commit's columns hold. ConflictError where what comes
+    back contradicts a live fact; MemitVCError where nothing of it is live, EngineError where constraints are missing.
     """
     commits = reverted_commits(repository, revisions)
     head = repository.head()
@@ -86,8 +86,8 @@ def resolve_revert(
         what = ", ".join(short(c.id) for c in commits) + (f": a fact {fact!r}" if fact is not None else "")
         raise RevisionError(
             f"nothing to take out: no fact of {what} is live",
-            hint="`memitvc facts` lists what is live. A revert, or a commit that solved the same facts anew, is taken back "
-            "without --resolve, to the bit.",
+            hint="`memitvc facts` lists what is live. A revert, or a commit that solved the same facts anew, is taken "
+            "back without --resolve, to the bit.",
         )
     refuse_cancelled(repository, state, returning)
     solver = solver_for(repository, {*state, *returning.values()}, loaded=loaded, progress=progress)
@@ -134,7 +134,7 @@ def _undone(
 ) -> _Plan:
     """What it means for the set of live facts to take commits back."""
     live = {source.fact for source in live_sources(repository, origins)}
-    wanted, columns, befores = frozenset(live), dict[FactId, ColumnId](), []
+    wanted, columns, befores = frozenset(live), dict[FactId, ColumnId](), list[frozenset[FactId]]()
     for commit in commits:
         before = {s.fact: s.column for s in live_sources(repository, repository.state(commit.parents[0]))}
         after = {s.fact for s in live_sources(repository, repository.state(commit.id))}
@@ -142,7 +142,7 @@ def _undone(
         questions = {id_: known.question for id_, known in repository.facts(wanted | added | removed).items()}
         wanted = inverse_facts(wanted, added, removed, questions)
         columns |= {id_: column for id_, column in before.items() if id_ in removed}
-        befores.append((before.keys(), removed))
+        befores.append(frozenset(before))
     if fact is not None:
         # a patch that cannot be split gives single facts up in this way only, whoever first brought them in
         held = {s.fact for commit in commits for s in live_sources(repository, commit.adds)} & live
@@ -150,11 +150,10 @@ def _undone(
         chosen = named_facts(repository, leaving, returning, fact)
         wanted = (frozenset(live) - (chosen & leaving)) | (chosen & returning)
     described = repository.facts(sorted(wanted))
-    theirs = [removed & before for before, removed in befores]
     where = {s.fact: origins[s.column] for s in live_sources(repository, origins)}
     found = [
         Contradiction(one, other, where.get(one.id), where.get(other.id, commits[0].id))
-        for one, other in pairs_apart(list(described.values()), live, theirs)
+        for one, other in pairs_apart(list(described.values()), live, befores)
     ]
     what = f"reverting {', '.join(short(commit.id) for commit in commits)}"
     wanted -= losers(found, live, on_conflict, what=what)

@@ -49,7 +49,7 @@ def resolve_merge(
             hint="`memitvc squash --resolve` solves HEAD's facts afresh.",
         )
     ours = repository.origins(head.commit)
-    there = Side(repository.state(theirs), repository.origins(theirs))
+    there = Side(repository.state(theirs), repository.origins(theirs), wins=True)
     merged = merge_commits(head.commit, theirs, repository.parents, repository.state)
     joined = join(repository, merged, Side(frozenset(ours), ours), [there], on_conflict, what=f"merging {revision}")
     chosen = _standing(repository, joined.state, ours)

@@ -124,7 +124,7 @@ def _undone(repository: Repository, commits: Sequence[Commit], state: State) -> 
     for commit in commits:
         before = repository.origins(commit.parents[0])
         change = Change(frozenset(commit.adds), frozenset(commit.removes))
-        sides.append(Side(frozenset(before), before, change=change.adds | change.removes, commit=commit.id))
+        sides.append(Side(frozenset(before), before, commit=commit.id))
         roles: Roles = repository.column_facts(state | sides[-1].state | change.adds)
         facts = repository.facts({fact for pairs in roles.values() for fact, _ in pairs})
         questions = {id_: described.question for id_, described in facts.items()}

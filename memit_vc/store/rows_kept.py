@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, and_, delete, insert, select
 
 from memit_vc.errors import RevisionError
 from memit_vc.objects import CommitId, JsonValue, PatchId, canonical_json, short
@@ -17,7 +17,7 @@ from memit_vc.store.records import KeptPatch, utc_now
 from memit_vc.store.rows_history import load_graph
 from memit_vc.store.rows_patches import load_patch
 from memit_vc.store.rows_refs import load_operations, load_refs, raw_head
-from memit_vc.store.schema import commit_patches, kept
+from memit_vc.store.schema import changes, kept, patch_columns
 
 __all__ = ["delete_kept", "forget_held", "insert_kept", "load_kept", "waiting"]
 
@@ -50,7 +50,7 @@ def load_kept(connection: Connection, patch: PatchId) -> KeptPatch:
 
 
 def waiting(connection: Connection, *, everything: bool = False) -> list[PatchId]:
-    """Those that no commit of any ref or of HEAD names, oldest first; with `everything` the others too."""
+    """Those of which no commit of any ref or of HEAD brings a column in, oldest first; with `everything` all."""
     rows = [PatchId(p) for p in connection.execute(select(kept.c.patch).order_by(kept.c.time, kept.c.patch)).scalars()]
     if not rows or everything:
         return rows
@@ -73,7 +73,7 @@ def forget_held(connection: Connection) -> None:
 
 
 def _holders(connection: Connection, patches: Iterable[PatchId]) -> Mapping[PatchId, set[CommitId]]:
-    """The commits that have one which names the patch in their history, themselves included."""
+    """The commits that have one in their history, themselves included, which brings a column of the patch in."""
     graph, _ = load_graph(connection)
     children: dict[CommitId, list[CommitId]] = {}
     for commit, parents in graph.items():
@@ -81,8 +81,9 @@ def _holders(connection: Connection, patches: Iterable[PatchId]) -> Mapping[Patc
             children.setdefault(parent, []).append(commit)
     found: dict[PatchId, set[CommitId]] = {}
     for patch in patches:
-        naming = connection.execute(select(commit_patches.c.commit).where(commit_patches.c.patch == patch)).scalars()
-        pending, reached = [CommitId(c) for c in naming], set[CommitId]()
+        columns = select(patch_columns.c.column).where(patch_columns.c.patch == patch)
+        statement = select(changes.c.commit).where(and_(changes.c.column.in_(columns), changes.c.change == "add"))
+        pending, reached = [CommitId(c) for c in connection.execute(statement).scalars()], set[CommitId]()
         while pending:
             commit = pending.pop()
             if commit not in reached:

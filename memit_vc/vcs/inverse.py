@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from memit_vc.objects import ColumnId, FactId
 from memit_vc.vcs.settling import Roles, live_edits
-from memit_vc.vcs.state import Change, State
+from memit_vc.vcs.state import Change, State, apply
 
 __all__ = ["Questions", "inverse", "inverse_facts"]
 
@@ -19,16 +19,17 @@ def inverse(state: State, change: Change, before: State, roles: Roles, questions
     """`state` with `change`, which was made on `before`, taken back as far as it still stands.
 
     What it brought in goes. What it took out comes back, with two exceptions. A column whose question it answered anew
-    comes back only in the place of that answer, while it is live: whoever has replaced or reverted the answer since has
-    said what holds. A column that held nothing up (of a fact that another column cancelled) comes back only in the
-    place of something.
+    comes back only in the place of that answer, while that is live (or as the commit left it): whoever has replaced or
+    reverted the answer since has said what holds. A column that held nothing up (of a fact that another column
+    cancelled) comes back only in the place of something.
     """
     live = live_edits(state, roles).keys()
+    left = live_edits(apply(before, change), roles).keys()
     answers: dict[tuple[str, str], bool] = {}
     for column in change.adds:
         for fact, role in roles[column]:
             if role == "edit":
-                stands = column in state and fact in live
+                stands = column in state and (fact in live or fact not in left)
                 answers[questions[fact]] = answers.get(questions[fact], False) or stands
     held = live_edits(before, roles).keys()
     replaced = bool(change.adds & state) or not change.adds

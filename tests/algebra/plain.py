@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from memit_vc.objects import ColumnId, CommitId, Fact
+from memit_vc.objects import ColumnId, CommitId, Fact, PatchId
 
-__all__ = ["Place", "Plain"]
+__all__ = ["Place", "Plain", "Refused", "Voice"]
 
 State = frozenset[ColumnId]
+NOTHING: State = frozenset()
+
+
+class Refused(Exception):  # noqa: N818 (a verb that says no)
+    """The verb must refuse, and change nothing."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,7 @@ class Place:
 
     branches: tuple[tuple[str, CommitId], ...]
     head: str
+    tags: tuple[tuple[str, CommitId], ...] = ()
 
     @property
     def tips(self) -> dict[str, CommitId]:
@@ -29,14 +35,33 @@ class Place:
     def commit(self) -> CommitId:
         return self.tips.get(self.head, CommitId(self.head))
 
+    @property
+    def all(self) -> set[CommitId]:
+        return {self.commit, *dict(self.branches).values(), *dict(self.tags).values()}
+
     def moved(self, commit: CommitId) -> Place:
         """HEAD's branch, or the detached HEAD, at another commit."""
         if self.head in self.tips:
             return self.with_branch(self.head, commit)
-        return Place(self.branches, commit)
+        return Place(self.branches, commit, self.tags)
 
     def with_branch(self, name: str, commit: CommitId) -> Place:
-        return Place(tuple(sorted({**self.tips, name: commit}.items())), self.head)
+        return Place(tuple(sorted({**self.tips, name: commit}.items())), self.head, self.tags)
+
+    def with_tag(self, name: str, commit: CommitId) -> Place:
+        return Place(self.branches, self.head, tuple(sorted({**dict(self.tags), name: commit}.items())))
+
+    def at(self, head: str) -> Place:
+        return Place(self.branches, head, self.tags)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A state that takes part in a join, the facts that it speaks for, and whether its columns replace a loser's."""
+
+    state: State
+    facts: frozenset[Fact]
+    wins: bool = False
 
 
 @dataclass
@@ -48,16 +73,18 @@ class Plain:
     states: dict[CommitId, State]
     deltas: dict[ColumnId, dict[str, Tensor]] = field(default_factory=dict)
     facts: dict[ColumnId, tuple[Fact, ...]] = field(default_factory=dict)
-    operations: list[tuple[Place, Place]] = field(default_factory=list)
+    cancels: set[ColumnId] = field(default_factory=set)
+    operations: list[tuple[int, Place, Place]] = field(default_factory=list)
+    kept: dict[PatchId, tuple[ColumnId, ...]] = field(default_factory=dict)
 
     @property
     def state(self) -> State:
         return self.states[self.place.commit]
 
-    def move(self, place: Place) -> None:
+    def move(self, place: Place, operation: int) -> None:
         """An operation, unless nothing changes."""
         if place != self.place:
-            self.operations.append((self.place, place))
+            self.operations.append((operation, self.place, place))
             self.place = place
 
     def add(self, commit: CommitId, parents: tuple[CommitId, ...], state: State) -> None:
@@ -66,8 +93,11 @@ class Plain:
 
     def change(self, commit: CommitId) -> tuple[State, State]:
         """(adds, removes) against the first parent."""
-        before = self.states[self.parents[commit][0]] if self.parents[commit] else frozenset()
+        before = self.before(commit)
         return self.states[commit] - before, before - self.states[commit]
+
+    def before(self, commit: CommitId) -> State:
+        return self.states[self.parents[commit][0]] if self.parents[commit] else NOTHING
 
     def ancestors(self, tips: Iterable[CommitId]) -> set[CommitId]:
         found = set(tips)
@@ -75,8 +105,23 @@ class Plain:
             found |= self.ancestors(self.parents[commit])
         return found
 
-    def live(self, columns: Collection[ColumnId]) -> list[Fact]:
-        return [fact for column in columns for fact in self.facts[column]]
+    def of(self, fact: Fact, state: Collection[ColumnId]) -> State:
+        return frozenset(column for column in state if fact in self.facts[column])
+
+    def live(self, state: Collection[ColumnId]) -> frozenset[Fact]:
+        """Facts that some column puts in and none takes out."""
+        told = {fact for column in state if column not in self.cancels for fact in self.facts[column]}
+        return frozenset(told - {fact for column in state if column in self.cancels for fact in self.facts[column]})
+
+    def holds(self, place: Place, patch: PatchId) -> bool:
+        """Whether some commit that a ref has in its history brought a column of a kept patch in."""
+        return any(not self.change(c)[0].isdisjoint(self.kept[patch]) for c in self.ancestors(place.all))
+
+    def forget_kept(self) -> None:
+        """What operations were pruned to can lead to no place without these."""
+        places = [self.place, *(place for _, *both in self.operations for place in both)]
+        for patch in [patch for patch in self.kept if all(self.holds(place, patch) for place in places)]:
+            del self.kept[patch]
 
     def merged(self, ours: CommitId, theirs: CommitId) -> State:
         """Three ways, column by column, recursively where there are several best common ancestors."""
@@ -96,27 +141,88 @@ class Plain:
             if ((column in theirs) if (column in state) == (column in base) else (column in state))
         )
 
-    def contradictions(self, state: State, ours: State, theirs: State) -> list[tuple[State, State]]:
-        """(our columns, their columns) of each pair of facts with one question and two answers, one from each side."""
-        where: dict[Fact, set[ColumnId]] = {}
-        for column in state:
-            for fact in self.facts[column]:
-                where.setdefault(fact, set()).add(column)
-        found = []
-        for one, first in where.items():
-            for other, second in where.items():
-                if one.question == other.question and one.target != other.target:
-                    apart = first & ours and not first & theirs and second & theirs and not second & ours
-                    if apart:
-                        found.append((frozenset(first), frozenset(second)))
-        return found
+    def committed(self, batch: Sequence[Fact], how: str) -> tuple[list[Fact], State]:
+        """The facts that are to be computed, and the columns that leave for them."""
+        wanted, gone, live = [], set[ColumnId](), self.live(self.state)
+        for fact in batch:
+            others = [known for known in live if known.question == fact.question]
+            if fact in others or (others and how == "ours"):
+                continue
+            if others and how == "stop":
+                raise Refused
+            wanted.append(fact)
+            replaced = others if how == "theirs" else []
+            cancelled = [fact] if any(c in self.cancels for c in self.of(fact, self.state)) else []
+            for known in (*replaced, *cancelled):
+                gone |= self.of(known, self.state)
+        if not wanted or any(len(self.facts[column]) > 1 for column in gone):
+            raise Refused
+        return wanted, frozenset(gone)
 
-    def settled(self, state: State, ours: State, theirs: State, how: str) -> State | None:
-        """The joint state with contradictions settled; None where that must be refused."""
-        found = self.contradictions(state, ours, theirs)
+    def reverted(self, state: State, commits: Sequence[CommitId]) -> State:
+        """Without what the commits did, the newest first. For each question a commit either only gave an answer, only
+        took one away, or put one in the place of another: that is exchanged again, while it is as the commit left it.
+        """
+        for commit in commits:
+            adds, removes = self.change(commit)
+            after, live, listed = self.live(self.states[commit]), self.live(state), self.live(self.before(commit))
+            back = set()
+            for column in removes - state:
+                asked = {fact.question for fact in self.facts[column]}
+                answers = [
+                    (new, fact) for new in adds - self.cancels for fact in self.facts[new] if fact.question in asked
+                ]
+                if answers:
+                    exchanged = any(new in state and (fact in live or fact not in after) for new, fact in answers)
+                elif listed.isdisjoint(self.facts[column]):
+                    exchanged = not adds or not adds.isdisjoint(state)
+                else:
+                    exchanged = True
+                if exchanged:
+                    back.add(column)
+            state = (state - adds) | back
+        return state
+
+    def joined(self, state: State, ours: State, theirs: Sequence[Voice], how: str) -> State:
+        """The joint state with pairs kept together and contradictions settled."""
+        voices = [Voice(ours, self.live(ours)), *theirs]
+        state = self._paired(state, [voice.state for voice in voices])
+        found = [
+            (one, other)
+            for one in self.live(state)
+            for other in self.live(state)
+            if one.question == other.question
+            and one.target < other.target
+            and not any(one in voice.facts and other in voice.facts for voice in voices)
+        ]
         if how == "keep-both" or not found:
             return state
-        if how == "stop":
-            return None
-        dropped = frozenset().union(*(pair[1] if how == "ours" else pair[0] for pair in found))
-        return None if any(len(self.facts[column]) > 1 for column in dropped) else state - dropped
+        mine = voices[0].facts
+        if how == "stop" or (how == "theirs" and any(one not in mine and other not in mine for one, other in found)):
+            raise Refused
+        lost = {fact for pair in found for fact in pair if (fact in mine) == (how == "theirs")}
+        winner = ours if how == "ours" else NOTHING.union(*(voice.state for voice in theirs if voice.wins))
+        wanted = {fact: self.of(fact, winner) for fact in lost}
+        return self._changed(state, {fact: (self.of(fact, state) - new, new) for fact, new in wanted.items()})
+
+    def _paired(self, state: State, sides: Sequence[State]) -> State:
+        """A fact is cancelled by what a side cancels it with, whole; else what was edited in apart from that stays."""
+        changes: dict[Fact, tuple[State, State]] = {}
+        for fact in {fact for column in state & self.cancels for fact in self.facts[column]}:
+            mine = self.of(fact, state)
+            if mine <= self.cancels or not any(self.of(fact, side) == mine for side in sides):
+                known = [self.of(fact, side) for side in sides]
+                settled = NOTHING.union(*(columns for columns in known if columns & self.cancels))
+                changes[fact] = (mine & (settled | self.cancels), NOTHING)
+        return self._changed(state, changes)
+
+    def _changed(self, state: State, changes: dict[Fact, tuple[State, State]]) -> State:
+        for side in (0, 1):
+            for column in NOTHING.union(*(change[side] for change in changes.values())):
+                moved = column in state if side == 0 else column not in state
+                if moved and any(
+                    column not in changes.get(fact, (NOTHING, NOTHING))[side] for fact in self.facts[column]
+                ):
+                    raise Refused
+        gone = NOTHING.union(*(out for out, _ in changes.values()))
+        return (state - gone).union(*(back for _, back in changes.values()))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar, cast
 
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -20,27 +23,55 @@ from hypothesis.stateful import (
 
 from memit_vc.errors import ConflictError, MemitVCError, UsageError
 from memit_vc.numerics.patchfile import check_patch
-from memit_vc.objects import CommitId
+from memit_vc.objects import CommitId, Fact, PatchId
 from memit_vc.porcelain.amend import amend_message
 from memit_vc.porcelain.branch import create_branch
 from memit_vc.porcelain.cherry_pick import cherry_pick
+from memit_vc.porcelain.commit_kept import commit_kept
 from memit_vc.porcelain.compress import compress
-from memit_vc.porcelain.conflicts import OnConflict
+from memit_vc.porcelain.conflicts import OnConflict, settle
 from memit_vc.porcelain.merge import merge
-from memit_vc.porcelain.revert import revert
+from memit_vc.porcelain.models import LoadedModel
+from memit_vc.porcelain.rebase import rebase
+from memit_vc.porcelain.revert import RevertResult, revert
 from memit_vc.porcelain.squash import squash
 from memit_vc.porcelain.switch import switch, switch_detached
-from memit_vc.repository import Repository
-from tests.algebra.plain import Place, Plain, State
+from memit_vc.porcelain.tag import create_tag
+from memit_vc.repository import NewPatch, Repository
+from tests.algebra.plain import Place, Plain, Refused, State, Voice
 from tests.algebra.world import World, fact
 
 _T = TypeVar("_T")
 _ANY = st.integers(0, 40)
 _VERBS = (
     *["commit"] * 5,
-    *["revert", "revert fact", "merge", "merge", "pick", "squash", "squash"],
-    *["branch", "switch", "switch", "detach", "amend", "undo", "gc", "reopen", "compress"],
+    *["cancel", "cancel", "revert", "revert", "revert fact", "revert last"],
+    *["merge", "merge", "pick", "squash", "squash"],
+    *["branch", "switch", "switch", "detach", "amend", "undo", "restore", "gc", "reopen", "compress", "tag"],
+    *["keep", "commit kept", "rebase", "replace all"],
 )
+
+
+@dataclass
+class Computed:
+    """A batch as `compute_batch` gives it, with factors that no engine made."""
+
+    patch: NewPatch
+    survived: float = 1.0
+
+    def store(self) -> None:
+        """Its blobs are stored already."""
+
+    def evaluations(self, *_: object) -> list[object]:
+        return []
+
+
+@contextmanager
+def computing(make: Callable[[list[Fact]], NewPatch]) -> Iterator[LoadedModel]:
+    """`rebase` computes its batches by `make`; the model that it is given is none."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("memit_vc.porcelain.batch.compute_batch", lambda _, facts, __, **___: Computed(make(facts)))
+        yield cast(LoadedModel, object())
 
 
 class Algebra(RuleBasedStateMachine):
@@ -57,86 +88,189 @@ class Algebra(RuleBasedStateMachine):
     @initialize(count=st.integers(2, 5))
     def start(self, count: int) -> None:
         for number in range(count):
-            self.commit([number], "north", 0, False)
+            self.commit([number], "north", "stop", False)
         self.branch(count)
 
     @rule(
         verb=st.sampled_from(_VERBS),
         first=_ANY,
         second=st.integers(0, 9),
-        numbers=st.lists(st.integers(0, 9), min_size=1, max_size=4, unique=True),
-        answer=st.sampled_from(["north", "south"]),
-        how=st.sampled_from(["stop", "ours", "theirs", "keep-both"]),
+        numbers=st.lists(st.integers(0, 6), min_size=1, max_size=4, unique=True),
+        answer=st.sampled_from(["north", "south", "west"]),
+        how=st.sampled_from(["stop", "ours", "theirs", "theirs", "keep-both"]),
     )
     def step(self, verb: str, first: int, second: int, numbers: list[int], answer: str, how: OnConflict) -> None:
         # one rule for all verbs: with a rule for each, Hypothesis leaves most of them out of any one sequence
-        if verb == "commit":
-            self.commit(numbers, answer, second % 2, dense=len(numbers) > 1 and first % 4 == 0)
-        elif verb == "revert":
-            self.revert_commit(first)
-        elif verb == "revert fact":
-            self.revert_fact(first, second)
-        elif verb == "branch":
-            self.branch(first)
-        elif verb == "switch":
-            self.switch(first)
-        elif verb == "detach":
-            self.detach(first)
-        elif verb == "merge":
-            self.merge(first, how)
-        elif verb == "pick":
-            self.pick(first, how)
-        elif verb == "squash":
-            self.squash(first % 3, 1 + second % 5)
-        elif verb == "compress":
-            self.compress([0.1, 0.5, 0.9][second % 3])
-        elif verb == "amend":
-            self.amend()
-        elif verb == "undo":
-            self.undo()
-        elif verb == "gc":
-            self.gc([None, None, 3, 1][second % 4])
-        else:
-            self.reopen()
+        actions: dict[str, Callable[[], None]] = {
+            "commit": lambda: self.commit(numbers, answer, how, len(numbers) > 1 and first % 4 == 0),
+            "cancel": lambda: self.cancel(first, second),
+            "replace all": self.replace_all,
+            "revert": lambda: self.revert(first, second, how),
+            "revert fact": lambda: self.revert_fact(first, second, how),
+            "revert last": lambda: self.revert_last(1 + second % 4),
+            "branch": lambda: self.branch(first),
+            "tag": lambda: self.tag(first),
+            "switch": lambda: self.switch(first),
+            "detach": lambda: self.detach(first),
+            "merge": lambda: self.merge(first, how),
+            "pick": lambda: self.pick(first, how),
+            "squash": lambda: self.squash(first % 3, 1 + second % 5),
+            "compress": lambda: self.compress([0.1, 0.5, 0.9][second % 3]),
+            "amend": self.amend,
+            "undo": self.undo,
+            "restore": lambda: self.restore(first),
+            "keep": lambda: self.keep(numbers, answer),
+            "commit kept": lambda: self.commit_kept(first, how),
+            "rebase": lambda: self.rebase(first),
+            "gc": lambda: self.gc([None, None, 3, 1][second % 4]),
+            "reopen": self.reopen,
+        }
+        actions[verb]()
 
-    def commit(self, numbers: list[int], answer: str, seed: int, dense: bool) -> None:
-        asked = {live.question for live in self.plain.live(self.plain.state)}
-        facts = [fact(n, answer) for n in numbers if fact(n).question not in asked]
-        if not facts:
+    def commit(self, numbers: list[int], answer: str, how: OnConflict, dense: bool) -> None:
+        batch = [fact(n, answer) for n in numbers]
+        try:
+            facts, gone = self.plain.committed(batch, how)
+        except Refused:
+            self._refused(lambda: settle(self.repository, batch, how))
             return
-        patch = self.world.patch(self.repository, facts, seed=seed, dense=dense)
-        made = self.world.commit(self.repository, facts, patch=patch, message=self._name())
+        settled = settle(self.repository, batch, how)
+        assert (list(settled.facts), settled.replaced) == (facts, gone)
+        patch = self._patch(facts, dense=dense and len(facts) > 1)
+        made = self.world.commit(self.repository, facts, patch=patch, removes=gone, message=self._name())
+        self._advance(made.id, (self.plain.place.commit,), (self.plain.state - gone) | set(patch.columns))
+
+    def _patch(self, facts: list[Fact], *, dense: bool = False, role: Literal["edit", "cancel"] = "edit") -> NewPatch:
+        patch = self.world.patch(self.repository, facts, seed=next(self.serial), dense=dense, role=role)
         self.plain.deltas.update(self.world.plain(self.repository, patch))
         told = [tuple(facts)] if dense else [(each,) for each in facts]
         self.plain.facts.update(zip(patch.columns, told, strict=True))
+        self.plain.cancels.update(patch.columns if role == "cancel" else ())
+        return patch
+
+    def cancel(self, which: int, count: int) -> None:
+        """As `revert --resolve` leaves a state: what takes a fact out stands beside what put it in."""
+        live = sorted(self.plain.live(self.plain.state), key=lambda each: each.id)[which % 3 :][: 1 + count % 3]
+        if not live:
+            return
+        patch = self._patch(live, dense=len(live) > 1 and count > 7, role="cancel")
+        made = self.world.commit(self.repository, live, patch=patch, message=self._name(), kind="revert")
         self._advance(made.id, (self.plain.place.commit,), self.plain.state | set(patch.columns))
 
-    def revert_commit(self, which: int) -> None:
-        if self._at_root():
+    def replace_all(self) -> None:
+        """As `squash --resolve` leaves a state: every live fact in a column of its own, everything else out."""
+        live = sorted(self.plain.live(self.plain.state), key=lambda each: each.id)
+        if not live:
             return
-        target = self._any(self._history()[:-1], which)
-        adds, removes = self.plain.change(target)
-        self._revert(target, adds & self.plain.state, removes - self.plain.state, None)
+        patch, gone = self._patch(live), self.plain.state
+        made = self.world.commit(self.repository, live, patch=patch, removes=gone, message=self._name(), kind="squash")
+        self._advance(made.id, (self.plain.place.commit,), frozenset(patch.columns))
 
-    def revert_fact(self, which: int, number: int) -> None:
+    def revert(self, which: int, more: int, how: OnConflict) -> None:
+        """One commit or two, of this history or, sometimes, of any."""
+        known = self._history() if more % 4 else self._everything()
+        commits = [commit for commit in known if self.plain.parents[commit]]
+        if not commits:
+            return
+        chosen = [self._any(commits, which), *([self._any(commits, which + more)] if more > 6 else [])]
+        self._revert(chosen, how, lambda wanted: wanted, None)
+
+    def revert_fact(self, which: int, number: int, how: OnConflict) -> None:
         if self._at_root():
             return
         target = self._any(self._history()[:-1], which)
-        adds, removes = (
-            frozenset(c for c in change if any(f.subject == fact(number).subject for f in self.plain.facts[c]))
-            for change in self.plain.change(target)
+        subject = fact(number).subject
+
+        def of_subject(wanted: State) -> State:
+            here = self.plain.state
+            named = {c: [f for f in self.plain.facts[c] if f.subject == subject] for c in here ^ wanted}
+            changed = {column for column, facts in named.items() if facts}
+            told = {f for c in changed & here for f in named[c]} or {f for c in changed for f in named[c]}
+            if len(told) > 1:
+                raise Refused  # one name for two answers
+            if any(len(self.plain.facts[column]) > 1 for column in changed):
+                raise Refused
+            return here ^ frozenset(changed)
+
+        self._revert([target], how, of_subject, subject)
+
+    def _revert(
+        self, chosen: list[CommitId], how: OnConflict, part: Callable[[State], State], subject: str | None
+    ) -> None:
+        state = self.plain.state
+        order = [commit for commit in self._log(*self.plain.place.all) if commit in chosen]
+        voices = [Voice(self.plain.before(c), self.plain.live(self.plain.before(c))) for c in order]
+
+        def act(message: str | None = None) -> RevertResult:
+            return revert(self.repository, list(chosen), fact=subject, on_conflict=how, message=message)
+
+        try:
+            expected = self.plain.joined(part(self.plain.reverted(state, order)), state, voices, how)
+        except Refused:
+            self._refused(act)
+            return
+        if expected == state:
+            self._refused(act)
+            return
+        self._advance(act(self._name()).id, (self.plain.place.commit,), expected)
+
+    def revert_last(self, count: int) -> None:
+        """The last commits of a line, whatever they did, taken back together: the state before them, to the bit."""
+        start = self.plain.place.commit
+        for _ in range(count):
+            if len(self.plain.parents[start]) != 1:
+                return
+            start = self._back(start, 1)
+        if self.plain.states[start] == self.plain.state:
+            return
+        made = revert(self.repository, [f"{start}..HEAD"], message=self._name())
+        self._advance(made.id, (self.plain.place.commit,), self.plain.states[start])
+
+    def keep(self, numbers: list[int], answer: str) -> None:
+        """As a commit leaves a patch whose branch moved while it was computed."""
+        facts = [fact(n, answer) for n in numbers]
+        patch = self._patch(facts)
+        self.repository.keep_patch(
+            patch, facts, parent=self.plain.place.commit, message=self._name(), details={"survived": 1.0}
         )
-        if any(len(self.plain.facts[c]) > 1 for c in (adds & self.plain.state) | (removes - self.plain.state)):
-            self._refused(lambda: revert(self.repository, [target], fact=fact(number).subject))
-            return
-        self._revert(target, adds & self.plain.state, removes - self.plain.state, fact(number).subject)
+        self.plain.kept[patch.id] = patch.columns
 
-    def _revert(self, target: CommitId, out: State, back: State, subject: str | None) -> None:
-        if not out and not back:
-            self._refused(lambda: revert(self.repository, [target], fact=subject))
+    def commit_kept(self, which: int, how: OnConflict) -> None:
+        waiting = self._waiting()
+        if not waiting:
             return
-        made = revert(self.repository, [target], fact=subject, message=self._name())
-        self._advance(made.id, (self.plain.place.commit,), (self.plain.state - out) | back)
+        patch = self._any(waiting, which)
+        live, state = self.plain.live(self.plain.state), self.plain.state
+        new = frozenset(column for column in self.plain.kept[patch] if self.plain.facts[column][0] not in live)
+        try:
+            expected = self.plain.joined(state | new, state, [Voice(new, self.plain.live(new))], how)
+        except Refused:
+            self._refused(lambda: commit_kept(self.repository, patch, on_conflict=how))
+            return
+        if expected <= state:
+            self._refused(lambda: commit_kept(self.repository, patch, on_conflict=how))
+            return
+        made = commit_kept(self.repository, patch, on_conflict=how, message=self._name())
+        self._advance(made.id, (self.plain.place.commit,), expected)
+
+    def rebase(self, which: int) -> None:
+        """Batches are computed again: what a commit says it did is taken from it, what holds of the state is not."""
+        onto = self._any([commit for _, commit in self.plain.place.branches], which)
+        before = self._snapshot()
+        with computing(self._patch) as loaded:
+            try:
+                made = rebase(self.repository, onto, scores=False, loaded=loaded)
+            except MemitVCError:
+                assert self._snapshot() == before
+                return
+        for new in reversed(self._log(made.tip)):
+            if new not in self.plain.parents:
+                commit = self.repository.commit(new)
+                (parent,) = commit.parents
+                assert set(commit.removes) <= self.plain.states[parent]
+                self.plain.add(new, (parent,), (self.plain.states[parent] - set(commit.removes)) | set(commit.adds))
+        assert onto in self.plain.ancestors([made.tip])
+        self._moved(self.plain.place.moved(made.tip))
 
     def branch(self, which: int) -> None:
         if len(self.plain.place.branches) > 3:
@@ -144,7 +278,15 @@ class Algebra(RuleBasedStateMachine):
         target = self._any(self._history(), which)
         name = f"branch-{next(self.serial)}"
         create_branch(self.repository, name, target)
-        self.plain.move(self.plain.place.with_branch(name, target))
+        self._moved(self.plain.place.with_branch(name, target))
+
+    def tag(self, which: int) -> None:
+        if len(self.plain.place.tags) > 2:
+            return
+        target = self._any(self._history(), which)
+        name = f"tag-{next(self.serial)}"
+        create_tag(self.repository, name, target)
+        self._moved(self.plain.place.with_tag(name, target))
 
     def switch(self, which: int) -> None:
         others = [name for name in sorted(self.plain.place.tips) if name != self.plain.place.head]
@@ -152,12 +294,12 @@ class Algebra(RuleBasedStateMachine):
             return
         name = self._any(others, which)
         switch(self.repository, name)
-        self.plain.move(Place(self.plain.place.branches, name))
+        self._moved(self.plain.place.at(name))
 
     def detach(self, which: int) -> None:
         target = self._any(self._history(), which)
         switch_detached(self.repository, target)
-        self.plain.move(Place(self.plain.place.branches, target))
+        self._moved(self.plain.place.at(target))
 
     def merge(self, which: int, how: OnConflict) -> None:
         ours = self.plain.place.commit
@@ -167,11 +309,13 @@ class Algebra(RuleBasedStateMachine):
             assert merge(self.repository, theirs).how == "up-to-date"
         elif ours in self.plain.ancestors([theirs]):
             assert merge(self.repository, theirs).how == "fast-forward"
-            self.plain.move(self.plain.place.moved(theirs))
+            self._moved(self.plain.place.moved(theirs))
         else:
-            sides = self.plain.states[ours], self.plain.states[theirs]
-            expected = self.plain.settled(self.plain.merged(ours, theirs), *sides, how)
-            if expected is None:
+            theirs_state = self.plain.states[theirs]
+            voice = Voice(theirs_state, self.plain.live(theirs_state), wins=True)
+            try:
+                expected = self.plain.joined(self.plain.merged(ours, theirs), self.plain.states[ours], [voice], how)
+            except Refused:
                 self._refused(lambda: merge(self.repository, theirs, on_conflict=how), ConflictError)
                 return
             made = merge(self.repository, theirs, on_conflict=how, message=self._name())
@@ -182,9 +326,15 @@ class Algebra(RuleBasedStateMachine):
         away = [commit for commit in self._everything() if commit not in here]
         target = self._any(away or self._everything(), which)
         adds, removes = self.plain.change(target)
-        wanted = (self.plain.state - removes) | adds
-        expected = self.plain.settled(wanted, self.plain.state, adds, how)
-        if expected is None or expected == self.plain.state:
+        state, there = self.plain.state, self.plain.states[target]
+        told = {each for column in adds | removes for each in self.plain.facts[column]}
+        voice = Voice(there, self.plain.live(there) & told)
+        try:
+            expected = self.plain.joined((state - removes) | adds, state, [voice], how)
+        except Refused:
+            self._refused(lambda: cherry_pick(self.repository, [target], on_conflict=how))
+            return
+        if expected == state:
             self._refused(lambda: cherry_pick(self.repository, [target], on_conflict=how))
             return
         made = cherry_pick(self.repository, [target], on_conflict=how, message=self._name())
@@ -194,8 +344,7 @@ class Algebra(RuleBasedStateMachine):
         start = end = self._back(self.plain.place.commit, behind)
         for _ in range(length):
             start = self._back(start, 1)
-        known = {self.repository.commit(c).message: c for c in self.plain.ancestors([self.plain.place.commit])}
-        before = self._snapshot()
+        before, old = self._snapshot(), self.plain.state
         try:
             made = squash(self.repository, f"{start}..{end}", message=self._name())
         except MemitVCError:
@@ -207,8 +356,10 @@ class Algebra(RuleBasedStateMachine):
         for new in reversed(self._log(made.tip)):
             if new not in self.plain.parents:
                 commit = self.repository.commit(new)
-                self.plain.add(new, commit.parents, self.plain.states[known[commit.message]])
-        self.plain.move(self.plain.place.moved(made.tip))
+                parent = self.plain.states[commit.parents[0]]
+                self.plain.add(new, commit.parents, (parent - set(commit.removes)) | set(commit.adds))
+        assert self.plain.states[made.tip] == old
+        self._moved(self.plain.place.moved(made.tip))
 
     def _tied(self, start: CommitId, end: CommitId) -> bool:
         """Whether one commit cannot stand for what is between `start` and `end`."""
@@ -224,7 +375,7 @@ class Algebra(RuleBasedStateMachine):
 
     def compress(self, tolerance: float) -> None:
         before, state = self._snapshot(), self.plain.state
-        live = tuple(dict.fromkeys(self.plain.live(state)))
+        live = tuple(self.plain.live(state))
         said = None
         try:
             made = compress(self.repository, tolerance, message=self._name())
@@ -259,12 +410,26 @@ class Algebra(RuleBasedStateMachine):
                 self._refused(self.repository.undo, UsageError)
             return
         self.repository.undo()
-        self.plain.move(self.plain.operations[-1][0])
+        self._moved(self.plain.operations[-1][1])
+
+    def restore(self, which: int) -> None:
+        if not self.plain.operations:
+            return
+        number, _, after = self._any(self.plain.operations, which)
+        self.repository.restore(number)
+        self._moved(after)
+
+    def _waiting(self) -> list[PatchId]:
+        return sorted(patch for patch in self.plain.kept if not self.plain.holds(self.plain.place, patch))
+
+    def _moved(self, place: Place) -> None:
+        self.plain.move(place, self.repository.operations(1)[0].id)
 
     def gc(self, keep: int | None) -> None:
         self.repository.gc(grace=0.0, keep_operations=keep)
         if keep is not None:
             del self.plain.operations[:-keep]
+            self.plain.forget_kept()
         assert self.repository.gc(grace=0.0, keep_operations=None).commits == 0
 
     def reopen(self) -> None:
@@ -276,10 +441,18 @@ class Algebra(RuleBasedStateMachine):
     def the_same(self) -> None:
         head = self.repository.head()
         assert (head.branch or head.commit) == self.plain.place.head
-        assert self.repository.refs("heads/") == {f"heads/{n}": c for n, c in self.plain.place.branches}
+        assert self.repository.refs() == {
+            **{f"heads/{n}": c for n, c in self.plain.place.branches},
+            **{f"tags/{n}": c for n, c in self.plain.place.tags},
+        }
+        assert sorted(self.repository.kept_patches()) == self._waiting()
         assert self.repository.state(head.commit) == self.plain.state
         live = [entry.fact for entry in self.repository.live_facts(head.commit)]
-        assert set(live) == set(self.plain.live(self.plain.state))
+        assert len(live) == len(set(live))
+        assert set(live) == self.plain.live(self.plain.state)
+        # no column that takes a fact out stands alone
+        edited = {each for c in self.plain.state - self.plain.cancels for each in self.plain.facts[c]}
+        assert all(edited.issuperset(self.plain.facts[c]) for c in self.plain.state & self.plain.cancels)
         found = self.world.weights(self.repository, self.plain.state)
         for weight in self.repository.weights():
             deltas = [
@@ -300,7 +473,7 @@ class Algebra(RuleBasedStateMachine):
 
     def _advance(self, commit: CommitId, parents: tuple[CommitId, ...], state: State) -> None:
         self.plain.add(commit, parents, state)
-        self.plain.move(self.plain.place.moved(commit))
+        self._moved(self.plain.place.moved(commit))
 
     def _back(self, commit: CommitId, steps: int) -> CommitId:
         """Along first parents, as far as there are any."""
