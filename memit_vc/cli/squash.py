@@ -70,7 +70,10 @@ def command(
         if made.rewritten:
             io.note(f"{made.rewritten} later commits have new ids; the tip is {made.tip[:10]}")
         if made.left_behind:
-            io.note(f"still on the old history: {', '.join(made.left_behind)}")
+            io.note(
+                f"still on the old history: {', '.join(made.left_behind)}. A merge of it brings back what the range "
+                "took out again: the squash does not remember that"
+            )
 
     io.emit({**vars(made), "left_behind": list(made.left_behind)}, render)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import CommitId, short
 from memit_vc.porcelain.move import head_update
-from memit_vc.porcelain.squash import scores_of
+from memit_vc.porcelain.scores_at_commit import scores_of
 from memit_vc.repository import Repository
 
 __all__ = ["Amended", "amend_message", "amended_parent"]

@@ -15,12 +15,13 @@ from memit_vc.objects import ColumnId, Commit, CommitId, JsonValue, StateId, sho
 from memit_vc.porcelain.author import author_name, now
 from memit_vc.porcelain.move import head_update
 from memit_vc.porcelain.repack import repack
+from memit_vc.porcelain.scores_at_commit import handed_on, scores_of
 from memit_vc.repository import Repository
 from memit_vc.vcs.graph import ancestors, is_ancestor
 from memit_vc.vcs.revisions import split_range
 from memit_vc.vcs.state import change_between
 
-__all__ = ["SquashResult", "scores_of", "squash"]
+__all__ = ["SquashResult", "squash"]
 
 _LISTED = 50
 
@@ -94,7 +95,10 @@ def squash(repository: Repository, span: str | None = None, *, message: str | No
         description=f"{len(inside)} commits into {short(made.id)}: {made.subject}",
         commits=[made, *rewritten],
         patches=packed.patches,
-        evaluations=[row for old, new in replaced.items() if old != end for row in scores_of(repository, old, new)],
+        evaluations=[
+            *handed_on(repository, inside, state, made.id),
+            *(row for old, new in replaced.items() if old != end for row in scores_of(repository, old, new)),
+        ],
         **head_update(head, tip),
     )
     old = {*inside, *(commit for commit in later if commit in replaced)}
@@ -110,15 +114,6 @@ def squash(repository: Repository, span: str | None = None, *, message: str | No
         rewritten=len(rewritten),
         left_behind=tuple(ref.partition("/")[2] for ref, commit in repository.refs().items() if commit in old),
     )
-
-
-def scores_of(
-    repository: Repository, old: CommitId, new: CommitId
-) -> list[tuple[StateId, CommitId | None, str, str, JsonValue]]:
-    """The scores of a commit, for the same commit under a new id: its state is the same."""
-    state = repository.state_id(repository.state(old))
-    found = repository.evaluations(state, "commit").get(("commit", old))
-    return [] if found is None else [(state, new, "commit", new, found)]
 
 
 def _ends(repository: Repository, span: str | None, head: CommitId) -> tuple[CommitId, CommitId]:

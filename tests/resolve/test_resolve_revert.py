@@ -10,11 +10,14 @@ import pytest
 from memit_vc.errors import ConflictError, MemitVCError, RevisionError, UsageError
 from memit_vc.porcelain.cherry_pick import cherry_pick
 from memit_vc.porcelain.commit import commit_facts
+from memit_vc.porcelain.measured_facts import measured_facts
+from memit_vc.porcelain.merge import merge
 from memit_vc.porcelain.models import LoadedModel, load_model
 from memit_vc.porcelain.reproduce import reproduce
 from memit_vc.porcelain.resolve import resolve_revert, resolve_squash
 from memit_vc.porcelain.resolve_join import resolve_merge, resolve_pick
 from memit_vc.porcelain.revert import revert
+from memit_vc.porcelain.squash import squash
 from memit_vc.porcelain.switch import switch, switch_to_new
 from memit_vc.repository import RefUpdate, Repository
 from tests.models import FACTS
@@ -146,7 +149,30 @@ def test_an_amended_batch_keeps_its_message(made: tuple[Repository, LoadedModel]
 def test_both_sides_of_a_contradiction_can_be_committed_at_once(made: tuple[Repository, LoadedModel]) -> None:
     repository, loaded = made
     both = [FACTS[6], replace(FACTS[6], target="Madrid")]
-    with pytest.raises(ConflictError, match="--keep-both|contradict each other"):
+    with pytest.raises(ConflictError, match="contradict each other"):
         commit_facts(repository, both, scores=False, loaded=loaded)
     commit_facts(repository, both, on_conflict="keep-both", scores=False, loaded=loaded)
     assert len(live(repository)) == 8
+
+
+def test_scores_at_the_commit_outlive_merges_reverts_and_squashes(made: tuple[Repository, LoadedModel]) -> None:
+    repository, loaded = made
+    tip = repository.head().commit
+    commit_facts(repository, [FACTS[6]], loaded=loaded)
+
+    def then() -> object:
+        entries = [e for e in repository.live_facts(repository.head().commit) if e.fact.id == FACTS[6].id]
+        (measured,) = measured_facts(repository, entries, loaded=loaded)
+        return measured.then
+
+    scores = then()
+    assert scores is not None
+    squash(repository, f"{tip}~1..HEAD")
+    assert then() == scores
+    revert(repository, ["HEAD"])
+    revert(repository, ["HEAD"])
+    assert then() == scores
+    switch_to_new(repository, "other", tip)
+    commit_facts(repository, [FACTS[7]], scores=False, loaded=loaded)
+    merge(repository, "main")
+    assert then() == scores
