@@ -35,6 +35,11 @@ class Session:
     skipped: tuple[CommitId, ...] = ()
     log: tuple[str, ...] = ()
 
+    @property
+    def commits(self) -> frozenset[CommitId]:
+        ends = () if self.bad is None else (self.bad,)
+        return frozenset((*ends, *self.good, *self.skipped))
+
 
 @dataclass(frozen=True)
 class Step:
@@ -109,6 +114,12 @@ def current(repository: Repository) -> Step:
         raise IntegrityError(
             f"{path}: is not a bisection that this version reads: {error}", hint="`memitvc bisect reset` removes it."
         ) from error
+    lost = session.commits - repository.known_commits(session.commits)
+    if lost:
+        raise IntegrityError(
+            f"commit {short(min(lost))} of the bisection is no longer here: its history was rewritten and pruned",
+            hint="`memitvc bisect reset` gives it up; then start again on the present history.",
+        )
     return _step(repository, session)
 
 
@@ -170,8 +181,9 @@ def suspects(repository: Repository, bad: CommitId, good: Sequence[CommitId]) ->
 
     Empty where `bad` is in the history of a good commit.
     """
-    first, *others = ([*repository.resolve_range(f"{commit}..{bad}")] for commit in good)
-    return [commit for commit in first if all(commit in other for other in others)]
+    first, *others = (repository.resolve_range(f"{commit}..{bad}") for commit in good)
+    rest = [frozenset(other) for other in others]
+    return [commit for commit in first if all(commit in other for other in rest)]
 
 
 def _path(repository: Repository) -> Path:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import ColumnId, CommitId, JsonValue, StateId, canonical_json, digest, short
 from memit_vc.porcelain.bisect import suspects
-from memit_vc.porcelain.blame import brought_first
 from memit_vc.porcelain.hyperparameters import read_hparams
 from memit_vc.progress import Progress, silent
 from memit_vc.vcs.ddmin import minimal
@@ -132,34 +131,44 @@ def _guilty(
 ) -> tuple[CommitId, ...]:
     """A smallest part of what lies between two states that turns the answer, by the commits that did it."""
     before, after = repository.state(older), repository.state(newer)
-    changes = _changes(repository, newer, before, after)
+    changes = _changes(repository, suspects(repository, newer, [older]), before, after)
 
-    def turned(chosen: Sequence[_Change]) -> bool:
+    def together(chosen: Sequence[_Change]) -> frozenset[ColumnId]:
         adds = frozenset[ColumnId]().union(*(change[1] for change in chosen))
         removes = frozenset[ColumnId]().union(*(change[2] for change in chosen))
-        return probe.says((before - removes) | adds) == says
+        return (before - removes) | adds
+
+    if together(changes) != after:
+        raise AssertionError("the changes between two commits make the one state of the other")
+
+    def turned(chosen: Sequence[_Change]) -> bool:
+        return probe.says(together(chosen)) == says
 
     return tuple(commit for commit, _, _ in minimal(changes, turned))
 
 
 def _changes(
-    repository: Repository, tip: CommitId, before: frozenset[ColumnId], after: frozenset[ColumnId]
+    repository: Repository, between: Sequence[CommitId], before: frozenset[ColumnId], after: frozenset[ColumnId]
 ) -> list[_Change]:
-    """What is in one state only, grouped by the commit that brought it in or took it out, oldest commit first."""
-    brought = brought_first(repository, tip, after - before)
-    taken: dict[ColumnId, CommitId] = {}
-    order: list[CommitId] = []
-    for commit in repository.log([tip]):
-        order.append(commit.id)
-        for column in commit.removes:
-            if column in before and column not in after:
-                taken.setdefault(column, commit.id)
+    """What is in one state only, grouped by the commit of `between` that did it, the oldest first.
+
+    That is the first one that says so; for what none of them says, since a merge may take a column over from a side
+    that lies outside, the first one in whose state it is so.
+    """
+    commits = repository.commits(between)
+    by: dict[ColumnId, CommitId] = {}
+    for commit in commits.values():
+        for column in {*commit.adds} & (after - before) | {*commit.removes} & (before - after):
+            by.setdefault(column, commit.id)
+    unsaid = (before ^ after) - by.keys()
+    for commit_id in between if unsaid else ():
+        for column in sorted((before ^ repository.state(commit_id)) & unsaid - by.keys()):
+            by[column] = commit_id
     found = []
-    for commit_id in reversed(order):
-        adds = frozenset(column for column, by in brought.items() if by == commit_id)
-        removes = frozenset(column for column, by in taken.items() if by == commit_id)
-        if adds or removes:
-            found.append((commit_id, adds, removes))
+    for commit_id in between:
+        mine = frozenset(column for column, commit in by.items() if commit == commit_id)
+        if mine:
+            found.append((commit_id, mine & after, mine & before))
     return found
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.models import LoadedModel
     from memit_vc.repository import Repository
 
-__all__ = ["Blame", "Blamed", "blame", "brought_first"]
+__all__ = ["Blame", "Blamed", "blame"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def blame(
         subject = candidates[0].text
     if loaded is None:
         loaded = load_model(repository, device=read_hparams(repository).resolved_device(), progress=progress)
-    origins = brought_first(repository, commit, state)
+    origins = repository.origins(commit)
     layers = loaded.touched(state)
     with loaded.state(state) as adapter:
         keys = keys_at(adapter, prompt, subject, layers)
@@ -120,18 +120,6 @@ def blame(
     return Blame(
         commit, prompt, subject, measured(commits), measured(facts), probe.answer, probe.log_probability(state)
     )
-
-
-def brought_first(repository: Repository, tip: CommitId, state: Collection[ColumnId]) -> dict[ColumnId, CommitId]:
-    """The commit of `tip`'s history that first brought each column in: not the merge that joined it, nor the revert
-    that put it back.
-    """
-    found: dict[ColumnId, CommitId] = {}
-    for commit in reversed(repository.log([tip])):
-        for column in commit.adds:
-            if column in state:
-                found.setdefault(column, commit.id)
-    return found
 
 
 class _Probe:

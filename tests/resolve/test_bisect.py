@@ -19,7 +19,7 @@ from memit_vc.porcelain import bisect
 from memit_vc.porcelain import models as models_module
 from memit_vc.porcelain.bisect_prompt import bisect_prompt
 from memit_vc.porcelain.models import LoadedModel, load_model
-from memit_vc.porcelain.revert import patches_of
+from memit_vc.porcelain.revert import patches_of, revert
 from memit_vc.repository import RefUpdate, Repository
 from tests.models import FACTS
 from tests.resolve.conftest import Opened
@@ -233,6 +233,36 @@ def test_what_is_guilty_together(opened: Opened, with_history: Path) -> None:
     commits = chain(repository, [two, two | one, two | one | three])
     found = bisect_prompt(repository, PROMPT, ANSWER, good="HEAD~2", pairs=True)
     assert found.guilty == (commits[1], commits[2])
+
+
+def test_only_commits_between_the_ends_are_guilty(opened: Opened, with_history: Path) -> None:
+    repository = opened(with_history)
+    loaded = load_model(repository)
+    out = revert(repository, ["HEAD"])
+    back = revert(repository, [out.id])
+    found = bisect_prompt(repository, PROMPT, ANSWER, good=out.id, pairs=True, loaded=loaded)
+    assert found.guilty == (back.id,)
+
+
+def test_a_session_whose_commits_are_gone_says_how_to_end_it(plain_repository: Repository) -> None:
+    history(plain_repository, 3)
+    bisect.start(plain_repository, "HEAD", ["HEAD~3"])
+    root = plain_repository.resolve("HEAD~3")
+    moved = [RefUpdate("heads/main", plain_repository.head().commit, root)]
+    plain_repository.publish(verb="reset", description="back", refs=moved)
+    plain_repository.gc(grace=0.0, keep_operations=0)
+    with pytest.raises(IntegrityError, match="no longer here") as stopped:
+        bisect.current(plain_repository)
+    assert "bisect reset" in str(stopped.value.hint)
+    assert bisect.reset(plain_repository)
+
+
+def test_json_of_the_group_is_that_of_the_subcommand(
+    plain_repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history(plain_repository, 4)
+    assert main(["bisect", "--json", "-C", str(plain_repository.directory), "start", "HEAD", "HEAD~4"]) == 0
+    assert json.loads(capsys.readouterr().out)["left"] == 4
 
 
 def test_the_prompt_on_the_command_line(opened: Opened, with_history: Path, capsys: pytest.CaptureFixture[str]) -> None:
