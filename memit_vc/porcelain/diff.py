@@ -76,34 +76,50 @@ def ends(repository: Repository, older: str | None = None, newer: str | None = N
 
 
 def diff(repository: Repository, older: CommitId, newer: CommitId) -> FactsDiff:
-    """Facts are compared by what they ask (subject and prompt) and answer; probes do not count."""
+    """Facts are compared by what they ask (subject and prompt) and answer. Of several that differ in their probes only,
+    those with the same id are paired first.
+    """
     before, after = (_answers(repository.live_facts(commit)) for commit in (older, newer))
-    removed = {key: entry for key, entry in before.items() if key not in after}
-    added = {key: entry for key, entry in after.items() if key not in before}
-    changed = []
-    for key, entry in list(added.items()):
-        old = next((known for known in removed if known[0] == key[0]), None)
+    added, removed, changed, again = [], [], [], []
+    for key in dict.fromkeys([*before, *after]):
+        pairs, gone, new = _paired(before.get(key, []), after.get(key, []))
+        again += [Changed(old, entry) for old, entry in pairs if old.column != entry.column]
+        removed += gone
+        added += new
+    for entry in list(added):
+        old = next((known for known in removed if known.fact.question == entry.fact.question), None)
         if old is not None:
-            changed.append(Changed(removed.pop(old), entry))
-            del added[key]
-    again = [
-        Changed(before[key], entry)
-        for key, entry in after.items()
-        if key in before and before[key].column != entry.column
-    ]
+            changed.append(Changed(old, entry))
+            removed.remove(old)
+            added.remove(entry)
     return FactsDiff(
         older,
         newer,
-        tuple(added.values()),
-        tuple(removed.values()),
+        tuple(added),
+        tuple(removed),
         tuple(changed),
         tuple(again),
         repository.state(older) == repository.state(newer),
     )
 
 
-def _answers(live: Sequence[LiveFact]) -> dict[_Answer, LiveFact]:
-    return {(entry.fact.question, entry.fact.target.strip()): entry for entry in live}
+def _answers(live: Sequence[LiveFact]) -> dict[_Answer, list[LiveFact]]:
+    found: dict[_Answer, list[LiveFact]] = {}
+    for entry in live:
+        found.setdefault((entry.fact.question, entry.fact.target.strip()), []).append(entry)
+    return found
+
+
+def _paired(
+    old: Sequence[LiveFact], new: Sequence[LiveFact]
+) -> tuple[list[tuple[LiveFact, LiveFact]], list[LiveFact], list[LiveFact]]:
+    """One answer at both revisions: pairs, and what is left on either side."""
+    by_id = {entry.fact.id: entry for entry in old}
+    pairs = [(by_id.pop(entry.fact.id), entry) for entry in new if entry.fact.id in by_id]
+    paired = {entry.fact.id for _, entry in pairs}
+    gone, come = list(by_id.values()), [entry for entry in new if entry.fact.id not in paired]
+    more = list(zip(gone, come, strict=False))
+    return [*pairs, *more], gone[len(more) :], come[len(more) :]
 
 
 def _record(entry: LiveFact) -> dict[str, JsonValue]:

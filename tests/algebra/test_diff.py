@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -96,3 +98,16 @@ def test_more_columns_than_rows(world: World, repository: Repository) -> None:
         expected = torch.linalg.svdvals(_dense(world, repository, root, head, tensor.name))
         assert tensor.rank == len(expected) == 32
         assert torch.tensor(tensor.singular_values, dtype=torch.float64).allclose(expected, rtol=1e-9, atol=0)
+
+
+def test_facts_that_differ_in_their_probes_only_are_two(world: World, repository: Repository) -> None:
+    probed = dataclasses.replace(fact(1), ground_truth="x")
+    one = world.commit(repository, [fact(1)])
+    both = world.commit(repository, [probed], seed=3)
+    assert diff(repository, *ends(repository, "HEAD~2")).sentence == "+2 facts"
+    assert diff(repository, one.id, both.id).sentence == "+1 fact"
+    assert [e.fact for e in diff(repository, one.id, both.id).added] == [probed]
+    out = revert(repository, [one.id])
+    assert diff(repository, both.id, out.id).sentence == "−1 fact"
+    # the other of the two is the same answer, edited again
+    assert diff(repository, one.id, out.id).sentence == "1 edited again"
