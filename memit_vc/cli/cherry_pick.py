@@ -6,7 +6,7 @@ import click
 
 from memit_vc.cli.io import IO, verb
 from memit_vc.cli.show_resolved import show_resolved
-from memit_vc.cli.sides import change_text, check_overlap_option, conflict_options, likely_conflicts
+from memit_vc.cli.sides import UNSEEN, change_text, check_overlap_option, conflict_options, likely_conflicts
 
 
 @verb(name="cherry-pick", short_help="Make the change of other commits here too.")
@@ -58,6 +58,8 @@ def command(
     def render() -> None:
         where = made.branch or "detached HEAD"
         click.echo(f"[{where} {made.ids[-1][:10]}] {change_text(made.added, made.removed)}")
+        if check_overlap is None:
+            io.note(UNSEEN)
         for commit in made.skipped:
             io.note(f"{commit[:10]} is here already")
 

@@ -6,7 +6,7 @@ import click
 
 from memit_vc.cli.io import IO, verb
 from memit_vc.cli.show_resolved import show_resolved
-from memit_vc.cli.sides import change_text, check_overlap_option, conflict_options, likely_conflicts
+from memit_vc.cli.sides import UNSEEN, change_text, check_overlap_option, conflict_options, likely_conflicts
 
 
 @verb(name="merge", short_help="Join another branch's facts with this one's.")
@@ -64,6 +64,8 @@ def command(
             return
         how = "" if made.how == "merge" else ", fast-forward"
         click.echo(f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {change_text(made.added, made.removed)}{how}")
+        if made.how == "merge" and check_overlap is None:
+            io.note(UNSEEN)
         if made.contradictions:
             io.note(f"{len(made.contradictions)} contradictions settled: {on_conflict}")
 

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from memit_vc.cli.io import IO
     from memit_vc.repository import Repository
 
-__all__ = ["change_text", "check_overlap_option", "conflict_options", "likely_conflicts"]
+__all__ = ["UNSEEN", "change_text", "check_overlap_option", "conflict_options", "likely_conflicts"]
 
 _SHOWN = 10
+UNSEEN = "likely conflicts (keys that overlap) were not looked for: --check-overlap does"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
