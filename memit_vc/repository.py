@@ -220,8 +220,8 @@ class Repository(Ledger):
         with self._database.read() as connection:
             bringers = rows_history.bringers(connection, state)
         return {
-            column: min((commit for commit in bringers[column] if commit in history), key=self.order)
-            for column in state
+            column: min((c for c in bringers[column] if c in history), key=self.order, default=last)
+            for column, last in state.items()
         }
 
     def _state(self, commit: CommitId) -> dict[ColumnId, CommitId]:

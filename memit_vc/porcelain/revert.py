@@ -66,6 +66,8 @@ def revert(
         hint = "`memitvc facts` lists what is live."
         if fact is not None:
             raise RevisionError(f"{what}: no live column of a fact {fact!r}", hint=hint)
+        if any(commit.removes for commit in commits):
+            hint = f"What it put in the place of other columns has been replaced or taken out since. {hint}"
         raise MemitVCError(f"nothing to revert: nothing of {what} is live", hint=hint)
     if change.adds:
         check_bound(repository.bounds(joined.state))
