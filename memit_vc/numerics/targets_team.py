@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.adapter import ModelAdapter
+from memit_vc.numerics.architecture import architecture_for
 from memit_vc.numerics.distributed import Message, Team, reported
 from memit_vc.numerics.masters import swapped
 from memit_vc.numerics.targets import Targets, find_targets
@@ -59,6 +61,7 @@ def searched(
 def help_search(adapter: ModelAdapter, team: Team, order: Message) -> None:
     """Helper: search its share of the parts. LeftError where the leader gives up or any process fails."""
     body = order.body
+    adapter = _named(adapter, MEMITHyperParams.from_json(body["hparams"]))
     parts = [[Fact.from_json(record) for record in part] for part in body["parts"]]
     hparams = MEMITHyperParams.from_json(body["hparams"])
     weights = {int(layer): weight for layer, weight in order.tensors.items()}
@@ -79,6 +82,12 @@ def help_search(adapter: ModelAdapter, team: Team, order: Message) -> None:
             mine = start + team.rank
             answer = _answer(lambda mine=mine: search(mine)) if mine < len(parts) else Message()  # type: ignore[misc]
             list(team.exchange(answer))
+
+
+def _named(adapter: ModelAdapter, hparams: MEMITHyperParams) -> ModelAdapter:
+    """The helper's model with the parts that this search's hyperparameters name: a commit may have its own."""
+    model = adapter.model
+    return replace(adapter, architecture=architecture_for(model, model.config.model_type, hparams))
 
 
 def _answer(search: Callable[[], Targets]) -> Message:

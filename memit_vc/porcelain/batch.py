@@ -97,7 +97,7 @@ def compute_batch(
     progress: Progress = silent,
 ) -> Batch:
     """The patch of `facts` on `state`. The model is given back as it was; EngineError where the patch cannot be
-    exact.
+    exact, HparamsError where `hparams` do not fit the model or name another projection than the repository edits.
 
     `statistics` are taken as they are where given, else `corpus` and `tokens` say which. With `search_again` no z that
     was found before is used.
@@ -109,8 +109,8 @@ def compute_batch(
     from memit_vc.numerics.materialise import materialise, survived
     from memit_vc.numerics.tokens import Template
 
+    loaded = loaded.named_by(hparams)
     repository, adapter = loaded.repository, loaded.adapter
-    hparams.validate(n_layers=loaded.n_layers, modules=adapter.modules.keys())
     check_lengths(adapter, facts, [Template.parse("{}")])
     clock = _Clock()
     with clock.stage("statistics"):

@@ -92,6 +92,18 @@ class LoadedModel:
     weights: Mapping[int, EditableWeight]
     """The editable weight of each layer."""
 
+    def named_by(self, hparams: MEMITHyperParams) -> LoadedModel:
+        """The same model, its parts those that `hparams` name. HparamsError where these edit another projection."""
+        from memit_vc.numerics.architecture import architecture_for
+
+        hparams.validate(n_layers=self.n_layers, modules=self.adapter.modules.keys())
+        _check_names(hparams, self.weights)
+        model = self.adapter.model
+        parts = architecture_for(model, model.config.model_type, hparams)
+        if parts == self.adapter.architecture:
+            return self
+        return replace(self, adapter=replace(self.adapter, architecture=parts))
+
     def terms(self, columns: Collection[ColumnId], weight: EditableWeight) -> list[Term]:
         from memit_vc.numerics.materialise import state_terms
 

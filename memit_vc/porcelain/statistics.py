@@ -144,7 +144,7 @@ def compute_statistics(
     from memit_vc.porcelain.models import load_model
 
     values = read_hparams(repository, hparams)
-    loaded = load_model(repository, device=values.resolved_device(), progress=progress)
+    loaded = load_model(repository, device=values.resolved_device(), progress=progress).named_by(values)
     return prepare_statistics(
         loaded, values, corpus=corpus, tokens=tokens, field=field, source=source, choose=True, progress=progress
     )

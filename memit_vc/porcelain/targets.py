@@ -29,6 +29,8 @@ SEARCH_FIELDS = (
     "early_stop_loss",
     "rewrite_module_tmp",
     "layer_module_tmp",
+    "ln_f_module",
+    "lm_head_module",
 )
 """Hyperparameters that z depends on; λ and the statistics come after it."""
 

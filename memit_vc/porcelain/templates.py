@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.objects import canonical_json, digest
+from memit_vc.objects import JsonValue, canonical_json, digest
 from memit_vc.store.files import write_atomic
 
 if TYPE_CHECKING:
@@ -22,10 +22,9 @@ def context_templates(loaded: LoadedModel, hparams: MEMITHyperParams) -> list[li
     from memit_vc.numerics.templates import PREFIXES, sample_templates
 
     prefixes = PREFIXES[: hparams.n_templates]
-    key = digest(
-        "templates",
-        canonical_json([loaded.repository.base_id, hparams.seed, hparams.template_length, list(prefixes)]),
-    )
+    record: list[JsonValue] = [loaded.repository.base_id, hparams.seed, hparams.template_length, list(prefixes)]
+    record.append(loaded.adapter.architecture.head)
+    key = digest("templates", canonical_json(record))
     path = loaded.repository.root / "cache" / f"templates-{key[:16]}.json"
     try:
         found: list[list[str]] = json.loads(path.read_text())

@@ -8,11 +8,15 @@ import pytest
 
 from memit_vc.errors import HparamsError
 from memit_vc.hparams import MEMITHyperParams, for_model
+from memit_vc.objects import ColumnId
 from memit_vc.porcelain.commit import commit_facts
+from memit_vc.porcelain.hyperparameters import read_hparams
+from memit_vc.porcelain.models import load_model
+from memit_vc.porcelain.reproduce import reproduce
 from memit_vc.porcelain.setup import init
 from memit_vc.repository import Repository
 from tests.cli.conftest import FIRST, SECOND
-from tests.places import TOKENS, Cli, Place, make_place
+from tests.places import TOKENS, Cli, Place, contents, make_place
 
 
 def test_another_projection_is_edited_where_the_file_names_it(tmp_path: Path) -> None:
@@ -35,6 +39,33 @@ def test_a_projection_named_after_init_is_refused(place: Place) -> None:
     with Repository.open(place.work) as repository, pytest.raises(HparamsError, match="rewrite_module_tmp names"):
         commit_facts(repository, SECOND[:1], scores=False)
     file.write_text(original)
+
+
+def test_a_commit_with_a_file_of_its_own_is_held_to_the_recorded_projection(cli: Cli, place: Place) -> None:
+    before = contents(place.work)
+    original = (place.work / ".memitvc" / "hparams.yaml").read_text()
+    other = place.work / "other.yaml"
+    other.write_text(original.replace("mlp.down_proj", "mlp.up_proj"))
+    for command in (["commit", place.edits(SECOND)], ["stats"]):
+        failed = cli(*command, "--hparams", other)
+        assert failed.code == 1
+        assert "other.yaml: rewrite_module_tmp names model.layers.1.mlp.up_proj" in failed.err
+    assert contents(place.work) == before
+
+
+@pytest.mark.parametrize("names", [{"ln_f_module": ""}, {"lm_head_module": "model.embed_tokens"}])
+def test_norm_and_head_are_those_of_the_file_in_use(place: Place, names: dict[str, str]) -> None:
+    with Repository.open(place.work) as repository:
+        loaded, usual = load_model(repository), read_hparams(repository)
+        named = usual.replace(**names)
+
+        def columns(hparams: MEMITHyperParams) -> tuple[ColumnId, ...]:
+            made = commit_facts(repository, SECOND, hparams=hparams, scores=False, loaded=loaded)
+            assert reproduce(repository, loaded=loaded).equal
+            repository.undo()
+            return repository.commit(made.id).adds
+
+        assert not set(columns(usual)) & set(columns(named))
 
 
 @pytest.mark.parametrize("option", ["--health", "--corpus"])
