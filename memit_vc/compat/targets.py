@@ -59,11 +59,15 @@ class TargetCache:
             found[index] = FoundTarget(z, 0, float("nan"))
         return found
 
-    def keep(self, index: int, target: FoundTarget) -> None:
-        """Write one z; a reader never sees half a file. StorageError."""
+    def keep(self, found: Mapping[int, FoundTarget]) -> None:
+        """Write what was found, by position in the batch; a reader never sees half a file. StorageError."""
+        for index, target in found.items():
+            self._write(self._paths[index], target)
+
+    @staticmethod
+    def _write(path: Path, target: FoundTarget) -> None:
         import numpy as np
 
-        path = self._paths[index]
         partial = path.with_name(f".{path.name}.{os.getpid()}.npz")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

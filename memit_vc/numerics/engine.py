@@ -26,10 +26,20 @@ from memit_vc.numerics.tokens import Template
 from memit_vc.objects import Fact
 from memit_vc.progress import Progress, silent
 
-__all__ = ["Context", "Edit", "FoundTarget", "compute_edit", "search_targets"]
+__all__ = ["Context", "Edit", "FoundTarget", "chunks", "compute_edit", "search_targets"]
 
 CHUNK = 32
 """Facts searched for together: enough to fill a forward, few enough that a killed commit loses little."""
+
+
+def chunks(count: int, size: int | None = None) -> list[range]:
+    """Positions of a batch's facts, cut into chunks of `size` (None: `CHUNK`) from the first fact on.
+
+    Which facts share a forward moves z in its last bits, so the cut depends on the batch alone, never on what a cache
+    holds of it.
+    """
+    step = size or CHUNK
+    return [range(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 @dataclass(frozen=True)
@@ -76,25 +86,26 @@ def search_targets(
     known: MutableMapping[int, FoundTarget] | None = None,
     weights: Mapping[int, Tensor] | None = None,
     max_tokens: int | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     plain: bool = False,
-    on_found: Callable[[int, FoundTarget], None] | None = None,
+    on_found: Callable[[Mapping[int, FoundTarget]], None] | None = None,
     progress: Progress = silent,
 ) -> Targets:
-    """z of every fact, in chunks; facts in `known` (by position) are not searched again, `on_found` may keep the
-    others.
+    """z of every fact, in `chunks`; facts in `known` (by position) are not searched again, `on_found` may keep the
+    others, a chunk at a time.
 
     The chunks are split over the processes of `adapter.team`; `weights` are those that the model holds instead of the
     base's, for the others to hold too. `max_tokens` None chooses by free memory.
     """
     found: dict[int, FoundTarget] = dict(known or {})
-    missing = [i for i in range(len(facts)) if i not in found]
-    parts = [missing[start : start + chunk] for start in range(0, len(missing), chunk)]
+    asked = ([i for i in whole if i not in found] for whole in chunks(len(facts), chunk))
+    parts = [part for part in asked if part]
+    known_before = len(found)
     flat = [template for group in templates for template in group]
     check_lengths(adapter, facts, flat)
     steps, layer = hparams.v_num_grad_steps, hparams.layers[-1]
     largest = search_tokens(adapter, layer=layer) if max_tokens is None else max_tokens
-    progress("search z", (len(facts) - len(missing)) * steps, len(facts) * steps)
+    progress("search z", known_before * steps, len(facts) * steps)
 
     def order() -> Message:
         return search_order(
@@ -108,7 +119,7 @@ def search_targets(
 
     def search(index: int) -> Targets:
         part = parts[index]
-        offset = (len(facts) - len(missing) + index * chunk) * steps
+        offset = (known_before + sum(map(len, parts[:index]))) * steps
 
         def on_step(step: int, searching: int) -> None:
             progress("search z", offset + step * searching + (len(part) - searching) * steps, len(facts) * steps)
@@ -125,10 +136,14 @@ def search_targets(
         )
 
     for number, result in searched(adapter.team, len(parts), order, search):
-        for position, index in enumerate(parts[number]):
-            found[index] = FoundTarget(result.z[position].cpu(), result.steps[position], result.loss[position])
-            if on_found is not None:
-                on_found(index, found[index])
+        z = result.z.cpu()
+        new = {
+            index: FoundTarget(z[position], result.steps[position], result.loss[position])
+            for position, index in enumerate(parts[number])
+        }
+        found.update(new)
+        if on_found is not None:
+            on_found(new)
     progress("search z", len(facts) * steps, len(facts) * steps)
     ordered = [found[i] for i in range(len(facts))]
     return Targets(torch.stack([f.z for f in ordered]), tuple(f.steps for f in ordered), tuple(f.loss for f in ordered))
@@ -144,13 +159,13 @@ def compute_edit(
     context: Context | None = None,
     known: MutableMapping[int, FoundTarget] | None = None,
     max_tokens: int | None = None,
-    on_found: Callable[[int, FoundTarget], None] | None = None,
+    on_found: Callable[[Mapping[int, FoundTarget]], None] | None = None,
     progress: Progress = silent,
 ) -> Edit:
     """The batch's update of each layer of `hparams.layers`.
 
     `factor(layer)` gives the factored λC of a layer. With `hparams.history` false the live keys of `context` stay out
-    of the solve, which is MEMIT as published. Deterministic for given inputs, threads and device.
+    of the solve, which is MEMIT as published. On a CPU, deterministic for given inputs and threads.
     """
     context = context or Context.base()
     with swapped(adapter, context.weights):

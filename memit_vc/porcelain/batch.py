@@ -100,7 +100,7 @@ def compute_batch(
     exact, HparamsError where `hparams` do not fit the model or name another projection than the repository edits.
 
     `statistics` are taken as they are where given, else `corpus` and `tokens` say which. With `search_again` no z that
-    was found before is used.
+    was found before is used, and none is kept.
     """
     from memit_vc.numerics.engine import compute_edit
     from memit_vc.numerics.grid import check_bound
@@ -128,7 +128,7 @@ def compute_batch(
             before = measure(repository, adapter, facts, state_id, probe, progress=progress, stage="scores before")
     from memit_vc.numerics.templates import parse_templates
 
-    found = known_targets(repository, facts, state_id, hparams, texts)
+    cache = None if search_again else known_targets(loaded, facts, state_id, hparams, texts)
     with clock.stage("edit"):
         edit = compute_edit(
             adapter,
@@ -137,8 +137,8 @@ def compute_batch(
             templates=parse_templates(texts),
             factor=statistics.factor,
             context=context,
-            known={} if search_again else found.known,
-            on_found=found.keep,
+            known=None if cache is None else cache.known,
+            on_found=None if cache is None else cache.keep,
             progress=progress,
         )
     with clock.stage("patch"):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.models import LoadedModel
     from memit_vc.porcelain.statistics import Prepared
 
-__all__ = ["describe"]
+__all__ = ["computed_by", "describe"]
 
 _PACKAGES = ("torch", "transformers", "safetensors")
 
@@ -30,8 +30,6 @@ def describe(
     steps: Sequence[int],
 ) -> dict[str, JsonValue]:
     """The provenance record: algorithm, hyperparameters, templates, statistics, versions, device, context state."""
-    import torch
-
     return {
         "algorithm": "MEMIT" if not hparams.history else "MEMIT with live history",
         "state": state,
@@ -39,6 +37,15 @@ def describe(
         "context_templates": [list(group) for group in templates],
         "statistics": {"id": statistics.id, "ridge": {str(k): v for k, v in statistics.ridges.items()}},
         "steps": list(steps),
+        **computed_by(loaded),
+    }
+
+
+def computed_by(loaded: LoadedModel) -> dict[str, JsonValue]:
+    """What else moves the last bits of a computation: device, dtype, threads, versions."""
+    import torch
+
+    return {
         "device": str(loaded.adapter.device.type),
         "dtype": str(loaded.adapter.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),

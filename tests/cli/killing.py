@@ -35,10 +35,10 @@ def commit_in_child(work: Path, edits: str) -> None:
 
 
 def search_then_die(work: Path, edits: str, whole: int) -> None:
-    """A commit that is killed when z of its first `whole` facts is found and kept, one after the other."""
+    """A commit in chunks of one fact that is killed when z of its first `whole` facts is found and kept."""
     torch.set_num_threads(1)
     search, done = engine.find_targets, 0
-    engine.search_targets.__kwdefaults__["chunk"] = 1
+    engine.CHUNK = 1
 
     def counted(*arguments: object, **named: object) -> Targets:
         nonlocal done

@@ -93,5 +93,6 @@ def test_what_was_found_before_the_kill_is_used(place: Place, cli: Cli, monkeypa
         return search(adapter, facts, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(engine, "find_targets", counted)
+    monkeypatch.setattr(engine, "CHUNK", 1)
     cli.ok("commit", edits, "--no-scores")
     assert searched == [batch[2]]

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memit_vc.errors import EngineError
+from memit_vc.numerics import engine as engine_module
 from memit_vc.numerics import targets as targets_module
 from memit_vc.numerics.adapter import ModelAdapter
 from memit_vc.numerics.engine import FoundTarget, search_targets
@@ -157,7 +158,7 @@ def test_known_targets_are_not_searched_again(adapter: ModelAdapter) -> None:
     hparams = hparams_for(adapter, [1, 2], v_num_grad_steps=4, v_lr=0.1)
     kept: dict[int, FoundTarget] = {}
     told: list[tuple[int, int]] = []
-    first = search_targets(adapter, FACTS, hparams=hparams, templates=TEMPLATES, chunk=3, on_found=kept.__setitem__)
+    first = search_targets(adapter, FACTS, hparams=hparams, templates=TEMPLATES, chunk=3, on_found=kept.update)
     assert sorted(kept) == list(range(len(FACTS)))
     again = search_targets(
         adapter,
@@ -166,12 +167,30 @@ def test_known_targets_are_not_searched_again(adapter: ModelAdapter) -> None:
         templates=TEMPLATES,
         known=kept,
         on_found=lambda *_: pytest.fail("searched again"),
+        chunk=3,
         progress=lambda stage, done, total: told.append((done, total)),
     )
     assert torch.equal(first.z, again.z)
     assert first.steps == again.steps
     assert told[-1][0] == told[-1][1]
     assert all(done <= total for done, total in told)
+
+
+def test_what_is_known_does_not_move_the_chunks(adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    hparams = hparams_for(adapter, [1, 2], v_num_grad_steps=2, v_lr=0.1)
+    whole = search_targets(adapter, FACTS, hparams=hparams, templates=TEMPLATES, chunk=2)
+    searched: list[list[Fact]] = []
+
+    def counted(adapter: ModelAdapter, facts: Sequence[Fact], **named: Any) -> Targets:
+        searched.append(list(facts))
+        return find_targets(adapter, facts, **named)
+
+    monkeypatch.setattr(engine_module, "find_targets", counted)
+    kept = {i: FoundTarget(whole.z[i], whole.steps[i], whole.loss[i]) for i in (0, 1, 4)}
+    again = search_targets(adapter, FACTS, hparams=hparams, templates=TEMPLATES, chunk=2, known=kept)
+    rest = [list(FACTS[i : i + 2]) for i in range(6, len(FACTS), 2)]
+    assert searched == [list(FACTS[2:4]), [FACTS[5]], *rest]
+    assert relative(again.z.T, whole.z.T) < 1e-5
 
 
 def test_keys_are_means_within_and_over_groups(adapter: ModelAdapter) -> None:

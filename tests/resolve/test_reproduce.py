@@ -9,7 +9,9 @@ import pytest
 
 from memit_vc.cli import main
 from memit_vc.errors import MemitVCError, VerificationError
+from memit_vc.numerics import engine
 from memit_vc.objects import Commit, canonical_json
+from memit_vc.porcelain.commit import CommitResult, commit_facts
 from memit_vc.porcelain.models import load_model
 from memit_vc.porcelain.reproduce import reproduce
 from memit_vc.porcelain.resolve import resolve_revert, resolve_squash
@@ -41,6 +43,38 @@ def test_solved_commits_come_out_the_same(opened: Opened, with_history: Path) ->
     assert reproduce(repository, loaded=loaded).equal
     resolve_squash(repository, loaded=loaded)
     assert reproduce(repository, loaded=loaded).equal
+
+
+def test_z_kept_by_another_batch_changes_no_patch(
+    opened: Opened, with_history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = opened(with_history)
+    loaded = load_model(repository)
+    repository.undo()
+
+    def committed(*numbers: int) -> CommitResult:
+        return commit_facts(repository, [FACTS[i] for i in numbers], scores=False, loaded=loaded)
+
+    for overlapping in ((4, 5, 6), (5, 6, 7), (4, 5)):
+        committed(*overlapping)
+        assert reproduce(repository, loaded=loaded).same_blob
+        repository.undo()
+    first = committed(5, 6, 7)  # of what is kept
+    repository.undo()
+    kept = {path: path.read_bytes() for path in (repository.root / "cache" / "z").rglob("*.safetensors")}
+    monkeypatch.setattr(engine, "find_targets", lambda *_, **__: pytest.fail("searched again"))
+    assert committed(5, 6, 7).patch == first.patch
+    monkeypatch.undo()
+    assert reproduce(repository, loaded=loaded).same_blob
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
+def test_reproducing_keeps_nothing(opened: Opened, with_history: Path) -> None:
+    repository = opened(with_history)
+    for path in (repository.root / "cache" / "z").rglob("*.safetensors"):
+        path.unlink()
+    assert reproduce(repository).equal
+    assert not [*(repository.root / "cache" / "z").rglob("*.safetensors")]
 
 
 def changed(repository: Repository, **changes: object) -> None:
