@@ -3,6 +3,7 @@
 Meng et al. 2023 (arXiv:2210.07229), equation 19: the key of a fact at layer l is the input of that layer's down
 projection at the subject's last token, averaged over the context templates. The blocks below the first edited layer run
 once; between two edited layers only the blocks in between run; nothing above the last edited block runs, and no logits.
+Hidden states wait in main memory, no more than `_HELD` bytes of them: the rest of a large batch starts anew each time.
 """
 
 from __future__ import annotations
@@ -17,29 +18,39 @@ from torch import Tensor
 from memit_vc.numerics.adapter import ModelAdapter
 from memit_vc.numerics.replay import Recording, evaluating, record, replay, watching
 from memit_vc.numerics.rows import buckets, pad, prompt_rows
+from memit_vc.numerics.scarcity import halving
 from memit_vc.numerics.tokens import Template, TokenRow
 from memit_vc.objects import Fact
 
 __all__ = ["Frontier"]
 
+_HELD = 2 << 30
+"""Bytes of hidden states that are kept from layer to layer: about 2,000 facts of an 8B model in bfloat16."""
+
+
+@dataclass
+class _Moved:
+    """How far up the model the rows of a group have been carried: `hidden` is the input of block `at`, on the CPU."""
+
+    recording: Recording
+    hidden: Tensor
+    at: int
+
 
 @dataclass
 class _Group:
-    """Rows that run together, and how far up the model they have been carried."""
+    """Rows that run together, by number; `moved` where it is kept."""
 
-    indices: list[int]
-    pivots: Tensor
-    recording: Recording
-    hidden: Tensor
-    """Input of block `at`, [rows, tokens, d_model]."""
-    at: int
+    rows: list[int]
+    moved: _Moved | None = None
 
 
 class Frontier:
     """The prompts of a batch in every template, carried up the model as its layers are edited one after the other.
 
     `templates` are groups: a key is the mean over groups of the mean within a group (EasyEdit's nested list; the first
-    group is the plain prompt). Row 0 of each fact is the plain prompt, where the current z is read.
+    group is the plain prompt). Row 0 of each fact is the plain prompt, where the current z is read. What is read lies
+    on the CPU, wherever the layers lie. `max_tokens` of a forward are halved where memory runs out.
     """
 
     def __init__(
@@ -51,18 +62,20 @@ class Frontier:
         templates: Sequence[Sequence[Template]],
         max_tokens: int = 4096,
     ) -> None:
-        self._adapter, self._layers, self._facts = adapter, list(layers), len(facts)
-        rows: list[TokenRow] = []
-        weights: list[tuple[int, int, float]] = []  # fact, row, share of the key
+        self._adapter, self._layers, self._facts, self._max_tokens = adapter, list(layers), len(facts), max_tokens
+        self._rows: list[TokenRow] = []
+        owners: list[int] = []
+        shares: list[float] = []
         seen: dict[tuple[int, Template], int] = {}
 
         def add(fact_rows: Sequence[TokenRow], template: Template, share: float) -> None:
             for fact, row in enumerate(fact_rows):
-                index = seen.setdefault((fact, template), len(rows))
-                if index == len(rows):
-                    rows.append(row)
-                if share:
-                    weights.append((fact, index, share))
+                index = seen.setdefault((fact, template), len(self._rows))
+                if index == len(self._rows):
+                    self._rows.append(row)
+                    owners.append(fact)
+                    shares.append(0.0)
+                shares[index] += share
 
         plain = Template("")
         add(prompt_rows(adapter.tokenizer, facts, plain), plain, 0.0)
@@ -70,17 +83,77 @@ class Frontier:
             for template in group:
                 share = 1.0 / (len(templates) * len(group))
                 add(prompt_rows(adapter.tokenizer, facts, template), template, share)
-        self._weights = weights
-        self._n_rows = len(rows)
-        lengths = [len(row.ids) for row in rows]
-        with evaluating(adapter.model), torch.no_grad():
-            self._groups = []
-            for part in (range(len(facts)), range(len(facts), len(rows))):  # the plain prompts go further up: apart
-                for bucket in buckets([lengths[i] for i in part], max_tokens=max_tokens):
-                    indices = [part[i] for i in bucket]
-                    self._groups.append(self._start([rows[i] for i in indices], indices))
+        self._owners = torch.tensor(owners)
+        self._shares = torch.tensor(shares, dtype=torch.float64)
+        self._groups: list[_Group] = []
 
-    def _start(self, rows: Sequence[TokenRow], indices: list[int]) -> _Group:
+    def keys(self, layer: int) -> Tensor:
+        """K [d_in, n] float32 at `layer`, with the weights as they now stand in the model."""
+        _, d_in = self._adapter.dimensions(layer)
+        return self._mean(layer, layer, shares=self._shares, what="input", width=d_in)
+
+    def current(self, layer: int) -> Tensor:
+        """Output [d_model, n] float32 of the last edited block at the plain prompts, from `layer` upwards."""
+        plain = torch.zeros(len(self._rows), dtype=torch.float64)
+        plain[: self._facts] = 1.0
+        return self._mean(layer, self._layers[-1], shares=plain, what="output", width=self._adapter.hidden_size)
+
+    def _mean(self, layer: int, stop: int, *, shares: Tensor, what: str, width: int) -> Tensor:
+        """Σ share · what block `stop` gets or gives at the pivots of a fact's rows, [width, n]; in float64, so that the
+        order of the rows does not show.
+        """
+
+        def read(max_tokens: int) -> Tensor:
+            if max_tokens != self._max_tokens or not self._groups:
+                self._max_tokens, self._groups = max_tokens, []
+                self._groups = self._grouped(max_tokens)
+            total = torch.zeros(self._facts, width, dtype=torch.float64)
+            for group in self._groups:
+                share = shares[group.rows]
+                if bool(share.any()):
+                    values = self._read(group, layer, stop, what)
+                    total.index_add_(0, self._owners[group.rows], values * share[:, None])
+            return total
+
+        with evaluating(self._adapter.model), torch.no_grad():
+            return halving(self._max_tokens, read).float().T.contiguous()
+
+    def _grouped(self, max_tokens: int) -> list[_Group]:
+        lengths = [len(row.ids) for row in self._rows]
+        parts = (range(self._facts), range(self._facts, len(lengths)))  # the plain prompts go further up: apart
+        return [
+            _Group([part[i] for i in bucket])
+            for part in parts
+            for bucket in buckets([lengths[i] for i in part], max_tokens=max_tokens)
+        ]
+
+    def _read(self, group: _Group, layer: int, stop: int, what: str) -> Tensor:
+        """Input of the projection or output of block `stop` at the pivots, float64 [rows, width]."""
+        moved = self._carried(group, layer)
+        captured: list[Tensor] = []
+
+        def on_call(_: Any, args: tuple[Any, ...], __: dict[str, Any]) -> None:
+            captured.append(args[0])
+
+        with watching({0: self._adapter.projection(stop)}, on_call=on_call):
+            out = replay(self._adapter, moved.recording, moved.hidden, blocks=range(layer, stop + 1))
+        source = captured[0] if what == "input" else out
+        if source.dim() == 2:  # OPT flattens rows and tokens before its feed-forward part
+            source = source.view(*out.shape[:2], -1)
+        pivots = torch.tensor([self._rows[i].pivot for i in group.rows], device=source.device)
+        return source[torch.arange(len(group.rows), device=source.device), pivots].float().cpu().double()
+
+    def _carried(self, group: _Group, layer: int) -> _Moved:
+        """The rows at the input of block `layer`, through blocks whose weights are final by now."""
+        moved = group.moved or self._start([self._rows[i] for i in group.rows])
+        if moved.at < layer:
+            hidden = replay(self._adapter, moved.recording, moved.hidden, blocks=range(moved.at, layer))
+            moved = _Moved(moved.recording, hidden.cpu(), layer)
+        held = sum(_size(other.moved) for other in self._groups if other is not group)
+        group.moved = moved if held + _size(moved) <= _HELD else None
+        return moved
+
+    def _start(self, rows: Sequence[TokenRow]) -> _Moved:
         first, last = self._layers[0], self._layers[-1]
         ids, mask = pad([row.ids for row in rows])
         inputs = {
@@ -89,48 +162,9 @@ class Frontier:
             "use_cache": False,
         }
         recording = record(self._adapter, inputs, keep={first - 1}, calls=range(first, last + 1))
-        return _Group(
-            indices, torch.tensor([row.pivot for row in rows]), recording, recording.outputs[first - 1], first
-        )
+        hidden = recording.outputs[first - 1].cpu()
+        return _Moved(Recording(recording.calls, {}), hidden, first)
 
-    def keys(self, layer: int) -> Tensor:
-        """K [d_in, n] float32 at `layer`, with the weights as they now stand in the model."""
-        _, d_in = self._adapter.dimensions(layer)
-        read = self._read(layer, layer, what="input", width=d_in)
-        keys = torch.zeros(self._facts, d_in, dtype=torch.float32, device=read.device)
-        for fact, row, share in self._weights:
-            keys[fact] += share * read[row]
-        return keys.T.contiguous()
 
-    def current(self, layer: int) -> Tensor:
-        """Output [d_model, n] float32 of the last edited block at the plain prompts, from `layer` upwards."""
-        read = self._read(layer, self._layers[-1], what="output", width=self._adapter.hidden_size)
-        return read[: self._facts].T.contiguous()
-
-    def _read(self, layer: int, stop: int, *, what: str, width: int) -> Tensor:
-        device = next(self._adapter.blocks[stop].parameters()).device
-        read = torch.zeros(self._n_rows, width, dtype=torch.float32, device=device)
-        with evaluating(self._adapter.model), torch.no_grad():
-            for group in self._groups:
-                if what == "output" and min(group.indices) >= self._facts:
-                    continue
-                self._advance(group, layer)
-                captured: list[Tensor] = []
-
-                def on_call(_: Any, args: tuple[Any, ...], __: dict[str, Any], into: list[Tensor] = captured) -> None:
-                    into.append(args[0])
-
-                with watching({0: self._adapter.projection(stop)}, on_call=on_call):
-                    out = replay(self._adapter, group.recording, group.hidden, blocks=range(layer, stop + 1))
-                source = captured[0] if what == "input" else out
-                if source.dim() == 2:  # OPT flattens rows and tokens before its feed-forward part
-                    source = source.view(*out.shape[:2], -1)
-                picked = source[torch.arange(len(group.indices)), group.pivots.to(source.device)]
-                read[group.indices] = picked.float().to(device)
-        return read
-
-    def _advance(self, group: _Group, layer: int) -> None:
-        """Carry the rows up to the input of block `layer`, through blocks whose weights are final by now."""
-        if group.at < layer:
-            group.hidden = replay(self._adapter, group.recording, group.hidden, blocks=range(group.at, layer))
-            group.at = layer
+def _size(moved: _Moved | None) -> int:
+    return 0 if moved is None else moved.hidden.numel() * moved.hidden.element_size()

@@ -14,6 +14,7 @@ from memit_vc.numerics.adapter import ModelAdapter
 from memit_vc.numerics.lengths import positions
 from memit_vc.numerics.replay import evaluating
 from memit_vc.numerics.rows import buckets, pad
+from memit_vc.numerics.scarcity import halving
 from memit_vc.numerics.tokens import TokenRow, encode, join_target, target_row
 
 __all__ = ["Continued", "continuations", "greedy", "perplexity"]
@@ -53,9 +54,14 @@ def continuations(
     guests: list[list[int]] = [[] for _ in hosts]
     for index, host in enumerate(host_of):
         guests[host].append(index)
+    scored: set[int] = set()
     done = 0
-    with evaluating(adapter.model), torch.no_grad():
-        for group in buckets([len(h) for h in hosts], max_tokens=max_tokens):
+
+    def score(tokens: int) -> None:
+        nonlocal done
+        left = [i for i in range(len(hosts)) if i not in scored]
+        for places in buckets([len(hosts[i]) for i in left], max_tokens=tokens):
+            group = [left[place] for place in places]
             hidden = _hidden(adapter, [hosts[i] for i in group])
             at: list[int] = []
             columns: list[int] = []
@@ -77,9 +83,13 @@ def continuations(
             parts = (torch.split(t, lengths) for t in (nll, hit, best.cpu()))
             for index, n, h, b in zip(owners, *parts, strict=True):
                 results[index] = Continued(float(n.mean()), bool(h.all()), float(h.mean()), tuple(b.tolist()))
+            scored.update(group)
             done += len(owners)
             if on_done is not None:
                 on_done(done, len(rows))
+
+    with evaluating(adapter.model), torch.no_grad():
+        halving(max_tokens, score)
     return [r for r in results if r is not None]
 
 

@@ -24,6 +24,7 @@ from memit_vc.numerics.gram import Gram
 from memit_vc.numerics.moments_team import Rows, SharedSums, not_finite
 from memit_vc.numerics.replay import evaluating, watching
 from memit_vc.numerics.rows import pad
+from memit_vc.numerics.scarcity import is_out_of_memory, let_go
 from memit_vc.numerics.tensorfile import read_tensors, write_tensors
 from memit_vc.numerics.token_batches import SHORTEST, token_batches
 from memit_vc.objects.ids import JsonValue
@@ -189,18 +190,20 @@ def _summing(adapter: ModelAdapter, sums: Mapping[int, Gram]) -> Iterator[_Alone
 
 
 def key_pieces(adapter: ModelAdapter, rows: Rows, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Keys by layer of all rows: at once, or in halves where the device runs out of memory."""
+    """Keys by layer of all rows: at once, or in halves where memory runs out."""
+    keys = None
     try:
         keys = _keys(adapter, rows, layers)
-    except torch.cuda.OutOfMemoryError:
-        if len(rows) == 1:
+    except (RuntimeError, MemoryError) as error:
+        if len(rows) == 1 or not is_out_of_memory(error):
             raise
-        torch.cuda.empty_cache()
-        half = len(rows) // 2
-        yield from key_pieces(adapter, rows[:half], layers)
-        yield from key_pieces(adapter, rows[half:], layers)
-    else:
+    if keys is not None:
         yield keys
+        return
+    let_go()  # out of the handler, whose error holds what the failed forward had
+    half = len(rows) // 2
+    yield from key_pieces(adapter, rows[:half], layers)
+    yield from key_pieces(adapter, rows[half:], layers)
 
 
 def _keys(adapter: ModelAdapter, rows: Rows, layers: Sequence[int]) -> dict[int, Tensor]:

@@ -20,6 +20,7 @@ from memit_vc.numerics.adapter import ModelAdapter
 from memit_vc.numerics.continuation import Continuation, Continuations
 from memit_vc.numerics.replay import evaluating
 from memit_vc.numerics.rows import search_rows
+from memit_vc.numerics.scarcity import halving
 from memit_vc.numerics.tokens import Template
 from memit_vc.objects import Fact
 
@@ -124,9 +125,9 @@ class _Search:
         self.reference: dict[int, Tensor] = {}
         self.laid_out: list[_Part] = []
         self.laid_out_rows = 0
-        self._lay_out()
 
     def _lay_out(self) -> None:
+        """The rows that are still searched for, in parts."""
         rows = [i for i, r in enumerate(self.rows) if r.fact in self.active]
         laid_out = self.continuations.lay_out(rows, max_tokens=self.max_tokens)
         self.laid_out = [self._part(part, run) for part, run in laid_out]
@@ -178,7 +179,7 @@ class _Search:
             over = norms > longest
             self.delta[over] *= (longest[over] / norms[over])[:, None]
         if sum(r.fact in self.active for r in self.rows) <= _COMPACT_BELOW * self.laid_out_rows:
-            self._lay_out()
+            self.laid_out = []  # before the next evaluation, which is ready for a lack of memory
 
     def _stops(self, fact: int, loss: float, hit: set[int]) -> bool:
         if self.hparams.early_stop == "loss":
@@ -187,18 +188,15 @@ class _Search:
         return fact in self.reached and fact in hit
 
     def _evaluate(self, *, last: bool) -> tuple[list[float], set[int]]:
-        while True:
+        def evaluated(max_tokens: int) -> tuple[list[float], set[int]]:
             self.optimizer.zero_grad(set_to_none=True)
-            try:
-                with torch.set_grad_enabled(not last):  # whatever the caller's mode: scripts edit under torch.no_grad()
-                    return self._forward_backward(last=last)
-            except torch.cuda.OutOfMemoryError:
-                if self.max_tokens <= 16:
-                    raise
-                self.max_tokens //= 2
-                self.laid_out = []
-                torch.cuda.empty_cache()
+            if max_tokens != self.max_tokens or not self.laid_out:
+                self.max_tokens, self.laid_out = max_tokens, []
                 self._lay_out()
+            with torch.set_grad_enabled(not last):  # whatever the caller's mode: scripts edit under torch.no_grad()
+                return self._forward_backward(last=last)
+
+        return halving(self.max_tokens, evaluated)
 
     def _forward_backward(self, *, last: bool) -> tuple[list[float], set[int]]:
         """Each fact's loss, and the facts whose targets are the argmax everywhere; gradients if an update follows."""
