@@ -142,7 +142,8 @@ class ModelAdapter:
     def _output(self, hidden: Tensor) -> Tensor:
         module = self.modules.get(self.architecture.head) or self.model.get_output_embeddings()
         if isinstance(module, nn.Embedding):  # a tied head named by its embedding, as EasyEdit's files do
-            return nn.functional.linear(hidden, module.weight)
+            # no call of the module, so nothing brings the hidden states of the last device to the first
+            return nn.functional.linear(hidden.to(module.weight.device), module.weight)
         return module(hidden)  # type: ignore[no-any-return]
 
 

@@ -34,6 +34,10 @@ class Factor:
         """d_in."""
         return int(self.lower.shape[0])
 
+    def to(self, device: torch.device) -> Factor:
+        """The same factor on a device; itself where it is there."""
+        return self if self.lower.device == device else Factor(self.lower.to(device), self.ridge)
+
     def solve(self, x: Tensor) -> Tensor:
         """(λC + ridge·I)⁻¹ x, float64 [d_in, m], for x [d_in, m] of any floating dtype, on the factor's device."""
         if x.ndim != 2 or x.shape[0] != self.size:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,10 +17,11 @@ from memit_vc.numerics.factors import Factor
 from memit_vc.numerics.keys import Frontier
 from memit_vc.numerics.masters import masters
 from memit_vc.numerics.solve import adjusted_keys
+from memit_vc.numerics.solve_device import CPU, computed_on, solve_device
 from memit_vc.numerics.tokens import Template
 from memit_vc.objects import Fact
 
-__all__ = ["LayerUpdate", "insert"]
+__all__ = ["LayerUpdate", "insert", "solved"]
 
 
 @dataclass(frozen=True)
@@ -56,35 +58,64 @@ def insert(
     """The update of each edited layer for targets `z` [n, d_model].
 
     `factor(layer)` gives the factored λC. `before[layer]` is D [d_out, d_in] float64, the live delta that is not in the
-    model's weights; `history[layer]` [d_in, m] the keys of the live facts. The model is given back bit-identical.
+    model's weights; `history[layer]` [d_in, m] the keys of the live facts. Both are asked for layer by layer. The model
+    is given back bit-identical.
     """
     updates: dict[int, LayerUpdate] = {}
-    with masters(adapter, layers) as weights:
-        start = {layer: weights[layer].double() for layer in layers}
+    base = {layer: adapter.weight(layer) for layer in layers}  # `masters` leaves these tensors as they are
+    with masters(adapter, layers) as weights, torch.no_grad():
         if before is not None:
             for layer in layers:
-                start[layer] = start[layer] + before[layer].to(start[layer])
-                weights[layer].copy_(start[layer])
+                weights[layer].copy_(_sum(base[layer], before[layer]))
         frontier = Frontier(adapter, facts, layers=layers, templates=templates)
         for index, layer in enumerate(layers):
-            keys = frontier.keys(layer).double()
-            current = frontier.current(layer)
-            residual = (z.to(current.device).T - current).double() / (len(layers) - index)
-            past = None if before is None else before[layer].to(keys) @ keys
-            targets = residual if past is None else past + residual
-            if past is not None:
-                # what is stored is float32: make the residual the one that the stored targets mean
-                targets = targets.float().double()
-                residual = targets - past
-            solved = adjusted_keys(
-                factor(layer),
-                keys.cpu(),
-                history=None if history is None else history[layer].cpu(),
+            present = None if before is None else before[layer]
+            solve = partial(
+                solved,
+                frontier.keys(layer),
+                frontier.current(layer),
+                z,
+                share=len(layers) - index,
+                factor=factor(layer),
+                before=present,
+                history=None if history is None else history[layer],
             )
-            update = LayerUpdate(keys.cpu(), residual.cpu(), solved, targets.cpu())
+            update = computed_on(solve_device(base[layer].device), solve)
             updates[layer] = update
-            with torch.no_grad():
-                weights[layer].copy_(start[layer] + update.delta.to(start[layer]))
+            weights[layer].copy_(_sum(base[layer], update.delta if present is None else present + update.delta))
             if on_layer is not None:
                 on_layer(index + 1)
     return updates
+
+
+def solved(
+    keys: Tensor,
+    current: Tensor,
+    z: Tensor,
+    *,
+    share: int,
+    factor: Factor,
+    before: Tensor | None = None,
+    history: Tensor | None = None,
+    device: torch.device = CPU,
+) -> LayerUpdate:
+    """One layer's update, computed on `device` and given back on the CPU, wherever the arguments lie.
+
+    `keys` K [d_in, n] and `current` [d_model, n] are what the model has, `z` [n, d_model] what it should have;
+    this layer takes one part in `share` of the difference. `before` and `history` as for `insert`, of this layer.
+    """
+    keys = keys.to(device).double()
+    residual = (z.to(device).T - current.to(device)).double() / share
+    targets = residual
+    if before is not None:
+        past = before.to(keys) @ keys
+        # what is stored is float32: make the residual the one that the stored targets mean
+        targets = (past + residual).float().double()
+        residual = targets - past
+    adjusted = adjusted_keys(factor.to(device), keys, history=None if history is None else history.to(device))
+    return LayerUpdate(keys.cpu(), residual.cpu(), adjusted.cpu(), targets.cpu())
+
+
+def _sum(base: Tensor, delta: Tensor) -> Tensor:
+    """W + Δ in float64, where the weight is: one layer's at a time, for each is twice the size of a float32 weight."""
+    return base.double() + delta.to(base.device)

@@ -34,6 +34,9 @@ FORMAT = 1
 """Of the files."""
 ALGORITHM = 1
 """Of the way from a corpus to moments: raised when other numbers come out of the same inputs."""
+_HELD = 1 << 30
+"""Bytes of factors that stay in memory: those of a small model; of a large one each layer's is read when it is used."""
+_FLOAT64 = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +132,7 @@ def _tokenizer_digest(tokenizer: Any) -> str:
 
 
 class StatisticsCache:
-    """The statistics below `root` (`.memitvc/statistics`). Factors that were used stay in memory."""
+    """The statistics below `root` (`.memitvc/statistics`). Small factors that were used stay in memory."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -197,12 +200,28 @@ class StatisticsCache:
         EngineError where there are no moments of this layer or they cannot be factored.
         """
         identifier = (_id(key), layer, float(weight))
-        if identifier not in self._factors:
-            self._factors[identifier] = self._factor(key, layer, float(weight))
-        return self._factors[identifier]
+        found = self._factors.get(identifier)
+        if found is None:
+            found = self._factor(key, layer, float(weight))
+            held = sum(factor.lower.numel() for factor in self._factors.values()) * _FLOAT64
+            if held + found.lower.numel() * _FLOAT64 <= _HELD or not self._factor_path(key, layer, weight).exists():
+                self._factors[identifier] = found
+        return found
+
+    def ridge(self, key: StatisticsKey | StatisticsId, layer: int, weight: float) -> float:
+        """The ridge of `factor`, which is on disk afterwards; one that is there already is not read. EngineError."""
+        with suppress(FileNotFoundError, IntegrityError):
+            metadata = read_metadata(self._factor_path(key, layer, weight))
+            ridge = metadata.get("ridge")
+            if isinstance(ridge, int | float) and metadata.get("size") == self._size(key, layer):
+                return float(ridge)
+        return self.factor(key, layer, weight).ridge
+
+    def _factor_path(self, key: StatisticsKey | StatisticsId, layer: int, weight: float) -> Path:
+        return self.directory(key) / f"factor-{layer}-{float(weight)!r}.safetensors"
 
     def _factor(self, key: StatisticsKey | StatisticsId, layer: int, weight: float) -> Factor:
-        path = self.directory(key) / f"factor-{layer}-{weight!r}.safetensors"
+        path = self._factor_path(key, layer, weight)
         expected = self._size(key, layer)
         with suppress(FileNotFoundError, IntegrityError):
             factor = Factor.load(path)

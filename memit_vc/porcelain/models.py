@@ -7,7 +7,7 @@ model serves every state, and no state can leak into another.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -144,7 +144,6 @@ class LoadedModel:
     def context(self, columns: Collection[ColumnId], hparams: MEMITHyperParams) -> Context:
         """What a batch computed on this state needs: weights, D, and the live facts' keys."""
         from memit_vc.numerics.engine import Context
-        from memit_vc.numerics.materialise import delta
         from memit_vc.porcelain.constraints import live_constraints
 
         if not columns:
@@ -155,13 +154,31 @@ class LoadedModel:
                 f"layers {missing} hold live edits and are not among hparams.layers {hparams.layers}",
                 hint="Use the layers of the earlier commits, or set `history: false`.",
             )
-        deltas = {
-            layer: delta(self.terms(columns, self.weights[layer]), self.weights[layer]) for layer in hparams.layers
-        }
+        terms = {layer: self.terms(columns, self.weights[layer]) for layer in hparams.layers}
+        deltas = _Deltas(terms, self.weights)
         keys = None
         if hparams.history:
             keys = live_constraints(self.repository, columns, self.weights, hparams.layers).keys or None
         return Context(weights=self.materialised(columns), delta=deltas, keys=keys)
+
+
+@dataclass(frozen=True)
+class _Deltas(Mapping[int, "Tensor"]):
+    """D of each layer, summed when it is asked for: in float64 each is twice the size of a float32 weight."""
+
+    terms: Mapping[int, Sequence[Term]]
+    weights: Mapping[int, EditableWeight]
+
+    def __getitem__(self, layer: int) -> Tensor:
+        from memit_vc.numerics.materialise import delta
+
+        return delta(self.terms[layer], self.weights[layer])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.terms)
+
+    def __len__(self) -> int:
+        return len(self.terms)
 
 
 def load_model(repository: Repository, *, device: str = "cpu", progress: Progress = silent) -> LoadedModel:

@@ -85,21 +85,10 @@ def prepare_statistics(
             key, computed = _computed(loaded, hparams, cache, corpus, tokens, field, progress)
         if choose:
             _choose(repository, key, hparams.layers)
-    factors = {}
-    for done, layer in enumerate(hparams.layers):
-        progress("factor λC", done, len(hparams.layers))
-        factors[layer] = cache.factor(key, layer, hparams.mom2_update_weight)
-    progress("factor λC", len(hparams.layers), len(hparams.layers))
+    ready = _factored(cache, key, hparams, computed, progress)
     if key.id not in repository.statistics():
         repository.put_statistics(key.id, key.to_json())
-    return Prepared(
-        key.id,
-        key.tokens,
-        tuple(hparams.layers),
-        factors.__getitem__,
-        {layer: factor.ridge for layer, factor in factors.items()},
-        computed,
-    )
+    return ready
 
 
 def recorded_statistics(
@@ -120,13 +109,24 @@ def recorded_statistics(
     cache, key = StatisticsCache(repository.root / "statistics"), StatisticsKey.from_json(record)
     if not (set(hparams.layers) <= set(key.layers) and cache.ready(key)):
         return None
-    factors = {}
+    return _factored(cache, key, hparams, False, progress)
+
+
+def _factored(
+    cache: StatisticsCache, key: StatisticsKey, hparams: MEMITHyperParams, computed: bool, progress: Progress
+) -> Prepared:
+    """λC of every layer factored and kept, to be read layer by layer when it is solved with."""
+    weight = hparams.mom2_update_weight
+    ridges = {}
     for done, layer in enumerate(hparams.layers):
         progress("factor λC", done, len(hparams.layers))
-        factors[layer] = cache.factor(key, layer, hparams.mom2_update_weight)
+        ridges[layer] = cache.ridge(key, layer, weight)
     progress("factor λC", len(hparams.layers), len(hparams.layers))
-    ridges = {layer: factor.ridge for layer, factor in factors.items()}
-    return Prepared(id, key.tokens, tuple(hparams.layers), factors.__getitem__, ridges, False)
+
+    def factor(layer: int) -> Factor:
+        return cache.factor(key, layer, weight)
+
+    return Prepared(key.id, key.tokens, tuple(hparams.layers), factor, ridges, computed)
 
 
 def compute_statistics(

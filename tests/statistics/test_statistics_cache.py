@@ -91,6 +91,31 @@ def test_factors_are_kept_in_memory_and_on_disk(tmp_path: Path, monkeypatch: pyt
     assert torch.equal(StatisticsCache(tmp_path).factor(key().id, 2, 500.0).lower, first.lower)
 
 
+def test_large_factors_are_read_when_they_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = StatisticsCache(tmp_path)
+    cache.store(key(), moments())
+    monkeypatch.setattr("memit_vc.numerics.statistics_cache._HELD", 0)
+    expected = factorise(moments().moment[2], 500.0)
+    assert cache.ridge(key(), 2, 500.0) == expected.ridge
+    monkeypatch.setattr("memit_vc.numerics.statistics_cache.factorise", None)
+    first = cache.factor(key(), 2, 500.0)
+    assert torch.equal(first.lower, expected.lower)
+    assert cache.factor(key(), 2, 500.0) is not first
+    monkeypatch.setattr(Factor, "load", None)
+    assert cache.ridge(key(), 2, 500.0) == expected.ridge
+
+
+def test_a_factor_that_cannot_be_saved_stays_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise StorageError("read-only")
+
+    cache = StatisticsCache(tmp_path)
+    cache.store(key(), moments())
+    monkeypatch.setattr("memit_vc.numerics.statistics_cache._HELD", 0)
+    monkeypatch.setattr(Factor, "save", refuse)
+    assert cache.factor(key(), 2, 500.0) is cache.factor(key(), 2, 500.0)
+
+
 @pytest.mark.parametrize("content", [b"", b"torn", None])
 def test_a_damaged_factor_is_built_again(tmp_path: Path, content: bytes | None) -> None:
     cache = StatisticsCache(tmp_path)
