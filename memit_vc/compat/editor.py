@@ -15,6 +15,7 @@ from memit_vc.compat.records import Request, facts_of, prepare_requests
 from memit_vc.compat.session import MemorySession, Session
 from memit_vc.errors import UsageError
 from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.modes import outside_inference_mode
 from memit_vc.objects import Fact
 from memit_vc.progress import Progress, silent
 
@@ -51,6 +52,7 @@ class BaseEditor:
         """
         return cls(hparams, repo, statistics=statistics, context_templates=context_templates, progress=progress)
 
+    @outside_inference_mode
     def __init__(
         self,
         hparams: MEMITHyperParams,
@@ -98,6 +100,7 @@ class BaseEditor:
     def alg_name(self) -> str:
         return self.hparams.alg_name
 
+    @outside_inference_mode
     def edit(
         self,
         prompts: str | Sequence[str] | None = None,
@@ -143,6 +146,7 @@ class BaseEditor:
         )
         return self.edit_requests(asked, sequential_edit, verbose, keep_original_weight=keep_original_weight, **kwargs)
 
+    @outside_inference_mode
     def edit_requests(
         self,
         requests: Sequence[Request],
@@ -158,6 +162,7 @@ class BaseEditor:
         metrics, model, weights, _ = self._run(requests, size, in_place, verbose, kwargs)
         return metrics, model, weights
 
+    @outside_inference_mode
     def batch_edit(
         self,
         prompts: str | Sequence[str] | None = None,
@@ -197,6 +202,7 @@ class BaseEditor:
         metrics, model, weights, seconds = self._run(asked, size, in_place, verbose, kwargs)
         return [{**record, "time": taken} for record, taken in zip(metrics, seconds, strict=True)], model, weights
 
+    @outside_inference_mode
     def normal_edit(
         self,
         prompts: str | Sequence[str],

@@ -19,6 +19,7 @@ from memit_vc.errors import UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.adapter import ModelAdapter
 from memit_vc.numerics.engine import Context, Edit, compute_edit
+from memit_vc.numerics.modes import outside_inference_mode
 from memit_vc.numerics.templates import PREFIXES, parse_templates, sample_templates
 from memit_vc.progress import Progress, silent
 
@@ -33,6 +34,7 @@ Deltas = dict[str, "tuple[Tensor, Tensor]"]
 """Weight name to (adj_k [d_in, n], resid [d_out, n]), float64 on the CPU; Δ = resid @ adj_k.T where y = W x."""
 
 
+@outside_inference_mode
 def execute_memit(
     model: Any,
     tok: Any,
@@ -68,6 +70,7 @@ def execute_memit(
     return deltas_of(adapter, edit)
 
 
+@outside_inference_mode
 def apply_memit_to_model(
     model: Any,
     tok: Any,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from memit_vc.errors import UnsupportedModelError
+from memit_vc.errors import EngineError, UnsupportedModelError
 from memit_vc.numerics.architecture import Architecture, architecture_of
 
 if TYPE_CHECKING:
@@ -37,8 +37,12 @@ class ModelAdapter:
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any, *, architecture: Architecture | None = None) -> ModelAdapter:
-        """Look the model up in the table; UnsupportedModelError for experts, quantised weights, unknown trees."""
+        """Look the model up in the table; UnsupportedModelError for experts, quantised weights, unknown trees.
+
+        EngineError for a model of which a part was not loaded.
+        """
         _refuse_quantised(model)
+        _refuse_offloaded(model)
         found = architecture or architecture_of(model, model.config.model_type)
         adapter = cls(model, tokenizer, found)
         adapter.projection(0)
@@ -153,3 +157,20 @@ def _refuse_quantised(model: Any) -> None:
             "the model's weights are quantised: an update of a few bits of each weight cannot be stored in them",
             hint="Edit the unquantised checkpoint; its edits can be exported as an adapter for the quantised one.",
         )
+
+
+def _refuse_offloaded(model: nn.Module) -> None:
+    """What accelerate leaves in main memory or on disk has no values here: it comes and goes with each forward."""
+    parameters = dict(model.named_parameters())
+    away = {name: parameter for name, parameter in parameters.items() if parameter.is_meta}
+    if not away:
+        return
+    whole, part = (
+        sum(parameter.numel() * parameter.element_size() for parameter in some.values()) / 1e9
+        for some in (parameters, away)
+    )
+    raise EngineError(
+        f"{part:,.3g} of {whole:,.3g} GB of the model's weights did not fit into the memory of the GPUs and were left "
+        f"outside, {next(iter(away))} first",
+        hint="Use GPUs with more memory in all, set `device: cpu`, or load a smaller dtype.",
+    )

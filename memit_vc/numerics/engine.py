@@ -20,6 +20,7 @@ from memit_vc.numerics.insert import LayerUpdate, insert
 from memit_vc.numerics.lengths import check_lengths
 from memit_vc.numerics.masters import swapped
 from memit_vc.numerics.memory import search_tokens
+from memit_vc.numerics.modes import outside_inference_mode, refuse_inference_tensors
 from memit_vc.numerics.targets import Targets, find_targets
 from memit_vc.numerics.targets_team import search_order, searched
 from memit_vc.numerics.tokens import Template
@@ -149,6 +150,7 @@ def search_targets(
     return Targets(torch.stack([f.z for f in ordered]), tuple(f.steps for f in ordered), tuple(f.loss for f in ordered))
 
 
+@outside_inference_mode
 def compute_edit(
     adapter: ModelAdapter,
     facts: Sequence[Fact],
@@ -167,6 +169,7 @@ def compute_edit(
     `factor(layer)` gives the factored λC of a layer. With `hparams.history` false the live keys of `context` stay out
     of the solve, which is MEMIT as published. On a CPU, deterministic for given inputs and threads.
     """
+    refuse_inference_tensors(adapter.model)
     context = context or Context.base()
     with swapped(adapter, context.weights):
         targets = search_targets(

@@ -7,11 +7,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from memit_vc.numerics.adapter import ModelAdapter
 
-__all__ = ["masters", "swapped"]
+__all__ = ["frozen", "masters", "swapped"]
 
 
 @contextmanager
@@ -48,6 +48,29 @@ def swapped(adapter: ModelAdapter, weights: Mapping[int, Tensor]) -> Iterator[No
             stack.callback(_restore, parameter, parameter.data)
             parameter.data = weight.to(device=parameter.device, dtype=parameter.dtype)
         yield
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """The model's modules with stand-ins for their parameters that take no gradients, for the length of a block.
+
+    A stand-in shares its parameter's storage, so a forward costs what it would. The parameters themselves, and so their
+    flags, are left alone: another model may hold the same ones, and be searched in another thread.
+    """
+    own = [
+        (module, name, parameter)
+        for module in model.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and parameter.requires_grad
+    ]
+    standing_in = {id(parameter): nn.Parameter(parameter.detach(), requires_grad=False) for _, _, parameter in own}
+    try:
+        for module, name, parameter in own:
+            module._parameters[name] = standing_in[id(parameter)]
+        yield
+    finally:
+        for module, name, parameter in own:
+            module._parameters[name] = parameter
 
 
 def _restore(parameter: Any, data: Tensor) -> None:

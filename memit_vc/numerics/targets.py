@@ -18,6 +18,7 @@ from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.adapter import ModelAdapter
 from memit_vc.numerics.continuation import Continuation, Continuations
+from memit_vc.numerics.masters import frozen
 from memit_vc.numerics.replay import evaluating
 from memit_vc.numerics.rows import search_rows
 from memit_vc.numerics.scarcity import halving
@@ -56,7 +57,7 @@ def find_targets(
     whole-model path; `on_step(step, still searching)` is called after each step. EngineError where a loss
     is not finite.
     """
-    with evaluating(adapter.model), _frozen(adapter):
+    with evaluating(adapter.model), frozen(adapter.model):
         search = _Search(adapter, facts, layer, hparams, templates, max_tokens, plain)
         for step in range(hparams.v_num_grad_steps):
             search.step(last=step == hparams.v_num_grad_steps - 1)
@@ -65,21 +66,6 @@ def find_targets(
             if not search.active:
                 break
     return search.result()
-
-
-class _frozen:  # noqa: N801 (a context manager, used like a function)
-    """No gradients for the model's own parameters; each parameter's flag given back afterwards."""
-
-    def __init__(self, adapter: ModelAdapter) -> None:
-        self._flagged = [p for p in adapter.model.parameters() if p.requires_grad]
-
-    def __enter__(self) -> None:
-        for parameter in self._flagged:
-            parameter.requires_grad_(False)
-
-    def __exit__(self, *_: object) -> None:
-        for parameter in self._flagged:
-            parameter.requires_grad_(True)
 
 
 @dataclass(frozen=True)

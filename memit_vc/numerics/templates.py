@@ -44,7 +44,7 @@ def sample_templates(
             for _ in range(length):  # a few hundred tokens in all: the plain forward needs no cache to be fast enough
                 mask = torch.ones_like(ids)
                 hidden = adapter.backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-                logits = adapter.model.get_output_embeddings()(hidden[:, -1]).float().cpu()
+                logits = adapter.logits(hidden[:, -1]).cpu()
                 best = logits.topk(min(_TOP_K, logits.shape[-1]), dim=-1)
                 chosen = torch.multinomial(best.values.softmax(-1), 1, generator=generator)
                 ids = torch.cat([ids, best.indices.gather(1, chosen).to(ids.device)], dim=1)

@@ -108,7 +108,7 @@ def test_what_the_failed_forward_held_is_free_before_the_next(
             raise torch.cuda.OutOfMemoryError("out of memory")
         return found
 
-    monkeypatch.setattr(targets_module._Search, "_bucket_loss", loss)
+    monkeypatch.setattr(targets_module._Search, "_part_loss", loss)
     search(adapter)
     assert failed
 
