@@ -163,7 +163,8 @@ def _refuse_offloaded(model: nn.Module) -> None:
     """What accelerate leaves in main memory or on disk has no values here: it comes and goes with each forward."""
     parameters = dict(model.named_parameters())
     away = {name: parameter for name, parameter in parameters.items() if parameter.is_meta}
-    if not away:
+    skeleton = len(away) == len(parameters) and not hasattr(model, "hf_device_map")
+    if not away or skeleton:  # nothing was meant to be loaded: only the names and shapes are asked about
         return
     whole, part = (
         sum(parameter.numel() * parameter.element_size() for parameter in some.values()) / 1e9

@@ -42,7 +42,7 @@ class _StopForwardError(Exception):
 
 @dataclass(frozen=True)
 class Moments:
-    """`moment[layer]` is C = E[k kᵀ], float32 [d_in, d_in] on CPU, exactly symmetric: float64 sums rounded once.
+    """`moment[layer]` is C = E[k kᵀ], float32 [d_in, d_in] on CPU, exactly symmetric: exact sums rounded once.
 
     `count` is the number of tokens behind it, `tokens` the number that was asked for: fewer stand behind it where the
     corpus was shorter.
@@ -184,7 +184,6 @@ def _summing(adapter: ModelAdapter, sums: Mapping[int, Gram]) -> Iterator[_Alone
         return
     shared = SharedSums(adapter, adapter.team, sums, key_pieces)
     with adapter.team.job(shared.order()):
-        shared.start()
         yield shared
         shared.end()
 

@@ -1,8 +1,7 @@
 """Second moments by several processes, bit-identical to one's.
 
-Each process runs the forward of one batch in N; the keys go to everybody, and each process adds the keys of all
-batches, in the batches' order, to its own tiles of every layer's sum. So every tile sees the additions that one process
-makes.
+Each process takes one batch in N and adds its keys to a sum of its own. The sums are exact (`gram.py`), so it does not
+matter who adds what: what goes over the wire is a sum of each process, once at the end and where the pass is saved.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from memit_vc.numerics.replay import evaluating
 __all__ = ["JOB", "Pieces", "Rows", "SharedSums", "help_moments", "not_finite"]
 
 JOB = "moments"
+_TILE = "tile"
 
 Rows: TypeAlias = "Sequence[Sequence[int]]"
 Pieces: TypeAlias = "Callable[[ModelAdapter, Rows, Sequence[int]], Iterator[Mapping[int, Tensor]]]"
@@ -29,33 +29,51 @@ Pieces: TypeAlias = "Callable[[ModelAdapter, Rows, Sequence[int]], Iterator[Mapp
 
 
 class SharedSums:
-    """The leader's side: `sums` are whole after `gather`; in between, it holds only its own tiles up to date."""
+    """The leader's side: `sums` are whole after `gather`; in between, each process holds what it has added.
+
+    The first batch sets the scale of the sums, so the leader takes that one alone.
+    """
 
     def __init__(self, adapter: ModelAdapter, team: Team, sums: Mapping[int, Gram], pieces: Pieces) -> None:
         self._adapter, self._team, self._sums, self._pieces = adapter, team, sums, pieces
-        self.width = team.size
-        self._own = {layer: gram.part(0, team.size) for layer, gram in sums.items()}
+        self._told = False
+
+    @property
+    def width(self) -> int:
+        """How many batches the next `add` takes."""
+        return self._team.size if self._scaled else 1
+
+    @property
+    def _scaled(self) -> bool:
+        return all(gram.exponents is not None for gram in self._sums.values())
 
     def order(self) -> Message:
         """The job as given out."""
         return Message({"job": JOB, "layers": list(self._sums)})
 
-    def start(self) -> None:
-        """Hand the sums so far to their owners."""
-        for gram in self._sums.values():
-            self._team.tell(Message(tensors=gram.tensors()))
-
     def add(self, batches: Sequence[Rows]) -> None:
-        """Add the keys of at most N batches. EngineError for keys that are not finite, and where a process failed."""
+        """Add the keys of at most `width` batches. EngineError for keys that are not finite, and where a process
+        failed.
+        """
+        if not self._scaled:
+            _add(self._adapter, batches[0], self._sums, self._pieces)
+            return
+        if not self._told:
+            scales = {str(layer): gram.exponents for layer, gram in self._sums.items() if gram.exponents is not None}
+            self._team.tell(Message({"scales": True}, scales))
+            self._told = True
         self._team.tell(Message({"batches": [[list(row) for row in rows] for rows in batches]}))
-        _add(self._adapter, self._team, batches, self._own, self._pieces)
+        _share(self._adapter, self._team, batches, self._sums, self._pieces)
 
     def gather(self) -> None:
-        """Fetch the tiles of the others into `sums`."""
+        """Fetch the sums of the others into `sums`, tile by tile; theirs start again at zero."""
+        if not self._told:
+            return
         self._team.tell(Message({"gather": True}))
         for gram in self._sums.values():
             for source in range(1, self._team.size):
-                gram.part(source, self._team.size).restore(self._team.receive(source).tensors)
+                for block in gram.blocks.values():
+                    block.add_(self._team.receive(source).tensors[_TILE].to(block.device))
         for layer, gram in self._sums.items():
             if not gram.finite():
                 raise not_finite(self._adapter, layer)
@@ -69,44 +87,40 @@ def help_moments(adapter: ModelAdapter, team: Team, order: Message, pieces: Piec
     own: dict[int, Gram] = {}
     for layer in order.body["layers"]:
         weight = adapter.weight(layer)
-        own[layer] = Gram.zeros(int(weight.shape[1]), device=weight.device).part(team.rank, team.size)
-        begun = team.told().tensors
-        own[layer].restore({name: begun[name] for name in own[layer].tensors()})
+        own[layer] = Gram.zeros(int(weight.shape[1]), device=weight.device)
     with torch.no_grad(), evaluating(adapter.model):
         while True:
             message = team.told()
             if message.body.get("end"):
                 return
-            if message.body.get("gather"):
+            if message.body.get("scales"):
+                for layer, gram in own.items():
+                    gram.exponents = message.tensors[str(layer)]
+            elif message.body.get("gather"):
                 for gram in own.values():
-                    team.send(Message(tensors=gram.tensors()))
+                    for block in gram.blocks.values():
+                        team.send(Message(tensors={_TILE: block}))
+                        block.zero_()
             else:
-                _add(adapter, team, message.body["batches"], own, pieces)
+                _share(adapter, team, message.body["batches"], own, pieces)
 
 
-def _add(adapter: ModelAdapter, team: Team, batches: Sequence[Rows], own: Mapping[int, Gram], pieces: Pieces) -> None:
-    mine = Message()
+def _share(adapter: ModelAdapter, team: Team, batches: Sequence[Rows], own: Mapping[int, Gram], pieces: Pieces) -> None:
+    """This process's batch of a group, and word from all that theirs went well."""
+    done = Message()
     if team.rank < len(batches):
         try:
-            mine = _keys(adapter, batches[team.rank], list(own), pieces)
+            _add(adapter, batches[team.rank], own, pieces)
         except Exception as error:  # whatever it is, the others wait for an answer
-            mine = reported(error)
-    for message in team.exchange(mine):
-        for piece in range(message.body.get("pieces", 0)):
-            for layer, gram in own.items():
-                gram.add(message.tensors[f"{piece}.{layer}"])
+            done = reported(error)
+    list(team.exchange(done))
 
 
-def _keys(adapter: ModelAdapter, rows: Rows, layers: Sequence[int], pieces: Pieces) -> Message:
-    tensors = {}
-    count = 0
-    for index, keys in enumerate(pieces(adapter, rows, layers)):
-        count = index + 1
-        for layer in layers:
-            if not bool(keys[layer].isfinite().all()):
+def _add(adapter: ModelAdapter, rows: Rows, sums: Mapping[int, Gram], pieces: Pieces) -> None:
+    for keys in pieces(adapter, rows, list(sums)):
+        for layer, gram in sums.items():
+            if not gram.add(keys[layer]):
                 raise not_finite(adapter, layer)
-            tensors[f"{index}.{layer}"] = keys[layer]
-    return Message({"pieces": count}, tensors)
 
 
 def not_finite(adapter: ModelAdapter, layer: int) -> EngineError:

@@ -32,7 +32,7 @@ __all__ = ["KeyedWeight", "StatisticsCache", "StatisticsKey"]
 
 FORMAT = 1
 """Of the files."""
-ALGORITHM = 1
+ALGORITHM = 2
 """Of the way from a corpus to moments: raised when other numbers come out of the same inputs."""
 _HELD = 1 << 30
 """Bytes of factors that stay in memory: those of a small model; of a large one each layer's is read when it is used."""

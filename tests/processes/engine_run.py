@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 
 from memit_vc.errors import EngineError
 from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.distributed import Team, joined, leave
+from memit_vc.numerics.distributed import Message, Team, joined, leave
 from memit_vc.numerics.engine import search_targets
 from memit_vc.numerics.helper import opening, serve, stopping
 from memit_vc.numerics.masters import swapped
@@ -49,7 +50,19 @@ def lead(adapter: ModelAdapter, output: Path) -> None:
         made = collect(adapter, TEXTS, LAYERS, tokens=1500, batch_tokens=64, **options)  # type: ignore[arg-type]
         return {f"moment.{layer}": moment for layer, moment in made.moment.items()}
 
-    tensors = {"z": search(), **moments()}
+    tensors = {"z": search()}
+    exchanged: list[int] = []
+    exchange = Team.exchange
+
+    def watched(team: Team, mine: Message) -> Iterator[Message]:
+        exchanged.append(len(mine.tensors))
+        return exchange(team, mine)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Team, "exchange", watched)
+        tensors.update(moments())
+    assert bool(exchanged) == (adapter.team is not None)
+    assert not any(exchanged)  # sums are sent, once; keys are not
 
     weight = adapter.projection(2).weight.data
     kept = weight.clone()

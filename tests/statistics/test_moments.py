@@ -196,3 +196,37 @@ def test_gram_equals_the_naive_product(size: int, tokens: int) -> None:
     assert float(((found - expected).abs() / torch.outer(scale, scale)).max()) < 1e-6
     assert torch.equal(found, found.T)
     assert not gram.add(torch.full((1, size), float("nan")))
+
+
+def test_a_sum_does_not_depend_on_the_order_of_its_parts() -> None:
+    """Whoever adds them, and when: what several processes rely on."""
+    generator = torch.Generator().manual_seed(1)
+    keys = torch.randn(6000, 130, generator=generator) * torch.logspace(-4, 3, 130)
+    keys[:, 5] = 0.0
+    keys[300:, 6] *= 1000.0  # grows far beyond what the first part shows
+    parts = keys.split(300)
+    whole = Gram.zeros(130)
+    for part in parts:
+        assert whole.add(part)
+    halves = [Gram.zeros(130, device="cpu"), Gram.zeros(130)]
+    for half in halves:
+        half.exponents = whole.exponents
+    for index in torch.randperm(len(parts), generator=generator).tolist():
+        halves[index % 3 == 0].add(parts[index])
+    for place, block in halves[0].blocks.items():
+        block.add_(halves[1].blocks[place])
+        assert torch.equal(block, whole.blocks[place])
+    assert torch.equal(halves[0].mean(6000), whole.mean(6000))
+    resumed = Gram.zeros(130)
+    assert not resumed.restore({name: tensor for name, tensor in whole.tensors().items() if name != "exponents"})
+    assert resumed.restore(whole.tensors())
+    assert torch.equal(resumed.mean(6000), whole.mean(6000))
+
+
+def test_inputs_that_are_dead_at_first_are_summed_as_well() -> None:
+    keys = torch.randn(400, 8, generator=torch.Generator().manual_seed(2))
+    keys[:200, 3] = 0.0
+    gram = Gram.zeros(8)
+    assert not gram.add(torch.full((2, 8), float("inf")))
+    assert all(gram.add(part) for part in (torch.zeros(5, 8), keys[:200], keys[200:]))
+    assert relative(gram.mean(400), (keys.double().T @ keys.double() / 400)) < 1e-6
