@@ -15,7 +15,7 @@ from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.adapter import ModelAdapter
 from memit_vc.numerics.corpus import open_corpus
 from memit_vc.numerics.factors import Factor, factorise
-from memit_vc.numerics.import_npz import find_statistics, import_statistics
+from memit_vc.numerics.import_npz import Asked, find_statistics, read_statistics
 from memit_vc.numerics.moments import collect
 from memit_vc.numerics.statistics_cache import StatisticsCache, StatisticsKey
 from memit_vc.objects.ids import JsonValue, canonical_json, digest
@@ -35,8 +35,8 @@ class FactorSource:
 
     C comes, in this order, from `statistics` (layer to C [d_in, d_in]); from EasyEdit's and memit's files below
     `hparams.stats_dir`; from the user's cache; else from one pass over text, which is then kept in that cache. The text
-    is `hparams.mom2_dataset` where that names a file or a corpus of ours ("pydoc", "self", "hub:…"), else English that
-    comes with Python: nothing is downloaded for a data set's bare name.
+    is `hparams.mom2_dataset` where that names a file or a corpus of ours ("pydoc", "self", "hub:…"), else text sampled
+    from the model itself ("self"): nothing is downloaded for a data set's bare name.
     """
 
     def __init__(
@@ -97,11 +97,12 @@ class FactorSource:
         directory, layers = Path(self._hparams.stats_dir), list(self._hparams.layers)
         name = str(self._hparams.to_json()["model_name"])
         try:
-            files = find_statistics(directory, model_name=name, adapter=self._adapter, layers=layers)
+            asked = Asked.by(self._hparams)
+            files = find_statistics(directory, model_name=name, adapter=self._adapter, layers=layers, asked=asked)
         except StorageError:
             return None
         _LOG.info("second moments from %s", ", ".join(str(path) for path in files.values()))
-        return import_statistics(directory, model_name=name, adapter=self._adapter, layers=layers).moment
+        return read_statistics(files, self._adapter).moment
 
     def _collected(self) -> StatisticsKey:
         adapter, layers = self._adapter, list(self._hparams.layers)

@@ -8,9 +8,11 @@ EasyEdit).
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +21,58 @@ import torch
 from torch import Tensor
 
 from memit_vc.errors import EngineError, IntegrityError, StorageError, UsageError
+from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.adapter import ModelAdapter
 from memit_vc.numerics.moments import Moments
 from memit_vc.objects.ids import JsonValue
 
-__all__ = ["find_statistics", "import_statistics", "import_z", "imported_corpus"]
+__all__ = ["Asked", "find_statistics", "import_statistics", "import_z", "imported_corpus", "read_statistics"]
+
+_LOG = logging.getLogger(__name__)
 
 _Z_FILE = re.compile(r"(?P<dataset>.*?)_?layer_(?P<layer>\d+)_clamp_(?P<clamp>[^_]+)_case_(?P<case>.+)\.npz")
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What hyperparameters ask for: EasyEdit opens {dataset}_stats/{module}_{dtype}_mom2_{samples}.npz and no other."""
+
+    dataset: str
+    dtype: str
+    samples: int
+
+    @classmethod
+    def by(cls, hparams: MEMITHyperParams) -> Asked:
+        return cls(hparams.mom2_dataset, hparams.mom2_dtype, hparams.mom2_n_samples)
+
+    def fits(self, path: Path, module: str) -> bool:
+        names = (f"{self.dataset}_stats", f"{module}_{self.dtype}_mom2_{self.samples}.npz")
+        return (path.resolve().parent.name, path.name) == names
+
+    def __str__(self) -> str:
+        return f"{self.dataset}, {self.samples} samples, {self.dtype}"
+
+
 def import_statistics(
-    source: Path, *, model_name: str, adapter: ModelAdapter, layers: Sequence[int] | None = None
+    source: Path,
+    *,
+    model_name: str,
+    adapter: ModelAdapter,
+    layers: Sequence[int] | None = None,
+    asked: Asked | None = None,
 ) -> Moments:
     """Second moments C = mom2 / count from a directory or one file; `layers` None takes every layer that is found.
 
     `model_name` is the model's Hub id or path, as in EasyEdit's files. StorageError for what is missing or unreadable,
     EngineError for a size that does not fit the model (naming file and layer), UsageError where several files fit.
     """
-    files = find_statistics(source, model_name=model_name, adapter=adapter, layers=layers)
+    return read_statistics(
+        find_statistics(source, model_name=model_name, adapter=adapter, layers=layers, asked=asked), adapter
+    )
+
+
+def read_statistics(files: Mapping[int, Path], adapter: ModelAdapter) -> Moments:
+    """The moments of files that `find_statistics` found. Errors as `import_statistics`."""
     moment, counts = {}, []
     for layer, path in files.items():
         moment[layer], count = _read_moment(path, layer, adapter)
@@ -61,9 +97,18 @@ def imported_corpus(files: Mapping[int, Path]) -> dict[str, JsonValue]:
 
 
 def find_statistics(
-    source: Path, *, model_name: str, adapter: ModelAdapter, layers: Sequence[int] | None = None
+    source: Path,
+    *,
+    model_name: str,
+    adapter: ModelAdapter,
+    layers: Sequence[int] | None = None,
+    asked: Asked | None = None,
 ) -> dict[int, Path]:
-    """The file of each layer. `source` may be the stats_dir, a model's or a data set's directory in it, or a file."""
+    """The file of each layer. `source` may be the stats_dir, a model's or a data set's directory in it, or a file.
+
+    Of several, the one that is `asked` for by its name. Another one is taken where it is the only one, and a warning is
+    logged.
+    """
     if not source.exists():
         raise StorageError(f"{source}: there are no statistics", hint="Check stats_dir.")
     wanted = range(adapter.n_layers) if layers is None else layers
@@ -76,11 +121,16 @@ def find_statistics(
     for layer in wanted:
         module = adapter.architecture.rewrite.format(layer)
         named = [path for path in candidates if path.name.startswith(f"{module}_") and "mom2" in path.name]
+        exact = [path for path in named if asked is not None and asked.fits(path, module)]
+        if asked is not None and len(named) == 1 and not exact:
+            _LOG.warning("layer %d: using %s, the only statistics there; asked for are %s", layer, named[0], asked)
+        named = exact or named
         if len(named) > 1:
             listed = ", ".join(str(path.relative_to(source)) for path in named)
             raise UsageError(
                 f"{source}: several statistics of layer {layer} ({module}): {listed}",
-                hint="Name the data set's directory, or move those that are not meant.",
+                hint="Set mom2_dataset, mom2_n_samples and mom2_dtype to one of them, name the data set's directory, "
+                "or move those that are not meant.",
             )
         if named:
             found[layer] = named[0]

@@ -12,11 +12,16 @@ from memit_vc.objects import Fact
 
 __all__ = ["check_lengths", "positions"]
 
+_ALIBI = ("bloom", "mpt")
 _NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
 def positions(config: Any) -> int | None:
-    """Tokens that a text may have, as the model's config says; None where it says nothing."""
+    """Tokens that a text may have, as the model's config says; None where it says nothing, or where positions are a
+    bias by distance (alibi), which has no end: Bloom's `seq_length` is the length that it was trained with.
+    """
+    if getattr(config, "model_type", None) in _ALIBI or getattr(config, "alibi", False):
+        return None
     found = next((getattr(config, name, None) for name in _NAMES if getattr(config, name, None)), None)
     return int(found) if found else None
 

@@ -195,12 +195,13 @@ class _Readable:
 
 
 def _imported(loaded: LoadedModel, hparams: MEMITHyperParams, source: Path) -> tuple[StatisticsKey, Moments]:
-    from memit_vc.numerics.import_npz import find_statistics, import_statistics, imported_corpus
+    from memit_vc.numerics.import_npz import Asked, find_statistics, imported_corpus, read_statistics
     from memit_vc.numerics.statistics_cache import StatisticsKey
 
     name, adapter = loaded.repository.config.base, loaded.adapter
-    files = find_statistics(source, model_name=name, adapter=adapter, layers=hparams.layers)
-    moments = import_statistics(source, model_name=name, adapter=adapter, layers=hparams.layers)
+    asked = Asked.by(hparams)
+    files = find_statistics(source, model_name=name, adapter=adapter, layers=hparams.layers, asked=asked)
+    moments = read_statistics(files, adapter)
     names = {layer: loaded.weights[layer].name for layer in hparams.layers}
     key = StatisticsKey.of(
         adapter, base=loaded.repository.base_id, names=names, corpus=imported_corpus(files), tokens=moments.count

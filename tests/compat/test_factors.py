@@ -17,6 +17,7 @@ from memit_vc.errors import EngineError
 from memit_vc.numerics.factors import factorise
 from tests.compat.conftest import Case
 
+DOCS = Path(__file__).parents[2] / "docs"
 TEXTS = ["The capital of Norland is Vienna and Mira Holt plays the piano there every day."] * 40
 
 
@@ -67,6 +68,28 @@ def test_easyedits_files_are_used(make: Callable[..., Case], tmp_path: Path, fol
     wanted = factorise(case.statistics[1], case.hparams.mom2_update_weight)
     assert torch.allclose(found(1).lower, wanted.lower, rtol=1e-5)
     assert not (tmp_path / "cache").exists()
+
+
+def test_of_two_files_the_one_that_easyedit_would_open(make: Callable[..., Case], tmp_path: Path) -> None:
+    case = make("linear", stats_dir=str(tmp_path), mom2_dataset="wikitext", mom2_n_samples=1000)
+    case.hparams.model_name = "owner/tiny-model"
+    for number, (dataset, samples) in enumerate((("wikipedia", 1000), ("wikitext", 100000), ("wikitext", 1000)), 1):
+        place = tmp_path / "tiny-model" / f"{dataset}_stats"
+        place.mkdir(parents=True, exist_ok=True)
+        for layer, moment in case.statistics.items():
+            np.savez(
+                place / f"model.layers.{layer}.mlp.down_proj_float32_mom2_{samples}.npz",
+                **{"mom2.count": 200, "mom2.mom2": (moment * 200 * number).numpy()},
+            )
+    wanted = factorise(case.statistics[1] * 3, case.hparams.mom2_update_weight)
+    assert torch.allclose(source(case, tmp_path / "cache")(1).lower, wanted.lower, rtol=1e-5)
+
+
+def test_a_bare_name_means_text_of_the_model_itself(make: Callable[..., Case], tmp_path: Path) -> None:
+    """As the documentation says."""
+    case = make("linear", mom2_dataset="wikipedia", stats_dir=str(tmp_path / "none"))
+    assert source(case, tmp_path / "cache")._corpus() == "self"
+    assert "for a bare name such as `wikipedia` it is `self`" in (DOCS / "easyedit.md").read_text(encoding="utf-8")
 
 
 def test_files_of_another_model_are_refused(make: Callable[..., Case], tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from memit_vc.numerics.insert import insert
 from memit_vc.numerics.keys import Frontier
 from memit_vc.numerics.templates import parse_templates
 from memit_vc.objects import Fact
-from tests.engine.measure import distance
+from tests.engine.measure import distance, relative
 from tests.models import hparams_for, load
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -82,6 +82,13 @@ def test_steps_and_losses(name: str) -> None:
 def test_z(name: str) -> None:
     _, edit, expected, _ = computed(name)
     assert distance(edit.targets.z, expected["z"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_z_of_each_fact(name: str) -> None:
+    """A fact with a small z counts as much as one with a large z."""
+    _, edit, expected, _ = computed(name)
+    assert relative(edit.targets.z.T, expected["z"].T) < 1e-5
 
 
 @pytest.mark.parametrize("name", CASES)

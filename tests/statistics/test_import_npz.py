@@ -11,7 +11,7 @@ from torch import Tensor
 
 from memit_vc.errors import EngineError, IntegrityError, StorageError, UsageError
 from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.import_npz import find_statistics, import_statistics, import_z, imported_corpus
+from memit_vc.numerics.import_npz import Asked, find_statistics, import_statistics, import_z, imported_corpus
 from tests.models import load, tiny
 
 NAME = "EleutherAI/gpt-j-6B"
@@ -98,6 +98,29 @@ def test_two_candidates_are_not_guessed_between(tmp_path: Path, adapter: ModelAd
         import_statistics(tmp_path, model_name=NAME, adapter=adapter)
     chosen = tmp_path / "gpt-j-6B" / "wikitext_stats"
     assert list(import_statistics(chosen, model_name=NAME, adapter=adapter).moment) == [1]
+
+
+def test_the_file_that_is_asked_for_is_used(
+    tmp_path: Path, adapter: ModelAdapter, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path / "gpt-j-6B"
+    asked = Asked("wikipedia", "float32", 100000)
+
+    def found() -> Path:
+        return find_statistics(tmp_path, model_name=NAME, adapter=adapter, layers=[1], asked=asked)[1]
+
+    small = write(place / "wikipedia_stats", 1, suffix="_1000")
+    assert found() == small
+    assert f"using {small}, the only statistics there; asked for are wikipedia, 100000 samples, float32" in caplog.text
+    write(place / "wikitext_stats", 1)
+    with pytest.raises(UsageError, match="several") as caught:
+        found()
+    assert "mom2_n_samples" in str(caught.value.hint)
+    caplog.clear()
+    exact = write(place / "wikipedia_stats", 1)
+    assert found() == exact
+    assert not caplog.text
+    assert find_statistics(exact.parent, model_name=NAME, adapter=adapter, layers=[1], asked=asked)[1] == exact
 
 
 def test_damaged_files(tmp_path: Path, adapter: ModelAdapter) -> None:
