@@ -72,19 +72,25 @@ class Materialiser:
     """D of one weight, ready to be added block by block to the rows of the tensor as it is stored.
 
     Stored rows are rows of D for a Linear, columns of D for a Conv1D ([d_in, d_out]). The terms are checked once, here
-    (unless they are `checked`): IntegrityError for shapes that do not fit or factors off the grid, EngineError where
-    sums could round.
+    (unless they are `checked`), and moved to `device`: IntegrityError for shapes that do not fit or factors off the
+    grid, EngineError where sums could round.
     """
 
     def __init__(
-        self, terms: Sequence[Term], weight: EditableWeight, *, backend: Backend = "torch", checked: bool = False
+        self,
+        terms: Sequence[Term],
+        weight: EditableWeight,
+        *,
+        backend: Backend = "torch",
+        checked: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         self.weight, self._backend = weight, backend
         if not checked:
             check_bound({weight.name: sum(term_bound(term, weight) for term in terms)})
         low_rank = [term for term in terms if isinstance(term, LowRank) and term.right.shape[0]]
-        self._dense = [term.delta for term in terms if isinstance(term, Dense)]
-        self._left, self._right = _concatenated(low_rank, weight)
+        self._dense = [term.delta.to(device) for term in terms if isinstance(term, Dense)]
+        self._left, self._right = (factor.to(device) for factor in _concatenated(low_rank, weight))
 
     @property
     def is_zero(self) -> bool:
@@ -151,7 +157,7 @@ def add_delta(
     if careful and in_place:
         base = base.clone()
     step = max(1, _TILE // max(1, base.shape[0]))
-    single = torch.empty(base.shape[0] * min(step, base.shape[1]), dtype=torch.float32)
+    single = torch.empty(base.shape[0] * min(step, base.shape[1]), dtype=torch.float32, device=base.device)
     for start in range(0, base.shape[1], step):
         columns = slice(start, start + step)
         before, total = base[:, columns], delta(columns)
@@ -199,19 +205,21 @@ def materialise(
     *,
     backend: Backend = "torch",
     block_rows: int | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
     """The edited weight: shape, dtype and orientation of `base`, the tensor as stored; a new tensor on the CPU.
 
-    Memory beyond base and result is a few blocks. Errors as for `delta`; UnsupportedModelError for a storage dtype
-    other than F32, BF16, F16 and F64; EngineError where the result overflows it.
+    It is computed on `device`, the CPU unless given; `materialise_near.py` says where it may be. Memory beyond base and
+    result is a few blocks. Errors as for `delta`; UnsupportedModelError for a storage dtype other than F32, BF16, F16
+    and F64; EngineError where the result overflows it.
     """
-    update = Materialiser(terms, weight, backend=backend)
+    update = Materialiser(terms, weight, backend=backend, device=device)
     _check_base(base, update)
     base = base.detach().cpu()
     result = base.clone(memory_format=torch.contiguous_format)
     if not update.is_zero:
         blocks = list(update.blocks(block_rows))
-        edited = ordered_map(lambda rows: update.apply(base[rows], rows.start), blocks)
+        edited = ordered_map(lambda rows: update.apply(base[rows].to(device), rows.start), blocks)
         for rows, block in zip(blocks, edited, strict=True):
             result[rows] = block
     return result

@@ -106,7 +106,7 @@ def compute_batch(
     from memit_vc.numerics.grid import check_bound
     from memit_vc.numerics.lengths import check_lengths
     from memit_vc.numerics.masters import swapped
-    from memit_vc.numerics.materialise import materialise, survived
+    from memit_vc.numerics.materialise import survived
     from memit_vc.numerics.tokens import Template
 
     loaded = loaded.named_by(hparams)
@@ -160,7 +160,7 @@ def compute_batch(
         for layer in hparams.layers:
             weight = loaded.weights[layer]
             present, new = loaded.terms(state, weight), [tensors[weight.name]]
-            weights[layer] = materialise(loaded.base_weight(layer), [*present, *new], weight)
+            weights[layer] = loaded.with_terms(layer, [*present, *new])
             shares.append(survived(loaded.base_weight(layer), new, weight, before=present))
     if scores:
         with clock.stage("scores"), swapped(adapter, weights):

@@ -117,13 +117,18 @@ class LoadedModel:
 
     def materialised(self, columns: Collection[ColumnId]) -> dict[int, Tensor]:
         """The weights of a state: storage dtype, as stored; layers that it does not touch are left out."""
-        from memit_vc.numerics.materialise import materialise
-
         made = {}
         for layer in self.touched(columns):
             weight = self.weights[layer]
-            made[layer] = materialise(self.base_weight(layer), self.terms(columns, weight), weight)
+            made[layer] = self.with_terms(layer, self.terms(columns, weight))
         return made
+
+    def with_terms(self, layer: int, terms: Sequence[Term]) -> Tensor:
+        """The weight of a layer with these updates: storage dtype, as stored, on the CPU."""
+        from memit_vc.numerics.materialise_near import materialise_near
+
+        near = self.adapter.weight(layer).device
+        return materialise_near(self.base_weight(layer), terms, self.weights[layer], near)
 
     def base_weight(self, layer: int) -> Tensor:
         parameter: Tensor = self.adapter.projection(layer).weight.data  # type: ignore[assignment]
