@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ class Recording:
     calls: Mapping[int, tuple[tuple[Any, ...], dict[str, Any]]]
     outputs: Mapping[int, Tensor]
     """Block outputs [rows, tokens, d_model] by block index; -1 is the input of block 0."""
-    unchanged: Tensor
+    unchanged: Tensor = field(default_factory=lambda: torch.empty(0))
     """Where a block's output was changed: what it was before, without gradients. Empty where none was."""
 
     def before(self, places: Tensor) -> Tensor:

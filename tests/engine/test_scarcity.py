@@ -80,12 +80,12 @@ def test_when_rows_are_laid_out_again(adapter: ModelAdapter, monkeypatch: pytest
     assert len(set(expected.steps)) > 1  # facts leave, so what is left is laid out anew
     original, calls = targets_module._Search._part, 0
 
-    def once(self: Any, rows: Any) -> Any:
+    def once(self: Any, rows: Any, run: Any) -> Any:
         nonlocal calls
         calls += self.started
         if self.started and calls == 1:
             raise ON_A_GPU
-        return original(self, rows)
+        return original(self, rows, run)
 
     monkeypatch.setattr(targets_module._Search, "_part", once)
     found = search(adapter, below=middle)
