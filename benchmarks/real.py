@@ -92,8 +92,8 @@ def settings(options: Options, lab: Lab, facts: Sequence[Fact]) -> dict[str, obj
 
 
 def enough(options: Options, count: int) -> list[Fact]:
-    """`count` facts, or a tenth of them for a quick run."""
-    return some_facts(max(4, count // 10) if options.quick else options.facts or count, options.edits)
+    """`count` facts, or a fifth of them for a quick run."""
+    return some_facts(max(4, count // 5) if options.quick else options.facts or count, options.edits)
 
 
 def _texts(options: Options, work: Path) -> tuple[str, str | None]:
