@@ -25,9 +25,19 @@ def command(io: IO, revision: str, output: Path | None, in_place: Path | None) -
         raise click.UsageError("give either -o DIR for a new directory, or --in-place DIR for an earlier checkout")
     with io.repository() as repository, io.progress() as progress:
         made = checkout(repository, revision, io.directory / target, replace=output is None, progress=progress)
+    for note in made.notes:
+        io.warn(note)
 
     def render() -> None:
         click.echo(f"{made.directory}: state {made.state[:10]} of commit {made.commit[:10]}")
         click.echo(f"{len(made.tensors)} edited tensors, {made.hot_bytes / 1e6:.1f} MB written; the rest is linked")
 
-    io.emit({**vars(made), "directory": str(made.directory), "tensors": dict(made.tensors)}, render)
+    io.emit(
+        {
+            **vars(made),
+            "directory": str(made.directory),
+            "tensors": dict(made.tensors),
+            "notes": list(made.notes),
+        },
+        render,
+    )

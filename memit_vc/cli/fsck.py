@@ -8,9 +8,10 @@ from memit_vc.cli.io import IO, verb
 
 
 @verb(name="fsck", short_help="Check every object and row of the repository.")
-@click.option("--quick", is_flag=True, help="Do not read the blobs again.")
+@click.option("--quick", is_flag=True, help="Do not read the blobs and shards again.")
 def command(io: IO, quick: bool) -> int:
-    """Check that every blob has the bytes of its name, every row the content of its id, every patch exact factors.
+    """Check that every blob has the bytes of its name, every row the content of its id, every patch exact factors, and
+    the shards that checkouts are made of the bytes of the base.
 
     Exit code 12 where anything is wrong.
     """

@@ -52,8 +52,10 @@ def prepare_base(
     progress: Progress = silent,
     *,
     manifest: BaseManifest | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Build the hot and cold shards of the base under `into`; at once done where they are there already.
+    """Build the hot and cold shards of the base under `into`; at once done where they are there already. Where they
+    were damaged since, they are built again and `tell` hears of it.
 
     UnsupportedModelError for a weight that the checkpoint lacks or stores in a dtype that cannot be edited,
     IntegrityError for one of another shape, BaseChangedError for one whose bytes are not those of `manifest`.
@@ -74,7 +76,7 @@ def prepare_base(
                 f"the history says {weight.dtype} {list(shape)} as {weight.orientation}",
                 hint="The base is not the one that `init` recorded.",
             )
-    build_base(checkpoint, {weight.name for weight in weights}, into, progress, manifest=manifest)
+    build_base(checkpoint, {weight.name for weight in weights}, into, progress, manifest=manifest, tell=tell)
 
 
 def checkout(

@@ -24,13 +24,14 @@ __all__ = ["Checked", "Verified", "checkout", "hot_weights", "state_hashes", "ve
 
 @dataclass(frozen=True)
 class Checked:
-    """A directory that holds a state. `tensors` are the SHA-256 of each edited tensor."""
+    """A directory that holds a state. `tensors` are the SHA-256 of each edited tensor; `notes` are plain sentences."""
 
     directory: Path
     commit: CommitId
     state: StateId
     hot_bytes: int
     tensors: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def checkout(
     checkpoint = checked_base(repository, progress=progress)
     weights = hot_weights(repository, columns)
     base = repository.root / "base" / digest("hot", "\n".join(w.name for w in weights).encode())[:16]
-    prepare_base(checkpoint, weights, base, progress, manifest=repository.base())
+    notes: list[str] = []
+    prepare_base(checkpoint, weights, base, progress, manifest=repository.base(), tell=notes.append)
     selection = repository.selection(columns)
     record: JsonValue = {
         "format": 1,
@@ -91,7 +93,7 @@ def checkout(
         state=state,
     )
     repository.put_evaluation(state, None, "tensors", "sha256", dict(made.tensors))
-    return Checked(made.directory, commit, state, made.hot_bytes, made.tensors)
+    return Checked(made.directory, commit, state, made.hot_bytes, made.tensors, tuple(notes))
 
 
 def hot_weights(repository: Repository, columns: frozenset[ColumnId]) -> list[EditableWeight]:

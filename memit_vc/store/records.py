@@ -83,7 +83,7 @@ class KeptPatch:
 class Problem:
     """One finding of fsck: what kind of object, which one, what is wrong with it."""
 
-    kind: Literal["blob", "commit", "column", "database", "fact", "format", "head", "operation", "patch", "ref"]
+    kind: Literal["base", "blob", "commit", "column", "database", "fact", "format", "head", "operation", "patch", "ref"]
     object: str
     message: str
 

@@ -15,14 +15,15 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memit_vc.errors import BaseChangedError, IntegrityError, StorageError, UnsupportedModelError
+from memit_vc.errors import BaseChangedError, IntegrityError, UnsupportedModelError
 from memit_vc.objects import BaseManifest, JsonValue, canonical_json
 from memit_vc.progress import Progress, silent
+from memit_vc.store.base_check import FILES, HOT_FILE, damaged_files, stale_files, stamp_files
 from memit_vc.store.checkpoint import Checkpoint
 from memit_vc.store.files import (
     fsync_directory,
@@ -34,17 +35,12 @@ from memit_vc.store.files import (
     write_atomic,
     writer_is_alive,
 )
-from memit_vc.store.hashcache import file_stat
 from memit_vc.store.links import in_hub_cache, link
-from memit_vc.store.safetensors_file import parse_header, read_header, write_header
+from memit_vc.store.safetensors_file import parse_header, write_header
 
 __all__ = ["FILES", "HOT_FILE", "ShardedBase", "build_base", "clear_abandoned"]
 
-HOT_FILE = "model-hot.safetensors"
-FILES = "files"
 _RECORD = "base.json"
-_STAMP = "hot-stamp.json"
-"""[size, mtime, inode] that the hot shard had when its bytes were last checked."""
 _CHUNK = 1 << 23
 _FORMAT = 1
 
@@ -103,12 +99,14 @@ def build_base(
     progress: Progress = silent,
     *,
     manifest: BaseManifest | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> ShardedBase:
     """Split `checkpoint` into hot and cold shards under `into`, unless that is done already.
 
     Built beside `into` and renamed, so that `into` is whole or not there. What an earlier call built for another
-    checkpoint or other tensors is replaced. UnsupportedModelError for an editable tensor that the checkpoint lacks,
-    BaseChangedError for one whose bytes are not those of `manifest`; StorageError leaves nothing behind.
+    checkpoint or other tensors is replaced, and so is what was damaged since: `tell` hears of it.
+    UnsupportedModelError for an editable tensor that the checkpoint lacks, BaseChangedError for one whose bytes are not
+    those of `manifest`; StorageError leaves nothing behind.
     """
     missing = sorted(set(editable) - checkpoint.tensors.keys())
     if missing:
@@ -119,14 +117,31 @@ def build_base(
     layout = _layout(checkpoint)
     expected = {t.name: t.sha256 for t in manifest.tensors if t.name in editable} if manifest is not None else None
 
-    def built_before() -> ShardedBase | None:
+    def built_before(tell: Callable[[str], None]) -> ShardedBase | None:
         if not (into / _RECORD).is_file():
             return None
-        built = ShardedBase.open(into)
-        same = built.layout == layout and built.hot.keys() == set(editable) and expected in (None, built.hot)
-        return built if same and _hot_is_sound(built) else None
+        try:
+            built = ShardedBase.open(into)
+        except IntegrityError as error:
+            tell(f"{error.message}; it is built again from {checkpoint.directory}")
+            return None
+        if built.layout != layout or built.hot.keys() != set(editable) or expected not in (None, built.hot):
+            return None
+        stale = stale_files(built)
+        if stale:
+            promised = manifest if manifest is not None else checkpoint.manifest()
+            damaged = damaged_files(built, stale, promised, checkpoint.file_hashes())
+            if damaged:
+                tell(
+                    f"{into / damaged[0]}: was changed or lost since it was made; it is built again from "
+                    f"{checkpoint.directory}. Earlier checkouts may share the changed bytes: `memitvc verify DIR` "
+                    "tells"
+                )
+                return None
+            stamp_files(built)
+        return built
 
-    found = built_before()
+    found = built_before(tell)
     if found is not None:
         return found
     clear_abandoned(into)
@@ -140,7 +155,7 @@ def build_base(
                 f"{checkpoint.directory}: its editable tensors are not the ones that `init` recorded",
                 hint="Restore the checkpoint, or start a new repository on this one.",
             )
-        other = built_before()
+        other = built_before(lambda _: None)
         if other is not None:  # another checkout built it meanwhile, and may be reading it
             shutil.rmtree(temporary, ignore_errors=True)
             return other
@@ -164,37 +179,6 @@ def clear_abandoned(target: Path) -> None:
                 remove_temporary(path)
 
 
-def _hot_is_sound(base: ShardedBase) -> bool:
-    """Whether the hot shard holds the bytes that its record promises: read again where its stamp is a new one."""
-    path, stamp = base.directory / HOT_FILE, base.directory / _STAMP
-    with storage_errors(path):
-        now: JsonValue = list(file_stat(path))
-    try:
-        if json.loads(stamp.read_bytes()) == now:
-            return True
-    except (OSError, ValueError):
-        pass  # lost or damaged: it only saves time
-    try:
-        header = read_header(path)
-    except IntegrityError:
-        return False
-    tensors = header.tensors
-    if tensors.keys() != base.hot.keys():
-        return False
-    with storage_errors(path), path.open("rb") as file:
-        for name, entry in tensors.items():
-            file.seek(header.data_start + entry.begin)
-            sha, left = hashlib.sha256(), entry.size
-            while left and (chunk := file.read(min(left, _CHUNK))):
-                sha.update(chunk)
-                left -= len(chunk)
-            if sha.hexdigest() != base.hot[name]:
-                return False
-    with contextlib.suppress(StorageError):
-        write_atomic(stamp, canonical_json(now))
-    return True
-
-
 _REBUILD = "Delete the directory; the next checkout builds it again from the base checkpoint."
 
 
@@ -215,7 +199,9 @@ def _split(checkpoint: Checkpoint, editable: set[str], directory: Path, layout: 
         if file in rewritten:
             # older checkpoints lack the format, which transformers wants to see
             metadata = {"format": "pt", **checkpoint.files[file].metadata}
-            write_atomic(directory / target, _tensor_file(checkpoint, names, metadata, meter, {}))
+            # checkouts share it: who writes into one of theirs should at least be asked to chmod first
+            content = _tensor_file(checkpoint, names, metadata, meter, {})
+            write_atomic(directory / target, content, mode=0o444)
         else:
             link(source, directory / target, symlink=in_hub_cache(source))
         cold[target] = tuple(sorted(names))
@@ -223,6 +209,7 @@ def _split(checkpoint: Checkpoint, editable: set[str], directory: Path, layout: 
         _copy(checkpoint.directory / name, directory / FILES / name)
     base = ShardedBase(directory, hashes, cold, layout)
     write_atomic(directory / _RECORD, canonical_json(base._json()))
+    stamp_files(base)
     return base
 
 
@@ -255,7 +242,7 @@ def _tensor_file(
 def _copy(source: Path, target: Path) -> None:
     with storage_errors(source):
         data = source.read_bytes()
-    write_atomic(target, data)
+    write_atomic(target, data, mode=0o444)
 
 
 def _layout(checkpoint: Checkpoint) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -44,6 +45,49 @@ def test_a_damaged_hot_shard_is_built_again(cli: Cli, place: Place, tmp_path: Pa
     assert cli.ok("verify", tmp_path / "again", "--expect", "HEAD~1")
     for file in sorted((tmp_path / "before").glob("*.safetensors")):
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+
+
+def _overwrite(path: Path, at: int) -> None:
+    """As somebody does who opens a file of a checkout and writes into it."""
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(at, os.SEEK_END)
+        file.write(b"\x01\x02\x03\x04")
+
+
+def test_a_write_into_a_checkout_does_not_reach_later_ones(cli: Cli, place: Place, tmp_path: Path) -> None:
+    made = cli.ok("checkout", "HEAD", "-o", tmp_path / "first")
+    assert made.err == ""
+    (cold,) = (tmp_path / "first").glob("model-cold-*.safetensors")
+    assert cold.stat().st_mode & 0o222 == 0
+    (built,) = (place.work / ".memitvc" / "base").iterdir()
+    assert cold.samefile(built / cold.name)
+    _overwrite(cold, -200)
+
+    for arguments in (["fsck"], ["fsck", "--quick"]):
+        found = cli(*arguments)
+        assert found.code == 12
+        assert f"{built / cold.name} is not the base's" in found.out
+
+    again = cli.ok("checkout", "HEAD~1", "-o", tmp_path / "second")
+    assert "built again" in again.err
+    assert cli.ok("verify", tmp_path / "second", "--expect", "HEAD~1")
+    assert cli("verify", tmp_path / "first").code == 15
+    assert cli.ok("checkout", "HEAD~1", "-o", tmp_path / "third").err == ""
+    assert cli.ok("fsck")
+
+
+def test_damaged_files_of_the_base_are_built_again(cli: Cli, place: Place, tmp_path: Path) -> None:
+    cli.ok("checkout", "HEAD", "-o", tmp_path / "first")
+    (built,) = (place.work / ".memitvc" / "base").iterdir()
+    _overwrite(built / "files" / "config.json", -10)
+    assert "config.json" in cli("fsck").out
+    assert "built again" in cli.ok("checkout", "HEAD", "-o", tmp_path / "second").err
+    assert (tmp_path / "second" / "config.json").read_bytes() == (place.base / "config.json").read_bytes()
+    (cold,) = (tmp_path / "first").glob("model-cold-*.safetensors")
+    (built / cold.name).unlink()
+    assert "is missing" in cli("fsck").out
+    assert cli.ok("checkout", "HEAD", "-o", tmp_path / "third")
 
 
 def test_a_damaged_patch_is_not_materialised(
