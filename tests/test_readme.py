@@ -24,6 +24,7 @@ from memit_vc.cli.main import cli as group
 from memit_vc.porcelain.fsck import fsck
 from memit_vc.repository import Repository
 from tests.models import tiny
+from tests.transcripts import CUTS, normal
 
 README = Path(__file__).parents[1] / "README.md"
 _BLOCK = re.compile(r"(?:<!-- test: (\w+) -->\n)?^```(console|json)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -49,14 +50,6 @@ class Block:
 
 def blocks() -> list[Block]:
     return [Block(*found.groups()) for found in _BLOCK.finditer(README.read_text(encoding="utf-8"))]
-
-
-def normal(line: str) -> str:
-    """What two runs have in common: no ids, numbers, directories or widths of columns."""
-    line = re.sub(r"(?<!\w)(?:\.{0,2}|~)?/[\w./-]+", "PATH", line)
-    line = re.sub(r"\b(?=[0-9a-f]*\d)[0-9a-f]{7,64}\b|\b[a-f]{10}\b", "ID", line)
-    line = re.sub(r"[-+]?\d[\d,.]*", "N", line)
-    return re.sub(r"[\s─━]+", " ", line).strip()
 
 
 def run(command: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
@@ -97,7 +90,7 @@ def test_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             assert code == 0, f"$ {command}\n{printed}"
             lines = iter([normal(line) for line in printed.splitlines()])
             for line in expected:
-                if line.strip() not in ("…", "..."):
+                if line.strip() not in CUTS:
                     assert normal(line) in lines, f"$ {command}\nprints no {line!r} (in this order):\n{printed}"
     with Repository.open(work) as repository:
         assert fsck(repository) == ([], 0)

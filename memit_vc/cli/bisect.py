@@ -46,7 +46,7 @@ def command(io: IO, prompt: str | None, expect: str | None, good: str | None, ba
     if context.invoked_subcommand is not None:
         if prompt is not None or expect is not None:
             raise UsageError("--prompt and --expect go without a subcommand")
-        context.obj = io.directory
+        context.obj = io.start
         return
     if prompt is None or expect is None:
         raise UsageError("give --prompt and --expect, or a subcommand", hint="memitvc bisect start BAD GOOD")

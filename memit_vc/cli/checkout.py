@@ -24,7 +24,7 @@ def command(io: IO, revision: str, output: Path | None, in_place: Path | None) -
     if target is None or (output and in_place):
         raise click.UsageError("give either -o DIR for a new directory, or --in-place DIR for an earlier checkout")
     with io.repository() as repository, io.progress() as progress:
-        made = checkout(repository, revision, io.directory / target, replace=output is None, progress=progress)
+        made = checkout(repository, revision, target, replace=output is None, progress=progress)
     for note in made.notes:
         io.warn(note)
 

@@ -23,7 +23,7 @@ def command(io: IO, url: str, directory: Path | None, base: str | None) -> None:
     from memit_vc.porcelain.clone import clone
 
     with io.progress() as progress:
-        made = clone(url, directory, base=base, start=io.directory, progress=progress)
+        made = clone(url, directory, base=base, start=Path(), progress=progress)
     for note in (*made.notes, *made.fetched.notes):
         io.note(note)
 

@@ -11,7 +11,7 @@ from memit_vc.cli.io import IO, verb
 
 @verb(name="demo", short_help="Edit a small real model and take an edit back.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep the demo's repository in this directory.")
-@click.option("--model", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Use this model.")
+@click.option("--model", type=click.Path(path_type=Path), help="Use this model.")
 def command(io: IO, keep: Path | None, model: Path | None) -> None:
     """The whole of memit-vc in a few minutes on SmolLM2-135M-Instruct: two commits, one taken back in mid-history.
 

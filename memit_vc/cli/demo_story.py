@@ -2,115 +2,151 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import click
 
 from memit_vc.cli.io import IO
 from memit_vc.errors import MemitVCError, UsageError
-from memit_vc.objects import Fact
+from memit_vc.objects import Fact, JsonValue
 
 __all__ = ["tell"]
 
+_POINTS = ("base", "after_both", "first_reverted")
+
 
 def tell(io: IO, *, keep: Path | None, model: Path | None) -> None:
-    """Run the demo in `keep` (a new directory), or in a temporary one that is removed afterwards."""
+    """Run the demo in `keep` (a new directory), or in a temporary one that is removed afterwards.
+
+    As JSON the story goes to stderr, and what came of each command, the answers and the times are one document.
+    """
+    if model is not None and not model.is_dir():
+        raise UsageError(f"--model {model}: is not a directory", hint="Give a directory with a Hugging Face model.")
     if keep is not None:
-        where = io.directory / keep
-        if where.exists() and any(where.iterdir()):
+        where = keep.absolute()
+        if where.exists() and (not where.is_dir() or any(where.iterdir())):
             raise UsageError(f"{where} is not empty", hint="Name a new directory for --keep.")
         where.mkdir(parents=True, exist_ok=True)
-        _story(io, where, model)
-        click.echo(f"\nThe repository is in {where}; try `memitvc -C {where} log`.")
-        return
-    with tempfile.TemporaryDirectory(prefix="memitvc-demo-") as name:
-        _story(io, Path(name), model)
-    click.echo("\nThe demo's repository was temporary; `memitvc demo --keep DIR` keeps it to play with.")
+        story = _Story(io, where)
+        story.tell(model)
+        story.echo(f"\nThe repository is in {where}; try `memitvc -C {shlex.quote(str(where))} log`.")
+    else:
+        with tempfile.TemporaryDirectory(prefix="memitvc-demo-") as name:
+            story = _Story(io, Path(name))
+            story.tell(model)
+        story.echo("\nThe demo's repository was temporary; `memitvc demo --keep DIR` keeps it to play with.")
+    if io.json:
+        io.emit({**story.record, "kept": None if keep is None else str(where)}, lambda: None)
 
 
-def _story(io: IO, where: Path, model: Path | None) -> None:
-    from memit_vc.edits import write_records
-    from memit_vc.porcelain.demo_facts import FIRST, SECOND
+class _Story:
+    """What is told so far, and for JSON what came of it."""
 
-    began = time.monotonic()
-    base = model.resolve() if model is not None else _obtain(io)
-    obtained = time.monotonic()
-    for name, batch in (("first.json", FIRST), ("second.json", SECOND)):
-        (where / name).write_text(write_records(batch, format="json"), encoding="utf-8")
+    def __init__(self, io: IO, where: Path) -> None:
+        self.io, self.where = io, where
+        self.record: dict[str, JsonValue] = {}
+        self._steps: list[JsonValue] = []
 
-    _say("A repository on a base model: every tensor's hash is recorded.")
-    _run(where, "init", str(base))
-    _say("Ten facts become one commit. On the way, once, text is sampled for statistics: some minutes.")
-    _run(where, "commit", "first.json", "-m", "Ten facts about the world")
-    _say("Five more, on top.")
-    _run(where, "commit", "second.json", "-m", "Five more facts")
-    _run(where, "log", "--graph")
-    _run(where, "show", "HEAD")
-    _run(where, "facts")
-    _say("Take the first commit out of the middle of the history. No model is loaded for that.")
-    _run(where, "revert", "HEAD~1")
-    _run(where, "log", "--oneline")
-    _say("The model as it is now, for plain transformers; and the proof of what it is.")
-    _run(where, "checkout", "HEAD", "-o", "model")
-    _run(where, "verify", "model")
-    _say("What the model answers:")
-    _answers(io, where, [*FIRST, *SECOND], first=len(FIRST))
-    _say("Take the second commit out as well: nothing is left, bit for bit.")
-    _run(where, "revert", "HEAD~1")
-    _run(where, "checkout", "HEAD", "--in-place", "model")
-    _run(where, "verify", "model", "--expect", "HEAD~4")
-    _run(where, "fsck")
-    done = time.monotonic()
-    click.echo(f"\nmodel obtained in {obtained - began:.0f} s, the story took {done - obtained:.0f} s")
+    def echo(self, text: str) -> None:
+        click.echo(text, err=self.io.json)
 
+    def tell(self, model: Path | None) -> None:
+        from memit_vc.edits import write_records
+        from memit_vc.porcelain.demo_facts import FIRST, SECOND
 
-def _obtain(io: IO) -> Path:
-    from memit_vc.porcelain.cache import user_cache
-    from memit_vc.porcelain.demo_model import demo_model
+        began = time.monotonic()
+        base, source = (model.resolve(), str(model)) if model is not None else self._obtain()
+        obtained = time.monotonic()
+        for name, batch in (("first.json", FIRST), ("second.json", SECOND)):
+            (self.where / name).write_text(write_records(batch, format="json"), encoding="utf-8")
 
-    with io.progress() as progress:
-        path, source = demo_model(user_cache(), progress=progress)
-    click.echo(f"model: SmolLM2-135M-Instruct from {source}")
-    return path
+        self._say("A repository on a base model: every tensor's hash is recorded.")
+        self._run("init", str(base))
+        self._say("Ten facts become one commit. On the way, once, text is sampled for statistics: some minutes.")
+        self._run("commit", "first.json", "-m", "Ten facts about the world")
+        self._say("Five more, on top.")
+        self._run("commit", "second.json", "-m", "Five more facts")
+        self._run("log", "--graph")
+        self._run("show", "HEAD")
+        self._run("facts")
+        self._say("Take the first commit out of the middle of the history. No model is loaded for that.")
+        self._run("revert", "HEAD~1")
+        self._run("log", "--oneline")
+        self._say("The model as it is now, for plain transformers; and the proof of what it is.")
+        self._run("checkout", "HEAD", "-o", "model")
+        reverted = self._run("verify", "model")
+        self._say("What the model answers:")
+        self._answers([*FIRST, *SECOND], first=len(FIRST))
+        self._say("Take the second commit out as well: nothing is left, bit for bit.")
+        self._run("revert", "HEAD~1")
+        self._run("checkout", "HEAD", "--in-place", "model")
+        emptied = self._run("verify", "model", "--expect", "HEAD~4")
+        self._run("fsck")
+        done = time.monotonic()
+        self.echo(f"\nmodel obtained in {obtained - began:.0f} s, the story took {done - obtained:.0f} s")
+        self.record |= {
+            "model": {"directory": str(base), "source": source},
+            "steps": self._steps,
+            "verified": [reverted, emptied],
+            "seconds": {"model": obtained - began, "story": done - obtained},
+        }
 
+    def _obtain(self) -> tuple[Path, str]:
+        from memit_vc.porcelain.cache import user_cache
+        from memit_vc.porcelain.demo_model import demo_model
 
-def _say(text: str) -> None:
-    click.echo("\n" + click.style(f"# {text}", bold=True))
+        with self.io.progress() as progress:
+            path, source = demo_model(user_cache(), progress=progress)
+        self.echo(f"model: SmolLM2-135M-Instruct from {source}")
+        return path, source
 
+    def _say(self, text: str) -> None:
+        self.echo("\n" + click.style(f"# {text}", bold=True))
 
-def _run(where: Path, *arguments: str) -> None:
-    """Show a command as it would be typed, then run it here."""
-    from memit_vc.cli.main import cli
+    def _run(self, *arguments: str) -> JsonValue:
+        """Show a command as it would be typed, then run it there; what came of it, for JSON only."""
+        from memit_vc.cli.main import cli
 
-    typed = " ".join(shlex.quote(word) if " " in word else word for word in arguments)
-    click.echo(click.style(f"$ memitvc {typed}", fg="green"))
-    command = [arguments[0], "-C", str(where), *_from(where, arguments[1:])]
-    result = cli.main(command, prog_name="memitvc", standalone_mode=False)
-    if isinstance(result, int) and result:
-        raise MemitVCError(f"`memitvc {arguments[0]}` ended with {result}")
+        typed = " ".join(f'"{word}"' if " " in word else word for word in arguments)
+        self.echo(click.style(f"$ memitvc {typed}", fg="green"))
+        command = [arguments[0], "-C", str(self.where), *arguments[1:]]
+        made: JsonValue = None
+        if self.io.json:
+            with redirect_stdout(StringIO()) as said:
+                result = cli.main([*command, "--json"], prog_name="memitvc", standalone_mode=False)
+            made = json.loads(said.getvalue())
+            self._steps.append({"command": list(arguments), "result": made})
+        else:
+            result = cli.main(command, prog_name="memitvc", standalone_mode=False)
+        if isinstance(result, int) and result:
+            raise MemitVCError(f"`memitvc {arguments[0]}` ended with {result}", hint="This is a bug; please report it.")
+        return made
 
+    def _answers(self, facts: Sequence[Fact], *, first: int) -> None:
+        from memit_vc.porcelain.answers import answers
+        from memit_vc.repository import Repository
 
-def _from(where: Path, arguments: Sequence[str]) -> list[str]:
-    """Edit files and model directories are read from where the user is, not from -C."""
-    return [str(where / a) if a.endswith(".json") or a == "model" else a for a in arguments]
-
-
-def _answers(io: IO, where: Path, facts: Sequence[Fact], *, first: int) -> None:
-    from memit_vc.porcelain.answers import answers
-    from memit_vc.repository import Repository
-
-    with Repository.open(where) as repository, io.progress() as progress:
-        prompts = [fact.prompt for fact in facts]
-        table = answers(repository, prompts, ["HEAD~3", "HEAD~1", "HEAD"], progress=progress)
-    rows = []
-    for index, fact in enumerate(facts):
-        base, edited, reverted = (_said(answer) for answer in table[index])
-        rows.append(["1st" if index < first else "2nd", f"{fact.prompt} …", base, edited, reverted, fact.target])
-    io.table(["commit", "prompt", "base", "after both", "1st reverted", "asked for"], rows)
+        with Repository.open(self.where) as repository, self.io.progress() as progress:
+            prompts = [fact.prompt for fact in facts]
+            table = answers(repository, prompts, ["HEAD~3", "HEAD~1", "HEAD"], progress=progress)
+        rows: list[list[str]] = []
+        records: list[JsonValue] = []
+        for index, (fact, answered) in enumerate(zip(facts, table, strict=True)):
+            said = [_said(answer) for answer in answered]
+            rows.append(["1st" if index < first else "2nd", f"{fact.prompt} …", *said, fact.target])
+            record: dict[str, Any] = {"commit": 1 if index < first else 2, "prompt": fact.prompt, "target": fact.target}
+            records.append({**record, **dict(zip(_POINTS, answered, strict=True))})
+        self.record["answers"] = records
+        if not self.io.json:
+            self.io.table(["commit", "prompt", "base", "after both", "1st reverted", "asked for"], rows)
 
 
 def _said(answer: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import click
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--facts", is_flag=True, help="The facts; the default, and with --weights both.")
 @click.option("--weights", is_flag=True, help="Rank, norm and singular values of the change of each tensor.")
 @click.option("--behaviour", "--behavior", "ask", is_flag=True, help="What the model says at A and at B. Loads it.")
-@click.option("--prompts", type=click.File(encoding="utf-8"), help="With --behaviour: also these, one in each line.")
+@click.option("--prompts", metavar="FILE", help="With --behaviour: also these, one in each line; - for stdin.")
 @click.option("--stat", is_flag=True, help="Only counts.")
 def command(
     io: IO,
@@ -35,7 +35,7 @@ def command(
     facts: bool,
     weights: bool,
     ask: bool,
-    prompts: TextIO | None,
+    prompts: str | None,
     stat: bool,
 ) -> None:
     """Compare A with B (default: HEAD~1 with HEAD; with A alone, A with HEAD). Loads no model, but for --behaviour:
@@ -73,16 +73,23 @@ def command(
     io.emit(record, render)
 
 
-def _ask(io: IO, repository: Repository, older: CommitId, newer: CommitId, prompts: TextIO | None) -> Behaviour:
+def _ask(io: IO, repository: Repository, older: CommitId, newer: CommitId, prompts: str | None) -> Behaviour:
     from memit_vc.porcelain.behaviour import behaviour
 
     try:
-        lines = [line.rstrip("\r\n") for line in prompts] if prompts is not None else []
+        lines = _lines_of(prompts) if prompts is not None else []
+    except OSError as error:
+        raise UsageError(f"--prompts {prompts}: {error.strerror}", hint="Give a text file, or -.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"--prompts: not UTF-8: {error.reason}", hint="Save the file as UTF-8.") from error
     with io.progress() as progress:
         given = [line for line in lines if line.strip()]
         return behaviour(repository, older, newer, prompts=given, progress=progress)
+
+
+def _lines_of(file: str) -> list[str]:
+    with click.open_file(file, encoding="utf-8") as opened:
+        return [line.rstrip("\r\n") for line in opened]
 
 
 def _lines(found: FactsDiff) -> None:

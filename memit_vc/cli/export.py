@@ -50,11 +50,11 @@ def command(
     if misplaced:
         raise click.UsageError(f"{misplaced[0][0]} goes with {misplaced[0][1]}")
     if adapter is not None:
-        _adapter(io, revision, io.directory / adapter, max_rank)
+        _adapter(io, revision, adapter, max_rank)
     elif merged is not None:
-        _merged(io, revision, io.directory / merged, dtype, max_shard_size or "5GB")
+        _merged(io, revision, merged, dtype, max_shard_size or "5GB")
     elif patch is not None:
-        _patch(io, revision, io.directory / patch, constraints=not no_constraints)
+        _patch(io, revision, patch, constraints=not no_constraints)
 
 
 def _adapter(io: IO, revision: str, out: Path, max_rank: int | None) -> None:

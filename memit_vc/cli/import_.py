@@ -23,7 +23,7 @@ def command(io: IO, file: Path, on_conflict: str | None) -> None:
     with io.repository() as repository, io.progress() as progress:
         made = import_patch(
             repository,
-            io.directory / file,
+            file,
             on_conflict=on_conflict or "stop",  # type: ignore[arg-type]  # one of the flags' values
             progress=progress,
         )

@@ -25,9 +25,7 @@ def command(io: IO, base: str, directory: Path | None, **options: Any) -> None:
     from memit_vc.porcelain.setup import init
 
     with io.progress() as progress:
-        made = init(
-            base, directory=io.directory / directory if directory else io.directory, progress=progress, **options
-        )
+        made = init(base, directory=directory or Path(), progress=progress, **options)
     for note in made.notes:
         io.note(note)
 

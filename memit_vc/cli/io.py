@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from memit_vc.cli.terminal import escaped_json
+from memit_vc.errors import UsageError
 from memit_vc.objects import JsonValue
 from memit_vc.progress import Progress
 
@@ -36,17 +38,17 @@ _JSON = "memitvc.json"
 
 
 class IO:
-    """The invocation: where it runs, and whether it speaks JSON."""
+    """The invocation: what `-C` named (the command runs inside of it), and whether it speaks JSON."""
 
-    def __init__(self, directory: Path, as_json: bool) -> None:
-        self.directory = directory
+    def __init__(self, start: Path, as_json: bool) -> None:
+        self.start = start
         self.json = as_json
 
     def repository(self) -> Repository:
-        """The repository of this directory or of a parent; a context manager."""
+        """The repository of the working directory or of a parent; a context manager."""
         from memit_vc.repository import Repository
 
-        return Repository.open(self.directory)
+        return Repository.open(Path())
 
     def emit(self, value: JsonValue, render: Callable[[], None]) -> None:
         """The result: as one JSON document, or drawn by `render`."""
@@ -137,6 +139,27 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+@contextmanager
+def _inside(directory: Path) -> Iterator[None]:
+    """The working directory for the length of the block, as `-C` promises: each relative path of a command line, and of
+    a program that it starts, means the same directory.
+    """
+    if directory == Path():
+        yield
+        return
+    before = Path.cwd()
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        raise UsageError(
+            f"-C {directory}: {error.strerror}", hint="Name a directory that exists; `memitvc init BASE DIR` makes one."
+        ) from error
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
 def verb(**attributes: Any) -> Callable[[_F], click.Command]:
     """Make a function `f(io, **options)` a click command with `-C` and `--json`."""
 
@@ -145,8 +168,10 @@ def verb(**attributes: Any) -> Callable[[_F], click.Command]:
         @functools.wraps(function)
         def run(ctx: click.Context, /, chdir: Path | None, as_json: bool, **options: Any) -> Any:
             start: Path = ctx.find_object(Path) or Path()
+            start = start / chdir if chdir else start
             as_json = ctx.meta[_JSON] = as_json or ctx.meta.get(_JSON, False)  # a group's --json is its subcommands'
-            return function(IO(start / chdir if chdir else start, as_json), **options)
+            with _inside(start):
+                return function(IO(start, as_json), **options)
 
         wrapped: Any = run
         wrapped = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(wrapped)

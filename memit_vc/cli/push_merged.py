@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -24,7 +25,7 @@ def push_model(io: IO, name: str | None, revision: str, options: PushOptions, ta
 
     if name is None:
         raise click.UsageError("name the repository for the model: memitvc push --merged OWNER/NAME [REV]")
-    there = open_remote(checked_url(name, directory=io.directory), options)
+    there = open_remote(checked_url(name, directory=Path()), options)
     if not isinstance(there, HubRemote):
         raise UsageError(
             f"{name} is a directory; a model is pushed to the Hub", hint="`memitvc export --merged DIR` writes one."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from memit_vc.cli.io import IO, verb
@@ -27,7 +29,7 @@ def command(io: IO, action: str | None, name: str | None, url: str | None) -> No
         raise UsageError(f"`remote {action or 'list'}` takes {expected} arguments, not {given}")
     with io.repository() as repository:
         if action == "add" and name is not None and url is not None:
-            kept = add_remote(repository, name, url, directory=io.directory)
+            kept = add_remote(repository, name, url, directory=Path())
             io.emit({"name": name, "url": kept}, lambda: click.echo(f"{name}  {kept}"))
         elif action == "remove" and name is not None:
             remove_remote(repository, name)

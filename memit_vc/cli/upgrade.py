@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from memit_vc.cli.io import IO, verb
@@ -12,7 +14,7 @@ def command(io: IO) -> None:
     """Migrate the repository's database to the schema of this version of memit-vc, after a backup."""
     from memit_vc.repository import Repository
 
-    before, after, backup = Repository.upgrade(io.directory)
+    before, after, backup = Repository.upgrade(Path())
 
     def render() -> None:
         if before == after:

@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from memit_vc.cli.io import IO, verb
+from memit_vc.errors import UsageError
 
 
 @verb(name="verify", short_help="Prove which state a model directory is.")
-@click.argument("model", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("model", type=click.Path(path_type=Path))
 @click.option("--expect", metavar="REV", help="Fail unless the directory is this revision.")
 def command(io: IO, model: Path, expect: str | None) -> None:
     """Hash every tensor of the model directory MODEL and say which state of this repository it is.
@@ -19,6 +20,8 @@ def command(io: IO, model: Path, expect: str | None) -> None:
     """
     from memit_vc.porcelain.checkout import verify
 
+    if not model.is_dir():
+        raise UsageError(f"{model}: is not a directory", hint="Give a directory with a model, such as a checkout.")
     with io.repository() as repository:
         with io.progress() as progress:
             found = verify(repository, model, expect=expect, progress=progress)

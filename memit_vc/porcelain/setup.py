@@ -27,6 +27,7 @@ DEFAULT_STOP: EarlyStop = "argmax"
 rule.
 """
 _SUFFIXES = (".txt", ".jsonl", ".json", ".parquet")
+_NAMES = ("pydoc", "self")
 _DTYPES = ("F32", "BF16", "F16")
 
 
@@ -63,7 +64,8 @@ def init(
     """
     if (directory / ".memitvc").exists():
         raise MemitVCError(
-            f"{directory / '.memitvc'} exists already", hint="Work in it, or choose another directory with -C."
+            f"{directory / '.memitvc'} exists already",
+            hint="Work in it, or name another directory: `memitvc init BASE DIR`.",
         )
     path, found = fetch_base(base, revision, progress=progress)
     checkpoint = Checkpoint.find(path)
@@ -114,6 +116,8 @@ def _file(path: str | None) -> str | None:
 
 def _source(corpus: str | None) -> str | None:
     """StorageError for what looks like a file and is none; other sources are names."""
+    if corpus in _NAMES:  # also where something of that name lies about
+        return corpus
     if corpus is not None and Path(corpus).suffix.lower() in _SUFFIXES and not corpus.startswith("hub:"):
         return _file(corpus)
     return _absolute(corpus)

@@ -50,7 +50,7 @@ def create(
     if taken:
         raise MemitVCError(
             f"{root} exists already and holds {what}",
-            hint="Work in it, or choose another directory with -C.",
+            hint="Work in it, or name another directory: `memitvc init BASE DIR`.",
         )
 
     def fill(connection: Connection) -> None:
