@@ -207,6 +207,12 @@ class Repository(Ledger):
         found = self.commits(ids)
         return [found[commit] for commit in ids]
 
+    def stored_commits(self) -> list[CommitId]:
+        """Every commit, newest first, also those that no ref reaches: `undo` can bring them back."""
+        with self._database.read() as connection:
+            order = rows_history.load_graph(connection)[1]
+        return sorted(order, key=order.__getitem__, reverse=True)
+
     def state(self, id: CommitId) -> frozenset[ColumnId]:  # noqa: A002
         """The live columns at a commit."""
         return frozenset(self._state(id))

@@ -31,7 +31,7 @@ def command(io: IO, model: Path, expect: str | None) -> None:
         what = "the untouched base" if found.is_base else f"state {(found.state or '')[:10]}"
         click.echo(f"{found.directory} is {what}: {found.compared} tensors, every hash equal")
         for commit, subject in zip(found.commits, subjects, strict=True):
-            click.echo(f"  {commit[:10]} {subject}")
+            click.echo(f"  {commit[:10]} {subject}{'' if found.on_branch else ', on no branch (undone or replaced)'}")
 
     if found.recorded is not None:
         io.note(
@@ -46,6 +46,7 @@ def command(io: IO, model: Path, expect: str | None) -> None:
             "is_base": found.is_base,
             "tensors": found.compared,
             "recorded": found.recorded,
+            "on_branch": found.on_branch,
         },
         render,
     )

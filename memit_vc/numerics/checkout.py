@@ -166,9 +166,15 @@ def _publish(
 def _is_fresh(out: Path, base: ShardedBase, *, replace: bool) -> bool:
     """True where `out` is to be made, False where it is a checkout to switch; UsageError for anything else."""
     with storage_errors(out):
+        if out.is_symlink() and not out.exists():
+            raise UsageError(
+                f"{out}: is a symbolic link to {out.readlink()}, which is not there", hint="Remove it, or name another."
+            )
         if not out.exists() or (out.is_dir() and not any(out.iterdir())):
             return True
-        ours = out.is_dir() and (out / RECORD_FILE).is_file()
+        if not out.is_dir():
+            raise UsageError(f"{out}: is a file", hint="Choose another name for the directory.")
+        ours = (out / RECORD_FILE).is_file()
     if not ours:
         raise UsageError(f"{out}: exists and is not empty", hint="Choose another directory; nothing is overwritten.")
     if not replace:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from memit_vc.errors import VerificationError
 from memit_vc.objects import ColumnId, CommitId, EditableWeight, JsonValue, StateId, digest
 from memit_vc.porcelain.base import checked_base
+from memit_vc.porcelain.fresh import refuse_inside_repository
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import RECORD_FILE
 
@@ -47,6 +48,8 @@ class Verified:
     """Tensors that differ from the nearest candidate, where no state fits."""
     recorded: StateId | None = None
     """The state that the directory's own `memitvc.json` names, where that is another one: a switch was interrupted."""
+    on_branch: bool = True
+    """Whether a branch, a tag or HEAD reaches one of `commits`; if none does, they were undone or replaced."""
 
 
 def checkout(
@@ -65,6 +68,7 @@ def checkout(
     from memit_vc.numerics.checkout import checkout as write
     from memit_vc.numerics.update import StateTerms
 
+    refuse_inside_repository(out)
     commit = repository.resolve(revision)
     columns = repository.state(commit)
     state = repository.state_id(columns)
@@ -133,13 +137,13 @@ def verify(
             f"another dtype or shape: {foreign[0]} first",
             hint="The directory belongs to another base, or was changed by something else than memit-vc.",
         )
-    for state, commits in _candidates(repository, expect):
+    said = _recorded_state(directory)
+    for state, commits, on_branch in _candidates(repository, expect, said):
         expected = {**{name: base[name] for name in editable}, **_hashes(repository, commits[0], state)}
         if all(found[name] == expected[name] for name in editable):
             changed = [name for name in editable if expected[name] != base[name]]
-            said = _recorded_state(directory)
             other = said if said != state else None
-            return Verified(directory, state, commits, not changed, len(found), (), other)
+            return Verified(directory, state, commits, not changed, len(found), (), other, on_branch)
         if expect is not None:
             differing = sorted(name for name in editable if found[name] != expected[name])
             raise VerificationError(
@@ -161,18 +165,28 @@ def _recorded_state(directory: Path) -> StateId | None:
     return None
 
 
-def _candidates(repository: Repository, expect: str | None) -> Iterator[tuple[StateId, tuple[CommitId, ...]]]:
-    """States to compare with, the likeliest first: HEAD and backwards, then every other ref's history."""
+def _candidates(
+    repository: Repository, expect: str | None, said: StateId | None
+) -> Iterator[tuple[StateId, tuple[CommitId, ...], bool]]:
+    """States to compare with, and whether a ref reaches them; the likeliest first: what the directory says of itself,
+    HEAD and backwards, every other ref's history, then what was undone or replaced and is still stored.
+    """
     if expect is not None:
         wanted = repository.resolve(expect)
-        yield repository.state_id(repository.state(wanted)), (wanted,)
+        yield repository.state_id(repository.state(wanted)), (wanted,), True
         return
-    states: dict[StateId, list[CommitId]] = {}
     tips = list(dict.fromkeys([repository.head().commit, *repository.refs().values()]))
-    for commit in repository.log(tips):
-        states.setdefault(repository.state_id(repository.state(commit.id)), []).append(commit.id)
-    for state, commits in states.items():
-        yield state, tuple(commits)
+    reached = {commit.id: None for commit in repository.log(tips)}
+    others = [commit for commit in repository.stored_commits() if commit not in reached]
+    seen: set[StateId] = set()
+    for commits, on_branch in ((list(reached), True), (others, False)):
+        states: dict[StateId, list[CommitId]] = {}
+        for commit in commits:
+            states.setdefault(repository.state_id(repository.state(commit)), []).append(commit)
+        for state in sorted(states, key=lambda state: state != said):
+            if state not in seen:
+                seen.add(state)
+                yield state, tuple(states[state]), on_branch
 
 
 def _hashes(repository: Repository, commit: CommitId, state: StateId) -> Mapping[str, str]:

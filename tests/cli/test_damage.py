@@ -164,6 +164,21 @@ def test_bytes_that_are_no_text_are_refused(cli: Cli) -> None:
     assert "UTF-8" in failed.err
 
 
+def test_verify_knows_states_that_were_undone(cli: Cli, place: Place, tmp_path: Path) -> None:
+    head = cli.ok("log", "--json").json[0]["id"]
+    cli.ok("checkout", "HEAD", "-o", tmp_path / "out")
+    cli.ok("branch", "kept", "HEAD~1")
+    cli.ok("switch", "kept")
+    assert cli.ok("verify", tmp_path / "out", "--json").json["on_branch"] is True
+    cli.ok("branch", "-D", "main")
+    (tmp_path / "out" / "memitvc.json").unlink()
+    found = cli.ok("verify", tmp_path / "out")
+    assert "Two facts, on no branch (undone or replaced)" in found.out
+    told = cli.ok("verify", tmp_path / "out", "--json").json
+    assert (told["commits"], told["on_branch"], told["is_base"]) == ([head], False, False)
+    assert cli("verify", tmp_path / "out", "--expect", "HEAD").code == 15
+
+
 def test_lost_stamps_are_no_harm(cli: Cli, place: Place, tmp_path: Path) -> None:
     (place.work / ".memitvc" / "cache" / "base-files.json").write_text("[1]")
     cli.ok("checkout", "HEAD", "-o", tmp_path / "out")
