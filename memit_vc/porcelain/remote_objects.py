@@ -57,7 +57,7 @@ class Incoming:
         most, None where its name is known from here. IntegrityError for more bytes, for bytes that are not what their
         name says, and for an object that the remote lacks; RemoteError for sizes that cannot fit on this disk.
         """
-        missing = sorted(blob for blob in wanted if not self.blobs.has(blob) and not self._has(blob))
+        missing = sorted(blob for blob in wanted if not self.blobs.verify(blob) and not self._has(blob))
         for blob in missing:
             if object_path(blob) not in found.listing:
                 raise IntegrityError(
@@ -109,7 +109,7 @@ class Incoming:
                     whole = file_digest(path) == blob
                 if not whole or self.blobs.put(path) != blob:
                     raise self._spoilt(blob)
-            elif self.blobs.has(blob):
+            elif self.blobs.verify(blob):
                 self.blobs.put(self.blobs.path(blob))  # fresh again for gc, until a row names it
 
     def _spoilt(self, blob: BlobId) -> IntegrityError:

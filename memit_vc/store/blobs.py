@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -44,7 +45,8 @@ class BlobStore:
     def put(self, data: bytes | Path) -> BlobId:
         """Store bytes, or a file's bytes, durably; the id. Storing again what is there is cheap and safe.
 
-        An existing blob gets a fresh modification time: it tells `gc` that somebody is about to refer to it.
+        An existing blob gets a fresh modification time: it tells `gc` that somebody is about to refer to it. One that
+        was damaged is written anew.
         """
         if isinstance(data, Path):
             with storage_errors(data):
@@ -53,9 +55,11 @@ class BlobStore:
             blob = blob_id(data)
         target = self._location(blob)
         with storage_errors(target):
-            try:
-                os.utime(target)
-            except FileNotFoundError:
+            size = data.stat().st_size if isinstance(data, Path) else len(data)
+            if target.is_file() and target.stat().st_size == size and self.verify(blob):
+                with contextlib.suppress(PermissionError):  # another user's blob, which is as good
+                    os.utime(target)
+            else:
                 self._write(target, blob, data)
         return blob
 

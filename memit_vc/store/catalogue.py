@@ -84,10 +84,15 @@ class Catalogue:
             return rows_patches.known_columns(connection, columns)
 
     def missing_objects(self) -> list[BlobId]:
-        """Objects that rows name and that are not here, sorted: deleted by hand, or lost with a disk."""
+        """Objects that rows name and that are not here or damaged, sorted: deleted by hand, or lost with a disk."""
         with self._database.read() as connection:
             named = gc.referenced_blobs(connection)
-        return sorted(blob for blob in named if not self.blobs.has(blob))
+        return sorted(blob for blob in named if not self.blobs.verify(blob))
+
+    def constraints_blobs(self) -> dict[PatchId, BlobId]:
+        """The constraints of each patch that has some."""
+        with self._database.read() as connection:
+            return rows_patches.constraints_blobs(connection)
 
     def patch_path(self, id: PatchId) -> Path:  # noqa: A002
         """The patch's safetensors file, whose bytes were seen to hash to its name; IntegrityError otherwise.

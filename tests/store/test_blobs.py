@@ -162,3 +162,29 @@ def test_what_dead_writers_left_is_found_and_removed(tmp_path: Path) -> None:
     for path in (folder, dead, dead):
         files.remove_temporary(path)
     assert sorted(p.name for p in tmp_path.rglob("*")) == sorted(["objects", mine.name, "kept"])
+
+
+@pytest.mark.parametrize("damage", [b"", b"other bytes", b"The BYTES"])
+def test_a_damaged_blob_is_repaired_by_putting_it_again(store: BlobStore, tmp_path: Path, damage: bytes) -> None:
+    data = b"the bytes"
+    blob = store.put(data)
+    path = store.path(blob)
+    for source in (data, tmp_path / "file"):
+        if isinstance(source, Path):
+            source.write_bytes(data)
+        path.chmod(0o644)
+        path.write_bytes(damage)
+        assert not store.verify(blob)
+        assert store.put(source) == blob
+        assert store.read(blob) == data
+        assert stat.S_IMODE(path.stat().st_mode) == 0o444
+
+
+def test_a_blob_of_another_user_is_as_good(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    blob = store.put(b"x")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert store.put(b"x") == blob
