@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memit_vc.cli.io import IO, count, verb
+from memit_vc.cli.io import IO, FiniteRange, count, verb
 from memit_vc.cli.show_facts import score_rows
 from memit_vc.cli.sides import check_overlap_option, likely_conflicts
 from memit_vc.errors import UsageError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--tokens", type=click.IntRange(min=1), help="Tokens of that text.")
 @click.option(
     "--max-perplexity-rise",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     metavar="P",
     help="Refuse the batch where the held text's perplexity rises by more than this share (0.02 is 2 %).",
 )
@@ -83,6 +83,7 @@ def command(
                 hparams=read_hparams(repository, hparams),
                 scores=not no_scores,
                 amend=amend,
+                origins=batch.origins,
                 progress=progress,
                 **options,
             )

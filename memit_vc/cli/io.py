@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import sys
 import time
@@ -25,16 +26,15 @@ from memit_vc.progress import Progress
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["IO", "count", "verb"]
+__all__ = ["IO", "FiniteRange", "count", "verb"]
 
+JSON = "memitvc.json"
+"""Key of click's meta: --json stood before the command."""
 _F = TypeVar("_F", bound=Callable[..., Any])
 _LINE_EVERY = 15.0
 """Seconds between lines of progress where there is no terminal."""
 _BAR_AFTER = 1.0
 """Seconds before a progress bar shows: what is over sooner needs none."""
-
-
-_JSON = "memitvc.json"
 
 
 class IO:
@@ -160,6 +160,16 @@ def _inside(directory: Path) -> Iterator[None]:
         os.chdir(before)
 
 
+class FiniteRange(click.FloatRange):
+    """A number of a range that is one: "nan" is greater than nothing and less than nothing."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
 def verb(**attributes: Any) -> Callable[[_F], click.Command]:
     """Make a function `f(io, **options)` a click command with `-C` and `--json`."""
 
@@ -169,7 +179,7 @@ def verb(**attributes: Any) -> Callable[[_F], click.Command]:
         def run(ctx: click.Context, /, chdir: Path | None, as_json: bool, **options: Any) -> Any:
             start: Path = ctx.find_object(Path) or Path()
             start = start / chdir if chdir else start
-            as_json = ctx.meta[_JSON] = as_json or ctx.meta.get(_JSON, False)  # a group's --json is its subcommands'
+            as_json = ctx.meta[JSON] = as_json or ctx.meta.get(JSON, False)  # a group's --json is its subcommands'
             with _inside(start):
                 return function(IO(start, as_json), **options)
 

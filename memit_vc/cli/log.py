@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import click
@@ -10,16 +11,25 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.vcs.graphlines import graph_rows
 
 
-@verb(name="log", short_help="Show the history.")
-@click.argument("revisions", nargs=-1)
+class _Log(click.Command):
+    """Takes -3 for -n 3, as git does."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        short = [f"-n{arg[1:]}" if re.fullmatch(r"-[0-9]+", arg) else arg for arg in args[:end]]
+        return super().parse_args(ctx, [*short, *args[end:]])
+
+
+@verb(name="log", cls=_Log, short_help="Show the history.")
+@click.argument("revisions", nargs=-1, metavar="[REV | A..B]...")
 @click.option("--graph", is_flag=True, help="Draw branches and merges.")
 @click.option("--oneline", is_flag=True, help="One line for each commit.")
 @click.option("--all", "everything", is_flag=True, help="Every branch and tag.")
-@click.option("-n", "--max-count", "limit", type=click.IntRange(min=1), help="At most this many commits.")
+@click.option("-n", "--max-count", "limit", type=click.IntRange(min=1), help="At most this many commits; also -3.")
 def command(
     io: IO, revisions: tuple[str, ...], graph: bool, oneline: bool, everything: bool, limit: int | None
 ) -> None:
-    """Show the commits that are reachable from REVISIONS (default HEAD), newest first."""
+    """Show the commits that are reachable from REV (default HEAD), newest first. A..B leaves out what A reaches."""
     from memit_vc.porcelain.history import LogEntry, log
 
     with io.repository() as repository:

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from memit_vc import __version__
+from memit_vc.cli.io import JSON
 from memit_vc.cli.terminal import shown
 from memit_vc.errors import MemitVCError
 
@@ -90,11 +91,13 @@ class LazyGroup(click.Group):
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("-C", "directory", type=click.Path(path_type=Path), help="Run as if started in DIRECTORY.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.version_option(__version__, prog_name="memitvc")
 @click.pass_context
-def cli(ctx: click.Context, directory: Path | None) -> None:
+def cli(ctx: click.Context, directory: Path | None, as_json: bool) -> None:
     """Version control for the facts inside a language model."""
     ctx.obj = directory or Path()
+    ctx.meta[JSON] = as_json
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,6 +128,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except UnicodeEncodeError as error:
         _report(f"{error.object[error.start : error.end]!r} in an argument is not UTF-8 text", None, 2, as_json)
         return 2
+    except MemoryError:
+        _report("there is not enough memory for this", "Close other programs, or take a machine with more.", 1, as_json)
+        return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _report(f"{where}{error.strerror or error}", "`memitvc op log` shows whether anything was done.", 1, as_json)

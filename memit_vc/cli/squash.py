@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from memit_vc.cli.io import IO, verb
+from memit_vc.cli.io import IO, FiniteRange, verb
 from memit_vc.cli.show_resolved import show_resolved
 from memit_vc.errors import UsageError
 
@@ -20,7 +20,7 @@ from memit_vc.errors import UsageError
 @click.option(
     "--compress",
     "tolerance",
-    type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+    type=FiniteRange(min=0, max=1, min_open=True, max_open=True),
     metavar="TOL",
     help="Fewer columns for all of HEAD's state, in one commit on top: the smallest rank at which no tensor's update "
     "changes by more than this share of its norm.",

@@ -64,10 +64,12 @@ def commit_facts(
     loaded: LoadedModel | None = None,
     kind: Literal["commit", "rebase", "cherry-pick"] = "commit",
     amend: bool = False,
+    origins: Sequence[str] = (),
     progress: Progress = silent,
 ) -> CommitResult:
     """Compute the batch on HEAD's state and record it; with `amend` on the state before HEAD's commit, in its place.
 
+    `origins` say where each fact stands in the user's file ("edits.json: record 3").
     ConflictError where a fact contradicts a live one (unless `on_conflict` settles it) or another one of the batch;
     EngineError where the perplexity of the held text rises by more than `max_perplexity_rise` (a share); RefMovedError
     where the branch moved meanwhile: the patch is kept and the message says how to put it on the new tip.
@@ -81,7 +83,7 @@ def commit_facts(
         )
     head = repository.head()
     parent = amended_parent(repository, head.commit) if amend else head.commit
-    settled = settle(repository, facts, on_conflict, at=parent)
+    settled = settle(repository, facts, on_conflict, at=parent, origins=origins)
     values = hparams or read_hparams(repository)
     state = repository.state(parent) - settled.replaced
     if loaded is None:

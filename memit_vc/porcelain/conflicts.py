@@ -30,15 +30,20 @@ class Settled:
 
 
 def settle(
-    repository: Repository, facts: Sequence[Fact], on_conflict: OnConflict, *, at: CommitId | None = None
+    repository: Repository,
+    facts: Sequence[Fact],
+    on_conflict: OnConflict,
+    *,
+    at: CommitId | None = None,
+    origins: Sequence[str] = (),
 ) -> Settled:
     """Leave out what is live already at a commit (None: HEAD); stop at contradictions unless told which side to keep.
 
-    ConflictError (exit code 13) lists subject, prompt, both targets and the live fact's commit. MemitVCError where
-    nothing is left to edit.
+    `origins` say where each fact stands in the user's file. ConflictError (exit code 13) lists subject, prompt, both
+    targets and the live fact's commit. MemitVCError where nothing is left to edit.
     """
     if on_conflict != "keep-both":
-        _refuse_contradictory_batch(facts)
+        _refuse_contradictory_batch(facts, origins)
     head = at or repository.head().commit
     live: dict[tuple[str, str], list[LiveFact]] = {}
     for entry in repository.live_facts(head):
@@ -128,13 +133,16 @@ def _line(fact: Fact, other: str, commit: CommitId) -> str:
     return f"  {fact.subject}: {fact.prompt!r} → live {other!r} (commit {short(commit)}), new {fact.target!r}"
 
 
-def _refuse_contradictory_batch(facts: Sequence[Fact]) -> None:
+def _refuse_contradictory_batch(facts: Sequence[Fact], origins: Sequence[str] = ()) -> None:
     seen: dict[tuple[str, str], tuple[int, Fact]] = {}
     for number, fact in enumerate(facts, start=1):
         earlier = seen.setdefault(fact.question, (number, fact))
         if earlier[1].target.strip() != fact.target.strip():
+            which = f"facts {earlier[0]} and {number} of the batch"
+            if origins:
+                which = f"{origins[earlier[0] - 1]} and {origins[number - 1].rpartition(': ')[2]}"
             raise ConflictError(
-                f"facts {earlier[0]} and {number} of the batch contradict each other: {fact.subject}: {fact.prompt!r} "
+                f"{which} contradict each other: {fact.subject}: {fact.prompt!r} "
                 f"→ {earlier[1].target!r} and {fact.target!r}",
                 hint="Keep one of them, or both with --keep-both.",
             )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from memit_vc.objects import ColumnId, Commit, CommitId, Fact, FactId, JsonValue, StateId
+from memit_vc.vcs.revisions import split_range
 
 if TYPE_CHECKING:
     from memit_vc.repository import LiveFact, Repository
@@ -109,12 +110,24 @@ class Status:
 def log(
     repository: Repository, revisions: Sequence[str] = (), *, everything: bool = False, limit: int | None = None
 ) -> list[LogEntry]:
-    """Commits reachable from `revisions` (default HEAD; with `everything` all refs), newest first."""
-    tips = [repository.resolve(revision) for revision in revisions] or [repository.head().commit]
+    """Commits reachable from `revisions` (default HEAD; with `everything` all refs), newest first.
+
+    "A..B" stands for B, and leaves out whatever A reaches.
+    """
+    tips: list[CommitId] = []
+    known: set[CommitId] = set()
+    for revision in revisions:
+        ends = split_range(revision)
+        if ends is not None:
+            known |= {commit.id for commit in repository.log([repository.resolve(ends[0])])}
+        tips.append(repository.resolve(revision if ends is None else ends[1]))
+    tips = tips or [repository.head().commit]
     if everything:
         tips = [*tips, *repository.refs().values()]
     names = _names(repository)
-    return [_entry(commit, names) for commit in repository.log(list(dict.fromkeys(tips)), limit=limit)]
+    tips = list(dict.fromkeys(tips))
+    found = repository.log(tips, limit=None if known else limit)
+    return [_entry(commit, names) for commit in [c for c in found if c.id not in known][:limit]]
 
 
 def _names(repository: Repository) -> dict[CommitId, list[str]]:
