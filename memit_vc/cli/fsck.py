@@ -5,11 +5,13 @@ from __future__ import annotations
 import click
 
 from memit_vc.cli.io import IO, verb
+from memit_vc.errors import UsageError
 
 
 @verb(name="fsck", short_help="Check every object and row of the repository.")
 @click.option("--quick", is_flag=True, help="Do not read the blobs and shards again.")
-def command(io: IO, quick: bool) -> int:
+@click.option("--full", is_flag=True, help="Also compute the weights of every state that was checked out, and compare.")
+def command(io: IO, quick: bool, full: bool) -> int:
     """Check that every blob has the bytes of its name, every row the content of its id, every patch exact factors, and
     the shards that checkouts are made of the bytes of the base.
 
@@ -17,8 +19,10 @@ def command(io: IO, quick: bool) -> int:
     """
     from memit_vc.porcelain.fsck import fsck
 
+    if quick and full:
+        raise UsageError("--quick and --full exclude each other")
     with io.repository() as repository, io.progress() as progress:
-        problems, orphans = fsck(repository, full=not quick, progress=progress)
+        problems, orphans = fsck(repository, full=not quick, weights=full, progress=progress)
 
     def render() -> None:
         for problem in problems:

@@ -6,7 +6,7 @@ import dataclasses
 
 import click
 
-from memit_vc.cli.io import IO, verb
+from memit_vc.cli.io import IO, FiniteRange, verb
 
 
 @verb(name="gc", short_help="Remove what nothing refers to any more.")
@@ -21,7 +21,7 @@ from memit_vc.cli.io import IO, verb
 )
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=3600.0,
     show_default=True,
     metavar="SECONDS",
@@ -44,7 +44,7 @@ def command(io: IO, dry_run: bool, prune_operations: bool, keep: int, grace: flo
     def render() -> None:
         click.echo(
             f"{'would remove' if dry_run else 'removed'} {gone.commits} commits, {gone.operations} operations, "
-            f"{gone.blobs} objects, {gone.temporary} temporary files: {gone.bytes:,} bytes"
+            f"{gone.blobs} objects, {gone.temporary} temporary and {gone.cached} cached files: {gone.bytes:,} bytes"
         )
 
     io.emit({**dataclasses.asdict(gone), "dry_run": dry_run}, render)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import GcResult, Repository
+from memit_vc.store.files import storage_errors
 
-__all__ = ["GRACE", "collect_garbage"]
+__all__ = ["GRACE", "SEARCHES", "collect_garbage"]
 
+SEARCHES = 1 << 28
+"""Bytes that the z of earlier searches may keep."""
 GRACE = 3600.0
 """Seconds for which a new object stays even unreferenced: a commit that is still computing may be about to use it."""
 
@@ -23,8 +31,29 @@ def collect_garbage(
     """Remove commits, patches and facts that no branch, tag, operation or kept patch reaches, and their objects.
 
     Operations keep what they name, so that `undo` can bring it back: with `prune_operations` all but the last
-    `keep_operations` are forgotten first, and what they alone held goes too.
+    `keep_operations` are forgotten first, and what they alone held goes too. Of the cache of z, the oldest beyond
+    `SEARCHES` bytes go.
     """
-    return repository.gc(
+    gone = repository.gc(
         keep_operations=keep_operations if prune_operations else None, grace=grace, dry_run=dry_run, progress=progress
     )
+    files, size = _trim_searches(repository.root / "cache" / "z", grace=grace, dry_run=dry_run)
+    return replace(gone, cached=files, bytes=gone.bytes + size)
+
+
+def _trim_searches(directory: Path, *, grace: float, dry_run: bool) -> tuple[int, int]:
+    """Forget the oldest z of earlier searches beyond `SEARCHES` bytes: (files, bytes). They only save time."""
+    found = []
+    with storage_errors(directory):
+        for path in directory.glob("*/*.safetensors"):
+            with suppress(FileNotFoundError):  # another gc was faster
+                stat = path.stat()
+                found.append((stat.st_mtime, stat.st_size, path))
+        kept = files = size = 0
+        for modified, length, path in sorted(found, reverse=True):
+            kept += length
+            if kept > SEARCHES and time.time() - modified >= grace:
+                files, size = files + 1, size + length
+                if not dry_run:
+                    path.unlink(missing_ok=True)
+    return files, size

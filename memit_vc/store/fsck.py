@@ -27,11 +27,12 @@ from memit_vc.objects import (
 )
 from memit_vc.progress import Progress, silent
 from memit_vc.store.blobs import BlobStore
+from memit_vc.store.fsck_base import check_base, check_evaluations
 from memit_vc.store.gc import referenced_blobs
 from memit_vc.store.records import NewPatch, Problem
 from memit_vc.store.rows_patches import load_patch
 from memit_vc.store.rows_refs import load_operations, load_refs, raw_head
-from memit_vc.store.schema import changes, commit_patches, commits, facts, kept, parents, patch_columns, patches
+from memit_vc.store.schema import changes, commit_patches, commits, facts, kept, meta, parents, patch_columns, patches
 
 __all__ = ["CheckPatch", "check"]
 
@@ -53,6 +54,8 @@ def check(
     known = _commit_rows(connection)
     stages = [
         _database(connection),
+        check_base(connection, base),
+        check_evaluations(connection, _editable_names(connection)),
         _commits(connection, known, base),
         _states(connection, known, state_hash) if full else (),
         _refs(connection, known),
@@ -65,6 +68,15 @@ def check(
             yield from stage
         except DBAPIError as error:  # noqa: PERF203 - a damaged table must not hide what is wrong with the others
             yield Problem("database", "meta.db", str(error.orig))
+
+
+def _editable_names(connection: Connection) -> set[str]:
+    """The editable weights, as far as their record can be read: `check_base` says where it cannot."""
+    found = connection.execute(select(meta.c.value).where(meta.c.key == "weights")).scalar_one_or_none()
+    try:
+        return {str(weight["name"]) for weight in json.loads(found or "[]")}
+    except _BAD_JSON:
+        return set()
 
 
 def _database(connection: Connection) -> Iterator[Problem]:

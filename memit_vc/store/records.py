@@ -83,17 +83,32 @@ class KeptPatch:
 class Problem:
     """One finding of fsck: what kind of object, which one, what is wrong with it."""
 
-    kind: Literal["base", "blob", "commit", "column", "database", "fact", "format", "head", "operation", "patch", "ref"]
+    kind: Literal[
+        "base",
+        "blob",
+        "commit",
+        "column",
+        "database",
+        "evaluation",
+        "fact",
+        "format",
+        "head",
+        "operation",
+        "patch",
+        "ref",
+    ]
     object: str
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class GcResult:
-    """What gc removed, or with dry_run would remove; `bytes` counts the blobs and temporary files."""
+    """What gc removed, or with dry_run would remove; `bytes` counts all files."""
 
     blobs: int
     bytes: int
     commits: int
     operations: int
     temporary: int
+    cached: int = 0
+    """z of earlier searches."""

@@ -97,9 +97,46 @@ def _operation(repository: Repository, commit: Commit) -> str:
     return "2"
 
 
+def _manifest(repository: Repository, commit: Commit) -> str:
+    _sql(repository, "UPDATE meta SET value = replace(value, 'F32', 'F16') WHERE key = 'manifest'")
+    return "manifest"
+
+
+def _quantum(repository: Repository, commit: Commit) -> str:
+    _sql(repository, "UPDATE meta SET value = replace(value, '-40', '-41') WHERE key = 'weights'")
+    return repository.weights()[0].name
+
+
+def _shape(repository: Repository, commit: Commit) -> str:
+    _sql(repository, "UPDATE meta SET value = replace(value, '\"d_in\":5', '\"d_in\":6') WHERE key = 'weights'")
+    return repository.weights()[0].name
+
+
+def _files(repository: Repository, commit: Commit) -> str:
+    _sql(repository, "UPDATE meta SET value = '{\"config.json\": 3}' WHERE key = 'files'")
+    return "files"
+
+
+def _no_weights(repository: Repository, commit: Commit) -> str:
+    _sql(repository, "DELETE FROM meta WHERE key = 'weights'")
+    return "weights"
+
+
+def _evaluation(repository: Repository, commit: Commit) -> str:
+    state = repository.state_id(repository.state(commit.id))
+    repository.put_evaluation(state, None, "tensors", "sha256", {repository.weights()[0].name: "no hash"})
+    return state
+
+
 @pytest.mark.parametrize(
     "damage",
     [
+        _manifest,
+        _quantum,
+        _shape,
+        _files,
+        _no_weights,
+        _evaluation,
         _change_blob,
         _remove_blob,
         _commit_record,
