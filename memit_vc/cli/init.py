@@ -32,7 +32,8 @@ def command(io: IO, base: str, directory: Path | None, **options: Any) -> None:
     def render() -> None:
         click.echo(f"Initialized repository in {made.directory / '.memitvc'}")
         click.echo(f"base {made.base} ({made.model_type}), fingerprint {made.base_id[:10]}")
-        click.echo(f"layers {', '.join(map(str, made.layers))}; hyperparameters from {made.hparams_from}")
+        origin = "guessed from its config" if made.hparams_from == "guessed" else f"from {made.hparams_from}"
+        click.echo(f"layers {', '.join(map(str, made.layers))}; hyperparameters {origin}")
 
     io.emit(
         {**vars(made), "directory": str(made.directory), "layers": list(made.layers), "notes": list(made.notes)}, render

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from memit_vc.numerics.adapter import ModelAdapter
+from memit_vc.numerics.failures import memory_errors
 
 __all__ = ["frozen", "masters", "swapped"]
 
@@ -21,7 +22,7 @@ def masters(adapter: ModelAdapter, layers: Sequence[int]) -> Iterator[Mapping[in
     In a bfloat16 or float16 model the projection computes in float32 while the block lasts (input cast up, output cast
     back). Afterwards, also on error, each module holds its own tensor again: the very same storage, bit-identical.
     """
-    with ExitStack() as stack:
+    with memory_errors(), ExitStack() as stack:
         views: dict[int, Tensor] = {}
         for layer in layers:
             module: Any = adapter.projection(layer)
@@ -42,7 +43,7 @@ def masters(adapter: ModelAdapter, layers: Sequence[int]) -> Iterator[Mapping[in
 @contextmanager
 def swapped(adapter: ModelAdapter, weights: Mapping[int, Tensor]) -> Iterator[None]:
     """The model with other weights (module orientation, any dtype; cast to the model's) for the length of a block."""
-    with ExitStack() as stack:
+    with memory_errors(), ExitStack() as stack:
         for layer, weight in weights.items():
             parameter: Any = adapter.projection(layer).weight
             stack.callback(_restore, parameter, parameter.data)

@@ -31,7 +31,7 @@ def fetch_base(source: str, revision: str | None, *, progress: Progress = silent
     local = Path(source).expanduser()
     if local.is_dir():
         return local.resolve(), None
-    if local.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
+    if local.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise StorageError(
             f"{source} is not a directory", hint="Give a model directory, or a Hub id such as owner/name."
         )

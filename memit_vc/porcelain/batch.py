@@ -175,7 +175,9 @@ def compute_batch(
             f"knowledge: use at least {SCARCE * widest:,} (`memitvc stats --tokens`)"
         )
     if share < 0.9:
-        warnings.append(f"only {share:.0%} of the intended update survives the cast to {loaded.weights[0].dtype}")
+        warnings.append(
+            f"only {share:.0%} of the intended update survives the cast to {next(iter(loaded.weights.values())).dtype}"
+        )
     return Batch(loaded, patch, blobs, share, before, after, clock.seconds, edit.targets.steps, tuple(warnings))
 
 

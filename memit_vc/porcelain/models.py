@@ -50,15 +50,19 @@ def open_adapter(
 
     from memit_vc.numerics.adapter import ModelAdapter
     from memit_vc.numerics.architecture import architecture_for
+    from memit_vc.numerics.failures import memory_errors
 
     logging.disable_progress_bar()
     dtypes = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
     over_all = spread and _needs_several(checkpoint, device)
     placement = {"device_map": "auto"} if over_all else {}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            checkpoint.directory, dtype=dtypes[dtype], local_files_only=True, trust_remote_code=False, **placement
-        )
+        with memory_errors():
+            model = AutoModelForCausalLM.from_pretrained(
+                checkpoint.directory, dtype=dtypes[dtype], local_files_only=True, trust_remote_code=False, **placement
+            )
+            if device != "cpu" and not over_all:
+                model = model.to(device)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.directory, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError, ImportError) as error:
         first = str(error).strip().split("\n", 1)[0]
@@ -66,8 +70,6 @@ def open_adapter(
             f"{checkpoint.directory}: transformers cannot load this model: {first}",
             hint="memit-vc edits causal language models of the installed transformers, without remote code.",
         ) from error
-    if device != "cpu" and not over_all:
-        model = model.to(device)
     parts = architecture_for(model, model.config.model_type, hparams)
     return ModelAdapter.of(model, tokenizer, architecture=parts)
 
@@ -193,7 +195,7 @@ def load_model(repository: Repository, *, device: str = "cpu", progress: Progres
     from memit_vc.porcelain.base import checked_base
 
     checkpoint = checked_base(repository, progress=progress)
-    weights = {weight.layer: weight for weight in repository.weights()}
+    weights = _Editable((weight.layer, weight) for weight in repository.weights())
     dtypes = {weight.dtype for weight in weights.values()}
     dtype, team = dtypes.pop(), present_team()
     if team is not None:
@@ -206,6 +208,16 @@ def load_model(repository: Repository, *, device: str = "cpu", progress: Progres
     # what loading allocates and frees is worth giving back before an edit's own peak
     gc.collect()
     return LoadedModel(repository, checkpoint, adapter, weights)
+
+
+class _Editable(dict[int, EditableWeight]):
+    """The weight of each layer that can be edited; EngineError for another layer."""
+
+    def __missing__(self, layer: int) -> EditableWeight:
+        raise EngineError(
+            f"layer {layer} cannot be edited: `init` found NaN or infinity in its weight",
+            hint="Leave the layer out of `layers` in the hyperparameters.",
+        )
 
 
 Opener = Callable[[], LoadedModel]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memit_vc.config import Config
-from memit_vc.errors import BaseChangedError, MemitVCError, StorageError, UnsupportedModelError
+from memit_vc.errors import BaseChangedError, EngineError, MemitVCError, StorageError, UnsupportedModelError
 from memit_vc.hparams import MEMITHyperParams, for_model, guess
 from memit_vc.hparams.params import EarlyStop
 from memit_vc.objects import BaseManifest, EditableWeight, TensorRecord
@@ -73,9 +73,10 @@ def init(
     named = None if hparams is None else MEMITHyperParams.from_hparams(hparams)
     adapter = _outline(path, named)
     manifest = checkpoint.manifest(progress)
-    weights = _editable(adapter, checkpoint, manifest, progress)
-    values, origin, notes = _hyperparameters(adapter, base if found else str(path), hparams)
+    values, origin, guessed = _hyperparameters(adapter, base if found else str(path), hparams)
     values.validate(n_layers=adapter.n_layers, modules=adapter.modules.keys())
+    weights, left_out = _editable(adapter, checkpoint, manifest, values.layers, progress)
+    notes = [*guessed, *left_out]
     directory.mkdir(parents=True, exist_ok=True)
     config = Config(base=base if found else str(path), revision=found, corpus=_source(corpus), health=_file(health))
     name = base if found else path.name
@@ -164,15 +165,24 @@ def _outline(path: Path, hparams: MEMITHyperParams | None) -> ModelAdapter:
 
 
 def _editable(
-    adapter: ModelAdapter, checkpoint: Checkpoint, manifest: BaseManifest, progress: Progress
-) -> list[EditableWeight]:
-    """Every layer's projection, with the checkpoint's own name for it and its grid."""
+    adapter: ModelAdapter,
+    checkpoint: Checkpoint,
+    manifest: BaseManifest,
+    needed: Collection[int],
+    progress: Progress,
+) -> tuple[list[EditableWeight], list[str]]:
+    """Every layer's projection, with the checkpoint's own name for it and its grid; and which were left out.
+
+    A weight without a grid (it holds NaN or infinity) is an error only in a layer that is `needed`.
+    """
     from memit_vc.numerics.checkpoint_tensors import read_tensor
     from memit_vc.numerics.grid import quantum_of
 
     tensors = {t.name: t for t in manifest.tensors}
-    weights = []
+    weights: list[EditableWeight] = []
+    notes: list[str] = []
     for layer in range(adapter.n_layers):
+        progress("measure the editable weights", layer + 1, adapter.n_layers)
         parameter = adapter.parameter_name(layer)
         d_out, d_in = adapter.dimensions(layer)
         stored = [d_out, d_in] if adapter.orientation(layer) == "out_in" else [d_in, d_out]
@@ -182,6 +192,13 @@ def _editable(
                 f"{record.name} is stored as {record.dtype} {list(record.shape)}, not as a float matrix {stored}",
                 hint="Edit the unquantised checkpoint; its edits can be exported as an adapter.",
             )
+        try:
+            quantum = quantum_of(read_tensor(checkpoint, record.name), name=record.name)
+        except EngineError as error:
+            if layer in needed:
+                raise
+            notes.append(f"layer {layer}: {error.message}")
+            continue
         weights.append(
             EditableWeight(
                 name=record.name,
@@ -191,15 +208,14 @@ def _editable(
                 d_out=d_out,
                 d_in=d_in,
                 dtype=record.dtype,
-                quantum=quantum_of(read_tensor(checkpoint, record.name), name=record.name),
+                quantum=quantum,
             )
         )
-        progress("measure the editable weights", layer + 1, adapter.n_layers)
     if len({w.dtype for w in weights}) > 1:
         raise UnsupportedModelError(
             "the editable weights are stored in several dtypes", hint="Save the model in one dtype first."
         )
-    return weights
+    return weights, notes
 
 
 def _stored_as(adapter: ModelAdapter, parameter: str, tensors: Mapping[str, TensorRecord]) -> TensorRecord:
@@ -253,5 +269,6 @@ def _hyperparameters(
 
 
 def _comments(origin: str, notes: Sequence[str]) -> dict[str, str]:
-    lines = [f"hyperparameters of this repository, from {origin}", *notes]
+    told = "guessed from its config" if origin == "guessed" else f"from {origin}"
+    lines = [f"hyperparameters of this repository, {told}", *notes]
     return {"": "\n".join(lines)}

@@ -160,6 +160,7 @@ def _computed(
     progress: Progress,
 ) -> tuple[StatisticsKey, bool]:
     from memit_vc.numerics.corpus import open_corpus
+    from memit_vc.numerics.failures import memory_errors
     from memit_vc.numerics.moments import collect
     from memit_vc.numerics.statistics_cache import StatisticsKey
 
@@ -171,15 +172,16 @@ def _computed(
     key = StatisticsKey.of(adapter, base=repository.base_id, names=names, corpus=texts.describe(), tokens=wanted)
     if cache.ready(key):
         return key, False
-    moments = collect(
-        adapter,
-        _Readable(texts.texts),
-        hparams.layers,
-        tokens=wanted,
-        max_length=key.max_length,
-        resume=cache.partial(key),
-        progress=progress,
-    )
+    with memory_errors():
+        moments = collect(
+            adapter,
+            _Readable(texts.texts),
+            hparams.layers,
+            tokens=wanted,
+            max_length=key.max_length,
+            resume=cache.partial(key),
+            progress=progress,
+        )
     cache.store(key, moments)
     return key, True
 

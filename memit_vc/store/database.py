@@ -129,6 +129,11 @@ def _sqlite(path: Path, create: bool, busy_seconds: float) -> Engine:
 
 
 def _server(url: str, busy_seconds: float) -> Engine:
+    if url.startswith("sqlite"):
+        raise MemitVCError(
+            "[database] url in config.toml names a SQLite file; a repository has its own, .memitvc/meta.db",
+            hint="Remove the line (a file in use becomes .memitvc/meta.db); for a team, give a PostgreSQL URL.",
+        )
     try:
         engine = create_engine(url)
     except (ArgumentError, NoSuchModuleError) as error:

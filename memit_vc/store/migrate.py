@@ -31,7 +31,11 @@ def _version_table() -> Table:
 def create_schema(connection: Connection) -> None:
     """All tables at the head revision, in the caller's transaction. MemitVCError where the database is in use."""
     if inspect(connection).get_table_names():
-        raise MemitVCError("the database already holds tables", hint="Name an empty database in [database] url.")
+        raise MemitVCError(
+            "the database already holds tables: another repository's, or what an interrupted `init` left",
+            hint="Name an empty database. If no repository uses this one, empty it (in PostgreSQL: DROP SCHEMA public "
+            "CASCADE; CREATE SCHEMA public;) and run the command again.",
+        )
     metadata.create_all(connection)
     version = _version_table()
     version.create(connection)

@@ -1,0 +1,254 @@
+"""Options, places and settings that users get wrong, or have at their hand from other programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+
+from memit_vc.cli import main
+from memit_vc.errors import EngineError, MemitVCError
+from memit_vc.numerics.failures import memory_errors
+from memit_vc.objects import Fact
+from memit_vc.porcelain import commit as commit_module
+from memit_vc.porcelain import gc as gc_module
+from memit_vc.porcelain.fsck import fsck
+from memit_vc.repository import Repository
+from memit_vc.store.database import Database
+from memit_vc.store.migrate import create_schema
+from tests.cli.conftest import FIRST, SECOND
+from tests.places import Cli, Place, copy_of, make_place
+
+
+@pytest.fixture
+def damaged(finished: Place, tmp_path: Path) -> Place:
+    """A copy that a test may break; it is not checked afterwards."""
+    return copy_of(finished, tmp_path / "damaged")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("commit", "x.json", "--max-perplexity-rise", "nan"),
+        ("commit", "x.json", "--max-perplexity-rise", "inf"),
+        ("gc", "--grace", "nan"),
+        ("squash", "--compress", "nan"),
+    ],
+)
+def test_a_number_must_be_one(cli: Cli, arguments: tuple[str, ...]) -> None:
+    failed = cli(*arguments)
+    assert failed.code == 2
+    assert "is not a finite number" in failed.err
+
+
+def test_log_takes_ranges_and_counts_as_git_does(cli: Cli) -> None:
+    cli.ok("revert", "HEAD")
+    cli.ok("branch", "old", "HEAD~1")
+    subjects = [entry["message"] for entry in cli.ok("log", "--json").json]
+    assert len(subjects) == 3
+
+    def shown(*arguments: str) -> list[str]:
+        return [entry["message"] for entry in cli.ok("log", *arguments, "--json").json]
+
+    assert shown("old..HEAD") == shown("old..") == subjects[:1]
+    assert shown("HEAD~2..HEAD") == subjects[:2]
+    assert shown("HEAD..old") == []
+    assert shown("-2") == shown("-n", "2") == shown("-2", "HEAD") == subjects[:2]
+    assert shown("-1", "HEAD~2..HEAD") == subjects[:1]
+    assert cli("log", "nowhere..HEAD").code == 1
+    assert cli("log", "-0").code == 2
+
+
+def test_json_may_stand_before_the_command(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = cli.ok("log", "--json").json
+    assert main(["--json", "-C", str(cli.work), "log"]) == 0
+    assert json.loads(capsys.readouterr().out) == wanted
+    assert main(["--json", "-C", str(cli.work), "show", "nowhere"]) == 1
+    assert json.loads(capsys.readouterr().err)["error"]["exit_code"] == 1
+
+
+def test_places_that_a_checkout_cannot_take(cli: Cli, place: Place, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    inside = place.work / ".memitvc" / "model"
+    for out, said in ((tmp_path / "file", "is a file"), (tmp_path / "link", "symbolic link"), (inside, "inside the")):
+        for arguments in (("checkout", "-o"), ("export", "--merged")):
+            failed = cli(*arguments, out)
+            assert failed.code == 2
+            assert said in failed.err
+    assert (tmp_path / "file").read_text() == "x"
+    assert not inside.exists()
+    assert not (tmp_path / "gone").exists()
+
+
+def test_a_contradiction_in_a_file_is_named_by_its_records(cli: Cli, place: Place) -> None:
+    one = {"prompt": SECOND[0].prompt, "subject": SECOND[0].subject, "target_new": SECOND[0].target}
+    path = place.work / "edits.json"
+    path.write_text(json.dumps([one, one, {**one, "target_new": "something else"}]))
+    failed = cli("commit", path)
+    assert failed.code == 13
+    assert "edits.json: record 1 and record 3 contradict each other" in failed.err
+
+
+def test_too_little_memory_is_said(cli: Cli, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(commit_module, "commit_facts", fail)
+    failed = cli("commit", place.edits(SECOND))
+    assert failed.code == 1
+    assert "not enough memory" in failed.err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
+    ],
+)
+def test_what_torch_says_of_memory_becomes_an_error_of_ours(error: Exception) -> None:
+    with pytest.raises(EngineError, match="not enough memory") as caught, memory_errors():
+        raise error
+    assert caught.value.hint
+
+
+def test_other_errors_of_torch_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), memory_errors():
+        raise RuntimeError("shapes cannot be multiplied")
+
+
+def _init(place: Place, *options: str | Path) -> int:
+    text = str(place.text)
+    return main(["init", str(place.base), str(place.work), "--corpus", text, "--health", text, *map(str, options)])
+
+
+def test_a_damaged_layer_that_nobody_edits_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = make_place(tmp_path, start=False, layers=[1], context_templates=None, template_length=2, n_templates=1)
+    tensors = load_file(place.base / "model.safetensors")
+    tensors["model.layers.0.mlp.down_proj.weight"][3, 4] = torch.nan
+    save_file(tensors, place.base / "model.safetensors", metadata={"format": "pt"})
+    assert _init(place, "--hparams", tmp_path / "hparams.yaml") == 0
+    assert "layer 0: model.layers.0.mlp.down_proj.weight: 1 of" in capsys.readouterr().err
+    commit = ["commit", place.edits(FIRST[:1]), "-C", str(place.work), "--no-scores"]
+    other = tmp_path / "other.yaml"
+    other.write_text((tmp_path / "hparams.yaml").read_text().replace("layers: [1]", "layers: [0]"))
+    assert main([*commit, "--hparams", str(other)]) == 1
+    assert "layer 0 cannot be edited" in capsys.readouterr().err
+    with Repository.open(place.work) as repository:
+        assert next(weight.layer for weight in repository.weights()) == 1
+        assert fsck(repository) == ([], 0)
+
+
+def test_hyperparameters_that_were_guessed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = make_place(tmp_path, start=False)
+    assert _init(place) == 0
+    assert "; hyperparameters guessed from its config\n" in capsys.readouterr().out
+    assert "guessed from its config" in (place.work / ".memitvc" / "hparams.yaml").read_text()
+
+
+def test_a_name_without_an_owner_is_a_hub_id(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def absent(name: str, **_: Any) -> None:
+        asked.append(name)
+        raise LocalEntryNotFoundError("no cache, no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", absent)
+    assert main(["init", "gpt2", str(tmp_path / "work")]) == 14
+    assert "gpt2 is neither a directory nor" in capsys.readouterr().err
+    assert main(["init", "./gpt2", str(tmp_path / "work")]) == 1
+    assert "./gpt2 is not a directory" in capsys.readouterr().err
+    assert asked == ["gpt2"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sqlite_url_is_refused(
+    damaged: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = damaged.work / ".memitvc" / "config.toml"
+    config.write_text(config.read_text() + '\n[database]\nurl = "sqlite:///other.db"\n')
+    failed = Cli(damaged.work, capsys, monkeypatch)("log")
+    assert failed.code == 1
+    assert "names a SQLite file" in failed.err
+    assert not (damaged.work / "other.db").exists()
+
+
+def test_a_database_with_tables_says_how_to_go_on(tmp_path: Path) -> None:
+    database = Database(tmp_path / "meta.db", create=True)
+    with database.write() as connection:
+        create_schema(connection)
+    with pytest.raises(MemitVCError, match="interrupted `init`") as caught, database.write() as connection:
+        create_schema(connection)
+    database.close()
+    assert "DROP SCHEMA" in str(caught.value.hint)
+
+
+def _sql(place: Place, statement: str, *values: object) -> None:
+    with sqlite3.connect(place.work / ".memitvc" / "meta.db") as connection:
+        assert connection.execute(statement, values).rowcount > 0
+
+
+def test_fsck_full_computes_what_verify_goes_by(
+    damaged: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli = Cli(damaged.work, capsys, monkeypatch)
+    cli.ok("checkout", "HEAD", "-o", tmp_path / "out")
+    cli.ok("fsck", "--full")
+    assert cli("fsck", "--full", "--quick").code == 2
+    with Repository.open(damaged.work) as repository:
+        state = repository.state_id(repository.state(repository.head().commit))
+        (weight, *_) = repository.evaluations(state, "tensors")[("tensors", "sha256")]  # type: ignore[misc, union-attr]
+    _sql(
+        damaged, "UPDATE evaluations SET json = json_set(json, ?, ?) WHERE kind = 'tensors'", f'$."{weight}"', "0" * 64
+    )
+    cli.ok("fsck")
+    found = cli("fsck", "--full")
+    assert found.code == 12
+    assert f"evaluation {state}: the recorded hash of {weight}" in found.out
+
+
+def test_fsck_reads_the_constraints(
+    damaged: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Repository.open(damaged.work) as repository:
+        blob = repository.blobs.put(b"no constraints at all")
+    _sql(damaged, "UPDATE patches SET constraints = ?", blob)
+    found = Cli(damaged.work, capsys, monkeypatch)("fsck")
+    assert found.code == 12
+    assert f"its constraints {blob[:10]} cannot be read" in found.out
+
+
+def test_gc_bounds_what_searches_left(cli: Cli, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = place.work / ".memitvc" / "cache" / "z" / "ab"
+    kept.mkdir(parents=True, exist_ok=True)
+    for name, days in (("old", 3), ("older", 4), ("new", 2)):
+        (kept / f"{name}.safetensors").write_bytes(bytes(1000))
+        os.utime(kept / f"{name}.safetensors", (time.time() - days * 86400,) * 2)
+    cli.ok("gc")
+    assert len(list(kept.iterdir())) == 3
+    recent = sum(path.stat().st_size for path in kept.parent.rglob("*.safetensors")) - 3000
+    monkeypatch.setattr(gc_module, "SEARCHES", recent + 1500)
+    assert cli.ok("gc", "--dry-run", "--json").json["cached"] == 2
+    assert len(list(kept.iterdir())) == 3
+    assert cli.ok("gc", "--json").json["cached"] == 2
+    assert [path.name for path in kept.iterdir()] == ["new.safetensors"]
+
+
+def test_facts_of_a_program_are_named_by_number(place: Place) -> None:
+    fact = SECOND[0]
+    other = Fact(prompt=fact.prompt, subject=fact.subject, target="something else")
+    with Repository.open(place.work) as repository, pytest.raises(MemitVCError, match="facts 1 and 2 of the batch"):
+        commit_module.commit_facts(repository, [fact, other])
