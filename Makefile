@@ -1,5 +1,6 @@
 # Each target makes its own virtual environment in .venv unless one is active.
-# TORCH is installed first: a bare `torch` would pull several gigabytes of CUDA libraries.
+# TORCH is what pip installs first. From PyPI on Linux that is the CUDA build, several gigabytes; for the CPU build:
+#   make demo TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
 
@@ -32,6 +33,6 @@ bench: $(STAMP)
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	touch $@
