@@ -209,3 +209,19 @@ def test_naming_a_remote_loads_nothing_heavy(world: World) -> None:
     )
     made = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
+
+
+def test_fetch_makes_a_damaged_object_good(world: World, here: Cli) -> None:
+    edit(world, 1)
+    here.ok("push")
+    with Repository.open(world.work) as repository:
+        blob = next(repository.blobs.iterate())
+        path = repository.blobs.path(blob)
+    whole = path.read_bytes()
+    for damage in (b"", whole[:-1] + bytes([whole[-1] ^ 1])):
+        path.chmod(0o644)
+        path.write_bytes(damage)
+        assert here("fsck").code == 12
+        here.ok("fetch")
+        assert path.read_bytes() == whole
+        here.ok("fsck")
