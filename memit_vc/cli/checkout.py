@@ -19,10 +19,12 @@ def command(io: IO, revision: str, output: Path | None, in_place: Path | None) -
     Only the edited tensors are written; every other file is linked to the repository's.
     """
     from memit_vc.porcelain.checkout import checkout
+    from memit_vc.porcelain.fresh import refuse_inside_repository
 
     target = output or in_place
     if target is None or (output and in_place):
         raise click.UsageError("give either -o DIR for a new directory, or --in-place DIR for an earlier checkout")
+    refuse_inside_repository(target)
     with io.repository() as repository, io.progress() as progress:
         made = checkout(repository, revision, target, replace=output is None, progress=progress)
     for note in made.notes:

@@ -35,6 +35,8 @@ def command(
 
     --adapter and --merged write the whole state of REV; --patch writes what the one commit REV changed.
     """
+    from memit_vc.porcelain.fresh import refuse_inside_repository
+
     if sum(target is not None for target in (adapter, merged, patch)) != 1:
         raise click.UsageError("give one of --adapter DIR, --merged DIR and --patch FILE")
     misplaced = [
@@ -49,6 +51,9 @@ def command(
     ]
     if misplaced:
         raise click.UsageError(f"{misplaced[0][0]} goes with {misplaced[0][1]}")
+    for target in (adapter, merged, patch):
+        if target is not None:
+            refuse_inside_repository(target)
     if adapter is not None:
         _adapter(io, revision, adapter, max_rank)
     elif merged is not None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from memit_vc.errors import VerificationError
 from memit_vc.objects import ColumnId, CommitId, EditableWeight, JsonValue, StateId, digest
 from memit_vc.porcelain.base import checked_base
-from memit_vc.porcelain.fresh import refuse_inside_repository
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import RECORD_FILE
 
@@ -68,7 +67,6 @@ def checkout(
     from memit_vc.numerics.checkout import checkout as write
     from memit_vc.numerics.update import StateTerms
 
-    refuse_inside_repository(out)
     commit = repository.resolve(revision)
     columns = repository.state(commit)
     state = repository.state_id(columns)

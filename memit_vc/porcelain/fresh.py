@@ -15,7 +15,7 @@ __all__ = ["fresh_directory", "refuse_inside_repository"]
 
 
 def refuse_inside_repository(out: Path) -> None:
-    """UsageError for a place in `.memitvc`: nothing but the repository's own files belongs there."""
+    """UsageError for a place in `.memitvc` that a user named: nothing but the repository's own files belongs there."""
     with storage_errors(out):
         place = out.resolve()
     if any((each / "meta.db").is_file() or (each / "format").is_file() for each in _named(place)):
@@ -33,7 +33,6 @@ def fresh_directory(out: Path) -> Iterator[Path]:
     UsageError where `out` exists and is not an empty directory; StorageError where the system refuses, in the block
     too, and nothing is left then.
     """
-    refuse_inside_repository(out)
     with storage_errors(out):
         if out.is_symlink() and not out.exists():
             raise UsageError(
