@@ -22,6 +22,7 @@ from benchmarks.report import Report, Row
 from memit_vc.edits import read_edits, write_records
 from memit_vc.porcelain.commit import commit_facts
 from memit_vc.porcelain.hyperparameters import read_hparams
+from memit_vc.porcelain.measure import measure_base
 from memit_vc.porcelain.models import load_model
 from memit_vc.porcelain.statistics import prepare_statistics
 from memit_vc.porcelain.templates import context_templates
@@ -40,6 +41,7 @@ def run(options: Options) -> Report:
     rows: list[Row] = []
     with place(options) as here, tempfile.TemporaryDirectory(prefix="memitvc-benchmark-") as name:
         prepare_statistics(here.loaded, here.hparams)
+        measure_base(here.repository, here.loaded.adapter)  # as `memitvc stats` does
         context_templates(here.loaded, here.hparams)
         here.repository.hparams_path.write_text(here.hparams.to_yaml(), encoding="utf-8")
         for count in (10, 100):

@@ -113,20 +113,24 @@ def perplexity(adapter: ModelAdapter, texts: Sequence[str], *, tokens: int = 409
     """
     limit = positions(adapter.model.config)
     window = min(window, limit) if limit else window
-    total, count = 0.0, 0
-    with evaluating(adapter.model), torch.no_grad():
-        for text in encode(adapter.tokenizer, texts):
-            for start in range(0, len(text.ids), window):
-                ids = text.ids[start : start + window][: tokens - count + 1]
-                if len(ids) < 2 or count >= tokens:
-                    continue
-                hidden = _hidden(adapter, [ids])
-                logits = _logits(adapter, hidden[0, :-1])
-                labels = torch.tensor(ids[1:], device=logits.device)
-                total += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+    windows: list[Sequence[int]] = []
+    count = 0
+    for text in encode(adapter.tokenizer, texts):
+        for start in range(0, len(text.ids), window):
+            ids = text.ids[start : start + window][: tokens - count + 1]
+            if len(ids) > 1 and count < tokens:
+                windows.append(ids)
                 count += len(ids) - 1
     if not count:
         raise EngineError("the text for the perplexity is empty", hint="Give at least one sentence.")
+    total = 0.0
+    with evaluating(adapter.model), torch.no_grad():
+        for group in buckets([len(ids) for ids in windows], max_tokens=window):
+            rows = [windows[i] for i in group]
+            hidden = _hidden(adapter, rows)
+            logits = _logits(adapter, torch.cat([hidden[i, : len(ids) - 1] for i, ids in enumerate(rows)]))
+            labels = torch.tensor([token for ids in rows for token in ids[1:]], device=logits.device)
+            total += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
     return float(torch.tensor(total / count, dtype=torch.float64).exp())
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from memit_vc.numerics.adapter import ModelAdapter
     from memit_vc.repository import Repository
 
-__all__ = ["HEALTH_TOKENS", "Measured", "Probe", "measure"]
+__all__ = ["HEALTH_TOKENS", "Measured", "Probe", "measure", "measure_base"]
 
 HEALTH_TOKENS = 1024
 """Predicted tokens of the held text: the relative change between two states, not the level, is what is wanted."""
@@ -103,6 +103,13 @@ def measure(
         )
     ordered = {fact.id: per_fact[fact.id] for fact in facts}
     return Measured(ordered, total(list(ordered.values())), ppl, "" if probe is None else probe.id)
+
+
+def measure_base(repository: Repository, adapter: ModelAdapter) -> None:
+    """The base's own perplexity of the held text, kept for the first commit, which asks for it."""
+    state = repository.state_id(())
+    for row in measure(repository, adapter, (), state, Probe.of(repository)).rows(state):
+        repository.put_evaluation(*row)
 
 
 def _held_out() -> list[str]:

@@ -139,15 +139,21 @@ def compute_statistics(
     source: str | None = None,
     progress: Progress = silent,
 ) -> Prepared:
-    """The `stats` command: load the base, prepare, and make these the statistics that commits use."""
+    """The `stats` command: load the base, prepare, and make these the statistics that commits use.
+
+    What else a first commit would have to measure of the base is measured with them.
+    """
     from memit_vc.porcelain.hyperparameters import read_hparams
+    from memit_vc.porcelain.measure import measure_base
     from memit_vc.porcelain.models import load_model
 
     values = read_hparams(repository, hparams)
     loaded = load_model(repository, device=values.resolved_device(), progress=progress).named_by(values)
-    return prepare_statistics(
+    made = prepare_statistics(
         loaded, values, corpus=corpus, tokens=tokens, field=field, source=source, choose=True, progress=progress
     )
+    measure_base(repository, loaded.adapter)
+    return made
 
 
 def _computed(
