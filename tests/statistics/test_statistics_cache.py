@@ -71,8 +71,8 @@ def test_the_id_depends_on_every_input_but_the_file_name() -> None:
         key(tokens=101),
         key(max_length=256),
         key(dtype="bfloat16"),
-        key(format=2),
-        key(algorithm=2),
+        key(format=key().format + 1),
+        key(algorithm=key().algorithm + 1),
     ]
     assert len({k.id for k in other} | {key().id}) == len(other) + 1
     assert key(corpus={**corpus, "name": "b.txt"}).id == key().id
