@@ -11,7 +11,7 @@ from memit_vc.numerics.adapter import ModelAdapter
 
 __all__ = ["free_memory", "free_ram", "search_tokens"]
 
-_MOST = {"cpu": 1024, "cuda": 16384}
+_MOST = {"cpu": 512, "cuda": 16384}
 """Larger forwards gain nothing: a CPU's cores are busy, and its caches overflow, with far fewer tokens than a GPU's."""
 _LEAST = 64
 _GROUP = Path("/sys/fs/cgroup")

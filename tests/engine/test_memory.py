@@ -21,9 +21,9 @@ def test_tokens_follow_free_memory(adapter: ModelAdapter, free: int | None, monk
     monkeypatch.setattr(memory, "free_ram", lambda: free)
     tokens = memory.search_tokens(adapter, layer=2)
     assert tokens & (tokens - 1) == 0
-    assert 64 <= tokens <= 1024
+    assert 64 <= tokens <= 512
     if free is None or free >= 10**12:
-        assert tokens == 1024
+        assert tokens == 512
     if free == 0:
         assert tokens == 64
 
