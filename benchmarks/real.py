@@ -22,7 +22,6 @@ from memit_vc.repository import Repository
 
 __all__ = ["Lab", "chunks", "lab", "settings"]
 
-SHIPPED = "smollm2-135m"
 HELD_OUT = 10
 """Of a corpus file, one text in ten is kept from the statistics and taken for the perplexity."""
 
@@ -55,7 +54,7 @@ class Lab:
 
 @contextmanager
 def lab(options: Options, *, model: Path | None = None, hparams: Mapping[str, object] | None = None) -> Iterator[Lab]:
-    """A fresh repository with the shipped settings where the model is the demo's, gone afterwards.
+    """A fresh repository with the settings that `init` chooses for the model, gone afterwards.
 
     `hparams` are changes of its hyperparameters.
     """
@@ -63,8 +62,7 @@ def lab(options: Options, *, model: Path | None = None, hparams: Mapping[str, ob
         work = Path(name)
         corpus, health = _texts(options, work)
         base = model if model is not None else options.directory()
-        shipped = SHIPPED if options.model is None else None
-        init(str(base), directory=work, hparams=shipped, corpus=corpus, health=health)
+        init(str(base), directory=work, corpus=corpus, health=health)
         with Repository.open(work) as repository:
             changes = {"device": options.device, **(hparams or {})}
             if options.quick:
