@@ -18,6 +18,7 @@ from memit_vc.numerics.corpus_files import SUFFIXES, open_file
 from memit_vc.numerics.corpus_hub import open_dataset
 from memit_vc.numerics.corpus_sampled import sampled_texts, sampling_description
 from memit_vc.objects.ids import JsonValue
+from memit_vc.progress import Progress, silent
 
 __all__ = ["Corpus", "held_out_documentation", "open_corpus", "python_documentation"]
 
@@ -54,6 +55,7 @@ def open_corpus(
     seed: int = 0,
     adapter: ModelAdapter | None = None,
     cache: Path | None = None,
+    progress: Progress = silent,
 ) -> Corpus:
     """The corpus that `spec` names.
 
@@ -72,7 +74,9 @@ def open_corpus(
         if adapter is None:
             raise UsageError("corpus 'self' needs a model to sample from")
         model = adapter
-        return Corpus(sampling_description(model, seed), lambda: sampled_texts(model, seed=seed, cache=cache))
+        return Corpus(
+            sampling_description(model, seed), lambda: sampled_texts(model, seed=seed, cache=cache, progress=progress)
+        )
     if spec.startswith("hub:"):
         name = spec.removeprefix("hub:")
         if not _HUB.fullmatch(name):

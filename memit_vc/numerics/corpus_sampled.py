@@ -20,6 +20,7 @@ from memit_vc.errors import EngineError, StorageError
 from memit_vc.numerics.adapter import ModelAdapter
 from memit_vc.numerics.replay import cache_argument, evaluating
 from memit_vc.objects.ids import JsonValue, canonical_json, digest, short
+from memit_vc.progress import Progress, silent
 from memit_vc.store.files import temporary_path
 
 __all__ = ["sampled_texts", "sampling_description"]
@@ -62,8 +63,12 @@ def sampling_description(adapter: ModelAdapter, seed: int) -> dict[str, JsonValu
     }
 
 
-def sampled_texts(adapter: ModelAdapter, *, seed: int, cache: Path | None = None) -> Iterator[str]:
+def sampled_texts(
+    adapter: ModelAdapter, *, seed: int, cache: Path | None = None, progress: Progress = silent
+) -> Iterator[str]:
     """Texts without end, in batches of 32. Finished batches are kept in `cache` (a directory) and read from there.
+
+    How many batches will be asked for is not known here, so that each has a progress of its own.
 
     No global random state is read or changed. EngineError where the model writes nothing but its end mark.
     """
@@ -72,7 +77,7 @@ def sampled_texts(adapter: ModelAdapter, *, seed: int, cache: Path | None = None
     for batch in count():
         texts = kept.read(batch) if kept is not None else None
         if texts is None:
-            texts = _sample(adapter, seed=seed, batch=batch)
+            texts = _sample(adapter, seed=seed, batch=batch, progress=progress)
             if kept is not None:
                 kept.append(texts)
         yield from texts
@@ -121,7 +126,7 @@ def _new_tokens(adapter: ModelAdapter) -> int:
     return max(1, min(_LENGTH, int(positions) - 8))
 
 
-def _sample(adapter: ModelAdapter, *, seed: int, batch: int) -> list[str]:
+def _sample(adapter: ModelAdapter, *, seed: int, batch: int, progress: Progress) -> list[str]:
     generator = torch.Generator().manual_seed(seed * 1_000_003 + batch)
     ids = _starts(adapter, batch)
     ends = _end_tokens(adapter)
@@ -129,7 +134,8 @@ def _sample(adapter: ModelAdapter, *, seed: int, batch: int) -> list[str]:
     step = ids.to(adapter.device)
     cache = {cache_argument(adapter.model): DynamicCache(config=adapter.model.config)}
     with evaluating(adapter.model), torch.no_grad():
-        for _ in range(_new_tokens(adapter)):
+        for number in range(_new_tokens(adapter)):
+            progress(f"sample text, batch {batch + 1}", number, _new_tokens(adapter))
             mask = torch.ones(ids.shape, dtype=torch.long, device=adapter.device)
             output = adapter.model(input_ids=step, attention_mask=mask, use_cache=True, **cache)
             probabilities = output.logits[:, -1].float().softmax(-1).cpu()
@@ -143,6 +149,7 @@ def _sample(adapter: ModelAdapter, *, seed: int, batch: int) -> list[str]:
             if bool(done.all()):
                 break
             step = chosen.to(adapter.device)
+    progress(f"sample text, batch {batch + 1}", _new_tokens(adapter), _new_tokens(adapter))
     return [text for row in ids for text in [_text(adapter.tokenizer, row, ends)] if text]
 
 

@@ -172,7 +172,9 @@ def _computed(
 
     repository, adapter = loaded.repository, loaded.adapter
     spec = corpus or repository.config.corpus or DEFAULT_CORPUS
-    texts = open_corpus(spec, field=field, adapter=adapter, cache=repository.root / "cache" / "sampled")
+    texts = open_corpus(
+        spec, field=field, adapter=adapter, cache=repository.root / "cache" / "sampled", progress=progress
+    )
     wanted = tokens or TOKENS_PER_INPUT * max(adapter.dimensions(layer)[1] for layer in hparams.layers)
     names = {layer: loaded.weights[layer].name for layer in hparams.layers}
     key = StatisticsKey.of(adapter, base=repository.base_id, names=names, corpus=texts.describe(), tokens=wanted)
