@@ -36,14 +36,14 @@ def run(options: Options) -> Report:
             Row("perplexity", after["perplexity"], base["perplexity"], unit="", inverse=True, goal=("≤", 1.02)),
         ]
         second, others = batches[1], [fact for batch in (batches[0], *batches[2:]) for fact in batch]
-        before = {"its": here.scores(second), "others": here.scores(others)}
+        before = here.scores(others)
         original = here.scores(second, "HEAD~5")
         hashes = checkout(here.repository, "HEAD", here.directory / "before").tensors
         taken = revert(here.repository, [made[1]]).id
         its, rest = here.scores(second), here.scores(others)
         rows += [
             Row("revert of commit 2: ES of its facts", its["ES"], unit="", more={"base": original["ES"]}),
-            Row("the same: ES of the others", rest["ES"], before["others"]["ES"], unit="", inverse=True),
+            Row("the same: ES of the others", rest["ES"], before["ES"], unit="", inverse=True),
         ]
         revert(here.repository, [taken])
         again = checkout(here.repository, "HEAD", here.directory / "again").tensors
@@ -94,13 +94,15 @@ def run_many(options: Options) -> Report:
         made = here.commit(facts, "many facts", scores=True)
         minutes = (time.perf_counter() - began) / 60
         after = here.scores(facts)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 1024) / 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+            2**20 if sys.platform == "darwin" else 1024
+        )  # bytes there, kB else
         more = {name: f"{after[name]:.2f} ({base[name]:.2f})" for name in _SHOWN if name in after}
         stages = {f"{stage}, s": round(seconds) for stage, seconds in made.seconds.items() if seconds >= 1}
         rows = [
             Row("minutes from start to end", minutes, 60.0, "min", inverse=True, goal=("≤", 1.0), more=stages),
             Row("ES", after["ES"], unit="", goal=("≥", 0.95), more=more),
             Row("perplexity", after["perplexity"], base["perplexity"], unit="", inverse=True),
-            Row("peak memory of the process", peak * (1024 if sys.platform == "darwin" else 1), unit="MB"),
+            Row("peak memory of the process", peak, unit="MB"),
         ]
         return Report("many", f"{len(facts)} facts in one commit", "the base", settings(options, here, facts), rows)

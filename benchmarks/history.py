@@ -127,7 +127,7 @@ def _distance(found: Tensor, expected: Tensor) -> float:
 
 def _reverts(here: Lab, made: Sequence[str], batches: Sequence[Sequence[Fact]], tip: str) -> list[Row]:
     second, others = batches[1], [fact for batch in (batches[0], *batches[2:]) for fact in batch]
-    base, before = here.scores(second, "HEAD~1"), here.scores(others, tip)
+    before = here.scores(others, tip)
     base = here.scores(second, f"{tip}~{len(batches)}")
     rows = []
     for name, verb in (("revert", revert), ("revert --resolve", resolve_revert)):

@@ -39,7 +39,7 @@ class Lab:
         return read_hparams(self.repository)
 
     def commit(self, facts: Sequence[Fact], message: str, *, scores: bool = False) -> CommitResult:
-        """A batch on HEAD, with the repository's settings; `theirs` where a fact is live with another target."""
+        """A batch on HEAD, with the repository's settings."""
         return commit_facts(self.repository, facts, message=message, loaded=self.loaded, scores=scores)
 
     def scores(self, facts: Sequence[Fact], revision: str = "HEAD") -> Mapping[str, float]:
