@@ -7,7 +7,6 @@ the short one does not hold. Both give the same numbers.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -18,7 +17,8 @@ from transformers.cache_utils import Cache
 from memit_vc.numerics.adapter import ModelAdapter
 from memit_vc.numerics.architecture import ARCHITECTURES
 from memit_vc.numerics.lines import Lines
-from memit_vc.numerics.prefixes import Prefixes, additive
+from memit_vc.numerics.packing import additive, packs, takes_positions, window
+from memit_vc.numerics.prefixes import Prefixes
 from memit_vc.numerics.replay import Recording, cache_argument, record, replay
 from memit_vc.numerics.rows import buckets, pad, portions
 from memit_vc.numerics.tokens import TokenRow
@@ -52,7 +52,7 @@ class Continuations:
         """
         self._adapter, self._rows, self._layer = adapter, rows, layer
         self._plain = plain or adapter.model.config.model_type not in ARCHITECTURES
-        self._packed, self._limit = _packs(adapter), _window(adapter)
+        self._packed, self._limit = packs(adapter), window(adapter)
         self._prefixes: Prefixes | None = None
         self._numbers: dict[int, int] = {}
 
@@ -95,9 +95,7 @@ class Continuations:
             kept = [i for i, row in enumerate(self._rows) if self._fits(len(row.ids))]
             self._numbers = {row: number for number, row in enumerate(kept)}
             rows = [self._rows[i] for i in kept]
-            self._prefixes = Prefixes(
-                self._adapter, rows, packed=self._packed, max_tokens=max_tokens, limit=self._limit
-            )
+            self._prefixes = Prefixes(self._adapter, rows, max_tokens=max_tokens)
         cache = self._prefixes.cache([self._numbers[i] for i in part], before)
         mask = _mask(before, lines, self._adapter, packed=self._packed)
         return Suffix(self._adapter, [self._rows[i] for i in part], lines, cache, mask, layer=self._layer)
@@ -123,7 +121,7 @@ class Suffix:
             cache_argument(adapter.backbone): cache,
             "use_cache": True,
         }
-        if _takes_positions(adapter):
+        if takes_positions(adapter):
             positions = lines.fill([range(row.pivot, len(row.ids)) for row in rows])
             self._inputs["position_ids"] = positions.to(adapter.device)
         self._places = torch.tensor(lines.starts).T
@@ -197,19 +195,3 @@ def _mask(before: Lines, lines: Lines, adapter: ModelAdapter, *, packed: bool) -
     suffixes = (ours[:, :, None] == ours[:, None, :]) & up_to_itself
     prefixes = (ours[:, :, None] == theirs[:, None, :]) & ours[:, :, None].ge(0)
     return additive(torch.cat([prefixes, suffixes], dim=2), adapter)
-
-
-def _takes_positions(adapter: ModelAdapter) -> bool:
-    return "position_ids" in inspect.signature(type(adapter.backbone).forward).parameters
-
-
-def _packs(adapter: ModelAdapter) -> bool:
-    """Whether rows may share a line: tokens have their positions by number, and nothing is counted off a mask."""
-    return _takes_positions(adapter) and not getattr(adapter.model.config, "alibi", False)
-
-
-def _window(adapter: ModelAdapter) -> int | None:
-    """The shortest sliding window or table of positions."""
-    names = ("sliding_window", "window_size", "attention_window", "max_position_embeddings", "n_positions")
-    limits = [getattr(adapter.model.config, name, None) for name in names]
-    return min((n for n in limits if isinstance(n, int) and n > 0), default=None)

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from memit_vc.numerics.adapter import ModelAdapter
 from memit_vc.numerics.replay import Recording, evaluating, record, replay, watching
-from memit_vc.numerics.rows import buckets, pad, prompt_rows
+from memit_vc.numerics.rows import prompt_rows
 from memit_vc.numerics.scarcity import halving
 from memit_vc.numerics.tokens import Template, TokenRow
+from memit_vc.numerics.trees import grouped, laid_out
 from memit_vc.objects import Fact
 
 __all__ = ["Frontier"]
@@ -33,6 +34,8 @@ class _Moved:
     """How far up the model the rows of a group have been carried: `hidden` is the input of block `at`, on the CPU."""
 
     recording: Recording
+    places: tuple[Tensor, Tensor]
+    """Line and column of each row's pivot."""
     hidden: Tensor
     at: int
 
@@ -119,12 +122,11 @@ class Frontier:
             return halving(self._max_tokens, read).float().T.contiguous()
 
     def _grouped(self, max_tokens: int) -> list[_Group]:
-        lengths = [len(row.ids) for row in self._rows]
-        parts = (range(self._facts), range(self._facts, len(lengths)))  # the plain prompts go further up: apart
+        parts = (range(self._facts), range(self._facts, len(self._rows)))  # the plain prompts go further up: apart
         return [
-            _Group([part[i] for i in bucket])
+            _Group([part[i] for i in group])
             for part in parts
-            for bucket in buckets([lengths[i] for i in part], max_tokens=max_tokens)
+            for group in grouped(self._adapter, [self._rows[i].ids for i in part], max_tokens=max_tokens)
         ]
 
     def _read(self, group: _Group, layer: int, stop: int, what: str) -> Tensor:
@@ -140,30 +142,26 @@ class Frontier:
         source = captured[0] if what == "input" else out
         if source.dim() == 2:  # OPT flattens rows and tokens before its feed-forward part
             source = source.view(*out.shape[:2], -1)
-        pivots = torch.tensor([self._rows[i].pivot for i in group.rows], device=source.device)
-        return source[torch.arange(len(group.rows), device=source.device), pivots].float().cpu().double()
+        lines, columns = (place.to(source.device) for place in moved.places)
+        return source[lines, columns].float().cpu().double()
 
     def _carried(self, group: _Group, layer: int) -> _Moved:
         """The rows at the input of block `layer`, through blocks whose weights are final by now."""
         moved = group.moved or self._start([self._rows[i] for i in group.rows])
         if moved.at < layer:
             hidden = replay(self._adapter, moved.recording, moved.hidden, blocks=range(moved.at, layer))
-            moved = _Moved(moved.recording, hidden.cpu(), layer)
+            moved = _Moved(moved.recording, moved.places, hidden.cpu(), layer)
         held = sum(_size(other.moved) for other in self._groups if other is not group)
         group.moved = moved if held + _size(moved) <= _HELD else None
         return moved
 
     def _start(self, rows: Sequence[TokenRow]) -> _Moved:
         first, last = self._layers[0], self._layers[-1]
-        ids, mask = pad([row.ids for row in rows])
-        inputs = {
-            "input_ids": ids.to(self._adapter.device),
-            "attention_mask": mask.to(self._adapter.device),
-            "use_cache": False,
-        }
+        laid = laid_out(self._adapter, [row.ids for row in rows])
+        inputs = {**laid.inputs, "use_cache": False}
         recording = record(self._adapter, inputs, keep={first - 1}, calls=range(first, last + 1))
         hidden = recording.outputs[first - 1].cpu()
-        return _Moved(Recording(recording.calls, {}), hidden, first)
+        return _Moved(Recording(recording.calls, {}), laid.at([row.pivot for row in rows]), hidden, first)
 
 
 def _size(moved: _Moved | None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from memit_vc.numerics.replay import evaluating
 from memit_vc.numerics.rows import buckets, pad
 from memit_vc.numerics.scarcity import halving
 from memit_vc.numerics.tokens import TokenRow, encode, join_target, target_row
+from memit_vc.numerics.trees import grouped, laid_out
 
 __all__ = ["Continued", "continuations", "greedy", "perplexity"]
 
@@ -60,19 +61,19 @@ def continuations(
     def score(tokens: int) -> None:
         nonlocal done
         left = [i for i in range(len(hosts)) if i not in scored]
-        for places in buckets([len(hosts[i]) for i in left], max_tokens=tokens):
-            group = [left[place] for place in places]
-            hidden = _hidden(adapter, [hosts[i] for i in group])
+        for numbers in grouped(adapter, [hosts[i] for i in left], max_tokens=tokens):
+            group = [left[number] for number in numbers]
+            hidden, places = _hidden(adapter, [hosts[i] for i in group])
             at: list[int] = []
             columns: list[int] = []
             labels: list[int] = []
             lengths: list[int] = []
             owners = [index for host in group for index in guests[host]]
-            for position, host in enumerate(group):
+            for (line, of_host), host in zip(places, group, strict=True):
                 for index in guests[host]:
                     row = rows[index]
-                    at += [position] * len(row.labels)
-                    columns += row.positions
+                    at += [line] * len(row.labels)
+                    columns += [of_host[position] for position in row.positions]
                     labels += row.labels
                     lengths.append(len(row.labels))
             logits = _logits(adapter, hidden[at, columns])
@@ -127,9 +128,12 @@ def perplexity(adapter: ModelAdapter, texts: Sequence[str], *, tokens: int = 409
     with evaluating(adapter.model), torch.no_grad():
         for group in buckets([len(ids) for ids in windows], max_tokens=window):
             rows = [windows[i] for i in group]
-            hidden = _hidden(adapter, rows)
-            logits = _logits(adapter, torch.cat([hidden[i, : len(ids) - 1] for i, ids in enumerate(rows)]))
-            labels = torch.tensor([token for ids in rows for token in ids[1:]], device=logits.device)
+            padded, mask = pad(rows)
+            hidden = _forward(
+                adapter, {"input_ids": padded.to(adapter.device), "attention_mask": mask.to(adapter.device)}
+            )
+            logits = _logits(adapter, torch.cat([hidden[i, : len(row) - 1] for i, row in enumerate(rows)]))
+            labels = torch.tensor([token for row in rows for token in row[1:]], device=logits.device)
             total += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
     return float(torch.tensor(total / count, dtype=torch.float64).exp())
 
@@ -155,12 +159,15 @@ def greedy(adapter: ModelAdapter, prompts: Sequence[str], *, new_tokens: int = 8
     return answers
 
 
-def _hidden(adapter: ModelAdapter, rows: Sequence[Sequence[int]]) -> Tensor:
-    ids, mask = pad(rows)
+def _hidden(adapter: ModelAdapter, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Sequence[tuple[int, Sequence[int]]]]:
+    """Final hidden states [lines, width, d_model], and the line of each row and the column of each of its tokens."""
+    laid = laid_out(adapter, rows)
+    return _forward(adapter, laid.inputs), laid.places
+
+
+def _forward(adapter: ModelAdapter, inputs: Mapping[str, Any]) -> Tensor:
     run: Any = adapter.backbone
-    hidden: Tensor = run(
-        input_ids=ids.to(adapter.device), attention_mask=mask.to(adapter.device), use_cache=False
-    ).last_hidden_state
+    hidden: Tensor = run(**inputs, use_cache=False).last_hidden_state
     return hidden
 
 

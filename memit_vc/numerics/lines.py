@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from memit_vc.numerics.packing import ATTENTION
+
 __all__ = ["Lines"]
 
-_ATTENTION = 0.004
-"""What a token's attention costs for each token of its line, against all else that a block does with it: measured."""
 _WIDTHS = 8
 _SHARES = (1.0, 1.5, 2.0, 3.0)
 """Bounds tried for what stands before a line, as multiples of the longest prefix."""
@@ -36,8 +36,8 @@ class Lines:
         return cls(tuple(lengths), tuple((i, 0) for i in range(len(lengths))), len(lengths), max(lengths, default=0))
 
     @classmethod
-    def packed(cls, lengths: Sequence[int], before: Sequence[int] | None = None, *, limit: int | None = None) -> Lines:
-        """The arrangement of least work, in lines of at most `limit` tokens where the rows allow it.
+    def packed(cls, lengths: Sequence[int], before: Sequence[int] | None = None) -> Lines:
+        """The arrangement of least work, rows of a line one behind the other.
 
         `before`: what stands before each row and is seen, not computed. It may come to several rows' worth in a line,
         so lines are bounded in both.
@@ -45,7 +45,7 @@ class Lines:
         longest, widest = max(lengths, default=0), max(before or (0,), default=0)
         if not longest:
             return cls.single(lengths)
-        most = max(longest, min(sum(lengths), 3 * longest, limit or 3 * longest))
+        most = max(longest, min(sum(lengths), 3 * longest))
         step = max(1, (most - longest) // _WIDTHS)
         behind = list(before or [0] * len(lengths))
         tried = [
@@ -57,7 +57,7 @@ class Lines:
 
     def _work(self, before: Sequence[int]) -> float:
         seen = self.width + self.behind(before).width
-        return self.count * self.width * (1 + _ATTENTION * seen)
+        return self.count * self.width * (1 + ATTENTION * seen)
 
     def behind(self, lengths: Sequence[int]) -> Lines:
         """The same rows in the same lines, with other lengths."""

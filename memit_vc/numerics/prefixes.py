@@ -7,58 +7,78 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from memit_vc.numerics.adapter import ModelAdapter
 from memit_vc.numerics.lines import Lines
-from memit_vc.numerics.replay import FrozenLayer, cache_argument
+from memit_vc.numerics.replay import cache_argument
 from memit_vc.numerics.tokens import TokenRow
+from memit_vc.numerics.trees import Laid, grouped, laid_out
 
-__all__ = ["Prefixes", "additive"]
+__all__ = ["Prefixes"]
+
+
+class _FrozenLayer(DynamicLayer):  # type: ignore[misc]  # untyped in transformers
+    """Keys and values of prefixes that every call sees and no call changes.
+
+    They are put into lines at each call, from the store that all parts share: laid out, those of every part would take
+    several times the memory.
+    """
+
+    def __init__(self, kept: tuple[Tensor, Tensor] | None, index: Tensor) -> None:
+        """`kept` keys and values, each [heads, tokens, width of a head]; `index` [lines, width] of their tokens."""
+        super().__init__()
+        self._width = index.shape[1]
+        if kept is not None and self._width:
+            self.keys, self.values = kept
+            self._index = index.to(self.keys.device)
+            self.dtype, self.device, self.is_initialized = self.keys.dtype, self.keys.device, True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Prefix and new states joined, [lines, heads, tokens, width of a head]; the new ones are not kept."""
+        del args, kwargs
+        if not self.is_initialized:
+            return key_states, value_states
+        return self._behind(self.keys, key_states), self._behind(self.values, value_states)
+
+    def _behind(self, kept: Tensor, new: Tensor) -> Tensor:
+        return torch.cat([kept[:, self._index].transpose(0, 1), new], dim=-2)
+
+    def get_seq_length(self) -> int:
+        """Tokens of a line's prefixes."""
+        return self._width if self.is_initialized else 0
 
 
 class Prefixes:
-    """What every block's attention keeps of some rows' prefixes. `packed`: whether rows may share a line."""
+    """What every block's attention keeps of some rows' prefixes."""
 
-    def __init__(
-        self, adapter: ModelAdapter, rows: Sequence[TokenRow], *, packed: bool, max_tokens: int, limit: int | None
-    ) -> None:
-        """One forward without gradients for about `max_tokens` tokens at a time, in lines of at most `limit`."""
-        self._adapter, self._packed, self._limit = adapter, packed, limit
-        self._lengths = [row.pivot for row in rows]
-        self._starts = [0] * len(rows)
+    def __init__(self, adapter: ModelAdapter, rows: Sequence[TokenRow], *, max_tokens: int) -> None:
+        """Forwards without gradients of about `max_tokens` tokens each."""
+        self._adapter = adapter
+        self._tokens: list[range | list[int]] = [range(0)] * len(rows)
+        """Where each row's tokens lie in what is kept; rows that begin alike share tokens."""
         kept: list[list[tuple[Tensor, Tensor] | None]] = []
-        order = sorted((i for i, row in enumerate(rows) if row.pivot), key=lambda i: rows[i].pivot)
         taken = 0
-        while order:
-            part: list[int] = []
-            while order and (not part or (len(part) + 1) * rows[order[0]].pivot <= max_tokens):
-                part.append(order.pop(0))
-            kept.append(self._run([rows[i] for i in part]))
-            for i in part:
-                self._starts[i] = taken
-                taken += rows[i].pivot
+        numbers = [i for i, row in enumerate(rows) if row.pivot]
+        prefixes = [rows[i].ids[: rows[i].pivot] for i in numbers]
+        for group in grouped(adapter, prefixes, max_tokens=max_tokens):
+            laid = laid_out(adapter, [prefixes[i] for i in group])
+            tokens = dict.fromkeys((line, column) for line, columns in laid.places for column in columns)
+            number = {place: taken + index for index, place in enumerate(tokens)}
+            for i, (line, columns) in zip(group, laid.places, strict=True):
+                self._tokens[numbers[i]] = [number[line, column] for column in columns]
+            kept.append(self._run(laid, list(tokens)))
+            taken += len(tokens)
         self._layers = [_joined([part[layer] for part in kept]) for layer in range(adapter.n_layers)]
 
-    def _run(self, rows: Sequence[TokenRow]) -> list[tuple[Tensor, Tensor] | None]:
-        """Keys and values [heads, tokens of all prefixes, width of a head] of each layer; None where it keeps none."""
+    def _run(self, laid: Laid, tokens: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Tensor] | None]:
+        """Keys and values [heads, tokens, width of a head] of each layer; None where it keeps none."""
         adapter = self._adapter
-        lengths = [row.pivot for row in rows]
-        lines = Lines.packed(lengths, limit=self._limit) if self._packed else Lines.single(lengths)
-        inputs: dict[str, Any] = {"input_ids": lines.fill([row.ids[: row.pivot] for row in rows]).to(adapter.device)}
-        if self._packed:
-            owners = lines.owners
-            visible = (owners[:, :, None] == owners[:, None, :]) & torch.ones(lines.width, lines.width).tril().bool()
-            inputs["attention_mask"] = additive(visible, adapter)
-            inputs["position_ids"] = lines.fill([range(length) for length in lengths]).to(adapter.device)
-        else:
-            # padding counts as text here: nothing causal looks at it, and a row of padding only has no softmax
-            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         filled = DynamicCache()
         with torch.no_grad():
-            adapter.backbone(**inputs, **{cache_argument(adapter.backbone): filled}, use_cache=True)
-        places = [lines.place(row, offset) for row, length in enumerate(lengths) for offset in range(length)]
-        index = torch.tensor([line * lines.width + column for line, column in places])
+            adapter.backbone(**laid.inputs, **{cache_argument(adapter.backbone): filled}, use_cache=True)
+        width = laid.inputs["input_ids"].shape[1]
+        index = torch.tensor([line * width + column for line, column in tokens])
         kept: list[tuple[Tensor, Tensor] | None] = []
         for number in range(adapter.n_layers):
             layer = filled.layers[number] if number < len(filled.layers) else None
@@ -70,32 +90,15 @@ class Prefixes:
 
     def cache(self, rows: Sequence[int], lines: Lines) -> DynamicCache:
         """A cache that holds the prefixes of `rows` as `lines` has them, [lines, heads, width, width of a head]."""
-        index = lines.fill([range(self._starts[i], self._starts[i] + self._lengths[i]) for i in rows])
+        index = lines.fill([self._tokens[i] for i in rows])
         cache = DynamicCache()
-        for kept in self._layers:
-            layer = FrozenLayer()
-            if kept is not None and lines.width:
-                layer.keys, layer.values = (_laid_out(each, index) for each in kept)
-                layer.dtype, layer.device, layer.is_initialized = layer.keys.dtype, layer.keys.device, True
-            cache.layers.append(layer)
+        cache.layers.extend(_FrozenLayer(kept, index) for kept in self._layers)
         return cache
-
-
-def additive(visible: Tensor, adapter: ModelAdapter) -> Tensor:
-    """A mask that every attention of transformers adds to its scores, of bool [lines, queries, keys]: 4-D, used as it
-    is."""
-    mask = torch.zeros(visible.shape, dtype=adapter.dtype)
-    return mask.masked_fill_(~visible, torch.finfo(adapter.dtype).min)[:, None].to(adapter.device)
 
 
 def _flat(states: Tensor, index: Tensor) -> Tensor:
     """[lines, heads, width, d] at some tokens: [heads, tokens, d]."""
     return states.transpose(0, 1).flatten(1, 2).index_select(1, index.to(states.device))
-
-
-def _laid_out(states: Tensor, index: Tensor) -> Tensor:
-    """[heads, tokens, d] at `index` [lines, width]: [lines, heads, width, d]."""
-    return states[:, index.to(states.device)].transpose(0, 1).contiguous()
 
 
 def _joined(parts: Sequence[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor] | None:

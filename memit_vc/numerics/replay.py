@@ -15,12 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicLayer
 
 from memit_vc.numerics.adapter import ModelAdapter
 
 __all__ = [
-    "FrozenLayer",
     "Recording",
     "cache_argument",
     "evaluating",
@@ -33,17 +31,6 @@ __all__ = [
 
 class _StopForwardError(Exception):
     """Raised by a hook to leave a forward whose rest is not needed."""
-
-
-class FrozenLayer(DynamicLayer):  # type: ignore[misc]  # untyped in transformers
-    """Keys and values of a prefix that every call sees and no call changes."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Prefix and new states joined, without keeping the new ones: the layer can be called again and again."""
-        del args, kwargs
-        if not self.is_initialized or self.keys is None or self.keys.numel() == 0:
-            return key_states, value_states
-        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
 
 
 def cache_argument(module: nn.Module) -> str:
