@@ -6,7 +6,6 @@ python -m benchmarks.commit WORK EDITS   (one commit; prints JSON)
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
 import subprocess
@@ -31,17 +30,18 @@ from memit_vc.repository import Repository
 __all__ = ["run"]
 
 MEMORY = 1500.0
-"""MB above the loaded model that a commit of 100 facts may take."""
-_KILOBYTES = 1 if sys.platform != "darwin" else 1024
-"""What `ru_maxrss` counts in, per kilobyte."""
+"""MB above the model's weights that a commit of 100 facts may take."""
+_MB = 1e6
+_COUNTED = 1024 if sys.platform != "darwin" else 1
+"""Bytes that `ru_maxrss` counts in."""
 
 
 def run(options: Options) -> Report:
     """10 facts for the time, 100 for the memory; statistics, factors and templates are there before."""
     rows: list[Row] = []
     with place(options) as here, tempfile.TemporaryDirectory(prefix="memitvc-benchmark-") as name:
-        prepare_statistics(here.loaded, here.hparams)
-        measure_base(here.repository, here.loaded.adapter)  # as `memitvc stats` does
+        prepare_statistics(here.loaded, here.hparams, choose=True)  # both as `memitvc stats` does
+        measure_base(here.repository, here.loaded.adapter)
         context_templates(here.loaded, here.hparams)
         here.repository.hparams_path.write_text(here.hparams.to_yaml(), encoding="utf-8")
         for count in (10, 100):
@@ -68,13 +68,13 @@ def _rows(count: int, made: dict[str, Any], *, first: bool) -> list[Row]:
             more={**stages, "process from start to end, s": made["process"]},
         ),
         Row(
-            f"{count} facts, memory above the loaded model (allowed)",
+            f"{count} facts, memory above the model's weights (allowed)",
             over,
             MEMORY,
             unit="MB",
             inverse=True,
             goal=None if first else ("≤", 1.0),
-            more={"model, MB": made["model_mb"], "peak, MB": made["peak_mb"]},
+            more={"weights, MB": made["model_mb"], "peak of the process, MB": made["peak_mb"]},
         ),
     ]
 
@@ -93,7 +93,8 @@ def _child(work: Path, edits: Path) -> dict[str, Any]:
     """One commit in this process: seconds, and memory before and at its peak."""
     with Repository.open(work) as repository:
         loaded = load_model(repository, device=read_hparams(repository).resolved_device())
-        model = _resident()
+        # what is mapped and not yet read is not resident, so the weights are counted
+        weights = sum(parameter.nbytes for parameter in loaded.adapter.model.parameters())
         search: list[float] = []
 
         def progress(stage: str, done: int, total: int) -> None:
@@ -104,23 +105,14 @@ def _child(work: Path, edits: Path) -> dict[str, Any]:
         began = time.perf_counter()
         made = commit_facts(repository, read_edits(str(edits)).facts, loaded=loaded, progress=progress)
         seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _KILOBYTES / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _COUNTED
     return {
         "commit": seconds,
         "z": search[-1] - search[0],
         "stages": dict(made.seconds),
-        "model_mb": model,
-        "peak_mb": peak,
+        "model_mb": weights / _MB,
+        "peak_mb": peak / _MB,
     }
-
-
-def _resident() -> float:
-    """Resident memory now, MB; the peak so far where the system does not say."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _KILOBYTES / 1024
 
 
 if __name__ == "__main__":

@@ -11,16 +11,17 @@ from memit_vc.numerics.adapter import ModelAdapter
 
 __all__ = ["free_memory", "free_ram", "search_tokens"]
 
-_MOST = {"cpu": 512, "cuda": 16384}
+_MOST = {"cpu": 384, "cuda": 16384}
 """Larger forwards gain nothing: a CPU's cores are busy, and its caches overflow, with far fewer tokens than a GPU's."""
-_LEAST = 64
+_LEAST = 48
 _GROUP = Path("/sys/fs/cgroup")
 
 
 def search_tokens(adapter: ModelAdapter, *, layer: int) -> int:
-    """Tokens of one forward of the search for z above `layer`: a power of two that takes half of what is free at most.
+    """Tokens of one forward of the search for z above `layer`, which take half of what is free at most.
 
-    A power of two, and bounded, so that the same machine chooses the same number although its free memory varies.
+    The most of them or that halved again and again, so that the same machine chooses the same number although its free
+    memory varies.
     """
     free = free_memory(adapter.blocks[layer])
     most = _MOST.get(next(adapter.blocks[layer].parameters()).device.type, _MOST["cpu"])

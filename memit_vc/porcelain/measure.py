@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEALTH_TOKENS", "Measured", "Probe", "measure", "measure_base"]
 
-HEALTH_TOKENS = 1024
+HEALTH_TOKENS = 512
 """Predicted tokens of the held text: the relative change between two states, not the level, is what is wanted."""
 
 

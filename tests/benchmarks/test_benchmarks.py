@@ -47,7 +47,7 @@ def test_commit_in_its_own_process(options: Options) -> None:
     time, memory, *_ = commit.run(options).rows
     assert time.ratio is not None
     assert time.ratio > 1  # the search is a part of the commit
-    assert memory.more["peak, MB"] >= memory.more["model, MB"]
+    assert memory.more["peak of the process, MB"] >= memory.more["weights, MB"]
 
 
 def test_edits_are_taken_back_exactly(options: Options) -> None:
