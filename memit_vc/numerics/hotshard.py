@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from mmap import mmap
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -18,11 +22,13 @@ from memit_vc.numerics.update import Edit, Update
 from memit_vc.objects import EditableWeight
 from memit_vc.progress import Progress
 from memit_vc.store.files import storage_errors
-from memit_vc.store.safetensors_file import Entry, read_header
+from memit_vc.store.safetensors_file import FileHeader, read_header
 
 __all__ = ["StaleShardError", "copied_shard", "hot_shard"]
 
 _CHUNK = 1 << 23
+Buffer: TypeAlias = mmap
+"""Memory that goes from block to block."""
 _UNHASHED = 4
 """Blocks that may wait for their hash."""
 
@@ -55,22 +61,25 @@ def hot_shard(
     digests = {name: hashlib.sha256() for name in header.tensors}
     with storage_errors(base), base.open("rb") as file, ThreadPoolExecutor(max_workers=1) as hasher:
         yield file.read(header.data_start)
-        unhashed: deque[Future[None]] = deque()
+        unhashed: deque[tuple[Future[None], Buffer]] = deque()
+        spare: list[Buffer] = []
         updates = _ahead(lambda name: Update(terms(name), by_name[name]), header.tensors)
         jobs = (
-            (name, raw, edit)
+            block
             for name, update in zip(header.tensors, updates, strict=True)
-            for raw, edit in _blocks(file, base, header.tensors[name], by_name[name], update)
+            for block in _blocks(file, base, header, by_name[name], update)
         )
-        for name, block in ordered_map(_edited, jobs):
+        for name, buffer, block in ordered_map(partial(_edited, spare), jobs):
             # one thread, so in the order of the bytes; it leaves the interpreter's lock, as do products and writes
-            unhashed.append(hasher.submit(digests[name].update, block))
+            unhashed.append((hasher.submit(digests[name].update, block), buffer))
             while len(unhashed) > _UNHASHED:
-                unhashed.popleft().result()
+                hashed, done_with = unhashed.popleft()
+                hashed.result()
+                spare.append(done_with)  # written, too: the caller has come back for others since
             yield block
             done += len(block)
             progress("write weights", done, total)
-        for hashed in unhashed:
+        for hashed, _ in unhashed:
             hashed.result()
     hashes |= {name: sha.hexdigest() for name, sha in digests.items()}
 
@@ -96,13 +105,22 @@ def copied_shard(path: Path, hashes: dict[str, str], progress: Progress) -> Iter
         raise StaleShardError(str(error)) from error
 
 
-_Job: TypeAlias = tuple[str, bytearray, "tuple[Edit, torch.dtype, int] | None"]
+@dataclass(frozen=True)
+class _Block:
+    """Some rows of a tensor in the base's shard, and what is to be done to them."""
+
+    name: str
+    file: BinaryIO
+    offset: int
+    size: int
+    columns: int
+    dtype: torch.dtype
+    edit: Edit | None
 
 
-def _blocks(
-    file: BinaryIO, path: Path, entry: Entry, weight: EditableWeight, update: Update
-) -> Iterator[tuple[bytearray, tuple[Edit, torch.dtype, int] | None]]:
-    """The base's bytes of each block of a tensor, and what is to be done to them; the file is at its first byte."""
+def _blocks(file: BinaryIO, path: Path, header: FileHeader, weight: EditableWeight, update: Update) -> Iterator[_Block]:
+    """The blocks of a tensor, in order."""
+    entry = header.tensors[weight.name]
     rows, columns = stored_shape(weight)
     dtype = STORAGE_DTYPES.get(entry.dtype)
     if dtype is None or entry.shape != (rows, columns):
@@ -110,20 +128,36 @@ def _blocks(
             f"{path}: {weight.name} is {entry.dtype} {list(entry.shape)}, the history says {[rows, columns]}",
             hint="The base is not the one that `init` recorded.",
         )
+    offset = header.data_start + entry.begin
     for block, edit in update.blocks():
-        raw = bytearray((block.stop - block.start) * columns * dtype.itemsize)
-        if file.readinto(raw) != len(raw):  # type: ignore[attr-defined]
-            raise StorageError(f"{path}: ends inside tensor {weight.name!r}", hint="It was cut short; delete it.")
-        yield raw, None if update.is_zero else (edit, dtype, columns)
+        size = (block.stop - block.start) * columns * dtype.itemsize
+        yield _Block(weight.name, file, offset, size, columns, dtype, None if update.is_zero else edit)
+        offset += size
 
 
-def _edited(job: _Job) -> tuple[str, memoryview]:
-    name, raw, work = job
-    if work is None:
-        return name, memoryview(raw)
-    edit, dtype, columns = work
-    result = edit(torch.frombuffer(raw, dtype=dtype).reshape(-1, columns))
-    return name, result.view(-1).view(torch.uint8).numpy().data
+def _edited(spare: list[Buffer], block: _Block) -> tuple[str, Buffer, memoryview]:
+    """Read and edited: on a thread of its own, so that the one that writes does nothing else.
+
+    The buffer is a spare one, where there is one: fresh memory costs as much as the work.
+    """
+    try:
+        buffer = spare.pop()
+    except IndexError:
+        buffer = mmap(-1, block.size)
+    if len(buffer) < block.size:
+        buffer = mmap(-1, block.size)
+    raw = memoryview(buffer)[: block.size]
+    done = 0
+    while done < block.size:
+        count = os.preadv(block.file.fileno(), [raw[done:]], block.offset + done)
+        if not count:
+            raise StorageError(
+                f"{block.file.name}: ends inside tensor {block.name!r}", hint="It was cut short; delete it."
+            )
+        done += count
+    if block.edit is not None:
+        block.edit(torch.frombuffer(raw, dtype=block.dtype).reshape(-1, block.columns))
+    return block.name, buffer, raw
 
 
 def _ahead(make: Callable[[str], Update], names: Iterable[str]) -> Iterator[Update]:

@@ -59,7 +59,7 @@ _BITS = {
 }
 _BLOCK = 1 << 18
 """Entries of one block, where that is rows enough."""
-_ROWS = 64
+_ROWS = 128
 """Stored rows of one block at least: a product packs its right factor anew for each block, which fewer do not repay."""
 _TILE = 1 << 16
 """Entries that are summed, added and cast together: 512 KB in float64, which stays in the processor's cache."""

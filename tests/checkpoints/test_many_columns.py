@@ -52,6 +52,7 @@ def test_the_bytes_are_the_same_however_few_columns_are_read_at_a_time(
     monkeypatch.setattr(module, "_HELD", held)
     monkeypatch.setattr(module, "_SLAB", 64 * 70)
     monkeypatch.setattr("memit_vc.numerics.materialise._BLOCK", 1)
+    monkeypatch.setattr("memit_vc.numerics.materialise._ROWS", 64)
     monkeypatch.setattr("memit_vc.numerics.patchfile._PIECE", 7)
     terms = StateTerms(lambda p: tmp_path / p, selection.items(), weight.name)
     assert len(list(terms)) > 3
