@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import CommitId
 from memit_vc.porcelain.base import find_base
+from memit_vc.porcelain.scores_at_commit import came_in
 from memit_vc.remote.card import Card, CardFact, card_with
 from memit_vc.remote.opening import hub_name
 
@@ -95,28 +96,16 @@ def _measured(
     """(before, after) of each fact: on this very state where all are measured there, else as they were committed."""
     now = repository.evaluations(state, "fact")
     found: list[tuple[_Scores, _Scores]] = []
-    records: dict[CommitId, Any] = {}
+    came = came_in(repository, {each.commit for each in live})
     for each in live:
-        if each.commit not in records:
-            then = repository.state_id(repository.state(each.commit))
-            records[each.commit] = repository.evaluations(then, "commit").get(("commit", each.commit)) or {}
-        record = records[each.commit]
-        before, after = (_of(record, side, each.fact.id) for side in ("before", "after"))
-        found.append((before, after))
+        before, after = came[each.commit].get(each.fact.id, (None, {}))
+        found.append((before or {}, after))
     here = [now.get(("fact", each.fact.id)) for each in live]
     if live and all(isinstance(one, Mapping) for one in here):
         pairs = zip(found, here, strict=True)
         fresh: list[tuple[_Scores, _Scores]] = [(old, one) for (old, _), one in pairs if isinstance(one, Mapping)]
         return fresh, "on the published weights (before: when each fact was committed)"
     return found, "when each fact was committed"
-
-
-def _of(record: Any, side: str, fact: str) -> _Scores:
-    try:
-        scores = record[side]["facts"][fact]
-    except (KeyError, TypeError):
-        return {}
-    return scores if isinstance(scores, Mapping) else {}
 
 
 def _number(scores: _Scores, name: str) -> float | None:
@@ -129,7 +118,9 @@ def _score_rows(sides: Sequence[tuple[_Scores, _Scores]]) -> tuple[tuple[str, st
     for name, label in _NAMES.items():
         before, after = (_mean([_number(pair[side], name) for pair in sides]) for side in (0, 1))
         if after is not None:
-            rows.append((label, "" if before is None else f"{before:.2f}", f"{after:.2f}"))
+            measured = sum(_number(pair[1], name) is not None for pair in sides)
+            of = f", {measured} of {len(sides)} facts" if measured < len(sides) else ""
+            rows.append((label + of, "–" if before is None else f"{before:.2f}", f"{after:.2f}"))
     return tuple(rows)
 
 
@@ -144,7 +135,7 @@ def _perplexity(repository: Repository, state: Any) -> tuple[tuple[str, str, str
     for key, value in repository.evaluations(state, "perplexity").items():
         old = base.get(key)
         if isinstance(value, int | float):
-            return (("Perplexity", f"{old:.2f}" if isinstance(old, int | float) else "", f"{value:.2f}"),)
+            return (("Perplexity", f"{old:.2f}" if isinstance(old, int | float) else "–", f"{value:.2f}"),)
     return ()
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from memit_vc.objects import ColumnId, Commit, CommitId, Fact, FactId, JsonValue, StateId
+from memit_vc.objects import ColumnId, Commit, CommitId, Fact, JsonValue, StateId
+from memit_vc.porcelain.scores_at_commit import came_in
 from memit_vc.vcs.revisions import split_range
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ def show(repository: Repository, revision: str = "HEAD") -> ShownCommit:
     if commit.provenance is not None and repository.blobs.has(commit.provenance):
         provenance = json.loads(repository.blobs.read(commit.provenance))
     head_state = repository.state(repository.head().commit)
+    came = came_in(repository, [commit.id])[commit.id]
     return ShownCommit(
         entry=_entry(commit, _names(repository)),
         state=state,
@@ -174,8 +176,7 @@ def show(repository: Repository, revision: str = "HEAD") -> ShownCommit:
             ShownFact(
                 fact,
                 role,
-                _of(scores, "before", fact.id),
-                _of(scores, "after", fact.id),
+                *came.get(fact.id, (None, None)),
             )
             for fact, role in _facts_of(repository, commit.adds)
         ),
@@ -189,11 +190,6 @@ def show(repository: Repository, revision: str = "HEAD") -> ShownCommit:
         provenance=provenance,
         live=set(commit.adds) <= head_state,
     )
-
-
-def _of(scores: Mapping[str, Any] | None, side: str, fact: FactId) -> Mapping[str, float | None] | None:
-    found = None if scores is None else scores[side]["facts"].get(fact)
-    return dict(found) if found is not None else None
 
 
 def _facts_of(repository: Repository, columns: Sequence[ColumnId]) -> list[tuple[Fact, str]]:

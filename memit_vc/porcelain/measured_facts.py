@@ -39,5 +39,5 @@ def measured_facts(
         return []
     facts = list({entry.fact.id: entry.fact for entry in entries}.values())
     now = evaluate(repository, revision, facts=facts, perplexity=False, loaded=loaded, progress=progress).measured.facts
-    then = {commit: scores_at_commit(repository, commit) for commit in {entry.commit for entry in entries}}
+    then = scores_at_commit(repository, {entry.commit for entry in entries})
     return [MeasuredFact(entry, then[entry.commit].get(entry.fact.id), now[entry.fact.id]) for entry in entries]

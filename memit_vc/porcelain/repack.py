@@ -34,7 +34,7 @@ class Packed:
 
     def columns(self, repository: Repository) -> frozenset[ColumnId]:
         """Every column that these patches hold."""
-        held = [*self.patches, *(repository.patch(patch) for patch in self.kept)]
+        held = [*self.patches, *repository.patches(self.kept).values()]
         return frozenset(column for patch in held for column in patch.columns)
 
 
@@ -53,7 +53,7 @@ def repack(repository: Repository, columns: Sequence[ColumnId]) -> Packed:
     the columns only. IntegrityError where what was packed does not read back as the same columns.
     """
     selection = repository.constraints_of(columns)
-    sources = {patch: repository.patch(patch) for patch in selection}
+    sources = repository.patches(selection)
     kept = tuple(sorted(patch for patch, known in sources.items() if not known.header.divisible))
     places = {
         sources[patch].columns[position]: _Place(sources[patch].columns[position], patch, position)

@@ -1,46 +1,61 @@
-"""What each fact scored when it came in: measured by `commit`, handed on by commits that stand in its place."""
+"""What each fact scored before and after it came in: measured by `commit`, handed on by commits in its place."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from memit_vc.objects import CommitId, FactId, JsonValue, StateId
 
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["Scores", "handed_on", "scores_at_commit", "scores_of"]
+__all__ = ["Came", "Scores", "came_in", "handed_on", "scores_at_commit", "scores_of"]
 
 Scores: TypeAlias = Mapping[str, float | None]
 """ES, PS, NS, rewrite_acc, …, nll of one fact (`numerics.scores`)."""
+
+Came: TypeAlias = "tuple[Scores | None, Scores]"
+"""One fact's scores before its commit, where they are known, and right after it."""
 
 _HANDED_ON = "brought"
 
 _Row: TypeAlias = "tuple[StateId, CommitId | None, str, str, JsonValue]"
 
 
-def scores_at_commit(repository: Repository, commit: CommitId) -> dict[FactId, Scores]:
-    """Of the facts that a commit brought in, right after it; {} where nothing was measured."""
-    state = repository.state_id(repository.state(commit))
-    found: dict[FactId, Scores] = {}
-    handed = repository.evaluations(state, _HANDED_ON).get((_HANDED_ON, commit))
-    if isinstance(handed, Mapping):
-        found.update(handed)  # type: ignore[arg-type]  # as `handed_on` wrote it
-    measured = repository.evaluations(state, "commit").get(("commit", commit))
-    if isinstance(measured, Mapping) and isinstance(measured["after"], Mapping):
-        found.update(measured["after"]["facts"])  # type: ignore[arg-type]  # as `Measured` wrote it
+def came_in(repository: Repository, commits: Collection[CommitId]) -> dict[CommitId, dict[FactId, Came]]:
+    """Of the facts that each commit brought in; {} where nothing was measured."""
+    handed: Any = repository.evaluations_of(commits, _HANDED_ON)
+    measured: Any = repository.evaluations_of(commits, "commit")
+    found: dict[CommitId, dict[FactId, Came]] = {}
+    for commit in commits:
+        found[commit] = {}
+        sides = {side: scores["facts"] for side, scores in measured.get(commit, {}).items()}
+        for record in (handed.get(commit, {}), sides):
+            before = record.get("before", {})
+            found[commit] |= {FactId(fact): (before.get(fact), each) for fact, each in record.get("after", {}).items()}
     return found
 
 
-def handed_on(repository: Repository, old: Iterable[CommitId], state: StateId, new: CommitId) -> list[_Row]:
+def scores_at_commit(repository: Repository, commits: Collection[CommitId]) -> dict[CommitId, dict[FactId, Scores]]:
+    """Of the facts that each commit brought in, right after it; {} where nothing was measured."""
+    came = came_in(repository, commits)
+    return {commit: {fact: after for fact, (_, after) in facts.items()} for commit, facts in came.items()}
+
+
+def handed_on(repository: Repository, old: Sequence[CommitId], state: StateId, new: CommitId) -> list[_Row]:
     """Rows for one commit in the place of several, the oldest first: a fact keeps its scores of the last of them."""
-    found: dict[FactId, Scores] = {}
+    found: dict[FactId, Came] = {}
+    came = came_in(repository, old)
     for commit in old:
-        found.update(scores_at_commit(repository, commit))
+        found |= came[commit]
     if not found:
         return []
-    return [(state, new, _HANDED_ON, new, {fact: dict(scores) for fact, scores in found.items()})]
+    record: dict[str, JsonValue] = {
+        "before": {fact: dict(before) for fact, (before, _) in found.items() if before is not None},
+        "after": {fact: dict(after) for fact, (_, after) in found.items()},
+    }
+    return [(state, new, _HANDED_ON, new, record)]
 
 
 def scores_of(repository: Repository, old: CommitId, new: CommitId) -> list[_Row]:

@@ -151,12 +151,10 @@ def _refuse_ties(known: dict[CommitId, Commit], inside: set[CommitId], start: Co
 
 def _in_order(repository: Repository, commits: Sequence[Commit], wanted: frozenset[ColumnId]) -> list[ColumnId]:
     """The wanted columns, in the order of the commits and of their patches."""
-    found: dict[ColumnId, None] = {}
-    for commit in commits:
-        mine = wanted & set(commit.adds)
-        for patch in repository.selection(mine) if mine else ():
-            found.update(dict.fromkeys(c for c in repository.patch(patch).columns if c in mine))
-    return list(found)
+    held = repository.patches(sorted(repository.selection(wanted)))
+    places = {column: (patch, n) for patch, found in held.items() for n, column in enumerate(found.columns)}
+    ordered = (c for commit in commits for c in sorted(wanted & set(commit.adds), key=places.__getitem__))
+    return list(dict.fromkeys(ordered))
 
 
 def _rewrite(later: Sequence[Commit], replaced: dict[CommitId, CommitId]) -> list[Commit]:

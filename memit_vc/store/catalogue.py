@@ -64,9 +64,18 @@ class Catalogue:
         with self._database.read() as connection:
             return rows_patches.sum_bounds(connection, columns)
 
-    def patch(self, id: PatchId) -> NewPatch:  # noqa: A002
+    def edited_weights(self) -> set[str]:
+        """The weights that any patch of this repository touches, live or not."""
         with self._database.read() as connection:
-            return rows_patches.load_patch(connection, id)
+            return rows_patches.edited_weights(connection)
+
+    def patch(self, id: PatchId) -> NewPatch:  # noqa: A002
+        return self.patches([id])[id]
+
+    def patches(self, ids: Collection[PatchId]) -> dict[PatchId, NewPatch]:
+        """Several patches in a few statements. IntegrityError where one is not here."""
+        with self._database.read() as connection:
+            return rows_patches.load_patches(connection, ids)
 
     def known_patches(self, ids: Collection[PatchId]) -> set[PatchId]:
         """Those of `ids` that are recorded here."""

@@ -30,7 +30,7 @@ from memit_vc.store.blobs import BlobStore
 from memit_vc.store.fsck_base import check_base, check_evaluations
 from memit_vc.store.gc import referenced_blobs
 from memit_vc.store.records import NewPatch, Problem
-from memit_vc.store.rows_patches import load_patch
+from memit_vc.store.rows_patches import load_patches
 from memit_vc.store.rows_refs import load_operations, load_refs, raw_head
 from memit_vc.store.schema import changes, commit_patches, commits, facts, kept, meta, parents, patch_columns, patches
 
@@ -222,7 +222,7 @@ def _patches(
         if listed.get(row.id, []) != [(c.fact, c.role) for c in header.columns]:
             yield Problem("patch", row.id, "its columns differ from its header")
         try:
-            whole = load_patch(connection, PatchId(row.id))
+            whole = load_patches(connection, [PatchId(row.id)])[PatchId(row.id)]
         except MemitVCError as error:
             yield Problem("patch", row.id, error.message)
             continue

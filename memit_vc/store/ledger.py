@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import Connection
 
@@ -80,6 +80,11 @@ class Ledger(Catalogue):
         """What was measured on a state: (kind, key) → value."""
         with self._database.read() as connection:
             return rows_results.load_evaluations(connection, state, kind)
+
+    def evaluations_of(self, commits: Collection[CommitId], kind: str) -> dict[CommitId, JsonValue]:
+        """What of a kind is recorded under commits' own ids: commit → value."""
+        with self._database.read() as connection:
+            return rows_results.load_evaluations_of(connection, commits, kind)
 
     def put_evaluation(self, state: StateId, commit: CommitId | None, kind: str, key: str, value: JsonValue) -> None:
         """Record a measurement on a state, in place of an earlier one of the same kind and key."""

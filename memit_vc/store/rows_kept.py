@@ -15,7 +15,7 @@ from memit_vc.errors import RevisionError
 from memit_vc.objects import CommitId, JsonValue, PatchId, canonical_json, short
 from memit_vc.store.records import KeptPatch, utc_now
 from memit_vc.store.rows_history import load_graph
-from memit_vc.store.rows_patches import load_patch
+from memit_vc.store.rows_patches import load_patches
 from memit_vc.store.rows_refs import load_operations, load_refs, raw_head
 from memit_vc.store.schema import changes, kept, patch_columns
 
@@ -41,7 +41,7 @@ def load_kept(connection: Connection, patch: PatchId) -> KeptPatch:
     if row is None:
         raise RevisionError(f"no patch {short(patch)} is kept here", hint="`memitvc status` lists the kept patches.")
     return KeptPatch(
-        patch=load_patch(connection, patch),
+        patch=load_patches(connection, [patch])[patch],
         parent=CommitId(row.parent),
         message=row.message,
         details=json.loads(row.json),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from memit_vc.errors import IntegrityError
 from memit_vc.objects import BlobId, ColumnId, CommitId, Fact, FactId, PatchHeader, PatchId, canonical_json, short
@@ -21,10 +22,11 @@ __all__ = [
     "insert_facts",
     "insert_patch",
     "constraints_blobs",
+    "edited_weights",
     "known_columns",
     "known_patches",
     "load_facts",
-    "load_patch",
+    "load_patches",
     "patches_holding",
     "sum_bounds",
 ]
@@ -114,18 +116,28 @@ def insert_patch(connection: Connection, patch: NewPatch) -> None:
     )
 
 
-def load_patch(connection: Connection, patch: PatchId) -> NewPatch:
-    """IntegrityError where it is not stored."""
-    row = connection.execute(select(patches).where(patches.c.id == patch)).one_or_none()
+def load_patches(connection: Connection, ids: Collection[PatchId]) -> dict[PatchId, NewPatch]:
+    """IntegrityError where one is not stored."""
+    rows = {}
+    columns: dict[PatchId, dict[ColumnId, None]] = {}
+    for part in chunked(ids):
+        rows.update({row.id: row for row in connection.execute(select(patches).where(patches.c.id.in_(part)))})
+        held = select(patch_columns.c.patch, patch_columns.c.column).where(patch_columns.c.patch.in_(part))
+        for row in connection.execute(held.order_by(patch_columns.c.patch, patch_columns.c.position)):
+            columns.setdefault(PatchId(row.patch), {})[ColumnId(row.column)] = None
+    bounds: dict[tuple[str, str], float] = {}
+    for some in chunked({column for held in columns.values() for column in held}):
+        for row in connection.execute(select(column_bounds).where(column_bounds.c.column.in_(some))):
+            bounds[row.weight, row.column] = float(row.bound)
+    return {patch: _loaded(patch, rows.get(patch), tuple(columns.get(patch, ())), bounds) for patch in ids}
+
+
+def _loaded(
+    patch: PatchId, row: Row[Any] | None, columns: tuple[ColumnId, ...], bounds: Mapping[tuple[str, str], float]
+) -> NewPatch:
     if row is None:
         raise IntegrityError(f"patch {short(patch)} is not in this repository", hint="Run `memitvc fsck`.")
     header = PatchHeader.from_json(json.loads(row.header))
-    statement = select(patch_columns.c.column).where(patch_columns.c.patch == patch).order_by(patch_columns.c.position)
-    columns = tuple(dict.fromkeys(ColumnId(c) for c in connection.execute(statement).scalars()))
-    bounds: dict[tuple[str, str], float] = {}
-    for part in chunked(columns):
-        for found in connection.execute(select(column_bounds).where(column_bounds.c.column.in_(part))):
-            bounds[found.weight, found.column] = float(found.bound)
     try:
         by_weight = {name: tuple(bounds[name, column] for column in columns) for name in header.weights}
     except KeyError as error:
@@ -228,6 +240,11 @@ def column_positions(connection: Connection, brought: Mapping[ColumnId, CommitId
             candidate = ((brought[column], row.patch) not in named, str(row.patch), int(row.position))
             found[column] = min(found.get(column, candidate), candidate)
     return {column: position for column, (_, _, position) in found.items()}
+
+
+def edited_weights(connection: Connection) -> set[str]:
+    """The weights that any stored patch touches."""
+    return set(connection.execute(select(column_bounds.c.weight).distinct()).scalars())
 
 
 def sum_bounds(connection: Connection, columns: Collection[ColumnId]) -> dict[str, float]:

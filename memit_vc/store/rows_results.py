@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 
 from sqlalchemy import Connection, and_, delete, insert, select
 
 from memit_vc.objects import CommitId, JsonValue, StateId, StatisticsId, canonical_json
+from memit_vc.store.database import chunked
 from memit_vc.store.records import utc_now
 from memit_vc.store.schema import evaluations, statistics
 
 __all__ = [
     "load_evaluations",
+    "load_evaluations_of",
     "load_statistics",
     "replace_evaluation",
     "replace_statistics",
@@ -26,6 +29,15 @@ def load_evaluations(
     if kind is not None:
         statement = statement.where(evaluations.c.kind == kind)
     return {(str(row.kind), str(row.key)): json.loads(row.json) for row in connection.execute(statement)}
+
+
+def load_evaluations_of(connection: Connection, commits: Collection[CommitId], kind: str) -> dict[CommitId, JsonValue]:
+    """What of a kind is recorded under the commits' own ids."""
+    found: dict[CommitId, JsonValue] = {}
+    for part in chunked(commits):
+        statement = select(evaluations).where(and_(evaluations.c.kind == kind, evaluations.c.key.in_(part)))
+        found.update({CommitId(row.key): json.loads(row.json) for row in connection.execute(statement)})
+    return found
 
 
 def replace_evaluation(
