@@ -186,7 +186,8 @@ def _is_fresh(out: Path, base: ShardedBase, *, replace: bool) -> bool:
         if index["metadata"][_BASE_KEY] == base.id and not (out / SINGLE_FILE).exists():
             return False
     raise UsageError(
-        f"{out}: is a checkout of another base, or its index was changed", hint="Choose another directory."
+        f"{out}: is a checkout of another base, or from before other layers were edited, or its index was changed",
+        hint="Check out into another directory; that one can be switched between all commits.",
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import VerificationError
-from memit_vc.objects import ColumnId, CommitId, EditableWeight, JsonValue, StateId, digest
+from memit_vc.objects import ColumnId, CommitId, EditableWeight, JsonValue, StateId, digest, short
 from memit_vc.porcelain.base import checked_base
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import RECORD_FILE
@@ -71,7 +71,7 @@ def checkout(
     columns = repository.state(commit)
     state = repository.state_id(columns)
     checkpoint = checked_base(repository, progress=progress)
-    weights = hot_weights(repository, columns)
+    weights = hot_weights(repository)
     base = repository.root / "base" / digest("hot", "\n".join(w.name for w in weights).encode())[:16]
     notes: list[str] = []
     prepare_base(checkpoint, weights, base, progress, manifest=repository.base(), tell=notes.append)
@@ -98,12 +98,15 @@ def checkout(
     return Checked(made.directory, commit, state, made.hot_bytes, made.tensors, tuple(notes))
 
 
-def hot_weights(repository: Repository, columns: frozenset[ColumnId]) -> list[EditableWeight]:
-    """The weights of the hot shard: those of the layers in use, and any other that the state touches."""
+def hot_weights(repository: Repository) -> list[EditableWeight]:
+    """The weights of the hot shard: those of the layers in use, and any other that a patch here touches.
+
+    The same for every state, so that a checkout can be switched between all of them.
+    """
     from memit_vc.hparams import MEMITHyperParams
 
     layers = set(MEMITHyperParams.from_hparams(repository.hparams_path).layers)
-    touched = repository.bounds(columns).keys()
+    touched = repository.edited_weights()
     return [weight for weight in repository.weights() if weight.layer in layers or weight.name in touched]
 
 
@@ -136,21 +139,25 @@ def verify(
             hint="The directory belongs to another base, or was changed by something else than memit-vc.",
         )
     said = _recorded_state(directory)
+    nearest: tuple[list[str], CommitId] | None = None
     for state, commits, on_branch in _candidates(repository, expect, said):
         expected = {**{name: base[name] for name in editable}, **_hashes(repository, commits[0], state)}
-        if all(found[name] == expected[name] for name in editable):
+        differing = sorted(name for name in editable if found[name] != expected[name])
+        if not differing:
             changed = [name for name in editable if expected[name] != base[name]]
             other = said if said != state else None
             return Verified(directory, state, commits, not changed, len(found), (), other, on_branch)
         if expect is not None:
-            differing = sorted(name for name in editable if found[name] != expected[name])
             raise VerificationError(
                 f"{directory} is not the state of {expect}: {len(differing)} tensors differ, {differing[0]} first",
                 hint="`memitvc verify DIR` without --expect says which state it is.",
             )
-    differing = sorted(name for name in editable if found[name] != base[name])
+        if nearest is None or len(differing) < len(nearest[0]):
+            nearest = differing, commits[0]
+    differing, commit = nearest or ([], repository.head().commit)
     raise VerificationError(
-        f"{directory} is no state of this repository: {len(differing)} of its tensors are edited, in another way",
+        f"{directory} is no state of this repository. The nearest is that of commit {short(commit)}: "
+        f"{len(differing)} of {len(found)} tensors differ from it, {', '.join(differing[:1])} first",
         hint="It may belong to another repository, or have been changed after checkout.",
     )
 

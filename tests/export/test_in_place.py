@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from memit_vc.cli import main
+from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics import checkout as numerics
 from memit_vc.porcelain.checkout import checkout, verify
 from memit_vc.porcelain.fsck import fsck
@@ -65,3 +66,17 @@ def test_a_switch_killed_while_it_wrote_leaves_nothing_for_long(
     assert {path.name for path in out.iterdir()} == names
     assert verify(repository, out).state == repository.state_id(repository.state(repository.resolve("HEAD")))
     assert fsck(repository)[0] == []
+
+
+def test_a_checkout_switches_between_commits_that_edit_other_layers(opened: Opened, tmp_path: Path) -> None:
+    """The hot shard holds whatever a patch of the repository touches, not what hparams.yaml names at the moment."""
+    repository = opened("llama")
+    values = MEMITHyperParams.from_hparams(repository.hparams_path)
+    assert len(values.layers) > 1
+    out = checkout(repository, "HEAD", tmp_path / "out").directory
+    repository.hparams_path.write_text(values.replace(layers=values.layers[:1]).to_yaml())
+    base = repository.log([repository.head().commit])[-1].id
+    checkout(repository, base, out, replace=True)
+    assert verify(repository, out).is_base
+    checkout(repository, "HEAD", out, replace=True)
+    assert verify(repository, out).commits[0] == repository.head().commit
