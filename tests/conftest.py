@@ -18,6 +18,14 @@ settings.register_profile("nightly", max_examples=10_000, deadline=None, suppres
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path) -> Iterator[None]:
+    """What tests sample from their models is nobody's concern."""
+    with pytest.MonkeyPatch.context() as patch:  # its own: the fixture's is to be undone before other fixtures are
+        patch.setattr("memit_vc.porcelain.statistics.user_cache", lambda: tmp_path / "user-cache")
+        yield
+
+
 @pytest.fixture
 def plain_repository(tmp_path: Path) -> Iterator[Repository]:
     """A new repository with synthetic weights (see tests.synthetic); fsck must find nothing at the end."""

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from memit_vc.errors import StorageError, UsageError
 from memit_vc.numerics.adapter import ModelAdapter
@@ -20,7 +21,7 @@ from memit_vc.numerics.corpus_sampled import sampled_texts, sampling_description
 from memit_vc.objects.ids import JsonValue
 from memit_vc.progress import Progress, silent
 
-__all__ = ["Corpus", "held_out_documentation", "open_corpus", "python_documentation"]
+__all__ = ["Corpus", "held_out_documentation", "named_kind", "open_corpus", "python_documentation"]
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+){0,2}")
 _PASSAGE = 1000
@@ -68,27 +69,45 @@ def open_corpus(
     UsageError for a spec that cannot be understood, a missing field or an empty corpus; StorageError for a file that is
     missing or unreadable; RemoteError where the Hub fails.
     """
-    if spec == "pydoc":
+    kind = named_kind(spec)
+    if kind == "pydoc":
         return _python_corpus(seed)
-    if spec == "self":
+    if kind == "self":
         if adapter is None:
             raise UsageError("corpus 'self' needs a model to sample from")
         model = adapter
         return Corpus(
             sampling_description(model, seed), lambda: sampled_texts(model, seed=seed, cache=cache, progress=progress)
         )
+    if kind == "hub":
+        return Corpus(*open_dataset(spec.removeprefix("hub:"), field=field, seed=seed))
+    return Corpus(*open_file(Path(spec).expanduser(), field=field, seed=seed))
+
+
+def named_kind(spec: str) -> Literal["pydoc", "self", "hub", "file"]:
+    """What `spec` names, without opening it. UsageError for an impossible name of a data set, StorageError for a file
+    that is not there.
+    """
+    if spec == "pydoc":  # also where something of that name lies about
+        return "pydoc"
+    if spec == "self":
+        return "self"
     if spec.startswith("hub:"):
-        name = spec.removeprefix("hub:")
-        if not _HUB.fullmatch(name):
+        if not _HUB.fullmatch(spec.removeprefix("hub:")):
             raise UsageError(
                 f"corpus {spec!r} names no data set",
                 hint="Write hub:owner/name, hub:owner/name:config or …:config:split.",
             )
-        return Corpus(*open_dataset(name, field=field, seed=seed))
+        return "hub"
     path = Path(spec).expanduser()
-    if not path.exists() and _HUB.fullmatch(spec) and path.suffix.lower() not in SUFFIXES:
-        return Corpus(*open_dataset(spec, field=field, seed=seed))
-    return Corpus(*open_file(path, field=field, seed=seed))
+    if path.exists():
+        return "file"
+    if _HUB.fullmatch(spec) and path.suffix.lower() not in SUFFIXES:
+        return "hub"
+    raise StorageError(
+        f"corpus {spec} cannot be read: there is no such file",
+        hint=f"Give pydoc, self, hub:owner/name, or a file of type {', '.join(SUFFIXES)}.",
+    )
 
 
 def _python_corpus(seed: int) -> Corpus:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from memit_vc.errors import EngineError, StorageError
+from memit_vc.errors import EngineError
 from memit_vc.numerics.adapter import ModelAdapter
 from memit_vc.numerics.replay import cache_argument, evaluating
 from memit_vc.objects.ids import JsonValue, canonical_json, digest, short
@@ -101,8 +102,8 @@ class _Kept:
                 self._batches.append([str(text) for text in json.loads(line)])
         except ValueError:  # sampled again from here on
             self._rewrite()
-        except OSError as error:
-            raise StorageError(f"{self._path}: cannot be read: {error}", hint="Delete it.") from error
+        except OSError:
+            pass
 
     def read(self, batch: int) -> list[str] | None:
         return self._batches[batch] if batch < len(self._batches) else None
@@ -117,8 +118,9 @@ class _Kept:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text("".join(json.dumps(b) + "\n" for b in self._batches), encoding="utf-8")
             temporary.replace(self._path)
-        except OSError as error:
-            raise StorageError(f"{self._path}: cannot be written: {error}", hint="Check the free space.") from error
+        except OSError:  # a cache: what cannot be kept is sampled again, the same
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def _new_tokens(adapter: ModelAdapter) -> int:

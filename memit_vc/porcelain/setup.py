@@ -11,7 +11,7 @@ from memit_vc.config import Config
 from memit_vc.errors import BaseChangedError, EngineError, MemitVCError, StorageError, UnsupportedModelError
 from memit_vc.hparams import MEMITHyperParams, for_model, guess
 from memit_vc.hparams.params import EarlyStop
-from memit_vc.objects import BaseManifest, EditableWeight, TensorRecord
+from memit_vc.objects import BaseManifest, EditableWeight, TensorRecord, short
 from memit_vc.porcelain.base import fetch_base, remember_base
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
@@ -26,8 +26,6 @@ DEFAULT_STOP: EarlyStop = "argmax"
 """A repository's own rule for ending the search for z (docs/performance.md); a file that the user gave keeps its
 rule.
 """
-_SUFFIXES = (".txt", ".jsonl", ".json", ".parquet")
-_NAMES = ("pydoc", "self")
 _DTYPES = ("F32", "BF16", "F16")
 
 
@@ -79,7 +77,6 @@ def init(
     notes = [*guessed, *left_out]
     directory.mkdir(parents=True, exist_ok=True)
     config = Config(base=base if found else str(path), revision=found, corpus=_source(corpus), health=_file(health))
-    name = base if found else path.name
     files = checkpoint.file_hashes()
     if checkpoint.fingerprints() != stamps:
         raise BaseChangedError(
@@ -92,7 +89,8 @@ def init(
         weights=weights,
         files=files,
         hparams=values.to_yaml(comments=_comments(origin, notes)).encode(),
-        description=description or f"base {name}",
+        # nothing of where the base lies: repositories on one base share their root, and so can merge
+        description=description or f"base {adapter.model.config.model_type} {short(manifest.id)}",
     )
     with repository:
         remember_base(repository, stamps)
@@ -116,12 +114,10 @@ def _file(path: str | None) -> str | None:
 
 
 def _source(corpus: str | None) -> str | None:
-    """StorageError for what looks like a file and is none; other sources are names."""
-    if corpus in _NAMES:  # also where something of that name lies about
-        return corpus
-    if corpus is not None and Path(corpus).suffix.lower() in _SUFFIXES and not corpus.startswith("hub:"):
-        return _file(corpus)
-    return _absolute(corpus)
+    """A file as its absolute path; StorageError and UsageError for what `open_corpus` would not know later."""
+    from memit_vc.numerics.corpus import named_kind
+
+    return _absolute(corpus) if corpus is not None and named_kind(corpus) == "file" else corpus
 
 
 def _absolute(source: str | None) -> str | None:

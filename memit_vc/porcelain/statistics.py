@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.objects import StatisticsId, canonical_json
+from memit_vc.objects import StatisticsId, canonical_json, short
+from memit_vc.porcelain.cache import user_cache
 from memit_vc.progress import Progress, silent
 from memit_vc.store.files import write_atomic
 
@@ -172,9 +173,9 @@ def _computed(
 
     repository, adapter = loaded.repository, loaded.adapter
     spec = corpus or repository.config.corpus or DEFAULT_CORPUS
-    texts = open_corpus(
-        spec, field=field, adapter=adapter, cache=repository.root / "cache" / "sampled", progress=progress
-    )
+    # other repositories on this base ask for the same text
+    sampled = user_cache() / "sampled" / short(repository.base_id)
+    texts = open_corpus(spec, field=field, adapter=adapter, cache=sampled, progress=progress)
     wanted = tokens or TOKENS_PER_INPUT * max(adapter.dimensions(layer)[1] for layer in hparams.layers)
     names = {layer: loaded.weights[layer].name for layer in hparams.layers}
     key = StatisticsKey.of(adapter, base=repository.base_id, names=names, corpus=texts.describe(), tokens=wanted)
