@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from benchmarks import commit, edits, history, moments, solve, z
+from benchmarks import commit, edits, history, large, moments, solve, z
 from benchmarks.places import Options
 from benchmarks.report import RESULTS, Report, show, write_documentation
 
@@ -20,14 +20,18 @@ BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "commit": commit.run,
     "edits": edits.run,
     "bfloat16": edits.run_bfloat16,
+    "rules": edits.run_rules,
     "many": edits.run_many,
     "history": history.run,
+    "large": large.run,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}. Default: all.")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHMARKS)}. Default: all but large, which is for a GPU."
+    )
     parser.add_argument("--model", type=Path, metavar="DIR", help="a model directory. Default: the demo's model.")
     parser.add_argument("--facts", type=int, metavar="N", help="facts, in place of each benchmark's own number")
     parser.add_argument("--edits", type=Path, metavar="FILE", help="an edit file to take the facts from")
@@ -43,7 +47,7 @@ def main() -> None:
     options = Options(given.model, given.facts, given.edits, given.corpus, given.tokens, given.quick, given.device)
     logging.disable_progress_bar()
     directory = given.results or (None if given.quick else RESULTS)
-    for name in given.names or BENCHMARKS:
+    for name in given.names or [name for name in BENCHMARKS if name != "large"]:
         report = BENCHMARKS[name](options)
         if given.quick:  # the goals are about the full sizes
             report = replace(report, rows=[replace(row, goal=None) for row in report.rows])

@@ -13,11 +13,14 @@ from benchmarks.places import Options
 from benchmarks.real import chunks, enough, lab, settings
 from benchmarks.report import Report, Row
 from memit_vc.porcelain.checkout import checkout, verify
+from memit_vc.porcelain.commit import commit_facts
 from memit_vc.porcelain.revert import revert
+from memit_vc.porcelain.switch import switch_to_new
 
-__all__ = ["run", "run_bfloat16", "run_many"]
+__all__ = ["run", "run_bfloat16", "run_many", "run_rules"]
 
 _SHOWN = ("ES", "PS", "NS", "S", "rewrite_acc")
+_ACCURACIES = ("rewrite_acc", "paraphrase_acc", "neighbourhood_acc")
 
 
 def run(options: Options) -> Report:
@@ -83,6 +86,27 @@ def run_bfloat16(options: Options) -> Report:
             return Report(
                 "bfloat16", "edits of a bfloat16 checkpoint", "the base", settings(options, here, facts), rows
             )
+
+
+def run_rules(options: Options) -> Report:
+    """The two rules that end the search for z, 100 facts in one commit by each, on the same base and statistics."""
+    facts = enough(options, 100)
+    with lab(options) as here:
+        start, base = here.head(), here.scores(facts)
+        found: dict[str, Row] = {}
+        for rule in ("loss", "argmax"):
+            switch_to_new(here.repository, rule, start)
+            values = here.hparams.replace(early_stop=rule)
+            made = commit_facts(here.repository, facts, message=rule, hparams=values, loaded=here.loaded, scores=False)
+            after = here.scores(facts)
+            measured = (*_SHOWN[:4], *_ACCURACIES, "perplexity")
+            more = {name: f"{after[name]:.3g} ({base[name]:.3g})" for name in measured if name in after}
+            seconds, reference = made.seconds["edit"], found["loss"].ours if found else None
+            steps = {"steps of a fact": made.steps / len(facts)}
+            found[rule] = Row(f"early_stop: {rule}, search and solve", seconds, reference, more={**steps, **more})
+        described = settings(options, here, facts)
+        del described["early_stop"]
+        return Report("rules", "rules that end the search", "the reference's rule", described, [*found.values()])
 
 
 def run_many(options: Options) -> Report:
