@@ -33,6 +33,8 @@ JSON = "memitvc.json"
 _F = TypeVar("_F", bound=Callable[..., Any])
 _LINE_EVERY = 15.0
 """Seconds between lines of progress where there is no terminal."""
+_MANY = 1_000_000
+"""What is counted so far is bytes: a share says more."""
 _BAR_AFTER = 1.0
 """Seconds before a progress bar shows: what is over sooner needs none."""
 
@@ -129,7 +131,8 @@ def _lines(io: IO) -> Progress:
         nonlocal last
         if time.monotonic() - last >= _LINE_EVERY:
             last = time.monotonic()
-            io.note(f"{stage}: {done} of {total}" if total else stage)
+            so_far = f"{done / total:.0%}" if total >= _MANY else f"{done} of {total}"
+            io.note(f"{stage}: {so_far}" if total else stage)
 
     return report
 

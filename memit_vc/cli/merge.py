@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from memit_vc.cli.io import IO, verb
+from memit_vc.cli.io import IO, count, verb
 from memit_vc.cli.show_resolved import show_resolved
 from memit_vc.cli.sides import UNSEEN, change_text, check_overlap_option, conflict_options, likely_conflicts
 
@@ -64,10 +64,10 @@ def command(
             return
         how = "" if made.how == "merge" else ", fast-forward"
         click.echo(f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {change_text(made.added, made.removed)}{how}")
-        if made.how == "merge" and check_overlap is None:
+        if made.how == "merge" and made.added and check_overlap is None:
             io.note(UNSEEN)
         if made.contradictions:
-            io.note(f"{len(made.contradictions)} contradictions settled: {on_conflict}")
+            io.note(f"{count(len(made.contradictions), 'contradiction')} settled: {on_conflict}")
 
     io.emit(
         {

@@ -36,17 +36,14 @@ def _render(io: IO, shown: ShownCommit, provenance: bool) -> None:
     click.echo(f"State:  {shown.state[:10]}")
     click.echo("\n" + "\n".join(f"    {line}" for line in entry.commit.message.splitlines()) + "\n")
     if shown.added:
+        measures = ["ES", "PS", "NS"] if any(item.after for item in shown.added) else []
         rows = []
         for item in shown.added:
             before, after = item.before or {}, item.after or {}
             sign = "+" if item.role == "edit" else "−"
-            rows.append(
-                [f"{sign} {fact_line(item.fact)}"]
-                + [f"{number(before.get(m), 1)} → {number(after.get(m), 1)}" for m in ("ES", "PS", "NS")]
-                if item.after
-                else [f"{sign} {fact_line(item.fact)}", "", "", ""]
-            )
-        io.table(["fact", "ES", "PS", "NS"], rows)
+            scores = [f"{number(before.get(m), 1)} → {number(after.get(m), 1)}" if after else "" for m in measures]
+            rows.append([f"{sign} {fact_line(item.fact)}", *scores])
+        io.table(["fact", *measures], rows)
     for fact in shown.removed:
         click.echo(f"− {fact_line(fact)}")
     if shown.scores is not None:

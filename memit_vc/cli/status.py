@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from memit_vc.cli.io import IO, verb
+from memit_vc.cli.io import IO, count, verb
 
 
 @verb(name="status", short_help="Show where HEAD is and what is ready.")
@@ -20,7 +20,8 @@ def command(io: IO) -> None:
         click.echo(f"{where}: {found.commit[:10]} {found.subject}")
         revision = f" at {found.revision[:10]}" if found.revision else ""
         click.echo(f"base    {found.base}{revision}, fingerprint {found.base_id[:10]}")
-        click.echo(f"state   {found.state[:10]}: {found.live_facts} facts live; {found.commits} commits on the base")
+        live, commits = count(found.live_facts, "fact"), count(found.commits, "commit")
+        click.echo(f"state   {found.state[:10]}: {live} live; {commits} on the base")
         ready = f"{found.statistics} computed" if found.statistics else "none yet (`memitvc stats` or the first commit)"
         click.echo(f"ready   statistics: {ready}")
         for patch in found.kept:

@@ -72,6 +72,20 @@ def write_bundle(path: Path, manifest: Manifest, blobs: Mapping[BlobId, Path]) -
     write_atomic(path, content())
 
 
+def _header(path: Path) -> FileHeader:
+    try:
+        return read_header(path)
+    except IntegrityError as error:
+        with storage_errors(path), path.open("rb") as file:
+            start = file.read(64)
+        if start.lstrip()[:1] in (b"{", b"[") and start.isascii() and 0 not in start:
+            raise UsageError(
+                f"{path}: is JSON, not a patch file of `memitvc export --patch`",
+                hint="Edits are committed: memitvc commit FILE",
+            ) from error
+        raise
+
+
 class Bundle:
     """An open patch file: its manifest checked for form, its blobs read one at a time and checked against their name.
 
@@ -81,7 +95,7 @@ class Bundle:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: FileHeader = read_header(path)
+        self._file: FileHeader = _header(path)
         self._check_kind()
         for name, entry in self._file.tensors.items():
             known = name == _MANIFEST or (len(name) == 64 and _HEX.issuperset(name))

@@ -36,7 +36,7 @@ from memit_vc.porcelain.remote_tree import RemoteBase, remote_base
 from memit_vc.porcelain.remotes import DEFAULT, add_remote, remotes
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import HPARAMS
-from memit_vc.remote.opening import checked_url, hub_name, open_remote
+from memit_vc.remote.opening import checked_url, hub_name, nothing_there, open_remote
 from memit_vc.store.files import fsync_directory, make_directories, storage_errors, write_atomic
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def clone(
             raise MemitVCError(f"{place / '.memitvc'} exists already", hint="Pull there, or name another directory.")
     found = Published.at(there)
     if found is None:
-        raise RemoteError(f"{there.url}: nothing was pushed there yet", hint="Check the address, or push to it first.")
+        raise nothing_there(there.url)
     records = new_records(found, lambda _: (), progress=progress)
     message = _root_message(found, records)
     described = remote_base(there, found.revision, found.manifest)

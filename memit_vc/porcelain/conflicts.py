@@ -64,8 +64,10 @@ def settle(
     if present:
         notes.append(f"{present} of {len(facts)} facts are live already and were left out")
     if clashes and on_conflict == "stop":
+        count = f"{len(clashes)} of the facts contradict live ones"
+        said = "one of the facts contradicts a live one" if len(clashes) == 1 else count
         raise ConflictError(
-            f"{len(clashes)} of the facts contradict live ones:\n" + "\n".join(_listed(clashes)),
+            f"{said}:\n" + "\n".join(_listed(clashes)),
             hint="--theirs replaces the live facts, --ours leaves the new ones out, --keep-both keeps both.",
             conflicts=[_record(fact, entry) for fact, entry in clashes],
         )

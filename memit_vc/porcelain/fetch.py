@@ -21,7 +21,7 @@ from memit_vc.porcelain.remote_tree import same_base
 from memit_vc.porcelain.remotes import named_remote
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import object_path
-from memit_vc.remote.opening import open_remote
+from memit_vc.remote.opening import nothing_there, open_remote
 
 if TYPE_CHECKING:
     from memit_vc.repository import RefUpdate, Repository
@@ -80,7 +80,7 @@ def fetch_from(
     """`plan` adds moves to the operation (for `pull` and `clone`); `found` is what was read of the remote already."""
     found = found or Published.at(open_remote(url))
     if found is None:
-        raise RemoteError(f"{url}: nothing was pushed there yet", hint="Check the address, or push to it first.")
+        raise nothing_there(url)
     with Incoming(repository.root, repository.blobs) as incoming:
         try:
             return _fetch(repository, name, found, incoming, plan, progress)

@@ -65,7 +65,9 @@ def revert(
     if not change.adds and not change.removes:
         hint = "`memitvc facts` lists what is live."
         if fact is not None:
-            raise RevisionError(f"{what}: no live column of a fact {fact!r}", hint=hint)
+            raise RevisionError(
+                f"{what} brought in no live fact {fact!r}", hint=_elsewhere(repository, head.commit, fact)
+            )
         if any(commit.removes for commit in commits):
             hint = f"What it put in the place of other columns has been replaced or taken out since. {hint}"
         raise MemitVCError(f"nothing to revert: nothing of {what} is live", hint=hint)
@@ -149,6 +151,16 @@ def _of_fact(repository: Repository, state: State, wanted: State, name: str) -> 
                 hint="Revert the whole commit, or use --resolve, which takes one fact out in closed form.",
             )
     return (state - (change.removes & columns)) | (change.adds & columns)
+
+
+def _elsewhere(repository: Repository, head: CommitId, name: str) -> str:
+    """Where the fact came in that `--fact` names, if it is live at all."""
+    live = {entry.fact.id: entry for entry in repository.live_facts(head)}
+    found = [live[fact] for fact in named_facts(repository, live, (), name)]
+    if not found:
+        return "`memitvc facts` lists what is live."
+    commit = short(found[0].commit)
+    return f"It came in with commit {commit}: memitvc revert {commit} --fact {short(found[0].fact.id)}"
 
 
 def _message(commits: Sequence[Commit], fact: str | None) -> str:

@@ -89,9 +89,9 @@ def _unreadable(why: str) -> RemoteError:
 
 
 def _metadata(card: Card, found: Mapping[str, Any]) -> dict[str, Any]:
-    ours: dict[str, Any] = {"base_model_relation": card.relation, "library_name": _library(card)}
+    ours: dict[str, Any] = {"library_name": _library(card)}
     if card.base is not None:
-        ours["base_model"] = card.base
+        ours |= {"base_model": card.base, "base_model_relation": card.relation}
     said = found.get("tags")
     tags = said if isinstance(said, list) else [said] if isinstance(said, str) else []
     more = ["memit-vc", "model-editing", "knowledge-editing", "memit"]
@@ -153,15 +153,16 @@ def _facts(card: Card) -> str:
             cell(fact.prompt),
             f"**{cell(fact.target)}**",
             "" if fact.ground_truth is None else cell(fact.ground_truth),
-            "" if fact.learnt is None else f"{fact.learnt:.0%}",
+            "–" if fact.learnt is None else f"{fact.learnt:.0%}",
         )
         for fact in card.facts[:SHOWN]
     ]
     columns = ("Prompt", "The edited model should say", "It said", "Learnt")
-    keep = 4 if any(row[3] for row in rows) else 3
+    keep = 4 if any(fact.learnt is not None for fact in card.facts[:SHOWN]) else 3
     text = table(columns[:keep], [row[:keep] for row in rows])
     if keep == 4:
-        text += "\n\n*Learnt*: the share of the new answer's tokens that come out as the most likely ones."
+        text += "\n\n*Learnt*: the share of the new answer's tokens that come out as the most likely ones"
+        text += ", – where nobody measured." if any(row[3] == "–" for row in rows) else "."
     if len(card.facts) > SHOWN:
         more = "`memitvc facts` lists them" if card.relation == "finetune" else "`commits/` holds them"
         text += f"\n\nThese are the first {SHOWN} of {len(card.facts):,}; {more} all."
@@ -182,12 +183,17 @@ def _base(card: Card) -> str:
     return "\n".join(lines)
 
 
+_MEASURES = {
+    "ES": "*ES*: prompts where the new answer is more likely than the old one.",
+    "PS": "*PS*: the same on paraphrases.",
+    "NS": "*NS*: neighbouring prompts that keep their true answer.",
+    "Perplexity": "*Perplexity* is of a text that is not about the facts.",
+}
+
+
 def _scores(card: Card) -> str:
-    explained = (
-        "*ES*: prompts where the new answer is more likely than the old one. *PS*: the same on paraphrases. *NS*: "
-        "neighbouring prompts that keep their true answer. *Perplexity* is of a text that is not about the facts. "
-        "These are samples, not proofs: an edit can change what nobody measured."
-    )
+    known = " ".join(text for name, text in _MEASURES.items() if any(row[0].startswith(name) for row in card.scores))
+    explained = f"{known} These are samples, not proofs: an edit can change what nobody measured."
     return f"{table(('', 'Before', 'After'), list(card.scores))}\n\nMeasured {card.scored_on}. {explained}"
 
 

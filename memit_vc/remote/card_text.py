@@ -20,8 +20,16 @@ def cell(text: str) -> str:
     if len(line) > _LONGEST:
         line = line[: _LONGEST - 1] + "…"
     # "www." alone makes a link in GitHub's dialect
-    line = "".join(c if c.isalnum() or not c.isascii() or c in _PLAIN else f"&#{ord(c)};" for c in line)
+    line = "".join(
+        c if c.isalnum() or not c.isascii() or c in _PLAIN or _joins(line, i) else f"&#{ord(c)};"
+        for i, c in enumerate(line)
+    )
     return re.sub(r"(?i)\b(www)\.", r"\1&#46;", line)
+
+
+def _joins(line: str, place: int) -> bool:
+    """Whether a hyphen stands inside of a word, where it starts no list and no rule."""
+    return line[place] == "-" and line[place - 1 : place].isalnum() and line[place + 1 : place + 2].isalnum()
 
 
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from memit_vc.errors import UsageError
+from memit_vc.errors import RemoteError, UsageError
 from memit_vc.remote.directory import DirectoryRemote
 from memit_vc.remote.protocol import Remote
 
-__all__ = ["PushOptions", "checked_url", "hub_name", "is_hub", "on_branch", "open_remote"]
+__all__ = ["PushOptions", "checked_url", "hub_name", "is_hub", "nothing_there", "on_branch", "open_remote"]
 
 _HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(?:@([A-Za-z0-9_][\w./-]*))?", re.ASCII)
 _PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/]+?)(?:\.git)?(?:/tree/([^?#]+?))?/?")
@@ -32,6 +32,13 @@ class PushOptions:
     @property
     def hub_only(self) -> bool:
         return self != PushOptions()
+
+
+def nothing_there(url: str) -> RemoteError:
+    """The error for a remote that has no history."""
+    if not is_hub(url, directory=Path("/")) and not Path(url).exists():
+        return RemoteError(f"{url}: there is no such directory", hint="Check the address.")
+    return RemoteError(f"{url}: nothing was pushed there yet", hint="Check the address, or push to it first.")
 
 
 def is_hub(url: str, *, directory: Path) -> bool:

@@ -174,7 +174,7 @@ def test_a_revision_that_is_none(refused: Callable[..., Result], revision: str, 
 
 def test_the_base_cannot_be_reverted(refused: Callable[..., Result]) -> None:
     refused(1, ["is the base itself", "memitvc log"], "revert", "HEAD~1")
-    refused(1, ["no live column of a fact 'Atlantis'", "memitvc facts"], "revert", "HEAD", "--fact", "Atlantis")
+    refused(1, ["brought in no live fact 'Atlantis'", "memitvc facts"], "revert", "HEAD", "--fact", "Atlantis")
 
 
 def test_no_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -448,3 +448,24 @@ def test_control_c_leaves_nothing_half_done(cli: Cli, place: Place) -> None:
     assert err.strip().startswith("interrupted; what a command does is done whole or not at all")
     assert contents(place.work) == before
     assert cli.ok("fsck", "--json").json == {"ok": True, "problems": [], "orphans": 0}
+
+
+def test_sources_that_are_none(refused: Callable[..., Result], place: Place) -> None:
+    refused(
+        1,
+        ["corpus nope cannot be read: there is no such file", "hub:owner/name"],
+        "init",
+        place.base,
+        "new",
+        "--corpus",
+        "nope",
+    )
+    refused(14, ["nowhere: there is no such directory"], "clone", "./nowhere", "copy")
+    name = edits(place, RECORD)
+    refused(2, ["edits.json: is JSON, not a patch file", "memitvc commit"], "import", name)
+
+
+def test_a_fact_that_another_commit_brought(refused: Callable[..., Result], cli: Cli, place: Place) -> None:
+    cli.ok("commit", place.edits(SECOND))
+    subject, first = FIRST[0].subject, cli.ok("log", "--json").json[1]["id"][:10]
+    refused(1, [f"It came in with commit {first}: memitvc revert {first} --fact"], "revert", "HEAD", "--fact", subject)
