@@ -164,8 +164,9 @@ def _paragraphs(document: str) -> Iterator[str]:
 def _is_prose(text: str) -> bool:
     if len(text.split()) < 8 or any(mark in text for mark in (">>>", "::=", "Traceback", "+---", "====")):
         return False
-    letters = sum(c.isalpha() or c == " " for c in text)
-    return letters > 0.85 * len(text) and text[0].isalpha() and text.rstrip('")’')[-1:] in ".:;?!,"
+    if not text[0].isalpha() or text.rstrip('")’')[-1:] not in ".:;?!,":
+        return False
+    return sum(map(str.isalpha, text)) + text.count(" ") > 0.85 * len(text)
 
 
 def _passages(paragraphs: Sequence[str]) -> Iterator[str]:

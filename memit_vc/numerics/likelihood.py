@@ -13,7 +13,6 @@ from memit_vc.errors import EngineError
 from memit_vc.numerics.adapter import ModelAdapter
 from memit_vc.numerics.lengths import positions
 from memit_vc.numerics.replay import evaluating
-from memit_vc.numerics.rows import buckets, pad
 from memit_vc.numerics.scarcity import halving
 from memit_vc.numerics.tokens import TokenRow, encode, join_target, target_row
 from memit_vc.numerics.trees import grouped, laid_out
@@ -126,13 +125,11 @@ def perplexity(adapter: ModelAdapter, texts: Sequence[str], *, tokens: int = 409
         raise EngineError("the text for the perplexity is empty", hint="Give at least one sentence.")
     total = 0.0
     with evaluating(adapter.model), torch.no_grad():
-        for group in buckets([len(ids) for ids in windows], max_tokens=window):
+        for group in grouped(adapter, windows, max_tokens=2 * window):
             rows = [windows[i] for i in group]
-            padded, mask = pad(rows)
-            hidden = _forward(
-                adapter, {"input_ids": padded.to(adapter.device), "attention_mask": mask.to(adapter.device)}
-            )
-            logits = _logits(adapter, torch.cat([hidden[i, : len(row) - 1] for i, row in enumerate(rows)]))
+            hidden, places = _hidden(adapter, rows)
+            read = [hidden[line, list(columns[:-1])] for line, columns in places]
+            logits = _logits(adapter, torch.cat(read))
             labels = torch.tensor([token for row in rows for token in row[1:]], device=logits.device)
             total += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
     return float(torch.tensor(total / count, dtype=torch.float64).exp())

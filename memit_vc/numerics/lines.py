@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memit_vc.numerics.packing import ATTENTION
-
 __all__ = ["Lines"]
 
+_ATTENTION = 0.004
+"""What a token's attention costs for each token of its line, backward included, against all else that a block does with
+it: measured.
+"""
 _WIDTHS = 8
 _SHARES = (1.0, 1.5, 2.0, 3.0)
 """Bounds tried for what stands before a line, as multiples of the longest prefix."""
@@ -57,7 +59,7 @@ class Lines:
 
     def _work(self, before: Sequence[int]) -> float:
         seen = self.width + self.behind(before).width
-        return self.count * self.width * (1 + ATTENTION * seen)
+        return self.count * self.width * (1 + _ATTENTION * seen)
 
     def behind(self, lengths: Sequence[int]) -> Lines:
         """The same rows in the same lines, with other lengths."""

@@ -10,10 +10,7 @@ from torch import Tensor
 from memit_vc.numerics.adapter import ModelAdapter
 from memit_vc.numerics.architecture import ARCHITECTURES
 
-__all__ = ["ATTENTION", "additive", "packs", "takes_positions", "window"]
-
-ATTENTION = 0.004
-"""What a token's attention costs for each token of its line, against all else that a block does with it: measured."""
+__all__ = ["additive", "packs", "takes_positions", "window"]
 
 
 def packs(adapter: ModelAdapter) -> bool:

@@ -14,12 +14,17 @@ import torch
 from torch import Tensor
 
 from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.packing import ATTENTION, additive, packs, window
+from memit_vc.numerics.packing import additive, packs, window
 from memit_vc.numerics.rows import buckets, pad, portions
 
 __all__ = ["Laid", "grouped", "laid_out"]
 
-_WIDTHS = 8
+_WIDTHS = 12
+_WIDEST = 512
+_ATTENTION = 0.0004
+"""What a token's attention costs in a forward for each token of its line, against all else: measured, without a
+backward, which costs ten times as much (`lines.py`).
+"""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def laid_out(adapter: ModelAdapter, rows: Sequence[Sequence[int]]) -> Laid:
         inputs = {"input_ids": ids.to(adapter.device), "attention_mask": mask.to(adapter.device)}
         return Laid(inputs, [(index, range(len(row))) for index, row in enumerate(rows)])
     longest, total = max(map(len, rows)), sum(map(len, rows))
-    most = max(longest, min(total, 3 * longest, window(adapter) or total))
+    most = max(longest, min(total, _WIDEST, window(adapter) or total))
     step = max(1, (most - longest) // _WIDTHS)
     forest = min((_Forest.grown(rows, width) for width in range(longest, most + 1, step)), key=lambda each: each.work)
     ids, _ = pad(forest.tokens)
@@ -109,7 +114,7 @@ class _Forest:
 
     @property
     def work(self) -> float:
-        return len(self.tokens) * self.width * (1 + ATTENTION * self.width)
+        return len(self.tokens) * self.width * (1 + _ATTENTION * self.width)
 
     def visible(self) -> Tensor:
         """What each token sees, bool [lines, width, width]: what its parent sees, and itself."""
