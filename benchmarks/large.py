@@ -22,7 +22,7 @@ from memit_vc.numerics.adapter import ModelAdapter
 from memit_vc.numerics.engine import search_targets
 from memit_vc.numerics.grid import quantum, snap
 from memit_vc.numerics.materialise import Term, materialise
-from memit_vc.numerics.materialise_near import materialise_near
+from memit_vc.numerics.materialise_near import gives_the_cpus_bytes
 from memit_vc.numerics.patchfile import LowRank
 from memit_vc.numerics.templates import parse_templates, sample_templates
 from memit_vc.objects import EditableWeight, Fact
@@ -68,6 +68,7 @@ def run(options: Options) -> Report:
             more={"facts per second": len(facts) / seconds, "of the reference": len(few) / theirs},
         ),
         Row("materialised on the device: the CPU's bytes", float(_same_bytes(adapter)), unit="", goal=("≥", 1.0)),
+        Row("the device passes the test that lets weights be materialised there", float(_trusted(adapter)), unit=""),
     ]
     settings = {
         "shape": "small" if options.quick else "Llama-3-8B",
@@ -132,5 +133,9 @@ def _same_bytes(adapter: ModelAdapter) -> bool:
     left = torch.randn(d_out, 100, generator=random) * 0.01
     right = torch.randn(100, d_in, generator=random) * 0.01
     terms: list[Term] = [LowRank(*snap(left, right, weight.quantum))]
-    near = materialise_near(base, terms, weight, adapter.weight(5).device)
-    return torch.equal(near.view(torch.int16), materialise(base, terms, weight).view(torch.int16))
+    there = materialise(base, terms, weight, device=adapter.weight(5).device)
+    return torch.equal(there.view(torch.int16), materialise(base, terms, weight).view(torch.int16))
+
+
+def _trusted(adapter: ModelAdapter) -> bool:
+    return gives_the_cpus_bytes(adapter.weight(5).device)

@@ -34,7 +34,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _LINE_EVERY = 15.0
 """Seconds between lines of progress where there is no terminal."""
 _MANY = 1_000_000
-"""What is counted so far is bytes: a share says more."""
+"""From this total on a share is shown: what is counted so far is bytes."""
 _BAR_AFTER = 1.0
 """Seconds before a progress bar shows: what is over sooner needs none."""
 

@@ -106,11 +106,12 @@ class FactorSource:
 
     def _collected(self) -> StatisticsKey:
         adapter, layers = self._adapter, list(self._hparams.layers)
-        corpus = open_corpus(self._corpus(), adapter=adapter, cache=self._cache.root / "texts")
+        base = fingerprint(adapter, layers)
+        corpus = open_corpus(self._corpus(), adapter=adapter, cache=self._cache.root / "texts" / base[:16])
         tokens = TOKENS_PER_INPUT * max(adapter.dimensions(layer)[1] for layer in layers)
         key = StatisticsKey.of(
             adapter,
-            base=fingerprint(adapter, layers),
+            base=base,
             names={layer: adapter.parameter_name(layer) for layer in layers},
             corpus=corpus.describe(),
             tokens=tokens,

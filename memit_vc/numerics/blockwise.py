@@ -13,6 +13,8 @@ import torch
 
 __all__ = ["ordered_map"]
 
+_AHEAD = 4
+"""Results that may wait while all workers work, so that nobody runs dry."""
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -37,7 +39,7 @@ def ordered_map(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Ite
         try:
             for item in chain(head, items):
                 waiting.append(pool.submit(work, item))
-                if len(waiting) > 2 * workers:  # as many again as are being worked on, so that nobody runs dry
+                if len(waiting) > workers + min(workers, _AHEAD):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

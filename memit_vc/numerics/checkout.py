@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from memit_vc.errors import IntegrityError, UnsupportedModelError, UsageError
+from memit_vc.errors import IntegrityError, StorageError, UnsupportedModelError, UsageError
 from memit_vc.numerics.hotshard import StaleShardError, copied_shard, hot_shard
 from memit_vc.numerics.materialise import STORAGE_DTYPES, Term
 from memit_vc.objects import BaseManifest, EditableWeight, JsonValue, StateId, canonical_json
@@ -28,7 +28,7 @@ from memit_vc.store.links import LinkKind, link
 from memit_vc.store.safetensors_file import read_header
 from memit_vc.store.shards import FILES, HOT_FILE, ShardedBase, build_base, clear_abandoned
 
-__all__ = ["RECORD_FILE", "CheckoutResult", "checkout", "hash_directory", "prepare_base"]
+__all__ = ["RECORD_FILE", "CheckoutResult", "base_of", "checkout", "hash_directory", "prepare_base"]
 
 CACHE_LIMIT = 8 << 30
 _BASE_KEY = "memitvc_base"
@@ -181,14 +181,32 @@ def _is_fresh(out: Path, base: ShardedBase, *, replace: bool) -> bool:
         raise UsageError(
             f"{out}: holds an earlier checkout", hint="Choose another directory, or switch this one with --in-place."
         )
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        index: Any = json.loads((out / INDEX_FILE).read_bytes())
-        if index["metadata"][_BASE_KEY] == base.id and not (out / SINGLE_FILE).exists():
-            return False
+    if _base_id(out) == base.id and not (out / SINGLE_FILE).exists():
+        return False
     raise UsageError(
         f"{out}: is a checkout of another base, or from before other layers were edited, or its index was changed",
-        hint="Check out into another directory; that one can be switched between all commits.",
+        hint="Check out into another directory.",
     )
+
+
+def base_of(out: Path, bases: Path) -> frozenset[str] | None:
+    """The weights in the hot shard of a checkout, by the base below `bases` that it was made of; None for any other
+    directory.
+    """
+    wanted = _base_id(out)
+    for directory in bases.iterdir() if wanted is not None and bases.is_dir() else ():
+        with suppress(IntegrityError, StorageError, OSError):
+            found = ShardedBase.open(directory)
+            if found.id == wanted:
+                return frozenset(found.hot)
+    return None
+
+
+def _base_id(out: Path) -> str | None:
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        index: Any = json.loads((out / INDEX_FILE).read_bytes())
+        return str(index["metadata"][_BASE_KEY])
+    return None
 
 
 def _link_cold(base: ShardedBase, directory: Path) -> dict[str, LinkKind]:

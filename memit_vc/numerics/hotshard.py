@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from mmap import mmap
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
+import numpy as np
 import torch
 
 from memit_vc.errors import IntegrityError, StorageError
@@ -27,7 +27,7 @@ from memit_vc.store.safetensors_file import FileHeader, read_header
 __all__ = ["StaleShardError", "copied_shard", "hot_shard"]
 
 _CHUNK = 1 << 23
-Buffer: TypeAlias = mmap
+Buffer: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.uint8]]"
 """Memory that goes from block to block."""
 _UNHASHED = 4
 """Blocks that may wait for their hash."""
@@ -48,6 +48,7 @@ def hot_shard(
 
     Blocks of all tensors go through one queue: while the caller writes one, others are read, computed and hashed, and
     the next tensor's terms are looked at. `terms(name)` may be iterated more than once, and on another thread.
+    A block's memory is used again: it is valid until the next one is asked for.
     SHA-256 of each tensor is in `hashes` at the end. Errors as for `Update`.
     """
     header = read_header(base)
@@ -143,10 +144,10 @@ def _edited(spare: list[Buffer], block: _Block) -> tuple[str, Buffer, memoryview
     try:
         buffer = spare.pop()
     except IndexError:
-        buffer = mmap(-1, block.size)
+        buffer = np.empty(block.size, np.uint8)  # not zeroed, as a bytearray would be
     if len(buffer) < block.size:
-        buffer = mmap(-1, block.size)
-    raw = memoryview(buffer)[: block.size]
+        buffer = np.empty(block.size, np.uint8)
+    raw = buffer.data[: block.size]
     done = 0
     while done < block.size:
         count = os.preadv(block.file.fileno(), [raw[done:]], block.offset + done)

@@ -44,8 +44,8 @@ def continuations(
 ) -> list[Continued]:
     """Teacher-forced scores of (prompt, continuation) pairs.
 
-    A row whose tokens are the beginning of another row's is read off that row (attention is causal), so that several
-    continuations of one prompt share its forward. Logits are computed only where a token is predicted.
+    What prompts and continuations begin with in common is computed once (`trees.py`). Logits are computed only where a
+    token is predicted.
     """
     encoded = encode(adapter.tokenizer, [join_target(prompt, text) for prompt, text in asked])
     rows = [target_row(e, len(prompt), span=None) for e, (prompt, _) in zip(encoded, asked, strict=True)]

@@ -28,7 +28,7 @@ def search_tokens(adapter: ModelAdapter, *, layer: int) -> int:
     if free is None:
         return most
     tokens = most
-    while tokens > _LEAST and tokens * _bytes_per_token(adapter, layer) > free // 2:
+    while tokens // 2 >= _LEAST and tokens * _bytes_per_token(adapter, layer) > free // 2:
         tokens //= 2
     return tokens
 

@@ -30,16 +30,16 @@ class _FrozenLayer(DynamicLayer):  # type: ignore[misc]  # untyped in transforme
         super().__init__()
         self._width = index.shape[1]
         if kept is not None and self._width:
-            self.keys, self.values = kept
-            self._index = index.to(self.keys.device)
-            self.dtype, self.device, self.is_initialized = self.keys.dtype, self.keys.device, True
+            self._kept, self._index = kept, index.to(kept[0].device)
+            self.dtype, self.device, self.is_initialized = kept[0].dtype, kept[0].device, True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Prefix and new states joined, [lines, heads, tokens, width of a head]; the new ones are not kept."""
         del args, kwargs
         if not self.is_initialized:
             return key_states, value_states
-        return self._behind(self.keys, key_states), self._behind(self.values, value_states)
+        keys, values = self._kept
+        return self._behind(keys, key_states), self._behind(values, value_states)
 
     def _behind(self, kept: Tensor, new: Tensor) -> Tensor:
         return torch.cat([kept[:, self._index].transpose(0, 1), new], dim=-2)
@@ -89,7 +89,7 @@ class Prefixes:
         return kept
 
     def cache(self, rows: Sequence[int], lines: Lines) -> DynamicCache:
-        """A cache that holds the prefixes of `rows` as `lines` has them, [lines, heads, width, width of a head]."""
+        """A cache whose layers join the prefixes of `rows`, as `lines` has them, with the states they are given."""
         index = lines.fill([self._tokens[i] for i in rows])
         cache = DynamicCache()
         cache.layers.extend(_FrozenLayer(kept, index) for kept in self._layers)

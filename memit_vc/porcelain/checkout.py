@@ -71,7 +71,9 @@ def checkout(
     columns = repository.state(commit)
     state = repository.state_id(columns)
     checkpoint = checked_base(repository, progress=progress)
-    weights = hot_weights(repository)
+    weights = _hot_of(repository, out, columns) if replace else None
+    if weights is None:
+        weights = hot_weights(repository)
     base = repository.root / "base" / digest("hot", "\n".join(w.name for w in weights).encode())[:16]
     notes: list[str] = []
     prepare_base(checkpoint, weights, base, progress, manifest=repository.base(), tell=notes.append)
@@ -108,6 +110,16 @@ def hot_weights(repository: Repository) -> list[EditableWeight]:
     layers = set(MEMITHyperParams.from_hparams(repository.hparams_path).layers)
     touched = repository.edited_weights()
     return [weight for weight in repository.weights() if weight.layer in layers or weight.name in touched]
+
+
+def _hot_of(repository: Repository, out: Path, columns: frozenset[ColumnId]) -> list[EditableWeight] | None:
+    """The weights of the hot shard that a checkout has, where they are enough for a state; None where nobody knows."""
+    from memit_vc.numerics.checkout import base_of
+
+    names = base_of(out, repository.root / "base")
+    if names is None or not repository.bounds(columns).keys() <= names:
+        return None
+    return [weight for weight in repository.weights() if weight.name in names]
 
 
 def verify(

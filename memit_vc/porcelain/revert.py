@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from memit_vc.errors import MemitVCError, RevisionError
@@ -66,7 +67,7 @@ def revert(
         hint = "`memitvc facts` lists what is live."
         if fact is not None:
             raise RevisionError(
-                f"{what} brought in no live fact {fact!r}", hint=_elsewhere(repository, head.commit, fact)
+                f"{what} changes nothing of a live fact {fact!r}", hint=_elsewhere(repository, head.commit, fact)
             )
         if any(commit.removes for commit in commits):
             hint = f"What it put in the place of other columns has been replaced or taken out since. {hint}"
@@ -156,11 +157,11 @@ def _of_fact(repository: Repository, state: State, wanted: State, name: str) -> 
 def _elsewhere(repository: Repository, head: CommitId, name: str) -> str:
     """Where the fact came in that `--fact` names, if it is live at all."""
     live = {entry.fact.id: entry for entry in repository.live_facts(head)}
-    found = [live[fact] for fact in named_facts(repository, live, (), name)]
-    if not found:
-        return "`memitvc facts` lists what is live."
-    commit = short(found[0].commit)
-    return f"It came in with commit {commit}: memitvc revert {commit} --fact {short(found[0].fact.id)}"
+    with suppress(RevisionError):  # which names several
+        for fact in named_facts(repository, live, (), name):
+            commit = short(live[fact].commit)
+            return f"It came in with commit {commit}: memitvc revert {commit} --fact {short(fact)}"
+    return "`memitvc facts` lists what is live, and the commits."
 
 
 def _message(commits: Sequence[Commit], fact: str | None) -> str:

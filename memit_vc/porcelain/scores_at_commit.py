@@ -31,7 +31,10 @@ def came_in(repository: Repository, commits: Collection[CommitId]) -> dict[Commi
     for commit in commits:
         found[commit] = {}
         sides = {side: scores["facts"] for side, scores in measured.get(commit, {}).items()}
-        for record in (handed.get(commit, {}), sides):
+        brought = handed.get(commit, {})
+        if "after" not in brought:  # as earlier releases wrote it: what the facts scored afterwards, alone
+            brought = {"after": brought}
+        for record in (brought, sides):
             before = record.get("before", {})
             found[commit] |= {FactId(fact): (before.get(fact), each) for fact, each in record.get("after", {}).items()}
     return found

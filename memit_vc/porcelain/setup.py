@@ -65,6 +65,7 @@ def init(
             f"{directory / '.memitvc'} exists already",
             hint="Work in it, or name another directory: `memitvc init BASE DIR`.",
         )
+    text, held = _source(corpus), _file(health)
     path, found = fetch_base(base, revision, progress=progress)
     checkpoint = Checkpoint.find(path)
     stamps = checkpoint.fingerprints()
@@ -76,7 +77,7 @@ def init(
     weights, left_out = _editable(adapter, checkpoint, manifest, values.layers, progress)
     notes = [*guessed, *left_out]
     directory.mkdir(parents=True, exist_ok=True)
-    config = Config(base=base if found else str(path), revision=found, corpus=_source(corpus), health=_file(health))
+    config = Config(base=base if found else str(path), revision=found, corpus=text, health=held)
     files = checkpoint.file_hashes()
     if checkpoint.fingerprints() != stamps:
         raise BaseChangedError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.objects import StatisticsId, canonical_json, short
+from memit_vc.objects import JsonValue, StatisticsId, canonical_json, digest
 from memit_vc.porcelain.cache import user_cache
 from memit_vc.progress import Progress, silent
 from memit_vc.store.files import write_atomic
@@ -173,8 +173,7 @@ def _computed(
 
     repository, adapter = loaded.repository, loaded.adapter
     spec = corpus or repository.config.corpus or DEFAULT_CORPUS
-    # other repositories on this base ask for the same text
-    sampled = user_cache() / "sampled" / short(repository.base_id)
+    sampled = _sampled(repository) if spec == "self" else None
     texts = open_corpus(spec, field=field, adapter=adapter, cache=sampled, progress=progress)
     wanted = tokens or TOKENS_PER_INPUT * max(adapter.dimensions(layer)[1] for layer in hparams.layers)
     names = {layer: loaded.weights[layer].name for layer in hparams.layers}
@@ -193,6 +192,21 @@ def _computed(
         )
     cache.store(key, moments)
     return key, True
+
+
+def _sampled(repository: Repository) -> Path | None:
+    """Where text that the base writes is kept, for every repository on it: one directory for all that it depends on.
+
+    The tokenizer, the end marks and the configuration lie beside the weights, in the base's other files. None where
+    there is no home to keep it in.
+    """
+    files: dict[str, JsonValue] = {
+        name: sha for name, sha in repository.base_files().items() if name.endswith((".json", ".txt", ".model"))
+    }
+    try:
+        return user_cache() / "sampled" / digest("sampled", canonical_json([repository.base_id, files]))[:16]
+    except RuntimeError:
+        return None
 
 
 class _Readable:

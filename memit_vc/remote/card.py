@@ -193,7 +193,7 @@ _MEASURES = {
 
 def _scores(card: Card) -> str:
     known = " ".join(text for name, text in _MEASURES.items() if any(row[0].startswith(name) for row in card.scores))
-    explained = f"{known} These are samples, not proofs: an edit can change what nobody measured."
+    explained = f"{known} These are samples, not proofs: an edit can change what nobody measured.".strip()
     return f"{table(('', 'Before', 'After'), list(card.scores))}\n\nMeasured {card.scored_on}. {explained}"
 
 

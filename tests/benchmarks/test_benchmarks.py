@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import commit, edits, history, moments, solve, z
+from benchmarks import commit, edits, history, large, moments, solve, z
 from benchmarks.facts import some_facts
 from benchmarks.places import Options
 from benchmarks.report import Report, Row, show, write_documentation
@@ -61,6 +61,14 @@ def test_history_is_one_batch_before_snapping(options: Options) -> None:
     rows = {row.case: row for row in history.run(replace(options, facts=None)).rows}
     assert rows["sum of the commits against D(S), before snapping"].kept
     assert rows["downdate of commit 2 against D(S without it), before snapping"].kept
+
+
+def test_rules_and_a_large_shape_run_at_small_size(options: Options) -> None:
+    loss, argmax = edits.run_rules(replace(options, facts=None)).rows
+    assert loss.more["steps of a fact"] >= argmax.more["steps of a fact"] >= 1
+    speed, same, _ = large.run(options).rows
+    assert speed.ours > 0
+    assert same.kept
 
 
 def test_facts_are_enough_and_distinct() -> None:

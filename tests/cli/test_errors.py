@@ -174,7 +174,7 @@ def test_a_revision_that_is_none(refused: Callable[..., Result], revision: str, 
 
 def test_the_base_cannot_be_reverted(refused: Callable[..., Result]) -> None:
     refused(1, ["is the base itself", "memitvc log"], "revert", "HEAD~1")
-    refused(1, ["brought in no live fact 'Atlantis'", "memitvc facts"], "revert", "HEAD", "--fact", "Atlantis")
+    refused(1, ["changes nothing of a live fact 'Atlantis'", "memitvc facts"], "revert", "HEAD", "--fact", "Atlantis")
 
 
 def test_no_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -460,6 +460,7 @@ def test_sources_that_are_none(refused: Callable[..., Result], place: Place) -> 
         "--corpus",
         "nope",
     )
+    assert not (place.work / "new").exists()
     refused(14, ["nowhere: there is no such directory"], "clone", "./nowhere", "copy")
     name = edits(place, RECORD)
     refused(2, ["edits.json: is JSON, not a patch file", "memitvc commit"], "import", name)

@@ -31,6 +31,42 @@ def test_hidden_states_are_those_of_each_row_alone(tmp_path: Path, family: str, 
                 torch.testing.assert_close(together[line, list(columns)], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("gpt_neo", {"window_size": 8}),
+        ("mistral", {"sliding_window": 8}),
+        ("gemma2", {"sliding_window": 8}),
+        ("gpt2", {"n_positions": 8}),
+    ],
+)
+def test_lines_are_no_wider_than_a_window(tmp_path: Path, family: str, config: dict[str, int]) -> None:
+    adapter = load(tiny(family, tmp_path, **config))
+    laid = laid_out(adapter, ROWS)
+    assert laid.inputs["input_ids"].shape[1] <= 8
+    with torch.no_grad():
+        together = adapter.backbone(**laid.inputs, use_cache=False).last_hidden_state
+        for row, (line, columns) in zip(ROWS, laid.places, strict=True):
+            alone = adapter.backbone(input_ids=torch.tensor([row]), use_cache=False).last_hidden_state[0]
+            torch.testing.assert_close(together[line, list(columns)], alone, rtol=1e-4, atol=1e-5)
+    if family != "gpt2":  # which has no positions for it
+        rows = [*ROWS, tuple(range(20, 40))]
+        padded = laid_out(adapter, rows)
+        assert padded.places == [(number, range(len(row))) for number, row in enumerate(rows)]
+
+
+def test_half_precision(tmp_path: Path) -> None:
+    adapter = load(tiny("llama", tmp_path))
+    adapter.model.bfloat16()
+    laid = laid_out(adapter, ROWS)
+    assert laid.inputs["attention_mask"].dtype == torch.bfloat16
+    with torch.no_grad():
+        together = adapter.backbone(**laid.inputs, use_cache=False).last_hidden_state
+        for row, (line, columns) in zip(ROWS, laid.places, strict=True):
+            alone = adapter.backbone(input_ids=torch.tensor([row]), use_cache=False).last_hidden_state[0]
+            torch.testing.assert_close(together[line, list(columns)], alone, rtol=0.05, atol=0.05)
+
+
 def test_what_rows_begin_with_is_there_once() -> None:
     forest = _Forest.grown(ROWS, 100)
     assert len(forest.tokens) == 1

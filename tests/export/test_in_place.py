@@ -80,3 +80,18 @@ def test_a_checkout_switches_between_commits_that_edit_other_layers(opened: Open
     assert verify(repository, out).is_base
     checkout(repository, "HEAD", out, replace=True)
     assert verify(repository, out).commits[0] == repository.head().commit
+
+
+def test_a_patch_of_another_layer_spoils_no_checkout(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = opened("llama")
+    out = checkout(repository, "HEAD", tmp_path / "out").directory
+    every = [weight.name for weight in repository.weights()]
+    assert len(every) > len(repository.edited_weights())
+    monkeypatch.setattr(type(repository), "edited_weights", lambda _: set(every))
+    checkout(repository, "HEAD~1", out, replace=True)
+    assert verify(repository, out).commits[0] == repository.resolve("HEAD~1")
+    checkout(repository, "HEAD", tmp_path / "wide")
+    checkout(repository, "HEAD", out, replace=True)
+    assert verify(repository, out).commits[0] == repository.head().commit

@@ -1,0 +1,69 @@
+"""The hot shard goes through many small blocks whose memory is used again, while slow threads still hash them."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from memit_vc.numerics import hotshard
+from memit_vc.store.shards import HOT_FILE
+from tests.checkpoints.test_checkout import Case
+from tests.exactness.cases import bits
+
+
+@pytest.mark.parametrize("slow", [None, "hash", "writer"])
+def test_blocks_share_memory_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: str | None
+) -> None:
+    case = Case(tmp_path, "gpt2", "float32", "5GB")
+    monkeypatch.setattr("memit_vc.numerics.materialise._BLOCK", 1)
+    monkeypatch.setattr("memit_vc.numerics.materialise._ROWS", 3)
+    made: list[int] = []
+    empty = hotshard.np.empty
+
+    def counted(size: int, dtype: Any) -> Any:
+        made.append(size)
+        return empty(size, dtype)
+
+    monkeypatch.setattr(hotshard.np, "empty", counted)
+    if slow == "hash":
+        monkeypatch.setattr(hotshard.hashlib, "sha256", _SlowHash)
+    hashes: dict[str, str] = {}
+    parts = []
+    for part in hotshard.hot_shard(case.base / HOT_FILE, case.weights, case.terms(7), hashes, lambda *_: None):
+        if slow == "writer":
+            time.sleep(0.002)
+        parts.append(bytes(part))
+    assert len(parts) > 3 * len(made)
+    path = tmp_path / "shard.safetensors"
+    path.write_bytes(b"".join(parts))
+    from safetensors.torch import load_file
+
+    found = load_file(path)
+    for weight in case.weights:
+        expected = case.expected(weight, 7)
+        assert bits(found[weight.name]) == bits(expected)
+        content = found[weight.name].contiguous().view(torch.uint8).numpy().tobytes()
+        assert hashes[weight.name] == _REAL(content).hexdigest()
+
+
+_REAL = hashlib.sha256
+
+
+class _SlowHash:
+    """SHA-256 that takes its time."""
+
+    def __init__(self) -> None:
+        self._real = _REAL()
+
+    def update(self, data: Any) -> None:
+        time.sleep(0.002)
+        self._real.update(data)
+
+    def hexdigest(self) -> str:
+        return self._real.hexdigest()
