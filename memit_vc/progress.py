@@ -1,11 +1,11 @@
-"""Progress as a callback: the library reports, the CLI draws."""
+"""Progress as a callback: the library reports, the CLI draws. And how numbers are written in what both say."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TypeAlias
 
-__all__ = ["Progress", "silent", "size_text"]
+__all__ = ["Progress", "count", "silent", "size_text"]
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """`progress(stage, done, total)`: called from time to time; `total` 0 means unknown; `done == total` ends the stage."""
@@ -14,6 +14,11 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 def silent(stage: str, done: int, total: int) -> None:
     """Report nothing."""
     del stage, done, total
+
+
+def count(number: int, noun: str, ending: str = "s") -> str:
+    """ "1 fact", "2 facts", "1,000 facts"; "2 patches" with `ending` "es"."""
+    return f"{number:,} {noun}{'' if number == 1 else ending}"
 
 
 def size_text(size: int) -> str:

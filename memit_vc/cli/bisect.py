@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memit_vc.cli.io import IO, verb
+from memit_vc.cli.io import IO, count, verb
 from memit_vc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,11 +45,16 @@ def command(io: IO, prompt: str | None, expect: str | None, good: str | None, ba
     context = click.get_current_context()
     if context.invoked_subcommand is not None:
         if prompt is not None or expect is not None:
-            raise UsageError("--prompt and --expect go without a subcommand")
+            raise UsageError(
+                "--prompt and --expect go without a subcommand",
+                hint="Leave out the options, or the subcommand.",
+            )
         context.obj = io.start
         return
     if prompt is None or expect is None:
-        raise UsageError("give --prompt and --expect, or a subcommand", hint="memitvc bisect start BAD GOOD")
+        raise UsageError(
+            "give --prompt and --expect, or a subcommand", hint="Begin with: memitvc bisect start BAD GOOD"
+        )
     from memit_vc.porcelain.bisect_prompt import bisect_prompt
 
     with io.repository() as repository:
@@ -63,10 +68,12 @@ def command(io: IO, prompt: str | None, expect: str | None, good: str | None, ba
         if made.found is not None:
             click.echo(f"{made.found} is the first commit at which the model {what} {expect!r}: {subjects[0]}")
         else:
-            click.echo(f"{len(named)} commits together make that the model {what} {expect!r}:")
+            make = "makes" if len(named) == 1 else "together make"
+            click.echo(f"{count(len(named), 'commit')} {make} that the model {what} {expect!r}:")
             for commit, subject in zip(named, subjects, strict=True):
                 click.echo(f"  {commit[:10]} {subject}")
-        io.note(f"{made.tested} states were asked, with the model loaded once")
+        asked = f"{count(made.tested, 'state')} {'was' if made.tested == 1 else 'were'} asked"
+        io.note(f"{asked}, with the model loaded once")
 
     io.emit(made.to_json(), render)
 
@@ -152,7 +159,7 @@ def _tell(io: IO, repository: Repository, step: Step) -> None:
         if step.found is not None:
             click.echo(f"{step.found} is the first bad commit: {subjects[step.found]}")
         elif step.candidate is not None:
-            click.echo(f"{step.left} commits left, about {step.steps} steps; to test:")
+            click.echo(f"{count(step.left, 'commit')} left, about {count(step.steps, 'step')}; to test:")
             click.echo(f"{step.candidate} {subjects[step.candidate]}")
             io.note(f"memitvc checkout {step.candidate[:10]} -o DIR, then memitvc bisect good (or bad, or skip)")
         elif step.undecided:

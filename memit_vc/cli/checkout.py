@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from memit_vc.cli.io import IO, verb
+from memit_vc.cli.io import IO, count, verb
 
 
 @verb(name="checkout", short_help="Write the model of a revision to a directory.")
@@ -32,7 +32,8 @@ def command(io: IO, revision: str, output: Path | None, in_place: Path | None) -
 
     def render() -> None:
         click.echo(f"{made.directory}: state {made.state[:10]} of commit {made.commit[:10]}")
-        click.echo(f"{len(made.tensors)} edited tensors, {made.hot_bytes / 1e6:.1f} MB written; the rest is linked")
+        tensors = count(len(made.tensors), "edited tensor")
+        click.echo(f"{tensors}, {made.hot_bytes / 1e6:.1f} MB written; the rest is linked")
 
     io.emit(
         {

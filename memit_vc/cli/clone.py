@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from memit_vc.cli.io import IO, verb
-from memit_vc.cli.transfers import counted, fetched_json, size_text
+from memit_vc.cli.io import IO, count, verb
+from memit_vc.cli.transfers import fetched_json
+from memit_vc.progress import size_text
 
 
 @verb(name="clone", short_help="Make a repository of a remote and its base.")
@@ -28,7 +29,7 @@ def command(io: IO, url: str, directory: Path | None, base: str | None) -> None:
         io.note(note)
 
     def render() -> None:
-        came = f"{counted(made.fetched.commits, 'commit')}, {counted(made.fetched.objects, 'object')}"
+        came = f"{count(made.fetched.commits, 'commit')}, {count(made.fetched.objects, 'object')}"
         click.echo(f"cloned {made.fetched.url} to {made.directory}: {came}, {size_text(made.fetched.bytes)}")
         click.echo(f"base {made.base}: every tensor is the one it was made on")
         click.echo(f"on {made.branch} at {made.commit[:10]}")

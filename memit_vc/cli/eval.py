@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from memit_vc.cli.io import IO, verb
+from memit_vc.cli.io import IO, count, verb
 from memit_vc.cli.show_facts import fact_line, number, score_rows
 
 
@@ -26,7 +26,7 @@ def command(io: IO, revision: str, edits: str | None, per_fact: bool, no_perplex
             made = evaluate(repository, revision, facts=facts, perplexity=not no_perplexity, progress=progress)
 
     def render() -> None:
-        click.echo(f"commit {made.commit[:10]}, state {made.state[:10]}, {len(made.facts)} facts")
+        click.echo(f"commit {made.commit[:10]}, state {made.state[:10]}, {count(len(made.facts), 'fact')}")
         if per_fact:
             io.table(
                 ["fact", "ES", "PS", "NS", "argmax"],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from memit_vc.cli.io import IO, verb
+from memit_vc.cli.io import IO, count, verb
 
 _PATH = click.Path(path_type=Path)
 
@@ -72,7 +72,7 @@ def _adapter(io: IO, revision: str, out: Path, max_rank: int | None) -> None:
     def render() -> None:
         rank = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
         click.echo(
-            f"{made.directory}: LoRA of rank {rank} for {_count(len(made.ranks), 'weight')}, {made.bytes / 1e6:.1f} MB"
+            f"{made.directory}: LoRA of rank {rank} for {count(len(made.ranks), 'weight')}, {made.bytes / 1e6:.1f} MB"
         )
         for name, error in made.errors.items():
             if error:
@@ -93,7 +93,7 @@ def _merged(io: IO, revision: str, out: Path, dtype: str | None, max_shard_size:
 
     def render() -> None:
         click.echo(f"{made.directory}: state {made.state[:10]} of commit {made.commit[:10]}")
-        click.echo(f"{_count(len(made.files), 'file')} of weights, {made.bytes / 1e6:.1f} MB")
+        click.echo(f"{count(len(made.files), 'file')} of weights, {made.bytes / 1e6:.1f} MB")
 
     io.emit({**vars(made), "directory": str(made.directory), "files": list(made.files)}, render)
 
@@ -105,11 +105,7 @@ def _patch(io: IO, revision: str, out: Path, *, constraints: bool) -> None:
         made = export_patch(repository, revision, out, constraints=constraints, progress=progress)
 
     def render() -> None:
-        held = (_count(len(made.commits), "commit"), _count(made.patches, "patch", "es"), _count(made.facts, "fact"))
+        held = (count(len(made.commits), "commit"), count(made.patches, "patch", "es"), count(made.facts, "fact"))
         click.echo(f"{made.file}: {', '.join(held)}, {made.bytes / 1e6:.1f} MB")
 
     io.emit({**vars(made), "file": str(made.file), "commits": list(made.commits)}, render)
-
-
-def _count(n: int, what: str, plural: str = "s") -> str:
-    return f"{n} {what}{'' if n == 1 else plural}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from memit_vc.cli.io import IO, verb
+from memit_vc.cli.io import IO, count, verb
 from memit_vc.errors import UsageError
 
 
@@ -20,7 +20,7 @@ def command(io: IO, quick: bool, full: bool) -> int:
     from memit_vc.porcelain.fsck import fsck
 
     if quick and full:
-        raise UsageError("--quick and --full exclude each other")
+        raise UsageError("--quick and --full exclude each other", hint="Give one of them, or none.")
     with io.repository() as repository, io.progress() as progress:
         problems, orphans = fsck(repository, full=not quick, weights=full, progress=progress)
 
@@ -28,7 +28,11 @@ def command(io: IO, quick: bool, full: bool) -> int:
         for problem in problems:
             click.echo(f"{problem.kind} {problem.object}: {problem.message}")
         if orphans:
-            io.note(f"{orphans} objects belong to no commit (a stopped command left them); `memitvc gc` removes them")
+            belong, them = ("belongs", "it") if orphans == 1 else ("belong", "them")
+            io.note(
+                f"{count(orphans, 'object')} {belong} to no commit (a stopped command left {them}); "
+                f"`memitvc gc` removes {them}"
+            )
         if not problems:
             click.echo("ok: every object, row and patch is what it says it is")
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import click
 
-from memit_vc.cli.io import IO, FiniteRange, verb
+from memit_vc.cli.io import IO, FiniteRange, count, verb
 
 
 @verb(name="gc", short_help="Remove what nothing refers to any more.")
@@ -43,8 +43,10 @@ def command(io: IO, dry_run: bool, prune_operations: bool, keep: int, grace: flo
 
     def render() -> None:
         click.echo(
-            f"{'would remove' if dry_run else 'removed'} {gone.commits} commits, {gone.operations} operations, "
-            f"{gone.blobs} objects, {gone.temporary} temporary and {gone.cached} cached files: {gone.bytes:,} bytes"
+            f"{'would remove' if dry_run else 'removed'} {count(gone.commits, 'commit')}, "
+            f"{count(gone.operations, 'operation')}, {count(gone.blobs, 'object')}, "
+            f"{count(gone.temporary, 'temporary file')} and {count(gone.cached, 'cached file')}: "
+            f"{count(gone.bytes, 'byte')}"
         )
 
     io.emit({**dataclasses.asdict(gone), "dry_run": dry_run}, render)

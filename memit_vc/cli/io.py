@@ -21,7 +21,7 @@ import click
 from memit_vc.cli.terminal import escaped_json
 from memit_vc.errors import UsageError
 from memit_vc.objects import JsonValue
-from memit_vc.progress import Progress
+from memit_vc.progress import Progress, count
 
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
@@ -137,11 +137,6 @@ def _lines(io: IO) -> Progress:
     return report
 
 
-def count(number: int, noun: str) -> str:
-    """ "1 fact", "2 facts"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 @contextmanager
 def _inside(directory: Path) -> Iterator[None]:
     """The working directory for the length of the block, as `-C` promises: each relative path of a command line, and of
@@ -188,9 +183,9 @@ def verb(**attributes: Any) -> Callable[[_F], click.Command]:
 
         wrapped: Any = run
         wrapped = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(wrapped)
-        wrapped = click.option("-C", "chdir", type=click.Path(path_type=Path), help="Run as if started in DIRECTORY.")(
-            wrapped
-        )
+        wrapped = click.option(
+            "-C", "chdir", type=click.Path(path_type=Path), metavar="DIRECTORY", help="Run as if started in DIRECTORY."
+        )(wrapped)
         attributes.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
         made: click.Command = click.command(**attributes)(wrapped)
         return made

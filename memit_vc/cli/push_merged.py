@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memit_vc.cli.transfers import counted, size_text
+from memit_vc.progress import count, size_text
 
 if TYPE_CHECKING:
     from memit_vc.cli.io import IO
@@ -42,13 +42,13 @@ def push_model(io: IO, name: str | None, revision: str, options: PushOptions, ta
             rows = [[path, "send", str(size)] for path, size in made.sent.items()]
             rows += [[path, "copy there", str(size)] for path, size in made.copied.items()]
             io.table(["file", "", "bytes"], rows, right=["bytes"])
-        sent = f"{counted(len(made.sent), 'file')}, {size_text(sum(made.sent.values()))}"
+        sent = f"{count(len(made.sent), 'file')}, {size_text(sum(made.sent.values()))}"
         click.echo(f"{'would send' if dry_run else 'sent'} {sent} to {made.url}")
         if made.copied:
-            copied = f"{counted(len(made.copied), 'file')}, {size_text(sum(made.copied.values()))}"
+            copied = f"{count(len(made.copied), 'file')}, {size_text(sum(made.copied.values()))}"
             click.echo(f"{'would be copied' if dry_run else 'copied'} from the base on the Hub: {copied}")
         if made.kept:
-            click.echo(f"there already: {counted(len(made.kept), 'file')}")
+            click.echo(f"there already: {count(len(made.kept), 'file')}")
         click.echo(f"the model of commit {made.commit[:10]}, state {made.state[:10]}")
         if made.pull_request is not None:
             click.echo(f"pull request: {made.pull_request}")

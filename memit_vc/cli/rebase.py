@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from memit_vc.cli.io import IO, verb
+from memit_vc.cli.io import IO, count, verb
 
 
 @verb(name="rebase", short_help="Compute a branch's batches again on another tip.")
@@ -29,7 +29,7 @@ def command(io: IO, onto: str, no_scores: bool) -> None:
         if made.fast_forward:
             click.echo(f"[{where} {made.tip[:10]}] fast-forward")
             return
-        click.echo(f"[{where} {made.tip[:10]}] {len(made.commits)} commits onto {made.onto[:10]}")
+        click.echo(f"[{where} {made.tip[:10]}] {count(len(made.commits), 'commit')} onto {made.onto[:10]}")
         for old, new in made.commits:
             click.echo(f"  {old[:10]} → {new[:10]} {subjects[new]}")
         for old in made.skipped:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from memit_vc.cli.io import IO, verb
+from memit_vc.cli.io import IO, count, verb
 from memit_vc.errors import UsageError
 
 
@@ -26,7 +26,10 @@ def command(io: IO, action: str | None, name: str | None, url: str | None) -> No
     expected = {"add": 2, "remove": 1}.get(action or "list", 0)
     given = sum(each is not None for each in (name, url))
     if given != expected:
-        raise UsageError(f"`remote {action or 'list'}` takes {expected} arguments, not {given}")
+        raise UsageError(
+            f"`remote {action or 'list'}` takes {count(expected, 'argument')}, not {given}",
+            hint="Type `memitvc remote`, `memitvc remote add NAME URL` or `memitvc remote remove NAME`.",
+        )
     with io.repository() as repository:
         if action == "add" and name is not None and url is not None:
             kept = add_remote(repository, name, url, directory=Path())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from memit_vc.cli.io import IO, verb
+from memit_vc.cli.io import IO, count, verb
 
 
 @verb(name="reproduce", short_help="Compute a commit again and compare.")
@@ -22,7 +22,7 @@ def command(io: IO, revision: str) -> int:
 
     def render() -> None:
         if made.equal:
-            click.echo(f"{made.commit[:10]}: {made.columns} columns computed again, every byte equal")
+            click.echo(f"{made.commit[:10]}: {count(made.columns, 'column')} computed again, every byte equal")
             return
         click.echo(f"{made.commit[:10]}: computed again, and not the same")
         for name, difference in made.differences.items():

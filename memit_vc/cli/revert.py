@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from memit_vc.cli.io import IO, verb
+from memit_vc.cli.io import IO, count, verb
 from memit_vc.cli.show_resolved import show_resolved
 from memit_vc.cli.sides import conflict_options
 
@@ -67,9 +67,7 @@ def command(
 
     def render() -> None:
         change = ", ".join(
-            f"{n} column{'' if n == 1 else 's'} {way}"
-            for n, way in ((made.removed, "out"), (made.restored, "back"))
-            if n
+            f"{count(n, 'column')} {way}" for n, way in ((made.removed, "out"), (made.restored, "back")) if n
         )
         click.echo(f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {change}")
         if later:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from memit_vc.progress import count
+
 if TYPE_CHECKING:
     from memit_vc.cli.io import IO
     from memit_vc.objects import JsonValue
@@ -20,13 +22,13 @@ def show_resolved(io: IO, made: Resolved, *, overlaps: Sequence[JsonValue] | Non
 
     def render() -> None:
         parts = [
-            f"{count} {noun}{'' if count == 1 else 's'} {what}"
-            for count, noun, what in (
+            f"{count(number, noun)} {what}"
+            for number, noun, what in (
                 (made.taken_out, "fact", "taken out"),
                 (made.put_in, "fact", "solved in"),
                 (made.columns_removed, "column", "replaced"),
             )
-            if count
+            if number
         ]
         click.echo(f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {', '.join(parts)}")
         click.echo(f"snapping changed the update by {made.snapping:.1e}")

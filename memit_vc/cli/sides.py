@@ -9,6 +9,7 @@ import click
 
 from memit_vc.errors import EngineError
 from memit_vc.objects import CommitId, JsonValue
+from memit_vc.progress import count
 
 if TYPE_CHECKING:
     from memit_vc.cli.io import IO
@@ -64,11 +65,11 @@ def likely_conflicts(
     for overlap in found[:_SHOWN]:
         io.warn(f"likely conflict: {overlap.line()}")
     if len(found) > _SHOWN:
-        io.warn(f"and {len(found) - _SHOWN} more likely conflicts")
+        io.warn(f"and {count(len(found) - _SHOWN, 'more likely conflict')}")
     return [overlap.to_json() for overlap in found]
 
 
 def change_text(added: int, removed: int) -> str:
     """ "3 columns in, 1 column out"."""
-    parts = [f"{n} column{'' if n == 1 else 's'} {way}" for n, way in ((added, "in"), (removed, "out")) if n]
+    parts = [f"{count(n, 'column')} {way}" for n, way in ((added, "in"), (removed, "out")) if n]
     return ", ".join(parts) or "the same state"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from memit_vc.cli.io import IO, FiniteRange, verb
+from memit_vc.cli.io import IO, FiniteRange, count, verb
 from memit_vc.cli.show_resolved import show_resolved
 from memit_vc.errors import UsageError
 
@@ -40,14 +40,20 @@ def command(
     """
     if tolerance is not None:
         if span is not None or resolve:
-            raise UsageError("--compress takes all of HEAD's columns together: no range, no --resolve")
+            raise UsageError(
+                "--compress takes all of HEAD's columns together: no range, no --resolve",
+                hint="Type: memitvc squash --compress TOL",
+            )
         _compress(io, tolerance, message)
         return
     if resolve:
         from memit_vc.porcelain.resolve import resolve_squash
 
         if span is not None:
-            raise UsageError("--resolve solves all live facts of HEAD: a range cannot be solved by itself")
+            raise UsageError(
+                "--resolve solves all live facts of HEAD: a range cannot be solved by itself",
+                hint="Type: memitvc squash --resolve",
+            )
         with io.repository() as repository, io.progress() as progress:
             solved = resolve_squash(repository, message=message, progress=progress)
         show_resolved(io, solved)
@@ -55,20 +61,24 @@ def command(
     from memit_vc.porcelain.squash import squash
 
     if everything == (span is not None):
-        raise UsageError("give a range A..B, or --all")
+        raise UsageError(
+            "give a range A..B, or --all",
+            hint="For example: memitvc squash HEAD~3..HEAD; `memitvc log` shows the commits.",
+        )
     with io.repository() as repository:
         made = squash(repository, span, message=message)
 
     def render() -> None:
         cancelled = f", {made.cancelled} cancelled" if made.cancelled else ""
         click.echo(
-            f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {made.squashed} commits into one: "
-            f"{made.columns} columns{cancelled}; state {made.state[:10]} as before"
+            f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {count(made.squashed, 'commit')} into one: "
+            f"{count(made.columns, 'column')}{cancelled}; state {made.state[:10]} as before"
         )
         if made.patches > 1:
             io.note(f"{made.patches} patches: dense ones, and ones on other layers, cannot be joined")
         if made.rewritten:
-            io.note(f"{made.rewritten} later commits have new ids; the tip is {made.tip[:10]}")
+            have = "has a new id" if made.rewritten == 1 else "have new ids"
+            io.note(f"{count(made.rewritten, 'later commit')} {have}; the tip is {made.tip[:10]}")
         if made.left_behind:
             io.note(
                 f"still on the old history: {', '.join(made.left_behind)}. A merge of it brings back what the range "
@@ -86,7 +96,7 @@ def _compress(io: IO, tolerance: float, message: str | None) -> None:
 
     def render() -> None:
         click.echo(
-            f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {made.columns} columns into rank {made.rank}: "
+            f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {count(made.columns, 'column')} into rank {made.rank}: "
             f"{made.bytes_before / 1e6:.2f} MB → {made.bytes_after / 1e6:.2f} MB"
         )
         io.table(

@@ -7,17 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from memit_vc.objects import JsonValue
-from memit_vc.progress import size_text
+from memit_vc.progress import count, size_text
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.fetch import Fetched
 
-__all__ = ["counted", "fetched_json", "render_fetched", "size_text"]
-
-
-def counted(number: int, noun: str) -> str:
-    """ "1 commit", "2 commits"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+__all__ = ["fetched_json", "render_fetched"]
 
 
 def render_fetched(fetched: Fetched) -> None:
@@ -25,7 +20,7 @@ def render_fetched(fetched: Fetched) -> None:
     if not fetched.commits and not fetched.objects:
         click.echo(f"nothing new from {fetched.url}")
     else:
-        came = f"{counted(fetched.commits, 'commit')}, {counted(fetched.objects, 'object')}"
+        came = f"{count(fetched.commits, 'commit')}, {count(fetched.objects, 'object')}"
         click.echo(f"from {fetched.url}: {came}, {size_text(fetched.bytes)}")
     for ref, old, new in fetched.moved:
         name = ref.partition("/")[2]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from memit_vc.cli.io import IO, verb
+from memit_vc.cli.io import IO, count, verb
 from memit_vc.errors import UsageError
 
 
@@ -29,7 +29,7 @@ def command(io: IO, model: Path, expect: str | None) -> None:
 
     def render() -> None:
         what = "the untouched base" if found.is_base else f"state {(found.state or '')[:10]}"
-        click.echo(f"{found.directory} is {what}: {found.compared} tensors, every hash equal")
+        click.echo(f"{found.directory} is {what}: {count(found.compared, 'tensor')}, every hash equal")
         for commit, subject in zip(found.commits, subjects, strict=True):
             click.echo(f"  {commit[:10]} {subject}{'' if found.on_branch else ', on no branch (undone or replaced)'}")
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from memit_vc.errors import VerificationError
 from memit_vc.objects import ColumnId, CommitId, EditableWeight, JsonValue, StateId, digest, short
 from memit_vc.porcelain.base import checked_base
-from memit_vc.progress import Progress, silent
+from memit_vc.progress import Progress, count, silent
 from memit_vc.store.checkpoint import RECORD_FILE
 
 if TYPE_CHECKING:
@@ -145,9 +145,10 @@ def verify(
         or (there[name].dtype, there[name].shape) != (recorded[name].dtype, recorded[name].shape)
     )
     if foreign:
+        are, first = ("is", "") if len(foreign) == 1 else ("are", " first")
         raise VerificationError(
-            f"{directory}: {len(foreign)} tensors that no edit touches are not the base's, or are missing or of "
-            f"another dtype or shape: {foreign[0]} first",
+            f"{directory}: {count(len(foreign), 'tensor')} that no edit touches {are} not the base's, or {are} missing "
+            f"or of another dtype or shape: {foreign[0]}{first}",
             hint="The directory belongs to another base, or was changed by something else than memit-vc.",
         )
     said = _recorded_state(directory)
@@ -160,8 +161,10 @@ def verify(
             other = said if said != state else None
             return Verified(directory, state, commits, not changed, len(found), (), other, on_branch)
         if expect is not None:
+            differ, first = ("differs", "") if len(differing) == 1 else ("differ", " first")
             raise VerificationError(
-                f"{directory} is not the state of {expect}: {len(differing)} tensors differ, {differing[0]} first",
+                f"{directory} is not the state of {expect}: {count(len(differing), 'tensor')} "
+                f"{differ}, {differing[0]}{first}",
                 hint="`memitvc verify DIR` without --expect says which state it is.",
             )
         if nearest is None or len(differing) < len(nearest[0]):

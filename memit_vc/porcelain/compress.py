@@ -28,7 +28,7 @@ from memit_vc.porcelain.constraints import live_sources
 from memit_vc.porcelain.move import head_update
 from memit_vc.porcelain.pack import pack
 from memit_vc.porcelain.settings import settings_json, settings_of
-from memit_vc.progress import Progress, silent
+from memit_vc.progress import Progress, count, silent
 from memit_vc.repository import Repository
 from memit_vc.vcs.exact import check_bound
 
@@ -79,7 +79,9 @@ def compress(
     state = repository.state(head.commit)
     live = {entry.fact.id: entry.column for entry in repository.live_facts(head.commit)}
     if not live:
-        raise MemitVCError("nothing to compress: no fact is live", hint="`memitvc facts` lists them.")
+        raise MemitVCError(
+            "nothing to compress: no fact is live", hint="Commit facts first, or switch to a branch that has some."
+        )
     found = _within(repository, state, tolerance, progress)
     ranks, errors = {n: each.rank for n, each in found.items()}, {n: each.error for n, each in found.items()}
     sources, constraints = _constraints(repository, state, live)
@@ -107,7 +109,7 @@ def compress(
         removes=tuple(sorted(state - set(patch.columns))),
         patches=(patch.id,),
         kind="squash",
-        message=message or f"Compress {len(live)} facts to rank {max(ranks.values())}",
+        message=message or f"Compress {count(len(live), 'fact')} to rank {max(ranks.values())}",
         author=author_name(repository),
         time=now(),
         provenance=patch.header.provenance,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError, StorageError
 from memit_vc.objects import ColumnId, CommitId, EditableWeight, JsonValue, PatchId, canonical_json
+from memit_vc.progress import count
 from memit_vc.repository import Repository
 from memit_vc.store.files import write_atomic
 
@@ -59,7 +60,7 @@ class WeightsDiff:
         if not self.tensors:
             return "no tensor differs"
         rank = max(tensor.rank for tensor in self.tensors)
-        text = f"{len(self.tensors)} tensor{'' if len(self.tensors) == 1 else 's'}, rank {rank}"
+        text = f"{count(len(self.tensors), 'tensor')}, rank {rank}"
         norms = [tensor.base_norm for tensor in self.tensors if tensor.base_norm]
         if len(norms) < len(self.tensors):
             return text

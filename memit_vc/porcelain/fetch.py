@@ -19,7 +19,7 @@ from memit_vc.porcelain.remote_history import Published, late_constraints, new_r
 from memit_vc.porcelain.remote_objects import Incoming
 from memit_vc.porcelain.remote_tree import same_base
 from memit_vc.porcelain.remotes import named_remote
-from memit_vc.progress import Progress, silent
+from memit_vc.progress import Progress, count, silent
 from memit_vc.remote.manifest import object_path
 from memit_vc.remote.opening import nothing_there, open_remote
 
@@ -117,7 +117,7 @@ def _fetch(
     _store(new, lost, incoming)
     repository.publish(
         verb=moves.verb,
-        description=f"{name} ({len(records)} new commit{'' if len(records) == 1 else 's'})",
+        description=f"{name} ({count(len(records), 'new commit')})",
         commits=[record.commit for record in records],
         patches=new.patches,
         facts=list(new.facts.values()),

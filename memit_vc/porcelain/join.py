@@ -13,6 +13,7 @@ from memit_vc.errors import ConflictError
 from memit_vc.objects import ColumnId, CommitId, Fact, FactId, PatchId, short
 from memit_vc.porcelain.conflicts import OnConflict
 from memit_vc.porcelain.contradictions import Contradiction, losers, pairs_apart
+from memit_vc.progress import count
 from memit_vc.vcs.settling import Roles, Split, columns_of_facts, drop, live_edits, unpaired
 from memit_vc.vcs.state import State
 
@@ -70,14 +71,14 @@ class Joined:
         if self.twice:
             one = len(self.twice) == 1
             found.append(
-                f"{_count(self.twice)} now count{'s' if one else ''} twice ({_named(self.twice)}): "
+                f"{count(len(self.twice), 'fact')} now count{'s' if one else ''} twice ({_named(self.twice)}): "
                 f"{'it is' if one else 'they are'} live in columns that were computed apart; `memitvc revert` one of "
                 "them, or use --resolve"
             )
         if self.unpaired:
             found.append(
-                f"{_count(self.unpaired)} had been taken out with --resolve ({_named(self.unpaired)}); the columns "
-                "that did so left too, and `memitvc squash --resolve` solves the rest afresh"
+                f"{count(len(self.unpaired), 'fact')} had been taken out with --resolve ({_named(self.unpaired)}); "
+                "the columns that did so left too, and `memitvc squash --resolve` solves the rest afresh"
             )
         return found
 
@@ -181,13 +182,9 @@ def _twice(
     named = {(facts[fact].question, facts[fact].target.strip()): facts[fact] for fact in live}
     return [
         named[answer]
-        for answer, count in counted(live).items()
-        if count > 1 and all(count > side[answer] for side in before)
+        for answer, number in counted(live).items()
+        if number > 1 and all(number > side[answer] for side in before)
     ]
-
-
-def _count(facts: Sequence[Fact]) -> str:
-    return f"{len(facts)} fact{'' if len(facts) == 1 else 's'}"
 
 
 def _named(facts: Sequence[Fact]) -> str:

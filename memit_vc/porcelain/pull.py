@@ -10,7 +10,7 @@ from memit_vc.errors import RefMovedError, RevisionError, UsageError
 from memit_vc.objects import Commit, CommitId, short
 from memit_vc.porcelain.fetch import Fetched, Moves, fetch_from
 from memit_vc.porcelain.remotes import named_remote
-from memit_vc.progress import Progress, silent
+from memit_vc.progress import Progress, count, silent
 from memit_vc.vcs.graph import is_ancestor
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def pull(
     fetched = fetch_from(repository, name, url, plan=plan, progress=progress)
     if diverged:
         raise RefMovedError(
-            f"{head.branch} and {name}/{theirs} have both moved on; {fetched.commits} commits were fetched, "
+            f"{head.branch} and {name}/{theirs} have both moved on; fetched: {count(fetched.commits, 'commit')}; "
             f"{head.branch} stays at {short(head.commit)}",
             hint=f"Join them: memitvc merge {name}/{theirs}",
         )

@@ -13,7 +13,7 @@ from memit_vc.porcelain.push_tree import history_files, reader_files
 from memit_vc.porcelain.remote_history import Published
 from memit_vc.porcelain.remote_tree import same_base
 from memit_vc.porcelain.remotes import named_remote, remotes
-from memit_vc.progress import Progress, silent, size_text
+from memit_vc.progress import Progress, count, silent, size_text
 from memit_vc.remote.manifest import MANIFEST, RemoteManifest, object_path
 from memit_vc.remote.opening import PushOptions, on_branch, open_remote
 from memit_vc.remote.protocol import Change, Remote, RemoteFile
@@ -181,7 +181,7 @@ class _Attempt:
         if not self.dry_run:
             subject = repository.commit(self.tip).subject
             sizes = sum(map(_size, adds.values()))
-            self.progress(f"send {len(adds)} files, {size_text(sizes)}", 0, 0)
+            self.progress(f"send {count(len(adds), 'file')}, {size_text(sizes)}", 0, 0)
             made = there.publish(Change(subject or self.branch, adds, deletes), parent=revision)
             notes += there.remarks
             request = getattr(there, "pull_request", None)

@@ -16,7 +16,7 @@ from memit_vc.errors import RemoteError, UsageError
 from memit_vc.objects import CommitId, StateId, short
 from memit_vc.porcelain.card import gather_card
 from memit_vc.porcelain.checkout import checkout
-from memit_vc.progress import Progress, silent, size_text
+from memit_vc.progress import Progress, count, silent, size_text
 from memit_vc.remote.card import card_with
 from memit_vc.remote.hub import HubChange, HubRemote
 from memit_vc.remote.hub_landed import CopySource
@@ -82,7 +82,7 @@ def push_merged(
         plan = replace(plan, message=f"Model of commit {short(commit)}: {repository.commit(commit).subject}")
         plan = replace(plan, adds={**plan.adds, _CARD: _card(repository, commit, there, present)})
         total = size_text(sum(map(_size, plan.adds.values())))
-        progress(f"send {len(plan.adds)} files, {total}", 0, 0)
+        progress(f"send {count(len(plan.adds), 'file')}, {total}", 0, 0)
         new, more = (None, ()) if dry_run else _publish(there, plan, files, head)
         notes += () if dry_run else tuple(there.remarks)
         copied = {} if more else {path: source.size for path, source in plan.copies.items()}

@@ -20,7 +20,7 @@ from memit_vc.porcelain.join import Side, join
 from memit_vc.porcelain.move import head_update
 from memit_vc.porcelain.recorded import Recorded
 from memit_vc.porcelain.revert import patches_of
-from memit_vc.progress import Progress, silent
+from memit_vc.progress import Progress, count, silent
 from memit_vc.vcs.conflicts import certain_conflicts
 from memit_vc.vcs.exact import check_bound
 from memit_vc.vcs.graph import is_ancestor
@@ -92,7 +92,7 @@ def rebase(
         progress("rebase", len(moving), len(moving))
         repository.publish(
             verb="rebase",
-            description=f"{len(made)} commit{'' if len(made) == 1 else 's'} onto {short(target)}",
+            description=f"{count(len(made), 'commit')} onto {short(target)}",
             commits=replay.commits,
             evaluations=replay.evaluations,
             **head_update(head, replay.tip),
@@ -295,6 +295,7 @@ def _refuse(repository: Repository, moving: Sequence[Commit], onto: CommitId) ->
     if clashes:
         lines = [f"  {new.subject}: {new.prompt!r} → {old.target!r} there, {new.target!r} here" for old, new in clashes]
         raise ConflictError(
-            f"{len(clashes)} facts contradict ones that are live at {short(onto)}:\n" + "\n".join(lines[:_SHOWN]),
+            f"{count(len(clashes), 'fact')} contradict{'s' if len(clashes) == 1 else ''} what is live at "
+            f"{short(onto)}:\n" + "\n".join(lines[:_SHOWN]),
             hint="Revert one side first, or merge: `memitvc merge` has --ours and --theirs.",
         )

@@ -1,4 +1,4 @@
-"""`--resolve`: revert, squash, merge and cherry-pick in closed form (design, section 3).
+"""`--resolve`: revert, squash, merge and cherry-pick in closed form.
 
 Where the default modes add and remove columns, these solve: what is left is what it would be, had the history been
 another one. `revert` and `cherry-pick` add one column per fact to the state; `squash` and `merge` put one new patch
@@ -22,7 +22,7 @@ from memit_vc.porcelain.move import head_update
 from memit_vc.porcelain.named_fact import named_facts
 from memit_vc.porcelain.revert import reverted_commits
 from memit_vc.porcelain.solver import Solution, Solver, solver_for
-from memit_vc.progress import Progress, silent
+from memit_vc.progress import Progress, count, silent
 from memit_vc.repository import Head, NewPatch, Repository
 from memit_vc.vcs.inverse import inverse_facts
 
@@ -175,10 +175,13 @@ def resolve_squash(
     head = repository.head()
     state = repository.state(head.commit)
     if not state:
-        raise MemitVCError("nothing to squash: HEAD is the base itself", hint="`memitvc facts` lists what is live.")
+        raise MemitVCError(
+            "nothing to squash: HEAD's weights are the base's",
+            hint="Commit facts first, or switch to a branch that has some.",
+        )
     chosen = {entry.fact.id: entry.column for entry in repository.live_facts(head.commit)}
     made = solve_whole(repository, state, chosen, verb="squash", loaded=loaded, progress=progress)
-    text = message or f"Solve {len(chosen)} live facts afresh"
+    text = message or f"Solve {count(len(chosen), 'live fact')} afresh"
     details: dict[str, JsonValue] = {"resolve": True, "facts": len(chosen)}
     return record(*made.arguments(head), state=state, removes=state, kind="squash", message=text, details=details)
 

@@ -1,4 +1,4 @@
-"""`merge --resolve` and `cherry-pick --resolve`: two sets of facts come together in closed form (design, section 3).
+"""`merge --resolve` and `cherry-pick --resolve`: two sets of facts come together in closed form.
 
 A merge puts one new patch D(S₁ ∪ S₂) in the place of both sides' columns, so that it does not matter how they came
 about; a fact that both sides have counts once, as ours has it. A pick adds one column per fact to what is there.
@@ -17,7 +17,7 @@ from memit_vc.porcelain.contradictions import Contradiction, conflict_details
 from memit_vc.porcelain.join import Side, join
 from memit_vc.porcelain.resolve import Resolved, chosen_constraints, record, refuse_cancelled, solve_whole
 from memit_vc.porcelain.solver import solver_for
-from memit_vc.progress import Progress, silent
+from memit_vc.progress import Progress, count, silent
 from memit_vc.vcs.graph import is_ancestor
 from memit_vc.vcs.state import merge_commits
 
@@ -61,7 +61,7 @@ def resolve_merge(
         state=frozenset(ours),
         removes=frozenset(ours),
         kind="merge",
-        message=message or f"Merge {revision!r} by solving {len(chosen)} facts",
+        message=message or f"Merge {revision!r} by solving {count(len(chosen), 'fact')}",
         details=details,
         parents=[theirs],
     )

@@ -16,6 +16,7 @@ from memit_vc.porcelain.author import author_name, now
 from memit_vc.porcelain.move import head_update
 from memit_vc.porcelain.repack import repack
 from memit_vc.porcelain.scores_at_commit import handed_on, scores_of
+from memit_vc.progress import count
 from memit_vc.repository import Repository
 from memit_vc.vcs.graph import ancestors, is_ancestor
 from memit_vc.vcs.revisions import split_range
@@ -92,7 +93,7 @@ def squash(repository: Repository, span: str | None = None, *, message: str | No
         repository.blobs.put(blob)
     repository.publish(
         verb="squash",
-        description=f"{len(inside)} commits into {short(made.id)}: {made.subject}",
+        description=f"{count(len(inside), 'commit')} into {short(made.id)}: {made.subject}",
         commits=[made, *rewritten],
         patches=packed.patches,
         evaluations=[
@@ -175,4 +176,4 @@ def _message(commits: Sequence[Commit]) -> str:
     lines = [f"* {commit.subject}" for commit in commits[:_LISTED]]
     if len(commits) > _LISTED:
         lines.append(f"* … and {len(commits) - _LISTED} more")
-    return "\n".join([f"Squash {len(commits)} commits", "", *lines])
+    return "\n".join([f"Squash {count(len(commits), 'commit')}", "", *lines])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from memit_vc.errors import RemoteError
+from memit_vc.progress import count
 from memit_vc.remote.card_text import cell, table
 from memit_vc.remote.card_usage import usage
 
@@ -116,10 +117,10 @@ def _placed(part: str, text: str) -> str:
 
 
 def _part(card: Card) -> str:
-    count = _count(len(card.facts), "fact")
+    facts = count(len(card.facts), "fact")
     base = f"[{card.base}](https://huggingface.co/{card.base})" if card.base else "a language model"
     name = card.base.rpartition("/")[2] if card.base else "A language model"
-    title = f"# {name} with {count} edited"
+    title = f"# {name} with {facts} edited"
     kind = (
         "This is the whole edited model: load it as you would load the base."
         if card.relation == "finetune"
@@ -129,7 +130,7 @@ def _part(card: Card) -> str:
     sections = [
         BEGIN,
         title,
-        f"Somebody changed what {base} says about {count}, directly in its weights, without training. {kind}\n\n"
+        f"Somebody changed what {base} says about {facts}, directly in its weights, without training. {kind}\n\n"
         "It was made with memit-vc: version control for the facts inside a language model. The edits are found by "
         "MEMIT ([Meng et al. 2023](https://arxiv.org/abs/2210.07229)); each batch is a commit that can be taken out "
         "again, to the bit.",
@@ -179,7 +180,7 @@ def _base(card: Card) -> str:
     lines.append(f"- Fingerprint of the base's tensors: `{card.base_id}`")
     licence = f"`{cell(card.license)}`, that of the base" if card.license else "that of the base; look there"
     lines.append(f"- Licence: {licence}")
-    lines.append(f"- Commit `{card.commit[:10]}`, state `{card.state[:10]}`, {_count(card.commits, 'commit')}")
+    lines.append(f"- Commit `{card.commit[:10]}`, state `{card.state[:10]}`, {count(card.commits, 'commit')}")
     return "\n".join(lines)
 
 
@@ -195,7 +196,3 @@ def _scores(card: Card) -> str:
     known = " ".join(text for name, text in _MEASURES.items() if any(row[0].startswith(name) for row in card.scores))
     explained = f"{known} These are samples, not proofs: an edit can change what nobody measured.".strip()
     return f"{table(('', 'Before', 'After'), list(card.scores))}\n\nMeasured {card.scored_on}. {explained}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
