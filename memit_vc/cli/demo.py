@@ -10,8 +10,13 @@ from memit_vc.cli.io import IO, verb
 
 
 @verb(name="demo", short_help="Edit a small real model and take an edit back.")
-@click.option("--keep", type=click.Path(path_type=Path), help="Keep the demo's repository in this directory.")
-@click.option("--model", type=click.Path(path_type=Path), help="Use this model.")
+@click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Keep the repository in DIR, a new one.")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="A model directory, in place of SmolLM2-135M-Instruct; nothing is fetched then.",
+)
 def command(io: IO, keep: Path | None, model: Path | None) -> None:
     """The whole of memit-vc in a few minutes on SmolLM2-135M-Instruct: two commits, one taken back in mid-history.
 

@@ -90,7 +90,9 @@ class LazyGroup(click.Group):
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("-C", "directory", type=click.Path(path_type=Path), help="Run as if started in DIRECTORY.")
+@click.option(
+    "-C", "directory", type=click.Path(path_type=Path), metavar="DIRECTORY", help="Run as if started in DIRECTORY."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.version_option(__version__, prog_name="memitvc")
 @click.pass_context
@@ -101,7 +103,7 @@ def cli(ctx: click.Context, directory: Path | None, as_json: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (design, section 13)."""
+    """Run the command line; returns the exit code (`errors.py` lists them)."""
     with redirect_stdout(shown(sys.stdout)), redirect_stderr(shown(sys.stderr, bars=True)):
         return _run(arguments)
 

@@ -47,10 +47,12 @@ def restore(io: IO, number: int) -> None:
     io.emit({**made.to_json(), "head": head}, render)
 
 
-command = click.Group(
-    "op",
-    commands={"log": log, "restore": restore},
-    help="The log of operations, and the way back to any point of it.",
-    short_help="The log of operations, and the way back.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+@verb(name="op", cls=click.Group, short_help="The log of operations, and the way back.")
+def command(io: IO) -> None:
+    """The log of operations, and the way back to any point of it."""
+    click.get_current_context().obj = io.start
+
+
+assert isinstance(command, click.Group)  # noqa: S101 (what `verb` was asked for)
+for part in (log, restore):
+    command.add_command(part)

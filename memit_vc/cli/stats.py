@@ -14,7 +14,8 @@ from memit_vc.cli.io import IO, verb
     "--corpus",
     metavar="SOURCE",
     help="A .txt, .jsonl, .json or .parquet file; hub:OWNER/NAME[:CONFIG[:SPLIT]]; `pydoc` (English text that "
-    "comes with Python); `self` (text sampled from the model).",
+    "comes with Python); `self` (text sampled from the model). Default: what `stats` was last told, else what `init` "
+    "was, else `self`.",
 )
 @click.option("--field", help="Field or column that holds the text.")
 @click.option("--tokens", type=click.IntRange(min=1), help="Tokens to use. Default: 10 · d_in.")
