@@ -119,11 +119,11 @@ def write_documentation(results: Path = RESULTS, document: Path = DOCUMENT) -> N
 
 
 def _section(record: Mapping[str, Any]) -> str:
-    host = record["machine"]
+    host, what = record["machine"], record["what"]
     lines = [
         f"### {record['name']}",
         "",
-        f"{record['what'].capitalize()}, against {record['against']}.",
+        f"{what[:1].upper()}{what[1:]}, against {record['against']}.",
         "",
         "| case | ours | against | ratio | goal | difference | more |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",

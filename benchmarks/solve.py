@@ -16,6 +16,7 @@ from benchmarks.report import Report, Row
 from memit_vc.numerics.factors import factorise
 from memit_vc.numerics.memory import free_ram
 from memit_vc.numerics.solve import adjusted_keys
+from memit_vc.progress import count
 
 __all__ = ["run"]
 
@@ -50,13 +51,13 @@ def _size(size: int, counts: tuple[int, ...]) -> list[Row]:
     keys = _keys(moment, facts, generator)
     solution, ours = _best(lambda: adjusted_keys(factor, keys))
     more = {"factoring once, s": factoring}
-    rows = [_row(f"d_in {size:,}, {facts} facts", ours, *_dense(moment, keys, solution), size == PROMISED, more)]
-    for count in counts:
-        many = _keys(moment, count, generator)
+    case = f"d_in {size:,}, {count(facts, 'fact')}"
+    rows = [_row(case, ours, *_dense(moment, keys, solution), size == PROMISED, more)]
+    for number in counts:
+        many = _keys(moment, number, generator)
         _, seconds = _best(lambda many=many: adjusted_keys(factor, many))  # type: ignore[misc]
-        rows.append(
-            Row(f"d_in {size:,}, {count:,} facts, ours alone", seconds, more={"ms/fact": 1000 * seconds / count})
-        )
+        case = f"d_in {size:,}, {count(number, 'fact')}, ours alone"
+        rows.append(Row(case, seconds, more={"ms/fact": 1000 * seconds / number}))
     return rows
 
 

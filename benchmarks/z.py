@@ -21,6 +21,7 @@ from memit_vc.numerics.templates import parse_templates
 from memit_vc.objects import Fact
 from memit_vc.porcelain.statistics import prepare_statistics
 from memit_vc.porcelain.templates import context_templates
+from memit_vc.progress import count
 
 __all__ = ["run"]
 
@@ -35,7 +36,7 @@ def run(options: Options) -> Report:
         _theirs(here, facts[:1], fixed.replace(v_num_grad_steps=1), texts)
         rows = [_same_steps(here, facts, fixed, texts)]
         if not options.quick:
-            rows += [_scaling(here, count, options, texts) for count in (1, 100)]
+            rows += [_scaling(here, number, options, texts) for number in (1, 100)]
         rows += _stopping(here, facts, texts)
         settings = {
             "model": options.directory().name,
@@ -81,7 +82,7 @@ def _same_steps(here: Place, facts: Sequence[Fact], hparams: MEMITHyperParams, t
     expected, _, theirs = _theirs(here, facts, hparams, texts)
     difference = float(((z - expected).norm(dim=1) / expected.norm(dim=1)).max())
     return Row(
-        f"{len(facts)} facts, the same {hparams.v_num_grad_steps} steps",
+        f"{count(len(facts), 'fact')}, the same {count(hparams.v_num_grad_steps, 'step')}",
         seconds,
         theirs,
         difference=difference,
@@ -90,11 +91,11 @@ def _same_steps(here: Place, facts: Sequence[Fact], hparams: MEMITHyperParams, t
     )
 
 
-def _scaling(here: Place, count: int, options: Options, texts: Sequence[Sequence[str]]) -> Row:
+def _scaling(here: Place, number: int, options: Options, texts: Sequence[Sequence[str]]) -> Row:
     """Our side alone, with the default rule: the reference's time is proportional to the number of facts."""
-    _, steps, seconds = _ours(here, some_facts(count, options.edits), here.hparams, texts)
-    more = {"steps": steps, "s/fact": seconds / count}
-    return Row(f"{count} facts, early_stop {here.hparams.early_stop}, ours alone", seconds, more=more)
+    _, steps, seconds = _ours(here, some_facts(number, options.edits), here.hparams, texts)
+    more = {"steps": steps, "s/fact": seconds / number}
+    return Row(f"{count(number, 'fact')}, early_stop {here.hparams.early_stop}, ours alone", seconds, more=more)
 
 
 def _stopping(here: Place, facts: Sequence[Fact], texts: Sequence[Sequence[str]]) -> list[Row]:
@@ -111,7 +112,7 @@ def _stopping(here: Place, facts: Sequence[Fact], texts: Sequence[Sequence[str]]
         more |= {name: f"{found[name]:.2f} ({base[name]:.2f})" for name in base}
         rows.append(
             Row(
-                f"{len(facts)} facts, early_stop {rule}, reference loss",
+                f"{count(len(facts), 'fact')}, early_stop {rule}, reference loss",
                 seconds,
                 theirs,
                 difference=difference,
