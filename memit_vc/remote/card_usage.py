@@ -48,8 +48,8 @@ def _at(card: Card) -> str:
 def _loading(card: Card) -> list[str]:
     sections = [
         "## How to load it",
-        "With memit-vc, exactly as it was made:",
-        f"```console\n$ pip install memit-vc\n$ {_clone(card)}\n$ memitvc -C edited checkout HEAD -o model\n```",
+        "With memit-vc, exactly as it was made. Install it (its repository says how), then:",
+        f"```console\n$ {_clone(card)}\n$ memitvc -C edited checkout HEAD -o model\n```",
         "`edited/model` is now a directory that transformers, vLLM and everything else loads. Or, in Python:",
         f'```python\nimport memit_vc\n\nmodel = memit_vc.from_pretrained("{_place(card)}")\n```',
     ]
@@ -122,8 +122,9 @@ def _whole(card: Card) -> list[str]:
     return [
         *sections,
         f"The edits, with their history, are in [{history}](https://huggingface.co/{history.partition('@')[0]}). "
-        "`verify` hashes every tensor and says which commit this model is; `revert` takes a commit out, to the bit:",
-        f"```console\n$ pip install memit-vc\n$ memitvc clone {history} edited\n$ cd edited\n"
+        "`verify` hashes every tensor and says which commit this model is; `revert` takes a commit out, to the bit. "
+        "Install memit-vc (its repository says how), then:",
+        f"```console\n$ memitvc clone {history} edited\n$ cd edited\n"
         f"$ hf download {repo}{revision} --local-dir model\n$ memitvc verify model\n$ memitvc revert COMMIT\n"
         "$ memitvc checkout HEAD -o repaired\n```",
     ]
