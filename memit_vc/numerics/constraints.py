@@ -1,4 +1,4 @@
-"""Constraints blobs: the keys and targets of a batch, kept so that histories can be re-solved (design, section 6)."""
+"""Constraints blobs: the keys and targets of a batch, kept so that histories can be re-solved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grid factors: the numbers on which float64 never rounds (design, section 4).
+"""Grid factors: the numbers on which float64 never rounds.
 
 Every entry of a left column is an integer below 2^24 times 2^eL, every entry of the right row one times 2^eR, and
 eL + eR is the quantum of the edited tensor. So every product is an integer multiple of 2^quantum, and while the sum of

@@ -1,4 +1,4 @@
-"""How far each term of D moves the output of an edited weight at one key: ‖Δ_i k‖ (design, section 3)."""
+"""How far each term of D moves the output of an edited weight at one key: ‖Δ_i k‖."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A state's update as a PEFT LoRA adapter: files that `PeftModel.from_pretrained` and vLLM read (design, section 7).
+"""A state's update as a PEFT LoRA adapter: files that `PeftModel.from_pretrained` and vLLM read.
 
 PEFT computes W x + s·B (A x) with s = alpha / r. With B the left factors, A the right ones and s = 1 that is D x: the
 adapter holds the very numbers of the patches. What differs from the materialised weights is rounding alone: the product

@@ -1,4 +1,4 @@
-"""Patch and constraints blobs: encoded once, read with full validation, columns read lazily (design, section 6)."""
+"""Patch and constraints blobs: encoded once, read with full validation, columns read lazily."""
 
 from __future__ import annotations
 

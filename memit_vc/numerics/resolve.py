@@ -1,4 +1,4 @@
-"""Re-solving a state: facts taken out and put in by closed form, from stored keys and targets (design, section 3).
+"""Re-solving a state: facts taken out and put in by closed form, from stored keys and targets.
 
 With D(S) A(S) = Σ_S B Kᵀ and A(S) = λC + Σ_S K Kᵀ, going from S to S′ = S − c + a changes D(S) by
 

@@ -44,7 +44,7 @@ def state_delta(factor: Factor, keys: Tensor, targets: Tensor) -> tuple[Tensor, 
 
 
 def downdate_keys(factor: Factor, keys: Tensor, remaining: Tensor) -> Tensor:
-    """A′⁻¹ K_c, float64 [d_in, n], with A′ = λC + Σ K K ᵀ over the facts that remain (design, section 3).
+    """A′⁻¹ K_c, float64 [d_in, n], with A′ = λC + Σ K K ᵀ over the facts that remain.
 
     The update that takes batch c out is (D K_c − B_c)(A′⁻¹ K_c)ᵀ.
     """

@@ -1,4 +1,4 @@
-"""The nouns of the design (section 2) as frozen values: no tensors, no database, no files."""
+"""What everything is about, as frozen values: base, fact, patch, commit, ids. No tensors, no database, no files."""
 
 from memit_vc.objects.base import BaseManifest as BaseManifest
 from memit_vc.objects.base import EditableWeight as EditableWeight

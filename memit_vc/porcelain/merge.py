@@ -1,4 +1,4 @@
-"""`merge`: the union of two histories, column by column (design section 3). Set algebra: no model, exact."""
+"""`merge`: the union of two histories, column by column. Set algebra: no model, exact."""
 
 from __future__ import annotations
 

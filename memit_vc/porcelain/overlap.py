@@ -1,4 +1,4 @@
-"""Likely conflicts: facts with other targets whose keys overlap in the metric of C (design section 3).
+"""Likely conflicts: facts with other targets whose keys overlap in the metric of C.
 
 An edit writes at its key k; another fact with key k′ feels it by k′ᵀ C⁻¹ k. Near 1 two facts ask the same place in the
 model for different answers, whatever their words.

@@ -1,6 +1,6 @@
 """What a remote can do: hold a tree of files, and change it by compare-and-swap. It knows nothing of commits.
 
-The tree (design section 10), the same on every kind of remote:
+The tree, the same on every kind of remote (docs/architecture.md, "Remotes"):
 
     README.md                     the model card
     memitvc.json                  canonical JSON: format, base id, refs; it alone says what is published

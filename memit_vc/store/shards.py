@@ -1,4 +1,4 @@
-"""Hot and cold shards of the base (design, section 7): the editable tensors apart, everything else linked.
+"""Hot and cold shards of the base: the editable tensors apart, everything else linked.
 
     base/
       base.json                     what is where; written last

@@ -1,4 +1,4 @@
-"""Certain conflicts: live facts that contradict each other (design section 3)."""
+"""Certain conflicts: live facts that contradict each other."""
 
 from __future__ import annotations
 

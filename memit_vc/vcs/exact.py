@@ -1,4 +1,4 @@
-"""When a sum of columns is exact: float64 holds every integer below 2^53 (design section 4)."""
+"""When a sum of columns is exact: float64 holds every integer below 2^53."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""States as sets of columns: change, difference, three-way merge (design section 3)."""
+"""States as sets of columns (docs/architecture.md): change, difference, three-way merge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad input: the message says what, where and what to do, the exit code is the design's, and nothing is changed."""
+"""Bad input: the message says what, where and what to do, the exit code is the documented one, nothing changes."""
 
 from __future__ import annotations
 

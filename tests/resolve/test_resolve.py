@@ -67,7 +67,7 @@ def history(opened: Opened, with_history: Path) -> Repository:
 
 
 def test_history_and_downdate_are_exact_before_snapping(history: Repository) -> None:
-    """The identities of design section 3 on the stored constraints, at float64's accuracy."""
+    """The identities of `numerics/resolve.py` on the stored constraints, at float64's accuracy."""
     state = history.state(history.head().commit)
     solver = solver_for(history, state)
     found = solver.constraints(state)
