@@ -1,4 +1,6 @@
-"""The repository: bytes before rows, one commit point, every change of refs an operation (design section 8)."""
+"""The repository: bytes before rows, one commit point, every change of refs an operation (docs/architecture.md,
+"Where things are kept").
+"""
 
 from __future__ import annotations
 
@@ -379,6 +381,6 @@ def _checked_config(root: Path) -> Config:
     if found != FORMAT:
         raise MemitVCError(
             f"{root} has format {found!r}; this version of memit-vc reads format {FORMAT}",
-            hint="Upgrade memit-vc: pip install -U memit-vc",
+            hint="Upgrade memit-vc.",
         )
     return Config.load(root / "config.toml")

@@ -27,7 +27,7 @@ def command(io: IO, name: str | None, other: str | None, delete: bool, force: bo
     if (delete or force or move) and name is None:
         raise UsageError("which branch?", hint="Give its name; `memitvc branch` lists the branches.")
     if (delete or force) and (move or other is not None):
-        raise UsageError("-d takes one name and no other option")
+        raise UsageError("-d takes one name and no other option", hint="Type: memitvc branch -d NAME")
     with io.repository() as repository:
         if name is None:
             listed = branches(repository)

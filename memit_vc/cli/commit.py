@@ -57,7 +57,10 @@ def command(
         raise UsageError("--drop gives up a kept patch", hint="Name it: memitvc commit --patch ID --drop")
     if patch is not None:
         if edits is not None or amend:
-            raise UsageError("--patch commits what is kept: it takes neither EDITS nor --amend")
+            raise UsageError(
+                "--patch commits what is kept: it takes neither EDITS nor --amend",
+                hint="Type: memitvc commit --patch ID",
+            )
         if drop:
             _drop_kept(io, patch)
             return

@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = in_team(lambda: run(arguments), local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     except MemitVCError as error:
         click.echo(f"error: process {os.environ['RANK']}: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"hint: {error.hint}", err=True)
         code = error.exit_code
     except KeyboardInterrupt:  # of a helper: the leader says it
         code = 130

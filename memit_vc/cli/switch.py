@@ -21,7 +21,7 @@ def command(io: IO, target: str, start: str | None, create: bool, detach: bool) 
     from memit_vc.porcelain.switch import switch, switch_detached, switch_to_new
 
     if create and detach:
-        raise UsageError("-c and --detach exclude each other")
+        raise UsageError("-c and --detach exclude each other", hint="-c makes a branch; --detach goes without one.")
     if start is not None and not create:
         raise UsageError("a second argument makes sense with -c only", hint=f"memitvc switch -c {target} {start}")
     with io.repository() as repository:

@@ -27,6 +27,7 @@ EarlyStop: TypeAlias = Literal["loss", "argmax"]
 """Stop the search for z below a loss, as the reference does, or when the target is the argmax in every template."""
 
 _UNNAMED = "hyperparameters"
+_KEYS = "Remove it. The keys are those of .memitvc/hparams.yaml, as `memitvc init` writes it, and context_templates."
 _TEMPLATES = ("rewrite_module_tmp", "layer_module_tmp", "mlp_module_tmp", "attn_module_tmp")
 _FILL_IN = re.compile(r"[^{}]*\{\}[^{}]*")
 _CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -90,7 +91,7 @@ class MEMITHyperParams:
     model_parallel: bool = False
 
     history: bool = True
-    """Live earlier facts take part in the solve (design section 3); False is MEMIT as published."""
+    """Live earlier facts take part in the solve; False is MEMIT as published."""
     early_stop: EarlyStop = "loss"
     early_stop_loss: float = 0.05
     context_templates: list[list[str]] | None = None
@@ -151,7 +152,7 @@ class MEMITHyperParams:
         for key in record:
             if key not in known:
                 near = difflib.get_close_matches(str(key), known, n=1)
-                hint = f"Did you mean {near[0]}?" if near else "Remove it; docs and hparams/ show the keys there are."
+                hint = f"Did you mean {near[0]}?" if near else _KEYS
                 raise HparamsError(f"{source}: unknown key {str(key)!r}", hint=hint)
         missing = [k for k, f in known.items() if f.default is MISSING and k not in record]
         if missing:

@@ -1,4 +1,4 @@
-"""A state as a directory that anything loads: one new hot shard, everything else linked (design, section 7)."""
+"""A state as a directory that anything loads: one new hot shard, everything else linked."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def prepare_base(
             raise IntegrityError(
                 f"{checkpoint.directory}: {weight.name} is {entry.dtype} {list(entry.shape)}, "
                 f"the history says {weight.dtype} {list(shape)} as {weight.orientation}",
-                hint="The base is not the one that `init` recorded.",
+                hint="The base is not the one that `init` recorded: put its files back, or start a new repository.",
             )
     build_base(checkpoint, {weight.name for weight in weights}, into, progress, manifest=manifest, tell=tell)
 

@@ -74,7 +74,9 @@ def open_corpus(
         return _python_corpus(seed)
     if kind == "self":
         if adapter is None:
-            raise UsageError("corpus 'self' needs a model to sample from")
+            raise UsageError(
+                "corpus 'self' needs a model to sample from", hint="Name pydoc, hub:owner/name or a file instead."
+            )
         model = adapter
         return Corpus(
             sampling_description(model, seed), lambda: sampled_texts(model, seed=seed, cache=cache, progress=progress)

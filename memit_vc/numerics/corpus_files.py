@@ -25,6 +25,10 @@ FIELDS = ("text", "content", "story", "article", "passage", "document", "body", 
 
 _PLAIN = (".txt", ".text", ".md", ".rst", "")
 SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl", ".ndjson", ".json", ".parquet")
+_NAME_IT = (
+    "Name it: memitvc stats --corpus FILE --field NAME; later commits use these statistics. "
+    "In a file for --health, call it text."
+)
 _PARAGRAPH = 4000
 """Bytes after which a paragraph of plain text is cut at the next line end: files without blank lines exist."""
 
@@ -74,7 +78,7 @@ def text_field(names: Sequence[str], field: str | None, where: str) -> str:
     if field is None and found is not None:
         return found
     wanted = f"no field {field!r}" if field is not None else "no field that looks like text"
-    raise UsageError(f"{where}: {wanted}; it has {', '.join(sorted(names)) or 'none'}", hint="Name it with --field.")
+    raise UsageError(f"{where}: {wanted}; it has {', '.join(sorted(names)) or 'none'}", hint=_NAME_IT)
 
 
 def parquet_texts(path: Path, *, field: str | None, seed: int) -> Iterator[str]:
@@ -91,11 +95,16 @@ def parquet_texts(path: Path, *, field: str | None, seed: int) -> Iterator[str]:
                 order.shuffle(rows)
                 for row in rows:
                     if row is not None and not isinstance(row, str):
-                        raise UsageError(f"{path}: column {column!r} holds {type(row).__name__}, not text")
+                        raise UsageError(
+                            f"{path}: column {column!r} holds {type(row).__name__}, not text",
+                            hint=f"Is the text in another column? {_NAME_IT}",
+                        )
                     if row and row.strip():
                         yield row
     except (pa.ArrowException, OSError) as error:
-        raise StorageError(f"{path}: not a readable parquet file: {error}", hint="Is it complete?") from error
+        raise StorageError(
+            f"{path}: not a readable parquet file: {error}", hint="Copy or download it again."
+        ) from error
 
 
 def _parquet_reader(path: Path, field: str | None, seed: int) -> Callable[[], Iterator[str]]:
@@ -155,7 +164,10 @@ def _json_reader(path: Path, file: BinaryIO, field: str | None, seed: int) -> Ca
     except ValueError as error:
         raise StorageError(f"{path}: not JSON: {error}", hint="One record per line is called .jsonl.") from error
     if not isinstance(records, list):
-        raise UsageError(f"{path}: holds a JSON {type(records).__name__}, not a list of texts or of records")
+        raise UsageError(
+            f"{path}: holds a JSON {type(records).__name__}, not a list of texts or of records",
+            hint="Put [ and ] around it; one record per line is called .jsonl.",
+        )
     texts = [_record_text(record, field, f"{path}, record {index + 1}") for index, record in enumerate(records)]
     random.Random(seed).shuffle(texts)  # noqa: S311
     return lambda: (text for text in texts if text and text.strip())
@@ -165,7 +177,9 @@ def _record_text(record: Any, field: str | None, where: str) -> str | None:
     if isinstance(record, dict):
         record = record[text_field(list(record), field, where)]
     if record is not None and not isinstance(record, str):
-        raise UsageError(f"{where}: its text is of type {type(record).__name__}", hint="Name the field with --field.")
+        raise UsageError(
+            f"{where}: its text is of type {type(record).__name__}", hint=f"Is the text in another field? {_NAME_IT}"
+        )
     return record
 
 

@@ -44,7 +44,10 @@ def open_dataset(spec: str, *, field: str | None, seed: int) -> Source:
                 empty = False
                 yield text
         if empty:
-            raise UsageError(f"data set {name}: {config or 'its files'}/{split} holds no text")
+            raise UsageError(
+                f"data set {name}: {config or 'its files'}/{split} holds no text",
+                hint=f"Name another part of it: hub:{name}:CONFIG:SPLIT; or with `memitvc stats --field` its column.",
+            )
 
     return described, read
 
@@ -121,7 +124,9 @@ def _asked(what: str, call: Any) -> Any:
     try:
         return call()
     except HFValidationError as error:
-        raise UsageError(f"{what!r} is not a name of a data set on the Hub: {error}") from error
+        raise UsageError(
+            f"{what!r} is not a name of a data set on the Hub: {error}", hint="Write hub:owner/name."
+        ) from error
     except (HfHubHTTPError, OSError) as error:
         raise RemoteError(
             f"data set {what}: the Hub did not give it: {error}",

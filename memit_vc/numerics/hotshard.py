@@ -127,7 +127,7 @@ def _blocks(file: BinaryIO, path: Path, header: FileHeader, weight: EditableWeig
     if dtype is None or entry.shape != (rows, columns):
         raise IntegrityError(
             f"{path}: {weight.name} is {entry.dtype} {list(entry.shape)}, the history says {[rows, columns]}",
-            hint="The base is not the one that `init` recorded.",
+            hint="Delete the directory; the next checkout builds it again from the base checkpoint.",
         )
     offset = header.data_start + entry.begin
     for block, edit in update.blocks():

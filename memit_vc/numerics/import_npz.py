@@ -31,6 +31,7 @@ __all__ = ["Asked", "find_statistics", "import_statistics", "import_z", "importe
 _LOG = logging.getLogger(__name__)
 
 _Z_FILE = re.compile(r"(?P<dataset>.*?)_?layer_(?P<layer>\d+)_clamp_(?P<clamp>[^_]+)_case_(?P<case>.+)\.npz")
+_ANEW = "The file is damaged: copy it again, or compute second moments here with `memitvc stats`."
 
 
 @dataclass(frozen=True)
@@ -174,13 +175,18 @@ def import_z(
                 hint="The file is another model's.",
             )
         if not bool(z.isfinite().all()):
-            raise EngineError(f"{path}: v_star holds values that are not finite")
+            raise EngineError(
+                f"{path}: v_star holds values that are not finite", hint="Remove the file, or make it anew."
+            )
         if match["case"] in found:
             raise UsageError(f"{directory}: several files for case {match['case']}", hint="Keep one data set's files.")
         found[match["case"]] = z
     if not found:
         there = f"; there are {'; '.join(sorted(others))}" if others else ""
-        raise StorageError(f"{directory}: no v_star file of layer {layer}, clamp {clamp:g}{there}")
+        raise StorageError(
+            f"{directory}: no v_star file of layer {layer}, clamp {clamp:g}{there}",
+            hint="Set layers and clamp_norm_factor to those that the files were made with.",
+        )
     return found
 
 
@@ -208,14 +214,18 @@ def _read_moment(path: Path, layer: int, adapter: ModelAdapter) -> tuple[Tensor,
             hint="The file is another model's.",
         )
     if count.size != 1 or not np.isfinite(count).all() or int(count.reshape(())) < 1:
-        raise IntegrityError(f"{path}: mom2.count is {count!r}, not a number of tokens")
+        raise IntegrityError(f"{path}: mom2.count is {count!r}, not a number of tokens", hint=_ANEW)
     matrix = torch.from_numpy(np.ascontiguousarray(total, dtype=np.float32)) / int(count.reshape(()))
     if not bool(matrix.isfinite().all()):
-        raise EngineError(f"{path}: its second moment (layer {layer}) holds values that are not finite")
+        raise EngineError(f"{path}: its second moment (layer {layer}) holds values that are not finite", hint=_ANEW)
     if bool((matrix.diagonal() < 0).any()) or not torch.allclose(
         matrix, matrix.T, rtol=1e-3, atol=1e-6 * _scale(matrix)
     ):
-        raise IntegrityError(f"{path}: mom2.mom2 (layer {layer}) is not a second moment: it must be symmetric")
+        raise IntegrityError(
+            f"{path}: mom2.mom2 (layer {layer}) is not a second moment: it must be symmetric, without negative entries "
+            "on its diagonal",
+            hint=_ANEW,
+        )
     return matrix, int(count.reshape(()))
 
 
@@ -228,7 +238,10 @@ def _read(path: Path, keys: Sequence[str]) -> dict[str, Any]:
         with np.load(path, allow_pickle=False) as archive:
             missing = [key for key in keys if key not in archive]
             if missing:
-                raise IntegrityError(f"{path}: has no {', '.join(missing)}; it has {', '.join(archive.files)}")
+                raise IntegrityError(
+                    f"{path}: has no {', '.join(missing)}; it has {', '.join(archive.files)}",
+                    hint="Give a file that EasyEdit or memit wrote, of this kind.",
+                )
             return {key: archive[key] for key in keys}
     except OSError as error:
         raise _unreadable(path, error) from error

@@ -1,4 +1,4 @@
-"""The one definition of a materialised weight (design, section 4), which every command goes through.
+"""The one definition of a materialised weight, which every command goes through.
 
     W(S) = cast(float64(W_base) + D),   D = Σ left @ right over the live columns
 
@@ -325,5 +325,5 @@ def _check_base(base: Tensor, update: Materialiser) -> None:
     if tuple(base.shape) != update.stored_shape:
         raise IntegrityError(
             f"{weight.name}: the base tensor is {list(base.shape)}, the history says {list(update.stored_shape)}",
-            hint="The base is not the one that `init` recorded.",
+            hint="The base is not the one that `init` recorded: put its files back, or start a new repository.",
         )

@@ -137,7 +137,7 @@ class Bundle:
         if version != BUNDLE_FORMAT:
             raise MemitVCError(
                 f"{self.path}: has patch file format {version!r}, this memit-vc reads {BUNDLE_FORMAT}",
-                hint="Upgrade memit-vc: pip install -U memit-vc",
+                hint="Upgrade memit-vc.",
             )
 
     def _manifest(self, raw: bytes) -> Manifest:
@@ -189,7 +189,7 @@ def parse_commit(record: object, where: str) -> Commit:
     if isinstance(record, dict) and record.get("format") != COMMIT_FORMAT:
         raise UsageError(
             f"{where} has commit format {record.get('format')!r}, this memit-vc reads {COMMIT_FORMAT}",
-            hint="Upgrade memit-vc: pip install -U memit-vc",
+            hint="Upgrade memit-vc.",
         )
     lists = ("parents", "adds", "removes", "patches")
     texts = ("kind", "message", "author", "time")

@@ -35,7 +35,10 @@ def add_remote(repository: Repository, name: str, url: str, *, directory: Path) 
     """
     check_ref_name(f"remotes/{name}/x")
     if "/" in name:
-        raise UsageError(f"{name!r} cannot be the name of a remote: it holds a '/'")
+        raise UsageError(
+            f"{name!r} cannot be the name of a remote: it holds a '/'",
+            hint="The name comes first, then the URL: memitvc remote add NAME URL",
+        )
     kept = checked_url(url, directory=directory)
     table = _table(repository)
     known = _urls(table).get(name)

@@ -148,7 +148,7 @@ class HubRemote:
         if size > limit:
             raise RemoteError(
                 f"{self.url}: {path} has {size:,} bytes, more than the {limit:,} that it may have",
-                hint="Nothing was stored. Was the repository changed by something else than memit-vc?",
+                hint="Nothing was stored. Ask whoever pushed it: something else than memit-vc wrote there.",
             )
 
     def holds(self, path: str, revision: str | None, content: bytes | Path) -> bool:

@@ -87,7 +87,7 @@ class RemoteManifest:
             if version != REMOTE_FORMAT:
                 raise RemoteError(
                     f"{where}: has format {version}, this memit-vc reads {REMOTE_FORMAT}",
-                    hint="Upgrade memit-vc: pip install -U memit-vc",
+                    hint="Upgrade memit-vc.",
                 )
             base, refs, default = record["base"], record["refs"], record["default"]
             texts = [default, *refs, *(base[name] for name in ("source", "revision") if base[name] is not None)]

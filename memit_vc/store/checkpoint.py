@@ -198,7 +198,10 @@ class Checkpoint:
             while left:
                 chunk = handle.read(min(left, _CHUNK))
                 if not chunk:
-                    raise StorageError(f"{path}: ends inside tensor {name!r}", hint="It changed while it was read.")
+                    raise StorageError(
+                        f"{path}: ends inside tensor {name!r}",
+                        hint="It changed while it was read: run the command again when nothing writes there.",
+                    )
                 left -= len(chunk)
                 yield chunk
 

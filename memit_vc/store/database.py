@@ -144,7 +144,7 @@ def _server(url: str, busy_seconds: float) -> Engine:
     except ModuleNotFoundError as error:
         raise MemitVCError(
             f"the driver of the database URL is not installed: {error.name}",
-            hint="pip install 'memit-vc[postgres]'",
+            hint="For a postgresql+psycopg:// URL: pip install 'psycopg[binary]'",
         ) from error
 
     @event.listens_for(engine, "begin")

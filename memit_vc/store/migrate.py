@@ -65,7 +65,7 @@ def check_revision(connection: Connection) -> None:
         )
     raise MemitVCError(
         f"the repository's database is at revision {found}, which this version of memit-vc does not know",
-        hint="Upgrade memit-vc: pip install -U memit-vc",
+        hint="Upgrade memit-vc.",
     )
 
 

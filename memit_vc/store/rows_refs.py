@@ -61,7 +61,7 @@ def load_head(connection: Connection) -> Head:
     if commit is None:
         raise IntegrityError(
             f"HEAD is on branch {head.removeprefix('heads/')!r}, which does not exist",
-            hint="Switch to a branch of `memitvc branch`.",
+            hint="`memitvc op log` shows where HEAD was; `memitvc op restore NUMBER` goes back there.",
         )
     return Head(head.removeprefix("heads/"), CommitId(commit))
 
