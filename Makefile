@@ -1,4 +1,4 @@
-# Each target makes its own virtual environment in .venv unless one is active.
+# The targets use the virtual environment that is active, else .venv, which the first of them makes.
 # TORCH is what pip installs first. From PyPI on Linux that is the CUDA build, several gigabytes; for the CPU build:
 #   make demo TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= torch==2.13.0
