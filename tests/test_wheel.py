@@ -45,6 +45,7 @@ def test_an_installed_wheel_finds_its_data(tmp_path: Path) -> None:
         names = archive.namelist()
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/")) or "__pycache__" in name]
     assert "memitvc = memit_vc.cli:main" in next(site.glob("*.dist-info/entry_points.txt")).read_text()
+    assert list(site.glob("*.dist-info/licenses/LICENSE"))
     environment = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run(
         [sys.executable, "-c", _USE, str(site)], cwd=tmp_path, env=environment, capture_output=True, text=True

@@ -76,6 +76,13 @@ def test_json_may_stand_before_the_command(cli: Cli, capsys: pytest.CaptureFixtu
     assert json.loads(capsys.readouterr().err)["error"]["exit_code"] == 1
 
 
+def test_op_takes_the_directory_and_json_itself_too(cli: Cli) -> None:
+    cli.ok("revert", "HEAD")
+    told = cli.ok("op", "log", "--json").json
+    assert told[0]["verb"] == "revert"
+    assert cli.ok("op", "--json", "log").json == told
+
+
 def test_places_that_a_checkout_cannot_take(cli: Cli, place: Place, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "gone")

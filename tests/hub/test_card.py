@@ -99,6 +99,7 @@ def test_a_reader_finds_what_they_need() -> None:
         "| ES (new answer preferred) | 0.00 | 1.00 |",
     ):
         assert wanted in text
+    assert "pip install memit-vc" not in text
     whole = card_with(replace(CARD, relation="finetune", rank=None, history="ada/history"), None)
     assert 'AutoModelForCausalLM.from_pretrained("ada/facts")' in whole
     assert "memitvc clone ada/history" in whole
