@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from memit_vc.cli.io import IO, count, verb
+from memit_vc.errors import UsageError
 
 
 @verb(name="checkout", short_help="Write the model of a revision to a directory.")
@@ -24,6 +25,8 @@ def command(io: IO, revision: str, output: Path | None, in_place: Path | None) -
     target = output or in_place
     if target is None or (output and in_place):
         raise click.UsageError("give either -o DIR for a new directory, or --in-place DIR for an earlier checkout")
+    if in_place and not in_place.is_dir():
+        raise UsageError(f"{in_place}: there is no such checkout", hint=f"Make a new one: -o {in_place}")
     refuse_inside_repository(target)
     with io.repository() as repository, io.progress() as progress:
         made = checkout(repository, revision, target, replace=output is None, progress=progress)

@@ -81,7 +81,7 @@ def command(
             io.note(f"{count(made.rewritten, 'later commit')} {have}; the tip is {made.tip[:10]}")
         if made.left_behind:
             io.note(
-                f"still on the old history: {', '.join(made.left_behind)}. A merge of it brings back what the range "
+                f"still on the old history: {', '.join(made.left_behind)}. A merge of it may bring back what the range "
                 "took out again: the squash does not remember that"
             )
 

@@ -111,7 +111,7 @@ def find_statistics(
     logged.
     """
     if not source.exists():
-        raise StorageError(f"{source}: there are no statistics", hint="Check stats_dir.")
+        raise StorageError(f"{source}: there are no statistics", hint="Give the directory that holds the .npz files.")
     wanted = range(adapter.n_layers) if layers is None else layers
     if source.is_file():
         candidates = [source]

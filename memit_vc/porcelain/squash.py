@@ -113,7 +113,11 @@ def squash(repository: Repository, span: str | None = None, *, message: str | No
         cancelled=len(brought - change.adds),
         patches=len(packed.ids),
         rewritten=len(rewritten),
-        left_behind=tuple(ref.partition("/")[2] for ref, commit in repository.refs().items() if commit in old),
+        left_behind=tuple(
+            ref.partition("/")[2]
+            for ref, commit in repository.refs().items()
+            if not old.isdisjoint(reached.id for reached in repository.log([commit]))
+        ),
     )
 
 

@@ -53,6 +53,11 @@ class DirectoryRemote:
         return ()
 
     def head(self) -> str | None:
+        if (self.directory / ".memitvc").is_dir():
+            raise RemoteError(
+                f"{self.url} is a working repository, not a remote",
+                hint="Push it to a directory of its own first; others clone and pull from there.",
+            )
         if not (self.directory / MANIFEST).exists():
             if self.directory.exists() and not self.directory.is_dir():
                 raise RemoteError(

@@ -184,3 +184,12 @@ def test_gc_drops_the_old_patches_when_operations_are_pruned(world: World, repos
     assert gone.commits == 3
     assert repository.selection(repository.state(made.id)) == {repository.commit(made.id).patches[0]: (0, 1, 2)}
     assert same_bytes(world.weights(repository, repository.state(made.id)), before)
+
+
+def test_branches_that_stand_on_squashed_commits_are_named(world: World, repository: Repository) -> None:
+    world.commit(repository, [fact(0)])
+    switch_to_new(repository, "ahead")
+    world.commit(repository, [fact(1)])
+    switch(repository, "main")
+    world.commit(repository, [fact(2)])
+    assert squash(repository).left_behind == ("ahead",)

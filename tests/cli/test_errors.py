@@ -466,6 +466,13 @@ def test_sources_that_are_none(refused: Callable[..., Result], place: Place) -> 
     refused(2, ["edits.json: is JSON, not a patch file", "memitvc commit"], "import", name)
 
 
+def test_places_that_are_something_else(refused: Callable[..., Result], cli: Cli, place: Place) -> None:
+    refused(2, ["nosuch: there is no such checkout", "-o nosuch"], "checkout", "--in-place", "nosuch")
+    refused(14, ["is a working repository, not a remote"], "clone", str(cli.work), "copy")
+    cli.ok("remote", "add", "peer", str(cli.work))
+    refused(14, ["is a working repository, not a remote", "a directory of its own"], "push", "peer")
+
+
 def test_a_fact_that_another_commit_brought(refused: Callable[..., Result], cli: Cli, place: Place) -> None:
     cli.ok("commit", place.edits(SECOND))
     subject, first = FIRST[0].subject, cli.ok("log", "--json").json[1]["id"][:10]
