@@ -116,7 +116,7 @@ def squash(repository: Repository, span: str | None = None, *, message: str | No
         left_behind=tuple(
             ref.partition("/")[2]
             for ref, commit in repository.refs().items()
-            if not old.isdisjoint(reached.id for reached in repository.log([commit]))
+            if not old.isdisjoint(ancestors([commit], repository.parents))
         ),
     )
 
