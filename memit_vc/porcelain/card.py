@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from memit_vc.errors import MemitVCError
-from memit_vc.objects import CommitId
+from memit_vc.objects import CommitId, JsonValue, StateId
 from memit_vc.porcelain.base import find_base
 from memit_vc.porcelain.scores_at_commit import came_in
 from memit_vc.remote.card import Card, CardFact, card_with
@@ -62,7 +62,7 @@ def gather_card(
     live = repository.live_facts(commit)
     sides, scored_on = _measured(repository, state, live)
     scores = _score_rows(sides)
-    perplexity = _perplexity(repository, state)
+    perplexity = _perplexity(repository, commit, state)
     on_hub = config.revision is not None
     return Card(
         repo_id=repo_id,
@@ -129,14 +129,27 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _perplexity(repository: Repository, state: Any) -> tuple[tuple[str, str, str], ...]:
-    """The state's, beside the base's by the same probe."""
-    base = repository.evaluations(repository.state_id(frozenset()), "perplexity")
-    for key, value in repository.evaluations(state, "perplexity").items():
-        old = base.get(key)
+def _perplexity(repository: Repository, commit: CommitId, state: StateId) -> tuple[tuple[str, str, str], ...]:
+    """The state's, beside the base's by the same probe: measured here, or by whoever committed it."""
+    base = dict(_perplexities(repository, repository.state_id(frozenset())))
+    firsts = [c.id for c in repository.log([commit]) if len(c.parents) == 1 and not repository.parents(c.parents[0])]
+    for told in repository.evaluations_of(firsts, "commit").values():
+        base = dict([_perplexity_of(told, "before")]) | base
+    after = dict(_perplexity_of(told, "after") for told in repository.evaluations(state, "commit").values())
+    for probe, value in {**after, **dict(_perplexities(repository, state))}.items():
+        old = base.get(probe)
         if isinstance(value, int | float):
             return (("Perplexity", f"{old:.2f}" if isinstance(old, int | float) else "–", f"{value:.2f}"),)
     return ()
+
+
+def _perplexities(repository: Repository, state: StateId) -> Iterator[tuple[str, JsonValue]]:
+    return ((probe, value) for (_, probe), value in repository.evaluations(state, "perplexity").items())
+
+
+def _perplexity_of(scores: Any, side: Literal["before", "after"]) -> tuple[str, JsonValue]:
+    """(probe, perplexity) of what `commit` measured."""
+    return scores[side]["probe"], scores[side]["perplexity"]
 
 
 def _model_type(repository: Repository) -> str | None:

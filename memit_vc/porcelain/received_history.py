@@ -20,6 +20,7 @@ from memit_vc.objects import (
     canonical_json,
     short,
 )
+from memit_vc.porcelain.scores_at_commit import HANDED_ON
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import object_path
 from memit_vc.remote.strict_json import parsed
@@ -97,9 +98,10 @@ def received(
     facts = _facts((*records, *late), patches, where)
     states = _states(repository, records, patches, where)
     evaluations = [
-        (states[record.commit.id], record.commit.id, "commit", record.commit.id, dict(record.scores))
+        (states[record.commit.id], record.commit.id, kind, record.commit.id, dict(scores))
         for record in records
-        if record.scores is not None
+        for kind, scores in (("commit", record.scores), (HANDED_ON, record.handed_on))
+        if scores is not None
     ]
     return Received(patches, facts, provenance, evaluations)
 

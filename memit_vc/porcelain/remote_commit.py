@@ -20,6 +20,7 @@ from memit_vc.objects import (
     short,
 )
 from memit_vc.porcelain.bundle import parse_commit, parse_fact
+from memit_vc.porcelain.scores_at_commit import HANDED_ON, brought
 from memit_vc.remote.manifest import is_id
 from memit_vc.remote.strict_json import parsed
 
@@ -33,19 +34,22 @@ MAX_RECORD = 1 << 26
 
 _HINT = "Nothing was stored. The remote is damaged or was made to mislead."
 _FIELDS = {"commit", "facts", "patches", "scores"}
+_OPTIONAL = {HANDED_ON}
 
 
 @dataclass(frozen=True)
 class RemoteCommit:
     """`patches` maps each patch that supplies the commit's columns to its constraints, where there are any.
 
-    `scores` are what `commit` measured, before and after, as `show` prints them; None where nothing was.
+    `scores` are what `commit` measured, before and after, as `show` prints them; None where nothing was. `handed_on`
+    are the scores that a commit in the place of others has of them, by fact.
     """
 
     commit: Commit
     facts: tuple[Fact, ...]
     patches: Mapping[PatchId, BlobId | None]
     scores: Mapping[str, Any] | None
+    handed_on: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, repository: Repository, id: CommitId, *, constraints: bool) -> RemoteCommit:  # noqa: A002
@@ -63,7 +67,7 @@ class RemoteCommit:
         state = repository.state_id(repository.state(id))
         stored = repository.evaluations(state, "commit").get(("commit", id))
         scores = stored if isinstance(stored, Mapping) else None
-        return cls(commit, tuple(rows[fact] for fact in facts), patches, scores)
+        return cls(commit, tuple(rows[fact] for fact in facts), patches, scores, brought(repository, id))
 
     def objects(self, repository: Repository) -> set[BlobId]:
         """Every blob that this commit needs at the other end."""
@@ -80,6 +84,8 @@ class RemoteCommit:
             "patches": patches,
             "scores": None if self.scores is None else dict(self.scores),
         }
+        if self.handed_on is not None:
+            record[HANDED_ON] = dict(self.handed_on)
         return canonical_json(record)
 
     @classmethod
@@ -94,7 +100,7 @@ class RemoteCommit:
             canonical = isinstance(record, dict) and canonical_json(record) == data
         except (ValueError, TypeError, RecursionError) as error:
             raise IntegrityError(f"{name} is not JSON: {error}", hint=_HINT) from error
-        if not canonical or record.keys() != _FIELDS or not isinstance(record["facts"], list):
+        if not canonical or record.keys() - _OPTIONAL != _FIELDS or not isinstance(record["facts"], list):
             raise IntegrityError(f"{name} is not as memit-vc writes it", hint=_HINT)
         try:
             commit = parse_commit(record["commit"], name)
@@ -113,9 +119,10 @@ class RemoteCommit:
         )
         if not named or not set(commit.patches) <= patches.keys():
             raise IntegrityError(f"{name}: its patches are not named as they should be", hint=_HINT)
-        if not (scores is None or _are_scores(scores)):
+        handed = record.get(HANDED_ON)
+        if not (scores is None or _are_scores(scores)) or not (HANDED_ON not in record or _are_handed_on(handed)):
             raise IntegrityError(f"{name}: its scores are not understood", hint=_HINT)
-        return cls(commit, facts, patches, scores)
+        return cls(commit, facts, patches, scores, handed)
 
 
 def _are_scores(record: object) -> bool:
@@ -129,11 +136,22 @@ def _is_side(side: object) -> bool:
         and side.keys() == {"facts", "total", "perplexity", "probe"}
         and isinstance(side["probe"], str)
         and _is_number(side["perplexity"])
-        and isinstance(side["facts"], dict)
-        and all(is_id(fact) for fact in side["facts"])
-        and all(isinstance(each, dict) for each in (side["total"], *side["facts"].values()))
-        and all(_is_number(value) for each in (side["total"], *side["facts"].values()) for value in each.values())
+        and _are_by_fact(side["facts"])
+        and _are_numbers(side["total"])
     )
+
+
+def _are_handed_on(record: object) -> bool:
+    """As `scores_at_commit.handed_on` writes it."""
+    return isinstance(record, dict) and record.keys() == {"before", "after"} and all(map(_are_by_fact, record.values()))
+
+
+def _are_by_fact(facts: object) -> bool:
+    return isinstance(facts, dict) and all(is_id(fact) and _are_numbers(each) for fact, each in facts.items())
+
+
+def _are_numbers(scores: object) -> bool:
+    return isinstance(scores, dict) and all(map(_is_number, scores.values()))
 
 
 def _is_number(value: object) -> bool:

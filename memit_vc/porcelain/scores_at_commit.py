@@ -10,7 +10,7 @@ from memit_vc.objects import CommitId, FactId, JsonValue, StateId
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["Came", "Scores", "came_in", "handed_on", "scores_at_commit", "scores_of"]
+__all__ = ["HANDED_ON", "Came", "Scores", "brought", "came_in", "handed_on", "scores_at_commit", "scores_of"]
 
 Scores: TypeAlias = Mapping[str, float | None]
 """ES, PS, NS, rewrite_acc, …, nll of one fact (`numerics.scores`)."""
@@ -18,26 +18,30 @@ Scores: TypeAlias = Mapping[str, float | None]
 Came: TypeAlias = "tuple[Scores | None, Scores]"
 """One fact's scores before its commit, where they are known, and right after it."""
 
-_HANDED_ON = "brought"
+HANDED_ON = "brought"
+"""The kind of evaluation that holds what a commit was handed on by those it replaces."""
 
 _Row: TypeAlias = "tuple[StateId, CommitId | None, str, str, JsonValue]"
 
 
 def came_in(repository: Repository, commits: Collection[CommitId]) -> dict[CommitId, dict[FactId, Came]]:
     """Of the facts that each commit brought in; {} where nothing was measured."""
-    handed: Any = repository.evaluations_of(commits, _HANDED_ON)
+    handed: Any = repository.evaluations_of(commits, HANDED_ON)
     measured: Any = repository.evaluations_of(commits, "commit")
     found: dict[CommitId, dict[FactId, Came]] = {}
     for commit in commits:
         found[commit] = {}
         sides = {side: scores["facts"] for side, scores in measured.get(commit, {}).items()}
-        brought = handed.get(commit, {})
-        if "after" not in brought:  # as earlier releases wrote it: what the facts scored afterwards, alone
-            brought = {"after": brought}
-        for record in (brought, sides):
+        for record in (_both_sides(handed.get(commit, {})), sides):
             before = record.get("before", {})
             found[commit] |= {FactId(fact): (before.get(fact), each) for fact, each in record.get("after", {}).items()}
     return found
+
+
+def brought(repository: Repository, commit: CommitId) -> Mapping[str, Any] | None:
+    """What a commit was handed on: {"before": {fact: scores}, "after": {fact: scores}}; None where it was not."""
+    handed: Any = repository.evaluations_of([commit], HANDED_ON)
+    return _both_sides(handed[commit]) if commit in handed else None
 
 
 def scores_at_commit(repository: Repository, commits: Collection[CommitId]) -> dict[CommitId, dict[FactId, Scores]]:
@@ -58,7 +62,7 @@ def handed_on(repository: Repository, old: Sequence[CommitId], state: StateId, n
         "before": {fact: dict(before) for fact, (before, _) in found.items() if before is not None},
         "after": {fact: dict(after) for fact, (_, after) in found.items()},
     }
-    return [(state, new, _HANDED_ON, new, record)]
+    return [(state, new, HANDED_ON, new, record)]
 
 
 def scores_of(repository: Repository, old: CommitId, new: CommitId) -> list[_Row]:
@@ -66,6 +70,11 @@ def scores_of(repository: Repository, old: CommitId, new: CommitId) -> list[_Row
     state = repository.state_id(repository.state(old))
     return [
         (state, new, kind, new, repository.evaluations(state, kind)[kind, old])
-        for kind in ("commit", _HANDED_ON)
+        for kind in ("commit", HANDED_ON)
         if (kind, old) in repository.evaluations(state, kind)
     ]
+
+
+def _both_sides(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Earlier releases wrote what the facts scored afterwards, alone."""
+    return record if "after" in record else {"before": {}, "after": record}

@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from memit_vc.errors import RemoteError
+from memit_vc.objects import JsonValue
 from memit_vc.porcelain.card import model_card
 from memit_vc.remote.card import BEGIN, END, Card, CardFact, card_with
 from memit_vc.remote.card_text import cell
@@ -202,3 +203,18 @@ def test_from_a_repository(plain_repository: Repository) -> None:
     assert text == model_card(plain_repository, commit.id, url="hf://ada/facts", present=text, rank=3)
     root = commit.parents[0]
     assert "Nothing at present" in model_card(plain_repository, root, url=str(plain_repository.root))
+
+
+def test_the_perplexity_that_a_commit_measured_is_told(plain_repository: Repository) -> None:
+    """Its row for the state is left behind by a clone; what the commit recorded travels."""
+    commit = synthetic.record(plain_repository, [synthetic.fact(0)], message="one")
+    state = plain_repository.state_id(plain_repository.state(commit.id))
+
+    def side(perplexity: float, probe: str = "0" * 64) -> dict[str, JsonValue]:
+        return {"facts": {}, "total": {}, "perplexity": perplexity, "probe": probe}
+
+    plain_repository.put_evaluation(state, commit.id, "commit", commit.id, {"before": side(20.5), "after": side(21)})
+    assert "| Perplexity | 20.50 | 21.00 |" in model_card(plain_repository, commit.id, url="hf://ada/facts")
+    of_another = {"before": side(20.5, "1" * 64), "after": side(21)}
+    plain_repository.put_evaluation(state, commit.id, "commit", commit.id, of_another)
+    assert "| Perplexity | – | 21.00 |" in model_card(plain_repository, commit.id, url="hf://ada/facts")

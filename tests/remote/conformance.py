@@ -12,6 +12,7 @@ import pytest
 
 from memit_vc.errors import MemitVCError, RefMovedError, RemoteError
 from memit_vc.numerics.patchfile import check_patch
+from memit_vc.porcelain.card import model_card
 from memit_vc.porcelain.clone import clone
 from memit_vc.porcelain.fetch import fetch
 from memit_vc.porcelain.fsck import fsck
@@ -21,6 +22,8 @@ from memit_vc.porcelain.pull import pull
 from memit_vc.porcelain.push import push
 from memit_vc.porcelain.remotes import add_remote, remove_remote
 from memit_vc.porcelain.revert import revert
+from memit_vc.porcelain.scores_at_commit import came_in
+from memit_vc.porcelain.squash import squash
 from memit_vc.porcelain.tag import create_tag
 from memit_vc.remote.manifest import MANIFEST, object_path
 from memit_vc.remote.opening import open_remote
@@ -138,6 +141,22 @@ class Conformance:
                 assert copy.resolve("v1") == copy.resolve("origin/main") == source.head().commit
                 assert copy.undo().verb == "undo"
                 assert copy.fsck() == []
+
+    def test_scores_that_a_squash_hands_on_travel(self, place: World, url: str, tmp_path: Path) -> None:
+        """Who pushes from a clone writes the card that the first one wrote."""
+        with Repository.open(place.work) as source:
+            tip = squash(source).tip
+            push(source)
+            clone(url, Path("copy"), base=str(place.base), start=tmp_path)
+            with Repository.open(tmp_path / "copy") as copy:
+                assert fsck(copy) == ([], 0)
+                assert copy.head().commit == tip
+                mine, theirs = came_in(copy, [tip]), came_in(source, [tip])
+                assert mine == theirs
+                assert any(theirs[tip].values())
+                card = model_card(source, tip, url=url)
+                assert "Answer's tokens right" in card or "ES (new answer preferred)" in card
+                assert model_card(copy, tip, url=url) == card
 
     def test_only_what_is_missing_travels(self, place: World) -> None:
         with Repository.open(place.work) as here, Repository.open(place.empty) as there:
