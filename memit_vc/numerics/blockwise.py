@@ -32,22 +32,29 @@ def ordered_map(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Ite
         return
     # where torch has its own thread pool the number of threads is not a thread's own: leave it alone
     own = bool(torch.backends.openmp.is_available())  # type: ignore[no-untyped-call]
-    workers = min(torch.get_num_threads(), os.cpu_count() or 1) if own else 1
+    threads = torch.get_num_threads()
+    workers = min(threads, os.cpu_count() or 1) if own else 1
     initializer = _single_threaded if own else None
-    with ThreadPoolExecutor(max_workers=workers, initializer=initializer) as pool:
-        waiting: deque[Future[_Result]] = deque()
-        try:
-            for item in chain(head, items):
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > workers + min(workers, _AHEAD):
+    try:
+        with ThreadPoolExecutor(max_workers=workers, initializer=initializer) as pool:
+            waiting: deque[Future[_Result]] = deque()
+            try:
+                for item in chain(head, items):
+                    waiting.append(pool.submit(work, item))
+                    if len(waiting) > workers + min(workers, _AHEAD):
+                        yield waiting.popleft().result()
+                while waiting:
                     yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+            finally:
+                for future in waiting:
+                    future.cancel()
+    finally:
+        if own:
+            torch.set_num_threads(threads)  # for threads that are still to come: see `_single_threaded`
 
 
 def _single_threaded() -> None:
-    """With OpenMP this is a property of the calling thread, not of the process."""
+    """With OpenMP this is a property of the calling thread; but one that uses torch for the first time takes over what
+    was set last, whoever set it.
+    """
     torch.set_num_threads(1)

@@ -59,6 +59,7 @@ def hot_shard(
             hint="Delete the directory; the next checkout builds it again from the base checkpoint.",
         )
     total, done = sum(entry.size for entry in header.tensors.values()), 0
+    torch.get_num_threads()  # a thread that asks for the first time later would hear what a worker set for itself
     digests = {name: hashlib.sha256() for name in header.tensors}
     with storage_errors(base), base.open("rb") as file, ThreadPoolExecutor(max_workers=1) as hasher:
         yield file.read(header.data_start)

@@ -61,8 +61,8 @@ _BLOCK = 1 << 18
 """Entries of one block, where that is rows enough."""
 _ROWS = 128
 """Stored rows of one block at least: a product packs its right factor anew for each block, which fewer do not repay."""
-_TILE = 1 << 16
-"""Entries that are summed, added and cast together: 512 KB in float64, which stays in the processor's cache."""
+_TILE = 1 << 17
+"""Entries that are summed, added and cast together: 1 MB in float64, which stays in the processor's cache."""
 _COPY = 1 << 22
 """Entries of a factor that are copied to float64 at once: 32 MB."""
 _ALL = slice(None)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from memit_vc.numerics import hotshard
+from memit_vc.numerics import blockwise, hotshard
 from memit_vc.store.shards import HOT_FILE
 from tests.checkpoints.test_checkout import Case
 from tests.exactness.cases import bits
@@ -67,3 +67,33 @@ class _SlowHash:
 
     def hexdigest(self) -> str:
         return self._real.hexdigest()
+
+def test_every_thread_of_the_caller_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker's one thread is its own affair, also for threads that use torch for the first time meanwhile."""
+    case = Case(tmp_path, "gpt2", "float32", "5GB")
+    monkeypatch.setattr("memit_vc.numerics.materialise._ROWS", 3)
+    monkeypatch.setattr(blockwise.os, "cpu_count", lambda: 2)
+    asked: list[int] = []
+    pool = blockwise.ThreadPoolExecutor
+
+    def counted(max_workers: int, **rest: Any) -> Any:
+        asked.append(max_workers)
+        return pool(max_workers, **rest)
+
+    monkeypatch.setattr(blockwise, "ThreadPoolExecutor", counted)
+
+    def write() -> int:
+        for _ in hotshard.hot_shard(case.base / HOT_FILE, case.weights, case.terms(7), {}, lambda *_: None):
+            pass
+        return torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        for _ in range(3):
+            with pool(1) as fresh:
+                assert fresh.submit(write).result() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert asked
+    assert set(asked) == {2}
