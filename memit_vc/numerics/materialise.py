@@ -59,7 +59,7 @@ _BITS = {
 }
 _BLOCK = 1 << 18
 """Entries of one block, where that is rows enough."""
-_ROWS = 128
+_ROWS = 256
 """Stored rows of one block at least: a product packs its right factor anew for each block, which fewer do not repay."""
 _TILE = 1 << 17
 """Entries that are summed, added and cast together: 1 MB in float64, which stays in the processor's cache."""
@@ -107,11 +107,23 @@ class Materialiser:
 
     def stored_delta(self, rows: slice, columns: slice = _ALL) -> Tensor:
         """D for a part of the tensor as stored, float64, in the stored orientation."""
+        return self._sum(*self._part(rows, columns))
+
+    def accumulate(self, total: Tensor, rows: slice) -> None:
+        """Add D of these stored rows to `total`, float64, of the same shape, in place."""
+        left, right, dense = self._part(rows, _ALL)
+        for first, last in self._pieces(right):
+            # exact, so it does not matter that the product is summed onto what is there
+            total.addmm_(left[:, first:last].double(), right[first:last].double())
+        for update in dense:
+            total += update
+
+    def _part(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """The factors, and the dense updates, of a part of the tensor as stored."""
         if self.weight.orientation == "out_in":
-            left, right = self._left[rows], self._right[:, columns]
-            return self._sum(left, right, [dense[rows, columns] for dense in self._dense])
-        left, right = self._right[:, rows].T, self._left[columns].T
-        return self._sum(left, right, [dense[columns, rows].T for dense in self._dense])
+            return self._left[rows], self._right[:, columns], [dense[rows, columns] for dense in self._dense]
+        dense = [dense[columns, rows].T for dense in self._dense]
+        return self._right[:, rows].T, self._left[columns].T, dense
 
     def apply(self, base: Tensor, start: int, *, in_place: bool = False) -> Tensor:
         """The materialised rows for `base`, the stored rows from `start` on; as `add_delta`."""
@@ -126,15 +138,20 @@ class Materialiser:
 
     def _sum(self, left: Tensor, right: Tensor, dense: Sequence[Tensor]) -> Tensor:
         """left @ right + Σ dense in float64, the factors copied piece by piece."""
-        width = right.shape[1]
-        step = max(1, _COPY // width)
-        total = self._product(left[:, :step], right[:step])
-        for start in range(step, right.shape[0], step):
+        (_, first), *others = self._pieces(right)
+        total = self._product(left[:, :first], right[:first])
+        for start, stop in others:
             # exact, so the order of the sum is free
-            total += self._product(left[:, start : start + step], right[start : start + step])
+            total += self._product(left[:, start:stop], right[start:stop])
         for update in dense:
             total += update
         return total
+
+    @staticmethod
+    def _pieces(right: Tensor) -> list[tuple[int, int]]:
+        """Columns of D's factors that are copied to float64 at once; one piece at least."""
+        count, step = right.shape[0], max(1, _COPY // max(1, right.shape[1]))
+        return [(start, min(start + step, count)) for start in range(0, max(count, 1), step)]
 
     def _product(self, left: Tensor, right: Tensor) -> Tensor:
         if self._backend == "numpy":
@@ -286,8 +303,11 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def _concatenated(terms: Sequence[LowRank], weight: EditableWeight) -> tuple[Tensor, Tensor]:
     """All columns as one pair of factors, in float64 already where that is small."""
-    left = torch.cat([torch.empty(weight.d_out, 0), *(term.left for term in terms)], dim=1)
-    right = torch.cat([torch.empty(0, weight.d_in), *(term.right for term in terms)], dim=0)
+    if len(terms) == 1:  # no copy
+        left, right = terms[0].left, terms[0].right
+    else:
+        left = torch.cat([torch.empty(weight.d_out, 0), *(term.left for term in terms)], dim=1)
+        right = torch.cat([torch.empty(0, weight.d_in), *(term.right for term in terms)], dim=0)
     small = max(left.numel(), right.numel()) <= _COPY
     return (left.double(), right.double()) if small else (left, right)
 

@@ -23,12 +23,10 @@ from memit_vc.vcs.exact import check_bound
 
 __all__ = ["Edit", "StateTerms", "Update"]
 
-_HELD = 1 << 23
-"""Float32 entries of terms that are held: 32 MB, and as much again while they are joined."""
+_HELD = 1 << 22
+"""Float32 entries of terms that are held: 16 MB, and as much again while they are joined."""
 _SLAB = 1 << 23
 """Float64 entries of D that are summed at once: 64 MB."""
-_TILE = 1 << 16
-"""Entries of D that are multiplied at once."""
 
 Edit: TypeAlias = Callable[[Tensor], Tensor]
 """Makes the state's rows of the base's, in place; to be called once."""
@@ -103,12 +101,8 @@ class Update:
 
 
 def _accumulate(slab: Tensor, start: int, update: Materialiser, rows: slice) -> None:
-    """Add some rows of an update to a slab that begins at row `start`, in tiles: no block of D is ever apart."""
-    part = slab[rows.start - start : rows.stop - start]
-    step = max(1, _TILE // part.shape[0])
-    for first in range(0, part.shape[1], step):
-        columns = slice(first, first + step)
-        part[:, columns] += update.stored_delta(rows, columns)
+    """Add some rows of an update to a slab that begins at row `start`."""
+    update.accumulate(slab[rows.start - start : rows.stop - start], rows)
 
 
 def _add(delta: Tensor, weight: EditableWeight, base: Tensor) -> Tensor:
