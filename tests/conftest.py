@@ -20,9 +20,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path) -> Iterator[None]:
-    """What tests sample from their models is nobody's concern."""
+    """What tests, and the commands that they start, keep for their user is nobody's concern."""
     with pytest.MonkeyPatch.context() as patch:  # its own: the fixture's is to be undone before other fixtures are
-        patch.setattr("memit_vc.porcelain.statistics.user_cache", lambda: tmp_path / "user-cache")
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
         yield
 
 

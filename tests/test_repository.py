@@ -234,10 +234,13 @@ def test_undo_is_an_operation_and_can_be_undone(plain_repository: Repository) ->
     assert undone.verb == "undo"
     assert repository.head().branch == "main"
     assert "heads/side" not in repository.refs()
+    assert undone.description == "undo operation 3: branch: new"
     assert repository.operations()[1].undone_by == undone.id
-    repository.undo()
+    assert repository.undo().description == "redo operation 3: branch: new"
     assert repository.head().branch == "side"
     assert repository.operations()[2].undone_by is None
+    assert repository.undo().description == "undo operation 3: branch: new"
+    assert repository.undo().description == "redo operation 3: branch: new"
     repository.restore(1)
     assert repository.refs() == {"heads/main": root}
     repository.restore(2)

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 @verb(name="blame", short_help="Rank the live edits by what they do to a prompt.")
 @click.argument("prompt")
 @click.argument("revision", default="HEAD")
-@click.option("--subject", help="The words of PROMPT whose key is looked at. Default: found, else the prompt's end.")
+@click.option(
+    "--subject",
+    help="The words of PROMPT whose key is looked at. Default: those of a live fact with this prompt, else found, else "
+    "the prompt's end.",
+)
 @click.option("--measure", is_flag=True, help="Also leave each out and measure the answer's log-probability.")
 @click.option("--answer", help="The answer to measure. Default: the model's present one.")
 @click.option("-n", "--number", "limit", type=click.IntRange(min=1), default=10, show_default=True, help="Rows shown.")
@@ -67,6 +71,7 @@ def _render(io: IO, found: Blame, subjects: Mapping[CommitId, str], limit: int) 
     click.echo()
     rows = [[entry.commit[:10], *numbers(entry), _facts(entry)] for entry in found.facts[:limit]]
     io.table(["commit", *titles, "fact"], rows, right=titles)
+    io.note("moves: the length of the update's output there, as a share of the whole output's, summed over the layers")
 
 
 def _facts(entry: Blamed) -> str:

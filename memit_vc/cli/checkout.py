@@ -35,7 +35,8 @@ def command(io: IO, revision: str, output: Path | None, in_place: Path | None) -
 
     def render() -> None:
         click.echo(f"{made.directory}: state {made.state[:10]} of commit {made.commit[:10]}")
-        tensors = count(len(made.tensors), "edited tensor")
+        # all that some state edits, also where this one leaves them as they are
+        tensors = count(len(made.tensors), "editable tensor")
         click.echo(f"{tensors}, {made.hot_bytes / 1e6:.1f} MB written; the rest is linked")
 
     io.emit(

@@ -11,7 +11,8 @@ from memit_vc.cli.transfers import fetched_json, render_fetched
 @verb(name="fetch", short_help="Bring the commits of a remote here; branches stay.")
 @click.argument("remote", required=False)
 def command(io: IO, remote: str | None) -> None:
-    """Fetch from REMOTE (default: origin). Its branches are then REMOTE/BRANCH, for `log`, `diff` and `merge`.
+    """Fetch from REMOTE (default: origin, or the only one there is). Its branches are then REMOTE/BRANCH, for `log`,
+    `diff` and `merge`.
 
     Only what is missing travels. Everything is checked against its name and against the base before any of it is
     stored. A fetch that was cut off goes on where it was.

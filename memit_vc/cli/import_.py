@@ -32,6 +32,9 @@ def command(io: IO, file: Path, on_conflict: str | None) -> None:
 
     def render() -> None:
         where = made.branch or "detached HEAD"
+        if not made.ids:
+            click.echo(f"everything in {file} is here already")
+            return
         click.echo(f"[{where} {made.ids[-1][:10]}] {change_text(made.added, made.removed)}")
         for commit in made.skipped:
             io.note(f"{commit[:10]} is here already")

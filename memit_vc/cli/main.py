@@ -122,10 +122,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         return _interrupted()
     except click.ClickException as error:
-        if as_json:
-            _report(error.format_message(), None, error.exit_code, as_json)
-        else:
-            error.show(sys.stderr)
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        hint = None if context is None else f"`{context.command_path} --help` says what it takes."
+        _report(error.format_message(), hint, error.exit_code, as_json)
         return error.exit_code
     except UnicodeEncodeError as error:
         _report(f"{error.object[error.start : error.end]!r} in an argument is not UTF-8 text", None, 2, as_json)

@@ -12,7 +12,8 @@ from memit_vc.cli.transfers import fetched_json, render_fetched
 @click.argument("remote", required=False)
 @click.argument("branch", required=False)
 def command(io: IO, remote: str | None, branch: str | None) -> None:
-    """Fetch from REMOTE (default: origin), then move the current branch to its BRANCH (default: of the same name).
+    """Fetch from REMOTE (default: origin, or the only one there is), then move the current branch to its BRANCH
+    (default: of the same name).
 
     The branch only moves forward. Where both sides have new commits, these are fetched, the branch stays, and the exit
     code is 11: join them with `memitvc merge REMOTE/BRANCH`.

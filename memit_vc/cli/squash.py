@@ -80,12 +80,15 @@ def command(
             have = "has a new id" if made.rewritten == 1 else "have new ids"
             io.note(f"{count(made.rewritten, 'later commit')} {have}; the tip is {made.tip[:10]}")
         if made.left_behind:
+            io.note(f"still on the old history: {', '.join(made.left_behind)}")
+        if made.brings_back:
             io.note(
-                f"still on the old history: {', '.join(made.left_behind)}. A merge of it may bring back what the range "
-                "took out again: the squash does not remember that"
+                f"a merge of {', '.join(made.brings_back)} brings back what the range took out again: the squash does "
+                "not remember that"
             )
 
-    io.emit({**vars(made), "left_behind": list(made.left_behind)}, render)
+    lists = {"left_behind": list(made.left_behind), "brings_back": list(made.brings_back)}
+    io.emit({**vars(made), **lists}, render)
 
 
 def _compress(io: IO, tolerance: float, message: str | None) -> None:

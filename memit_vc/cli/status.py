@@ -9,7 +9,9 @@ from memit_vc.cli.io import IO, count, verb
 
 @verb(name="status", short_help="Show where HEAD is and what is ready.")
 def command(io: IO) -> None:
-    """Show the base, the branch, how many facts are live, and what is ready. Loads no model."""
+    """Show the base, the branch, how many facts are live, how far the remotes' branches of that name are away, and what
+    is ready. Loads no model and asks no remote: `memitvc fetch` does.
+    """
     from memit_vc.porcelain.history import status
 
     with io.repository() as repository:
@@ -22,6 +24,11 @@ def command(io: IO) -> None:
         click.echo(f"base    {found.base}{revision}, fingerprint {found.base_id[:10]}")
         live, commits = count(found.live_facts, "fact"), count(found.commits, "commit")
         click.echo(f"state   {found.state[:10]}: {live} live; {commits} on the base")
+        for each in found.followed:
+            ahead, behind = count(each.ahead, "commit"), count(each.behind, "commit")
+            apart = [f"{ahead} to push"] if each.ahead else []
+            apart += [f"{behind} to pull"] if each.behind else []
+            click.echo(f"remote  {each.name}: {', '.join(apart) or 'the same'}, as last heard of")
         ready = f"{found.statistics} computed" if found.statistics else "none yet (`memitvc stats` or the first commit)"
         click.echo(f"ready   statistics: {ready}")
         for patch in found.kept:

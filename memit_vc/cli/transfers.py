@@ -18,7 +18,7 @@ __all__ = ["fetched_json", "render_fetched"]
 def render_fetched(fetched: Fetched) -> None:
     """What came, and the refs that moved."""
     if not fetched.commits and not fetched.objects:
-        click.echo(f"nothing new from {fetched.url}")
+        click.echo(f"everything from {fetched.url} is here already")
     else:
         came = f"{count(fetched.commits, 'commit')}, {count(fetched.objects, 'object')}"
         click.echo(f"from {fetched.url}: {came}, {size_text(fetched.bytes)}")

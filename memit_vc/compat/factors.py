@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +18,14 @@ from memit_vc.numerics.import_npz import Asked, find_statistics, read_statistics
 from memit_vc.numerics.moments import collect
 from memit_vc.numerics.statistics_cache import StatisticsCache, StatisticsKey
 from memit_vc.objects.ids import JsonValue, canonical_json, digest
+from memit_vc.porcelain.cache import user_cache
 from memit_vc.porcelain.statistics import DEFAULT_CORPUS, TOKENS_PER_INPUT
 from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["FactorSource", "fingerprint", "user_cache"]
+__all__ = ["FactorSource", "fingerprint"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -160,9 +160,3 @@ def fingerprint(adapter: ModelAdapter, layers: list[int]) -> str:
     config = {k: v for k, v in adapter.model.config.to_dict().items() if not k.startswith("_")}
     described = json.dumps(config, sort_keys=True, default=str)
     return digest("model", canonical_json({"config": described, "tensors": tensors}))
-
-
-def user_cache() -> Path:
-    """Where this user keeps what can be computed again: $XDG_CACHE_HOME/memit-vc, by default below ~/.cache."""
-    named = os.environ.get("XDG_CACHE_HOME")
-    return (Path(named) if named else Path.home() / ".cache") / "memit-vc"

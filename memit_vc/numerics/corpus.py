@@ -56,6 +56,7 @@ def open_corpus(
     seed: int = 0,
     adapter: ModelAdapter | None = None,
     cache: Path | None = None,
+    tokens: int | None = None,
     progress: Progress = silent,
 ) -> Corpus:
     """The corpus that `spec` names.
@@ -64,7 +65,7 @@ def open_corpus(
     directory, so that a killed run does not sample again) · a .txt, .jsonl, .json or .parquet file (./pydoc for a file
     of that name) · `hub:owner/name[:config][:split]`, or `owner/name` where no such file exists: parquet files of a
     Hub data set, fetched as they are needed. `field` is the text's field or column; without it the customary names
-    are tried.
+    are tried. `tokens` is how many will be taken, where that is known: `progress` says how far sampling is.
 
     UsageError for a spec that cannot be understood, a missing field or an empty corpus; StorageError for a file that is
     missing or unreadable; RemoteError where the Hub fails.
@@ -79,7 +80,8 @@ def open_corpus(
             )
         model = adapter
         return Corpus(
-            sampling_description(model, seed), lambda: sampled_texts(model, seed=seed, cache=cache, progress=progress)
+            sampling_description(model, seed),
+            lambda: sampled_texts(model, seed=seed, cache=cache, tokens=tokens, progress=progress),
         )
     if kind == "hub":
         return Corpus(*open_dataset(spec.removeprefix("hub:"), field=field, seed=seed))

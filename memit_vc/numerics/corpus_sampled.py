@@ -7,8 +7,9 @@ machine for one seed; other hardware may round a probability the other way and g
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -65,23 +66,33 @@ def sampling_description(adapter: ModelAdapter, seed: int) -> dict[str, JsonValu
 
 
 def sampled_texts(
-    adapter: ModelAdapter, *, seed: int, cache: Path | None = None, progress: Progress = silent
+    adapter: ModelAdapter,
+    *,
+    seed: int,
+    cache: Path | None = None,
+    tokens: int | None = None,
+    progress: Progress = silent,
 ) -> Iterator[str]:
     """Texts without end, in batches of 32. Finished batches are kept in `cache` (a directory) and read from there.
 
-    How many batches will be asked for is not known here, so that each has a progress of its own.
+    `tokens`, how many the reader is going to take, is for the progress alone, which is told batch by batch: how many
+    there will be shows from the second on, because texts end early.
 
     No global random state is read or changed. EngineError where the model writes nothing but its end mark.
     """
     kept = None if cache is None else _Kept(cache, adapter, seed)
-    barren = 0
+    barren = written = 0
     for batch in count():
         texts = kept.read(batch) if kept is not None else None
         if texts is None:
-            texts = _sample(adapter, seed=seed, batch=batch, progress=progress)
+            of = f" of about {max(batch + 1, -(-tokens * batch // written))}" if tokens and written else ""
+            stage = f"sample text, batch {batch + 1}{of}"
+            texts = _sample(adapter, seed=seed, batch=batch, progress=partial(progress, stage))
             if kept is not None:
                 kept.append(texts)
         yield from texts
+        if tokens is not None:
+            written += sum(len(adapter.tokenizer(text)["input_ids"]) for text in texts)
         barren = 0 if texts else barren + 1
         if barren == 3:
             raise EngineError(
@@ -128,7 +139,7 @@ def _new_tokens(adapter: ModelAdapter) -> int:
     return max(1, min(_LENGTH, int(positions) - 8))
 
 
-def _sample(adapter: ModelAdapter, *, seed: int, batch: int, progress: Progress) -> list[str]:
+def _sample(adapter: ModelAdapter, *, seed: int, batch: int, progress: Callable[[int, int], None]) -> list[str]:
     generator = torch.Generator().manual_seed(seed * 1_000_003 + batch)
     ids = _starts(adapter, batch)
     ends = _end_tokens(adapter)
@@ -137,7 +148,7 @@ def _sample(adapter: ModelAdapter, *, seed: int, batch: int, progress: Progress)
     cache = {cache_argument(adapter.model): DynamicCache(config=adapter.model.config)}
     with evaluating(adapter.model), torch.no_grad():
         for number in range(_new_tokens(adapter)):
-            progress(f"sample text, batch {batch + 1}", number, _new_tokens(adapter))
+            progress(number, _new_tokens(adapter))
             mask = torch.ones(ids.shape, dtype=torch.long, device=adapter.device)
             output = adapter.model(input_ids=step, attention_mask=mask, use_cache=True, **cache)
             probabilities = output.logits[:, -1].float().softmax(-1).cpu()
@@ -151,7 +162,7 @@ def _sample(adapter: ModelAdapter, *, seed: int, batch: int, progress: Progress)
             if bool(done.all()):
                 break
             step = chosen.to(adapter.device)
-    progress(f"sample text, batch {batch + 1}", _new_tokens(adapter), _new_tokens(adapter))
+    progress(_new_tokens(adapter), _new_tokens(adapter))
     return [text for row in ids for text in [_text(adapter.tokenizer, row, ends)] if text]
 
 

@@ -76,9 +76,10 @@ def blame(
 ) -> Blame:
     """Rank what is live at `revision` by how far it moves the output at the prompt's key.
 
-    The key is read at the last token of the subject: the one given, else the prompt's only candidate, else the prompt's
-    end. With `measure`, each of the first `limit` commits and facts is left out in turn, and the log-probability of the
-    answer (the model's present one, unless given) is measured. MemitVCError where nothing is live.
+    The key is read at the last token of the subject: the one given, else that of the live facts with this very prompt,
+    else the prompt's only candidate, else the prompt's end. With `measure`, each of the first `limit` commits and facts
+    is left out in turn, and the log-probability of the answer (the model's present one, unless given) is measured.
+    MemitVCError where nothing is live.
     """
     from memit_vc.numerics.influence import keys_at, output_norm
     from memit_vc.porcelain.models import load_model
@@ -87,9 +88,8 @@ def blame(
     state = repository.state(commit)
     if not state:
         raise MemitVCError("nothing to blame: no edit is live", hint="This is the base's own answer.")
-    candidates = find_subject(prompt)
-    if subject is None and len(candidates) == 1:
-        subject = candidates[0].text
+    if subject is None:
+        subject = _subject(repository, commit, prompt)
     if loaded is None:
         loaded = load_model(repository, device=read_hparams(repository).resolved_device(), progress=progress)
     origins = repository.origins(commit)
@@ -120,6 +120,14 @@ def blame(
     return Blame(
         commit, prompt, subject, measured(commits), measured(facts), probe.answer, probe.log_probability(state)
     )
+
+
+def _subject(repository: Repository, commit: CommitId, prompt: str) -> str | None:
+    told = {live.fact.subject for live in repository.live_facts(commit) if live.fact.prompt.strip() == prompt.strip()}
+    if len(told) == 1:
+        return told.pop()
+    candidates = find_subject(prompt)
+    return candidates[0].text if len(candidates) == 1 else None
 
 
 class _Probe:

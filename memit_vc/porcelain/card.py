@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -71,6 +72,7 @@ def gather_card(
         base=config.base if on_hub else None,
         base_revision=config.revision,
         base_id=repository.base_id,
+        base_about=_about(repository),
         license=_license(repository),
         commit=commit,
         state=state,
@@ -160,6 +162,16 @@ def _model_type(repository: Repository) -> str | None:
         return None
     found = record.get("model_type") if isinstance(record, dict) else None
     return found if isinstance(found, str) else None
+
+
+def _about(repository: Repository) -> str:
+    """What a local base is: the name of its directory, its family, its size."""
+    tensors = repository.base().tensors
+    parameters = sum(math.prod(tensor.shape) for tensor in tensors)
+    dtypes = ", ".join(sorted({tensor.dtype for tensor in tensors}))
+    family = _model_type(repository)
+    named = f"{Path(repository.config.base).name}, " + (f"of the family {family}, " if family else "")
+    return f"{named}{parameters / 1e6:,.1f} million parameters, {dtypes}"
 
 
 def _license(repository: Repository) -> str | None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import VerificationError
-from memit_vc.objects import ColumnId, CommitId, EditableWeight, JsonValue, StateId, digest, short
+from memit_vc.objects import ColumnId, CommitId, EditableWeight, JsonValue, StateId, short
 from memit_vc.porcelain.base import checked_base
+from memit_vc.porcelain.split_base import split_base
 from memit_vc.progress import Progress, count, silent
 from memit_vc.store.checkpoint import RECORD_FILE
 
@@ -63,20 +64,18 @@ def checkout(
 
     UsageError where `out` holds something else than an earlier checkout.
     """
-    from memit_vc.numerics.checkout import CACHE_LIMIT, prepare_base
+    from memit_vc.numerics.checkout import CACHE_LIMIT
     from memit_vc.numerics.checkout import checkout as write
     from memit_vc.numerics.update import StateTerms
 
     commit = repository.resolve(revision)
     columns = repository.state(commit)
     state = repository.state_id(columns)
-    checkpoint = checked_base(repository, progress=progress)
     weights = _hot_of(repository, out, columns) if replace else None
     if weights is None:
         weights = hot_weights(repository)
-    base = repository.root / "base" / digest("hot", "\n".join(w.name for w in weights).encode())[:16]
     notes: list[str] = []
-    prepare_base(checkpoint, weights, base, progress, manifest=repository.base(), tell=notes.append)
+    base = split_base(repository, weights, progress, notes.append)
     selection = repository.selection(columns)
     record: JsonValue = {
         "format": 1,

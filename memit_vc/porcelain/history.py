@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from memit_vc.objects import ColumnId, Commit, CommitId, Fact, JsonValue, StateId
 from memit_vc.porcelain.scores_at_commit import came_in
+from memit_vc.vcs.graph import ancestors
 from memit_vc.vcs.revisions import split_range
 
 if TYPE_CHECKING:
-    from memit_vc.repository import LiveFact, Repository
+    from memit_vc.repository import Head, LiveFact, Repository
 
-__all__ = ["LogEntry", "ShownCommit", "ShownFact", "Status", "facts", "log", "show", "status"]
+__all__ = ["Followed", "LogEntry", "ShownCommit", "ShownFact", "Status", "facts", "log", "show", "status"]
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,17 @@ class ShownCommit:
 
 
 @dataclass(frozen=True)
+class Followed:
+    """A remote's branch of the same name, as it was when it was last heard of: how many commits each side has alone."""
+
+    name: str
+    ahead: int
+    behind: int
+
+
+@dataclass(frozen=True)
 class Status:
-    """Where HEAD is and what is ready."""
+    """Where HEAD is and what is ready. `followed` are the branches of that name on the remotes."""
 
     base: str
     revision: str | None
@@ -103,9 +113,10 @@ class Status:
     commits: int
     statistics: int
     kept: tuple[str, ...]
+    followed: tuple[Followed, ...] = ()
 
     def to_json(self) -> dict[str, JsonValue]:
-        return {**vars(self), "kept": list(self.kept)}
+        return {**vars(self), "kept": list(self.kept), "followed": [dict(vars(each)) for each in self.followed]}
 
 
 def log(
@@ -218,7 +229,19 @@ def status(repository: Repository) -> Status:
         commits=len(repository.log([head.commit])) - 1,
         statistics=len(repository.statistics()),
         kept=tuple(repository.kept_patches()),
+        followed=tuple(_followed(repository, head)),
     )
+
+
+def _followed(repository: Repository, head: Head) -> Iterator[Followed]:
+    if head.branch is None:
+        return
+    mine = ancestors([head.commit], repository.parents)
+    for ref, commit in repository.refs("remotes/").items():
+        remote, _, branch = ref.removeprefix("remotes/").partition("/")
+        if branch == head.branch:
+            theirs = ancestors([commit], repository.parents)
+            yield Followed(f"{remote}/{branch}", len(mine - theirs), len(theirs - mine))
 
 
 def facts(repository: Repository, revision: str = "HEAD") -> list[LiveFact]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memit_vc.errors import IntegrityError, MemitVCError
+from memit_vc.errors import IntegrityError
 from memit_vc.objects import BlobId, ColumnId, Commit, CommitId, Fact, FactId, JsonValue, StateId, canonical_json, short
 from memit_vc.porcelain.author import author_name, now
 from memit_vc.porcelain.bundle import Bundle
@@ -30,7 +30,7 @@ _HINT = "The file is damaged or was made to mislead; nothing was stored."
 
 @dataclass(frozen=True)
 class ImportResult:
-    """`ids` are the new commits; `skipped` the file's commits whose change was here already."""
+    """`ids` are the new commits, () where all of the file was here; `skipped` its commits whose change was."""
 
     ids: tuple[CommitId, ...]
     branch: str | None
@@ -86,9 +86,9 @@ def import_patch(
 ) -> ImportResult:
     """One new commit on HEAD for each commit of `file`, all or nothing, in one operation; no model is loaded.
 
-    What is here already is left out. IntegrityError for a file that is damaged, hostile or of another base,
-    ConflictError for a contradiction with a live fact (as `cherry_pick`), MemitVCError where nothing new is in it or
-    its version is unknown. The repository is unchanged then.
+    What is here already is left out: doing it again does nothing. IntegrityError for a file that is damaged, hostile or
+    of another base, ConflictError for a contradiction with a live fact (as `cherry_pick`), MemitVCError where its
+    version is unknown. The repository is unchanged then.
     """
     bundle = Bundle(file)
     incoming, blobs = _checked(repository, bundle, progress)
@@ -137,7 +137,7 @@ def import_patch(
         origins |= dict.fromkeys(change.adds, new.id)
         state = joined.state
     if not made:
-        raise MemitVCError(f"{file}: everything in it is here already", hint="`memitvc facts` lists what is live.")
+        return ImportResult((), head.branch, (), tuple(skipped), repository.state_id(state), 0, 0, (), ())
     wanted_columns = {column for commit in made for column in commit.adds}
     patches = incoming.holding(wanted_columns)
     _store(repository, bundle, patches, made, blobs)

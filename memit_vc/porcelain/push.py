@@ -139,11 +139,7 @@ class _Attempt:
         if (
             old is not None and head is not None and not forward
         ):  # a new branch of the Hub starts as main, and may go where it likes
-            add = "" if self.name is not None else f"memitvc remote add NAME {there.url}, "
-            raise _BehindError(
-                f"{self._label} has commits on {self.branch} that are not here ({short(old)})",
-                hint=f"Pull first: {add}memitvc pull {self.name or 'NAME'} {self.branch}, then push again.",
-            )
+            raise self._behind(old)
         tags, notes = self._tags(refs)
         wanted = refs | {ref: self.tip} | tags
         config = repository.config
@@ -199,6 +195,25 @@ class _Attempt:
             tuple(sorted(deletes)),
             request,
             tuple(notes),
+        )
+
+    def _behind(self, old: CommitId) -> _BehindError:
+        """The other end's branch is at `old`, which this one does not stand on: not yet, or no longer."""
+        branch, ref, repository = self.branch, f"heads/{self.branch}", self.repository
+        earlier = {operation.refs_before.get(ref) for operation in repository.operations()} - {None}
+        if repository.has_commit(old) and old in ancestors(
+            [CommitId(tip) for tip in earlier if tip is not None], repository.parents
+        ):
+            return _BehindError(
+                f"{self._label} has {branch} as it was here before its history was rewritten ({short(old)})",
+                hint="History there only grows. Push this one as another branch (memitvc branch NAME, memitvc push "
+                f"{self.name or 'REMOTE'} NAME), or go back to what is there (memitvc undo, or memitvc op log and "
+                "memitvc op restore).",
+            )
+        add = "" if self.name is not None else f"memitvc remote add NAME {self.there.url}, "
+        return _BehindError(
+            f"{self._label} has commits on {branch} that are not here ({short(old)})",
+            hint=f"Pull first: {add}memitvc pull {self.name or 'NAME'} {branch}, then push again.",
         )
 
     def _late(self, listing: Mapping[str, RemoteFile], published: Collection[CommitId]) -> list[CommitId]:

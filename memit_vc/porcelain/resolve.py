@@ -21,6 +21,7 @@ from memit_vc.porcelain.contradictions import Contradiction, conflict_details, l
 from memit_vc.porcelain.move import head_update
 from memit_vc.porcelain.named_fact import named_facts
 from memit_vc.porcelain.revert import reverted_commits
+from memit_vc.porcelain.revert_message import revert_message
 from memit_vc.porcelain.solver import Solution, Solver, solver_for
 from memit_vc.progress import Progress, count, silent
 from memit_vc.repository import Head, NewPatch, Repository
@@ -95,9 +96,8 @@ def resolve_revert(
     out = [index for index, source in enumerate(sources) if source.fact in leaving]
     solution = solver.change(state, out=out, into=chosen_constraints(solver, returning))
     patch, blobs, snapping = solver.patch(solution, verb="revert", context=state, keep=state)
-    lines = [f'Revert "{commits[0].subject}"' if len(commits) == 1 else f"Revert {len(commits)} commits"]
-    lines += [f"Fact: {fact}"] if fact is not None else []
-    lines += [f"This takes commit {c.id} out by re-solving the rest." for c in commits]
+    single = {*leaving, *returning} if fact is not None else ()
+    told = revert_message(repository, commits, single, "This takes commit {} out by re-solving the rest.")
     details: dict[str, JsonValue] = {
         "reverts": [c.id for c in commits],
         "resolve": True,
@@ -111,7 +111,7 @@ def resolve_revert(
         state=state,
         removes=(),
         kind="revert",
-        message=message or "\n\n".join(lines),
+        message=message or told,
         details={**details, **({"fact": fact} if fact is not None else {})},
     )
 

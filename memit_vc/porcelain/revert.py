@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from memit_vc.errors import MemitVCError, RevisionError
-from memit_vc.objects import ColumnId, Commit, CommitId, PatchId, short
+from memit_vc.objects import ColumnId, Commit, CommitId, FactId, PatchId, short
 from memit_vc.porcelain.author import author_name, now
 from memit_vc.porcelain.built_on import built_on
 from memit_vc.porcelain.conflicts import OnConflict
@@ -15,6 +15,7 @@ from memit_vc.porcelain.contradictions import Contradiction, conflict_details
 from memit_vc.porcelain.join import Side, join
 from memit_vc.porcelain.move import head_update
 from memit_vc.porcelain.named_fact import named_facts
+from memit_vc.porcelain.revert_message import revert_message
 from memit_vc.repository import Repository
 from memit_vc.vcs.exact import check_bound
 from memit_vc.vcs.inverse import inverse
@@ -58,8 +59,9 @@ def revert(
     origins = repository.origins(head.commit)
     state = frozenset(origins)
     sides, wanted = _undone(repository, commits, state)
+    chosen: frozenset[FactId] = frozenset()
     if fact is not None:
-        wanted = _of_fact(repository, state, wanted, fact)
+        wanted, chosen = _of_fact(repository, state, wanted, fact)
     what = ", ".join(short(commit.id) for commit in commits)
     joined = join(repository, wanted, Side(state, origins), sides, on_conflict, what=f"reverting {what}")
     change = change_between(state, joined.state)
@@ -81,7 +83,7 @@ def revert(
         removes=tuple(sorted(change.removes)),
         patches=tuple(sorted(patches_of(repository, change.adds))),
         kind="revert",
-        message=message or _message(commits, fact),
+        message=message or revert_message(repository, commits, chosen, "This takes back commit {}."),
         author=author_name(repository),
         time=now(),
         details={
@@ -137,8 +139,8 @@ def _undone(repository: Repository, commits: Sequence[Commit], state: State) -> 
     return sides, state
 
 
-def _of_fact(repository: Repository, state: State, wanted: State, name: str) -> State:
-    """What of the change from `state` to `wanted` is of one fact."""
+def _of_fact(repository: Repository, state: State, wanted: State, name: str) -> tuple[State, frozenset[FactId]]:
+    """What of the change from `state` to `wanted` is of one fact, and that fact with what it had replaced."""
     change = change_between(state, wanted)
     pairs = repository.column_facts(change.adds | change.removes)
     leaving = {fact for column in change.removes for fact, _ in pairs[column]}
@@ -151,7 +153,7 @@ def _of_fact(repository: Repository, state: State, wanted: State, name: str) -> 
                 f"fact {name!r} belongs to a patch of {len(pairs[column])} facts, which cannot be split",
                 hint="Revert the whole commit, or use --resolve, which takes one fact out in closed form.",
             )
-    return (state - (change.removes & columns)) | (change.adds & columns)
+    return (state - (change.removes & columns)) | (change.adds & columns), chosen
 
 
 def _elsewhere(repository: Repository, head: CommitId, name: str) -> str:
@@ -162,11 +164,3 @@ def _elsewhere(repository: Repository, head: CommitId, name: str) -> str:
             commit = short(live[fact].commit)
             return f"It came in with commit {commit}: memitvc revert {commit} --fact {short(fact)}"
     return "`memitvc facts` lists what is live, and the commits."
-
-
-def _message(commits: Sequence[Commit], fact: str | None) -> str:
-    return "\n\n".join(
-        [f'Revert "{commits[0].subject}"' if len(commits) == 1 else f"Revert {len(commits)} commits"]
-        + ([f"Fact: {fact}"] if fact is not None else [])
-        + [f"This takes back commit {commit.id}." for commit in commits]
-    )

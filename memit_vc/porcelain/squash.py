@@ -44,6 +44,8 @@ class SquashResult:
     """Commits behind the range, which have new ids now."""
     left_behind: tuple[str, ...]
     """Other branches and tags that still point into the old history."""
+    brings_back: tuple[str, ...]
+    """Those of them whose merge would bring back columns that the range took out again."""
 
 
 def squash(repository: Repository, span: str | None = None, *, message: str | None = None) -> SquashResult:
@@ -103,6 +105,13 @@ def squash(repository: Repository, span: str | None = None, *, message: str | No
         **head_update(head, tip),
     )
     old = {*inside, *(commit for commit in later if commit in replaced)}
+    left_behind = {
+        ref: commit
+        for ref, commit in repository.refs().items()
+        if not old.isdisjoint(ancestors([commit], repository.parents))
+    }
+    now_live = repository.state(tip)
+    cancelled = brought - change.adds
     return SquashResult(
         id=made.id,
         tip=tip,
@@ -110,13 +119,14 @@ def squash(repository: Repository, span: str | None = None, *, message: str | No
         state=state,
         squashed=len(inside),
         columns=len(columns),
-        cancelled=len(brought - change.adds),
+        cancelled=len(cancelled),
         patches=len(packed.ids),
         rewritten=len(rewritten),
-        left_behind=tuple(
+        left_behind=tuple(ref.partition("/")[2] for ref in left_behind),
+        brings_back=tuple(
             ref.partition("/")[2]
-            for ref, commit in repository.refs().items()
-            if not old.isdisjoint(ancestors([commit], repository.parents))
+            for ref, commit in left_behind.items()
+            if (repository.state(commit) & cancelled) - now_live
         ),
     )
 

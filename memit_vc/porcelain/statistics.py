@@ -174,8 +174,8 @@ def _computed(
     repository, adapter = loaded.repository, loaded.adapter
     spec = corpus or repository.config.corpus or DEFAULT_CORPUS
     sampled = _sampled(repository) if spec == "self" else None
-    texts = open_corpus(spec, field=field, adapter=adapter, cache=sampled, progress=progress)
     wanted = tokens or TOKENS_PER_INPUT * max(adapter.dimensions(layer)[1] for layer in hparams.layers)
+    texts = open_corpus(spec, field=field, adapter=adapter, cache=sampled, tokens=wanted, progress=progress)
     names = {layer: loaded.weights[layer].name for layer in hparams.layers}
     key = StatisticsKey.of(adapter, base=repository.base_id, names=names, corpus=texts.describe(), tokens=wanted)
     if cache.ready(key):

@@ -60,6 +60,8 @@ class Card:
     history: str | None = None
     branch: str = "main"
     vllm: bool = False
+    base_about: str = ""
+    """What a base that is not on the Hub is, in words."""
 
 
 def card_with(card: Card, existing: str | None) -> str:
@@ -176,7 +178,8 @@ def _base(card: Card) -> str:
         at = f", revision `{card.base_revision}`" if card.base_revision else ""
         lines.append(f"- Base: [{card.base}](https://huggingface.co/{card.base}){at}")
     else:
-        lines.append("- Base: a checkpoint that is not on the Hub. You need the same one to use this.")
+        about = f": {cell(card.base_about)}" if card.base_about else ""
+        lines.append(f"- Base: a checkpoint that is not on the Hub{about}. You need the same one to use this.")
     lines.append(f"- Fingerprint of the base's tensors: `{card.base_id}`")
     licence = f"`{cell(card.license)}`, that of the base" if card.license else "that of the base; look there"
     lines.append(f"- Licence: {licence}")

@@ -46,7 +46,7 @@ class Ledger(Catalogue):
             made = self._set_refs(
                 connection,
                 "undo",
-                f"undo operation {newest.id}: {newest.verb}: {newest.description}",
+                _undoing(connection, newest),
                 newest.refs_before,
                 newest.head_before,
             )
@@ -125,6 +125,17 @@ class Ledger(Catalogue):
         """Give a kept patch up: the next gc removes it."""
         with self._database.write() as connection:
             rows_kept.delete_kept(connection, [id])
+
+
+def _undoing(connection: Connection, newest: OperationRow) -> str:
+    """What an undo does to the last operation that was no undo itself: an undo of an undo does it again."""
+    verb, operation = "undo", newest
+    while operation.verb == "undo":
+        found = rows_refs.load_operations(connection, limit=1, before=operation.id)
+        if not found:  # pruned
+            return f"{verb} operation {operation.id}: {operation.description}"
+        verb, (operation,) = "redo" if verb == "undo" else "undo", found
+    return f"{verb} operation {operation.id}: {operation.verb}: {operation.description}"
 
 
 def _mark(connection: Connection, undo: int) -> None:

@@ -183,8 +183,10 @@ def test_a_name_that_fits_several_facts_is_refused(world: World, repository: Rep
 def test_one_fact_of_a_batch_that_replaced_others(world: World, repository: Repository) -> None:
     old = world.commit(repository, [fact(1, "a"), fact(2, "a")])
     new = world.commit(repository, [fact(1, "b"), fact(2, "b")], removes=old.adds)
-    revert(repository, [new.id], fact="City 1")
+    made = repository.commit(revert(repository, [new.id], fact="City 1").id)
     assert targets(repository) == [("City 1", "a"), ("City 2", "b")]
+    assert made.subject == f'Revert "City 1" of "{new.subject}"'
+    assert all(f"({each.id[:10]})" in made.message for each in (fact(1, "a"), fact(1, "b")))
 
 
 def test_what_was_computed_on_top(world: World, repository: Repository) -> None:

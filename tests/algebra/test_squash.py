@@ -7,6 +7,7 @@ import pytest
 from memit_vc.errors import MemitVCError, UsageError
 from memit_vc.numerics.constraints import read_constraints
 from memit_vc.numerics.patchfile import read_patch
+from memit_vc.porcelain.branch import create_branch
 from memit_vc.porcelain.constraints import live_sources
 from memit_vc.porcelain.merge import merge
 from memit_vc.porcelain.revert import revert
@@ -192,4 +193,19 @@ def test_branches_that_stand_on_squashed_commits_are_named(world: World, reposit
     world.commit(repository, [fact(1)])
     switch(repository, "main")
     world.commit(repository, [fact(2)])
-    assert squash(repository).left_behind == ("ahead",)
+    made = squash(repository)
+    assert (made.left_behind, made.brings_back) == (("ahead",), ())
+
+
+def test_branches_that_would_bring_back_what_cancelled_are_told_apart(world: World, repository: Repository) -> None:
+    world.commit(repository, [fact(0)])
+    create_branch(repository, "has-it")
+    revert(repository, ["HEAD"])
+    create_branch(repository, "has-not")
+    world.commit(repository, [fact(1)])
+    made = squash(repository)
+    assert (made.left_behind, made.brings_back) == (("has-it", "has-not"), ("has-it",))
+    for branch, expected in (("has-it", 2), ("has-not", 1)):
+        merge(repository, branch)
+        assert len(repository.live_facts(repository.head().commit)) == expected
+        repository.undo()

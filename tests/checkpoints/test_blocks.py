@@ -68,6 +68,7 @@ class _SlowHash:
     def hexdigest(self) -> str:
         return self._real.hexdigest()
 
+
 def test_every_thread_of_the_caller_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker's one thread is its own affair, also for threads that use torch for the first time meanwhile."""
     case = Case(tmp_path, "gpt2", "float32", "5GB")

@@ -24,6 +24,8 @@ from tests.models import tiny
 from tests.transcripts import absent
 
 README = Path(__file__).parents[2] / "README.md"
+CACHE = user_cache()
+"""The user's own, before `conftest.py` gives each test one."""
 
 
 def transcript() -> str:
@@ -156,9 +158,10 @@ def test_cut_transcripts_are_compared_part_by_part() -> None:
 @pytest.mark.model
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_readme_shows_what_the_demo_prints() -> None:
-    if not (user_cache() / "smollm2-135m-instruct").is_dir():
+def test_the_readme_shows_what_the_demo_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not (CACHE / "smollm2-135m-instruct").is_dir():
         pytest.skip("needs the model that `memitvc demo` obtains")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE.parent))
     code, out, err = demo()
     assert code == 0, err
     assert absent(transcript(), out) == [], out

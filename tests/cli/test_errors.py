@@ -228,8 +228,36 @@ def test_a_base_that_is_gone(refused: Callable[..., Result], place: Place, own_b
     shutil.rmtree(own_base)
     path = place.edits(SECOND)
     refused(12, ["own-base is gone", "[base] source"], "commit", path)
+    refused(12, ["own-base is gone", "[base] source"], "checkout", "-o", place.work / "out")
     # what needs no weights still works
     assert main(["log", "-C", str(place.work)]) == 0
+
+
+def test_checkouts_outlive_the_base(cli: Cli, refused: Callable[..., Result], place: Place, own_base: Path) -> None:
+    """Its shards were split once and hold all of it, for as long as nobody writes into them."""
+    cli.ok("checkout", "-o", place.work / "before")
+    shutil.rmtree(own_base)
+    made = cli.ok("checkout", "-o", place.work / "after")
+    assert "own-base is gone" in made.err
+    assert "split base" in made.err
+    after = {path.name: path.read_bytes() for path in (place.work / "after").iterdir()}
+    assert after == {path.name: path.read_bytes() for path in (place.work / "before").iterdir()}
+    cli.ok("checkout", "HEAD~1", "--in-place", place.work / "after")
+    (cold,) = (place.work / ".memitvc" / "base").glob("*/model-cold-*.safetensors")
+    whole = cold.read_bytes()
+    cold.chmod(0o644)
+    cold.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    refused(12, ["own-base is gone"], "checkout", "-o", place.work / "third")
+    assert not (place.work / "third").exists()
+    cold.write_bytes(whole)
+    cli.ok("checkout", "-o", place.work / "third")
+
+
+def test_a_mistake_on_the_command_line_reads_as_every_other(cli: Cli) -> None:
+    found = cli("checkout", "--onto", "x")
+    assert found.code == 2
+    assert found.err.startswith("error: No such option")
+    assert "hint: `memitvc checkout --help`" in found.err
 
 
 def refused_init(tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:

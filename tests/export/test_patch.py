@@ -70,8 +70,10 @@ def test_a_history_goes_from_one_repository_to_another(opened: Opened, empty: Re
     for patch in source.selection(source.state(tip)):
         assert empty.patch(patch) == source.patch(patch)
 
-    with pytest.raises(MemitVCError, match="here already"):
-        import_patch(source, export_patch(source, "HEAD~3", tmp_path / "one").file)
+    one = export_patch(source, "HEAD~3", tmp_path / "one")
+    before = source.head()
+    again = import_patch(source, one.file)
+    assert (again.ids, again.skipped, source.head()) == ((), one.commits, before)
     assert empty.undo().verb == "undo"
 
 
@@ -351,8 +353,8 @@ def test_the_command_line(
     assert "1 commit, 1 patch, 3 facts" in capsys.readouterr().out
     assert main(["-C", str(empty.directory), "import", str(file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["added"] == 3
-    assert main(["-C", str(empty.directory), "import", str(file)]) == 1
-    assert "here already" in capsys.readouterr().err
+    assert main(["-C", str(empty.directory), "import", str(file)]) == 0
+    assert capsys.readouterr().out == f"everything in {file} is here already\n"
     assert main(["-C", str(empty.directory), "import", str(tmp_path / "none")]) == 1
     assert "none" in capsys.readouterr().err
     for wrong in ([], ["--patch", "a", "--merged", "b"], ["--patch", "a", "--dtype", "float32"]):

@@ -199,7 +199,8 @@ def test_from_a_repository(plain_repository: Repository) -> None:
     assert "a LoRA of rank 3" in text
     assert "1 commit" in text
     assert str(plain_repository.root.parent) not in text
-    assert "not on the Hub" in text
+    assert "not on the Hub: " in text
+    assert "million parameters, F32" in text
     assert text == model_card(plain_repository, commit.id, url="hf://ada/facts", present=text, rank=3)
     root = commit.parents[0]
     assert "Nothing at present" in model_card(plain_repository, root, url=str(plain_repository.root))

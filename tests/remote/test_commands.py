@@ -98,7 +98,8 @@ def test_pull_moves_the_branch_and_undo_takes_it_back(world: World, here: Cli, t
     assert [fact["subject"] for fact in there.ok("facts", "--json").json] == [
         fact["subject"] for fact in here.ok("facts", "--json").json
     ]
-    assert there.ok("pull").out.splitlines() == [f"nothing new from {world.shared}", "main is up to date"]
+    again = there.ok("pull").out.splitlines()
+    assert again == [f"everything from {world.shared} is here already", "main is up to date"]
     made = edit(world, 1)
     here.ok("push")
     assert f"origin/main: {tip[:10]} → {made[:10]}" in there.ok("fetch").out
@@ -109,6 +110,33 @@ def test_pull_moves_the_branch_and_undo_takes_it_back(world: World, here: Cli, t
     assert there.ok("status", "--json").json["commit"] == tip
     there.ok("undo")
     assert there.ok("status", "--json").json["commit"] == made
+
+
+def test_status_tells_how_far_the_remote_is(world: World, here: Cli, there: Cli) -> None:
+    there.ok("pull")
+    assert "remote  origin/main: the same, as last heard of" in there.ok("status").out
+    edit(world, 1)
+    here.ok("push")
+    there.ok("fetch")
+    assert "remote  origin/main: 1 commit to pull, as last heard of" in there.ok("status").out
+    there.ok("revert", "HEAD~1")
+    assert there.ok("status", "--json").json["followed"] == [{"name": "origin/main", "ahead": 1, "behind": 1}]
+    there.ok("switch", "--detach", "HEAD~1")
+    assert "remote " not in there.ok("status").out
+
+
+def test_a_push_after_a_squash_says_what_can_be_done(world: World, here: Cli) -> None:
+    here.ok("push")
+    pushed = here.ok("op", "log", "--json").json[0]["id"]
+    here.ok("squash", "--all")
+    refused = here("push")
+    assert refused.code == 11
+    assert "before its history was rewritten" in refused.err
+    assert "memitvc undo" in refused.err
+    here.ok("branch", "short")
+    here.ok("push", "origin", "short")
+    here.ok("op", "restore", str(pushed))
+    assert "has all of main already" in here.ok("push").out
 
 
 def test_both_sides_moved(world: World, here: Cli, there: Cli) -> None:

@@ -23,8 +23,8 @@ def test_each_fact_is_blamed_for_its_own_prompt(opened: Opened, with_history: Pa
     loaded = load_model(repository)
     commits = [repository.resolve(f"HEAD~{2 - number}") for number in range(3)]
     for number, fact in enumerate(FACTS[:6]):
-        found = blame(repository, fact.prompt, subject=fact.subject, loaded=loaded)
-        assert found.facts[0].facts == (fact,)
+        found = blame(repository, fact.prompt, loaded=loaded)
+        assert (found.subject, found.facts[0].facts) == (fact.subject, (fact,))
         assert found.facts[0].commit == found.commits[0].commit == commits[number // 2]
         assert len(found.facts) == 6
         assert [entry.influence for entry in found.facts] == sorted((e.influence for e in found.facts), reverse=True)

@@ -283,6 +283,21 @@ def test_sampled_batches_are_kept(llama: ModelAdapter, tmp_path: Path, monkeypat
     assert first(50) == expected
 
 
+def test_sampling_tells_how_many_batches_there_will_be(llama: ModelAdapter) -> None:
+    stages: dict[str, None] = {}
+    texts = sampled_texts(llama, seed=3, tokens=20_000, progress=lambda stage, *_: stages.setdefault(stage))
+    taken = 0
+    while taken < 20_000:
+        taken += len(llama.tokenizer(next(texts))["input_ids"])
+    named = list(stages)
+    assert named[0] == "sample text, batch 1"
+    assert len(named) > 2
+    for number, name in enumerate(named[1:], 2):
+        prefix, _, expected = name.rpartition(" of about ")
+        assert prefix == f"sample text, batch {number}"
+        assert int(expected) == pytest.approx(len(named), rel=0.2)
+
+
 def test_a_model_that_writes_nothing_is_refused(tmp_path: Path) -> None:
     adapter = load(tiny("gpt2", tmp_path / "m"))
     end = adapter.tokenizer.eos_token_id
