@@ -309,7 +309,8 @@ def _concatenated(terms: Sequence[LowRank], weight: EditableWeight) -> tuple[Ten
         left = torch.cat([torch.empty(weight.d_out, 0), *(term.left for term in terms)], dim=1)
         right = torch.cat([torch.empty(0, weight.d_in), *(term.right for term in terms)], dim=0)
     small = max(left.numel(), right.numel()) <= _COPY
-    return (left.double(), right.double()) if small else (left, right)
+    # the right one column by column: a product of some columns then reads one piece of memory
+    return (left.double(), right.T.contiguous().double().T) if small else (left, right)
 
 
 def _check(term: Term, weight: EditableWeight) -> None:
