@@ -41,6 +41,10 @@ class MemitVCError(Exception):
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        """With the hint, for who calls the library: a traceback shows this."""
+        return self.message if self.hint is None else f"{self.message}\n{self.hint}"
+
 
 class UsageError(MemitVCError):
     """The command was called in a way that cannot work."""

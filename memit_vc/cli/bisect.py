@@ -38,7 +38,6 @@ def command(io: IO, prompt: str | None, expect: str | None, good: str | None, ba
 
     \b
     memitvc bisect --prompt "The Eiffel Tower is in" --expect Rome
-    \b
     memitvc bisect start HEAD v1.0
     memitvc bisect run python test_model.py {}
     """

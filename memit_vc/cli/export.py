@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from memit_vc.cli.io import IO, count, verb
+from memit_vc.progress import size_text
 
 _PATH = click.Path(path_type=Path)
 
@@ -72,7 +73,7 @@ def _adapter(io: IO, revision: str, out: Path, max_rank: int | None) -> None:
     def render() -> None:
         rank = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
         click.echo(
-            f"{made.directory}: LoRA of rank {rank} for {count(len(made.ranks), 'weight')}, {made.bytes / 1e6:.1f} MB"
+            f"{made.directory}: LoRA of rank {rank} for {count(len(made.ranks), 'weight')}, {size_text(made.bytes)}"
         )
         for name, error in made.errors.items():
             if error:
@@ -93,7 +94,7 @@ def _merged(io: IO, revision: str, out: Path, dtype: str | None, max_shard_size:
 
     def render() -> None:
         click.echo(f"{made.directory}: state {made.state[:10]} of commit {made.commit[:10]}")
-        click.echo(f"{count(len(made.files), 'file')} of weights, {made.bytes / 1e6:.1f} MB")
+        click.echo(f"{count(len(made.files), 'file')} of weights, {size_text(made.bytes)}")
 
     io.emit({**vars(made), "directory": str(made.directory), "files": list(made.files)}, render)
 
@@ -106,6 +107,6 @@ def _patch(io: IO, revision: str, out: Path, *, constraints: bool) -> None:
 
     def render() -> None:
         held = (count(len(made.commits), "commit"), count(made.patches, "patch", "es"), count(made.facts, "fact"))
-        click.echo(f"{made.file}: {', '.join(held)}, {made.bytes / 1e6:.1f} MB")
+        click.echo(f"{made.file}: {', '.join(held)}, {size_text(made.bytes)}")
 
     io.emit({**vars(made), "file": str(made.file), "commits": list(made.commits)}, render)

@@ -168,6 +168,19 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+class Verb(click.Command):
+    """A command whose flags for one setting (--ours, --theirs) exclude each other: click would take the last one."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        first: dict[str, click.Parameter] = {}
+        for parameter in given:
+            other = first.setdefault(parameter.name or "", parameter)
+            if other is not parameter:
+                raise click.UsageError(f"{other.opts[0]} and {parameter.opts[0]} do not go together", ctx)
+        return super().parse_args(ctx, args)
+
+
 def verb(**attributes: Any) -> Callable[[_F], click.Command]:
     """Make a function `f(io, **options)` a click command with `-C` and `--json`."""
 
@@ -187,6 +200,7 @@ def verb(**attributes: Any) -> Callable[[_F], click.Command]:
             "-C", "chdir", type=click.Path(path_type=Path), metavar="DIRECTORY", help="Run as if started in DIRECTORY."
         )(wrapped)
         attributes.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
+        attributes.setdefault("cls", Verb)
         made: click.Command = click.command(**attributes)(wrapped)
         return made
 

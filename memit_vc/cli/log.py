@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import click
 
-from memit_vc.cli.io import IO, verb
+from memit_vc.cli.io import IO, Verb, verb
 from memit_vc.vcs.graphlines import graph_rows
 
 
-class _Log(click.Command):
+class _Log(Verb):
     """Takes -3 for -n 3, as git does."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

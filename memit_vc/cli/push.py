@@ -75,7 +75,7 @@ def command(
             io.table(["file", "bytes"], [[path, str(size)] for path, size in made.files.items()], right=["bytes"])
         for path in made.deleted:
             io.note(f"{path} no longer holds and {'would go' if dry_run else 'is gone'}")
-        sent = f"{count(len(made.commits), 'commit')}, {count(made.objects, 'object')}, {size_text(made.bytes)}"
+        sent = f"{count(made.edits, 'commit')}, {count(made.objects, 'object')}, {size_text(made.bytes)}"
         click.echo(f"{'would send' if dry_run else 'sent'} {sent} to {made.url}")
         click.echo(f"{made.branch}: {'new' if made.old is None else made.old[:10]} → {made.new[:10]}")
         if made.pull_request is not None:

@@ -28,7 +28,8 @@ def push_model(io: IO, name: str | None, revision: str, options: PushOptions, ta
     there = open_remote(checked_url(name, directory=Path()), options)
     if not isinstance(there, HubRemote):
         raise UsageError(
-            f"{name} is a directory; a model is pushed to the Hub", hint="`memitvc export --merged DIR` writes one."
+            f"{name} is no repository on the Hub; a model is pushed to one of its own",
+            hint="Give its name: memitvc push --merged OWNER/NAME. `memitvc export --merged DIR` writes a directory.",
         )
     with io.repository() as repository, io.progress() as progress:
         made = push_merged(repository, there, revision, dry_run=dry_run, progress=progress)

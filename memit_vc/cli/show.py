@@ -44,6 +44,8 @@ def _render(io: IO, shown: ShownCommit, provenance: bool) -> None:
             scores = [f"{number(before.get(m), 1)} → {number(after.get(m), 1)}" if after else "" for m in measures]
             rows.append([f"{sign} {fact_line(item.fact)}", *scores])
         io.table(["fact", *measures], rows)
+        if shown.scores is None and measures:
+            click.echo("scores: before and after the commits in whose place this one stands")
     for fact in shown.removed:
         click.echo(f"− {fact_line(fact)}")
     if shown.scores is not None:

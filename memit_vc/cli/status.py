@@ -21,7 +21,8 @@ def command(io: IO) -> None:
         where = f"On branch {found.branch}" if found.branch else f"HEAD detached at {found.commit[:10]}"
         click.echo(f"{where}: {found.commit[:10]} {found.subject}")
         revision = f" at {found.revision[:10]}" if found.revision else ""
-        click.echo(f"base    {found.base}{revision}, fingerprint {found.base_id[:10]}")
+        gone = "" if found.base_is_here else ": this directory is gone"
+        click.echo(f"base    {found.base}{revision}, fingerprint {found.base_id[:10]}{gone}")
         live, commits = count(found.live_facts, "fact"), count(found.commits, "commit")
         click.echo(f"state   {found.state[:10]}: {live} live; {commits} on the base")
         for each in found.followed:

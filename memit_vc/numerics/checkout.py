@@ -175,6 +175,11 @@ def _is_fresh(out: Path, base: ShardedBase, *, replace: bool) -> bool:
         if not out.is_dir():
             raise UsageError(f"{out}: is a file", hint="Choose another name for the directory.")
         ours = (out / RECORD_FILE).is_file()
+    if not ours and replace:
+        raise UsageError(
+            f"{out}: is no checkout of memit-vc, and cannot be switched",
+            hint="Make a checkout: -o with a new directory.",
+        )
     if not ours:
         raise UsageError(f"{out}: exists and is not empty", hint="Choose another directory; nothing is overwritten.")
     if not replace:

@@ -53,7 +53,8 @@ def find_base(config: Config) -> Path:
         if not local.is_dir():
             raise BaseChangedError(
                 f"the base directory {config.base} is gone",
-                hint="Put it back, or correct [base] source in .memitvc/config.toml.",
+                hint="Put it back, or correct [base] source in .memitvc/config.toml. `memitvc checkout` works without "
+                "it where the base was split before.",
             )
         return local
     from huggingface_hub.errors import LocalEntryNotFoundError

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from memit_vc.errors import MemitVCError
-from memit_vc.objects import CommitId, JsonValue, StateId
+from memit_vc.objects import CommitId, FactId, JsonValue, StateId
 from memit_vc.porcelain.base import find_base
-from memit_vc.porcelain.scores_at_commit import came_in
+from memit_vc.porcelain.scores_at_commit import Came, came_in
 from memit_vc.remote.card import Card, CardFact, card_with
 from memit_vc.remote.opening import hub_name
 
@@ -24,7 +24,7 @@ _NAMES = {
     "ES": "ES (new answer preferred)",
     "PS": "PS (in paraphrases)",
     "NS": "NS (neighbours kept)",
-    "rewrite_acc": "Answer's tokens right",
+    "rewrite_acc": "Learnt (answer's tokens right)",
 }
 
 
@@ -61,7 +61,7 @@ def gather_card(
     columns = repository.state(commit)
     state = repository.state_id(columns)
     live = repository.live_facts(commit)
-    sides, scored_on = _measured(repository, state, live)
+    sides, scored_on = _measured(repository, commit, state, live)
     scores = _score_rows(sides)
     perplexity = _perplexity(repository, commit, state)
     on_hub = config.revision is not None
@@ -72,6 +72,7 @@ def gather_card(
         base=config.base if on_hub else None,
         base_revision=config.revision,
         base_id=repository.base_id,
+        base_name=Path(config.base).name,
         base_about=_about(repository),
         license=_license(repository),
         commit=commit,
@@ -93,21 +94,35 @@ _Scores = Mapping[str, Any]
 
 
 def _measured(
-    repository: Repository, state: Any, live: Sequence[LiveFact]
+    repository: Repository, commit: CommitId, state: Any, live: Sequence[LiveFact]
 ) -> tuple[list[tuple[_Scores, _Scores]], str]:
     """(before, after) of each fact: on this very state where all are measured there, else as they were committed."""
     now = repository.evaluations(state, "fact")
     found: list[tuple[_Scores, _Scores]] = []
-    came = came_in(repository, {each.commit for each in live})
+    came = _as_committed(repository, commit, live)
     for each in live:
-        before, after = came[each.commit].get(each.fact.id, (None, {}))
+        before, after = came.get(each.fact.id, (None, {}))
         found.append((before or {}, after))
     here = [now.get(("fact", each.fact.id)) for each in live]
     if live and all(isinstance(one, Mapping) for one in here):
         pairs = zip(found, here, strict=True)
         fresh: list[tuple[_Scores, _Scores]] = [(old, one) for (old, _), one in pairs if isinstance(one, Mapping)]
-        return fresh, "on the published weights (before: when each fact was committed)"
+        return fresh, "on the published weights; what was before, when each fact was committed"
     return found, "when each fact was committed"
+
+
+def _as_committed(repository: Repository, commit: CommitId, live: Sequence[LiveFact]) -> Mapping[FactId, Came]:
+    """What the commit that brought a fact in measured; where it measured nothing (an import, a cherry-pick of one from
+    elsewhere), the newest one before it that measured the same fact.
+    """
+    came = came_in(repository, {each.commit for each in live})
+    found = {each.fact.id: came[each.commit][each.fact.id] for each in live if each.fact.id in came[each.commit]}
+    if len(found) < len({each.fact.id for each in live}):
+        history = [each.id for each in repository.log([commit])]
+        everything = came_in(repository, history)
+        for older in history:
+            found = {**everything[older], **found}
+    return found
 
 
 def _number(scores: _Scores, name: str) -> float | None:
@@ -116,19 +131,17 @@ def _number(scores: _Scores, name: str) -> float | None:
 
 
 def _score_rows(sides: Sequence[tuple[_Scores, _Scores]]) -> tuple[tuple[str, str, str], ...]:
+    """Both columns are of the same facts: those that were measured before and after, where there are any."""
     rows = []
     for name, label in _NAMES.items():
-        before, after = (_mean([_number(pair[side], name) for pair in sides]) for side in (0, 1))
-        if after is not None:
-            measured = sum(_number(pair[1], name) is not None for pair in sides)
-            of = f", {measured} of {len(sides)} facts" if measured < len(sides) else ""
-            rows.append((label + of, "–" if before is None else f"{before:.2f}", f"{after:.2f}"))
+        pairs = [(_number(before, name), _number(after, name)) for before, after in sides]
+        both = [(before, after) for before, after in pairs if before is not None and after is not None]
+        known = [after for _, after in both] or [after for _, after in pairs if after is not None]
+        if known:
+            of = f", measured on {len(known)} of {len(sides)} facts" if len(known) < len(sides) else ""
+            before = f"{sum(value for value, _ in both) / len(both):.2f}" if both else "–"
+            rows.append((label + of, before, f"{sum(known) / len(known):.2f}"))
     return tuple(rows)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _perplexity(repository: Repository, commit: CommitId, state: StateId) -> tuple[tuple[str, str, str], ...]:
@@ -140,8 +153,8 @@ def _perplexity(repository: Repository, commit: CommitId, state: StateId) -> tup
     after = dict(_perplexity_of(told, "after") for told in repository.evaluations(state, "commit").values())
     for probe, value in {**after, **dict(_perplexities(repository, state))}.items():
         old = base.get(probe)
-        if isinstance(value, int | float):
-            return (("Perplexity", f"{old:.2f}" if isinstance(old, int | float) else "–", f"{value:.2f}"),)
+        if isinstance(value, int | float) and isinstance(old, int | float):  # alone, it says nothing
+            return (("Perplexity", f"{old:.2f}", f"{value:.2f}"),)
     return ()
 
 
@@ -165,13 +178,12 @@ def _model_type(repository: Repository) -> str | None:
 
 
 def _about(repository: Repository) -> str:
-    """What a local base is: the name of its directory, its family, its size."""
+    """What a local base is: its family, its size."""
     tensors = repository.base().tensors
     parameters = sum(math.prod(tensor.shape) for tensor in tensors)
     dtypes = ", ".join(sorted({tensor.dtype for tensor in tensors}))
     family = _model_type(repository)
-    named = f"{Path(repository.config.base).name}, " + (f"of the family {family}, " if family else "")
-    return f"{named}{parameters / 1e6:,.1f} million parameters, {dtypes}"
+    return f"{f'of the family {family}, ' if family else ''}{parameters / 1e6:,.1f} million parameters, {dtypes}"
 
 
 def _license(repository: Repository) -> str | None:

@@ -71,6 +71,12 @@ def settle(
             hint="--theirs replaces the live facts, --ours leaves the new ones out, --keep-both keeps both.",
             conflicts=[_record(fact, entry) for fact, entry in clashes],
         )
+    if not wanted and clashes:
+        raise MemitVCError(
+            "nothing to commit: what is new contradicts live facts, and --ours keeps those:\n"
+            + "\n".join(_listed(clashes)),
+            hint="--theirs replaces the live facts, --keep-both keeps both.",
+        )
     if not wanted:
         raise MemitVCError("nothing to commit: every fact is live already", hint="`memitvc facts` lists them.")
     state = repository.state(head)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memit_vc.objects import ColumnId, Commit, CommitId, Fact, JsonValue, StateId
@@ -114,6 +115,8 @@ class Status:
     statistics: int
     kept: tuple[str, ...]
     followed: tuple[Followed, ...] = ()
+    base_is_here: bool = True
+    """Whether the directory of a local base is there; its content is not looked at."""
 
     def to_json(self) -> dict[str, JsonValue]:
         return {**vars(self), "kept": list(self.kept), "followed": [dict(vars(each)) for each in self.followed]}
@@ -230,6 +233,7 @@ def status(repository: Repository) -> Status:
         statistics=len(repository.statistics()),
         kept=tuple(repository.kept_patches()),
         followed=tuple(_followed(repository, head)),
+        base_is_here=repository.config.revision is not None or Path(repository.config.base).is_dir(),
     )
 
 

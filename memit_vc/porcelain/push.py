@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memit_vc.errors import MemitVCError, RefMovedError, UsageError
+from memit_vc.errors import MemitVCError, RefMovedError, RevisionError, UsageError
 from memit_vc.objects import CommitId, short
 from memit_vc.porcelain.push_tree import history_files, reader_files
 from memit_vc.porcelain.remote_history import Published
@@ -48,6 +48,8 @@ class Pushed:
     deleted: tuple[str, ...] = ()
     pull_request: str | None = None
     notes: tuple[str, ...] = ()
+    edits: int = 0
+    """Of `commits` all but the base's own, as `clone` and `status` count."""
 
     @property
     def bytes(self) -> int:
@@ -83,8 +85,15 @@ def push(
     chosen = branch or repository.head().branch
     if chosen is None:
         raise UsageError("HEAD is on no branch", hint="Name the branch to push: memitvc push REMOTE BRANCH")
+    branches = repository.refs("heads/")
+    if f"heads/{chosen}" not in branches:
+        known = ", ".join(ref[6:] for ref in branches)
+        raise RevisionError(
+            f"there is no branch {chosen!r}",
+            hint=f"There are: {known}. A push sends one under its own name; `memitvc branch NAME REV` makes one.",
+        )
     there = open_remote(url, options)
-    tip = repository.resolve(f"heads/{chosen}")
+    tip = branches[f"heads/{chosen}"]
     attempt = _Attempt(
         repository, there, name, chosen, tip, tag, constraints, adapter, dry_run, options.create_pr, progress
     )
@@ -161,7 +170,8 @@ class _Attempt:
             return Pushed(self._label, there.url, self.branch, old, self.tip, (), 0, {}, notes=tuple(notes))
         if before is None and MANIFEST in listing:
             raise RefMovedError(f"{there.url}: somebody else pushed first", hint="Pull, then push again.")
-        new = [c.id for c in reversed(repository.log([self.tip])) if c.id not in published]
+        fresh = [c for c in reversed(repository.log([self.tip])) if c.id not in published]
+        new = [c.id for c in fresh]
         adds = history_files(
             repository, [*late, *new], there, revision, listing, constraints=self.constraints, progress=self.progress
         )
@@ -195,6 +205,7 @@ class _Attempt:
             tuple(sorted(deletes)),
             request,
             tuple(notes),
+            sum(bool(c.parents) for c in fresh),
         )
 
     def _behind(self, old: CommitId) -> _BehindError:
@@ -213,7 +224,8 @@ class _Attempt:
         add = "" if self.name is not None else f"memitvc remote add NAME {self.there.url}, "
         return _BehindError(
             f"{self._label} has commits on {branch} that are not here ({short(old)})",
-            hint=f"Pull first: {add}memitvc pull {self.name or 'NAME'} {branch}, then push again.",
+            hint=f"Pull first: {add}memitvc pull {self.name or 'NAME'} {branch} (where both sides have moved on, then "
+            f"memitvc merge {self.name or 'NAME'}/{branch}), then push again.",
         )
 
     def _late(self, listing: Mapping[str, RemoteFile], published: Collection[CommitId]) -> list[CommitId]:

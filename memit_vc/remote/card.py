@@ -60,8 +60,9 @@ class Card:
     history: str | None = None
     branch: str = "main"
     vllm: bool = False
+    base_name: str = ""
     base_about: str = ""
-    """What a base that is not on the Hub is, in words."""
+    """A base that is not on the Hub: the name of its directory; what it is, in words."""
 
 
 def card_with(card: Card, existing: str | None) -> str:
@@ -121,7 +122,7 @@ def _placed(part: str, text: str) -> str:
 def _part(card: Card) -> str:
     facts = count(len(card.facts), "fact")
     base = f"[{card.base}](https://huggingface.co/{card.base})" if card.base else "a language model"
-    name = card.base.rpartition("/")[2] if card.base else "A language model"
+    name = card.base.rpartition("/")[2] if card.base else card.base_name or "A language model"
     title = f"# {name} with {facts} edited"
     kind = (
         "This is the whole edited model: load it as you would load the base."
@@ -160,11 +161,12 @@ def _facts(card: Card) -> str:
         )
         for fact in card.facts[:SHOWN]
     ]
-    columns = ("Prompt", "The edited model should say", "It said", "Learnt")
+    columns = ("Prompt", "The edited model should say", "Instead of", "Learnt")
     keep = 4 if any(fact.learnt is not None for fact in card.facts[:SHOWN]) else 3
     text = table(columns[:keep], [row[:keep] for row in rows])
+    text += "\n\n*Instead of*: the old answer, as the author of the edit gave it; the base may say something else."
     if keep == 4:
-        text += "\n\n*Learnt*: the share of the new answer's tokens that come out as the most likely ones"
+        text += " *Learnt*: the share of the new answer's tokens that come out as the most likely ones"
         text += ", – where nobody measured." if any(row[3] == "–" for row in rows) else "."
     if len(card.facts) > SHOWN:
         more = "`memitvc facts` lists them" if card.relation == "finetune" else "`commits/` holds them"
@@ -178,12 +180,17 @@ def _base(card: Card) -> str:
         at = f", revision `{card.base_revision}`" if card.base_revision else ""
         lines.append(f"- Base: [{card.base}](https://huggingface.co/{card.base}){at}")
     else:
-        about = f": {cell(card.base_about)}" if card.base_about else ""
-        lines.append(f"- Base: a checkpoint that is not on the Hub{about}. You need the same one to use this.")
+        about = ", ".join(cell(part) for part in (card.base_name, card.base_about) if part)
+        need = "" if card.relation == "finetune" else " You need the same one to use this: ask the author."
+        lines.append(f"- Base: a checkpoint that is not on the Hub{f': {about}' if about else ''}.{need}")
     lines.append(f"- Fingerprint of the base's tensors: `{card.base_id}`")
-    licence = f"`{cell(card.license)}`, that of the base" if card.license else "that of the base; look there"
+    look = "that of the base; look there" if card.base is not None else "that of the base"
+    licence = f"`{cell(card.license)}`, that of the base" if card.license else look
     lines.append(f"- Licence: {licence}")
-    lines.append(f"- Commit `{card.commit[:10]}`, state `{card.state[:10]}`, {count(card.commits, 'commit')}")
+    history = f"the last of {count(card.commits, 'commit')}" if card.commits > 1 else "the only one"
+    lines.append(
+        f"- Edits: commit `{card.commit[:10]}`, {history}; `memitvc verify` names this state `{card.state[:10]}`"
+    )
     return "\n".join(lines)
 
 
@@ -191,7 +198,8 @@ _MEASURES = {
     "ES": "*ES*: prompts where the new answer is more likely than the old one.",
     "PS": "*PS*: the same on paraphrases.",
     "NS": "*NS*: neighbouring prompts that keep their true answer.",
-    "Perplexity": "*Perplexity* is of a text that is not about the facts.",
+    "Learnt": "*Learnt*: as in the table above, the mean.",
+    "Perplexity": "*Perplexity* is of a text that is not about the facts; lower is better.",
 }
 
 

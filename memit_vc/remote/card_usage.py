@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -62,14 +63,15 @@ def _loading(card: Card) -> list[str]:
         f'base = "{_base(card)}"\n'
         f"tokenizer = AutoTokenizer.from_pretrained(base{revision})\n"
         f"model = AutoModelForCausalLM.from_pretrained(base{revision})\n"
-        f'model = PeftModel.from_pretrained(model, "{_repo(card)}"{_at(card)})\n```',
+        f'model = PeftModel.from_pretrained(model, "{_repo(card)}"{_at(card)})\n'
+        f"{_asking(card)}```",
     ]
     # vLLM has an upper limit, and takes an adapter of the Hub from main only: otherwise the checkout is the way
     if card.vllm and card.rank <= _RANKS[-1] and card.branch == "main":
         rank = next(each for each in _RANKS if each >= card.rank)
         at = f" --revision {card.base_revision}" if card.base_revision else ""
         sections += [
-            "With vLLM:",
+            f"With vLLM ({rank} is the smallest it takes for a rank of {card.rank}):",
             f"```console\n$ vllm serve {_base(card)}{at} \\\n    --enable-lora --max-lora-rank {rank} "
             f"--lora-modules edited={_repo(card)}\n```",
         ]
@@ -79,6 +81,18 @@ def _loading(card: Card) -> list[str]:
             "```console\n$ vllm serve edited/model\n```",
         ]
     return sections
+
+
+def _asking(card: Card) -> str:
+    """Lines that put the first fact's prompt to the model."""
+    if not card.facts:
+        return ""
+    prompt = card.facts[0].prompt
+    quoted = json.dumps(prompt, ensure_ascii=not prompt.isprintable()).replace("<", "\\u003c")  # no marker of ours
+    return (
+        f'\ninputs = tokenizer({quoted}, return_tensors="pt")\n'
+        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=5)[0]))\n"
+    )
 
 
 def _checking() -> list[str]:
@@ -93,8 +107,8 @@ def _checking() -> list[str]:
 def _undoing() -> list[str]:
     return [
         "## How to undo it",
-        "Take out one commit, or one fact, wherever it is in the history. What is left is, bit for bit, what the model "
-        "would be without it:",
+        "In your clone, take out one commit, or one fact, wherever it is in the history; this repository stays as it "
+        "is. What is left is, bit for bit, what the model would be without it:",
         "```console\n$ memitvc log\n$ memitvc revert COMMIT\n$ memitvc revert COMMIT --fact SUBJECT\n"
         "$ memitvc checkout HEAD --in-place model\n```",
         "To undo everything, use the base. With PEFT, `with model.disable_adapter():` gives its answers.",
@@ -104,6 +118,7 @@ def _undoing() -> list[str]:
 def _whole(card: Card) -> list[str]:
     repo = _repo(card)
     history, revision = card.history, "" if card.branch == "main" else f" --revision {card.branch}"
+    base = "" if card.base else " --base path/to/the/base"
     sections = [
         "## How to load it",
         "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
@@ -124,7 +139,7 @@ def _whole(card: Card) -> list[str]:
         f"The edits, with their history, are in [{history}](https://huggingface.co/{history.partition('@')[0]}). "
         "`verify` hashes every tensor and says which commit this model is; `revert` takes a commit out, to the bit. "
         "Install memit-vc (its repository says how), then:",
-        f"```console\n$ memitvc clone {history} edited\n$ cd edited\n"
+        f"```console\n$ memitvc clone {history} edited{base}\n$ cd edited\n"
         f"$ hf download {repo}{revision} --local-dir model\n$ memitvc verify model\n$ memitvc revert COMMIT\n"
         "$ memitvc checkout HEAD -o repaired\n```",
     ]

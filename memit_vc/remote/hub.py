@@ -60,6 +60,7 @@ class HubRemote:
         self._listings: dict[str, dict[str, RemoteFile]] = {}
         self._start: str | None = None
         self._is_private: bool | None = None
+        self._is_new = False
 
     @property
     def api(self) -> HfApi:
@@ -74,11 +75,10 @@ class HubRemote:
 
     @property
     def remarks(self) -> Sequence[str]:
-        if None in (self.private, self._is_private) or self.private == self._is_private:
+        if not self._is_new:
             return ()
-        now = "private" if self._is_private else "public"
-        page = f"{self.api.endpoint}/{self.repo_id}/settings"
-        return (f"{self.repo_id} was there already and stays {now}: only its owner changes that, at {page}",)
+        seen = "public" if self._is_private is False else "private"
+        return (f"made a {seen} repository: {self.api.endpoint}/{self.repo_id}",)
 
     def head(self) -> str | None:
         """The commit that the branch points at. None where there is no such repository or branch yet."""
@@ -95,6 +95,7 @@ class HubRemote:
             try:
                 info = self.api.model_info(self.repo_id, revision=branch)
                 self._is_private = info.private
+                self._check_visibility()
                 return info.sha
             except GatedRepoError:
                 raise
@@ -105,6 +106,16 @@ class HubRemote:
                 raise
 
         return self._asked(ask, "reading the branch")
+
+    def _check_visibility(self) -> None:
+        """Nothing that is to be private is sent to a public repository, and the other way round."""
+        if None in (self.private, self._is_private) or self.private == self._is_private:
+            return
+        now, wanted = ("private", "--public") if self._is_private else ("public", "--private")
+        raise RemoteError(
+            f"{self.url}: is {now}, and {wanted} is only for a repository that a push makes; nothing was sent",
+            hint=f"Its owner can change that at {self.api.endpoint}/{self.repo_id}/settings; or push without {wanted}.",
+        )
 
     def listing(self, revision: str | None) -> Mapping[str, RemoteFile]:
         """Every file; large ones with their SHA-256, which the Hub knows of them."""
@@ -240,6 +251,8 @@ class HubRemote:
                 raise
             if self._asked(lambda: self.api.repo_exists(self.repo_id), "looking for the repository") is False:
                 raise
+        else:
+            self._is_new = self.branch == "main"
         if self.branch != "main":
             self._make_branch(None)
         head = self.head()

@@ -152,7 +152,8 @@ def _of_status(status: int, error: Any, login: str, *, writing: bool) -> tuple[s
     if status == 401:
         return f"the Hub does not accept your token, or wants one{also}", login
     if status == 403 and writing:
-        return f"you may not write here{also}", f"{login} `memitvc push --create-pr` proposes the change instead."
+        instead = "In a repository that you can see, `memitvc push --create-pr` may propose the change instead."
+        return f"you may not write here{also}", f"{login} {instead}"
     if status == 403:
         return f"you may not read this{also}", login
     if status == 429:

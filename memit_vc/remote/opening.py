@@ -38,7 +38,9 @@ def nothing_there(url: str) -> RemoteError:
     """The error for a remote that has no history."""
     if not is_hub(url, directory=Path("/")) and not Path(url).exists():
         return RemoteError(f"{url}: there is no such directory", hint="Check the address.")
-    return RemoteError(f"{url}: nothing was pushed there yet", hint="Check the address, or push to it first.")
+    private = " It may also be private: log in (`hf auth login`, or HF_TOKEN) as somebody who may see it."
+    hint = f"Check the address, or push to it first.{private if is_hub(url, directory=Path('/')) else ''}"
+    return RemoteError(f"{url}: nothing was pushed there yet", hint=hint)
 
 
 def is_hub(url: str, *, directory: Path) -> bool:

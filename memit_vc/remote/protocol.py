@@ -52,7 +52,7 @@ class Remote(Protocol):
 
     @property
     def remarks(self) -> Sequence[str]:
-        """What was asked for and is not so at the other end, after a publication."""
+        """What there is to know of the other end after a publication, in sentences."""
         ...
 
     def head(self) -> str | None:

@@ -135,7 +135,8 @@ def _undoing(connection: Connection, newest: OperationRow) -> str:
         if not found:  # pruned
             return f"{verb} operation {operation.id}: {operation.description}"
         verb, (operation,) = "redo" if verb == "undo" else "undo", found
-    return f"{verb} operation {operation.id}: {operation.verb}: {operation.description}"
+    stays = " (what was sent stays there)" if operation.verb == "push" else ""
+    return f"{verb} operation {operation.id}: {operation.verb}: {operation.description}{stays}"
 
 
 def _mark(connection: Connection, undo: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -224,13 +225,18 @@ def test_a_base_that_changed(refused: Callable[..., Result], place: Place, own_b
     assert not (place.work / "out").exists()
 
 
-def test_a_base_that_is_gone(refused: Callable[..., Result], place: Place, own_base: Path) -> None:
+def test_a_base_that_is_gone(
+    refused: Callable[..., Result], place: Place, own_base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.rmtree(own_base)
     path = place.edits(SECOND)
     refused(12, ["own-base is gone", "[base] source"], "commit", path)
     refused(12, ["own-base is gone", "[base] source"], "checkout", "-o", place.work / "out")
     # what needs no weights still works
     assert main(["log", "-C", str(place.work)]) == 0
+    capsys.readouterr()
+    assert main(["status", "-C", str(place.work)]) == 0
+    assert "this directory is gone" in capsys.readouterr().out
 
 
 def test_checkouts_outlive_the_base(cli: Cli, refused: Callable[..., Result], place: Place, own_base: Path) -> None:
@@ -251,6 +257,33 @@ def test_checkouts_outlive_the_base(cli: Cli, refused: Callable[..., Result], pl
     assert not (place.work / "third").exists()
     cold.write_bytes(whole)
     cli.ok("checkout", "-o", place.work / "third")
+
+
+@pytest.mark.parametrize(
+    ("line", "first", "second"),
+    [
+        ("push --public --private", "--public", "--private"),
+        ("revert HEAD --theirs --ours", "--theirs", "--ours"),
+        ("commit x.json --keep-both --ours", "--keep-both", "--ours"),
+    ],
+)
+def test_flags_that_say_different_things(refused: Callable[..., Result], line: str, first: str, second: str) -> None:
+    refused(2, [f"{first} and {second} do not go together"], *line.split())
+
+
+def test_a_flag_may_be_said_twice(cli: Cli) -> None:
+    assert cli("revert", "HEAD", "--ours", "--ours").code == 0
+
+
+def test_a_push_of_what_is_no_branch(cli: Cli, refused: Callable[..., Result], place: Place) -> None:
+    cli.ok("remote", "add", "origin", str(place.work / "shared"))
+    for name in ("HEAD", "nosuch", "main:main"):
+        refused(1, [f"there is no branch {name!r}", "There are: main"], "push", "origin", name)
+
+
+def test_a_batch_of_which_nothing_stays(refused: Callable[..., Result], place: Place) -> None:
+    other = [dataclasses.replace(FIRST[0], target="Atlantis")]
+    refused(1, ["--ours keeps those", "Atlantis"], "commit", place.edits(other), "--ours")
 
 
 def test_a_mistake_on_the_command_line_reads_as_every_other(cli: Cli) -> None:

@@ -15,6 +15,7 @@ from markdown_it.token import Token
 from memit_vc.errors import RemoteError
 from memit_vc.objects import JsonValue
 from memit_vc.porcelain.card import model_card
+from memit_vc.porcelain.revert import revert
 from memit_vc.remote.card import BEGIN, END, Card, CardFact, card_with
 from memit_vc.remote.card_text import cell
 from memit_vc.repository import Repository
@@ -197,7 +198,7 @@ def test_from_a_repository(plain_repository: Repository) -> None:
     rows = cells(parsed(text)[1])
     assert [row[0] for row in rows[1:]] == [fact.prompt for fact in facts]
     assert "a LoRA of rank 3" in text
-    assert "1 commit" in text
+    assert "the only one" in text
     assert str(plain_repository.root.parent) not in text
     assert "not on the Hub: " in text
     assert "million parameters, F32" in text
@@ -218,4 +219,24 @@ def test_the_perplexity_that_a_commit_measured_is_told(plain_repository: Reposit
     assert "| Perplexity | 20.50 | 21.00 |" in model_card(plain_repository, commit.id, url="hf://ada/facts")
     of_another = {"before": side(20.5, "1" * 64), "after": side(21)}
     plain_repository.put_evaluation(state, commit.id, "commit", commit.id, of_another)
-    assert "| Perplexity | – | 21.00 |" in model_card(plain_repository, commit.id, url="hf://ada/facts")
+    assert "| Perplexity |" not in model_card(plain_repository, commit.id, url="hf://ada/facts")
+
+
+def test_before_and_after_are_of_the_same_facts(plain_repository: Repository) -> None:
+    """A fact that came from elsewhere has the scores of the commit that once measured it."""
+    facts = [synthetic.fact(n) for n in range(3)]
+    commit = synthetic.record(plain_repository, facts, message="three")
+    state = plain_repository.state_id(plain_repository.state(commit.id))
+
+    def side(**scores: float) -> dict[str, JsonValue]:
+        named = {fact.id: {"ES": scores[name]} for name, fact in zip("abc", facts, strict=True) if name in scores}
+        return {"facts": named, "total": {}, "perplexity": None, "probe": "0" * 64}
+
+    measured = {"before": side(a=0.0), "after": side(a=1.0, b=0.0)}
+    plain_repository.put_evaluation(state, commit.id, "commit", commit.id, measured)
+    text = model_card(plain_repository, commit.id, url="hf://ada/facts")
+    assert "| ES (new answer preferred), measured on 1 of 3 facts | 0.00 | 1.00 |" in text
+    revert(plain_repository, ["HEAD"])
+    again = synthetic.record(plain_repository, facts[:1], message="the same fact, from elsewhere")
+    text = model_card(plain_repository, again.id, url="hf://ada/facts")
+    assert "| ES (new answer preferred) | 0.00 | 1.00 |" in text

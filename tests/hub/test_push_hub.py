@@ -153,13 +153,26 @@ def test_a_tag_that_a_kill_prevented_is_made_by_the_next_push(client: Loopback, 
     assert here.resolve("v1") == tip(here)
 
 
-def test_who_may_see_a_repository_that_is_there_is_not_changed(client: Loopback, here: Repository) -> None:
+def test_nothing_is_sent_to_a_repository_that_others_may_see_than_asked(client: Loopback, here: Repository) -> None:
+    before = refs(client)
     client.repos[NAME].private = True
-    (note,) = push(here, "hub", adapter=False, options=PushOptions(visibility="public")).notes
-    assert "stays private" in note
-    assert client.repos[NAME].private
-    edited(here, 2)
-    assert push(here, "hub", adapter=False, options=PushOptions(visibility="private")).notes == ()
+    with pytest.raises(RemoteError, match="is private, and --public is only for"):
+        push(here, "hub", adapter=False, options=PushOptions(visibility="public"))
+    client.repos[NAME].private = False
+    for dry_run in (True, False):
+        with pytest.raises(RemoteError, match="is public, and --private is only for"):
+            push(here, "hub", adapter=False, options=PushOptions(visibility="private"), dry_run=dry_run)
+    assert refs(client) == before
+    assert push(here, "hub", adapter=False, options=PushOptions(visibility="public")).notes == ()
+
+
+def test_a_push_says_who_sees_what_it_made(client: Loopback, here: Repository) -> None:
+    for name, visibility in (("ada/open", "public"), ("ada/closed", "private")):
+        add_remote(here, name[4:], f"hf://{name}", directory=here.directory)
+        made = push(here, name[4:], adapter=False, options=PushOptions(visibility=visibility))  # type: ignore[arg-type]
+        assert made.notes == (f"made a {visibility} repository: {client.endpoint}/{name}",)
+        edited(here, len(name))
+        assert push(here, name[4:], adapter=False).notes == ()
 
 
 def test_a_push_says_how_much_goes(client: Loopback, here: Repository) -> None:

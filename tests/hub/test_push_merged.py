@@ -97,7 +97,7 @@ def test_a_hub_that_does_not_copy(client: Loopback, repository: Repository, tmp_
     client.faults.add(Fault("POST .*/lfs-files/duplicate", "status", 403, times=9))
     made = push_merged(repository, there(client))
     assert made.copied == {}
-    assert "did not copy" in made.notes[0]
+    assert any("did not copy" in note for note in made.notes)
     got = Path(snapshot_download(NAME, revision=made.revision, local_dir=tmp_path / "got"))
     assert same(got, checkout(repository, "HEAD", tmp_path / "second").directory)
 
