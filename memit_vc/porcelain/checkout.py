@@ -143,13 +143,16 @@ def verify(
         or name not in there
         or (there[name].dtype, there[name].shape) != (recorded[name].dtype, recorded[name].shape)
     )
-    dtypes = {(there[name].dtype, recorded[name].dtype) for name in names if name in there and name in recorded}
-    if foreign and all(found != base for found, base in dtypes):
-        raise VerificationError(
-            f"{directory}: its tensors are {min(found for found, _ in dtypes)}, the base's are "
-            f"{min(base for _, base in dtypes)}: only a model in the base's own dtype can be told by its hashes",
-            hint="`memitvc checkout`, or `memitvc export --merged` without --dtype, writes one.",
-        )
+    shapes = {name: tensor.shape for name, tensor in there.items()}
+    if foreign and shapes == {name: tensor.shape for name, tensor in recorded.items()}:
+        dtypes = {(there[name].dtype, recorded[name].dtype) for name in names}
+        if all(now != was for now, was in dtypes):
+            now, was = min(dtypes)
+            raise VerificationError(
+                f"{directory}: its tensors are {now}, the base's are {was}: only a model in the base's own dtype can "
+                "be told by its hashes",
+                hint="`memitvc checkout`, or `memitvc export --merged` without --dtype, writes one.",
+            )
     if foreign:
         are, first = ("is", "") if len(foreign) == 1 else ("are", " first")
         raise VerificationError(

@@ -22,6 +22,7 @@ from memit_vc.objects import ColumnId, Commit, CommitId
 from memit_vc.porcelain.base import checked_base
 from memit_vc.porcelain.checkout import checkout, state_hashes, verify
 from memit_vc.porcelain.commit import commit_facts
+from memit_vc.porcelain.export_merged import export_merged
 from memit_vc.porcelain.fsck import fsck
 from memit_vc.porcelain.models import load_model
 from memit_vc.porcelain.revert import revert
@@ -219,6 +220,14 @@ def test_verify_of_another_model(repository: Repository, tmp_path: Path) -> None
     other = make_place(tmp_path / "other", "phi", start=False).base
     with pytest.raises(VerificationError, match="no edit touches are not the base's"):
         verify(repository, other)
+
+
+def test_verify_of_another_dtype(repository: Repository, tmp_path: Path) -> None:
+    (dtype,) = {tensor.dtype for tensor in repository.base().tensors}
+    other = "float16" if dtype != "F16" else "float32"
+    export_merged(repository, "HEAD", tmp_path / "other", dtype=other)
+    with pytest.raises(VerificationError, match=f"the base's are {dtype}"):
+        verify(repository, tmp_path / "other")
 
 
 def test_the_same_facts_on_the_same_state_are_the_same_patch(repository: Repository) -> None:
