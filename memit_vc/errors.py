@@ -40,10 +40,8 @@ class MemitVCError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
-
-    def __str__(self) -> str:
-        """With the hint, for who calls the library: a traceback shows this."""
-        return self.message if self.hint is None else f"{self.message}\n{self.hint}"
+        if hint is not None:  # PEP 678: a traceback shows it, to who calls the library
+            self.__notes__ = [f"hint: {hint}"]
 
 
 class UsageError(MemitVCError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -422,3 +424,13 @@ def test_a_read_only_repository_can_be_read(open_path: Path) -> None:
     finally:
         for directory in (root, *(p for p in root.rglob("*") if p.is_dir())):
             directory.chmod(0o755)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tracebacks have no notes before")
+def test_a_traceback_says_what_to_do() -> None:
+    error = RevisionError("no such thing", hint="try another")
+    assert str(error) == "no such thing"
+    assert traceback.format_exception(error)[-2:] == [
+        "memit_vc.errors.RevisionError: no such thing\n",
+        "hint: try another\n",
+    ]

@@ -135,7 +135,7 @@ def test_a_near_subject_is_suggested(subject: str, found: str) -> None:
 def test_problems_are_reported_together() -> None:
     records = [GOOD, {**GOOD, "subject": "Paris"}, *({"prompt": "x"} for _ in range(7))]
     error = refusal(*records)
-    assert error.message.splitlines() == [
+    assert str(error).splitlines() == [
         "edits.json: 8 records are wrong:",
         "  record 2: \"subject\" 'Paris' is not in the prompt 'Rome is in'",
         *(f'  record {n}: "target_new" is missing' for n in (3, 4, 5, 6)),
