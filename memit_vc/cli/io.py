@@ -176,7 +176,7 @@ class Verb(click.Command):
         first: dict[str, click.Parameter] = {}
         for parameter in given:
             other = first.setdefault(parameter.name or "", parameter)
-            if other is not parameter:
+            if other is not parameter and not ctx.resilient_parsing:  # as it is while a shell completes the line
                 raise click.UsageError(f"{other.opts[0]} and {parameter.opts[0]} do not go together", ctx)
         return super().parse_args(ctx, args)
 
