@@ -30,8 +30,8 @@ import torch
 from safetensors import safe_open
 
 from benchmarks.report import machine
-from memit_vc.numerics.grid import snap
-from memit_vc.numerics.patchfile import LowRank
+from memit_vc.numerics.exact.grid import snap
+from memit_vc.numerics.exact.patchfile import LowRank
 from memit_vc.objects import Commit, Fact, PatchColumn, canonical_json
 from memit_vc.porcelain.cache import user_cache
 from memit_vc.porcelain.demo_model import demo_model
@@ -128,7 +128,7 @@ def hashes(repository: Path, name: str) -> dict[str, str]:
 
 def dense_spectrum(repository: Repository, name: str) -> torch.Tensor:
     """Singular values of the dense delta of a tensor, by another way than `diff --weights` takes."""
-    from memit_vc.numerics.materialise import delta, state_terms
+    from memit_vc.numerics.exact.materialise import delta, state_terms
 
     weight = next(weight for weight in repository.weights() if weight.name == name)
     columns = repository.state(repository.head().commit)

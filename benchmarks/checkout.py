@@ -42,7 +42,7 @@ def make(root: Path, gigabytes: float) -> dict[str, Any]:
     """The checkpoint, and the editable weights as a history would know them."""
     import torch
 
-    from memit_vc.numerics.grid import quantum
+    from memit_vc.numerics.exact.grid import quantum
     from memit_vc.objects import EditableWeight
     from memit_vc.store.safetensors_file import parse_header, write_header
 
@@ -99,8 +99,8 @@ def write_patches(root: Path, name: str, seed: int, columns: int) -> dict[str, A
     """A state of random factors, RANK columns at most in each patch, as a repository would keep them."""
     import torch
 
-    from memit_vc.numerics.grid import snap
-    from memit_vc.numerics.patchfile import LowRank, encode_patch
+    from memit_vc.numerics.exact.grid import snap
+    from memit_vc.numerics.exact.patchfile import LowRank, encode_patch
     from memit_vc.objects import BaseId, FactId, PatchColumn, PatchHeader, WeightForm
 
     weights = editable(root)
@@ -127,8 +127,8 @@ def write_patches(root: Path, name: str, seed: int, columns: int) -> dict[str, A
 
 def check_out(root: Path, name: str, seed: int) -> dict[str, Any]:
     """The state of `write_patches`, with the cache that a repository would give it."""
-    from memit_vc.numerics.checkout import checkout
-    from memit_vc.numerics.update import StateTerms
+    from memit_vc.numerics.exact.update import StateTerms
+    from memit_vc.numerics.output.checkout import checkout
     from memit_vc.objects import PatchId, StateId
 
     weights, patches = editable(root), root / "patches" / name
@@ -162,7 +162,7 @@ def busy_seconds() -> float:
 
 
 def split(root: Path) -> dict[str, Any]:
-    from memit_vc.numerics.checkout import prepare_base
+    from memit_vc.numerics.output.checkout import prepare_base
     from memit_vc.store.checkpoint import Checkpoint
 
     began = time.perf_counter()

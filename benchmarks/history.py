@@ -11,10 +11,10 @@ from torch import Tensor
 from benchmarks.places import Options
 from benchmarks.real import Lab, chunks, enough, lab, settings
 from benchmarks.report import Report, Row
-from memit_vc.numerics.engine import Context, compute_edit
-from memit_vc.numerics.insert import LayerUpdate
-from memit_vc.numerics.masters import swapped
-from memit_vc.numerics.templates import parse_templates
+from memit_vc.numerics.edit.engine import Context, compute_edit
+from memit_vc.numerics.edit.insert import LayerUpdate
+from memit_vc.numerics.forward.templates import parse_templates
+from memit_vc.numerics.model.masters import swapped
 from memit_vc.objects import Fact
 from memit_vc.porcelain.blame import blame
 from memit_vc.porcelain.resolve import resolve_revert, resolve_squash

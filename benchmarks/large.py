@@ -18,13 +18,13 @@ from benchmarks.facts import some_facts
 from benchmarks.places import Options
 from benchmarks.report import Report, Row
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.engine import search_targets
-from memit_vc.numerics.grid import quantum, snap
-from memit_vc.numerics.materialise import Term, materialise
-from memit_vc.numerics.materialise_near import gives_the_cpus_bytes
-from memit_vc.numerics.patchfile import LowRank
-from memit_vc.numerics.templates import parse_templates, sample_templates
+from memit_vc.numerics.edit.engine import search_targets
+from memit_vc.numerics.exact.grid import quantum, snap
+from memit_vc.numerics.exact.materialise import Term, materialise
+from memit_vc.numerics.exact.materialise_near import gives_the_cpus_bytes
+from memit_vc.numerics.exact.patchfile import LowRank
+from memit_vc.numerics.forward.templates import parse_templates, sample_templates
+from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.objects import EditableWeight, Fact
 
 __all__ = ["run"]

@@ -7,9 +7,9 @@ import time
 from benchmarks import reference
 from benchmarks.places import Options, place
 from benchmarks.report import Report, Row
-from memit_vc.numerics.corpus import open_corpus
-from memit_vc.numerics.moments import collect
-from memit_vc.numerics.token_batches import token_batches
+from memit_vc.numerics.statistics.corpus import open_corpus
+from memit_vc.numerics.statistics.moments import collect
+from memit_vc.numerics.statistics.token_batches import token_batches
 
 __all__ = ["run"]
 

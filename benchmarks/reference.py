@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.adapter import ModelAdapter
+from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.objects import Fact
 from tests.oracle import Request, Setting
 from tests.oracle.oracle import head, located, teacher_forced

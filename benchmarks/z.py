@@ -13,11 +13,11 @@ from benchmarks.facts import some_facts
 from benchmarks.places import Options, Place, place
 from benchmarks.report import Report, Row
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.engine import search_targets
-from memit_vc.numerics.insert import insert
-from memit_vc.numerics.masters import swapped
-from memit_vc.numerics.scores import score, total
-from memit_vc.numerics.templates import parse_templates
+from memit_vc.numerics.edit.engine import search_targets
+from memit_vc.numerics.edit.insert import insert
+from memit_vc.numerics.forward.templates import parse_templates
+from memit_vc.numerics.model.masters import swapped
+from memit_vc.numerics.scores.scores import score, total
 from memit_vc.objects import Fact
 from memit_vc.porcelain.statistics import prepare_statistics
 from memit_vc.porcelain.templates import context_templates

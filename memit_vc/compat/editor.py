@@ -15,7 +15,7 @@ from memit_vc.compat.records import Request, facts_of, prepare_requests
 from memit_vc.compat.session import MemorySession, Session
 from memit_vc.errors import UsageError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.modes import outside_inference_mode
+from memit_vc.numerics.model.modes import outside_inference_mode
 from memit_vc.objects import Fact
 from memit_vc.progress import Progress, silent
 

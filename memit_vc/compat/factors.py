@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from memit_vc.errors import EngineError, StorageError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.corpus import open_corpus
-from memit_vc.numerics.factors import Factor, factorise
-from memit_vc.numerics.import_npz import Asked, find_statistics, read_statistics
-from memit_vc.numerics.moments import collect
-from memit_vc.numerics.statistics_cache import StatisticsCache, StatisticsKey
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
+from memit_vc.numerics.statistics.corpus import open_corpus
+from memit_vc.numerics.statistics.factors import Factor, factorise
+from memit_vc.numerics.statistics.import_npz import Asked, find_statistics, read_statistics
+from memit_vc.numerics.statistics.moments import collect
 from memit_vc.objects.ids import JsonValue, canonical_json, digest
 from memit_vc.porcelain.cache import user_cache
 from memit_vc.porcelain.statistics import DEFAULT_CORPUS, TOKENS_PER_INPUT

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from memit_vc.numerics.adapter import ModelAdapter
+    from memit_vc.numerics.model.adapter import ModelAdapter
 
 __all__ = ["entropy", "ngram_entropy"]
 
@@ -28,7 +28,7 @@ def ngram_entropy(adapter: ModelAdapter, prompts: Sequence[str], *, seed: int, t
     import torch
     from transformers import LogitsProcessorList
 
-    from memit_vc.numerics.replay import evaluating
+    from memit_vc.numerics.forward.replay import evaluating
 
     generator = torch.Generator().manual_seed(seed)
 

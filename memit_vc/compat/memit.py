@@ -17,10 +17,10 @@ from memit_vc.compat.records import facts_of
 from memit_vc.compat.targets import TargetCache
 from memit_vc.errors import UsageError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.engine import Context, Edit, compute_edit
-from memit_vc.numerics.modes import outside_inference_mode
-from memit_vc.numerics.templates import PREFIXES, parse_templates, sample_templates
+from memit_vc.numerics.edit.engine import Context, Edit, compute_edit
+from memit_vc.numerics.forward.templates import PREFIXES, parse_templates, sample_templates
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.model.modes import outside_inference_mode
 from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from memit_vc.errors import UsageError
 from memit_vc.hparams import MEMITHyperParams
 
 if TYPE_CHECKING:
-    from memit_vc.numerics.adapter import ModelAdapter
-    from memit_vc.numerics.likelihood import Continued
+    from memit_vc.numerics.model.adapter import ModelAdapter
+    from memit_vc.numerics.scores.likelihood import Continued
 
 __all__ = ["Measurement", "compare"]
 
@@ -46,7 +46,7 @@ class Measurement:
         """One dict per request, with the weights that the model now holds: rewrite_acc, rephrase_acc, locality
         {`<name>_output`}, portability {`<name>_acc`}, fluency, metric_meta.
         """
-        from memit_vc.numerics.likelihood import continuations
+        from memit_vc.numerics.scores.likelihood import continuations
 
         if getattr(hparams, "evaluation_type", None) not in (None, "traditional"):
             raise UsageError(

@@ -9,8 +9,8 @@ from typing import Any
 
 from memit_vc.errors import UnsupportedModelError, UsageError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.architecture import named_architecture, refuse_experts
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.model.architecture import named_architecture, refuse_experts
 
 __all__ = ["adapter_for", "load", "second_model"]
 

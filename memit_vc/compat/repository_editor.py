@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from memit_vc.compat.models import adapter_for, second_model
 from memit_vc.errors import UsageError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.adapter import ModelAdapter
+from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.objects import ColumnId, Fact
 from memit_vc.porcelain.commit import commit_facts
 from memit_vc.porcelain.models import LoadedModel, load_model

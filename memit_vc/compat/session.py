@@ -11,11 +11,11 @@ from memit_vc.compat.factors import FactorSource
 from memit_vc.compat.memit import add_deltas, deltas_of, templates_for
 from memit_vc.compat.models import adapter_for, second_model
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.checkpoint_tensors import tensor_digest
-from memit_vc.numerics.engine import Context, compute_edit
-from memit_vc.numerics.insert import LayerUpdate
-from memit_vc.numerics.templates import parse_templates
+from memit_vc.numerics.edit.engine import Context, compute_edit
+from memit_vc.numerics.edit.insert import LayerUpdate
+from memit_vc.numerics.forward.templates import parse_templates
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.model.checkpoint_tensors import tensor_digest
 from memit_vc.objects import Fact
 from memit_vc.progress import Progress, silent
 

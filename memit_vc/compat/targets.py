@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 
 from memit_vc.errors import EngineError, StorageError, UsageError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.engine import FoundTarget
+from memit_vc.numerics.edit.engine import FoundTarget
 
 __all__ = ["TargetCache"]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
-from memit_vc.numerics import moments_team, targets_team
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.distributed import LeftError, Message, Team
-from memit_vc.numerics.moments import key_pieces
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.model.distributed import LeftError, Message, Team
+from memit_vc.numerics.search import targets_team
+from memit_vc.numerics.statistics import moments_team
+from memit_vc.numerics.statistics.moments import key_pieces
 
 __all__ = ["opening", "serve", "stopping"]
 

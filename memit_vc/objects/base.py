@@ -28,7 +28,7 @@ class EditableWeight:
 
     `name` is the tensor's name in the checkpoint (the physical tensor where weights are tied), `parameter` its name in
     the loaded transformers model. `orientation` is out_in for Linear ([d_out, d_in] as stored), in_out for Conv1D.
-    `quantum` is the exponent of the grid (`numerics/grid.py`).
+    `quantum` is the exponent of the grid (`numerics/exact/grid.py`).
     """
 
     name: str

@@ -29,7 +29,7 @@ class WeightForm:
     low_rank: tensors `<weight>.left` F32 [d_out, n] and `<weight>.right` F32 [n, d_in];
     joint: the same two tensors with `rank` columns in the place of n, which belong to all facts together;
     dense: `<weight>.dense` F32 [d_out, d_in]. All for y = W x, whatever the module's own orientation.
-    `quantum` is the exponent e of the grid 2^e on which every product and sum lies (`numerics/grid.py`).
+    `quantum` is the exponent e of the grid 2^e on which every product and sum lies (`numerics/exact/grid.py`).
     """
 
     form: Literal["low_rank", "joint", "dense"]

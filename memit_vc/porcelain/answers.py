@@ -23,7 +23,7 @@ def answers(
     progress: Progress = silent,
 ) -> list[list[str]]:
     """For each prompt, the greedy continuation at each revision."""
-    from memit_vc.numerics.likelihood import greedy
+    from memit_vc.numerics.scores.likelihood import greedy
     from memit_vc.porcelain.models import load_model
 
     states = [repository.state(repository.resolve(revision)) for revision in revisions]

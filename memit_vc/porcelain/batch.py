@@ -31,8 +31,8 @@ from memit_vc.repository import NewPatch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from memit_vc.numerics.insert import LayerUpdate
-    from memit_vc.numerics.patchfile import PatchTensors
+    from memit_vc.numerics.edit.insert import LayerUpdate
+    from memit_vc.numerics.exact.patchfile import PatchTensors
     from memit_vc.porcelain.models import LoadedModel
 
 __all__ = ["Batch", "compute_batch"]
@@ -102,12 +102,12 @@ def compute_batch(
     `statistics` are taken as they are where given, else `corpus` and `tokens` say which. With `search_again` no z that
     was found before is used, and none is kept.
     """
-    from memit_vc.numerics.engine import compute_edit
-    from memit_vc.numerics.grid import check_bound
-    from memit_vc.numerics.lengths import check_lengths
-    from memit_vc.numerics.masters import swapped
-    from memit_vc.numerics.materialise import survived
-    from memit_vc.numerics.tokens import Template
+    from memit_vc.numerics.edit.engine import compute_edit
+    from memit_vc.numerics.exact.grid import check_bound
+    from memit_vc.numerics.exact.materialise import survived
+    from memit_vc.numerics.forward.lengths import check_lengths
+    from memit_vc.numerics.forward.tokens import Template
+    from memit_vc.numerics.model.masters import swapped
 
     loaded = loaded.named_by(hparams)
     repository, adapter = loaded.repository, loaded.adapter
@@ -126,7 +126,7 @@ def compute_batch(
     if scores:
         with clock.stage("scores"), swapped(adapter, context.weights):
             before = measure(repository, adapter, facts, state_id, probe, progress=progress, stage="scores before")
-    from memit_vc.numerics.templates import parse_templates
+    from memit_vc.numerics.forward.templates import parse_templates
 
     cache = None if search_again else known_targets(loaded, facts, state_id, hparams, texts)
     with clock.stage("edit"):
@@ -189,9 +189,9 @@ def _patch(
     provenance: bytes,
 ) -> tuple[NewPatch, tuple[bytes, ...], PatchTensors]:
     """Snap the updates onto the grid and pack them; above the break-even rank, dense."""
-    from memit_vc.numerics.constraints import encode_constraints
-    from memit_vc.numerics.grid import break_even, snap, snap_dense
-    from memit_vc.numerics.patchfile import Dense, LowRank
+    from memit_vc.numerics.exact.constraints import encode_constraints
+    from memit_vc.numerics.exact.grid import break_even, snap, snap_dense
+    from memit_vc.numerics.exact.patchfile import Dense, LowRank
 
     tensors: dict[str, LowRank | Dense] = {}
     for layer, update in updates.items():

@@ -84,7 +84,7 @@ def behaviour(
     progress: Progress = silent,
 ) -> Behaviour:
     """Ask the model at both commits. It is loaded once, the states are swapped in memory."""
-    from memit_vc.numerics.likelihood import continuations, greedy
+    from memit_vc.numerics.scores.likelihood import continuations, greedy
     from memit_vc.porcelain.models import load_model
 
     questions = [*_probes(diff(repository, older, newer)), *(_Question("given", prompt) for prompt in prompts)]

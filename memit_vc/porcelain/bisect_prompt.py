@@ -107,7 +107,7 @@ class _Asked:
         self.known: dict[StateId, bool] = {}
 
     def says(self, columns: frozenset[ColumnId]) -> bool:
-        from memit_vc.numerics.likelihood import continuations
+        from memit_vc.numerics.scores.likelihood import continuations
 
         repository = self._loaded.repository
         state = repository.state_id(columns)

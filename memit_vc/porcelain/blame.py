@@ -81,7 +81,7 @@ def blame(
     is left out in turn, and the log-probability of the answer (the model's present one, unless given) is measured.
     MemitVCError where nothing is live.
     """
-    from memit_vc.numerics.influence import keys_at, output_norm
+    from memit_vc.numerics.scores.influence import keys_at, output_norm
     from memit_vc.porcelain.models import load_model
 
     commit = repository.resolve(revision)
@@ -136,7 +136,7 @@ class _Probe:
     def __init__(
         self, loaded: LoadedModel, prompt: str, answer: str | None, state: Collection[ColumnId], new_tokens: int = 4
     ) -> None:
-        from memit_vc.numerics.likelihood import greedy
+        from memit_vc.numerics.scores.likelihood import greedy
 
         self._loaded, self._prompt = loaded, prompt
         if answer is None:
@@ -149,7 +149,7 @@ class _Probe:
         self.answer = answer
 
     def log_probability(self, state: Collection[ColumnId]) -> float:
-        from memit_vc.numerics.likelihood import continuations
+        from memit_vc.numerics.scores.likelihood import continuations
 
         with self._loaded.state(state) as adapter:
             found = continuations(adapter, [(self._prompt, self.answer)])[0]
@@ -192,8 +192,8 @@ def _ranked(
     keys: Mapping[int, Tensor],
     norms: Mapping[int, float],
 ) -> tuple[Blamed, ...]:
-    from memit_vc.numerics.influence import shift_norms
-    from memit_vc.numerics.patchfile import read_weight
+    from memit_vc.numerics.exact.patchfile import read_weight
+    from memit_vc.numerics.scores.influence import shift_norms
 
     repository = loaded.repository
     label = {column: index for index, (_, _, columns) in enumerate(groups) for column in columns}

@@ -17,7 +17,7 @@ from memit_vc.progress import Progress, count, silent
 from memit_vc.store.checkpoint import RECORD_FILE
 
 if TYPE_CHECKING:
-    from memit_vc.numerics.checkout import CheckoutResult
+    from memit_vc.numerics.output.checkout import CheckoutResult
     from memit_vc.repository import Repository
 
 __all__ = ["Checked", "Verified", "checkout", "hot_weights", "state_hashes", "verify"]
@@ -64,9 +64,9 @@ def checkout(
 
     UsageError where `out` holds something else than an earlier checkout.
     """
-    from memit_vc.numerics.checkout import CACHE_LIMIT
-    from memit_vc.numerics.checkout import checkout as write
-    from memit_vc.numerics.update import StateTerms
+    from memit_vc.numerics.exact.update import StateTerms
+    from memit_vc.numerics.output.checkout import CACHE_LIMIT
+    from memit_vc.numerics.output.checkout import checkout as write
 
     commit = repository.resolve(revision)
     columns = repository.state(commit)
@@ -113,7 +113,7 @@ def hot_weights(repository: Repository) -> list[EditableWeight]:
 
 def _hot_of(repository: Repository, out: Path, columns: frozenset[ColumnId]) -> list[EditableWeight] | None:
     """The weights of the hot shard that a checkout has, where they are enough for a state; None where nobody knows."""
-    from memit_vc.numerics.checkout import base_of
+    from memit_vc.numerics.output.checkout import base_of
 
     names = base_of(out, repository.root / "base")
     if names is None or not repository.bounds(columns).keys() <= names:
@@ -230,8 +230,8 @@ def _hashes(repository: Repository, commit: CommitId, state: StateId) -> Mapping
 
 def state_hashes(repository: Repository, columns: frozenset[ColumnId]) -> dict[str, str]:
     """SHA-256 of the bytes of each tensor that a state touches, as `checkout` would write them."""
-    from memit_vc.numerics.checkpoint_tensors import read_tensor, tensor_digest
-    from memit_vc.numerics.materialise import materialise, state_terms
+    from memit_vc.numerics.exact.materialise import materialise, state_terms
+    from memit_vc.numerics.model.checkpoint_tensors import read_tensor, tensor_digest
 
     checkpoint = checked_base(repository)
     selection = repository.selection(columns)

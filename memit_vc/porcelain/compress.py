@@ -33,7 +33,7 @@ from memit_vc.repository import Repository
 from memit_vc.vcs.exact import check_bound
 
 if TYPE_CHECKING:
-    from memit_vc.numerics.compress import Compressed
+    from memit_vc.numerics.exact.compress import Compressed
 
 __all__ = ["CompressResult", "compress"]
 
@@ -139,8 +139,8 @@ def _within(
     repository: Repository, state: Collection[ColumnId], tolerance: float, progress: Progress
 ) -> dict[str, Compressed]:
     """The compressed update of each weight that the state changes; errors as for `compress`."""
-    from memit_vc.numerics.compress import compress as fewer
-    from memit_vc.numerics.materialise import state_terms
+    from memit_vc.numerics.exact.compress import compress as fewer
+    from memit_vc.numerics.exact.materialise import state_terms
 
     selection, touched = repository.selection(state), repository.bounds(state)
     weights = [weight for weight in repository.weights() if weight.name in touched]
@@ -170,7 +170,7 @@ def _constraints(
     """The live facts in the order of the new patch, and their constraints in that order: None where some are not here,
     or are of different layers.
     """
-    from memit_vc.numerics.factor_arrays import encode_constraints, read_constraints
+    from memit_vc.numerics.exact.factor_arrays import encode_constraints, read_constraints
 
     positions: dict[PatchId, dict[FactId, int]] = {}
     for source in live_sources(repository, state):

@@ -67,7 +67,7 @@ def live_constraints(
     """K and B of the live facts of a state, in one order for all layers. EngineError where a blob is not here."""
     import torch
 
-    from memit_vc.numerics.constraints import read_constraints
+    from memit_vc.numerics.exact.constraints import read_constraints
 
     sources = live_sources(repository, columns)
     keys: dict[int, list[Tensor]] = {layer: [] for layer in layers}

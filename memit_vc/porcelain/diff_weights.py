@@ -16,7 +16,7 @@ from memit_vc.repository import Repository
 from memit_vc.store.files import write_atomic
 
 if TYPE_CHECKING:
-    from memit_vc.numerics.factor_arrays import Arrays, Factors, Floats
+    from memit_vc.numerics.exact.factor_arrays import Arrays, Factors, Floats
 
 __all__ = ["TensorChange", "WeightsDiff", "diff_weights"]
 
@@ -73,7 +73,7 @@ class WeightsDiff:
 
 def diff_weights(repository: Repository, older: CommitId, newer: CommitId) -> WeightsDiff:
     """Every tensor whose delta differs between two commits. Columns that both have cancel exactly and are not read."""
-    from memit_vc.numerics.weights_diff import spectrum
+    from memit_vc.numerics.exact.weights_diff import spectrum
 
     before, after = repository.state(older), repository.state(newer)
     plus, minus = _Side(repository, after - before), _Side(repository, before - after)
@@ -97,14 +97,14 @@ class _Side:
     """The columns that only one of the two states has; each patch is read once."""
 
     def __init__(self, repository: Repository, columns: Collection[ColumnId]) -> None:
-        from memit_vc.numerics.factor_arrays import read_arrays
+        from memit_vc.numerics.exact.factor_arrays import read_arrays
 
         self._selection: Mapping[PatchId, tuple[int, ...]] = repository.selection(columns)
         self._arrays: dict[PatchId, Arrays] = {p: read_arrays(repository.patch_path(p)) for p in self._selection}
         self.touched = repository.bounds(columns).keys()
 
     def terms(self, weight: str) -> list[Factors | Floats]:
-        from memit_vc.numerics.factor_arrays import Factors
+        from memit_vc.numerics.exact.factor_arrays import Factors
 
         found: list[Factors | Floats] = []
         for patch, positions in self._selection.items():
@@ -119,7 +119,7 @@ class _Side:
 
 def _base_norms(repository: Repository, weights: Collection[EditableWeight]) -> tuple[dict[str, float], str | None]:
     """Frobenius norms of base tensors, remembered by their hash in `cache/base-norms.json`."""
-    from memit_vc.numerics.weights_diff import sum_of_squares
+    from memit_vc.numerics.exact.weights_diff import sum_of_squares
     from memit_vc.porcelain.base import checked_base
 
     path = repository.root / "cache" / "base-norms.json"

@@ -16,7 +16,7 @@ from memit_vc.store.files import write_atomic
 from memit_vc.vcs.revisions import split_range
 
 if TYPE_CHECKING:
-    from memit_vc.numerics.materialise import Term
+    from memit_vc.numerics.exact.materialise import Term
     from memit_vc.repository import Repository
 
 __all__ = ["AdapterExport", "adapter_files", "export_adapter"]
@@ -63,8 +63,8 @@ def adapter_files(
     repository: Repository, revision: str, *, max_rank: int | None = None, progress: Progress = silent
 ) -> tuple[AdapterExport, dict[str, bytes]]:
     """The files' names and bytes, for whoever puts them elsewhere than in a directory."""
-    from memit_vc.numerics.lora import CONFIG_FILE, WEIGHTS_FILE, adapter_config, adapter_weights, lora_layer
-    from memit_vc.numerics.materialise import state_terms
+    from memit_vc.numerics.exact.materialise import state_terms
+    from memit_vc.numerics.output.lora import CONFIG_FILE, WEIGHTS_FILE, adapter_config, adapter_weights, lora_layer
 
     if max_rank is not None and max_rank < 1:
         raise UsageError(f"--max-rank is {max_rank}", hint="A rank is at least 1.")

@@ -48,8 +48,8 @@ def export_merged(
     `dtype` is float32, bfloat16 or float16; None keeps the checkpoint's own, and the weights are those of `checkout`
     bit for bit. UsageError where `out` is not empty; errors of `write_merged`.
     """
-    from memit_vc.numerics.materialise import state_terms
-    from memit_vc.numerics.merged import write_merged
+    from memit_vc.numerics.exact.materialise import state_terms
+    from memit_vc.numerics.output.merged import write_merged
 
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype!r} is not known", hint=f"One of {', '.join(DTYPES)}.")

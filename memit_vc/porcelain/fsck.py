@@ -29,7 +29,7 @@ def fsck(
     the shards that somebody wrote into since. `weights` also materialises every state whose tensors' hashes are
     recorded, for `verify` goes by them: that needs the base and takes as long as so many checkouts.
     """
-    from memit_vc.numerics.patchfile import check_patch
+    from memit_vc.numerics.exact.patchfile import check_patch
 
     problems = repository.fsck(full=full, check_patch=check_patch if full else None, progress=progress)
     problems += _shards(repository, full=full, progress=progress)
@@ -42,7 +42,7 @@ def fsck(
 
 def _constraints(repository: Repository, progress: Progress) -> Iterator[Problem]:
     """Constraints that have the bytes of their name and still cannot be solved with."""
-    from memit_vc.numerics.constraints import read_constraints
+    from memit_vc.numerics.exact.constraints import read_constraints
 
     recorded = repository.constraints_blobs()
     for number, (patch, blob) in enumerate(recorded.items(), 1):

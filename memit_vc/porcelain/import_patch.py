@@ -177,7 +177,7 @@ def _there(incoming: _Incoming, wanted: Collection[ColumnId], commit: Commit) ->
 
 def _checked(repository: Repository, bundle: Bundle, progress: Progress) -> tuple[_Incoming, set[str]]:
     """Every rule that the file must keep, blob by blob; also the names of the blobs that it may hold."""
-    from memit_vc.numerics.received import received_patch
+    from memit_vc.numerics.exact.received import received_patch
 
     manifest, where = bundle.manifest, bundle.path
     if manifest.base != repository.base_id:

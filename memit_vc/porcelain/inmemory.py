@@ -177,9 +177,9 @@ def _differing(
     """The state's id, and the parameters that do not hold its weights yet with the tensors that do."""
     import torch
 
-    from memit_vc.numerics.checkpoint_tensors import read_tensor
-    from memit_vc.numerics.materialise import state_terms
-    from memit_vc.numerics.stateweight import state_weight
+    from memit_vc.numerics.exact.materialise import state_terms
+    from memit_vc.numerics.exact.stateweight import state_weight
+    from memit_vc.numerics.model.checkpoint_tensors import read_tensor
 
     checkpoint = checkpoint or checked_base(repository)
     columns = repository.state(commit)
@@ -228,7 +228,7 @@ def _check_base(repository: Repository, model: Any) -> None:
     """
     import torch
 
-    from memit_vc.numerics.checkpoint_tensors import read_tensor
+    from memit_vc.numerics.model.checkpoint_tensors import read_tensor
 
     checkpoint = checked_base(repository)
     found: Sequence[tuple[str, Any]] = [(n, p) for n, p in model.named_parameters() if p.dim() == 1]

@@ -11,7 +11,7 @@ from memit_vc.objects import CommitId, Fact, FactId, JsonValue, StateId, canonic
 from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from memit_vc.numerics.adapter import ModelAdapter
+    from memit_vc.numerics.model.adapter import ModelAdapter
     from memit_vc.repository import Repository
 
 __all__ = ["HEALTH_TOKENS", "Measured", "Probe", "measure", "measure_base"]
@@ -78,8 +78,8 @@ def measure(
 
     What was measured on this state before is read from the repository. `probe` None leaves the perplexity out.
     """
-    from memit_vc.numerics.likelihood import perplexity
-    from memit_vc.numerics.scores import score, total
+    from memit_vc.numerics.scores.likelihood import perplexity
+    from memit_vc.numerics.scores.scores import score, total
 
     known = repository.evaluations(state, "fact")
     per_fact: dict[FactId, Mapping[str, float | None]] = {}
@@ -113,13 +113,13 @@ def measure_base(repository: Repository, adapter: ModelAdapter) -> None:
 
 
 def _held_out() -> list[str]:
-    from memit_vc.numerics.corpus import held_out_documentation
+    from memit_vc.numerics.statistics.corpus import held_out_documentation
 
     return held_out_documentation()
 
 
 def _read(source: str) -> list[str]:
-    from memit_vc.numerics.corpus import open_corpus
+    from memit_vc.numerics.statistics.corpus import open_corpus
 
     try:
         corpus = open_corpus(source)

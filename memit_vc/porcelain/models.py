@@ -22,9 +22,9 @@ from memit_vc.store.checkpoint import Checkpoint
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from memit_vc.numerics.adapter import ModelAdapter
-    from memit_vc.numerics.engine import Context
-    from memit_vc.numerics.materialise import Term
+    from memit_vc.numerics.edit.engine import Context
+    from memit_vc.numerics.exact.materialise import Term
+    from memit_vc.numerics.model.adapter import ModelAdapter
     from memit_vc.repository import Repository
 
 __all__ = ["LoadedModel", "load_model", "open_adapter"]
@@ -48,9 +48,9 @@ def open_adapter(
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    from memit_vc.numerics.adapter import ModelAdapter
-    from memit_vc.numerics.architecture import architecture_for
-    from memit_vc.numerics.failures import memory_errors
+    from memit_vc.numerics.model.adapter import ModelAdapter
+    from memit_vc.numerics.model.architecture import architecture_for
+    from memit_vc.numerics.model.failures import memory_errors
 
     logging.disable_progress_bar()
     dtypes = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -96,7 +96,7 @@ class LoadedModel:
 
     def named_by(self, hparams: MEMITHyperParams) -> LoadedModel:
         """The same model, its parts those that `hparams` name. HparamsError where these edit another projection."""
-        from memit_vc.numerics.architecture import architecture_for
+        from memit_vc.numerics.model.architecture import architecture_for
 
         hparams.validate(n_layers=self.n_layers, modules=self.adapter.modules.keys())
         _check_names(hparams, self.weights)
@@ -107,7 +107,7 @@ class LoadedModel:
         return replace(self, adapter=replace(self.adapter, architecture=parts))
 
     def terms(self, columns: Collection[ColumnId], weight: EditableWeight) -> list[Term]:
-        from memit_vc.numerics.materialise import state_terms
+        from memit_vc.numerics.exact.materialise import state_terms
 
         selection = self.repository.selection(columns)
         return state_terms(self.repository.patch_path, selection, weight.name)
@@ -127,7 +127,7 @@ class LoadedModel:
 
     def with_terms(self, layer: int, terms: Sequence[Term]) -> Tensor:
         """The weight of a layer with these updates: storage dtype, as stored, on the CPU."""
-        from memit_vc.numerics.materialise_near import materialise_near
+        from memit_vc.numerics.exact.materialise_near import materialise_near
 
         near = self.adapter.weight(layer).device
         return materialise_near(self.base_weight(layer), terms, self.weights[layer], near)
@@ -139,7 +139,7 @@ class LoadedModel:
     @contextmanager
     def state(self, columns: Collection[ColumnId]) -> Iterator[ModelAdapter]:
         """The model with the weights of a state, for the length of a block."""
-        from memit_vc.numerics.masters import swapped
+        from memit_vc.numerics.model.masters import swapped
 
         with swapped(self.adapter, self.materialised(columns)):
             yield self.adapter
@@ -150,7 +150,7 @@ class LoadedModel:
 
     def context(self, columns: Collection[ColumnId], hparams: MEMITHyperParams) -> Context:
         """What a batch computed on this state needs: weights, D, and the live facts' keys."""
-        from memit_vc.numerics.engine import Context
+        from memit_vc.numerics.edit.engine import Context
         from memit_vc.porcelain.constraints import live_constraints
 
         if not columns:
@@ -177,7 +177,7 @@ class _Deltas(Mapping[int, "Tensor"]):
     weights: Mapping[int, EditableWeight]
 
     def __getitem__(self, layer: int) -> Tensor:
-        from memit_vc.numerics.materialise import delta
+        from memit_vc.numerics.exact.materialise import delta
 
         return delta(self.terms[layer], self.weights[layer])
 
@@ -190,8 +190,8 @@ class _Deltas(Mapping[int, "Tensor"]):
 
 def load_model(repository: Repository, *, device: str = "cpu", progress: Progress = silent) -> LoadedModel:
     """Load the repository's base, after checking that it is the recorded one."""
-    from memit_vc.numerics.distributed import present_team
     from memit_vc.numerics.helper import opening
+    from memit_vc.numerics.model.distributed import present_team
     from memit_vc.porcelain.base import checked_base
 
     checkpoint = checked_base(repository, progress=progress)

@@ -71,7 +71,7 @@ def overlaps(
     """
     import torch
 
-    from memit_vc.numerics.statistics_cache import StatisticsCache
+    from memit_vc.numerics.statistics.cache import StatisticsCache
     from memit_vc.porcelain.constraints import live_constraints
 
     hparams = read_hparams(repository)
@@ -100,7 +100,7 @@ def overlaps(
 
 def _statistics(repository: Repository, layers: Collection[int]) -> StatisticsId:
     """The newest statistics that cover the layers."""
-    from memit_vc.numerics.statistics_cache import StatisticsKey
+    from memit_vc.numerics.statistics.cache import StatisticsKey
 
     for identifier, record in reversed(repository.statistics().items()):
         if isinstance(record, dict) and set(layers) <= set(StatisticsKey.from_json(record).layers):

@@ -10,7 +10,7 @@ from memit_vc.repository import NewPatch, Repository
 from memit_vc.store.blobs import blob_id
 
 if TYPE_CHECKING:
-    from memit_vc.numerics.patchfile import PatchTensors
+    from memit_vc.numerics.exact.patchfile import PatchTensors
 
 __all__ = ["pack"]
 
@@ -29,7 +29,7 @@ def pack(
     `joint`: the columns of the tensors belong to all facts together, not one to each. EngineError for tensors off the
     grid.
     """
-    from memit_vc.numerics.patchfile import Dense, bounds, column_ids, encode_patch
+    from memit_vc.numerics.exact.patchfile import Dense, bounds, column_ids, encode_patch
 
     weights = {weight.name: weight for weight in repository.weights()}
     forms = {}

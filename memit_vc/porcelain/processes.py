@@ -13,7 +13,7 @@ from memit_vc.porcelain.models import open_adapter
 from memit_vc.store.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from memit_vc.numerics.adapter import ModelAdapter
+    from memit_vc.numerics.model.adapter import ModelAdapter
 
 __all__ = ["in_team", "leave"]
 
@@ -24,8 +24,8 @@ def in_team(lead: Callable[[], int], *, local_rank: int) -> int:
     `local_rank` is the process's number on its machine, and its GPU's where there are GPUs. EngineError where another
     process is gone.
     """
-    from memit_vc.numerics.distributed import joined
     from memit_vc.numerics.helper import serve, stopping
+    from memit_vc.numerics.model.distributed import joined
 
     def open_base(directory: str, dtype: str, device: str, hparams: str | None) -> ModelAdapter:
         own = f"cuda:{local_rank}" if device.startswith("cuda") else device
@@ -45,6 +45,6 @@ def in_team(lead: Callable[[], int], *, local_rank: int) -> int:
 
 def leave(code: int) -> NoReturn:
     """End this process of a launch with its exit code (`numerics.distributed.leave` says why not as usual)."""
-    from memit_vc.numerics import distributed
+    from memit_vc.numerics.model import distributed
 
     distributed.leave(code)

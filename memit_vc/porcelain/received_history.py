@@ -131,7 +131,7 @@ def _patches(
 ) -> list[NewPatch]:
     if not wanted:
         return []
-    from memit_vc.numerics.received import received_patch
+    from memit_vc.numerics.exact.received import received_patch
 
     weights = repository.weights()
     found = []

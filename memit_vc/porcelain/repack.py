@@ -13,7 +13,7 @@ from memit_vc.repository import NewPatch, Repository
 from memit_vc.store.blobs import blob_id
 
 if TYPE_CHECKING:
-    from memit_vc.numerics.factor_arrays import Arrays, Factors
+    from memit_vc.numerics.exact.factor_arrays import Arrays, Factors
 
 __all__ = ["Packed", "repack"]
 
@@ -98,7 +98,7 @@ class _Reader:
         return weights, None if blob is None else tuple(sorted(read_header(self.repository.blobs.path(blob)).tensors))
 
     def factors(self, patch: PatchId, weight: str) -> Factors:
-        from memit_vc.numerics.factor_arrays import Factors, read_arrays
+        from memit_vc.numerics.exact.factor_arrays import Factors, read_arrays
 
         if patch not in self._arrays:
             self._arrays[patch] = read_arrays(self.repository.patch_path(patch))
@@ -109,7 +109,7 @@ class _Reader:
 def _pack(repository: Repository, reader: _Reader, group: Sequence[_Place]) -> tuple[NewPatch, list[bytes]]:
     import numpy as np
 
-    from memit_vc.numerics.factor_arrays import (
+    from memit_vc.numerics.exact.factor_arrays import (
         Factors,
         column_bounds,
         column_ids,

@@ -15,7 +15,7 @@ from memit_vc.repository import NewPatch, Repository
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from memit_vc.numerics.patchfile import PatchTensors
+    from memit_vc.numerics.exact.patchfile import PatchTensors
     from memit_vc.porcelain.models import LoadedModel
 
 __all__ = ["Reproduced", "reproduce"]
@@ -51,7 +51,7 @@ def reproduce(
 
     Nothing is stored. MemitVCError for a commit that was not computed (a revert, a merge), or whose state is gone.
     """
-    from memit_vc.numerics.patchfile import read_patch
+    from memit_vc.numerics.exact.patchfile import read_patch
     from memit_vc.porcelain.models import load_model
 
     commit = repository.commit(repository.resolve(revision))
@@ -111,7 +111,7 @@ def _again(
 def _solved_again(
     loaded: LoadedModel, commit: Commit, old: NewPatch, recorded: Recorded, progress: Progress
 ) -> tuple[NewPatch, tuple[bytes, ...]]:
-    from memit_vc.numerics.constraints import read_constraints
+    from memit_vc.numerics.exact.constraints import read_constraints
     from memit_vc.porcelain.constraints import LiveConstraints, Source
     from memit_vc.porcelain.solver import Solver
 
@@ -163,8 +163,8 @@ def _same(before: PatchTensors, after: PatchTensors) -> bool:
 def _difference(before: PatchTensors, after: PatchTensors, name: str) -> float:
     import torch
 
-    from memit_vc.numerics.patchfile import Dense
-    from memit_vc.numerics.resolve import Factors, norm
+    from memit_vc.numerics.edit.resolve import Factors, norm
+    from memit_vc.numerics.exact.patchfile import Dense
 
     old, new = before[name], after[name]
     if isinstance(old, Dense) or isinstance(new, Dense):

@@ -18,7 +18,7 @@ from memit_vc.repository import Repository
 from memit_vc.store.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from memit_vc.numerics.adapter import ModelAdapter
+    from memit_vc.numerics.model.adapter import ModelAdapter
 
 __all__ = ["InitResult", "init"]
 
@@ -116,7 +116,7 @@ def _file(path: str | None) -> str | None:
 
 def _source(corpus: str | None) -> str | None:
     """A file as its absolute path; StorageError and UsageError for what `open_corpus` would not know later."""
-    from memit_vc.numerics.corpus import named_kind
+    from memit_vc.numerics.statistics.corpus import named_kind
 
     return _absolute(corpus) if corpus is not None and named_kind(corpus) == "file" else corpus
 
@@ -136,8 +136,8 @@ def _outline(path: Path, hparams: MEMITHyperParams | None) -> ModelAdapter:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from memit_vc.numerics.adapter import ModelAdapter
-    from memit_vc.numerics.architecture import architecture_for
+    from memit_vc.numerics.model.adapter import ModelAdapter
+    from memit_vc.numerics.model.architecture import architecture_for
 
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
@@ -172,8 +172,8 @@ def _editable(
 
     A weight without a grid (it holds NaN or infinity) is an error only in a layer that is `needed`.
     """
-    from memit_vc.numerics.checkpoint_tensors import read_tensor
-    from memit_vc.numerics.grid import quantum_of
+    from memit_vc.numerics.exact.grid import quantum_of
+    from memit_vc.numerics.model.checkpoint_tensors import read_tensor
 
     tensors = {t.name: t for t in manifest.tensors}
     weights: list[EditableWeight] = []

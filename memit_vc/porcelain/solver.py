@@ -25,7 +25,7 @@ from memit_vc.progress import Progress, silent
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from memit_vc.numerics.resolve import Factors
+    from memit_vc.numerics.edit.resolve import Factors
     from memit_vc.porcelain.models import LoadedModel
     from memit_vc.repository import NewPatch, Repository
 
@@ -70,7 +70,7 @@ class Solver:
 
     def change(self, state: Collection[ColumnId], *, out: Sequence[int], into: LiveConstraints) -> Solution:
         """Take the live facts number `out` (positions in `constraints(state)`) out of a state and put `into` in."""
-        from memit_vc.numerics.resolve import change, distance
+        from memit_vc.numerics.edit.resolve import change, distance
 
         present = self.constraints(state)
         leaving = present.select(out)
@@ -95,7 +95,7 @@ class Solver:
 
     def whole(self, constraints: LiveConstraints) -> Solution:
         """D(S) of all the given constraints."""
-        from memit_vc.numerics.resolve import whole
+        from memit_vc.numerics.edit.resolve import whole
 
         updates = {
             layer: whole(self.statistics.factor(layer), *self._pair(constraints, layer))
@@ -110,9 +110,9 @@ class Solver:
 
         `keep` are the columns that stay live beside it: EngineError where sums with them could round.
         """
-        from memit_vc.numerics.constraints import encode_constraints
-        from memit_vc.numerics.grid import check_bound
-        from memit_vc.numerics.resolve import snapped
+        from memit_vc.numerics.edit.resolve import snapped
+        from memit_vc.numerics.exact.constraints import encode_constraints
+        from memit_vc.numerics.exact.grid import check_bound
 
         loaded, repository = self.loaded, self.loaded.repository
         tensors, changes = {}, []
@@ -210,7 +210,7 @@ def _stored_z(repository: Repository, sources: Sequence[Source]) -> Tensor:
     """z [n, d_model] float32 of the sources, in their order."""
     import torch
 
-    from memit_vc.numerics.constraints import read_constraints
+    from memit_vc.numerics.exact.constraints import read_constraints
 
     blobs = {source.patch: repository.patch(source.patch).constraints for source in sources}
     z = {patch: read_constraints(repository.blobs.path(blob)).z for patch, blob in blobs.items() if blob is not None}

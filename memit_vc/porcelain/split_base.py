@@ -27,7 +27,7 @@ def split_base(
     `tell` hears what was found damaged, and that the base's directory is gone where the shards are still whole.
     BaseChangedError where the base is another one, or gone and not wholly here; otherwise as `prepare_base`.
     """
-    from memit_vc.numerics.checkout import prepare_base
+    from memit_vc.numerics.output.checkout import prepare_base
 
     into = repository.root / "base" / digest("hot", "\n".join(w.name for w in weights).encode())[:16]
     try:

@@ -15,9 +15,9 @@ from memit_vc.progress import Progress, silent
 from memit_vc.store.files import write_atomic
 
 if TYPE_CHECKING:
-    from memit_vc.numerics.factors import Factor
-    from memit_vc.numerics.moments import Moments
-    from memit_vc.numerics.statistics_cache import StatisticsCache, StatisticsKey
+    from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
+    from memit_vc.numerics.statistics.factors import Factor
+    from memit_vc.numerics.statistics.moments import Moments
     from memit_vc.porcelain.models import LoadedModel
     from memit_vc.repository import Repository
 
@@ -69,7 +69,7 @@ def prepare_statistics(
     `source` imports EasyEdit's or memit's files instead. With `choose` (and always for imported ones) later commits use
     these statistics unless told otherwise.
     """
-    from memit_vc.numerics.statistics_cache import StatisticsCache
+    from memit_vc.numerics.statistics.cache import StatisticsCache
 
     repository = loaded.repository
     cache = StatisticsCache(repository.root / "statistics")
@@ -102,7 +102,7 @@ def recorded_statistics(
     """The statistics that a commit was computed with, factored for λ and the layers of `hparams`; None where they are
     not here.
     """
-    from memit_vc.numerics.statistics_cache import StatisticsCache, StatisticsKey
+    from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
 
     record = repository.statistics().get(id)
     if not isinstance(record, Mapping):
@@ -166,10 +166,10 @@ def _computed(
     field: str | None,
     progress: Progress,
 ) -> tuple[StatisticsKey, bool]:
-    from memit_vc.numerics.corpus import open_corpus
-    from memit_vc.numerics.failures import memory_errors
-    from memit_vc.numerics.moments import collect
-    from memit_vc.numerics.statistics_cache import StatisticsKey
+    from memit_vc.numerics.model.failures import memory_errors
+    from memit_vc.numerics.statistics.cache import StatisticsKey
+    from memit_vc.numerics.statistics.corpus import open_corpus
+    from memit_vc.numerics.statistics.moments import collect
 
     repository, adapter = loaded.repository, loaded.adapter
     spec = corpus or repository.config.corpus or DEFAULT_CORPUS
@@ -220,8 +220,8 @@ class _Readable:
 
 
 def _imported(loaded: LoadedModel, hparams: MEMITHyperParams, source: Path) -> tuple[StatisticsKey, Moments]:
-    from memit_vc.numerics.import_npz import Asked, find_statistics, imported_corpus, read_statistics
-    from memit_vc.numerics.statistics_cache import StatisticsKey
+    from memit_vc.numerics.statistics.cache import StatisticsKey
+    from memit_vc.numerics.statistics.import_npz import Asked, find_statistics, imported_corpus, read_statistics
 
     name, adapter = loaded.repository.config.base, loaded.adapter
     asked = Asked.by(hparams)
@@ -241,7 +241,7 @@ def _choose(repository: Repository, key: StatisticsKey, layers: Sequence[int]) -
 
 
 def _chosen(repository: Repository, cache: StatisticsCache, layers: Sequence[int]) -> StatisticsKey | None:
-    from memit_vc.numerics.statistics_cache import StatisticsKey
+    from memit_vc.numerics.statistics.cache import StatisticsKey
 
     try:
         record = json.loads((repository.root / "statistics" / _CHOSEN).read_text())

@@ -16,7 +16,7 @@ from memit_vc.hparams import MEMITHyperParams
 from memit_vc.objects import Fact, JsonValue, StateId, canonical_json, digest
 
 if TYPE_CHECKING:
-    from memit_vc.numerics.engine import FoundTarget
+    from memit_vc.numerics.edit.engine import FoundTarget
     from memit_vc.porcelain.models import LoadedModel
 
 __all__ = ["Known", "known_targets"]
@@ -59,7 +59,7 @@ def known_targets(
 
     Probes do not count: z depends on prompt, subject and target alone.
     """
-    from memit_vc.numerics.engine import chunks
+    from memit_vc.numerics.edit.engine import chunks
     from memit_vc.porcelain.provenance import computed_by
 
     values = hparams.to_json()
@@ -89,8 +89,8 @@ def known_targets(
 
 
 def _read(path: Path, chunk: Sequence[int]) -> dict[int, FoundTarget]:
-    from memit_vc.numerics.engine import FoundTarget
-    from memit_vc.numerics.tensorfile import read_tensors
+    from memit_vc.numerics.edit.engine import FoundTarget
+    from memit_vc.numerics.statistics.tensorfile import read_tensors
 
     try:
         tensors, about = read_tensors(path)
@@ -103,7 +103,7 @@ def _read(path: Path, chunk: Sequence[int]) -> dict[int, FoundTarget]:
 def _write(path: Path, found: Sequence[FoundTarget]) -> None:
     import torch
 
-    from memit_vc.numerics.tensorfile import write_tensors
+    from memit_vc.numerics.statistics.tensorfile import write_tensors
 
     about: dict[str, JsonValue] = {"steps": [each.steps for each in found], "loss": [each.loss for each in found]}
     write_tensors(path, {"z": torch.stack([each.z for each in found])}, about)

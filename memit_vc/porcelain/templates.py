@@ -19,7 +19,7 @@ def context_templates(loaded: LoadedModel, hparams: MEMITHyperParams) -> list[li
     """EasyEdit's nested list. Sampled from the base with the hyperparameters' seed: the same for every commit."""
     if hparams.context_templates is not None:
         return hparams.context_templates
-    from memit_vc.numerics.templates import PREFIXES, sample_templates
+    from memit_vc.numerics.forward.templates import PREFIXES, sample_templates
 
     prefixes = PREFIXES[: hparams.n_templates]
     record: list[JsonValue] = [loaded.repository.base_id, hparams.seed, hparams.template_length, list(prefixes)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memit_vc.numerics.patchfile import check_patch
+from memit_vc.numerics.exact.patchfile import check_patch
 from memit_vc.repository import Repository
 from tests.algebra.world import World
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from memit_vc.errors import ConflictError, MemitVCError, RevisionError
-from memit_vc.numerics.patchfile import check_patch
+from memit_vc.numerics.exact.patchfile import check_patch
 from memit_vc.porcelain.amend import amend_message
 from memit_vc.porcelain.commit import commit_facts
 from memit_vc.porcelain.commit_kept import commit_kept, drop_kept

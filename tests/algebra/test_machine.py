@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 )
 
 from memit_vc.errors import ConflictError, MemitVCError, UsageError
-from memit_vc.numerics.patchfile import check_patch
+from memit_vc.numerics.exact.patchfile import check_patch
 from memit_vc.objects import CommitId, Fact, PatchId
 from memit_vc.porcelain.amend import amend_message
 from memit_vc.porcelain.branch import create_branch

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from memit_vc.errors import MemitVCError, UsageError
-from memit_vc.numerics.constraints import read_constraints
-from memit_vc.numerics.patchfile import read_patch
+from memit_vc.numerics.exact.constraints import read_constraints
+from memit_vc.numerics.exact.patchfile import read_patch
 from memit_vc.porcelain.branch import create_branch
 from memit_vc.porcelain.constraints import live_sources
 from memit_vc.porcelain.merge import merge
@@ -42,7 +42,7 @@ def test_the_new_patch_is_what_the_patch_reader_expects(world: World, repository
     made = squash(repository)
     (patch,) = repository.commit(made.id).patches
     header, tensors = read_patch(repository.patch_path(patch))
-    from memit_vc.numerics.patchfile import bounds, column_ids, encode_patch
+    from memit_vc.numerics.exact.patchfile import bounds, column_ids, encode_patch
 
     assert encode_patch(header, tensors) == repository.patch_path(patch).read_bytes()
     assert column_ids(patch, header, tensors) == repository.patch(patch).columns

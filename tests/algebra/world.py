@@ -12,11 +12,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from memit_vc.numerics.checkpoint_tensors import read_tensor
-from memit_vc.numerics.constraints import encode_constraints
-from memit_vc.numerics.grid import snap, snap_dense
-from memit_vc.numerics.materialise import materialise, state_terms
-from memit_vc.numerics.patchfile import Dense, LowRank, bounds, column_ids, encode_patch
+from memit_vc.numerics.exact.constraints import encode_constraints
+from memit_vc.numerics.exact.grid import snap, snap_dense
+from memit_vc.numerics.exact.materialise import materialise, state_terms
+from memit_vc.numerics.exact.patchfile import Dense, LowRank, bounds, column_ids, encode_patch
+from memit_vc.numerics.model.checkpoint_tensors import read_tensor
 from memit_vc.objects import (
     ColumnId,
     Commit,

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from memit_vc.numerics import blockwise, hotshard
+from memit_vc.numerics.exact import blockwise
+from memit_vc.numerics.output import hotshard
 from memit_vc.store.shards import HOT_FILE
 from tests.checkpoints.test_checkout import Case
 from tests.exactness.cases import bits
@@ -21,8 +22,8 @@ def test_blocks_share_memory_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: str | None
 ) -> None:
     case = Case(tmp_path, "gpt2", "float32", "5GB")
-    monkeypatch.setattr("memit_vc.numerics.materialise._BLOCK", 1)
-    monkeypatch.setattr("memit_vc.numerics.materialise._ROWS", 3)
+    monkeypatch.setattr("memit_vc.numerics.exact.materialise._BLOCK", 1)
+    monkeypatch.setattr("memit_vc.numerics.exact.materialise._ROWS", 3)
     made: list[int] = []
     empty = hotshard.np.empty
 
@@ -72,7 +73,7 @@ class _SlowHash:
 def test_every_thread_of_the_caller_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker's one thread is its own affair, also for threads that use torch for the first time meanwhile."""
     case = Case(tmp_path, "gpt2", "float32", "5GB")
-    monkeypatch.setattr("memit_vc.numerics.materialise._ROWS", 3)
+    monkeypatch.setattr("memit_vc.numerics.exact.materialise._ROWS", 3)
     monkeypatch.setattr(blockwise.os, "cpu_count", lambda: 2)
     asked: list[int] = []
     pool = blockwise.ThreadPoolExecutor

@@ -18,8 +18,8 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from memit_vc.errors import BaseChangedError, IntegrityError, StorageError, UnsupportedModelError, UsageError
-from memit_vc.numerics.checkout import CheckoutResult, checkout, hash_directory, prepare_base
-from memit_vc.numerics.materialise import Term, materialise
+from memit_vc.numerics.exact.materialise import Term, materialise
+from memit_vc.numerics.output.checkout import CheckoutResult, checkout, hash_directory, prepare_base
 from memit_vc.objects import EditableWeight, StateId
 from memit_vc.store import links
 from memit_vc.store.checkpoint import Checkpoint

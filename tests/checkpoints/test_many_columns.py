@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from memit_vc.errors import EngineError, IntegrityError
-from memit_vc.numerics import update as module
-from memit_vc.numerics.materialise import Term, materialise, state_terms
-from memit_vc.numerics.patchfile import Dense, encode_patch, read_pieces, read_weight
-from memit_vc.numerics.update import StateTerms, Update
+from memit_vc.numerics.exact import update as module
+from memit_vc.numerics.exact.materialise import Term, materialise, state_terms
+from memit_vc.numerics.exact.patchfile import Dense, encode_patch, read_pieces, read_weight
+from memit_vc.numerics.exact.update import StateTerms, Update
 from memit_vc.objects import EditableWeight, PatchId
 from tests.exactness.cases import base_weight, batch, bits, dense_batch, header_of
 
@@ -51,9 +51,9 @@ def test_the_bytes_are_the_same_however_few_columns_are_read_at_a_time(
     expected = bits(materialise(base, state_terms(lambda p: tmp_path / p, selection, weight.name), weight))
     monkeypatch.setattr(module, "_HELD", held)
     monkeypatch.setattr(module, "_SLAB", 64 * 70)
-    monkeypatch.setattr("memit_vc.numerics.materialise._BLOCK", 1)
-    monkeypatch.setattr("memit_vc.numerics.materialise._ROWS", 64)
-    monkeypatch.setattr("memit_vc.numerics.patchfile._PIECE", 7)
+    monkeypatch.setattr("memit_vc.numerics.exact.materialise._BLOCK", 1)
+    monkeypatch.setattr("memit_vc.numerics.exact.materialise._ROWS", 64)
+    monkeypatch.setattr("memit_vc.numerics.exact.patchfile._PIECE", 7)
     terms = StateTerms(lambda p: tmp_path / p, selection.items(), weight.name)
     assert len(list(terms)) > 3
     update = Update(terms, weight)
@@ -65,7 +65,7 @@ def test_the_bytes_are_the_same_however_few_columns_are_read_at_a_time(
 def test_pieces_are_the_columns_of_the_patch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, weight = base_weight(5, 30, 20)
     selection = stored(tmp_path, weight, dense=True)
-    monkeypatch.setattr("memit_vc.numerics.patchfile._PIECE", 7)
+    monkeypatch.setattr("memit_vc.numerics.exact.patchfile._PIECE", 7)
     for patch, positions in selection.items():
         whole = read_weight(tmp_path / patch, positions, weight.name)
         pieces = list(read_pieces(tmp_path / patch, positions, weight.name))

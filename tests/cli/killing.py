@@ -15,8 +15,8 @@ import transformers.models.auto.modeling_auto
 import transformers.models.llama.modeling_llama  # noqa: F401  (loaded before the fork)
 
 from memit_vc.cli import main
-from memit_vc.numerics import engine
-from memit_vc.numerics.targets import Targets
+from memit_vc.numerics.edit import engine
+from memit_vc.numerics.search.targets import Targets
 from memit_vc.porcelain import batch, checkout, commit, measure, models  # noqa: F401
 
 __all__ = ["commit_in_child", "fork_server", "search_then_die"]

@@ -475,7 +475,7 @@ def test_no_space_for_rows(cli: Cli, place: Place) -> None:
 
 _ANNOUNCED = """
 import signal, sys
-from memit_vc.numerics import engine
+from memit_vc.numerics.edit import engine
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without one
 search = engine.find_targets
 def announced(*arguments, **named):

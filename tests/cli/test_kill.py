@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from memit_vc.numerics import engine
+from memit_vc.numerics.edit import engine
 from memit_vc.objects import Fact
 from memit_vc.porcelain.fsck import fsck
 from memit_vc.repository import Repository

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from memit_vc import BaseEditor, MEMITHyperParams
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.likelihood import continuations
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.scores.likelihood import continuations
 
 prompts = [
     "What university did Watts Humphrey attend?",

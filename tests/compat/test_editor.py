@@ -69,10 +69,10 @@ def test_not_keeping_them_applies_one_request_after_the_other_in_place(make: Cal
 
 
 def test_history_protects_the_keys_of_earlier_edits(make: Callable[..., Case]) -> None:
-    from memit_vc.numerics.factors import factorise
-    from memit_vc.numerics.keys import Frontier
-    from memit_vc.numerics.solve import adjusted_keys
-    from memit_vc.numerics.templates import parse_templates
+    from memit_vc.numerics.edit.keys import Frontier
+    from memit_vc.numerics.edit.solve import adjusted_keys
+    from memit_vc.numerics.forward.templates import parse_templates
+    from memit_vc.numerics.statistics.factors import factorise
     from tests.models.facts import facts
 
     case = make("linear", history=True)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import memit_vc.numerics.insert as insertion
+import memit_vc.numerics.edit.insert as insertion
 from memit_vc import MEMITHyperParams, apply_memit_to_model, execute_memit
 from memit_vc.errors import EditFileError, EngineError, HparamsError, UnsupportedModelError, UsageError
 from tests.compat.conftest import KINDS, Case
@@ -47,8 +47,8 @@ def test_apply_leaves_what_a_caller_gets_from_adding_the_deltas(make: Callable[.
 
 @pytest.mark.parametrize("kind", ["conv1d", "linear"])
 def test_the_target_becomes_likelier(make: Callable[..., Case], kind: str) -> None:
-    from memit_vc.numerics.adapter import ModelAdapter
-    from memit_vc.numerics.likelihood import continuations
+    from memit_vc.numerics.model.adapter import ModelAdapter
+    from memit_vc.numerics.scores.likelihood import continuations
 
     case = make(kind)
     asked = [(r["prompt"], r["target_new"]) for r in case.requests]

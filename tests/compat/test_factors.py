@@ -14,7 +14,7 @@ from memit_vc import execute_memit
 from memit_vc.compat.factors import FactorSource, fingerprint
 from memit_vc.compat.models import adapter_for
 from memit_vc.errors import EngineError
-from memit_vc.numerics.factors import factorise
+from memit_vc.numerics.statistics.factors import factorise
 from tests.compat.conftest import Case
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from memit_vc.numerics.adapter import ModelAdapter
+from memit_vc.numerics.model.adapter import ModelAdapter
 
 
 def relative(found: Tensor, expected: Tensor) -> float:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.continuation import Continuations
-from memit_vc.numerics.tokens import TokenRow
+from memit_vc.numerics.forward.tokens import TokenRow
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.search.continuation import Continuations
 
 
 def outputs(

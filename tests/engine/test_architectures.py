@@ -14,14 +14,14 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from memit_vc.errors import EngineError, UnsupportedModelError
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.architecture import ARCHITECTURES
-from memit_vc.numerics.engine import compute_edit
-from memit_vc.numerics.factors import factorise
-from memit_vc.numerics.lengths import check_lengths
-from memit_vc.numerics.likelihood import continuations
-from memit_vc.numerics.replay import hidden_of, record, replay, watching
-from memit_vc.numerics.templates import parse_templates
+from memit_vc.numerics.edit.engine import compute_edit
+from memit_vc.numerics.forward.lengths import check_lengths
+from memit_vc.numerics.forward.replay import hidden_of, record, replay, watching
+from memit_vc.numerics.forward.templates import parse_templates
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.model.architecture import ARCHITECTURES
+from memit_vc.numerics.scores.likelihood import continuations
+from memit_vc.numerics.statistics.factors import factorise
 from tests.engine.measure import relative, second_moments
 from tests.models import FAMILIES, SENTENCES, facts, hparams_for, load, tiny, tokenizer
 

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memit_vc.errors import EngineError
-from memit_vc.numerics import engine as engine_module
-from memit_vc.numerics import targets as targets_module
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.engine import FoundTarget, search_targets
-from memit_vc.numerics.keys import Frontier
-from memit_vc.numerics.rows import buckets, pad, search_rows
-from memit_vc.numerics.targets import Targets, find_targets
-from memit_vc.numerics.templates import parse_templates
-from memit_vc.numerics.tokens import Template
+from memit_vc.numerics.edit import engine as engine_module
+from memit_vc.numerics.edit.engine import FoundTarget, search_targets
+from memit_vc.numerics.edit.keys import Frontier
+from memit_vc.numerics.forward.rows import buckets, pad, search_rows
+from memit_vc.numerics.forward.templates import parse_templates
+from memit_vc.numerics.forward.tokens import Template
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.search import targets as targets_module
+from memit_vc.numerics.search.targets import Targets, find_targets
 from memit_vc.objects import Fact
 from tests.engine.measure import relative
 from tests.engine.running import outputs

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.continuation import Continuations, Suffix, Whole
-from memit_vc.numerics.replay import evaluating
-from memit_vc.numerics.rows import search_rows
-from memit_vc.numerics.targets import find_targets
-from memit_vc.numerics.tokens import Template
+from memit_vc.numerics.forward.replay import evaluating
+from memit_vc.numerics.forward.rows import search_rows
+from memit_vc.numerics.forward.tokens import Template
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.search.continuation import Continuations, Suffix, Whole
+from memit_vc.numerics.search.targets import find_targets
 from tests.engine.measure import distance, relative
 from tests.engine.running import outputs
 from tests.models import FAMILIES, facts, hparams_for, load, tiny

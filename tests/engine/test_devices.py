@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from memit_vc.numerics import insert as insert_module
-from memit_vc.numerics.factors import Factor, factorise
-from memit_vc.numerics.insert import insert, solved
-from memit_vc.numerics.solve_device import CPU, computed_on, is_full_rate, solve_device
-from memit_vc.numerics.templates import parse_templates
+from memit_vc.numerics.edit import insert as insert_module
+from memit_vc.numerics.edit.insert import insert, solved
+from memit_vc.numerics.forward.templates import parse_templates
+from memit_vc.numerics.model.devices import CPU, computed_on, is_full_rate, solve_device
+from memit_vc.numerics.statistics.factors import Factor, factorise
 from tests.engine.measure import relative, second_moments
 from tests.models import FACTS, SENTENCES, hparams_for, load, tiny
 

@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.engine import Edit, compute_edit, search_targets
-from memit_vc.numerics.factors import factorise
-from memit_vc.numerics.insert import insert
-from memit_vc.numerics.keys import Frontier
-from memit_vc.numerics.templates import parse_templates
+from memit_vc.numerics.edit.engine import Edit, compute_edit, search_targets
+from memit_vc.numerics.edit.insert import insert
+from memit_vc.numerics.edit.keys import Frontier
+from memit_vc.numerics.forward.templates import parse_templates
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.statistics.factors import factorise
 from memit_vc.objects import Fact
 from tests.engine.measure import distance, relative
 from tests.models import hparams_for, load

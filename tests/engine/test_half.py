@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.targets import find_targets
-from memit_vc.numerics.tokens import Template
+from memit_vc.numerics.forward.tokens import Template
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.search.targets import find_targets
 from tests.engine.measure import relative
 from tests.models import FACTS, hparams_for, load, tiny
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from memit_vc.errors import EngineError
-from memit_vc.numerics.lengths import check_lengths, positions
-from memit_vc.numerics.tokens import Template
+from memit_vc.numerics.forward.lengths import check_lengths, positions
+from memit_vc.numerics.forward.tokens import Template
 from tests.models import FACTS, load, tiny
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from memit_vc.numerics import memory
-from memit_vc.numerics.adapter import ModelAdapter
+from memit_vc.numerics.model import memory
+from memit_vc.numerics.model.adapter import ModelAdapter
 from tests.models import load, tiny
 
 

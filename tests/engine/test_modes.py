@@ -13,10 +13,10 @@ from memit_vc import execute_memit
 from memit_vc.compat.editor import BaseEditor
 from memit_vc.compat.models import second_model
 from memit_vc.errors import EngineError
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.targets import find_targets
-from memit_vc.numerics.templates import sample_templates
-from memit_vc.numerics.tokens import Template
+from memit_vc.numerics.forward.templates import sample_templates
+from memit_vc.numerics.forward.tokens import Template
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.search.targets import find_targets
 from tests.engine.measure import second_moments
 from tests.models import FACTS, SENTENCES, hparams_for, load, tiny
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.engine import Edit, compute_edit
-from memit_vc.numerics.factors import Factor, factorise
-from memit_vc.numerics.insert import insert
-from memit_vc.numerics.templates import parse_templates
+from memit_vc.numerics.edit.engine import Edit, compute_edit
+from memit_vc.numerics.edit.insert import insert
+from memit_vc.numerics.forward.templates import parse_templates
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.statistics.factors import Factor, factorise
 from memit_vc.objects import Fact
 from tests.engine.measure import distance, relative, second_moments
 from tests.models import FACTS, SENTENCES, hparams_for, load, tiny

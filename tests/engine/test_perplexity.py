@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from memit_vc.errors import EngineError
-from memit_vc.numerics.likelihood import perplexity
+from memit_vc.numerics.scores.likelihood import perplexity
 from tests.models import load, tiny
 
 TEXTS = ["A short one.", "The first report said that nothing was known of it. " * 4, "In 1987, it was said."]

@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from memit_vc.numerics import continuation as continuation_module
-from memit_vc.numerics import keys as keys_module
-from memit_vc.numerics import likelihood as likelihood_module
-from memit_vc.numerics import moments as moments_module
-from memit_vc.numerics import targets as targets_module
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.keys import Frontier
-from memit_vc.numerics.likelihood import continuations
-from memit_vc.numerics.moments import collect
-from memit_vc.numerics.scarcity import halving, is_out_of_memory
-from memit_vc.numerics.targets import Targets, find_targets
-from memit_vc.numerics.tokens import Template
+from memit_vc.numerics.edit import keys as keys_module
+from memit_vc.numerics.edit.keys import Frontier
+from memit_vc.numerics.forward.tokens import Template
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.model.scarcity import halving, is_out_of_memory
+from memit_vc.numerics.scores import likelihood as likelihood_module
+from memit_vc.numerics.scores.likelihood import continuations
+from memit_vc.numerics.search import continuation as continuation_module
+from memit_vc.numerics.search import targets as targets_module
+from memit_vc.numerics.search.targets import Targets, find_targets
+from memit_vc.numerics.statistics import moments as moments_module
+from memit_vc.numerics.statistics.moments import collect
 from tests.engine.measure import relative
 from tests.models import FACTS, SENTENCES, hparams_for, load, tiny
 

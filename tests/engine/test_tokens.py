@@ -13,9 +13,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from memit_vc.errors import EngineError, UnsupportedModelError
-from memit_vc.numerics.rows import prompt_rows, search_rows
-from memit_vc.numerics.templates import parse_templates
-from memit_vc.numerics.tokens import Template, TokenRow, encode, join_target, last_token, target_row
+from memit_vc.numerics.forward.rows import prompt_rows, search_rows
+from memit_vc.numerics.forward.templates import parse_templates
+from memit_vc.numerics.forward.tokens import Template, TokenRow, encode, join_target, last_token, target_row
 from memit_vc.objects import Fact
 from tests.models import FACTS, Kind, tokenizer
 

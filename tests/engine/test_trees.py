@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memit_vc.numerics.trees import _Forest, grouped, laid_out
+from memit_vc.numerics.forward.trees import _Forest, grouped, laid_out
 from tests.models import load, tiny
 
 ROWS = [(5, 6, 7), (5, 6), (5, 6, 8, 9, 10), (11,), (5, 6, 7), (12, 13, 14, 15, 16, 17)]

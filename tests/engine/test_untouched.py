@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.engine import Context, Edit, compute_edit
-from memit_vc.numerics.factors import Factor, factorise
-from memit_vc.numerics.templates import parse_templates
-from memit_vc.numerics.tokens import Template
+from memit_vc.numerics.edit.engine import Context, Edit, compute_edit
+from memit_vc.numerics.forward.templates import parse_templates
+from memit_vc.numerics.forward.tokens import Template
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.statistics.factors import Factor, factorise
 from tests.engine.measure import second_moments
 from tests.models import SENTENCES, facts, hparams_for, load, tiny
 

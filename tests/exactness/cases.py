@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from memit_vc.numerics.grid import quantum_of, snap, snap_dense
-from memit_vc.numerics.materialise import STORAGE_DTYPES
-from memit_vc.numerics.patchfile import Dense, LowRank
+from memit_vc.numerics.exact.grid import quantum_of, snap, snap_dense
+from memit_vc.numerics.exact.materialise import STORAGE_DTYPES
+from memit_vc.numerics.exact.patchfile import Dense, LowRank
 from memit_vc.objects import BaseId, EditableWeight, FactId, PatchColumn, PatchHeader, WeightForm
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memit_vc.errors import EngineError
-from memit_vc.numerics.grid import (
+from memit_vc.numerics.exact.grid import (
     break_even,
     check_bound,
     column_bounds,

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memit_vc.errors import EngineError, IntegrityError, UnsupportedModelError
-from memit_vc.numerics.grid import snap
-from memit_vc.numerics.materialise import Term, delta, materialise, state_terms, survived
-from memit_vc.numerics.patchfile import Dense, LowRank, encode_patch
+from memit_vc.numerics.exact.grid import snap
+from memit_vc.numerics.exact.materialise import Term, delta, materialise, state_terms, survived
+from memit_vc.numerics.exact.patchfile import Dense, LowRank, encode_patch
 from memit_vc.objects import PatchId
 from tests.exactness.cases import base_weight, batch, bits, dense_batch, header_of
 
@@ -160,14 +160,14 @@ def test_many_columns_are_summed_in_pieces(monkeypatch: pytest.MonkeyPatch) -> N
     base, weight = base_weight(7, 20, 30, dtype="BF16")
     terms: list[Term] = [batch(i, weight, 37) for i in range(4)]
     expected = bits(materialise(base, terms, weight))
-    monkeypatch.setattr("memit_vc.numerics.materialise._COPY", 10 * 30)
+    monkeypatch.setattr("memit_vc.numerics.exact.materialise._COPY", 10 * 30)
     assert bits(materialise(base, terms, weight)) == expected
 
 
 _SCRIPT = """
 import hashlib, sys, torch
 torch.set_num_threads(int(sys.argv[1]))
-from memit_vc.numerics.materialise import materialise
+from memit_vc.numerics.exact.materialise import materialise
 from tests.exactness.cases import base_weight, batch, bits
 base, weight = base_weight(11, 192, 512, dtype="BF16")
 terms = [batch(i, weight, 10) for i in range(12)]

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from memit_vc.numerics import materialise_near as module
-from memit_vc.numerics.materialise import STORAGE_DTYPES, materialise
-from memit_vc.numerics.materialise_near import gives_the_cpus_bytes, materialise_near
-from memit_vc.numerics.solve_device import CPU
+from memit_vc.numerics.exact import materialise_near as module
+from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, materialise
+from memit_vc.numerics.exact.materialise_near import gives_the_cpus_bytes, materialise_near
+from memit_vc.numerics.model.devices import CPU
 
 GPU = torch.device("cuda:0")
 CASES = [(dtype, stored) for dtype in STORAGE_DTYPES for stored in ("out_in", "in_out")]

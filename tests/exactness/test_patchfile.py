@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from memit_vc.errors import EngineError, IntegrityError, StorageError
-from memit_vc.numerics.patchfile import (
+from memit_vc.numerics.exact.patchfile import (
     Dense,
     LowRank,
     bounds,

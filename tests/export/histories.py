@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from memit_vc.numerics.constraints import encode_constraints
-from memit_vc.numerics.grid import snap
-from memit_vc.numerics.patchfile import LowRank, bounds, column_ids, encode_patch
+from memit_vc.numerics.exact.constraints import encode_constraints
+from memit_vc.numerics.exact.grid import snap
+from memit_vc.numerics.exact.patchfile import LowRank, bounds, column_ids, encode_patch
 from memit_vc.objects import Commit, Fact, PatchColumn, PatchHeader, PatchId, WeightForm, canonical_json
 from memit_vc.porcelain.setup import init
 from memit_vc.repository import NewPatch, RefUpdate, Repository
@@ -68,7 +68,7 @@ def patch_bytes(
 
 def record(repository: Repository, facts: Sequence[Fact], layers: Sequence[int], *, message: str, seed: int) -> Commit:
     """One commit on HEAD's branch."""
-    from memit_vc.numerics.patchfile import read_patch
+    from memit_vc.numerics.exact.patchfile import read_patch
 
     data, constraints, _ = patch_bytes(repository, facts, layers, seed=seed)
     header, tensors = read_patch(data)

@@ -11,9 +11,9 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer as PeftLayer
 
 from memit_vc.errors import UsageError
-from memit_vc.numerics.lora import lora_layer
-from memit_vc.numerics.materialise import delta
-from memit_vc.numerics.patchfile import Dense, LowRank
+from memit_vc.numerics.exact.materialise import delta
+from memit_vc.numerics.exact.patchfile import Dense, LowRank
+from memit_vc.numerics.output.lora import lora_layer
 from memit_vc.objects import EditableWeight
 from memit_vc.porcelain.checkout import checkout
 from memit_vc.porcelain.export_adapter import export_adapter
@@ -94,7 +94,7 @@ def test_a_rank_limit_states_its_error(opened: Opened, tmp_path: Path) -> None:
     for each in touched:
         from safetensors.torch import load_file
 
-        from memit_vc.numerics.materialise import state_terms
+        from memit_vc.numerics.exact.materialise import state_terms
 
         tensors = load_file(made.directory / "adapter_model.safetensors")
         module = f"base_model.model.{each.parameter.removesuffix('.weight')}"

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from memit_vc.cli import main
-from memit_vc.numerics.checkpoint_tensors import tensor_digest
+from memit_vc.numerics.model.checkpoint_tensors import tensor_digest
 from memit_vc.porcelain.checkout import checkout, state_hashes
 from tests.export.conftest import Opened, plain_model
 

@@ -217,7 +217,7 @@ def reversed_parents(manifest: dict[str, Any]) -> None:
 def foreign_constraints(blobs: Tensors, manifest: dict[str, Any]) -> None:
     import torch
 
-    from memit_vc.numerics.constraints import encode_constraints
+    from memit_vc.numerics.exact.constraints import encode_constraints
 
     data = encode_constraints({"w": torch.zeros(3, 3)}, {"w": torch.zeros(2, 3)}, torch.zeros(3, 2))
     del blobs[manifest["patches"][the_patch(manifest)]]

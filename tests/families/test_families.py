@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from memit_vc.numerics.architecture import ARCHITECTURES
+from memit_vc.numerics.model.architecture import ARCHITECTURES
 from memit_vc.objects import Fact
 from memit_vc.porcelain.checkout import checkout, verify
 from memit_vc.porcelain.commit import commit_facts

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.adapter import ModelAdapter
+from memit_vc.numerics.model.adapter import ModelAdapter
 from tests.models import tokenizers
 from tests.models.facts import FACTS, facts
 from tests.models.families import FAMILIES, tie_word_embeddings

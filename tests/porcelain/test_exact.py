@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from memit_vc.errors import VerificationError
-from memit_vc.numerics.checkpoint_tensors import read_tensor, tensor_digest
-from memit_vc.numerics.materialise import Backend, materialise, state_terms
+from memit_vc.numerics.exact.materialise import Backend, materialise, state_terms
+from memit_vc.numerics.model.checkpoint_tensors import read_tensor, tensor_digest
 from memit_vc.objects import ColumnId, Commit, CommitId
 from memit_vc.porcelain.base import checked_base
 from memit_vc.porcelain.checkout import checkout, state_hashes, verify

@@ -18,13 +18,13 @@ import torch
 from safetensors.torch import save_file
 
 from memit_vc.errors import EngineError
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.distributed import Message, Team, joined, leave
-from memit_vc.numerics.engine import search_targets
+from memit_vc.numerics.edit.engine import search_targets
+from memit_vc.numerics.forward.templates import parse_templates
 from memit_vc.numerics.helper import opening, serve, stopping
-from memit_vc.numerics.masters import swapped
-from memit_vc.numerics.moments import collect
-from memit_vc.numerics.templates import parse_templates
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.model.distributed import Message, Team, joined, leave
+from memit_vc.numerics.model.masters import swapped
+from memit_vc.numerics.statistics.moments import collect
 from tests.models import FACTS, SENTENCES, hparams_for, load
 
 LAYERS = [1, 2, 3]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from memit_vc.errors import MemitVCError, RefMovedError, RemoteError
-from memit_vc.numerics.patchfile import check_patch
+from memit_vc.numerics.exact.patchfile import check_patch
 from memit_vc.porcelain.card import model_card
 from memit_vc.porcelain.clone import clone
 from memit_vc.porcelain.fetch import fetch

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from memit_vc.cli import main
-from memit_vc.numerics import lora, received  # noqa: F401  (loaded before the fork)
+from memit_vc.numerics.exact import received  # noqa: F401  (loaded before the fork)
+from memit_vc.numerics.output import lora  # noqa: F401  (loaded before the fork)
 from memit_vc.porcelain import card, clone, export_adapter, pull, push, setup  # noqa: F401
 
 __all__ = ["fork_server", "run"]

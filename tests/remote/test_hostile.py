@@ -285,8 +285,8 @@ def test_sums_that_could_round(world: World) -> None:
     """Each patch is exact; the state that a commit makes of many is not."""
     import torch
 
-    from memit_vc.numerics.grid import snap
-    from memit_vc.numerics.patchfile import LowRank, column_ids, encode_patch
+    from memit_vc.numerics.exact.grid import snap
+    from memit_vc.numerics.exact.patchfile import LowRank, column_ids, encode_patch
     from memit_vc.objects import Fact, PatchColumn, PatchHeader, PatchId, WeightForm
 
     forge = Forge(world.shared)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from memit_vc.cli import main
-from memit_vc.numerics.likelihood import continuations
+from memit_vc.numerics.scores.likelihood import continuations
 from memit_vc.objects import Probe
 from memit_vc.porcelain.behaviour import behaviour
 from memit_vc.porcelain.commit import commit_facts

@@ -10,7 +10,7 @@ import torch
 
 from memit_vc.cli import main
 from memit_vc.errors import EngineError, MemitVCError
-from memit_vc.numerics.influence import keys_at
+from memit_vc.numerics.scores.influence import keys_at
 from memit_vc.porcelain.blame import blame
 from memit_vc.porcelain.models import load_model
 from memit_vc.porcelain.revert import revert
@@ -36,7 +36,7 @@ def test_influence_is_the_norm_of_the_update_at_the_key(opened: Opened, with_his
     fact, tip = FACTS[0], repository.head().commit
     state = repository.state(tip)
     found = blame(repository, fact.prompt, subject=fact.subject, loaded=loaded)
-    from memit_vc.numerics.materialise import delta
+    from memit_vc.numerics.exact.materialise import delta
 
     with loaded.state(state) as adapter:
         keys = keys_at(adapter, fact.prompt, fact.subject, [1, 2])

@@ -9,7 +9,7 @@ import pytest
 
 from memit_vc.cli import main
 from memit_vc.errors import MemitVCError, VerificationError
-from memit_vc.numerics import engine
+from memit_vc.numerics.edit import engine
 from memit_vc.objects import Commit, canonical_json
 from memit_vc.porcelain.commit import CommitResult, commit_facts
 from memit_vc.porcelain.models import load_model
@@ -86,7 +86,7 @@ def changed(repository: Repository, **changes: object) -> None:
     patch = repository.patch(tip.patches[0])
     import dataclasses
 
-    from memit_vc.numerics.patchfile import bounds, column_ids, encode_patch, read_patch
+    from memit_vc.numerics.exact.patchfile import bounds, column_ids, encode_patch, read_patch
     from memit_vc.objects import PatchId
     from memit_vc.repository import NewPatch
 

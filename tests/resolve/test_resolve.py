@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from memit_vc.errors import EngineError, MemitVCError, RevisionError
-from memit_vc.numerics.materialise import delta
-from memit_vc.numerics.patchfile import Dense
-from memit_vc.numerics.resolve import Factors, change, snapped, whole
-from memit_vc.numerics.solve import adjusted_keys
+from memit_vc.numerics.edit.resolve import Factors, change, snapped, whole
+from memit_vc.numerics.edit.solve import adjusted_keys
+from memit_vc.numerics.exact.materialise import delta
+from memit_vc.numerics.exact.patchfile import Dense
 from memit_vc.objects import ColumnId
 from memit_vc.porcelain.commit import commit_facts
 from memit_vc.porcelain.evaluate import evaluate
@@ -67,7 +67,7 @@ def history(opened: Opened, with_history: Path) -> Repository:
 
 
 def test_history_and_downdate_are_exact_before_snapping(history: Repository) -> None:
-    """The identities of `numerics/resolve.py` on the stored constraints, at float64's accuracy."""
+    """The identities of `numerics/edit/resolve.py` on the stored constraints, at float64's accuracy."""
     state = history.state(history.head().commit)
     solver = solver_for(history, state)
     found = solver.constraints(state)
@@ -222,7 +222,7 @@ def test_columns_that_the_grid_cannot_hold_are_stored_as_their_sum(
     def refuse(*_: object) -> None:
         raise EngineError("too large")
 
-    monkeypatch.setattr("memit_vc.numerics.resolve.snap", refuse)
+    monkeypatch.setattr("memit_vc.numerics.edit.resolve.snap", refuse)
     loaded = load_model(history)
     before = history.state(history.head().commit)
     solver = solver_for(history, before, loaded=loaded)

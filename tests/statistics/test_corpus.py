@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from memit_vc.errors import EngineError, RemoteError, StorageError, UsageError
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.corpus import held_out_documentation, open_corpus, python_documentation
-from memit_vc.numerics.corpus_hub import choose_files
-from memit_vc.numerics.corpus_sampled import sampled_texts
-from memit_vc.numerics.moments import collect
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.statistics.corpus import held_out_documentation, open_corpus, python_documentation
+from memit_vc.numerics.statistics.corpus_hub import choose_files
+from memit_vc.numerics.statistics.corpus_sampled import sampled_texts
+from memit_vc.numerics.statistics.moments import collect
 from tests.models import SENTENCES, load, tiny
 
 TEXTS = [f"Text number {i}: {sentence}" for i, sentence in enumerate(SENTENCES)]
@@ -279,7 +279,7 @@ def test_sampled_batches_are_kept(llama: ModelAdapter, tmp_path: Path, monkeypat
     kept.write_bytes(whole[: len(whole) - 30])  # the second batch is cut short
     assert first(50) == expected
     assert kept.read_bytes() == whole
-    monkeypatch.setattr("memit_vc.numerics.corpus_sampled._sample", None)
+    monkeypatch.setattr("memit_vc.numerics.statistics.corpus_sampled._sample", None)
     assert first(50) == expected
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from memit_vc.errors import EngineError, IntegrityError
-from memit_vc.numerics.factors import RIDGES, Factor, factorise
+from memit_vc.numerics.statistics.factors import RIDGES, Factor, factorise
 
 
 def second_moment(size: int, samples: int, *, seed: int = 0) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from memit_vc.errors import EngineError, IntegrityError, StorageError, UsageError
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.import_npz import Asked, find_statistics, import_statistics, import_z, imported_corpus
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.statistics.import_npz import Asked, find_statistics, import_statistics, import_z, imported_corpus
 from tests.models import load, tiny
 
 NAME = "EleutherAI/gpt-j-6B"

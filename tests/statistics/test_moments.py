@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from memit_vc.errors import EngineError, UsageError
-from memit_vc.numerics.adapter import ModelAdapter
-from memit_vc.numerics.gram import Gram
-from memit_vc.numerics.moments import Moments, collect
-from memit_vc.numerics.token_batches import token_batches
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.statistics.gram import Gram
+from memit_vc.numerics.statistics.moments import Moments, collect
+from memit_vc.numerics.statistics.token_batches import token_batches
 from tests.models import SENTENCES, Kind, load, tiny
 
 TEXTS = [" ".join(SENTENCES[: 1 + i % 5]) if i % 3 else SENTENCES[i % len(SENTENCES)] for i in range(40)]

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from memit_vc.errors import EngineError, StorageError
-from memit_vc.numerics.factors import Factor, factorise
-from memit_vc.numerics.moments import Moments, collect
-from memit_vc.numerics.statistics_cache import KeyedWeight, StatisticsCache, StatisticsKey
+from memit_vc.numerics.statistics.cache import KeyedWeight, StatisticsCache, StatisticsKey
+from memit_vc.numerics.statistics.factors import Factor, factorise
+from memit_vc.numerics.statistics.moments import Moments, collect
 from tests.models import SENTENCES, load, tiny
 
 LAYERS = (2, 3)
@@ -87,17 +87,17 @@ def test_factors_are_kept_in_memory_and_on_disk(tmp_path: Path, monkeypatch: pyt
     assert cache.factor(key().id, 2, 500.0) is first
     path = cache.directory(key()) / "factor-2-500.0.safetensors"
     assert path.exists()
-    monkeypatch.setattr("memit_vc.numerics.statistics_cache.factorise", None)
+    monkeypatch.setattr("memit_vc.numerics.statistics.cache.factorise", None)
     assert torch.equal(StatisticsCache(tmp_path).factor(key().id, 2, 500.0).lower, first.lower)
 
 
 def test_large_factors_are_read_when_they_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = StatisticsCache(tmp_path)
     cache.store(key(), moments())
-    monkeypatch.setattr("memit_vc.numerics.statistics_cache._HELD", 0)
+    monkeypatch.setattr("memit_vc.numerics.statistics.cache._HELD", 0)
     expected = factorise(moments().moment[2], 500.0)
     assert cache.ridge(key(), 2, 500.0) == expected.ridge
-    monkeypatch.setattr("memit_vc.numerics.statistics_cache.factorise", None)
+    monkeypatch.setattr("memit_vc.numerics.statistics.cache.factorise", None)
     first = cache.factor(key(), 2, 500.0)
     assert torch.equal(first.lower, expected.lower)
     assert cache.factor(key(), 2, 500.0) is not first
@@ -111,7 +111,7 @@ def test_a_factor_that_cannot_be_saved_stays_in_memory(tmp_path: Path, monkeypat
 
     cache = StatisticsCache(tmp_path)
     cache.store(key(), moments())
-    monkeypatch.setattr("memit_vc.numerics.statistics_cache._HELD", 0)
+    monkeypatch.setattr("memit_vc.numerics.statistics.cache._HELD", 0)
     monkeypatch.setattr(Factor, "save", refuse)
     assert cache.factor(key(), 2, 500.0) is cache.factor(key(), 2, 500.0)
 

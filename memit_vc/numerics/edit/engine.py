@@ -1,0 +1,197 @@
+"""One edit batch: targets for all facts, then the insertion layer by layer. The model is given back bit-identical.
+
+The steps are the functions of `targets.py` (z), `keys.py`, `solve.py` and `insert.py`; this module only puts them in
+order, with the weights of the present state in the model while z is searched for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.edit.insert import LayerUpdate, insert
+from memit_vc.numerics.forward.lengths import check_lengths
+from memit_vc.numerics.forward.tokens import Template
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.model.distributed import Message
+from memit_vc.numerics.model.masters import swapped
+from memit_vc.numerics.model.memory import search_tokens
+from memit_vc.numerics.model.modes import outside_inference_mode, refuse_inference_tensors
+from memit_vc.numerics.search.targets import Targets, find_targets
+from memit_vc.numerics.search.targets_team import search_order, searched
+from memit_vc.numerics.statistics.factors import Factor
+from memit_vc.objects import Fact
+from memit_vc.progress import Progress, silent
+
+__all__ = ["Context", "Edit", "FoundTarget", "chunks", "compute_edit", "search_targets"]
+
+CHUNK = 32
+"""Facts searched for together: enough to fill a forward, few enough that a killed commit loses little."""
+
+
+def chunks(count: int, size: int | None = None) -> list[range]:
+    """Positions of a batch's facts, cut into chunks of `size` (None: `CHUNK`) from the first fact on.
+
+    Which facts share a forward moves z in its last bits, so the cut depends on the batch alone, never on what a cache
+    holds of it.
+    """
+    step = size or CHUNK
+    return [range(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+@dataclass(frozen=True)
+class Context:
+    """The state that a batch is computed on, for a model that holds the base's weights.
+
+    `weights[layer]` is the materialised weight (storage dtype, the module's own orientation); `delta[layer]` D [d_out,
+    d_in] and `keys[layer]` the live facts' keys [d_in, m], float64 in y = W x orientation. All empty: the base itself,
+    no history.
+    """
+
+    weights: Mapping[int, Tensor]
+    delta: Mapping[int, Tensor] | None = None
+    keys: Mapping[int, Tensor] | None = None
+
+    @classmethod
+    def base(cls) -> Context:
+        return cls(weights={})
+
+
+@dataclass(frozen=True)
+class FoundTarget:
+    """z of one fact [d_model] float32, the evaluations of the loss it took, and the last loss."""
+
+    z: Tensor
+    steps: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What a batch comes to: one update per edited layer, and how z was found."""
+
+    updates: Mapping[int, LayerUpdate]
+    targets: Targets
+
+
+def search_targets(
+    adapter: ModelAdapter,
+    facts: Sequence[Fact],
+    *,
+    hparams: MEMITHyperParams,
+    templates: Sequence[Sequence[Template]],
+    known: MutableMapping[int, FoundTarget] | None = None,
+    weights: Mapping[int, Tensor] | None = None,
+    max_tokens: int | None = None,
+    chunk: int | None = None,
+    plain: bool = False,
+    on_found: Callable[[Mapping[int, FoundTarget]], None] | None = None,
+    progress: Progress = silent,
+) -> Targets:
+    """z of every fact, in `chunks`; facts in `known` (by position) are not searched again, `on_found` may keep the
+    others, a chunk at a time.
+
+    The chunks are split over the processes of `adapter.team`; `weights` are those that the model holds instead of the
+    base's, for the others to hold too. `max_tokens` None chooses by free memory.
+    """
+    found: dict[int, FoundTarget] = dict(known or {})
+    asked = ([i for i in whole if i not in found] for whole in chunks(len(facts), chunk))
+    parts = [part for part in asked if part]
+    known_before = len(found)
+    flat = [template for group in templates for template in group]
+    check_lengths(adapter, facts, flat)
+    steps, layer = hparams.v_num_grad_steps, hparams.layers[-1]
+    largest = search_tokens(adapter, layer=layer) if max_tokens is None else max_tokens
+    progress("search z", known_before * steps, len(facts) * steps)
+
+    def order() -> Message:
+        return search_order(
+            [[facts[i] for i in part] for part in parts],
+            hparams=hparams,
+            templates=flat,
+            max_tokens=largest,
+            plain=plain,
+            weights=weights or {},
+        )
+
+    def search(index: int) -> Targets:
+        part = parts[index]
+        offset = (known_before + sum(map(len, parts[:index]))) * steps
+
+        def on_step(step: int, searching: int) -> None:
+            progress("search z", offset + step * searching + (len(part) - searching) * steps, len(facts) * steps)
+
+        return find_targets(
+            adapter,
+            [facts[i] for i in part],
+            layer=layer,
+            hparams=hparams,
+            templates=flat,
+            max_tokens=largest,
+            plain=plain,
+            on_step=on_step,
+        )
+
+    for number, result in searched(adapter.team, len(parts), order, search):
+        z = result.z.cpu()
+        new = {
+            index: FoundTarget(z[position], result.steps[position], result.loss[position])
+            for position, index in enumerate(parts[number])
+        }
+        found.update(new)
+        if on_found is not None:
+            on_found(new)
+    progress("search z", len(facts) * steps, len(facts) * steps)
+    ordered = [found[i] for i in range(len(facts))]
+    return Targets(torch.stack([f.z for f in ordered]), tuple(f.steps for f in ordered), tuple(f.loss for f in ordered))
+
+
+@outside_inference_mode
+def compute_edit(
+    adapter: ModelAdapter,
+    facts: Sequence[Fact],
+    *,
+    hparams: MEMITHyperParams,
+    templates: Sequence[Sequence[Template]],
+    factor: Callable[[int], Factor],
+    context: Context | None = None,
+    known: MutableMapping[int, FoundTarget] | None = None,
+    max_tokens: int | None = None,
+    on_found: Callable[[Mapping[int, FoundTarget]], None] | None = None,
+    progress: Progress = silent,
+) -> Edit:
+    """The batch's update of each layer of `hparams.layers`.
+
+    `factor(layer)` gives the factored λC of a layer. With `hparams.history` false the live keys of `context` stay out
+    of the solve, which is MEMIT as published. On a CPU, deterministic for given inputs and threads.
+    """
+    refuse_inference_tensors(adapter.model)
+    context = context or Context.base()
+    with swapped(adapter, context.weights):
+        targets = search_targets(
+            adapter,
+            facts,
+            hparams=hparams,
+            templates=templates,
+            known=known,
+            weights=context.weights,
+            max_tokens=max_tokens,
+            on_found=on_found,
+            progress=progress,
+        )
+    updates = insert(
+        adapter,
+        facts,
+        targets.z,
+        layers=hparams.layers,
+        templates=templates,
+        factor=factor,
+        before=context.delta,
+        history=context.keys if hparams.history else None,
+        on_layer=lambda done: progress("insert", done, len(hparams.layers)),
+    )
+    return Edit(updates, targets)

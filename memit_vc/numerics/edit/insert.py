@@ -1,0 +1,121 @@
+"""Spread the residual over the edited layers: keys, current z, solve, apply, next layer.
+
+Meng et al. 2023 (arXiv:2210.07229), algorithm 1. The change against the paper is the history term of `solve.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from memit_vc.numerics.edit.keys import Frontier
+from memit_vc.numerics.edit.solve import adjusted_keys
+from memit_vc.numerics.forward.tokens import Template
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.model.devices import CPU, computed_on, solve_device
+from memit_vc.numerics.model.masters import masters
+from memit_vc.numerics.statistics.factors import Factor
+from memit_vc.objects import Fact
+
+__all__ = ["LayerUpdate", "insert", "solved"]
+
+
+@dataclass(frozen=True)
+class LayerUpdate:
+    """One layer's update Δ = residual @ adjusted.T, all float64 in y = W x orientation.
+
+    `keys` K [d_in, n] (exact in float32), `residual` R [d_out, n], `adjusted` A⁻¹K [d_in, n].
+    `targets` B = D_before K + R [d_out, n] (exact in float32): the targets relative to the base.
+    """
+
+    keys: Tensor
+    residual: Tensor
+    adjusted: Tensor
+    targets: Tensor
+
+    @property
+    def delta(self) -> Tensor:
+        """Δ [d_out, d_in]."""
+        return self.residual @ self.adjusted.T
+
+
+def insert(
+    adapter: ModelAdapter,
+    facts: Sequence[Fact],
+    z: Tensor,
+    *,
+    layers: Sequence[int],
+    templates: Sequence[Sequence[Template]],
+    factor: Callable[[int], Factor],
+    before: Mapping[int, Tensor] | None = None,
+    history: Mapping[int, Tensor] | None = None,
+    on_layer: Callable[[int], None] | None = None,
+) -> dict[int, LayerUpdate]:
+    """The update of each edited layer for targets `z` [n, d_model].
+
+    `factor(layer)` gives the factored λC. `before[layer]` is D [d_out, d_in] float64, the live delta that is not in the
+    model's weights; `history[layer]` [d_in, m] the keys of the live facts. Both are asked for layer by layer. The model
+    is given back bit-identical.
+    """
+    updates: dict[int, LayerUpdate] = {}
+    base = {layer: adapter.weight(layer) for layer in layers}  # `masters` leaves these tensors as they are
+    with masters(adapter, layers) as weights, torch.no_grad():
+        if before is not None:
+            for layer in layers:
+                weights[layer].copy_(_sum(base[layer], before[layer]))
+        frontier = Frontier(adapter, facts, layers=layers, templates=templates)
+        for index, layer in enumerate(layers):
+            present = None if before is None else before[layer]
+            solve = partial(
+                solved,
+                frontier.keys(layer),
+                frontier.current(layer),
+                z,
+                share=len(layers) - index,
+                factor=factor(layer),
+                before=present,
+                history=None if history is None else history[layer],
+            )
+            update = computed_on(solve_device(base[layer].device), solve)
+            updates[layer] = update
+            weights[layer].copy_(_sum(base[layer], update.delta if present is None else present + update.delta))
+            if on_layer is not None:
+                on_layer(index + 1)
+    return updates
+
+
+def solved(
+    keys: Tensor,
+    current: Tensor,
+    z: Tensor,
+    *,
+    share: int,
+    factor: Factor,
+    before: Tensor | None = None,
+    history: Tensor | None = None,
+    device: torch.device = CPU,
+) -> LayerUpdate:
+    """One layer's update, computed on `device` and given back on the CPU, wherever the arguments lie.
+
+    `keys` K [d_in, n] and `current` [d_model, n] are what the model has, `z` [n, d_model] what it should have;
+    this layer takes one part in `share` of the difference. `before` and `history` as for `insert`, of this layer.
+    """
+    keys = keys.to(device).double()
+    residual = (z.to(device).T - current.to(device)).double() / share
+    targets = residual
+    if before is not None:
+        past = before.to(keys) @ keys
+        # what is stored is float32: make the residual the one that the stored targets mean
+        targets = (past + residual).float().double()
+        residual = targets - past
+    adjusted = adjusted_keys(factor.to(device), keys, history=None if history is None else history.to(device))
+    return LayerUpdate(keys.cpu(), residual.cpu(), adjusted.cpu(), targets.cpu())
+
+
+def _sum(base: Tensor, delta: Tensor) -> Tensor:
+    """W + Δ in float64, where the weight is: one layer's at a time, for each is twice the size of a float32 weight."""
+    return base.double() + delta.to(base.device)

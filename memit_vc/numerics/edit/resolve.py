@@ -1,0 +1,119 @@
+"""Re-solving a state: facts taken out and put in by closed form, from stored keys and targets.
+
+With D(S) A(S) = Σ_S B Kᵀ and A(S) = λC + Σ_S K Kᵀ, going from S to S′ = S − c + a changes D(S) by
+
+    [(D K_c − B_c) K_cᵀ + (B_a − D K_a) K_aᵀ] A(S′)⁻¹
+
+No gradients, no model. Where the D of a state is not D(S), by the snapping of its columns or by a history without
+history, the two halves read it differently. What leaves is read at D(S): A(S′)⁻¹ K_c is large, and would multiply the
+difference. What comes in is read at the present D, as a commit reads it, so that it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memit_vc.errors import EngineError
+from memit_vc.numerics.edit.solve import adjusted_keys, downdate_keys, state_delta
+from memit_vc.numerics.exact.grid import break_even, snap, snap_dense
+from memit_vc.numerics.exact.materialise import Term
+from memit_vc.numerics.exact.patchfile import Dense, LowRank
+from memit_vc.numerics.statistics.factors import Factor
+from memit_vc.objects import EditableWeight
+
+__all__ = ["Factors", "change", "distance", "norm", "product", "snapped", "whole"]
+
+
+@dataclass(frozen=True)
+class Factors:
+    """An update left @ right before it is snapped: left [d_out, n], right [n, d_in], float64, y = W x orientation."""
+
+    left: Tensor
+    right: Tensor
+
+
+def product(terms: Sequence[Term], keys: Tensor, d_out: int) -> Tensor:
+    """D K, float64 [d_out, n], for D = Σ terms and K [d_in, n], without forming a low-rank D."""
+    keys = keys.double()
+    total = torch.zeros(d_out, keys.shape[1], dtype=torch.float64)
+    for term in terms:
+        if isinstance(term, Dense):
+            total += term.delta.double() @ keys
+        else:
+            total += term.left.double() @ (term.right.double() @ keys)
+    return total
+
+
+def change(
+    factor: Factor,
+    terms: Sequence[Term],
+    *,
+    out: tuple[Tensor, Tensor],
+    into: tuple[Tensor, Tensor],
+    staying: tuple[Tensor, Tensor],
+) -> Factors:
+    """The update that takes the constraints `out` = (K_c, B_c) out of D = Σ `terms` and puts `into` = (K_a, B_a) in.
+
+    K are [d_in, n], B [d_out, n] relative to the base; `staying` are those of the facts in both states.
+    Columns: those of `out` first, then those of `into`.
+    """
+    d_out = into[1].shape[0]
+    before = [torch.cat(pair, dim=1).double() for pair in zip(staying, out, strict=True)]
+    solved = before[1] @ (adjusted_keys(factor, before[0]).T @ out[0].double())
+    residuals = [solved - out[1].double(), into[1].double() - product(terms, into[0], d_out)]
+    keys = torch.cat([out[0], into[0]], dim=1).double()
+    after = torch.cat([staying[0], into[0]], dim=1)
+    return Factors(torch.cat(residuals, dim=1), downdate_keys(factor, keys, after).T.contiguous())
+
+
+def distance(factor: Factor, terms: Sequence[Term], keys: Tensor, targets: Tensor) -> float:
+    """How far D = Σ `terms` is from D(S) of all live constraints, at their keys: ‖D K − D(S) K‖ / ‖D K‖."""
+    keys = keys.double()
+    present = product(terms, keys, targets.shape[0])
+    joint = targets.double() @ (adjusted_keys(factor, keys).T @ keys)
+    return _share(float((present - joint).norm()), float(present.norm()))
+
+
+def whole(factor: Factor, keys: Tensor, targets: Tensor) -> Factors:
+    """D(S) itself from all live constraints, K [d_in, m] and B [d_out, m]."""
+    left, right = state_delta(factor, keys, targets)
+    return Factors(left, right.contiguous())
+
+
+def snapped(update: Factors, weight: EditableWeight) -> tuple[Term, float]:
+    """The update on the weight's grid, and the relative change that snapping made.
+
+    Dense above the break-even rank, and where single columns are too large for the grid though their sum is not, as
+    those of facts with almost equal keys are. EngineError for an update that no form can hold.
+    """
+    if update.right.shape[0] > break_even(weight.d_out, weight.d_in):
+        return _dense(update, weight)
+    try:
+        left, right = snap(update.left, update.right, weight.quantum)
+    except EngineError:
+        return _dense(update, weight)
+    difference = Factors(
+        torch.cat([left.double() - update.left, update.left], dim=1),
+        torch.cat([right.double(), right.double() - update.right]),
+    )
+    return LowRank(left, right), _share(norm(difference), norm(update))
+
+
+def _dense(update: Factors, weight: EditableWeight) -> tuple[Term, float]:
+    full = update.left @ update.right
+    dense = snap_dense(full, weight.quantum)
+    return Dense(dense), _share(float((dense.double() - full).norm()), float(full.norm()))
+
+
+def norm(update: Factors) -> float:
+    """Frobenius norm of left @ right from two small Gram matrices."""
+    squared = ((update.left.T @ update.left) * (update.right @ update.right.T)).sum()
+    return float(squared.clamp_min(0.0).sqrt())
+
+
+def _share(part: float, all_of_it: float) -> float:
+    return part / all_of_it if all_of_it else 0.0

@@ -1,0 +1,196 @@
+"""Grid factors: the numbers on which float64 never rounds.
+
+Every entry of a left column is an integer below 2^24 times 2^eL, every entry of the right row one times 2^eR, and
+eL + eR is the quantum of the edited tensor. So every product is an integer multiple of 2^quantum, and while the sum of
+their magnitudes stays below 2^53 of them, sums are exact in any order, on any BLAS, with any number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from memit_vc.errors import EngineError
+from memit_vc.numerics.exact.blockwise import ordered_map
+from memit_vc.vcs.exact import EXACT_SUM, check_bound
+
+__all__ = [
+    "EXACT_SUM",
+    "break_even",
+    "check_bound",
+    "column_bounds",
+    "dense_bound",
+    "dense_off_grid",
+    "low_rank_off_grid",
+    "quantum",
+    "quantum_of",
+    "snap",
+    "snap_dense",
+]
+
+BITS = 24
+"""Significant bits of float32: what one factor can hold."""
+_DEPTH = 44
+_PIECE = 1 << 16
+"""Entries looked at together, so that checking a large patch takes little memory."""
+_NONE = 1 << 20
+"""Exponent of the lowest bit of zeros: larger than any."""
+_EXPONENTS = range(-126, 128 - BITS + 1)
+"""Steps 2^e of which every multiple below 2^24 is a normal float32: subnormals are lost where a CPU flushes them."""
+
+
+def quantum(max_abs: float) -> int:
+    """Exponent e of the grid of a tensor whose largest magnitude is `max_abs`: floor(log2 max|W|) − 44.
+
+    An all-zero tensor has no scale of its own; it gets the grid of max|W| = 1, since weights are of that order.
+    EngineError for a value that is not finite.
+    """
+    if not math.isfinite(max_abs):
+        raise EngineError(f"the largest magnitude of the tensor is {max_abs}, not a finite number")
+    return (_exponent(max_abs) - 1 if max_abs else 0) - _DEPTH
+
+
+def quantum_of(tensor: Tensor, name: str = "tensor") -> int:
+    """`quantum` of a base tensor (any float dtype and shape). EngineError names it where it holds NaN or infinity."""
+    bad = int((~torch.isfinite(tensor)).sum())
+    if bad:
+        raise EngineError(
+            f"{name}: {bad} of {tensor.numel()} entries are NaN or infinite, so it cannot be edited",
+            hint="The checkpoint is damaged, or overflowed when it was converted. Fetch it again or edit other layers.",
+        )
+    return quantum(float(tensor.abs().max()) if tensor.numel() else 0.0)
+
+
+def snap(left: Tensor, right: Tensor, quantum: int) -> tuple[Tensor, Tensor]:
+    """The nearest grid factors of `left` [d_out, n] and `right` [n, d_in] (float64), as float32 of the same shapes.
+
+    Per column both factors keep about the same number of significant bits. A column below the grid becomes zero, which
+    changes no weight by more than 2^quantum. EngineError, with its numbers, for a column that the grid cannot hold:
+    a product of more than 2^46 grid units or so (a few times max|W|), a value that is not finite or beyond float32.
+    """
+    left, right = left.double(), right.double()
+    tops = zip(_maxima(left, 0), _maxima(right, 1), strict=True)
+    steps = torch.tensor([_steps(i, *top, quantum) for i, top in enumerate(tops)], dtype=torch.float64).reshape(-1, 2)
+    steps_left, steps_right = steps[:, 0], steps[:, 1, None]
+    units_left, units_right = torch.round(left / steps_left), torch.round(right / steps_right)
+    for index, (top_left, top_right) in enumerate(zip(_maxima(units_left, 0), _maxima(units_right, 1), strict=True)):
+        if not max(top_left, top_right) < 2**BITS:
+            raise _unsnappable(index, f"{max(top_left, top_right):.0f} steps, float32 holds {2**BITS - 1}")
+        if not top_left or not top_right:
+            units_left[:, index], units_right[index] = 0.0, 0.0
+    # + 0.0 turns −0.0 into 0.0: equal columns must have equal bytes, and so equal ids
+    return (units_left * steps_left + 0.0).float(), (units_right * steps_right + 0.0).float()
+
+
+def snap_dense(delta: Tensor, quantum: int) -> Tensor:
+    """`delta` (float64) rounded to multiples of 2^k grid units, as float32: the smallest k >= 0 at which all fit.
+
+    EngineError for values that are not finite or out of float32's range.
+    """
+    delta = delta.double()
+    largest = float(delta.abs().max()) if delta.numel() else 0.0
+    if not math.isfinite(largest):
+        raise EngineError(f"a dense update holds {largest}: the solve has failed", hint=_SOLVE_HINT)
+    exponent = max(quantum, _exponent(largest) - BITS) if largest else quantum
+    if largest and round(math.ldexp(largest, -exponent)) >= 2**BITS:
+        exponent += 1
+    if largest and exponent not in _EXPONENTS:
+        raise EngineError(f"a dense update of at most {largest:.3g} needs steps of 2^{exponent}, outside float32")
+    step = math.ldexp(1.0, exponent)
+    return (torch.round(delta / step) * step + 0.0).float()
+
+
+def column_bounds(left: Tensor, right: Tensor, quantum: int) -> tuple[float, ...]:
+    """Per column max|left|·max|right| in grid units: no product of the column is larger. Exact for grid factors."""
+    tops = zip(_maxima(left, 0), _maxima(right, 1), strict=True)
+    return tuple(math.ldexp(top_left * top_right, -quantum) for top_left, top_right in tops)
+
+
+def dense_bound(delta: Tensor, quantum: int) -> float:
+    """max|delta| in grid units."""
+    return math.ldexp(float(delta.abs().max()) if delta.numel() else 0.0, -quantum)
+
+
+def break_even(d_out: int, d_in: int) -> float:
+    """The number of columns above which a dense update is the smaller one."""
+    return d_out * d_in / (d_out + d_in)
+
+
+def low_rank_off_grid(left: Tensor, right: Tensor, quantum: int) -> list[int]:
+    """Columns of float32 factors for which no pair of steps eL + eR = quantum exists; [] where all are on the grid."""
+    low_left, low_right = _lowest_bit(left, 0), _lowest_bit(right, 1)
+    off = []
+    for i, (top_left, top_right) in enumerate(zip(_maxima(left, 0), _maxima(right, 1), strict=True)):
+        if not top_left or not top_right:
+            continue
+        # the steps eL of the left factor that each entry, each size and float32 itself allow
+        smallest = max(quantum - low_right[i], _exponent(top_left) - BITS, _EXPONENTS[0], quantum - _EXPONENTS[-1])
+        largest = min(low_left[i], quantum - _exponent(top_right) + BITS, _EXPONENTS[-1], quantum - _EXPONENTS[0])
+        if smallest > largest:
+            off.append(i)
+    return off
+
+
+def dense_off_grid(delta: Tensor, quantum: int) -> bool:
+    """Whether some entry of a float32 update is no multiple of 2^quantum, or they do not share one 24-bit step."""
+    if not delta.numel() or not bool(delta.any()):
+        return False
+    low = min(_lowest_bit(delta, 1))
+    return low < max(quantum, _EXPONENTS[0]) or _exponent(float(delta.abs().max())) - low > BITS
+
+
+def _maxima(matrix: Tensor, axis: int) -> list[float]:
+    if not matrix.shape[axis]:
+        return [0.0] * matrix.shape[1 - axis]
+    return [float(value) for value in matrix.abs().amax(dim=axis).double().tolist()]
+
+
+def _exponent(value: float) -> int:
+    """The smallest e with |value| < 2^e."""
+    return math.frexp(value)[1]
+
+
+def _steps(index: int, left: float, right: float, quantum: int) -> tuple[float, float]:
+    """2^eL and 2^eR for a column with these largest magnitudes."""
+    if not (math.isfinite(left) and math.isfinite(right)):
+        raise _unsnappable(index, f"its largest entries are {left} and {right}")
+    if not left or not right:
+        return 1.0, 1.0
+    bits = _exponent(left) + _exponent(right) - quantum
+    if bits > 2 * BITS:
+        raise _unsnappable(
+            index,
+            f"max|left| {left:.3g} times max|right| {right:.3g} takes {bits} bits above 2^{quantum}, "
+            f"two float32 factors hold {2 * BITS}",
+        )
+    step_left = _exponent(left) - bits // 2
+    step_right = quantum - step_left
+    if step_left not in _EXPONENTS or step_right not in _EXPONENTS:
+        raise _unsnappable(index, f"its steps 2^{step_left} and 2^{step_right} are outside float32")
+    return math.ldexp(1.0, step_left), math.ldexp(1.0, step_right)
+
+
+def _lowest_bit(matrix: Tensor, axis: int) -> list[int]:
+    """Per slice the exponent of the lowest set bit of any entry; a large number for all zeros. Float32 only."""
+    count, length = matrix.shape[1 - axis], matrix.shape[axis]
+    if not length:
+        return [_NONE] * count
+
+    def lowest(part: Tensor) -> list[int]:
+        mantissa, exponent = torch.frexp(part.double())
+        whole = (mantissa.abs() * 2**BITS).long()
+        trailing = torch.frexp((whole & -whole).double()).exponent - 1
+        found = torch.where(whole == 0, torch.full_like(exponent, _NONE), exponent - BITS + trailing)
+        return [int(value) for value in found.amin(dim=axis).tolist()]
+
+    parts = torch.split(matrix, max(1, _PIECE // length), dim=1 - axis)
+    return [value for values in ordered_map(lowest, parts) for value in values]
+
+
+_SOLVE_HINT = "The keys or the statistics are degenerate: raise mom2_update_weight or collect more tokens."
+
+
+def _unsnappable(index: int, reason: str) -> EngineError:
+    return EngineError(f"column {index} of the update cannot be stored exactly: {reason}", hint=_SOLVE_HINT)

@@ -1,0 +1,62 @@
+"""Patches that somebody else made: everything is checked against this repository's base before anything is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import sha256
+
+from memit_vc.errors import IntegrityError
+from memit_vc.numerics.exact.constraints import read_constraints
+from memit_vc.numerics.exact.patchfile import bounds, column_ids, read_patch
+from memit_vc.objects import BaseId, BlobId, EditableWeight, PatchId, short
+from memit_vc.store.records import NewPatch
+
+__all__ = ["received_patch"]
+
+_HINT = "The file is damaged or was made to mislead; nothing was stored."
+
+
+def received_patch(
+    data: bytes, constraints: bytes | None, *, base: BaseId, weights: Sequence[EditableWeight]
+) -> NewPatch:
+    """A patch blob (and its constraints) as the repository would record it; ids and bounds are computed, not believed.
+
+    IntegrityError as for `read_patch` and `read_constraints`, and for another base, weights that this base does not
+    have or has in another shape or on another grid, constraints that do not go with the patch, a column held twice.
+    """
+    patch = PatchId(sha256(data).hexdigest())
+    where = f"patch {short(patch)}"
+    header, tensors = read_patch(data)
+    if header.base != base:
+        raise IntegrityError(
+            f"{where} belongs to base {short(header.base)}, this repository has {short(base)}",
+            hint="Use a repository on the same base model and revision.",
+        )
+    known = {weight.name: weight for weight in weights}
+    for name, form in header.weights.items():
+        weight = known.get(name)
+        if weight is None:
+            raise IntegrityError(
+                f"{where} changes {name!r}, which the base does not have or nobody may edit", hint=_HINT
+            )
+        if (form.d_out, form.d_in, form.quantum) != (weight.d_out, weight.d_in, weight.quantum):
+            raise IntegrityError(
+                f"{where}: {name!r} is {form.d_out} × {form.d_in} on the grid 2^{form.quantum}, "
+                f"the base has {weight.d_out} × {weight.d_in} on 2^{weight.quantum}",
+                hint=_HINT,
+            )
+    columns = column_ids(patch, header, tensors)
+    if len(set(columns)) != len(columns):
+        raise IntegrityError(f"{where} holds a column twice", hint=_HINT)
+    blob = None
+    if constraints is not None:
+        blob = BlobId(sha256(constraints).hexdigest())
+        found = read_constraints(constraints)
+        fits = found.n == len(header.columns) and all(
+            name in known and (found.keys[name].shape[0], found.targets[name].shape[0]) == (d.d_in, d.d_out)
+            for name in found.keys
+            for d in (known.get(name, weights[0]),)
+        )
+        if not fits:
+            raise IntegrityError(f"{where}: its constraints {short(blob)} are of other facts or weights", hint=_HINT)
+    return NewPatch(patch, header, columns, bounds(header, tensors), blob)

@@ -1,0 +1,42 @@
+"""Texts that are longer than a model has positions: refused before anything is computed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from memit_vc.errors import EngineError
+from memit_vc.numerics.forward.tokens import Template, encode, join_target
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.objects import Fact
+
+__all__ = ["check_lengths", "positions"]
+
+_ALIBI = ("bloom", "mpt")
+_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+
+
+def positions(config: Any) -> int | None:
+    """Tokens that a text may have, as the model's config says; None where it says nothing, or where positions are a
+    bias by distance (alibi), which has no end: Bloom's `seq_length` is the length that it was trained with.
+    """
+    if getattr(config, "model_type", None) in _ALIBI or getattr(config, "alibi", False):
+        return None
+    found = next((getattr(config, name, None) for name in _NAMES if getattr(config, name, None)), None)
+    return int(found) if found else None
+
+
+def check_lengths(adapter: ModelAdapter, facts: Sequence[Fact], templates: Sequence[Template]) -> None:
+    """EngineError for the first fact that, in some template and with its target, has more tokens than positions."""
+    limit = positions(adapter.model.config)
+    if limit is None:
+        return
+    for number, fact in enumerate(facts, 1):
+        texts = [join_target(template.fill(fact.prompt), fact.target) for template in templates]
+        longest = max(len(each.ids) for each in encode(adapter.tokenizer, texts))
+        if longest > limit:
+            raise EngineError(
+                f"fact {number} ({fact.subject}): its prompt has {longest} tokens with the target and its context, "
+                f"the model has {limit} positions",
+                hint="Shorten the prompt.",
+            )

@@ -1,0 +1,123 @@
+"""The token rows of a batch of facts, and how rows are put together so that little of a forward is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from memit_vc.numerics.forward.tokens import Template, TokenRow, encode, join_target, last_token, target_row
+from memit_vc.objects import Fact
+
+__all__ = ["FactRow", "buckets", "pad", "portions", "prompt_rows", "search_rows"]
+
+
+@dataclass(frozen=True, slots=True)
+class FactRow:
+    """A row of fact number `fact` of the batch: `nll` rows ask for the target, the `kl` row watches the subject."""
+
+    fact: int
+    kind: Literal["nll", "kl"]
+    row: TokenRow
+
+    @property
+    def suffix_length(self) -> int:
+        """Tokens from the subject's last token on: all that an edit there can influence."""
+        return len(self.row.ids) - self.row.pivot
+
+
+def search_rows(tokenizer: Any, facts: Sequence[Fact], templates: Sequence[Template]) -> list[FactRow]:
+    """Rows of the search for z: for each fact one per template with the target behind it, then "{subject} is a".
+
+    The KL row is cut behind the subject, where its distribution is read.
+    """
+    texts, spans, lengths, owners = [], [], [], []
+    for index, fact in enumerate(facts):
+        for template in templates:
+            filled = template.fill(fact.prompt)
+            texts.append(join_target(filled, fact.target))
+            spans.append(template.span(fact.subject_span))
+            lengths.append(len(filled))
+            owners.append(index)
+    rows = [
+        FactRow(owner, "nll", target_row(encoded, length, span=span))
+        for owner, encoded, length, span in zip(owners, encode(tokenizer, texts), lengths, spans, strict=True)
+    ]
+    essences = encode(tokenizer, [f"{fact.subject} is a" for fact in facts])
+    for index, (fact, encoded) in enumerate(zip(facts, essences, strict=True)):
+        pivot = last_token(encoded, (0, len(fact.subject)))
+        rows.append(FactRow(index, "kl", TokenRow(ids=encoded.ids[: pivot + 1], pivot=pivot)))
+    return rows
+
+
+def prompt_rows(tokenizer: Any, facts: Sequence[Fact], template: Template) -> list[TokenRow]:
+    """One row per fact: the filled prompt up to the subject's last token, where keys and block outputs are read."""
+    rows = []
+    for fact, encoded in zip(facts, encode(tokenizer, [template.fill(f.prompt) for f in facts]), strict=True):
+        pivot = last_token(encoded, template.span(fact.subject_span))
+        rows.append(TokenRow(ids=encoded.ids[: pivot + 1], pivot=pivot))
+    return rows
+
+
+def buckets(lengths: Sequence[int], *, max_tokens: int, overhead: int = 48) -> list[list[int]]:
+    """Partition row indices into buckets of similar length with the least work.
+
+    Work of a bucket is rows · longest row + `overhead` (the fixed cost of a forward, in tokens). Exact, by dynamic
+    programming over the distinct lengths; a bucket above `max_tokens` is cut into equal parts. A single row may be
+    longer than `max_tokens`.
+    """
+    if not lengths:
+        return []
+    distinct = sorted(set(lengths))
+    counts = [sum(1 for n in lengths if n == value) for value in distinct]
+    best = [0.0] + [float("inf")] * len(distinct)
+    cut = [0] * (len(distinct) + 1)
+    for stop in range(1, len(distinct) + 1):
+        rows = 0
+        for start in range(stop - 1, -1, -1):
+            rows += counts[start]
+            cost = best[start] + rows * distinct[stop - 1] + overhead
+            if cost < best[stop]:
+                best[stop], cut[stop] = cost, start
+    groups: list[list[int]] = []
+    stop = len(distinct)
+    while stop:
+        span = set(distinct[cut[stop] : stop])
+        groups.append([i for i, n in enumerate(lengths) if n in span])
+        stop = cut[stop]
+    return [part for group in reversed(groups) for part in _split(group, lengths, max_tokens)]
+
+
+def portions(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
+    """Row indices in order, in parts of about equal numbers of tokens, each of at most about `max_tokens`."""
+    parts = max(1, -(-sum(lengths) // max_tokens))
+    found: list[list[int]] = [[] for _ in range(parts)]
+    before, total = 0, max(1, sum(lengths))
+    for index, length in enumerate(lengths):
+        found[min(parts - 1, before * parts // total)].append(index)
+        before += length
+    return [part for part in found if part]
+
+
+def _split(group: list[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    most = max(1, max_tokens // max(lengths[i] for i in group))
+    parts = -(-len(group) // most)
+    size = -(-len(group) // parts)
+    return [group[i : i + size] for i in range(0, len(group), size)]
+
+
+def pad(rows: Sequence[Sequence[int]], *, value: int = 0, length: int | None = None) -> tuple[Tensor, Tensor]:
+    """Right-padded ids [rows, length] int64 and mask [rows, length] int64.
+
+    Padding stands on the right, so that real tokens keep their positions and causal attention never sees it.
+    """
+    width = max((len(row) for row in rows), default=0) if length is None else length
+    ids = torch.full((len(rows), width), value, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row, dtype=torch.long)
+        mask[index, : len(row)] = 1
+    return ids, mask

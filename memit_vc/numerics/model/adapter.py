@@ -1,0 +1,177 @@
+"""Every question about a loaded model, answered once: blocks, projections, orientation, norm, head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from memit_vc.errors import EngineError, UnsupportedModelError
+from memit_vc.numerics.model.architecture import Architecture, architecture_of
+
+if TYPE_CHECKING:
+    from memit_vc.numerics.model.distributed import Team
+
+__all__ = ["ModelAdapter", "Orientation"]
+
+Orientation = Literal["out_in", "in_out"]
+
+
+@dataclass(frozen=True)
+class ModelAdapter:
+    """A causal LM with its tokenizer, and where its parts are.
+
+    The model is only looked at; it is put into eval mode by the context managers that run it, never here.
+    """
+
+    model: Any
+    tokenizer: Any
+    architecture: Architecture
+    team: Team | None = None
+    """The processes that hold this model and share its work; None: this one alone."""
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any, *, architecture: Architecture | None = None) -> ModelAdapter:
+        """Look the model up in the table; UnsupportedModelError for experts, quantised weights, unknown trees.
+
+        EngineError for a model of which a part was not loaded.
+        """
+        _refuse_quantised(model)
+        _refuse_offloaded(model)
+        found = architecture or architecture_of(model, model.config.model_type)
+        adapter = cls(model, tokenizer, found)
+        adapter.projection(0)
+        return adapter
+
+    @cached_property
+    def modules(self) -> Mapping[str, nn.Module]:
+        return dict(self.model.named_modules())
+
+    @cached_property
+    def n_layers(self) -> int:
+        stack, _, _ = self.architecture.block.partition(".{}")
+        return len(self.module(stack))  # type: ignore[arg-type]
+
+    def module(self, path: str) -> nn.Module:
+        """The module at a dotted path; UnsupportedModelError where the model has none."""
+        found = self.modules.get(path)
+        if found is None:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} has no module {path!r}",
+                hint="Correct the module names in the hyperparameter file; --hparams takes another one.",
+            )
+        return found
+
+    @cached_property
+    def blocks(self) -> Sequence[nn.Module]:
+        return [self.module(self.architecture.block.format(i)) for i in range(self.n_layers)]
+
+    def projection(self, layer: int) -> nn.Module:
+        """The edited projection (MLP output) of a layer: an nn.Linear or a Conv1D."""
+        module = self.module(self.architecture.rewrite.format(layer))
+        if not isinstance(module, nn.Linear | Conv1D):
+            raise UnsupportedModelError(
+                f"{self.architecture.rewrite.format(layer)} is a {type(module).__name__}, not a Linear or a Conv1D",
+                hint="Quantised and wrapped layers cannot be edited; load the model in float32, bfloat16 or float16.",
+            )
+        return module
+
+    def parameter_name(self, layer: int) -> str:
+        """The weight's name in the model's state dict."""
+        return f"{self.architecture.rewrite.format(layer)}.weight"
+
+    def orientation(self, layer: int) -> Orientation:
+        """A fact of the module's class, never guessed from shapes: a square weight satisfies both guesses."""
+        return "in_out" if isinstance(self.projection(layer), Conv1D) else "out_in"
+
+    def weight(self, layer: int) -> Tensor:
+        """The parameter in y = W x orientation, [d_out, d_in]: a view, sharing memory with the model."""
+        weight: Tensor = self.projection(layer).weight.data  # type: ignore[assignment]
+        return weight.T if self.orientation(layer) == "in_out" else weight
+
+    def dimensions(self, layer: int) -> tuple[int, int]:
+        """(d_out, d_in) of the projection."""
+        d_out, d_in = self.weight(layer).shape
+        return int(d_out), int(d_in)
+
+    @property
+    def hidden_size(self) -> int:
+        return self.dimensions(0)[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go: the device of the input embeddings."""
+        return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.get_input_embeddings().weight.dtype  # type: ignore[no-any-return]
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The model without its head, so that a forward computes no logits."""
+        return self.model.base_model  # type: ignore[no-any-return]
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [..., vocabulary] in float32 of block outputs [..., d_model]: norm, head, and the family's soft
+        cap.
+        """
+        parts = self.architecture
+        if parts.norm is not None and self.modules.get(parts.norm) is not None:
+            hidden = self.modules[parts.norm](hidden)
+        if parts.after_norm is not None and self.modules.get(parts.after_norm) is not None:
+            hidden = self.modules[parts.after_norm](hidden)
+        return self.logits(hidden)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [..., vocabulary] in float32 of final hidden states, the norm already applied."""
+        logits: Tensor = self._output(hidden)
+        config = self.model.config
+        scale = getattr(config, "logit_scale", None)  # Cohere
+        divisor = getattr(config, "logits_scaling", None)  # Granite
+        cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
+        if scale:
+            logits = logits * scale
+        if divisor:
+            logits = logits / divisor
+        if cap:
+            logits = torch.tanh(logits / cap) * cap
+        return logits.float()
+
+    def _output(self, hidden: Tensor) -> Tensor:
+        module = self.modules.get(self.architecture.head) or self.model.get_output_embeddings()
+        if isinstance(module, nn.Embedding):  # a tied head named by its embedding, as EasyEdit's files do
+            # no call of the module, so nothing brings the hidden states of the last device to the first
+            return nn.functional.linear(hidden.to(module.weight.device), module.weight)
+        return module(hidden)  # type: ignore[no-any-return]
+
+
+def _refuse_quantised(model: Any) -> None:
+    if getattr(model.config, "quantization_config", None) is not None or getattr(model, "is_quantized", False):
+        raise UnsupportedModelError(
+            "the model's weights are quantised: an update of a few bits of each weight cannot be stored in them",
+            hint="Edit the unquantised checkpoint; its edits can be exported as an adapter for the quantised one.",
+        )
+
+
+def _refuse_offloaded(model: nn.Module) -> None:
+    """What accelerate leaves in main memory or on disk has no values here: it comes and goes with each forward."""
+    parameters = dict(model.named_parameters())
+    away = {name: parameter for name, parameter in parameters.items() if parameter.is_meta}
+    skeleton = len(away) == len(parameters) and not hasattr(model, "hf_device_map")
+    if not away or skeleton:  # nothing was meant to be loaded: only the names and shapes are asked about
+        return
+    whole, part = (
+        sum(parameter.numel() * parameter.element_size() for parameter in some.values()) / 1e9
+        for some in (parameters, away)
+    )
+    raise EngineError(
+        f"{part:,.3g} of {whole:,.3g} GB of the model's weights did not fit into the memory of the GPUs and were left "
+        f"outside, {next(iter(away))} first",
+        hint="Use GPUs with more memory in all, set `device: cpu`, or load a smaller dtype.",
+    )

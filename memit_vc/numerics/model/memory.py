@@ -1,0 +1,82 @@
+"""How much a forward with gradients may hold: free memory of the device, and what a token of the search costs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from memit_vc.numerics.model.adapter import ModelAdapter
+
+__all__ = ["free_memory", "free_ram", "search_tokens"]
+
+_MOST = {"cpu": 384, "cuda": 16384}
+"""Larger forwards gain nothing: a CPU's cores are busy, and its caches overflow, with far fewer tokens than a GPU's."""
+_LEAST = 48
+_GROUP = Path("/sys/fs/cgroup")
+
+
+def search_tokens(adapter: ModelAdapter, *, layer: int) -> int:
+    """Tokens of one forward of the search for z above `layer`, which take half of what is free at most.
+
+    The most of them or that halved again and again, so that the same machine chooses the same number although its free
+    memory varies.
+    """
+    free = free_memory(adapter.blocks[layer])
+    most = _MOST.get(next(adapter.blocks[layer].parameters()).device.type, _MOST["cpu"])
+    if free is None:
+        return most
+    tokens = most
+    while tokens // 2 >= _LEAST and tokens * _bytes_per_token(adapter, layer) > free // 2:
+        tokens //= 2
+    return tokens
+
+
+def free_memory(module: torch.nn.Module) -> int | None:
+    """Free bytes where a module lies; None where the system does not say."""
+    device = next(module.parameters()).device
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
+    return free_ram() if device.type == "cpu" else None
+
+
+def _bytes_per_token(adapter: ModelAdapter, layer: int) -> int:
+    """Activations kept for the backward of each block above `layer`, and float32 logits with their gradients.
+
+    A block keeps about 16 vectors of the model's width and 6 of the width of its keys. Logits are needed of the
+    target's tokens only, which are at most half of what stands behind a subject.
+    """
+    d_model, d_in = adapter.dimensions(layer)
+    blocks = adapter.n_layers - 1 - layer
+    vocabulary = int(adapter.model.get_output_embeddings().weight.shape[0])
+    return blocks * (16 * d_model + 6 * d_in) * adapter.dtype.itemsize + 2 * 4 * vocabulary
+
+
+def free_ram() -> int | None:
+    """Free bytes of main memory, within the limits of a container; None where the system does not say."""
+    found = [free for free in (_available(), _left_in_group()) if free is not None]
+    return min(found, default=None)
+
+
+def _available() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        pass
+    try:  # no Linux: half of what there is, since nothing says what is free
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _left_in_group() -> int | None:
+    """What the control group (a container's limit) leaves."""
+    try:
+        limit, used = (int((_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (_GROUP / "memory.stat").read_text().splitlines())
+        return max(0, limit - used + int(stat.get("inactive_file", 0)))
+    except (OSError, ValueError):
+        return None

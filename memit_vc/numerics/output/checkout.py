@@ -1,0 +1,237 @@
+"""A state as a directory that anything loads: one new hot shard, everything else linked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from memit_vc.errors import IntegrityError, StorageError, UnsupportedModelError, UsageError
+from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, Term
+from memit_vc.numerics.output.hotshard import StaleShardError, copied_shard, hot_shard
+from memit_vc.objects import BaseManifest, EditableWeight, JsonValue, StateId, canonical_json
+from memit_vc.progress import Progress, silent
+from memit_vc.store.checkpoint import INDEX_FILE, RECORD_FILE, SINGLE_FILE, Checkpoint, hash_directory
+from memit_vc.store.files import (
+    make_directories,
+    publish_directory,
+    storage_errors,
+    temporary_path,
+    write_atomic,
+)
+from memit_vc.store.hotcache import HotCache
+from memit_vc.store.links import LinkKind, link
+from memit_vc.store.safetensors_file import read_header
+from memit_vc.store.shards import FILES, HOT_FILE, ShardedBase, build_base, clear_abandoned
+
+__all__ = ["RECORD_FILE", "CheckoutResult", "base_of", "checkout", "hash_directory", "prepare_base"]
+
+CACHE_LIMIT = 8 << 30
+_BASE_KEY = "memitvc_base"
+
+
+@dataclass(frozen=True)
+class CheckoutResult:
+    """`tensors` are the SHA-256 of the editable tensors (the others are the base's), `links` how cold files came."""
+
+    directory: Path
+    hot_bytes: int
+    tensors: Mapping[str, str]
+    links: Mapping[str, LinkKind] = field(default_factory=dict)
+    cached: bool = False
+
+
+def prepare_base(
+    checkpoint: Checkpoint,
+    weights: Sequence[EditableWeight],
+    into: Path,
+    progress: Progress = silent,
+    *,
+    manifest: BaseManifest | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Build the hot and cold shards of the base under `into`; at once done where they are there already. Where they
+    were damaged since, they are built again and `tell` hears of it.
+
+    UnsupportedModelError for a weight that the checkpoint lacks or stores in a dtype that cannot be edited,
+    IntegrityError for one of another shape, BaseChangedError for one whose bytes are not those of `manifest`.
+    """
+    for weight in weights:
+        found = checkpoint.tensors.get(weight.name)
+        if found is None:
+            continue  # build_base says what is missing
+        entry, shape = found[1], (weight.d_out, weight.d_in)
+        if entry.dtype not in STORAGE_DTYPES:
+            raise UnsupportedModelError(
+                f"{checkpoint.directory}: {weight.name} is stored as {entry.dtype}, which cannot be edited exactly",
+                hint="Quantised weights hold no small updates. Use the unquantised checkpoint, or export an adapter.",
+            )
+        if entry.dtype != weight.dtype or entry.shape != (shape if weight.orientation == "out_in" else shape[::-1]):
+            raise IntegrityError(
+                f"{checkpoint.directory}: {weight.name} is {entry.dtype} {list(entry.shape)}, "
+                f"the history says {weight.dtype} {list(shape)} as {weight.orientation}",
+                hint="The base is not the one that `init` recorded: put its files back, or start a new repository.",
+            )
+    build_base(checkpoint, {weight.name for weight in weights}, into, progress, manifest=manifest, tell=tell)
+
+
+def checkout(
+    base_dir: Path,
+    weights: Sequence[EditableWeight],
+    terms: Callable[[str], Iterable[Term]],
+    out: Path,
+    *,
+    record: JsonValue,
+    replace: bool = False,
+    progress: Progress = silent,
+    cache: Path | None = None,
+    cache_limit: int = CACHE_LIMIT,
+    state: StateId | None = None,
+) -> CheckoutResult:
+    """Write a state as a Hugging Face directory `out`.
+
+    `base_dir` was built by `prepare_base`; `terms(name)` gives the state's terms of a weight; `record` becomes
+    `memitvc.json`. With `cache` (a directory) and `state`, hot shards are kept, up to `cache_limit` bytes, and reused.
+
+    `out` appears whole, by one rename, or not at all. `replace` switches an earlier checkout of the same base instead:
+    its hot shard is replaced by rename, never written into, so that models mapped on it live on; after a crash its
+    weights are wholly the old state's or the new one's. `memitvc.json` may then still name the old state: `verify` goes
+    by the weights and says so, and the next switch writes both anew.
+
+    UsageError where `out` holds anything else, StorageError (nothing left) where the system refuses,
+    IntegrityError and EngineError from materialising.
+    """
+    base = ShardedBase.open(base_dir)
+    hots = HotCache(cache / "hot", cache_limit) if cache is not None and state is not None else None
+    fresh = _is_fresh(out, base, replace=replace)
+
+    def write_hot(path: Path) -> tuple[dict[str, str], bool]:
+        if hots is not None and state is not None:
+            found = hots.find(state, base)
+            if found is not None:
+                with suppress(StaleShardError):
+                    write_atomic(path, copied_shard(*found, progress))
+                    return found[1], True
+                hots.drop(state, base)
+        hashes: dict[str, str] = {}
+        write_atomic(path, hot_shard(base_dir / HOT_FILE, weights, terms, hashes, progress))
+        return hashes, False
+
+    if not fresh:
+        for name in (HOT_FILE, RECORD_FILE):
+            clear_abandoned(out / name)
+        hashes, cached = write_hot(out / HOT_FILE)
+        links = _link_cold(base, out)
+        _write_record(out, record)
+    else:
+        hashes, cached, links = _publish(base, out, record, write_hot)
+    if hots is not None and state is not None and not cached:
+        hots.keep(state, base, out / HOT_FILE, hashes)
+    with storage_errors(out):
+        size = (out / HOT_FILE).stat().st_size
+    return CheckoutResult(out, size, hashes, links, cached)
+
+
+def _publish(
+    base: ShardedBase, out: Path, record: JsonValue, write_hot: Callable[[Path], tuple[dict[str, str], bool]]
+) -> tuple[dict[str, str], bool, dict[str, LinkKind]]:
+    clear_abandoned(out)
+    temporary = temporary_path(out)
+    try:
+        with storage_errors(out):
+            make_directories(out.parent)
+            temporary.mkdir()
+        hashes, cached = write_hot(temporary / HOT_FILE)
+        links = _link_cold(base, temporary)
+        for name in base.other_files:
+            with storage_errors(base.directory / FILES / name):
+                data = (base.directory / FILES / name).read_bytes()
+            write_atomic(temporary / name, data)
+        write_atomic(temporary / INDEX_FILE, _index(base))
+        _write_record(temporary, record)
+        with storage_errors(out):
+            if out.is_dir():
+                out.rmdir()  # empty, as `_is_fresh` has seen; anything that came since is not lost
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    publish_directory(temporary, out)
+    return hashes, cached, links
+
+
+def _is_fresh(out: Path, base: ShardedBase, *, replace: bool) -> bool:
+    """True where `out` is to be made, False where it is a checkout to switch; UsageError for anything else."""
+    with storage_errors(out):
+        if out.is_symlink() and not out.exists():
+            raise UsageError(
+                f"{out}: is a symbolic link to {out.readlink()}, which is not there", hint="Remove it, or name another."
+            )
+        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+            return True
+        if not out.is_dir():
+            raise UsageError(f"{out}: is a file", hint="Choose another name for the directory.")
+        ours = (out / RECORD_FILE).is_file()
+    if not ours and replace:
+        raise UsageError(
+            f"{out}: is no checkout of memit-vc, and cannot be switched",
+            hint="Make a checkout: -o with a new directory.",
+        )
+    if not ours:
+        raise UsageError(f"{out}: exists and is not empty", hint="Choose another directory; nothing is overwritten.")
+    if not replace:
+        raise UsageError(
+            f"{out}: holds an earlier checkout", hint="Choose another directory, or switch this one with --in-place."
+        )
+    if _base_id(out) == base.id and not (out / SINGLE_FILE).exists():
+        return False
+    raise UsageError(
+        f"{out}: is a checkout of another base, or from before other layers were edited, or its index was changed",
+        hint="Check out into another directory.",
+    )
+
+
+def base_of(out: Path, bases: Path) -> frozenset[str] | None:
+    """The weights in the hot shard of a checkout, by the base below `bases` that it was made of; None for any other
+    directory.
+    """
+    wanted = _base_id(out)
+    for directory in bases.iterdir() if wanted is not None and bases.is_dir() else ():
+        with suppress(IntegrityError, StorageError, OSError):
+            found = ShardedBase.open(directory)
+            if found.id == wanted:
+                return frozenset(found.hot)
+    return None
+
+
+def _base_id(out: Path) -> str | None:
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        index: Any = json.loads((out / INDEX_FILE).read_bytes())
+        return str(index["metadata"][_BASE_KEY])
+    return None
+
+
+def _link_cold(base: ShardedBase, directory: Path) -> dict[str, LinkKind]:
+    """Link the cold shards that `directory` lacks."""
+    links: dict[str, LinkKind] = {}
+    for file in base.cold:
+        if not (directory / file).exists():
+            source = base.directory / file
+            # a link into the Hub's cache outlives this repository, one into the repository might not
+            links[file] = link(source, directory / file, symlink=source.is_symlink())
+    return links
+
+
+def _index(base: ShardedBase) -> bytes:
+    headers = {file: read_header(base.directory / file) for file in (HOT_FILE, *base.cold)}
+    places = {name: file for file, header in headers.items() for name in header.tensors}
+    size = sum(entry.size for header in headers.values() for entry in header.tensors.values())
+    record = {"metadata": {"total_size": size, _BASE_KEY: base.id}, "weight_map": dict(sorted(places.items()))}
+    return json.dumps(record, indent=2).encode() + b"\n"
+
+
+def _write_record(directory: Path, record: JsonValue) -> None:
+    write_atomic(directory / RECORD_FILE, json.dumps(json.loads(canonical_json(record)), indent=2).encode() + b"\n")

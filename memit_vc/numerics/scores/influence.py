@@ -1,0 +1,58 @@
+"""How far each term of D moves the output of an edited weight at one key: ‖Δ_i k‖."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from memit_vc.errors import EngineError
+from memit_vc.numerics.edit.keys import Frontier
+from memit_vc.numerics.exact.materialise import Term
+from memit_vc.numerics.exact.patchfile import Dense
+from memit_vc.numerics.forward.tokens import Template
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.objects import Fact
+
+__all__ = ["keys_at", "output_norm", "shift_norms"]
+
+
+def keys_at(adapter: ModelAdapter, prompt: str, subject: str | None, layers: Sequence[int]) -> dict[int, Tensor]:
+    """k [d_in] float64 of each layer at the subject's last token (None: the prompt's), with the weights as they stand.
+
+    EngineError where the subject does not occur in the prompt.
+    """
+    asked = Fact(prompt=prompt, subject=prompt if subject is None else subject, target="")
+    try:
+        frontier = Frontier(adapter, [asked], layers=sorted(layers), templates=[[Template("")]])
+    except ValueError as error:
+        raise EngineError(str(error), hint="Write the subject as it stands in the prompt.") from error
+    return {layer: frontier.keys(layer)[:, 0].double().cpu() for layer in sorted(layers)}
+
+
+def output_norm(adapter: ModelAdapter, layer: int, key: Tensor) -> float:
+    """‖W k‖ with the weight as it stands, for `key` [d_in] float64."""
+    return float((adapter.weight(layer).detach().cpu().double() @ key).norm())
+
+
+def shift_norms(terms: Sequence[tuple[Term, Sequence[int]]], key: Tensor, groups: int) -> Tensor:
+    """‖Σ Δ_j k‖ of each group, float64 [groups], for `key` [d_in].
+
+    `terms` are updates with the group of each of their columns (one for all of a dense or joint update); −1 counts
+    nowhere.
+    """
+    total: dict[int, Tensor] = {}
+    for term, labels in terms:
+        if isinstance(term, Dense):
+            shifts = (term.delta.double() @ key)[:, None]
+        else:
+            shifts = term.left.double() * (term.right.double() @ key)
+            if len(labels) == 1:  # a patch that cannot be split is one entry, whatever its rank
+                shifts = shifts.sum(dim=1, keepdim=True)
+        for index, group in enumerate(labels):
+            if group >= 0:
+                total[group] = total[group] + shifts[:, index] if group in total else shifts[:, index]
+    return torch.tensor(
+        [float(total[group].norm()) if group in total else 0.0 for group in range(groups)], dtype=torch.float64
+    )

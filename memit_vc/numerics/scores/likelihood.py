@@ -1,0 +1,173 @@
+"""Log-probabilities of continuations, many prompts at once, as the benchmarks and the health probe need them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memit_vc.errors import EngineError
+from memit_vc.numerics.forward.lengths import positions
+from memit_vc.numerics.forward.replay import evaluating
+from memit_vc.numerics.forward.tokens import TokenRow, encode, join_target, target_row
+from memit_vc.numerics.forward.trees import grouped, laid_out
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.model.scarcity import halving
+
+__all__ = ["Continued", "continuations", "greedy", "perplexity"]
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """How a model continues a prompt with a given text: mean −log P of its tokens in nats, and whether each is the
+    argmax.
+    """
+
+    nll: float
+    argmax: bool
+    """All tokens of the continuation are the argmax."""
+    matched: float
+    """Share of its tokens that are the argmax."""
+    predicted: tuple[int, ...]
+    """The argmax where each of its tokens is predicted."""
+
+
+def continuations(
+    adapter: ModelAdapter,
+    asked: Sequence[tuple[str, str]],
+    *,
+    max_tokens: int = 2048,
+    on_done: Callable[[int, int], None] | None = None,
+) -> list[Continued]:
+    """Teacher-forced scores of (prompt, continuation) pairs.
+
+    What prompts and continuations begin with in common is computed once (`trees.py`). Logits are computed only where a
+    token is predicted.
+    """
+    encoded = encode(adapter.tokenizer, [join_target(prompt, text) for prompt, text in asked])
+    rows = [target_row(e, len(prompt), span=None) for e, (prompt, _) in zip(encoded, asked, strict=True)]
+    hosts, host_of = _share(rows)
+    results: list[Continued | None] = [None] * len(rows)
+    guests: list[list[int]] = [[] for _ in hosts]
+    for index, host in enumerate(host_of):
+        guests[host].append(index)
+    scored: set[int] = set()
+    done = 0
+
+    def score(tokens: int) -> None:
+        nonlocal done
+        left = [i for i in range(len(hosts)) if i not in scored]
+        for numbers in grouped(adapter, [hosts[i] for i in left], max_tokens=tokens):
+            group = [left[number] for number in numbers]
+            hidden, places = _hidden(adapter, [hosts[i] for i in group])
+            at: list[int] = []
+            columns: list[int] = []
+            labels: list[int] = []
+            lengths: list[int] = []
+            owners = [index for host in group for index in guests[host]]
+            for (line, of_host), host in zip(places, group, strict=True):
+                for index in guests[host]:
+                    row = rows[index]
+                    at += [line] * len(row.labels)
+                    columns += [of_host[position] for position in row.positions]
+                    labels += row.labels
+                    lengths.append(len(row.labels))
+            logits = _logits(adapter, hidden[at, columns])
+            target = torch.tensor(labels, device=logits.device)
+            nll = torch.nn.functional.cross_entropy(logits, target, reduction="none").cpu()
+            best = logits.argmax(-1)
+            hit = (best == target).float().cpu()
+            parts = (torch.split(t, lengths) for t in (nll, hit, best.cpu()))
+            for index, n, h, b in zip(owners, *parts, strict=True):
+                results[index] = Continued(float(n.mean()), bool(h.all()), float(h.mean()), tuple(b.tolist()))
+            scored.update(group)
+            done += len(owners)
+            if on_done is not None:
+                on_done(done, len(rows))
+
+    with evaluating(adapter.model), torch.no_grad():
+        halving(max_tokens, score)
+    return [r for r in results if r is not None]
+
+
+def _share(rows: Sequence[TokenRow]) -> tuple[list[tuple[int, ...]], list[int]]:
+    """Distinct rows that are no beginning of another row, and for each row the one that it is read off."""
+    order = sorted(range(len(rows)), key=lambda i: rows[i].ids, reverse=True)
+    hosts: list[tuple[int, ...]] = []
+    host_of = [0] * len(rows)
+    for index in order:  # in descending order a beginning directly follows a row that it begins
+        ids = rows[index].ids
+        if not hosts or hosts[-1][: len(ids)] != ids:
+            hosts.append(ids)
+        host_of[index] = len(hosts) - 1
+    return hosts, host_of
+
+
+def perplexity(adapter: ModelAdapter, texts: Sequence[str], *, tokens: int = 4096, window: int = 512) -> float:
+    """exp(mean NLL per token) over windows of at most `window` tokens, until `tokens` tokens are predicted.
+
+    EngineError where the texts hold no two tokens in a row.
+    """
+    limit = positions(adapter.model.config)
+    window = min(window, limit) if limit else window
+    windows: list[Sequence[int]] = []
+    count = 0
+    for text in encode(adapter.tokenizer, texts):
+        for start in range(0, len(text.ids), window):
+            ids = text.ids[start : start + window][: tokens - count + 1]
+            if len(ids) > 1 and count < tokens:
+                windows.append(ids)
+                count += len(ids) - 1
+    if not count:
+        raise EngineError("the text for the perplexity is empty", hint="Give at least one sentence.")
+    total = 0.0
+    with evaluating(adapter.model), torch.no_grad():
+        for group in grouped(adapter, windows, max_tokens=2 * window):
+            rows = [windows[i] for i in group]
+            hidden, places = _hidden(adapter, rows)
+            read = [hidden[line, list(columns[:-1])] for line, columns in places]
+            logits = _logits(adapter, torch.cat(read))
+            labels = torch.tensor([token for row in rows for token in row[1:]], device=logits.device)
+            total += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
+    return float(torch.tensor(total / count, dtype=torch.float64).exp())
+
+
+def greedy(adapter: ModelAdapter, prompts: Sequence[str], *, new_tokens: int = 8) -> list[str]:
+    """The model's most likely continuation of each prompt, as text, at most `new_tokens` tokens, cut at a line's
+    end.
+    """
+    answers = []
+    eos = adapter.tokenizer.eos_token_id
+    with evaluating(adapter.model), torch.no_grad():
+        for encoded in encode(adapter.tokenizer, prompts):
+            ids = torch.tensor([encoded.ids], device=adapter.device)
+            made = adapter.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=new_tokens,
+                pad_token_id=0 if eos is None else eos,
+            )
+            text = str(adapter.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
+            answers.append(text.strip().split("\n", 1)[0].strip())
+    return answers
+
+
+def _hidden(adapter: ModelAdapter, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Sequence[tuple[int, Sequence[int]]]]:
+    """Final hidden states [lines, width, d_model], and the line of each row and the column of each of its tokens."""
+    laid = laid_out(adapter, rows)
+    return _forward(adapter, laid.inputs), laid.places
+
+
+def _forward(adapter: ModelAdapter, inputs: Mapping[str, Any]) -> Tensor:
+    run: Any = adapter.backbone
+    hidden: Tensor = run(**inputs, use_cache=False).last_hidden_state
+    return hidden
+
+
+def _logits(adapter: ModelAdapter, hidden: Tensor) -> Tensor:
+    """Float32 logits of final hidden states (the norm is already applied), with the family's soft cap."""
+    return adapter.logits(hidden)

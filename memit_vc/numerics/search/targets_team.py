@@ -1,0 +1,103 @@
+"""The search for z in parts, by one process or by several: the parts are the same, so z is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.forward.tokens import Template
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.model.architecture import architecture_for
+from memit_vc.numerics.model.distributed import Message, Team, reported
+from memit_vc.numerics.model.masters import swapped
+from memit_vc.numerics.search.targets import Targets, find_targets
+from memit_vc.objects import Fact
+
+__all__ = ["JOB", "help_search", "search_order", "searched"]
+
+JOB = "targets"
+
+
+def search_order(
+    parts: Sequence[Sequence[Fact]],
+    *,
+    hparams: MEMITHyperParams,
+    templates: Sequence[Template],
+    max_tokens: int,
+    plain: bool,
+    weights: Mapping[int, Tensor],
+) -> Message:
+    """What a helper needs to know: `weights` are those that the leader's model holds in place of the base's."""
+    body = {
+        "job": JOB,
+        "parts": [[fact.to_json() for fact in part] for part in parts],
+        "hparams": hparams.to_json(),
+        "templates": [[template.prefix, template.suffix] for template in templates],
+        "max_tokens": max_tokens,
+        "plain": plain,
+    }
+    return Message(body, {str(layer): weight for layer, weight in weights.items()})
+
+
+def searched(
+    team: Team | None, count: int, order: Callable[[], Message], search: Callable[[int], Targets]
+) -> Iterator[tuple[int, Targets]]:
+    """(part, what was found for it), in order. `search` is called here for parts 0, N, 2 N, …; helpers do the rest."""
+    if team is None:
+        for index in range(count):
+            yield index, search(index)
+        return
+    with team.job(order()):
+        for start in range(0, count, team.size):
+            answers = list(team.exchange(_answer(lambda start=start: search(start))))  # type: ignore[misc]
+            for index, answer in enumerate(answers[: count - start], start=start):
+                yield index, _targets(answer)
+
+
+def help_search(adapter: ModelAdapter, team: Team, order: Message) -> None:
+    """Helper: search its share of the parts. LeftError where the leader gives up or any process fails."""
+    body = order.body
+    adapter = _named(adapter, MEMITHyperParams.from_json(body["hparams"]))
+    parts = [[Fact.from_json(record) for record in part] for part in body["parts"]]
+    hparams = MEMITHyperParams.from_json(body["hparams"])
+    weights = {int(layer): weight for layer, weight in order.tensors.items()}
+
+    def search(index: int) -> Targets:
+        return find_targets(
+            adapter,
+            parts[index],
+            layer=hparams.layers[-1],
+            hparams=hparams,
+            templates=[Template(*pair) for pair in body["templates"]],
+            max_tokens=body["max_tokens"],
+            plain=body["plain"],
+        )
+
+    with swapped(adapter, weights):
+        for start in range(0, len(parts), team.size):
+            mine = start + team.rank
+            answer = _answer(lambda mine=mine: search(mine)) if mine < len(parts) else Message()  # type: ignore[misc]
+            list(team.exchange(answer))
+
+
+def _named(adapter: ModelAdapter, hparams: MEMITHyperParams) -> ModelAdapter:
+    """The helper's model with the parts that this search's hyperparameters name: a commit may have its own."""
+    model = adapter.model
+    return replace(adapter, architecture=architecture_for(model, model.config.model_type, hparams))
+
+
+def _answer(search: Callable[[], Targets]) -> Message:
+    try:
+        found = search()
+    except Exception as error:  # whatever it is, the others wait for an answer
+        return reported(error)
+    return Message({"steps": found.steps, "loss": found.loss}, {"z": found.z})
+
+
+def _targets(answer: Message) -> Targets:
+    z = answer.tensors["z"].to(torch.float32)
+    return Targets(z.cpu(), tuple(answer.body["steps"]), tuple(answer.body["loss"]))

@@ -1,0 +1,285 @@
+"""Second moments and factors on disk, named by everything they depend on.
+
+    <root>/<statistics id>/key.json                   what was asked for
+                           layer-<n>.safetensors      C, float32 [d_in, d_in]
+                           factor-<n>-<λ>.safetensors the Cholesky factor of λC
+                           partial.safetensors        sums of a pass that was cut short
+
+A directory can be copied to another machine. A file that is missing or damaged counts as absent: it is computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memit_vc.errors import EngineError, IntegrityError, StorageError
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.statistics.factors import Factor, factorise
+from memit_vc.numerics.statistics.moments import Moments
+from memit_vc.numerics.statistics.tensorfile import read_metadata, read_tensors, write_bytes, write_tensors
+from memit_vc.objects.ids import JsonValue, StatisticsId, canonical_json, digest
+
+__all__ = ["KeyedWeight", "StatisticsCache", "StatisticsKey"]
+
+FORMAT = 1
+"""Of the files."""
+ALGORITHM = 2
+"""Of the way from a corpus to moments: raised when other numbers come out of the same inputs."""
+_HELD = 1 << 30
+"""Bytes of factors that stay in memory: those of a small model; of a large one each layer's is read when it is used."""
+_FLOAT64 = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyedWeight:
+    """An edited weight: its layer, its name in the checkpoint, and the size d_in of its keys."""
+
+    layer: int
+    name: str
+    d_in: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatisticsKey:
+    """All that second moments depend on.
+
+    `base` is the base's id, `tokenizer` a digest of how text becomes tokens, `corpus` what `Corpus.describe()` says
+    (its `name` is kept for people and is not part of the id: a renamed file is the same text), `tokens` the number
+    asked for, `dtype` the one the model computed in ("float32").
+    """
+
+    base: str
+    weights: tuple[KeyedWeight, ...]
+    tokenizer: str
+    corpus: Mapping[str, JsonValue]
+    tokens: int
+    max_length: int
+    dtype: str
+    format: int = FORMAT
+    algorithm: int = ALGORITHM
+
+    @classmethod
+    def of(
+        cls,
+        adapter: ModelAdapter,
+        *,
+        base: str,
+        names: Mapping[int, str],
+        corpus: Mapping[str, JsonValue],
+        tokens: int,
+        max_length: int = 512,
+    ) -> StatisticsKey:
+        """The key for a loaded model; `names[layer]` is the edited weight's name in the checkpoint."""
+        return cls(
+            base=base,
+            weights=tuple(
+                KeyedWeight(layer=layer, name=names[layer], d_in=adapter.dimensions(layer)[1])
+                for layer in sorted(names)
+            ),
+            tokenizer=_tokenizer_digest(adapter.tokenizer),
+            corpus=dict(corpus),
+            tokens=tokens,
+            max_length=max_length,
+            dtype=str(adapter.dtype).removeprefix("torch."),
+        )
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return tuple(weight.layer for weight in self.weights)
+
+    @property
+    def id(self) -> StatisticsId:
+        record = self.to_json()
+        record["corpus"] = {name: value for name, value in self.corpus.items() if name != "name"}
+        return StatisticsId(digest("statistics", canonical_json(record)))
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return {
+            "base": self.base,
+            "weights": [{"layer": w.layer, "name": w.name, "d_in": w.d_in} for w in self.weights],
+            "tokenizer": self.tokenizer,
+            "corpus": dict(self.corpus),
+            "tokens": self.tokens,
+            "max_length": self.max_length,
+            "dtype": self.dtype,
+            "format": self.format,
+            "algorithm": self.algorithm,
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> StatisticsKey:
+        weights = tuple(KeyedWeight(**weight) for weight in record["weights"])
+        return cls(**{**record, "weights": weights})
+
+
+def _tokenizer_digest(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        record: JsonValue = {"class": type(tokenizer).__name__, "vocabulary": dict(tokenizer.get_vocab())}
+        return digest("tokenizer", canonical_json(record))
+    # truncation and padding are settings of the last call, not of the tokenizer
+    described = json.loads(backend.to_str())
+    return digest("tokenizer", canonical_json({**described, "truncation": None, "padding": None}))
+
+
+class StatisticsCache:
+    """The statistics below `root` (`.memitvc/statistics`). Small factors that were used stay in memory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._factors: dict[tuple[str, int, float], Factor] = {}
+
+    def directory(self, key: StatisticsKey | StatisticsId) -> Path:
+        return self.root / _id(key)
+
+    def partial(self, key: StatisticsKey) -> Path:
+        """Where `collect(resume=…)` keeps a pass that may be cut short."""
+        return self.directory(key) / "partial.safetensors"
+
+    def ready(self, key: StatisticsKey) -> bool:
+        """Whether the moments of every layer are there, by their headers; nothing large is read."""
+        for weight in key.weights:
+            try:
+                metadata = read_metadata(self._layer(key, weight.layer))
+            except (FileNotFoundError, IntegrityError):
+                return False
+            if metadata.get("kind") != "moment" or metadata.get("d_in") != weight.d_in:
+                return False
+        return True
+
+    def load(self, key: StatisticsKey) -> Moments | None:
+        """The moments, checked for size and SHA-256; None where a layer is absent or damaged."""
+        moment: dict[int, Tensor] = {}
+        counts = []
+        for weight in key.weights:
+            found = _read_layer(self._layer(key, weight.layer), weight.d_in)
+            if found is None:
+                return None
+            moment[weight.layer], count = found
+            counts.append(count)
+        return Moments(moment, min(counts), key.tokens)
+
+    def store(self, key: StatisticsKey, moments: Moments) -> None:
+        """Write the moments of every layer of the key; factors of earlier ones go. EngineError, StorageError."""
+        directory = self.directory(key)
+        for weight in key.weights:
+            _check(moments, weight)
+        try:
+            for stale in [*directory.glob("factor-*.safetensors")]:
+                stale.unlink()
+        except OSError as error:
+            raise StorageError(f"{directory}: {error}", hint="Check the permissions of the repository.") from error
+        self._factors = {known: factor for known, factor in self._factors.items() if known[0] != key.id}
+        for weight in key.weights:
+            matrix = moments.moment[weight.layer].float().cpu()
+            metadata: dict[str, JsonValue] = {
+                "kind": "moment",
+                "layer": weight.layer,
+                "weight": weight.name,
+                "d_in": weight.d_in,
+                "count": moments.count,
+                "sha256": _content(matrix),
+            }
+            write_tensors(self._layer(key, weight.layer), {"moment": matrix}, metadata)
+        write_bytes(directory / "key.json", canonical_json(key.to_json()) + b"\n")
+        with suppress(OSError):
+            self.partial(key).unlink(missing_ok=True)
+
+    def factor(self, key: StatisticsKey | StatisticsId, layer: int, weight: float) -> Factor:
+        """The factor of λC for λ = `weight`, from memory, from disk, or computed from the moments and kept.
+
+        EngineError where there are no moments of this layer or they cannot be factored.
+        """
+        identifier = (_id(key), layer, float(weight))
+        found = self._factors.get(identifier)
+        if found is None:
+            found = self._factor(key, layer, float(weight))
+            held = sum(factor.lower.numel() for factor in self._factors.values()) * _FLOAT64
+            if held + found.lower.numel() * _FLOAT64 <= _HELD or not self._factor_path(key, layer, weight).exists():
+                self._factors[identifier] = found
+        return found
+
+    def ridge(self, key: StatisticsKey | StatisticsId, layer: int, weight: float) -> float:
+        """The ridge of `factor`, which is on disk afterwards; one that is there already is not read. EngineError."""
+        with suppress(FileNotFoundError, IntegrityError):
+            metadata = read_metadata(self._factor_path(key, layer, weight))
+            ridge = metadata.get("ridge")
+            if isinstance(ridge, int | float) and metadata.get("size") == self._size(key, layer):
+                return float(ridge)
+        return self.factor(key, layer, weight).ridge
+
+    def _factor_path(self, key: StatisticsKey | StatisticsId, layer: int, weight: float) -> Path:
+        return self.directory(key) / f"factor-{layer}-{float(weight)!r}.safetensors"
+
+    def _factor(self, key: StatisticsKey | StatisticsId, layer: int, weight: float) -> Factor:
+        path = self._factor_path(key, layer, weight)
+        expected = self._size(key, layer)
+        with suppress(FileNotFoundError, IntegrityError):
+            factor = Factor.load(path)
+            if factor.size == expected:
+                return factor
+        found = _read_layer(self._layer(key, layer), expected)
+        if found is None:
+            with suppress(OSError):  # its header may look whole: `ready` must not say so once more
+                self._layer(key, layer).unlink(missing_ok=True)
+            raise EngineError(
+                f"there are no usable statistics of layer {layer} in {self.directory(key)}",
+                hint="Compute them again: `memitvc stats`.",
+            )
+        factor = factorise(found[0], weight)
+        with suppress(StorageError):  # a full or read-only disk costs the next process a second, not this one its edit
+            factor.save(path)
+        return factor
+
+    def _size(self, key: StatisticsKey | StatisticsId, layer: int) -> int | None:
+        if isinstance(key, StatisticsKey):
+            return next((w.d_in for w in key.weights if w.layer == layer), None)
+        with suppress(FileNotFoundError, IntegrityError):
+            size = read_metadata(self._layer(key, layer)).get("d_in")
+            return size if isinstance(size, int) else None
+        return None
+
+    def _layer(self, key: StatisticsKey | StatisticsId, layer: int) -> Path:
+        return self.directory(key) / f"layer-{layer}.safetensors"
+
+
+def _id(key: StatisticsKey | StatisticsId) -> str:
+    return key.id if isinstance(key, StatisticsKey) else key
+
+
+def _read_layer(path: Path, size: int | None) -> tuple[Tensor, int] | None:
+    try:
+        tensors, metadata = read_tensors(path)
+    except (FileNotFoundError, IntegrityError):
+        return None
+    matrix, count = tensors.get("moment"), metadata.get("count")
+    if matrix is None or matrix.dtype != torch.float32 or not isinstance(count, int):
+        return None
+    if matrix.shape != (size, size) or metadata.get("sha256") != _content(matrix):
+        return None
+    return matrix, count
+
+
+def _check(moments: Moments, weight: KeyedWeight) -> None:
+    matrix = moments.moment.get(weight.layer)
+    if matrix is None or matrix.shape != (weight.d_in, weight.d_in):
+        shape = "nothing" if matrix is None else f"shape {tuple(matrix.shape)}"
+        raise EngineError(
+            f"layer {weight.layer} ({weight.name}) has keys of size {weight.d_in}; its second moment has {shape}",
+            hint="The statistics are another model's; compute them with `memitvc stats`.",
+        )
+    if not bool(matrix.isfinite().all()):
+        raise EngineError(f"the second moment of layer {weight.layer} ({weight.name}) is not finite")
+
+
+def _content(matrix: Tensor) -> str:
+    return hashlib.sha256(matrix.contiguous().numpy().data).hexdigest()

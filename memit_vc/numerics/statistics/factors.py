@@ -1,0 +1,119 @@
+"""λC factored once per layer and λ: the Cholesky factor that every solve of `solve.py` starts from.
+
+Float64 throughout: λC of a real model has a condition number near 1e8, which leaves nothing of a float32 factor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from memit_vc.errors import EngineError, IntegrityError
+from memit_vc.numerics.statistics.tensorfile import read_tensors, write_tensors
+
+__all__ = ["RIDGES", "Factor", "factorise"]
+
+RIDGES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+"""Ridges tried in turn, as shares of the mean diagonal of λC, where λC alone is not positive definite."""
+
+_TENSOR = "lower"
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """λC + ridge·I = L Lᵀ. `lower` is L, float64 [d_in, d_in]; `ridge` is 0.0 where λC was positive definite."""
+
+    lower: Tensor
+    ridge: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """d_in."""
+        return int(self.lower.shape[0])
+
+    def to(self, device: torch.device) -> Factor:
+        """The same factor on a device; itself where it is there."""
+        return self if self.lower.device == device else Factor(self.lower.to(device), self.ridge)
+
+    def solve(self, x: Tensor) -> Tensor:
+        """(λC + ridge·I)⁻¹ x, float64 [d_in, m], for x [d_in, m] of any floating dtype, on the factor's device."""
+        if x.ndim != 2 or x.shape[0] != self.size:
+            raise EngineError(
+                f"keys of shape {tuple(x.shape)} do not fit statistics of {self.size} inputs",
+                hint="The statistics are another model's or another layer's; compute them again with `memitvc stats`.",
+            )
+        return torch.cholesky_solve(x.to(self.lower), self.lower)
+
+    def matrix(self) -> Tensor:
+        """λC + ridge·I, float64 [d_in, d_in], multiplied out again: equal to what was factored to rounding."""
+        return self.lower @ self.lower.T
+
+    def save(self, path: Path) -> None:
+        """Write the lower triangle, row by row without the zeros (half the bytes). StorageError."""
+        size = self.size
+        packed = torch.empty(size * (size + 1) // 2, dtype=torch.float64)
+        lower = self.lower.cpu()
+        start = 0
+        for row in range(size):
+            packed[start : start + row + 1] = lower[row, : row + 1]
+            start += row + 1
+        write_tensors(path, {_TENSOR: packed}, {"kind": "factor", "size": size, "ridge": self.ridge})
+
+    @classmethod
+    def load(cls, path: Path) -> Factor:
+        """Read what `save` wrote. FileNotFoundError; IntegrityError for a file that holds no usable factor."""
+        tensors, metadata = read_tensors(path)
+        packed, size, ridge = tensors.get(_TENSOR), metadata.get("size"), metadata.get("ridge")
+        if (
+            packed is None
+            or packed.dtype != torch.float64
+            or not isinstance(size, int)
+            or not isinstance(ridge, int | float)
+            or packed.shape != (size * (size + 1) // 2,)
+        ):
+            raise IntegrityError(f"{path}: does not hold a factor", hint="Delete it; it is computed again when needed.")
+        lower = torch.zeros(size, size, dtype=torch.float64)
+        start = 0
+        for row in range(size):
+            lower[row, : row + 1] = packed[start : start + row + 1]
+            start += row + 1
+        if not bool(packed.isfinite().all()) or not bool((lower.diagonal() > 0).all()):
+            raise IntegrityError(f"{path}: holds a factor with impossible values", hint="Delete it; it is recomputed.")
+        return cls(lower, float(ridge))
+
+
+def factorise(moment: Tensor, weight: float, *, ridge: float | None = None) -> Factor:
+    """Factor λC, for C = `moment` [d_in, d_in] float32 or float64 and λ = `weight`.
+
+    Where λC is not positive definite (fewer tokens than d_in, dead inputs), the smallest ridge of `RIDGES` that makes
+    it so is added and recorded. `ridge` (absolute, as recorded in `Factor.ridge`) asks for exactly that one.
+    EngineError for a moment that is not square, not finite, zero or far from positive definite, and for a λ ≤ 0.
+    """
+    if moment.ndim != 2 or moment.shape[0] != moment.shape[1] or not moment.shape[0]:
+        raise EngineError(f"a second moment must be square, not of shape {tuple(moment.shape)}")
+    if not (0 < weight < float("inf")):
+        raise EngineError(f"mom2_update_weight is {weight}", hint="λ must be a positive number.")
+    matrix = moment.double()
+    matrix = (matrix + matrix.T).mul_(weight / 2)
+    if not bool(matrix.isfinite().all()):
+        raise EngineError(
+            "the second moment holds values that are not finite",
+            hint="The activations overflowed; compute the statistics again in float32.",
+        )
+    diagonal = matrix.diagonal()
+    mean, largest = float(diagonal.mean()), float(diagonal.max())
+    # a pivot this small is rounding error: the factor would exist by luck only
+    smallest = matrix.shape[0] * torch.finfo(torch.float64).eps * largest
+    for added in [ridge] if ridge is not None else [0.0, *(share * mean for share in RIDGES)]:
+        shifted = matrix if added == 0.0 else matrix + added * torch.eye(len(matrix)).to(matrix)
+        lower, info = torch.linalg.cholesky_ex(shifted)
+        if not int(info) and float(lower.diagonal().min()) ** 2 > smallest:
+            return Factor(lower, added)
+    tried = f"a ridge of {ridge:g}" if ridge is not None else f"a ridge of {RIDGES[-1]:g} of its mean diagonal"
+    raise EngineError(
+        f"the second moment is not positive definite, even with {tried} (mean diagonal {mean / weight:g})",
+        hint="Compute the statistics again with more text: `memitvc stats --tokens`.",
+    )

@@ -1,0 +1,260 @@
+"""Statistics and targets that EasyEdit, memit and their relatives have cached on disk.
+
+Second moments lie in {stats_dir}/{model}/{data set}_stats/{module}_{precision}_mom2{_samples}.npz, where {model} is
+spelt in three ways: "EleutherAI_gpt-j-6B" (memit), "gpt-j-6B" (EasyEdit, AlphaEdit), "._hugging_cache_gpt-j-6B" (early
+EasyEdit).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memit_vc.errors import EngineError, IntegrityError, StorageError, UsageError
+from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.statistics.moments import Moments
+from memit_vc.objects.ids import JsonValue
+
+__all__ = ["Asked", "find_statistics", "import_statistics", "import_z", "imported_corpus", "read_statistics"]
+
+_LOG = logging.getLogger(__name__)
+
+_Z_FILE = re.compile(r"(?P<dataset>.*?)_?layer_(?P<layer>\d+)_clamp_(?P<clamp>[^_]+)_case_(?P<case>.+)\.npz")
+_ANEW = "The file is damaged: copy it again, or compute second moments here with `memitvc stats`."
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What hyperparameters ask for: EasyEdit opens {dataset}_stats/{module}_{dtype}_mom2_{samples}.npz and no other."""
+
+    dataset: str
+    dtype: str
+    samples: int
+
+    @classmethod
+    def by(cls, hparams: MEMITHyperParams) -> Asked:
+        return cls(hparams.mom2_dataset, hparams.mom2_dtype, hparams.mom2_n_samples)
+
+    def fits(self, path: Path, module: str) -> bool:
+        names = (f"{self.dataset}_stats", f"{module}_{self.dtype}_mom2_{self.samples}.npz")
+        return (path.resolve().parent.name, path.name) == names
+
+    def __str__(self) -> str:
+        return f"{self.dataset}, {self.samples} samples, {self.dtype}"
+
+
+def import_statistics(
+    source: Path,
+    *,
+    model_name: str,
+    adapter: ModelAdapter,
+    layers: Sequence[int] | None = None,
+    asked: Asked | None = None,
+) -> Moments:
+    """Second moments C = mom2 / count from a directory or one file; `layers` None takes every layer that is found.
+
+    `model_name` is the model's Hub id or path, as in EasyEdit's files. StorageError for what is missing or unreadable,
+    EngineError for a size that does not fit the model (naming file and layer), UsageError where several files fit.
+    """
+    return read_statistics(
+        find_statistics(source, model_name=model_name, adapter=adapter, layers=layers, asked=asked), adapter
+    )
+
+
+def read_statistics(files: Mapping[int, Path], adapter: ModelAdapter) -> Moments:
+    """The moments of files that `find_statistics` found. Errors as `import_statistics`."""
+    moment, counts = {}, []
+    for layer, path in files.items():
+        moment[layer], count = _read_moment(path, layer, adapter)
+        counts.append(count)
+    return Moments(moment, min(counts), min(counts))
+
+
+def imported_corpus(files: Mapping[int, Path]) -> dict[str, JsonValue]:
+    """What stands in a statistics key for the corpus of imported moments: the files, by content. StorageError."""
+    hashes: dict[str, JsonValue] = {}
+    for layer, path in files.items():
+        sha256 = hashlib.sha256()
+        try:
+            with path.open("rb") as file:
+                for block in iter(lambda: file.read(1 << 20), b""):
+                    sha256.update(block)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        hashes[str(layer)] = sha256.hexdigest()
+    name = next(iter(files.values())).parent.name if files else ""
+    return {"kind": "imported", "name": name, "files": hashes, "field": None}
+
+
+def find_statistics(
+    source: Path,
+    *,
+    model_name: str,
+    adapter: ModelAdapter,
+    layers: Sequence[int] | None = None,
+    asked: Asked | None = None,
+) -> dict[int, Path]:
+    """The file of each layer. `source` may be the stats_dir, a model's or a data set's directory in it, or a file.
+
+    Of several, the one that is `asked` for by its name. Another one is taken where it is the only one, and a warning is
+    logged.
+    """
+    if not source.exists():
+        raise StorageError(f"{source}: there are no statistics", hint="Give the directory that holds the .npz files.")
+    wanted = range(adapter.n_layers) if layers is None else layers
+    if source.is_file():
+        candidates = [source]
+    else:
+        places = _model_directories(source, model_name)
+        candidates = sorted(path for place in places for path in place.rglob("*.npz"))
+    found: dict[int, Path] = {}
+    for layer in wanted:
+        module = adapter.architecture.rewrite.format(layer)
+        named = [path for path in candidates if path.name.startswith(f"{module}_") and "mom2" in path.name]
+        exact = [path for path in named if asked is not None and asked.fits(path, module)]
+        if asked is not None and len(named) == 1 and not exact:
+            _LOG.warning("layer %d: using %s, the only statistics there; asked for are %s", layer, named[0], asked)
+        named = exact or named
+        if len(named) > 1:
+            listed = ", ".join(str(path.relative_to(source)) for path in named)
+            raise UsageError(
+                f"{source}: several statistics of layer {layer} ({module}): {listed}",
+                hint="Set mom2_dataset, mom2_n_samples and mom2_dtype to one of them, name the data set's directory, "
+                "or move those that are not meant.",
+            )
+        if named:
+            found[layer] = named[0]
+    missing = [] if layers is None else [layer for layer in layers if layer not in found]
+    if missing or not found:
+        what = f"layers {', '.join(map(str, missing))}" if missing else "any layer"
+        module = adapter.architecture.rewrite.format(missing[0] if missing else 0)
+        raise StorageError(
+            f"{source}: no second moment of {what} of {model_name}",
+            hint=f"The file's name must begin with {module}_ and the model's directory be one of "
+            f"{', '.join(sorted(_spellings(model_name)))}.",
+        )
+    return found
+
+
+def import_z(
+    directory: Path, *, layer: int, clamp: float, size: int, cases: Collection[str] | None = None
+) -> dict[str, Tensor]:
+    """Targets z by case id, float32 [d_model], of `…_layer_{layer}_clamp_{clamp}_case_{id}.npz` files (key v_star).
+
+    `size` is the model's d_model. Files of other layers or clamps are left alone. StorageError where nothing is found
+    or a file is unreadable, EngineError for a vector that does not fit the model.
+    """
+    if not directory.is_dir():
+        raise StorageError(
+            f"{directory}: not a directory", hint="It is the one that holds EasyEdit's cached v_star files."
+        )
+    found: dict[str, Tensor] = {}
+    others: set[str] = set()
+    for path in sorted(directory.glob("*.npz")):
+        match = _Z_FILE.fullmatch(path.name)
+        if match is None or (cases is not None and match["case"] not in cases):
+            continue
+        if int(match["layer"]) != layer or _number(match["clamp"]) != float(clamp):
+            others.add(f"layer {match['layer']}, clamp {match['clamp']}")
+            continue
+        z = torch.from_numpy(np.asarray(_read(path, ("v_star",))["v_star"], dtype=np.float32))
+        if z.shape != (size,):
+            raise EngineError(
+                f"{path}: v_star has shape {tuple(z.shape)}, the model's hidden size is {size}",
+                hint="The file is another model's.",
+            )
+        if not bool(z.isfinite().all()):
+            raise EngineError(
+                f"{path}: v_star holds values that are not finite", hint="Remove the file, or make it anew."
+            )
+        if match["case"] in found:
+            raise UsageError(f"{directory}: several files for case {match['case']}", hint="Keep one data set's files.")
+        found[match["case"]] = z
+    if not found:
+        there = f"; there are {'; '.join(sorted(others))}" if others else ""
+        raise StorageError(
+            f"{directory}: no v_star file of layer {layer}, clamp {clamp:g}{there}",
+            hint="Set layers and clamp_norm_factor to those that the files were made with.",
+        )
+    return found
+
+
+def _spellings(model_name: str) -> set[str]:
+    last = model_name.rstrip("/").rpartition("/")[2]
+    return {model_name.replace("/", "_"), last, f"._hugging_cache_{last}", f"._hugging_cache_{last}".lower()}
+
+
+def _model_directories(source: Path, model_name: str) -> list[Path]:
+    """Directories below `source` that are this model's; `source` itself where it is one, or holds the files itself."""
+    spelt = {name.lower() for name in _spellings(model_name)}
+    if source.name.lower() in spelt or source.parent.name.lower() in spelt or any(source.glob("*.npz")):
+        return [source]
+    return sorted(path for path in source.iterdir() if path.is_dir() and path.name.lower() in spelt)
+
+
+def _read_moment(path: Path, layer: int, adapter: ModelAdapter) -> tuple[Tensor, int]:
+    arrays = _read(path, ("mom2.mom2", "mom2.count"))
+    size = adapter.dimensions(layer)[1]
+    total, count = arrays["mom2.mom2"], arrays["mom2.count"]
+    if total.shape != (size, size):
+        raise EngineError(
+            f"{path}: its second moment is {' × '.join(map(str, total.shape))}, "
+            f"layer {layer} of this model has keys of size {size}",
+            hint="The file is another model's.",
+        )
+    if count.size != 1 or not np.isfinite(count).all() or int(count.reshape(())) < 1:
+        raise IntegrityError(f"{path}: mom2.count is {count!r}, not a number of tokens", hint=_ANEW)
+    matrix = torch.from_numpy(np.ascontiguousarray(total, dtype=np.float32)) / int(count.reshape(()))
+    if not bool(matrix.isfinite().all()):
+        raise EngineError(f"{path}: its second moment (layer {layer}) holds values that are not finite", hint=_ANEW)
+    if bool((matrix.diagonal() < 0).any()) or not torch.allclose(
+        matrix, matrix.T, rtol=1e-3, atol=1e-6 * _scale(matrix)
+    ):
+        raise IntegrityError(
+            f"{path}: mom2.mom2 (layer {layer}) is not a second moment: it must be symmetric, without negative entries "
+            "on its diagonal",
+            hint=_ANEW,
+        )
+    return matrix, int(count.reshape(()))
+
+
+def _scale(matrix: Tensor) -> float:
+    return float(matrix.diagonal().max())
+
+
+def _read(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [key for key in keys if key not in archive]
+            if missing:
+                raise IntegrityError(
+                    f"{path}: has no {', '.join(missing)}; it has {', '.join(archive.files)}",
+                    hint="Give a file that EasyEdit or memit wrote, of this kind.",
+                )
+            return {key: archive[key] for key in keys}
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise IntegrityError(f"{path}: not a whole .npz file: {error}", hint="Copy it again.") from error
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"{path}: cannot be read: {error.strerror or error}", hint="Check its permissions.")
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

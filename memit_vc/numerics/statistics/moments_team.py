@@ -1,0 +1,131 @@
+"""Second moments by several processes, bit-identical to one's.
+
+Each process takes one batch in N and adds its keys to a sum of its own. The sums are exact (`gram.py`), so it does not
+matter who adds what: what goes over the wire is a sum of each process, once at the end and where the pass is saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from memit_vc.errors import EngineError
+from memit_vc.numerics.forward.replay import evaluating
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.model.distributed import Message, Team, reported
+from memit_vc.numerics.statistics.gram import Gram
+
+__all__ = ["JOB", "Pieces", "Rows", "SharedSums", "help_moments", "not_finite"]
+
+JOB = "moments"
+_TILE = "tile"
+
+Rows: TypeAlias = "Sequence[Sequence[int]]"
+Pieces: TypeAlias = "Callable[[ModelAdapter, Rows, Sequence[int]], Iterator[Mapping[int, Tensor]]]"
+"""Keys by layer of a batch of rows, in one piece or, where memory is short, in several."""
+
+
+class SharedSums:
+    """The leader's side: `sums` are whole after `gather`; in between, each process holds what it has added.
+
+    The first batch sets the scale of the sums, so the leader takes that one alone.
+    """
+
+    def __init__(self, adapter: ModelAdapter, team: Team, sums: Mapping[int, Gram], pieces: Pieces) -> None:
+        self._adapter, self._team, self._sums, self._pieces = adapter, team, sums, pieces
+        self._told = False
+
+    @property
+    def width(self) -> int:
+        """How many batches the next `add` takes."""
+        return self._team.size if self._scaled else 1
+
+    @property
+    def _scaled(self) -> bool:
+        return all(gram.exponents is not None for gram in self._sums.values())
+
+    def order(self) -> Message:
+        """The job as given out."""
+        return Message({"job": JOB, "layers": list(self._sums)})
+
+    def add(self, batches: Sequence[Rows]) -> None:
+        """Add the keys of at most `width` batches. EngineError for keys that are not finite, and where a process
+        failed.
+        """
+        if not self._scaled:
+            _add(self._adapter, batches[0], self._sums, self._pieces)
+            return
+        if not self._told:
+            scales = {str(layer): gram.exponents for layer, gram in self._sums.items() if gram.exponents is not None}
+            self._team.tell(Message({"scales": True}, scales))
+            self._told = True
+        self._team.tell(Message({"batches": [[list(row) for row in rows] for rows in batches]}))
+        _share(self._adapter, self._team, batches, self._sums, self._pieces)
+
+    def gather(self) -> None:
+        """Fetch the sums of the others into `sums`, tile by tile; theirs start again at zero."""
+        if not self._told:
+            return
+        self._team.tell(Message({"gather": True}))
+        for gram in self._sums.values():
+            for source in range(1, self._team.size):
+                for block in gram.blocks.values():
+                    block.add_(self._team.receive(source).tensors[_TILE].to(block.device))
+        for layer, gram in self._sums.items():
+            if not gram.finite():
+                raise not_finite(self._adapter, layer)
+
+    def end(self) -> None:
+        self._team.tell(Message({"end": True}))
+
+
+def help_moments(adapter: ModelAdapter, team: Team, order: Message, pieces: Pieces) -> None:
+    """Helper: its share of a pass. LeftError where the leader gives up or any process fails."""
+    own: dict[int, Gram] = {}
+    for layer in order.body["layers"]:
+        weight = adapter.weight(layer)
+        own[layer] = Gram.zeros(int(weight.shape[1]), device=weight.device)
+    with torch.no_grad(), evaluating(adapter.model):
+        while True:
+            message = team.told()
+            if message.body.get("end"):
+                return
+            if message.body.get("scales"):
+                for layer, gram in own.items():
+                    gram.exponents = message.tensors[str(layer)]
+            elif message.body.get("gather"):
+                for gram in own.values():
+                    for block in gram.blocks.values():
+                        team.send(Message(tensors={_TILE: block}))
+                        block.zero_()
+            else:
+                _share(adapter, team, message.body["batches"], own, pieces)
+
+
+def _share(adapter: ModelAdapter, team: Team, batches: Sequence[Rows], own: Mapping[int, Gram], pieces: Pieces) -> None:
+    """This process's batch of a group, and word from all that theirs went well."""
+    done = Message()
+    if team.rank < len(batches):
+        try:
+            _add(adapter, batches[team.rank], own, pieces)
+        except Exception as error:  # whatever it is, the others wait for an answer
+            done = reported(error)
+    list(team.exchange(done))
+
+
+def _add(adapter: ModelAdapter, rows: Rows, sums: Mapping[int, Gram], pieces: Pieces) -> None:
+    for keys in pieces(adapter, rows, list(sums)):
+        for layer, gram in sums.items():
+            if not gram.add(keys[layer]):
+                raise not_finite(adapter, layer)
+
+
+def not_finite(adapter: ModelAdapter, layer: int) -> EngineError:
+    """The error of activations that overflow."""
+    return EngineError(
+        f"the activations at layer {layer} ({adapter.parameter_name(layer)}) are not finite",
+        hint="The model overflows in its dtype: compute the statistics in float32 or bfloat16.",
+    )
