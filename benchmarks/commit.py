@@ -19,12 +19,12 @@ from benchmarks.facts import some_facts
 from benchmarks.places import Options, place
 from benchmarks.report import Report, Row
 from memit_vc.edits import read_edits, write_records
-from memit_vc.porcelain.commit import commit_facts
+from memit_vc.porcelain.editing.commit import commit_facts
+from memit_vc.porcelain.editing.measure import measure_base
+from memit_vc.porcelain.editing.models import load_model
+from memit_vc.porcelain.editing.statistics import prepare_statistics
+from memit_vc.porcelain.editing.templates import context_templates
 from memit_vc.porcelain.hyperparameters import read_hparams
-from memit_vc.porcelain.measure import measure_base
-from memit_vc.porcelain.models import load_model
-from memit_vc.porcelain.statistics import prepare_statistics
-from memit_vc.porcelain.templates import context_templates
 from memit_vc.repository import Repository
 
 __all__ = ["run"]

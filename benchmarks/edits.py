@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from benchmarks.places import Options
 from benchmarks.real import chunks, enough, lab, settings
 from benchmarks.report import Report, Row
-from memit_vc.porcelain.checkout import checkout, verify
-from memit_vc.porcelain.commit import commit_facts
-from memit_vc.porcelain.revert import revert
-from memit_vc.porcelain.switch import switch_to_new
+from memit_vc.porcelain.editing.commit import commit_facts
+from memit_vc.porcelain.output.checkout import checkout, verify
+from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.sets.switch import switch_to_new
 
 __all__ = ["run", "run_bfloat16", "run_many", "run_rules"]
 

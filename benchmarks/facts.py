@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from memit_vc.cli.demo_facts import FIRST, SECOND
 from memit_vc.edits import read_edits
 from memit_vc.objects import Fact
-from memit_vc.porcelain.demo_facts import FIRST, SECOND
 
 __all__ = ["some_facts"]
 

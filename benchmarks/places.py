@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from memit_vc.cli.demo_model import demo_model
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.porcelain.cache import user_cache
-from memit_vc.porcelain.demo_model import demo_model
+from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.hyperparameters import read_hparams
-from memit_vc.porcelain.models import LoadedModel, load_model
 from memit_vc.porcelain.setup import init
 from memit_vc.repository import Repository
 

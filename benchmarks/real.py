@@ -13,10 +13,10 @@ from benchmarks.facts import some_facts
 from benchmarks.places import Options
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.objects import CommitId, Fact
-from memit_vc.porcelain.commit import CommitResult, commit_facts
-from memit_vc.porcelain.evaluate import evaluate
+from memit_vc.porcelain.editing.commit import CommitResult, commit_facts
+from memit_vc.porcelain.editing.evaluate import evaluate
+from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.hyperparameters import read_hparams
-from memit_vc.porcelain.models import LoadedModel, load_model
 from memit_vc.porcelain.setup import init
 from memit_vc.repository import Repository
 

@@ -21,7 +21,7 @@ import pytest
 
 from memit_vc.cli import main
 from memit_vc.cli.main import cli as group
-from memit_vc.porcelain.fsck import fsck
+from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
 from tests.models import tiny
 from tests.transcripts import CUTS, normal

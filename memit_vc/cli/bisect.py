@@ -14,7 +14,7 @@ from memit_vc.errors import UsageError
 
 if TYPE_CHECKING:
     from memit_vc.objects import CommitId
-    from memit_vc.porcelain.bisect import Step, Verdict
+    from memit_vc.porcelain.asking.bisect import Step, Verdict
     from memit_vc.repository import Repository
 
 
@@ -54,7 +54,7 @@ def command(io: IO, prompt: str | None, expect: str | None, good: str | None, ba
         raise UsageError(
             "give --prompt and --expect, or a subcommand", hint="Begin with: memitvc bisect start BAD GOOD"
         )
-    from memit_vc.porcelain.bisect_prompt import bisect_prompt
+    from memit_vc.porcelain.asking.bisect_prompt import bisect_prompt
 
     with io.repository() as repository:
         with io.progress() as progress:
@@ -82,7 +82,7 @@ def command(io: IO, prompt: str | None, expect: str | None, good: str | None, ba
 @click.argument("good", nargs=-1)
 def start(io: IO, bad: str | None, good: tuple[str, ...]) -> None:
     """Begin a session. The ends can also be said later, with `good` and `bad`."""
-    from memit_vc.porcelain.bisect import start as begin
+    from memit_vc.porcelain.asking.bisect import start as begin
 
     with io.repository() as repository:
         _tell(io, repository, begin(repository, bad, good))
@@ -92,7 +92,7 @@ def _verdict(name: Verdict, help_text: str) -> click.Command:
     @verb(name=name, short_help=help_text)
     @click.argument("revisions", nargs=-1)
     def say(io: IO, revisions: tuple[str, ...]) -> None:
-        from memit_vc.porcelain.bisect import mark
+        from memit_vc.porcelain.asking.bisect import mark
 
         with io.repository() as repository:
             _tell(io, repository, mark(repository, name, revisions))
@@ -108,7 +108,7 @@ def run(io: IO, argv: tuple[str, ...]) -> None:
     the environment as MEMITVC_MODEL, the commit as MEMITVC_COMMIT). It ends with 0 where the candidate is good, 125
     where it cannot be tested, 1 to 127 where it is bad. Its output goes to stderr.
     """
-    from memit_vc.porcelain.bisect import run as run_all
+    from memit_vc.porcelain.asking.bisect import run as run_all
 
     def execute(directory: Path, commit: CommitId) -> int:
         given = [word.replace("{}", str(directory)) for word in argv]
@@ -130,7 +130,7 @@ def run(io: IO, argv: tuple[str, ...]) -> None:
 @verb(name="log", short_help="Show what was said so far.")
 def log(io: IO) -> None:
     """Show what was said so far, and what is next."""
-    from memit_vc.porcelain.bisect import current
+    from memit_vc.porcelain.asking.bisect import current
 
     with io.repository() as repository:
         step = current(repository)
@@ -143,7 +143,7 @@ def log(io: IO) -> None:
 @verb(name="reset", short_help="Give the session up.")
 def reset(io: IO) -> None:
     """Forget the session. Nothing else was changed by it."""
-    from memit_vc.porcelain.bisect import reset as forget
+    from memit_vc.porcelain.asking.bisect import reset as forget
 
     with io.repository() as repository:
         there = forget(repository)

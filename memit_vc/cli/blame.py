@@ -12,7 +12,7 @@ from memit_vc.cli.show_facts import fact_line
 
 if TYPE_CHECKING:
     from memit_vc.objects import CommitId
-    from memit_vc.porcelain.blame import Blame, Blamed
+    from memit_vc.porcelain.asking.blame import Blame, Blamed
 
 
 @verb(name="blame", short_help="Rank the live edits by what they do to a prompt.")
@@ -32,7 +32,7 @@ def command(
     """Rank the commits and facts that are live at REVISION by how far each moves the model's output at PROMPT: the norm
     of its update at the prompt's key, as a share of the whole output, summed over the edited layers.
     """
-    from memit_vc.porcelain.blame import blame
+    from memit_vc.porcelain.asking.blame import blame
 
     with io.repository() as repository:
         with io.progress() as progress:

@@ -11,7 +11,7 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.errors import UsageError
 
 if TYPE_CHECKING:
-    from memit_vc.porcelain.branch import Branch
+    from memit_vc.porcelain.sets.branch import Branch
 
 
 @verb(name="branch", short_help="List, make, rename or delete branches.")
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("-m", "--move", is_flag=True, help="Rename: -m NEW (the current branch) or -m OLD NEW.")
 def command(io: IO, name: str | None, other: str | None, delete: bool, force: bool, move: bool) -> None:
     """List the branches, or make branch NAME at REV (default HEAD). HEAD stays: see `memitvc switch`."""
-    from memit_vc.porcelain.branch import branches, create_branch, delete_branch, rename_branch
+    from memit_vc.porcelain.sets.branch import branches, create_branch, delete_branch, rename_branch
 
     if (delete or force or move) and name is None:
         raise UsageError("which branch?", hint="Give its name; `memitvc branch` lists the branches.")

@@ -29,7 +29,7 @@ def command(
     What is here already is left out. A contradiction with a live fact stops with exit code 13.
     """
     if resolve:
-        from memit_vc.porcelain.resolve_join import resolve_pick
+        from memit_vc.porcelain.recomputing.resolve_join import resolve_pick
 
         with io.repository() as repository, io.progress() as progress:
             solved = resolve_pick(
@@ -42,7 +42,7 @@ def command(
             likely = likely_conflicts(io, repository, [solved.id], check_overlap)
         show_resolved(io, solved, overlaps=likely)
         return
-    from memit_vc.porcelain.cherry_pick import cherry_pick
+    from memit_vc.porcelain.sets.cherry_pick import cherry_pick
 
     with io.repository() as repository:
         made = cherry_pick(

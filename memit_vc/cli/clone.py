@@ -21,7 +21,7 @@ def command(io: IO, url: str, directory: Path | None, base: str | None) -> None:
     The base is fetched from the Hub at the recorded revision, or taken from --base, and checked tensor by tensor. The
     history is checked like that of a fetch. URL becomes the remote `origin`.
     """
-    from memit_vc.porcelain.clone import clone
+    from memit_vc.porcelain.sharing.clone import clone
 
     with io.progress() as progress:
         made = clone(url, directory, base=base, start=Path(), progress=progress)

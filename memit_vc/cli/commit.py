@@ -13,8 +13,8 @@ from memit_vc.cli.sides import check_overlap_option, likely_conflicts
 from memit_vc.errors import UsageError
 
 if TYPE_CHECKING:
-    from memit_vc.porcelain.commit import CommitResult
-    from memit_vc.porcelain.conflicts import OnConflict
+    from memit_vc.porcelain.editing.commit import CommitResult
+    from memit_vc.porcelain.sets.conflicts import OnConflict
 
 
 @verb(name="commit", short_help="Edit facts into the model and record them as a commit.")
@@ -72,7 +72,7 @@ def command(
         _amend_message(io, options["message"])
         return
     from memit_vc.edits import read_edits
-    from memit_vc.porcelain.commit import commit_facts
+    from memit_vc.porcelain.editing.commit import commit_facts
     from memit_vc.porcelain.hyperparameters import read_hparams
 
     with io.repository() as repository:
@@ -110,7 +110,7 @@ def command(
 
 
 def _commit_kept(io: IO, patch: str, on_conflict: OnConflict, message: str | None) -> None:
-    from memit_vc.porcelain.commit_kept import commit_kept
+    from memit_vc.porcelain.sets.commit_kept import commit_kept
 
     with io.repository() as repository:
         made = commit_kept(repository, patch, on_conflict=on_conflict, message=message)
@@ -125,7 +125,7 @@ def _commit_kept(io: IO, patch: str, on_conflict: OnConflict, message: str | Non
 
 
 def _drop_kept(io: IO, patch: str) -> None:
-    from memit_vc.porcelain.commit_kept import drop_kept
+    from memit_vc.porcelain.sets.commit_kept import drop_kept
 
     with io.repository() as repository:
         dropped = drop_kept(repository, patch)
@@ -135,7 +135,7 @@ def _drop_kept(io: IO, patch: str) -> None:
 
 
 def _amend_message(io: IO, message: str | None) -> None:
-    from memit_vc.porcelain.amend import amend_message
+    from memit_vc.porcelain.sets.amend import amend_message
 
     if message is None:
         raise UsageError("what shall be amended?", hint="Give a file of edits, or another message with -m.")

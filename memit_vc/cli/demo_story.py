@@ -59,8 +59,8 @@ class _Story:
         click.echo(text, err=self.io.json)
 
     def tell(self, model: Path | None) -> None:
+        from memit_vc.cli.demo_facts import FIRST, SECOND
         from memit_vc.edits import write_records
-        from memit_vc.porcelain.demo_facts import FIRST, SECOND
 
         began = time.monotonic()
         base, source = (model.resolve(), str(model)) if model is not None else self._obtain()
@@ -100,8 +100,8 @@ class _Story:
         }
 
     def _obtain(self) -> tuple[Path, str]:
+        from memit_vc.cli.demo_model import demo_model
         from memit_vc.porcelain.cache import user_cache
-        from memit_vc.porcelain.demo_model import demo_model
 
         with self.io.progress() as progress:
             path, source = demo_model(user_cache(), progress=progress)
@@ -131,7 +131,7 @@ class _Story:
         return made
 
     def _answers(self, facts: Sequence[Fact], *, first: int) -> None:
-        from memit_vc.porcelain.answers import answers
+        from memit_vc.porcelain.asking.answers import answers
         from memit_vc.repository import Repository
 
         with Repository.open(self.where) as repository, self.io.progress() as progress:

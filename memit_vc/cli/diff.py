@@ -14,9 +14,9 @@ from memit_vc.errors import UsageError
 
 if TYPE_CHECKING:
     from memit_vc.objects import CommitId
-    from memit_vc.porcelain.behaviour import Behaviour
-    from memit_vc.porcelain.diff import FactsDiff
-    from memit_vc.porcelain.diff_weights import WeightsDiff
+    from memit_vc.porcelain.asking.behaviour import Behaviour
+    from memit_vc.porcelain.history.diff import FactsDiff
+    from memit_vc.porcelain.history.diff_weights import WeightsDiff
     from memit_vc.repository import Repository
 
 
@@ -43,8 +43,8 @@ def command(
 
     + is in B only, − in A only, ~ has another target in B.
     """
-    from memit_vc.porcelain.diff import diff, ends
-    from memit_vc.porcelain.diff_weights import diff_weights
+    from memit_vc.porcelain.history.diff import diff, ends
+    from memit_vc.porcelain.history.diff_weights import diff_weights
 
     with io.repository() as repository:
         first, second = ends(repository, older, newer)
@@ -74,7 +74,7 @@ def command(
 
 
 def _ask(io: IO, repository: Repository, older: CommitId, newer: CommitId, prompts: str | None) -> Behaviour:
-    from memit_vc.porcelain.behaviour import behaviour
+    from memit_vc.porcelain.asking.behaviour import behaviour
 
     try:
         lines = _lines_of(prompts) if prompts is not None else []

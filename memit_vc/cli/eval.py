@@ -18,7 +18,7 @@ from memit_vc.cli.show_facts import fact_line, number, score_rows
 def command(io: IO, revision: str, edits: str | None, per_fact: bool, no_perplexity: bool) -> None:
     """Measure ES, PS, NS, S, argmax accuracy and perplexity on the weights of REVISION (default HEAD)."""
     from memit_vc.edits import read_edits
-    from memit_vc.porcelain.evaluate import evaluate
+    from memit_vc.porcelain.editing.evaluate import evaluate
 
     with io.repository() as repository:
         facts = None if edits is None else read_edits(edits, stdin=sys.stdin.buffer).facts

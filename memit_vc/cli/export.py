@@ -36,7 +36,7 @@ def command(
 
     --adapter and --merged write the whole state of REV; --patch writes what the one commit REV changed.
     """
-    from memit_vc.porcelain.fresh import refuse_inside_repository
+    from memit_vc.porcelain.output.fresh import refuse_inside_repository
 
     if sum(target is not None for target in (adapter, merged, patch)) != 1:
         raise click.UsageError("give one of --adapter DIR, --merged DIR and --patch FILE")
@@ -64,7 +64,7 @@ def command(
 
 
 def _adapter(io: IO, revision: str, out: Path, max_rank: int | None) -> None:
-    from memit_vc.porcelain.export_adapter import export_adapter
+    from memit_vc.porcelain.output.export_adapter import export_adapter
 
     with io.repository() as repository, io.progress() as progress:
         made = export_adapter(repository, revision, out, max_rank=max_rank, progress=progress)
@@ -87,7 +87,7 @@ def _adapter(io: IO, revision: str, out: Path, max_rank: int | None) -> None:
 
 
 def _merged(io: IO, revision: str, out: Path, dtype: str | None, max_shard_size: str) -> None:
-    from memit_vc.porcelain.export_merged import export_merged
+    from memit_vc.porcelain.output.export_merged import export_merged
 
     with io.repository() as repository, io.progress() as progress:
         made = export_merged(repository, revision, out, dtype=dtype, max_shard_size=max_shard_size, progress=progress)
@@ -100,7 +100,7 @@ def _merged(io: IO, revision: str, out: Path, dtype: str | None, max_shard_size:
 
 
 def _patch(io: IO, revision: str, out: Path, *, constraints: bool) -> None:
-    from memit_vc.porcelain.export_patch import export_patch
+    from memit_vc.porcelain.sharing.export_patch import export_patch
 
     with io.repository() as repository, io.progress() as progress:
         made = export_patch(repository, revision, out, constraints=constraints, progress=progress)

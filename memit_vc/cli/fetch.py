@@ -17,7 +17,7 @@ def command(io: IO, remote: str | None) -> None:
     Only what is missing travels. Everything is checked against its name and against the base before any of it is
     stored. A fetch that was cut off goes on where it was.
     """
-    from memit_vc.porcelain.fetch import fetch
+    from memit_vc.porcelain.sharing.fetch import fetch
 
     with io.repository() as repository, io.progress() as progress:
         made = fetch(repository, remote, progress=progress)

@@ -17,7 +17,7 @@ def command(io: IO, quick: bool, full: bool) -> int:
 
     Exit code 12 where anything is wrong.
     """
-    from memit_vc.porcelain.fsck import fsck
+    from memit_vc.porcelain.upkeep.fsck import fsck
 
     if quick and full:
         raise UsageError("--quick and --full exclude each other", hint="Give one of them, or none.")

@@ -29,7 +29,7 @@ from memit_vc.cli.io import IO, FiniteRange, count, verb
 )
 def command(io: IO, dry_run: bool, prune_operations: bool, keep: int, grace: float) -> None:
     """Remove commits, patches and objects that no branch, tag, operation or kept patch reaches."""
-    from memit_vc.porcelain.gc import collect_garbage
+    from memit_vc.porcelain.upkeep.gc import collect_garbage
 
     with io.repository() as repository, io.progress() as progress:
         gone = collect_garbage(

@@ -18,7 +18,7 @@ def command(io: IO, file: Path, on_conflict: str | None) -> None:
 
     FILE must belong to the same base. It is checked whole before anything is stored; what is here already is left out.
     """
-    from memit_vc.porcelain.import_patch import import_patch
+    from memit_vc.porcelain.sharing.import_patch import import_patch
 
     with io.repository() as repository, io.progress() as progress:
         made = import_patch(

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     launched = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
     if not launched or int(os.environ["WORLD_SIZE"]) < 2:
         return run(arguments)
-    from memit_vc.porcelain.processes import in_team, leave
+    from memit_vc.porcelain.editing.processes import in_team, leave
 
     try:
         code = in_team(lambda: run(arguments), local_rank=int(os.environ.get("LOCAL_RANK", "0")))

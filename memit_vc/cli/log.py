@@ -30,7 +30,7 @@ def command(
     io: IO, revisions: tuple[str, ...], graph: bool, oneline: bool, everything: bool, limit: int | None
 ) -> None:
     """Show the commits that are reachable from REV (default HEAD), newest first. A..B leaves out what A reaches."""
-    from memit_vc.porcelain.history import LogEntry, log
+    from memit_vc.porcelain.history.history import LogEntry, log
 
     with io.repository() as repository:
         entries = log(repository, revisions, everything=everything, limit=limit)

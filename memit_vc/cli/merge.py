@@ -31,7 +31,7 @@ def command(
     Facts that contradict each other (same subject and prompt, different targets) stop the merge with exit code 13.
     """
     if resolve:
-        from memit_vc.porcelain.resolve_join import resolve_merge
+        from memit_vc.porcelain.recomputing.resolve_join import resolve_merge
 
         with io.repository() as repository, io.progress() as progress:
             solved = resolve_merge(
@@ -44,7 +44,7 @@ def command(
             likely = likely_conflicts(io, repository, [solved.id], check_overlap)
         show_resolved(io, solved, overlaps=likely)
         return
-    from memit_vc.porcelain.merge import merge
+    from memit_vc.porcelain.sets.merge import merge
 
     with io.repository() as repository:
         made = merge(

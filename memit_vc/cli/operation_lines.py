@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from memit_vc.porcelain.operations import Operation
+    from memit_vc.porcelain.upkeep.operations import Operation
 
 __all__ = ["moved_lines"]
 

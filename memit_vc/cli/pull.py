@@ -18,7 +18,7 @@ def command(io: IO, remote: str | None, branch: str | None) -> None:
     The branch only moves forward. Where both sides have new commits, these are fetched, the branch stays, and the exit
     code is 11: join them with `memitvc merge REMOTE/BRANCH`.
     """
-    from memit_vc.porcelain.pull import pull
+    from memit_vc.porcelain.sharing.pull import pull
 
     with io.repository() as repository, io.progress() as progress:
         made = pull(repository, remote, branch, progress=progress)

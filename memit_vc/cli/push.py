@@ -41,7 +41,7 @@ def command(
     --merged pushes no history but the model itself, which transformers and vLLM load by its name, to a Hub repository
     of its own. Shards without an edit are copied on the Hub where the base is there.
     """
-    from memit_vc.porcelain.push import push
+    from memit_vc.porcelain.sharing.push import push
     from memit_vc.remote.opening import PushOptions
 
     options = PushOptions(hub_branch, create_pr, visibility)  # type: ignore[arg-type]  # one of the flags

@@ -19,7 +19,7 @@ __all__ = ["push_model"]
 def push_model(io: IO, name: str | None, revision: str, options: PushOptions, tag: str | None, dry_run: bool) -> None:
     """Publish the model of `revision` in the Hub repository `name`. UsageError for anything that is no such name."""
     from memit_vc.errors import UsageError
-    from memit_vc.porcelain.push_merged import push_merged
+    from memit_vc.porcelain.sharing.push_merged import push_merged
     from memit_vc.remote.hub import HubRemote
     from memit_vc.remote.opening import checked_url, open_remote
 

@@ -17,7 +17,7 @@ def command(io: IO, onto: str, no_scores: bool) -> None:
     `merge` joins two branches without computing anything; this is for batches that should take the other side's facts
     into account.
     """
-    from memit_vc.porcelain.rebase import rebase
+    from memit_vc.porcelain.recomputing.rebase import rebase
 
     with io.repository() as repository:
         with io.progress() as progress:

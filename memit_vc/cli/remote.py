@@ -21,7 +21,7 @@ def command(io: IO, action: str | None, name: str | None, url: str | None) -> No
     exists; with @BRANCH behind it, that branch of the Hub instead of main. A directory need not exist yet. The first
     push makes it. Nothing is sent or fetched here.
     """
-    from memit_vc.porcelain.remotes import add_remote, remotes, remove_remote
+    from memit_vc.porcelain.sharing.remotes import add_remote, remotes, remove_remote
 
     expected = {"add": 2, "remove": 1}.get(action or "list", 0)
     given = sum(each is not None for each in (name, url))

@@ -15,7 +15,7 @@ def command(io: IO, revision: str) -> int:
 
     Exit code 15 where it comes out otherwise, as it does on other hardware or with other versions.
     """
-    from memit_vc.porcelain.reproduce import reproduce
+    from memit_vc.porcelain.recomputing.reproduce import reproduce
 
     with io.repository() as repository, io.progress() as progress:
         made = reproduce(repository, revision, progress=progress)

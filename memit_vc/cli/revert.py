@@ -37,7 +37,7 @@ def command(
     state that is the joint solution of its facts (`squash --resolve` makes any state one).
     """
     if resolve:
-        from memit_vc.porcelain.resolve import resolve_revert
+        from memit_vc.porcelain.recomputing.resolve import resolve_revert
 
         with io.repository() as repository, io.progress() as progress:
             solved = resolve_revert(
@@ -50,7 +50,7 @@ def command(
             )
         show_resolved(io, solved)
         return
-    from memit_vc.porcelain.revert import revert
+    from memit_vc.porcelain.sets.revert import revert
 
     with io.repository() as repository:
         made = revert(

@@ -8,7 +8,7 @@ import click
 
 if TYPE_CHECKING:
     from memit_vc.cli.io import IO
-    from memit_vc.porcelain.behaviour import Behaviour, Sides
+    from memit_vc.porcelain.asking.behaviour import Behaviour, Sides
 
 __all__ = ["show_behaviour"]
 

@@ -12,7 +12,7 @@ from memit_vc.progress import count
 if TYPE_CHECKING:
     from memit_vc.cli.io import IO
     from memit_vc.objects import JsonValue
-    from memit_vc.porcelain.resolve import Resolved
+    from memit_vc.porcelain.recomputing.resolve import Resolved
 
 __all__ = ["show_resolved"]
 

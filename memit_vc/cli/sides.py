@@ -54,7 +54,7 @@ def likely_conflicts(
     """
     if wanted is False:
         return None
-    from memit_vc.porcelain.overlap import commit_overlaps
+    from memit_vc.porcelain.editing.overlap import commit_overlaps
 
     try:
         found = [overlap for commit in commits for overlap in commit_overlaps(repository, commit)]

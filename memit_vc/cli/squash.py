@@ -47,7 +47,7 @@ def command(
         _compress(io, tolerance, message)
         return
     if resolve:
-        from memit_vc.porcelain.resolve import resolve_squash
+        from memit_vc.porcelain.recomputing.resolve import resolve_squash
 
         if span is not None:
             raise UsageError(
@@ -58,7 +58,7 @@ def command(
             solved = resolve_squash(repository, message=message, progress=progress)
         show_resolved(io, solved)
         return
-    from memit_vc.porcelain.squash import squash
+    from memit_vc.porcelain.sets.squash import squash
 
     if everything == (span is not None):
         raise UsageError(
@@ -92,7 +92,7 @@ def command(
 
 
 def _compress(io: IO, tolerance: float, message: str | None) -> None:
-    from memit_vc.porcelain.compress import compress
+    from memit_vc.porcelain.recomputing.compress import compress
 
     with io.repository() as repository, io.progress() as progress:
         made = compress(repository, tolerance, message=message, progress=progress)

@@ -26,7 +26,7 @@ def command(io: IO, source: str | None, **options: Any) -> None:
 
     `commit` does this by itself when it has to. A killed run goes on where it was.
     """
-    from memit_vc.porcelain.statistics import compute_statistics
+    from memit_vc.porcelain.editing.statistics import compute_statistics
 
     with io.repository() as repository, io.progress() as progress:
         made = compute_statistics(repository, source=source, progress=progress, **options)

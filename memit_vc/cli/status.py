@@ -12,7 +12,7 @@ def command(io: IO) -> None:
     """Show the base, the branch, how many facts are live, how far the remotes' branches of that name are away, and what
     is ready. Loads no model and asks no remote: `memitvc fetch` does.
     """
-    from memit_vc.porcelain.history import status
+    from memit_vc.porcelain.history.history import status
 
     with io.repository() as repository:
         found = status(repository)

@@ -18,7 +18,7 @@ def command(io: IO, target: str, start: str | None, create: bool, detach: bool) 
 
     No model files change: `memitvc checkout` writes the model of a revision.
     """
-    from memit_vc.porcelain.switch import switch, switch_detached, switch_to_new
+    from memit_vc.porcelain.sets.switch import switch, switch_detached, switch_to_new
 
     if create and detach:
         raise UsageError("-c and --detach exclude each other", hint="-c makes a branch; --detach goes without one.")

@@ -14,7 +14,7 @@ from memit_vc.errors import UsageError
 @click.option("-d", "--delete", is_flag=True, help="Delete tag NAME.")
 def command(io: IO, name: str | None, revision: str | None, delete: bool) -> None:
     """List the tags, or make tag NAME at REV (default HEAD)."""
-    from memit_vc.porcelain.tag import create_tag, delete_tag, tags
+    from memit_vc.porcelain.sets.tag import create_tag, delete_tag, tags
 
     if delete and (name is None or revision is not None):
         raise UsageError("-d takes the name of one tag", hint="`memitvc tag` lists the tags.")

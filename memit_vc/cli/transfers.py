@@ -10,7 +10,7 @@ from memit_vc.objects import JsonValue
 from memit_vc.progress import count, size_text
 
 if TYPE_CHECKING:
-    from memit_vc.porcelain.fetch import Fetched
+    from memit_vc.porcelain.sharing.fetch import Fetched
 
 __all__ = ["fetched_json", "render_fetched"]
 

@@ -18,7 +18,7 @@ def command(io: IO, model: Path, expect: str | None) -> None:
 
     Exit code 15 where it is none, or not the expected one.
     """
-    from memit_vc.porcelain.checkout import verify
+    from memit_vc.porcelain.output.checkout import verify
 
     if not model.is_dir():
         raise UsageError(f"{model}: is not a directory", hint="Give a directory with a model, such as a checkout.")

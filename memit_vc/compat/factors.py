@@ -19,7 +19,7 @@ from memit_vc.numerics.statistics.import_npz import Asked, find_statistics, read
 from memit_vc.numerics.statistics.moments import collect
 from memit_vc.objects.ids import JsonValue, canonical_json, digest
 from memit_vc.porcelain.cache import user_cache
-from memit_vc.porcelain.statistics import DEFAULT_CORPUS, TOKENS_PER_INPUT
+from memit_vc.porcelain.editing.statistics import DEFAULT_CORPUS, TOKENS_PER_INPUT
 from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from memit_vc.errors import UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.objects import ColumnId, Fact
-from memit_vc.porcelain.commit import commit_facts
-from memit_vc.porcelain.models import LoadedModel, load_model
+from memit_vc.porcelain.editing.commit import commit_facts
+from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
 

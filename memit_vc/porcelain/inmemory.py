@@ -146,7 +146,7 @@ class _Source:
         if (directory / ".memitvc").is_dir():
             return cls(directory)
         if isinstance(given, str) and is_hub(given, directory=Path()):
-            from memit_vc.porcelain.hub_clone import cached_clone
+            from memit_vc.porcelain.sharing.hub_clone import cached_clone
 
             return cls(cached_clone(checked_url(given, directory=Path())), cloned=True)
         raise UsageError(
@@ -166,7 +166,7 @@ class _Source:
     def resolve(self, repository: Repository, revision: str) -> CommitId:
         if not self.cloned:
             return repository.resolve(revision)
-        from memit_vc.porcelain.hub_clone import resolve_there
+        from memit_vc.porcelain.sharing.hub_clone import resolve_there
 
         return resolve_there(repository, revision)
 

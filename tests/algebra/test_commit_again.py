@@ -8,14 +8,14 @@ import pytest
 
 from memit_vc.errors import ConflictError, MemitVCError, RevisionError
 from memit_vc.numerics.exact.patchfile import check_patch
-from memit_vc.porcelain.amend import amend_message
-from memit_vc.porcelain.commit import commit_facts
-from memit_vc.porcelain.commit_kept import commit_kept, drop_kept
-from memit_vc.porcelain.merge import merge
-from memit_vc.porcelain.models import load_model
-from memit_vc.porcelain.revert import revert
+from memit_vc.porcelain.editing.commit import commit_facts
+from memit_vc.porcelain.editing.models import load_model
+from memit_vc.porcelain.sets.amend import amend_message
+from memit_vc.porcelain.sets.commit_kept import commit_kept, drop_kept
+from memit_vc.porcelain.sets.merge import merge
+from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.sets.switch import switch, switch_to_new
 from memit_vc.porcelain.setup import init
-from memit_vc.porcelain.switch import switch, switch_to_new
 from memit_vc.repository import NewPatch, Repository
 from tests.algebra.world import World, fact
 from tests.models import SENTENCES, facts, hparams_for, load, tiny

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from memit_vc.objects import CommitId
-from memit_vc.porcelain.diff import diff, ends
-from memit_vc.porcelain.diff_weights import diff_weights
-from memit_vc.porcelain.revert import revert
+from memit_vc.porcelain.history.diff import diff, ends
+from memit_vc.porcelain.history.diff_weights import diff_weights
+from memit_vc.porcelain.sets.revert import revert
 from memit_vc.repository import Repository
 from tests.algebra.world import World, fact
 

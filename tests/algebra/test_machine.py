@@ -24,19 +24,19 @@ from hypothesis.stateful import (
 from memit_vc.errors import ConflictError, MemitVCError, UsageError
 from memit_vc.numerics.exact.patchfile import check_patch
 from memit_vc.objects import CommitId, Fact, PatchId
-from memit_vc.porcelain.amend import amend_message
-from memit_vc.porcelain.branch import create_branch
-from memit_vc.porcelain.cherry_pick import cherry_pick
-from memit_vc.porcelain.commit_kept import commit_kept
-from memit_vc.porcelain.compress import compress
-from memit_vc.porcelain.conflicts import OnConflict, settle
-from memit_vc.porcelain.merge import merge
-from memit_vc.porcelain.models import LoadedModel
-from memit_vc.porcelain.rebase import rebase
-from memit_vc.porcelain.revert import RevertResult, revert
-from memit_vc.porcelain.squash import squash
-from memit_vc.porcelain.switch import switch, switch_detached
-from memit_vc.porcelain.tag import create_tag
+from memit_vc.porcelain.editing.models import LoadedModel
+from memit_vc.porcelain.recomputing.compress import compress
+from memit_vc.porcelain.recomputing.rebase import rebase
+from memit_vc.porcelain.sets.amend import amend_message
+from memit_vc.porcelain.sets.branch import create_branch
+from memit_vc.porcelain.sets.cherry_pick import cherry_pick
+from memit_vc.porcelain.sets.commit_kept import commit_kept
+from memit_vc.porcelain.sets.conflicts import OnConflict, settle
+from memit_vc.porcelain.sets.merge import merge
+from memit_vc.porcelain.sets.revert import RevertResult, revert
+from memit_vc.porcelain.sets.squash import squash
+from memit_vc.porcelain.sets.switch import switch, switch_detached
+from memit_vc.porcelain.sets.tag import create_tag
 from memit_vc.repository import NewPatch, Repository
 from tests.algebra.plain import Place, Plain, Refused, State, Voice
 from tests.algebra.world import World, fact
@@ -70,7 +70,9 @@ class Computed:
 def computing(make: Callable[[list[Fact]], NewPatch]) -> Iterator[LoadedModel]:
     """`rebase` computes its batches by `make`; the model that it is given is none."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("memit_vc.porcelain.batch.compute_batch", lambda _, facts, __, **___: Computed(make(facts)))
+        patched.setattr(
+            "memit_vc.porcelain.editing.batch.compute_batch", lambda _, facts, __, **___: Computed(make(facts))
+        )
         yield cast(LoadedModel, object())
 
 

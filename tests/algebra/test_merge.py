@@ -8,11 +8,11 @@ import pytest
 
 from memit_vc.errors import ConflictError, MemitVCError
 from memit_vc.objects import Commit
-from memit_vc.porcelain.branch import branches, create_branch, delete_branch, rename_branch
-from memit_vc.porcelain.cherry_pick import cherry_pick
-from memit_vc.porcelain.merge import merge
-from memit_vc.porcelain.revert import revert
-from memit_vc.porcelain.switch import switch, switch_detached, switch_to_new
+from memit_vc.porcelain.sets.branch import branches, create_branch, delete_branch, rename_branch
+from memit_vc.porcelain.sets.cherry_pick import cherry_pick
+from memit_vc.porcelain.sets.merge import merge
+from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.sets.switch import switch, switch_detached, switch_to_new
 from memit_vc.repository import Repository
 from tests.algebra.world import World, fact, same_bytes
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from memit_vc.errors import ConflictError, MemitVCError, RevisionError, UsageError
-from memit_vc.porcelain.cherry_pick import cherry_pick
-from memit_vc.porcelain.commit_kept import commit_kept
-from memit_vc.porcelain.conflicts import settle
-from memit_vc.porcelain.merge import merge
-from memit_vc.porcelain.revert import revert
-from memit_vc.porcelain.squash import squash
-from memit_vc.porcelain.switch import switch, switch_to_new
+from memit_vc.porcelain.sets.cherry_pick import cherry_pick
+from memit_vc.porcelain.sets.commit_kept import commit_kept
+from memit_vc.porcelain.sets.conflicts import settle
+from memit_vc.porcelain.sets.merge import merge
+from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.sets.squash import squash
+from memit_vc.porcelain.sets.switch import switch, switch_to_new
 from memit_vc.repository import Repository
 from tests.algebra.world import World, fact
 

@@ -7,12 +7,12 @@ import pytest
 from memit_vc.errors import MemitVCError, UsageError
 from memit_vc.numerics.exact.constraints import read_constraints
 from memit_vc.numerics.exact.patchfile import read_patch
-from memit_vc.porcelain.branch import create_branch
-from memit_vc.porcelain.constraints import live_sources
-from memit_vc.porcelain.merge import merge
-from memit_vc.porcelain.revert import revert
-from memit_vc.porcelain.squash import squash
-from memit_vc.porcelain.switch import switch, switch_to_new
+from memit_vc.porcelain.editing.constraints import live_sources
+from memit_vc.porcelain.sets.branch import create_branch
+from memit_vc.porcelain.sets.merge import merge
+from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.sets.squash import squash
+from memit_vc.porcelain.sets.switch import switch, switch_to_new
 from memit_vc.repository import Repository
 from tests.algebra.world import World, fact, same_bytes
 

@@ -28,7 +28,7 @@ from memit_vc.objects import (
     WeightForm,
     canonical_json,
 )
-from memit_vc.porcelain.move import head_update
+from memit_vc.porcelain.record import head_update
 from memit_vc.porcelain.setup import init
 from memit_vc.repository import NewPatch, Repository
 from memit_vc.store.blobs import blob_id

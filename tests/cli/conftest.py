@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from memit_vc.porcelain.commit import commit_facts
-from memit_vc.porcelain.fsck import fsck
+from memit_vc.porcelain.editing.commit import commit_facts
+from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
 from tests.models import FACTS
 from tests.places import Cli, Place, copy_of, make_place

@@ -17,7 +17,13 @@ import transformers.models.llama.modeling_llama  # noqa: F401  (loaded before th
 from memit_vc.cli import main
 from memit_vc.numerics.edit import engine
 from memit_vc.numerics.search.targets import Targets
-from memit_vc.porcelain import batch, checkout, commit, measure, models  # noqa: F401
+from memit_vc.porcelain.editing import (
+    batch,  # noqa: F401
+    commit,  # noqa: F401
+    measure,  # noqa: F401
+    models,  # noqa: F401
+)
+from memit_vc.porcelain.output import checkout  # noqa: F401
 
 __all__ = ["commit_in_child", "fork_server", "search_then_die"]
 

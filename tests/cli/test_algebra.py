@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from memit_vc.cli import main
-from memit_vc.porcelain.switch import switch, switch_to_new
+from memit_vc.porcelain.sets.switch import switch, switch_to_new
 from memit_vc.repository import Repository
 from tests.algebra.world import World, fact
 

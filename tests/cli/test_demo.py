@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 
-from memit_vc.cli import main
+from memit_vc.cli import demo_model, main
+from memit_vc.cli.demo_facts import FIRST, SECOND
 from memit_vc.errors import IntegrityError, RemoteError
-from memit_vc.porcelain import demo_model
 from memit_vc.porcelain.cache import user_cache
-from memit_vc.porcelain.demo_facts import FIRST, SECOND
-from memit_vc.porcelain.fsck import fsck
+from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
 from tests.models import tiny
 from tests.transcripts import absent

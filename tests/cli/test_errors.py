@@ -24,7 +24,7 @@ from sqlalchemy import Engine, event
 
 from memit_vc.cli import main
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.porcelain.fsck import fsck
+from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
 from tests.cli.conftest import FIRST, SECOND
 from tests.places import Cli, Place, Result, contents

@@ -22,7 +22,7 @@ from memit_vc.cli import main
 from memit_vc.edits import write_records
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.statistics import moments
-from memit_vc.porcelain.statistics import compute_statistics
+from memit_vc.porcelain.editing.statistics import compute_statistics
 from memit_vc.repository import RefUpdate, Repository
 from memit_vc.store.checkpoint import hash_directory
 from tests.cli.conftest import FIRST, SECOND

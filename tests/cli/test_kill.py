@@ -12,7 +12,7 @@ import pytest
 
 from memit_vc.numerics.edit import engine
 from memit_vc.objects import Fact
-from memit_vc.porcelain.fsck import fsck
+from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
 from tests.cli.conftest import FIRST, SECOND
 from tests.cli.killing import commit_in_child, fork_server, search_then_die

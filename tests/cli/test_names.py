@@ -9,10 +9,10 @@ import pytest
 from memit_vc.errors import HparamsError
 from memit_vc.hparams import MEMITHyperParams, for_model
 from memit_vc.objects import ColumnId
-from memit_vc.porcelain.commit import commit_facts
+from memit_vc.porcelain.editing.commit import commit_facts
+from memit_vc.porcelain.editing.models import load_model
 from memit_vc.porcelain.hyperparameters import read_hparams
-from memit_vc.porcelain.models import load_model
-from memit_vc.porcelain.reproduce import reproduce
+from memit_vc.porcelain.recomputing.reproduce import reproduce
 from memit_vc.porcelain.setup import init
 from memit_vc.repository import Repository
 from tests.cli.conftest import FIRST, SECOND

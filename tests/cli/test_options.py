@@ -19,9 +19,9 @@ from memit_vc.cli import main
 from memit_vc.errors import EngineError, MemitVCError
 from memit_vc.numerics.model.failures import memory_errors
 from memit_vc.objects import Fact
-from memit_vc.porcelain import commit as commit_module
-from memit_vc.porcelain import gc as gc_module
-from memit_vc.porcelain.fsck import fsck
+from memit_vc.porcelain.editing import commit as commit_module
+from memit_vc.porcelain.upkeep import gc as gc_module
+from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
 from memit_vc.store.database import Database
 from memit_vc.store.migrate import create_schema

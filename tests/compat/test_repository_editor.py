@@ -10,7 +10,7 @@ import torch
 
 from memit_vc import BaseEditor
 from memit_vc.errors import ConflictError, NoRepositoryError, UsageError
-from memit_vc.porcelain.models import load_model
+from memit_vc.porcelain.editing.models import load_model
 from memit_vc.porcelain.setup import init
 from memit_vc.repository import Repository
 from tests.compat.conftest import Case, requests

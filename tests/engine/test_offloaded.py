@@ -15,8 +15,8 @@ from memit_vc.compat.models import load as load_named
 from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.porcelain import models as models_module
-from memit_vc.porcelain.models import open_adapter
+from memit_vc.porcelain.editing import models as models_module
+from memit_vc.porcelain.editing.models import open_adapter
 from memit_vc.store.checkpoint import Checkpoint
 from tests.engine.measure import relative, second_moments
 from tests.models import FACTS, SENTENCES, hparams_for, load, tiny

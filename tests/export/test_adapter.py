@@ -15,9 +15,9 @@ from memit_vc.numerics.exact.materialise import delta
 from memit_vc.numerics.exact.patchfile import Dense, LowRank
 from memit_vc.numerics.output.lora import lora_layer
 from memit_vc.objects import EditableWeight
-from memit_vc.porcelain.checkout import checkout
-from memit_vc.porcelain.export_adapter import export_adapter
-from memit_vc.porcelain.revert import revert
+from memit_vc.porcelain.output.checkout import checkout
+from memit_vc.porcelain.output.export_adapter import export_adapter
+from memit_vc.porcelain.sets.revert import revert
 from tests.export.conftest import Opened, logits, plain_model
 
 TOLERANCE = 1e-5

@@ -11,7 +11,7 @@ import torch
 
 import memit_vc
 from memit_vc.errors import BaseChangedError, RevisionError, UnsupportedModelError, UsageError
-from memit_vc.porcelain.checkout import checkout
+from memit_vc.porcelain.output.checkout import checkout
 from tests.export.conftest import Opened, logits, plain_model
 from tests.models import tiny
 

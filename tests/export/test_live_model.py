@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from memit_vc.cli import main
 from memit_vc.numerics.model.checkpoint_tensors import tensor_digest
-from memit_vc.porcelain.checkout import checkout, state_hashes
+from memit_vc.porcelain.output.checkout import checkout, state_hashes
 from tests.export.conftest import Opened, plain_model
 
 

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memit_vc.numerics.model.architecture import ARCHITECTURES
 from memit_vc.objects import Fact
-from memit_vc.porcelain.checkout import checkout, verify
-from memit_vc.porcelain.commit import commit_facts
-from memit_vc.porcelain.fsck import fsck
-from memit_vc.porcelain.models import load_model
-from memit_vc.porcelain.revert import revert
+from memit_vc.porcelain.editing.commit import commit_facts
+from memit_vc.porcelain.editing.models import load_model
+from memit_vc.porcelain.output.checkout import checkout, verify
+from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
 from memit_vc.store.checkpoint import hash_directory
 from tests.models import facts

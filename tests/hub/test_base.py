@@ -10,10 +10,10 @@ from huggingface_hub import constants
 
 from memit_vc.errors import IntegrityError, MemitVCError, RemoteError
 from memit_vc.porcelain.base import fetch_base
-from memit_vc.porcelain.clone import clone
-from memit_vc.porcelain.push import push
-from memit_vc.porcelain.remotes import add_remote
 from memit_vc.porcelain.setup import init
+from memit_vc.porcelain.sharing.clone import clone
+from memit_vc.porcelain.sharing.push import push
+from memit_vc.porcelain.sharing.remotes import add_remote
 from memit_vc.remote import hub_retry
 from memit_vc.repository import Repository
 from tests.export.histories import record

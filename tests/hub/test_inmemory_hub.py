@@ -12,10 +12,10 @@ from huggingface_hub import constants
 
 import memit_vc
 from memit_vc.errors import MemitVCError, RemoteError, RevisionError
-from memit_vc.porcelain.branch import create_branch
-from memit_vc.porcelain.push import push
-from memit_vc.porcelain.remotes import add_remote
+from memit_vc.porcelain.sets.branch import create_branch
 from memit_vc.porcelain.setup import init
+from memit_vc.porcelain.sharing.push import push
+from memit_vc.porcelain.sharing.remotes import add_remote
 from memit_vc.remote import hub_retry
 from memit_vc.remote.opening import PushOptions
 from memit_vc.repository import Repository

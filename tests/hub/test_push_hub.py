@@ -9,11 +9,11 @@ import pytest
 
 from memit_vc.errors import RefMovedError, RemoteError, UsageError
 from memit_vc.objects import CommitId
-from memit_vc.porcelain.clone import clone
-from memit_vc.porcelain.fetch import fetch
-from memit_vc.porcelain.pull import pull
-from memit_vc.porcelain.push import push
-from memit_vc.porcelain.remotes import add_remote
+from memit_vc.porcelain.sharing.clone import clone
+from memit_vc.porcelain.sharing.fetch import fetch
+from memit_vc.porcelain.sharing.pull import pull
+from memit_vc.porcelain.sharing.push import push
+from memit_vc.porcelain.sharing.remotes import add_remote
 from memit_vc.progress import size_text
 from memit_vc.remote.hub import HubRemote
 from memit_vc.remote.opening import PushOptions

@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM
 
 from memit_vc.cli import main
 from memit_vc.errors import MemitVCError, UsageError
-from memit_vc.porcelain.checkout import checkout
-from memit_vc.porcelain.push import push
-from memit_vc.porcelain.push_merged import push_merged
-from memit_vc.porcelain.remotes import add_remote
+from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.porcelain.setup import init
+from memit_vc.porcelain.sharing.push import push
+from memit_vc.porcelain.sharing.push_merged import push_merged
+from memit_vc.porcelain.sharing.remotes import add_remote
 from memit_vc.remote.hub import HubRemote
 from memit_vc.repository import Repository
 from tests.export.histories import record

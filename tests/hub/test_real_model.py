@@ -11,14 +11,14 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from memit_vc.porcelain.checkout import checkout
-from memit_vc.porcelain.commit import commit_facts
-from memit_vc.porcelain.demo_facts import FIRST, SECOND
-from memit_vc.porcelain.export_adapter import export_adapter
+from memit_vc.cli.demo_facts import FIRST, SECOND
+from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.hyperparameters import read_hparams
-from memit_vc.porcelain.push import push
-from memit_vc.porcelain.remotes import add_remote
+from memit_vc.porcelain.output.checkout import checkout
+from memit_vc.porcelain.output.export_adapter import export_adapter
 from memit_vc.porcelain.setup import init
+from memit_vc.porcelain.sharing.push import push
+from memit_vc.porcelain.sharing.remotes import add_remote
 from memit_vc.repository import Repository
 from tests.hub.loopback import Loopback
 

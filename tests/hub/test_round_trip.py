@@ -12,12 +12,12 @@ import pytest
 
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import Fact
-from memit_vc.porcelain.checkout import state_hashes
-from memit_vc.porcelain.clone import clone
-from memit_vc.porcelain.fetch import fetch
-from memit_vc.porcelain.pull import pull
-from memit_vc.porcelain.push import push
-from memit_vc.porcelain.remotes import add_remote
+from memit_vc.porcelain.output.checkout import state_hashes
+from memit_vc.porcelain.sharing.clone import clone
+from memit_vc.porcelain.sharing.fetch import fetch
+from memit_vc.porcelain.sharing.pull import pull
+from memit_vc.porcelain.sharing.push import push
+from memit_vc.porcelain.sharing.remotes import add_remote
 from memit_vc.remote.card import BEGIN
 from memit_vc.repository import Repository
 from tests.export.histories import history, record

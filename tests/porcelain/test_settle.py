@@ -6,7 +6,7 @@ import pytest
 
 from memit_vc.errors import ConflictError, MemitVCError
 from memit_vc.objects import Fact
-from memit_vc.porcelain.conflicts import settle
+from memit_vc.porcelain.sets.conflicts import settle
 from memit_vc.repository import NewPatch, Repository
 from tests.synthetic import fact, put_patch, record
 

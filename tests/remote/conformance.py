@@ -12,19 +12,19 @@ import pytest
 
 from memit_vc.errors import MemitVCError, RefMovedError, RemoteError
 from memit_vc.numerics.exact.patchfile import check_patch
-from memit_vc.porcelain.card import model_card
-from memit_vc.porcelain.clone import clone
-from memit_vc.porcelain.fetch import fetch
-from memit_vc.porcelain.fsck import fsck
-from memit_vc.porcelain.history import facts, log, show
-from memit_vc.porcelain.merge import merge
-from memit_vc.porcelain.pull import pull
-from memit_vc.porcelain.push import push
-from memit_vc.porcelain.remotes import add_remote, remove_remote
-from memit_vc.porcelain.revert import revert
-from memit_vc.porcelain.scores_at_commit import came_in
-from memit_vc.porcelain.squash import squash
-from memit_vc.porcelain.tag import create_tag
+from memit_vc.porcelain.history.history import facts, log, show
+from memit_vc.porcelain.history.scores_at_commit import came_in
+from memit_vc.porcelain.sets.merge import merge
+from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.sets.squash import squash
+from memit_vc.porcelain.sets.tag import create_tag
+from memit_vc.porcelain.sharing.card import model_card
+from memit_vc.porcelain.sharing.clone import clone
+from memit_vc.porcelain.sharing.fetch import fetch
+from memit_vc.porcelain.sharing.pull import pull
+from memit_vc.porcelain.sharing.push import push
+from memit_vc.porcelain.sharing.remotes import add_remote, remove_remote
+from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.remote.manifest import MANIFEST, object_path
 from memit_vc.remote.opening import open_remote
 from memit_vc.remote.protocol import Change, Remote
@@ -294,7 +294,7 @@ class Conformance:
         assert sorted(results) == ["exit 11", "pushed"]
         for directory, branch in ((place.work, "left"), (place.empty, "right")):
             with Repository.open(directory) as repository:
-                from memit_vc.porcelain.branch import create_branch
+                from memit_vc.porcelain.sets.branch import create_branch
 
                 create_branch(repository, branch)
         results.clear()

@@ -15,7 +15,14 @@ import torch
 from memit_vc.cli import main
 from memit_vc.numerics.exact import received  # noqa: F401  (loaded before the fork)
 from memit_vc.numerics.output import lora  # noqa: F401  (loaded before the fork)
-from memit_vc.porcelain import card, clone, export_adapter, pull, push, setup  # noqa: F401
+from memit_vc.porcelain import setup  # noqa: F401
+from memit_vc.porcelain.output import export_adapter  # noqa: F401
+from memit_vc.porcelain.sharing import (
+    card,  # noqa: F401
+    clone,  # noqa: F401
+    pull,  # noqa: F401
+    push,  # noqa: F401
+)
 
 __all__ = ["fork_server", "run"]
 

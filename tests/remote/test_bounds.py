@@ -12,12 +12,12 @@ import pytest
 
 from memit_vc.errors import IntegrityError, RemoteError
 from memit_vc.objects import BlobId
-from memit_vc.porcelain import remote_objects
-from memit_vc.porcelain.fetch import fetch
-from memit_vc.porcelain.fsck import fsck
-from memit_vc.porcelain.parallel import WORKERS, at_once
-from memit_vc.porcelain.remote_history import Published
-from memit_vc.porcelain.remote_objects import Incoming
+from memit_vc.porcelain.sharing import incoming as remote_objects
+from memit_vc.porcelain.sharing.fetch import fetch
+from memit_vc.porcelain.sharing.incoming import Incoming
+from memit_vc.porcelain.sharing.parallel import WORKERS, at_once
+from memit_vc.porcelain.sharing.remote_history import Published
+from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.remote.directory import DirectoryRemote
 from memit_vc.remote.manifest import RemoteManifest, commit_path, object_path
 from memit_vc.remote.strict_json import MOST_VALUES, parsed
@@ -134,8 +134,8 @@ def test_an_object_needs_its_bytes_twice(world: World, monkeypatch: pytest.Monke
 
 def test_a_history_of_many_columns_a_fact_is_taken(world: World) -> None:
     """The bounds let through what commands make: the same fact edited many times, then squashed."""
-    from memit_vc.porcelain.push import push
-    from memit_vc.porcelain.squash import squash
+    from memit_vc.porcelain.sets.squash import squash
+    from memit_vc.porcelain.sharing.push import push
     from tests.export.histories import record
     from tests.models import FACTS
 

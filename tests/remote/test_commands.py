@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from memit_vc.cli import main
-from memit_vc.porcelain.branch import create_branch
-from memit_vc.porcelain.fsck import fsck
-from memit_vc.porcelain.operations import operation_log
-from memit_vc.porcelain.revert import revert
+from memit_vc.porcelain.sets.branch import create_branch
+from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.upkeep.fsck import fsck
+from memit_vc.porcelain.upkeep.operations import operation_log
 from memit_vc.repository import Repository
 from tests.places import Cli, Result
 from tests.remote.conftest import World, edited

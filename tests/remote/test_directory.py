@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from memit_vc.errors import RemoteError, UsageError
-from memit_vc.porcelain.push import push
+from memit_vc.porcelain.sharing.push import push
 from memit_vc.remote.directory import DirectoryRemote
 from memit_vc.remote.manifest import ADAPTER, CARD, MANIFEST
 from memit_vc.remote.opening import PushOptions, checked_url, open_remote

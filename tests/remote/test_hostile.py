@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from memit_vc.errors import MemitVCError
-from memit_vc.porcelain.clone import clone
-from memit_vc.porcelain.fetch import fetch
-from memit_vc.porcelain.pull import pull
-from memit_vc.porcelain.remote_commit import RemoteCommit
+from memit_vc.porcelain.sharing.clone import clone
+from memit_vc.porcelain.sharing.fetch import fetch
+from memit_vc.porcelain.sharing.pull import pull
+from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
 from memit_vc.remote.manifest import MANIFEST, commit_path, object_path
 from memit_vc.repository import Repository
 from tests.places import contents
@@ -268,7 +268,7 @@ def test_a_history_in_a_circle(world: World, monkeypatch: pytest.MonkeyPatch) ->
     decode = RemoteCommit.decode.__func__  # type: ignore[attr-defined]
 
     def trusting(data: bytes, name: Any, where: str) -> RemoteCommit:
-        import memit_vc.porcelain.remote_commit as module
+        import memit_vc.porcelain.sharing.remote_commit as module
 
         record = json.loads(data)
         if record["commit"]["parents"] == [name]:

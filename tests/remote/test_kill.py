@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from memit_vc.porcelain.fsck import fsck
-from memit_vc.porcelain.push import push
+from memit_vc.porcelain.sharing.push import push
+from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.remote.manifest import MANIFEST
 from memit_vc.repository import Repository
 from memit_vc.store.files import is_temporary
@@ -91,7 +91,7 @@ def test_a_killed_push(world: World, tmp_path: Path, first: bool, every: bool) -
 
 def read_by_another(world: World, tmp_path: Path) -> str | None:
     """Where main is for a repository that fetches now; None where nothing is published."""
-    from memit_vc.porcelain.fetch import fetch
+    from memit_vc.porcelain.sharing.fetch import fetch
 
     if not (world.shared / MANIFEST).exists():
         return None
@@ -122,7 +122,7 @@ def test_a_killed_pull(world: World, tmp_path: Path, every: bool) -> None:
 
 def test_a_killed_pull_goes_on_where_it_was(world: World, tmp_path: Path) -> None:
     """What was downloaded before the kill is not downloaded again."""
-    from memit_vc.porcelain.pull import pull
+    from memit_vc.porcelain.sharing.pull import pull
 
     command, told = ["pull", "-C", str(world.empty)], tmp_path / "told"
     pairs = saved(tmp_path, world.empty)

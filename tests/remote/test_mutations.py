@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from memit_vc.errors import MemitVCError
-from memit_vc.porcelain.clone import clone
-from memit_vc.porcelain.fetch import fetch
-from memit_vc.porcelain.fsck import fsck
-from memit_vc.porcelain.history import facts, log, show
+from memit_vc.porcelain.history.history import facts, log, show
+from memit_vc.porcelain.sharing.clone import clone
+from memit_vc.porcelain.sharing.fetch import fetch
+from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.remote.manifest import MANIFEST
 from memit_vc.repository import Repository
 from tests.places import contents

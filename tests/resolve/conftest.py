@@ -10,8 +10,8 @@ import pytest
 
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.objects import Fact
-from memit_vc.porcelain.commit import commit_facts
-from memit_vc.porcelain.models import LoadedModel, load_model
+from memit_vc.porcelain.editing.commit import commit_facts
+from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.setup import init
 from memit_vc.repository import Repository
 from tests.models import FACTS, SENTENCES, hparams_for, load, tiny

@@ -12,11 +12,11 @@ import pytest
 from memit_vc.cli import main
 from memit_vc.numerics.scores.likelihood import continuations
 from memit_vc.objects import Probe
-from memit_vc.porcelain.behaviour import behaviour
-from memit_vc.porcelain.commit import commit_facts
-from memit_vc.porcelain.measured_facts import measured_facts
-from memit_vc.porcelain.models import load_model
-from memit_vc.porcelain.revert import revert
+from memit_vc.porcelain.asking.behaviour import behaviour
+from memit_vc.porcelain.editing.commit import commit_facts
+from memit_vc.porcelain.editing.measured_facts import measured_facts
+from memit_vc.porcelain.editing.models import load_model
+from memit_vc.porcelain.sets.revert import revert
 from tests.models import FACTS
 from tests.resolve.conftest import Opened
 

@@ -15,11 +15,11 @@ import pytest
 from memit_vc.cli import main
 from memit_vc.errors import IntegrityError, MemitVCError, UsageError
 from memit_vc.objects import ColumnId, Commit, CommitId
-from memit_vc.porcelain import bisect
-from memit_vc.porcelain import models as models_module
-from memit_vc.porcelain.bisect_prompt import bisect_prompt
-from memit_vc.porcelain.models import LoadedModel, load_model
-from memit_vc.porcelain.revert import patches_of, revert
+from memit_vc.porcelain.asking import bisect
+from memit_vc.porcelain.asking.bisect_prompt import bisect_prompt
+from memit_vc.porcelain.editing import models as models_module
+from memit_vc.porcelain.editing.models import LoadedModel, load_model
+from memit_vc.porcelain.sets.revert import patches_of, revert
 from memit_vc.repository import RefUpdate, Repository
 from tests.models import FACTS
 from tests.resolve.conftest import Opened
@@ -116,7 +116,9 @@ def test_a_command_tests_checkouts(
 
 def test_what_a_run_cannot_test_is_skipped(plain_repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     commits = history(plain_repository)
-    monkeypatch.setattr("memit_vc.porcelain.checkout.checkout", lambda _, __, directory, **___: directory.mkdir())
+    monkeypatch.setattr(
+        "memit_vc.porcelain.output.checkout.checkout", lambda _, __, directory, **___: directory.mkdir()
+    )
     bisect.start(plain_repository, "HEAD", ["HEAD~20"])
     guilty, broken = 12, {7, 8, 9, 10}
     said = []

@@ -11,9 +11,9 @@ import torch
 from memit_vc.cli import main
 from memit_vc.errors import EngineError, MemitVCError
 from memit_vc.numerics.scores.influence import keys_at
-from memit_vc.porcelain.blame import blame
-from memit_vc.porcelain.models import load_model
-from memit_vc.porcelain.revert import revert
+from memit_vc.porcelain.asking.blame import blame
+from memit_vc.porcelain.editing.models import load_model
+from memit_vc.porcelain.sets.revert import revert
 from tests.models import FACTS
 from tests.resolve.conftest import Opened
 

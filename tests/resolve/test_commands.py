@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from memit_vc.cli import main
-from memit_vc.porcelain.models import load_model
+from memit_vc.porcelain.editing.models import load_model
 from memit_vc.repository import RefUpdate
 from tests.models import FACTS
 from tests.resolve.conftest import Opened

@@ -17,13 +17,13 @@ from memit_vc.numerics.exact.materialise import Term, delta
 from memit_vc.numerics.exact.patchfile import Dense, LowRank, bounds, check_patch, column_ids, encode_patch, read_patch
 from memit_vc.numerics.exact.patchheader import decode_header
 from memit_vc.objects import EditableWeight, PatchId, WeightForm
-from memit_vc.porcelain.blame import blame
-from memit_vc.porcelain.compress import compress
-from memit_vc.porcelain.diff_weights import diff_weights
-from memit_vc.porcelain.models import load_model
-from memit_vc.porcelain.resolve import resolve_revert, resolve_squash
-from memit_vc.porcelain.revert import revert
-from memit_vc.porcelain.squash import squash
+from memit_vc.porcelain.asking.blame import blame
+from memit_vc.porcelain.editing.models import load_model
+from memit_vc.porcelain.history.diff_weights import diff_weights
+from memit_vc.porcelain.recomputing.compress import compress
+from memit_vc.porcelain.recomputing.resolve import resolve_revert, resolve_squash
+from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.sets.squash import squash
 from tests.exactness.cases import header_of
 from tests.models import FACTS
 from tests.resolve.conftest import Opened

@@ -11,11 +11,11 @@ from memit_vc.cli import main
 from memit_vc.errors import MemitVCError, VerificationError
 from memit_vc.numerics.edit import engine
 from memit_vc.objects import Commit, canonical_json
-from memit_vc.porcelain.commit import CommitResult, commit_facts
-from memit_vc.porcelain.models import load_model
-from memit_vc.porcelain.reproduce import reproduce
-from memit_vc.porcelain.resolve import resolve_revert, resolve_squash
-from memit_vc.porcelain.revert import revert
+from memit_vc.porcelain.editing.commit import CommitResult, commit_facts
+from memit_vc.porcelain.editing.models import load_model
+from memit_vc.porcelain.recomputing.reproduce import reproduce
+from memit_vc.porcelain.recomputing.resolve import resolve_revert, resolve_squash
+from memit_vc.porcelain.sets.revert import revert
 from memit_vc.repository import RefUpdate, Repository
 from tests.models import FACTS
 from tests.resolve.conftest import Opened

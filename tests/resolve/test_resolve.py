@@ -15,12 +15,12 @@ from memit_vc.numerics.edit.solve import adjusted_keys
 from memit_vc.numerics.exact.materialise import delta
 from memit_vc.numerics.exact.patchfile import Dense
 from memit_vc.objects import ColumnId
-from memit_vc.porcelain.commit import commit_facts
-from memit_vc.porcelain.evaluate import evaluate
-from memit_vc.porcelain.models import LoadedModel, load_model
-from memit_vc.porcelain.resolve import resolve_revert, resolve_squash
-from memit_vc.porcelain.revert import revert
-from memit_vc.porcelain.solver import Solver, solver_for
+from memit_vc.porcelain.editing.commit import commit_facts
+from memit_vc.porcelain.editing.evaluate import evaluate
+from memit_vc.porcelain.editing.models import LoadedModel, load_model
+from memit_vc.porcelain.editing.solver import Solver, solver_for
+from memit_vc.porcelain.recomputing.resolve import resolve_revert, resolve_squash
+from memit_vc.porcelain.sets.revert import revert
 from memit_vc.repository import Repository
 from tests.models import FACTS
 from tests.resolve.conftest import Opened

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from memit_vc.errors import ConflictError, MemitVCError, RevisionError, UsageError
-from memit_vc.porcelain.cherry_pick import cherry_pick
-from memit_vc.porcelain.commit import commit_facts
-from memit_vc.porcelain.measured_facts import measured_facts
-from memit_vc.porcelain.merge import merge
-from memit_vc.porcelain.models import LoadedModel, load_model
-from memit_vc.porcelain.reproduce import reproduce
-from memit_vc.porcelain.resolve import resolve_revert, resolve_squash
-from memit_vc.porcelain.resolve_join import resolve_merge, resolve_pick
-from memit_vc.porcelain.revert import revert
-from memit_vc.porcelain.squash import squash
-from memit_vc.porcelain.switch import switch, switch_to_new
+from memit_vc.porcelain.editing.commit import commit_facts
+from memit_vc.porcelain.editing.measured_facts import measured_facts
+from memit_vc.porcelain.editing.models import LoadedModel, load_model
+from memit_vc.porcelain.recomputing.reproduce import reproduce
+from memit_vc.porcelain.recomputing.resolve import resolve_revert, resolve_squash
+from memit_vc.porcelain.recomputing.resolve_join import resolve_merge, resolve_pick
+from memit_vc.porcelain.sets.cherry_pick import cherry_pick
+from memit_vc.porcelain.sets.merge import merge
+from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.sets.squash import squash
+from memit_vc.porcelain.sets.switch import switch, switch_to_new
 from memit_vc.repository import RefUpdate, Repository
 from tests.models import FACTS
 from tests.resolve.conftest import Opened

@@ -6,8 +6,8 @@ import pytest
 
 from memit_vc.errors import RefMovedError
 from memit_vc.objects import Commit
-from memit_vc.porcelain.move import head_update
-from memit_vc.porcelain.switch import switch, switch_detached
+from memit_vc.porcelain.record import head_update
+from memit_vc.porcelain.sets.switch import switch, switch_detached
 from memit_vc.repository import NewPatch, Repository
 from tests.synthetic import fact, put_patch, record
 

@@ -1,0 +1,37 @@
+"""What the model says at several revisions: one load, the states swapped in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from memit_vc.porcelain.hyperparameters import read_hparams
+from memit_vc.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from memit_vc.repository import Repository
+
+__all__ = ["answers"]
+
+
+def answers(
+    repository: Repository,
+    prompts: Sequence[str],
+    revisions: Sequence[str],
+    *,
+    new_tokens: int = 6,
+    progress: Progress = silent,
+) -> list[list[str]]:
+    """For each prompt, the greedy continuation at each revision."""
+    from memit_vc.numerics.scores.likelihood import greedy
+    from memit_vc.porcelain.editing.models import load_model
+
+    states = [repository.state(repository.resolve(revision)) for revision in revisions]
+    loaded = load_model(repository, device=read_hparams(repository).resolved_device(), progress=progress)
+    columns = []
+    for done, state in enumerate(states):
+        progress("ask the model", done, len(states))
+        with loaded.state(state) as adapter:
+            columns.append(greedy(adapter, prompts, new_tokens=new_tokens))
+    progress("ask the model", len(states), len(states))
+    return [list(row) for row in zip(*columns, strict=True)]

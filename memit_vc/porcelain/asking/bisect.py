@@ -1,0 +1,230 @@
+"""`bisect`: the commit after which something is otherwise, by halving. No HEAD moves; the session is one small file.
+
+Bad and good are git's words for "like the newer end" and "like the older end".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from memit_vc.errors import IntegrityError, MemitVCError, UsageError
+from memit_vc.objects import CommitId, JsonValue, canonical_json, short
+from memit_vc.progress import Progress, silent
+from memit_vc.repository import Repository
+from memit_vc.store.files import remove_temporary, storage_errors, temporary_path, write_atomic
+from memit_vc.vcs.halving import next_to_try
+
+__all__ = ["Session", "Step", "Verdict", "current", "mark", "reset", "run", "start", "suspects"]
+
+Verdict: TypeAlias = Literal["good", "bad", "skip"]
+_SKIP = 125
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Session:
+    """What is known so far. `log` has one line for each thing that was said."""
+
+    bad: CommitId | None = None
+    good: tuple[CommitId, ...] = ()
+    skipped: tuple[CommitId, ...] = ()
+    log: tuple[str, ...] = ()
+
+    @property
+    def commits(self) -> frozenset[CommitId]:
+        ends = () if self.bad is None else (self.bad,)
+        return frozenset((*ends, *self.good, *self.skipped))
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a session is. One of: an end is still missing (all None), `candidate` to test, `found`, or `undecided`
+    where only skipped commits are left, one of which is the first bad one.
+    """
+
+    session: Session
+    candidate: CommitId | None
+    found: CommitId | None
+    undecided: tuple[CommitId, ...]
+    left: int
+    """Commits that can still be the first bad one."""
+
+    @property
+    def steps(self) -> int:
+        """About how many more answers it takes."""
+        return math.ceil(math.log2(self.left)) if self.left > 1 else 0
+
+    def to_json(self) -> JsonValue:
+        return {
+            "bad": self.session.bad,
+            "good": list(self.session.good),
+            "skipped": list(self.session.skipped),
+            "candidate": self.candidate,
+            "found": self.found,
+            "undecided": list(self.undecided),
+            "left": self.left,
+            "steps": self.steps,
+        }
+
+
+def start(repository: Repository, bad: str | None = None, good: Sequence[str] = ()) -> Step:
+    """Begin a session. UsageError where one is under way; MemitVCError where `bad` is in the history of a good one."""
+    if _path(repository).exists():
+        raise UsageError("a bisection is under way already", hint="`memitvc bisect reset` gives it up.")
+    session = Session(log=("start",))
+    if bad is not None:
+        session = _said(session, "bad", repository.resolve(bad))
+    for revision in good:
+        session = _said(session, "good", repository.resolve(revision))
+    return _keep(repository, session)
+
+
+def mark(repository: Repository, verdict: Verdict, revisions: Sequence[str] = ()) -> Step:
+    """Say how revisions are; without any, how the present candidate is. The session does not change on an error."""
+    step = current(repository)
+    if revisions:
+        commits = [repository.resolve(revision) for revision in revisions]
+    elif step.candidate is not None:
+        commits = [step.candidate]
+    else:
+        raise UsageError(f"no commit is being tested: say which one is {verdict}", hint=f"memitvc bisect {verdict} REV")
+    session = step.session
+    for commit in commits:
+        session = _said(session, verdict, commit)
+    return _keep(repository, session)
+
+
+def current(repository: Repository) -> Step:
+    """The session as it was kept. UsageError where there is none, IntegrityError for a file that cannot be read."""
+    path = _path(repository)
+    try:
+        with storage_errors(path):
+            record = json.loads(path.read_bytes()) if path.exists() else None
+        if record is None:
+            raise UsageError("no bisection is under way", hint="memitvc bisect start BAD GOOD")
+        if record["format"] != _FORMAT:
+            raise ValueError(f"format {record['format']!r}")
+        session = Session(record["bad"], tuple(record["good"]), tuple(record["skipped"]), tuple(record["log"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{path}: is not a bisection that this version reads: {error}", hint="`memitvc bisect reset` removes it."
+        ) from error
+    lost = session.commits - repository.known_commits(session.commits)
+    if lost:
+        raise IntegrityError(
+            f"commit {short(min(lost))} of the bisection is no longer here: its history was rewritten and pruned",
+            hint="`memitvc bisect reset` gives it up; then start again on the present history.",
+        )
+    return _step(repository, session)
+
+
+def reset(repository: Repository) -> bool:
+    """Forget the session; whether there was one."""
+    path = _path(repository)
+    with storage_errors(path):
+        present = path.exists()
+        path.unlink(missing_ok=True)
+    return present
+
+
+def run(
+    repository: Repository,
+    execute: Callable[[Path, CommitId], int],
+    *,
+    on_step: Callable[[CommitId, Verdict], None] = lambda _, __: None,
+    progress: Progress = silent,
+) -> Step:
+    """Test candidate after candidate: each is checked out to a temporary directory, and `execute(directory, commit)`
+    says by its exit code how it is: 0 good, 125 cannot be tested, 1 to 127 bad.
+
+    Each verdict is kept at once, so that a run that was killed goes on where it was when it is started again. Any other
+    code stops the run with a MemitVCError; the session then stays as it is.
+    """
+    from memit_vc.porcelain.output.checkout import checkout
+
+    step = current(repository)
+    if step.session.bad is None or not step.session.good:
+        raise UsageError("say which commit is bad and which is good first", hint="memitvc bisect start BAD GOOD")
+    place = repository.root / "cache"
+    with storage_errors(place):
+        place.mkdir(exist_ok=True)
+    # a name that `gc` knows: what a killed run leaves behind is the size of a model
+    temporary = temporary_path(place / "bisect")
+    try:
+        with storage_errors(temporary):
+            temporary.mkdir()
+        directory = temporary / "model"
+        while step.candidate is not None:
+            candidate = step.candidate
+            checkout(repository, candidate, directory, replace=directory.exists(), progress=progress)
+            code = execute(directory, candidate)
+            if not 0 <= code <= 127:
+                raise MemitVCError(
+                    f"the command ended with {code} on {short(candidate)}: neither good nor bad",
+                    hint="0 is good, 125 cannot be tested, 1 to 127 is bad. Correct it and run it again.",
+                )
+            verdict: Verdict = "good" if code == 0 else "skip" if code == _SKIP else "bad"
+            step = mark(repository, verdict)
+            on_step(candidate, verdict)
+    finally:
+        remove_temporary(temporary)
+    return step
+
+
+def suspects(repository: Repository, bad: CommitId, good: Sequence[CommitId]) -> list[CommitId]:
+    """The commits that can be the first bad one: what `bad` has in its history and no good one has, oldest first.
+
+    Empty where `bad` is in the history of a good commit.
+    """
+    first, *others = (repository.resolve_range(f"{commit}..{bad}") for commit in good)
+    rest = [frozenset(other) for other in others]
+    return [commit for commit in first if all(commit in other for other in rest)]
+
+
+def _path(repository: Repository) -> Path:
+    return repository.root / "bisect.json"
+
+
+def _said(session: Session, verdict: Verdict, commit: CommitId) -> Session:
+    log = (*session.log, f"{verdict} {commit}")
+    if verdict == "bad":
+        return replace(session, bad=commit, log=log)
+    if verdict == "good":
+        return replace(session, good=tuple(dict.fromkeys((*session.good, commit))), log=log)
+    return replace(session, skipped=tuple(dict.fromkeys((*session.skipped, commit))), log=log)
+
+
+def _keep(repository: Repository, session: Session) -> Step:
+    """Write a session that makes sense."""
+    step = _step(repository, session)
+    record: JsonValue = {
+        "format": _FORMAT,
+        "bad": session.bad,
+        "good": list(session.good),
+        "skipped": list(session.skipped),
+        "log": list(session.log),
+    }
+    write_atomic(_path(repository), canonical_json(record) + b"\n")
+    return step
+
+
+def _step(repository: Repository, session: Session) -> Step:
+    if session.bad is None or not session.good:
+        return Step(session, None, None, (), 0)
+    left = suspects(repository, session.bad, session.good)
+    if not left:
+        raise MemitVCError(
+            f"{short(session.bad)} is bad and lies in the history of a good commit: there is no first bad one between",
+            hint="Bad is the newer end. To find where something was mended, call the older end good all the same.",
+        )
+    candidate = next_to_try(left, session.bad, repository.parents, session.skipped)
+    if candidate is not None:
+        return Step(session, candidate, None, (), len(left))
+    if len(left) == 1:
+        return Step(session, None, left[0], (), 1)
+    return Step(session, None, None, tuple(left), len(left))

@@ -1,0 +1,178 @@
+"""`bisect --prompt P --expect T`: the commit since which the model says T, or no longer says it.
+
+The model is loaded once; the states are swapped in memory. With `pairs`, delta debugging over the set of live edits
+finds a smallest set of commits that is guilty together, which halving along the history cannot see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memit_vc.errors import MemitVCError
+from memit_vc.objects import ColumnId, CommitId, JsonValue, StateId, canonical_json, digest, short
+from memit_vc.porcelain.asking.bisect import suspects
+from memit_vc.porcelain.hyperparameters import read_hparams
+from memit_vc.progress import Progress, silent
+from memit_vc.vcs.ddmin import minimal
+from memit_vc.vcs.halving import next_to_try
+
+if TYPE_CHECKING:
+    from memit_vc.porcelain.editing.models import LoadedModel
+    from memit_vc.repository import Repository
+
+__all__ = ["Bisected", "bisect_prompt"]
+
+_KIND = "asked"
+
+
+@dataclass(frozen=True)
+class Bisected:
+    """`found` is the first commit at which the model answers otherwise than at `good`; `says` what it does from there.
+
+    `guilty` are the commits of a smallest set of changes that turns the answer of `good`, where it was asked for.
+    """
+
+    good: CommitId
+    bad: CommitId
+    found: CommitId | None
+    guilty: tuple[CommitId, ...]
+    says: bool
+    """The expected text is the model's answer at `bad`."""
+    tested: int
+    """States on which the model was asked now."""
+
+    def to_json(self) -> JsonValue:
+        return {**vars(self), "guilty": list(self.guilty)}
+
+
+def bisect_prompt(
+    repository: Repository,
+    prompt: str,
+    expect: str,
+    *,
+    good: str | None = None,
+    bad: str = "HEAD",
+    pairs: bool = False,
+    loaded: LoadedModel | None = None,
+    progress: Progress = silent,
+) -> Bisected:
+    """Find the commit between `good` (default: the base) and `bad` that turned the answer.
+
+    The model says `expect` where each of its tokens is the most likely one. MemitVCError where it does so at both ends,
+    or at neither.
+    """
+    from memit_vc.porcelain.editing.models import load_model
+
+    newer = repository.resolve(bad)
+    older = repository.resolve(good) if good is not None else _root(repository, newer)
+    left = suspects(repository, newer, [older])
+    if not left:
+        raise MemitVCError(
+            f"{short(newer)} is in the history of {short(older)}", hint="--good is the older end, --bad the newer one."
+        )
+    if loaded is None:
+        loaded = load_model(repository, device=read_hparams(repository).resolved_device(), progress=progress)
+    probe = _Asked(loaded, prompt, expect, progress)
+    says = probe.says(repository.state(newer))
+    if probe.says(repository.state(older)) == says:
+        where = "at both ends" if says else "at neither end"
+        raise MemitVCError(
+            f"the model says {expect!r} {where}, at {short(older)} and at {short(newer)}",
+            hint="Choose other ends with --good and --bad; `memitvc blame PROMPT` ranks what is live.",
+        )
+    if pairs:
+        guilty = _guilty(repository, probe, older, newer, says)
+        return Bisected(older, newer, None, guilty, says, len(probe.known))
+    bad_one, goods = newer, [older]
+    while (candidate := next_to_try(left, bad_one, repository.parents)) is not None:
+        if probe.says(repository.state(candidate)) == says:
+            bad_one = candidate
+        else:
+            goods.append(candidate)
+        left = suspects(repository, bad_one, goods)
+    return Bisected(older, newer, bad_one, (), says, len(probe.known))
+
+
+class _Asked:
+    """The answer on each state, asked once. It is kept in the repository: a bisection that was killed, or a second one
+    on the same prompt, asks the model on new states only.
+    """
+
+    def __init__(self, loaded: LoadedModel, prompt: str, expect: str, progress: Progress) -> None:
+        self._loaded, self._asked, self._progress = loaded, (prompt, expect), progress
+        where: list[JsonValue] = [prompt, expect, str(loaded.adapter.device.type), str(loaded.adapter.dtype)]
+        self._key = digest("asked", canonical_json(where))
+        self.known: dict[StateId, bool] = {}
+
+    def says(self, columns: frozenset[ColumnId]) -> bool:
+        from memit_vc.numerics.scores.likelihood import continuations
+
+        repository = self._loaded.repository
+        state = repository.state_id(columns)
+        if state in self.known:
+            return self.known[state]
+        kept = repository.evaluations(state, _KIND).get((_KIND, self._key))
+        if isinstance(kept, bool):
+            return kept
+        with self._loaded.state(columns) as adapter:
+            self.known[state] = continuations(adapter, [self._asked])[0].argmax
+        repository.put_evaluation(state, None, _KIND, self._key, self.known[state])
+        self._progress("ask the model", len(self.known), 0)
+        return self.known[state]
+
+
+_Change = tuple[CommitId, frozenset[ColumnId], frozenset[ColumnId]]
+
+
+def _guilty(
+    repository: Repository, probe: _Asked, older: CommitId, newer: CommitId, says: bool
+) -> tuple[CommitId, ...]:
+    """A smallest part of what lies between two states that turns the answer, by the commits that did it."""
+    before, after = repository.state(older), repository.state(newer)
+    changes = _changes(repository, suspects(repository, newer, [older]), before, after)
+
+    def together(chosen: Sequence[_Change]) -> frozenset[ColumnId]:
+        adds = frozenset[ColumnId]().union(*(change[1] for change in chosen))
+        removes = frozenset[ColumnId]().union(*(change[2] for change in chosen))
+        return (before - removes) | adds
+
+    if together(changes) != after:
+        raise AssertionError("the changes between two commits make the one state of the other")
+
+    def turned(chosen: Sequence[_Change]) -> bool:
+        return probe.says(together(chosen)) == says
+
+    return tuple(commit for commit, _, _ in minimal(changes, turned))
+
+
+def _changes(
+    repository: Repository, between: Sequence[CommitId], before: frozenset[ColumnId], after: frozenset[ColumnId]
+) -> list[_Change]:
+    """What is in one state only, grouped by the commit of `between` that did it, the oldest first.
+
+    That is the first one that says so; for what none of them says, since a merge may take a column over from a side
+    that lies outside, the first one in whose state it is so.
+    """
+    commits = repository.commits(between)
+    by: dict[ColumnId, CommitId] = {}
+    for commit in commits.values():
+        for column in {*commit.adds} & (after - before) | {*commit.removes} & (before - after):
+            by.setdefault(column, commit.id)
+    unsaid = (before ^ after) - by.keys()
+    for commit_id in between if unsaid else ():
+        for column in sorted((before ^ repository.state(commit_id)) & unsaid - by.keys()):
+            by[column] = commit_id
+    found = []
+    for commit_id in between:
+        mine = frozenset(column for column, commit in by.items() if commit == commit_id)
+        if mine:
+            found.append((commit_id, mine & after, mine & before))
+    return found
+
+
+def _root(repository: Repository, commit: CommitId) -> CommitId:
+    while parents := repository.parents(commit):
+        commit = parents[0]
+    return commit

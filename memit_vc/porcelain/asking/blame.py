@@ -1,0 +1,226 @@
+"""`blame`: which live commits and facts move the model's output at a prompt, and by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memit_vc.edits.subjects import find_subject
+from memit_vc.errors import MemitVCError
+from memit_vc.objects import ColumnId, CommitId, Fact, JsonValue
+from memit_vc.porcelain.hyperparameters import read_hparams
+from memit_vc.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from memit_vc.porcelain.editing.models import LoadedModel
+    from memit_vc.repository import Repository
+
+__all__ = ["Blame", "Blamed", "blame"]
+
+
+@dataclass(frozen=True)
+class Blamed:
+    """A live commit, or one fact of it (several where a dense patch holds them together).
+
+    `influence` is ‖Δ k‖ / ‖W k‖ summed over the edited layers, which `layers` lists. `log_probability` is that of the
+    answer with these columns left out, where it was measured.
+    """
+
+    commit: CommitId
+    facts: tuple[Fact, ...]
+    columns: frozenset[ColumnId]
+    influence: float
+    layers: Mapping[int, float]
+    log_probability: float | None = None
+
+
+@dataclass(frozen=True)
+class Blame:
+    """Commits and facts, the greatest influence first. `subject` None: the key is read at the prompt's last token."""
+
+    commit: CommitId
+    prompt: str
+    subject: str | None
+    commits: tuple[Blamed, ...]
+    facts: tuple[Blamed, ...]
+    answer: str | None = None
+    log_probability: float | None = None
+    """Of the whole answer, in nats, with everything in."""
+
+    def to_json(self) -> JsonValue:
+        return {
+            "commit": self.commit,
+            "prompt": self.prompt,
+            "subject": self.subject,
+            "answer": self.answer,
+            "log_probability": self.log_probability,
+            "commits": [_plain(entry) for entry in self.commits],
+            "facts": [_plain(entry) for entry in self.facts],
+        }
+
+
+def blame(
+    repository: Repository,
+    prompt: str,
+    *,
+    revision: str = "HEAD",
+    subject: str | None = None,
+    measure: bool = False,
+    answer: str | None = None,
+    limit: int = 10,
+    loaded: LoadedModel | None = None,
+    progress: Progress = silent,
+) -> Blame:
+    """Rank what is live at `revision` by how far it moves the output at the prompt's key.
+
+    The key is read at the last token of the subject: the one given, else that of the live facts with this very prompt,
+    else the prompt's only candidate, else the prompt's end. With `measure`, each of the first `limit` commits and facts
+    is left out in turn, and the log-probability of the answer (the model's present one, unless given) is measured.
+    MemitVCError where nothing is live.
+    """
+    from memit_vc.numerics.scores.influence import keys_at, output_norm
+    from memit_vc.porcelain.editing.models import load_model
+
+    commit = repository.resolve(revision)
+    state = repository.state(commit)
+    if not state:
+        raise MemitVCError("nothing to blame: no edit is live", hint="This is the base's own answer.")
+    if subject is None:
+        subject = _subject(repository, commit, prompt)
+    if loaded is None:
+        loaded = load_model(repository, device=read_hparams(repository).resolved_device(), progress=progress)
+    origins = repository.origins(commit)
+    layers = loaded.touched(state)
+    with loaded.state(state) as adapter:
+        keys = keys_at(adapter, prompt, subject, layers)
+        norms = {layer: output_norm(adapter, layer, keys[layer]) for layer in layers}
+    by_commit, by_fact = _groups(repository, state, origins)
+    commits = _ranked(loaded, state, by_commit, keys, norms)
+    facts = _ranked(loaded, state, by_fact, keys, norms)
+    if not measure:
+        return Blame(commit, prompt, subject, commits, facts)
+    probe = _Probe(loaded, prompt, answer, state)
+    total = len(commits[:limit]) + len(facts[:limit])
+    done = 0
+
+    def measured(entries: Sequence[Blamed]) -> tuple[Blamed, ...]:
+        nonlocal done
+        found = []
+        for entry in entries[:limit]:
+            progress("leave one out", done, total)
+            without = probe.log_probability(state - entry.columns)
+            found.append(Blamed(entry.commit, entry.facts, entry.columns, entry.influence, entry.layers, without))
+            done += 1
+        progress("leave one out", done, total)
+        return (*found, *entries[limit:])
+
+    return Blame(
+        commit, prompt, subject, measured(commits), measured(facts), probe.answer, probe.log_probability(state)
+    )
+
+
+def _subject(repository: Repository, commit: CommitId, prompt: str) -> str | None:
+    told = {live.fact.subject for live in repository.live_facts(commit) if live.fact.prompt.strip() == prompt.strip()}
+    if len(told) == 1:
+        return told.pop()
+    candidates = find_subject(prompt)
+    return candidates[0].text if len(candidates) == 1 else None
+
+
+class _Probe:
+    """The log-probability of one answer to one prompt, on any state."""
+
+    def __init__(
+        self, loaded: LoadedModel, prompt: str, answer: str | None, state: Collection[ColumnId], new_tokens: int = 4
+    ) -> None:
+        from memit_vc.numerics.scores.likelihood import greedy
+
+        self._loaded, self._prompt = loaded, prompt
+        if answer is None:
+            with loaded.state(state) as adapter:
+                answer = greedy(adapter, [prompt], new_tokens=new_tokens)[0]
+        if not answer:
+            raise MemitVCError(
+                f"the model continues {prompt!r} with nothing", hint="Give the answer to measure with --answer."
+            )
+        self.answer = answer
+
+    def log_probability(self, state: Collection[ColumnId]) -> float:
+        from memit_vc.numerics.scores.likelihood import continuations
+
+        with self._loaded.state(state) as adapter:
+            found = continuations(adapter, [(self._prompt, self.answer)])[0]
+        return -found.nll * len(found.predicted)
+
+
+_Group = tuple[CommitId, tuple[Fact, ...], frozenset[ColumnId]]
+
+
+def _groups(
+    repository: Repository, state: Collection[ColumnId], origins: Mapping[ColumnId, CommitId]
+) -> tuple[list[_Group], list[_Group]]:
+    """Columns by commit, and columns by fact: what edits it in together with what cancels it."""
+    pairs = repository.column_facts(state)
+    facts = repository.facts({fact for entries in pairs.values() for fact, _ in entries})
+    commits: dict[CommitId, set[ColumnId]] = {}
+    single: dict[tuple[str, ...], set[ColumnId]] = {}
+    for column in sorted(state):
+        commits.setdefault(origins[column], set()).add(column)
+        single.setdefault(tuple(dict.fromkeys(fact for fact, _ in pairs[column])), set()).add(column)
+    by_commit = [
+        (
+            commit,
+            tuple(facts[f] for f in dict.fromkeys(fact for column in sorted(columns) for fact, _ in pairs[column])),
+            frozenset(columns),
+        )
+        for commit, columns in commits.items()
+    ]
+    by_fact = [
+        (origins[min(columns)], tuple(facts[f] for f in facts if f in names), frozenset(columns))
+        for names, columns in single.items()
+    ]
+    return by_commit, by_fact
+
+
+def _ranked(
+    loaded: LoadedModel,
+    state: Collection[ColumnId],
+    groups: Sequence[_Group],
+    keys: Mapping[int, Tensor],
+    norms: Mapping[int, float],
+) -> tuple[Blamed, ...]:
+    from memit_vc.numerics.exact.patchfile import read_weight
+    from memit_vc.numerics.scores.influence import shift_norms
+
+    repository = loaded.repository
+    label = {column: index for index, (_, _, columns) in enumerate(groups) for column in columns}
+    selection = repository.selection(state)
+    patches = {patch: repository.patch(patch).columns for patch in selection}
+    shares: dict[int, list[float]] = {}
+    for layer, key in keys.items():
+        terms = []
+        for patch, positions in selection.items():
+            term = read_weight(repository.patch_path(patch), positions, loaded.weights[layer].name)
+            if term is not None:
+                chosen = [patches[patch][position] for position in positions] or list(patches[patch])
+                terms.append((term, [label[column] for column in chosen]))
+        moved = shift_norms(terms, key, len(groups))
+        shares[layer] = [float(value) / norms[layer] if norms[layer] else 0.0 for value in moved]
+    found = [
+        Blamed(commit, facts, columns, sum(share[i] for share in shares.values()), {n: s[i] for n, s in shares.items()})
+        for i, (commit, facts, columns) in enumerate(groups)
+    ]
+    return tuple(sorted(found, key=lambda entry: (-entry.influence, entry.commit)))
+
+
+def _plain(entry: Blamed) -> JsonValue:
+    return {
+        "commit": entry.commit,
+        "facts": [{"id": fact.id, **fact.to_json()} for fact in entry.facts],
+        "influence": entry.influence,
+        "layers": {str(layer): share for layer, share in entry.layers.items()},
+        "log_probability": entry.log_probability,
+    }

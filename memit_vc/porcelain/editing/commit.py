@@ -1,0 +1,167 @@
+"""`commit`: facts in, one new patch, one new commit. Nothing is written until everything has been computed and
+checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from memit_vc.errors import EngineError, RefMovedError, UsageError
+from memit_vc.hparams import MEMITHyperParams
+from memit_vc.objects import Commit, CommitId, Fact, PatchId, StateId, short
+from memit_vc.porcelain.author import author_name, now
+from memit_vc.porcelain.hyperparameters import read_hparams
+from memit_vc.porcelain.record import head_update
+from memit_vc.porcelain.sets.amend import amended_parent
+from memit_vc.porcelain.sets.conflicts import OnConflict, settle
+from memit_vc.progress import Progress, silent
+from memit_vc.repository import Repository
+
+if TYPE_CHECKING:
+    from memit_vc.porcelain.editing.models import LoadedModel
+
+__all__ = ["CommitResult", "commit_facts"]
+
+PERPLEXITY_WARNING = 0.05
+"""A relative rise of the held text's perplexity above this is worth a warning."""
+
+
+@dataclass(frozen=True)
+class CommitResult:
+    """What came of a commit: scores before and after on the materialised weights, and what became of the delta."""
+
+    id: CommitId
+    patch: PatchId
+    state: StateId
+    branch: str | None
+    facts: int
+    before: Mapping[str, float | None]
+    after: Mapping[str, float | None]
+    perplexity_before: float | None
+    perplexity_after: float | None
+    survived: float
+    """Share of the intended delta that the storage dtype kept."""
+    steps: int
+    """Evaluations of the search's loss, over all facts."""
+    seconds: Mapping[str, float]
+    notes: tuple[str, ...] = field(default_factory=tuple)
+    warnings: tuple[str, ...] = field(default_factory=tuple)
+
+
+def commit_facts(
+    repository: Repository,
+    facts: Sequence[Fact],
+    *,
+    message: str | None = None,
+    hparams: MEMITHyperParams | None = None,
+    on_conflict: OnConflict = "stop",
+    corpus: str | None = None,
+    tokens: int | None = None,
+    max_perplexity_rise: float | None = None,
+    scores: bool = True,
+    loaded: LoadedModel | None = None,
+    kind: Literal["commit", "rebase", "cherry-pick"] = "commit",
+    amend: bool = False,
+    origins: Sequence[str] = (),
+    progress: Progress = silent,
+) -> CommitResult:
+    """Compute the batch on HEAD's state and record it; with `amend` on the state before HEAD's commit, in its place.
+
+    `origins` say where each fact stands in the user's file ("edits.json: record 3").
+    ConflictError where a fact contradicts a live one (unless `on_conflict` settles it) or another one of the batch;
+    EngineError where the perplexity of the held text rises by more than `max_perplexity_rise` (a share); RefMovedError
+    where the branch moved meanwhile: the patch is kept and the message says how to put it on the new tip.
+    """
+    from memit_vc.porcelain.editing.batch import compute_batch
+    from memit_vc.porcelain.editing.models import load_model
+
+    if max_perplexity_rise is not None and not scores:
+        raise UsageError(
+            "a limit on the perplexity's rise needs the scores", hint="Leave --no-scores or --max-perplexity-rise off."
+        )
+    head = repository.head()
+    parent = amended_parent(repository, head.commit) if amend else head.commit
+    settled = settle(repository, facts, on_conflict, at=parent, origins=origins)
+    values = hparams or read_hparams(repository)
+    state = repository.state(parent) - settled.replaced
+    if loaded is None:
+        loaded = load_model(repository, device=values.resolved_device(), progress=progress)
+    batch = compute_batch(
+        loaded,
+        settled.facts,
+        state,
+        hparams=values,
+        corpus=corpus,
+        tokens=tokens,
+        scores=scores,
+        progress=progress,
+    )
+    warnings = list(batch.warnings)
+    ppl_before = None if batch.before is None else batch.before.perplexity
+    ppl_after = None if batch.after is None else batch.after.perplexity
+    if ppl_before is not None and ppl_after is not None:
+        rise = ppl_after / ppl_before - 1
+        said = f"perplexity of the held text rises by {rise:.1%} ({ppl_before:.2f} → {ppl_after:.2f})"
+        if max_perplexity_rise is not None and not rise <= max_perplexity_rise:  # NaN is no small rise
+            raise EngineError(
+                f"{said}, more than the {max_perplexity_rise:.1%} that are allowed",
+                hint="Commit fewer facts at once, raise mom2_update_weight (λ), or allow more; nothing was stored.",
+            )
+        if not rise <= PERPLEXITY_WARNING:
+            warnings.append(f"{said}: the model may have been hurt; `memitvc undo` takes the commit back")
+    made = Commit(
+        base=repository.base_id,
+        parents=(parent,),
+        adds=tuple(sorted(batch.patch.columns)),
+        removes=tuple(sorted(settled.replaced)),
+        patches=(batch.patch.id,),
+        kind=kind,
+        message=message or (repository.commit(head.commit).message if amend else _message(settled.facts)),
+        author=author_name(repository),
+        time=now(),
+        provenance=batch.patch.header.provenance,
+        details={"facts": len(settled.facts), "survived": batch.survived},
+    )
+    after = repository.state_id({*state, *batch.patch.columns})
+    batch.store()
+    try:
+        repository.publish(
+            verb="amend" if amend else kind,
+            description=made.subject,
+            commits=[made],
+            patches=[batch.patch],
+            facts=settled.facts,
+            evaluations=batch.evaluations(after, made.id),
+            **head_update(head, made.id),
+        )
+    except RefMovedError as error:
+        repository.keep_patch(batch.patch, settled.facts, parent=parent, message=made.message, details=made.details)
+        raise RefMovedError(
+            f"{head.branch or 'HEAD'} moved while the batch was computed; the patch is kept as {short(batch.patch.id)}",
+            hint=f"Put it on the new tip: memitvc commit --patch {short(batch.patch.id)}",
+        ) from error
+    return CommitResult(
+        id=made.id,
+        patch=batch.patch.id,
+        state=after,
+        branch=head.branch,
+        facts=len(settled.facts),
+        before={} if batch.before is None else batch.before.total,
+        after={} if batch.after is None else batch.after.total,
+        perplexity_before=ppl_before,
+        perplexity_after=ppl_after,
+        survived=batch.survived,
+        steps=sum(batch.steps),
+        seconds=batch.seconds,
+        notes=settled.notes,
+        warnings=tuple(warnings),
+    )
+
+
+def _message(facts: Sequence[Fact]) -> str:
+    first = facts[0]
+    if len(facts) == 1:
+        return f"{first.subject}: {first.target}"
+    return f"{len(facts)} facts: {first.subject} → {first.target}, …"

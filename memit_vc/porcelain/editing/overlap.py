@@ -1,0 +1,111 @@
+"""Likely conflicts: facts with other targets whose keys overlap in the metric of C.
+
+An edit writes at its key k; another fact with key k′ feels it by k′ᵀ C⁻¹ k. Near 1 two facts ask the same place in the
+model for different answers, whatever their words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from memit_vc.errors import EngineError
+from memit_vc.objects import ColumnId, CommitId, Fact, JsonValue, StatisticsId
+from memit_vc.porcelain.hyperparameters import read_hparams
+from memit_vc.repository import Repository
+
+__all__ = ["LIKELY", "Overlap", "commit_overlaps", "overlaps"]
+
+LIKELY = 0.8
+"""Overlap from which a conflict is likely; 1 is the same key."""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """k₁ᵀC⁻¹k₂ / √(k₁ᵀC⁻¹k₁ · k₂ᵀC⁻¹k₂) of two facts with different targets, at the layer where it is largest."""
+
+    ours: Fact
+    theirs: Fact
+    value: float
+    layer: int
+
+    def line(self) -> str:
+        return (
+            f"{self.theirs.prompt!r} → {self.theirs.target!r} and {self.ours.prompt!r} → {self.ours.target!r} "
+            f"overlap by {self.value:.2f} at layer {self.layer}"
+        )
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return {"ours": self.ours.id, "theirs": self.theirs.id, "value": self.value, "layer": self.layer}
+
+
+def commit_overlaps(repository: Repository, commit: CommitId, *, threshold: float = LIKELY) -> list[Overlap]:
+    """Likely conflicts between what a commit brought in and what was there before, or between the sides of a merge.
+
+    Only of facts that are live at the commit. Errors as `overlaps`.
+    """
+    made = repository.commit(commit)
+    ours, theirs = frozenset[ColumnId](), frozenset(made.adds)
+    if made.parents:
+        ours = repository.state(made.parents[0]) - set(made.removes)
+    if len(made.parents) > 1:
+        # a merge that was solved anew has no column of either side
+        before, theirs = (repository.state(parent) for parent in made.parents[:2])
+        ours, theirs = before - theirs, theirs - before
+    live = {entry.fact.id for entry in repository.live_facts(commit)}
+    found = overlaps(repository, ours, theirs, threshold=threshold)
+    return [overlap for overlap in found if {overlap.ours.id, overlap.theirs.id} <= live]
+
+
+def overlaps(
+    repository: Repository,
+    ours: Collection[ColumnId],
+    theirs: Collection[ColumnId],
+    *,
+    threshold: float = LIKELY,
+) -> list[Overlap]:
+    """Pairs of one live fact of each side whose targets differ and whose keys overlap by at least `threshold`, the
+    closest first. Certain conflicts (one question, two answers) are among them.
+
+    EngineError where statistics or constraints are not at hand: nothing is computed or fetched for a warning.
+    """
+    import torch
+
+    from memit_vc.numerics.statistics.cache import StatisticsCache
+    from memit_vc.porcelain.editing.constraints import live_constraints
+
+    hparams = read_hparams(repository)
+    statistics = _statistics(repository, hparams.layers)
+    weights = {weight.layer: weight for weight in repository.weights()}
+    sides = [live_constraints(repository, side, weights, hparams.layers) for side in (ours, theirs)]
+    if not all(side.sources for side in sides):
+        return []
+    facts = repository.facts({source.fact for side in sides for source in side.sources})
+    cache = StatisticsCache(repository.root / "statistics")
+    cosines = []
+    for layer in hparams.layers:
+        lower = cache.factor(statistics, layer, hparams.mom2_update_weight).lower
+        # with λC = L Lᵀ the product in the metric of C⁻¹ is the plain one of L⁻¹k, up to λ, which cancels
+        whitened = (torch.linalg.solve_triangular(lower, side.keys[layer], upper=False) for side in sides)
+        first, second = (torch.nn.functional.normalize(keys, dim=0) for keys in whitened)
+        cosines.append(first.T @ second)
+    best, where = torch.stack(cosines).max(dim=0)
+    found = []
+    for i, j in (best >= threshold).nonzero().tolist():
+        one, other = facts[sides[0].sources[i].fact], facts[sides[1].sources[j].fact]
+        if one.target.strip() != other.target.strip():
+            found.append(Overlap(one, other, float(best[i, j]), hparams.layers[int(where[i, j])]))
+    return sorted(found, key=lambda overlap: -overlap.value)
+
+
+def _statistics(repository: Repository, layers: Collection[int]) -> StatisticsId:
+    """The newest statistics that cover the layers."""
+    from memit_vc.numerics.statistics.cache import StatisticsKey
+
+    for identifier, record in reversed(repository.statistics().items()):
+        if isinstance(record, dict) and set(layers) <= set(StatisticsKey.from_json(record).layers):
+            return identifier
+    raise EngineError(
+        "there are no statistics of the layers in use, so likely conflicts were not looked for",
+        hint="`memitvc stats` computes them.",
+    )

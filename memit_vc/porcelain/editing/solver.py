@@ -1,0 +1,217 @@
+"""What every `--resolve` stands on: the state's own λ, layers and statistics, its constraints, and a patch of the
+result.
+
+A state is solved with what its commits were computed with, as their provenance says; the repository's present
+hyperparameters count only where the commits do not agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memit_vc.errors import EngineError
+from memit_vc.hparams import MEMITHyperParams
+from memit_vc.objects import ColumnId, PatchColumn, StatisticsId, canonical_json, short
+from memit_vc.porcelain.editing.constraints import LiveConstraints, Source, live_constraints
+from memit_vc.porcelain.editing.pack import pack
+from memit_vc.porcelain.editing.provenance import describe
+from memit_vc.porcelain.editing.statistics import Prepared, prepare_statistics, recorded_statistics
+from memit_vc.porcelain.history.settings import settings_of
+from memit_vc.porcelain.hyperparameters import read_hparams
+from memit_vc.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from memit_vc.numerics.edit.resolve import Factors
+    from memit_vc.porcelain.editing.models import LoadedModel
+    from memit_vc.repository import NewPatch, Repository
+
+__all__ = ["Solution", "Solver", "solver_for"]
+
+_APART = 0.01
+"""Snapping alone is far below it; a plain MEMIT history or a plain merge far above."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """An update before it is snapped, per layer, with the constraint and the role of each of its columns."""
+
+    updates: Mapping[int, Factors]
+    columns: tuple[PatchColumn, ...]
+    constraints: LiveConstraints
+    distance: float = 0.0
+    """Of the state from the joint solution of its facts, where facts leave it (`numerics.resolve.distance`)."""
+
+    def notes(self) -> list[str]:
+        """What the user should know of it."""
+        if self.distance <= _APART:
+            return []
+        return [
+            f"HEAD's weights are not the joint solution of its facts ({self.distance:.1%} apart at their keys): what "
+            "leaves was taken out as if they were. For an exact result run `memitvc squash --resolve` first"
+        ]
+
+
+@dataclass(frozen=True)
+class Solver:
+    """λC of each layer, ready to solve with. `notes` say where the commits' own settings could not be used."""
+
+    loaded: LoadedModel
+    hparams: MEMITHyperParams
+    statistics: Prepared
+    notes: tuple[str, ...]
+
+    def constraints(self, columns: Collection[ColumnId]) -> LiveConstraints:
+        """Of the live facts of a state. EngineError where a blob is not here or is of other layers."""
+        return live_constraints(self.loaded.repository, columns, self.loaded.weights, self.hparams.layers)
+
+    def change(self, state: Collection[ColumnId], *, out: Sequence[int], into: LiveConstraints) -> Solution:
+        """Take the live facts number `out` (positions in `constraints(state)`) out of a state and put `into` in."""
+        from memit_vc.numerics.edit.resolve import change, distance
+
+        present = self.constraints(state)
+        leaving = present.select(out)
+        gone = set(out)
+        staying = present.select([i for i in range(len(present.sources)) if i not in gone])
+        updates, apart = {}, 0.0
+        for layer in self.hparams.layers:
+            weight, factor = self.loaded.weights[layer], self.statistics.factor(layer)
+            terms = self.loaded.terms(state, weight)
+            if out:
+                apart = max(apart, distance(factor, terms, *self._pair(present, layer)))
+            updates[layer] = change(
+                factor,
+                terms,
+                out=self._pair(leaving, layer),
+                into=self._pair(into, layer),
+                staying=self._pair(staying, layer),
+            )
+        columns = [PatchColumn(fact=source.fact, role="cancel") for source in leaving.sources]
+        columns += [PatchColumn(fact=source.fact) for source in into.sources]
+        return Solution(updates, tuple(columns), _joined(leaving, into), apart)
+
+    def whole(self, constraints: LiveConstraints) -> Solution:
+        """D(S) of all the given constraints."""
+        from memit_vc.numerics.edit.resolve import whole
+
+        updates = {
+            layer: whole(self.statistics.factor(layer), *self._pair(constraints, layer))
+            for layer in self.hparams.layers
+        }
+        return Solution(updates, tuple(PatchColumn(fact=s.fact) for s in constraints.sources), constraints)
+
+    def patch(
+        self, solution: Solution, *, verb: str, context: Collection[ColumnId], keep: Collection[ColumnId]
+    ) -> tuple[NewPatch, tuple[bytes, ...], float]:
+        """(patch, its blobs, largest relative change by snapping), for a solution on the state `context`.
+
+        `keep` are the columns that stay live beside it: EngineError where sums with them could round.
+        """
+        from memit_vc.numerics.edit.resolve import snapped
+        from memit_vc.numerics.exact.constraints import encode_constraints
+        from memit_vc.numerics.exact.grid import check_bound
+
+        loaded, repository = self.loaded, self.loaded.repository
+        tensors, changes = {}, []
+        for layer, update in solution.updates.items():
+            weight = loaded.weights[layer]
+            tensors[weight.name], moved = snapped(update, weight)
+            changes.append(moved)
+        names = {layer: loaded.weights[layer].name for layer in self.hparams.layers}
+        constraints = encode_constraints(
+            {names[layer]: keys for layer, keys in solution.constraints.keys.items()},
+            {names[layer]: targets for layer, targets in solution.constraints.targets.items()},
+            _stored_z(repository, solution.constraints.sources),
+        )
+        record = describe(
+            loaded,
+            state=repository.state_id(context),
+            hparams=self.hparams,
+            templates=self.hparams.context_templates or [],
+            statistics=self.statistics,
+            steps=(),
+        )
+        sources = sorted({source.patch for source in solution.constraints.sources})
+        provenance = canonical_json({**record, "algorithm": "re-solve", "verb": verb, "sources": sources})
+        patch, blobs, _ = pack(repository, solution.columns, tensors, constraints=constraints, provenance=provenance)
+        bounds = repository.bounds(keep)
+        check_bound({name: bounds.get(name, 0.0) + sum(new) for name, new in patch.bounds.items()})
+        return patch, blobs, max(changes)
+
+    def _pair(self, constraints: LiveConstraints, layer: int) -> tuple[Tensor, Tensor]:
+        import torch
+
+        weight = self.loaded.weights[layer]
+        if not constraints.sources:
+            none = torch.zeros(0, 0, dtype=torch.float64)
+            return none.reshape(weight.d_in, 0), none.reshape(weight.d_out, 0)
+        return constraints.keys[layer], constraints.targets[layer]
+
+
+def solver_for(
+    repository: Repository,
+    columns: Collection[ColumnId],
+    *,
+    loaded: LoadedModel | None = None,
+    progress: Progress = silent,
+) -> Solver:
+    """The solver of a state (with everything that is to be put in). The model is loaded, no forward is run.
+
+    EngineError where the columns were computed with different layers.
+    """
+    from memit_vc.porcelain.editing.models import load_model
+
+    present = read_hparams(repository)
+    settings = settings_of(repository, columns)
+    layers = {found[0] for found in settings}
+    if len(layers) > 1:
+        listed = " and ".join(str(list(each)) for each in sorted(layers))
+        raise EngineError(
+            f"the facts were computed with different layers: {listed}",
+            hint="Revert one side without --resolve, and commit its facts again with the layers of the other.",
+        )
+    hparams, notes = present, []
+    if layers:
+        hparams = hparams.replace(layers=list(next(iter(layers))))
+    if loaded is None:
+        loaded = load_model(repository, device=present.resolved_device(), progress=progress)
+    statistics = None
+    if len(settings) == 1:
+        ((_, weight, identifier),) = settings
+        hparams = hparams.replace(mom2_update_weight=weight)
+        statistics = recorded_statistics(repository, StatisticsId(identifier), hparams, progress=progress)
+        if statistics is None:
+            notes.append(f"statistics {short(identifier)} of the commits are not here; solved with the present ones")
+    elif settings:
+        notes.append("the commits were computed with different λ or statistics; solved with the repository's own")
+    if statistics is None:
+        statistics = prepare_statistics(loaded, hparams, progress=progress)
+        if len(settings) == 1 and statistics.id == next(iter(settings))[2]:
+            notes.clear()
+    return Solver(loaded, hparams, statistics, tuple(notes))
+
+
+def _joined(first: LiveConstraints, second: LiveConstraints) -> LiveConstraints:
+    import torch
+
+    if not first.sources or not second.sources:
+        return first if first.sources else second
+    return LiveConstraints(
+        first.sources + second.sources,
+        {layer: torch.cat([keys, second.keys[layer]], dim=1) for layer, keys in first.keys.items()},
+        {layer: torch.cat([targets, second.targets[layer]], dim=1) for layer, targets in first.targets.items()},
+    )
+
+
+def _stored_z(repository: Repository, sources: Sequence[Source]) -> Tensor:
+    """z [n, d_model] float32 of the sources, in their order."""
+    import torch
+
+    from memit_vc.numerics.exact.constraints import read_constraints
+
+    blobs = {source.patch: repository.patch(source.patch).constraints for source in sources}
+    z = {patch: read_constraints(repository.blobs.path(blob)).z for patch, blob in blobs.items() if blob is not None}
+    return torch.stack([z[source.patch][source.position] for source in sources])

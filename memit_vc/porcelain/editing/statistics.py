@@ -1,0 +1,252 @@
+"""`stats`: second moments of the edited layers, computed once, kept, factored for the λ in use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memit_vc.hparams import MEMITHyperParams
+from memit_vc.objects import JsonValue, StatisticsId, canonical_json, digest
+from memit_vc.porcelain.cache import user_cache
+from memit_vc.progress import Progress, silent
+from memit_vc.store.files import write_atomic
+
+if TYPE_CHECKING:
+    from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
+    from memit_vc.numerics.statistics.factors import Factor
+    from memit_vc.numerics.statistics.moments import Moments
+    from memit_vc.porcelain.editing.models import LoadedModel
+    from memit_vc.repository import Repository
+
+__all__ = [
+    "DEFAULT_CORPUS",
+    "TOKENS_PER_INPUT",
+    "Prepared",
+    "compute_statistics",
+    "prepare_statistics",
+    "recorded_statistics",
+]
+
+DEFAULT_CORPUS = "self"
+_CHOSEN = "chosen.json"
+TOKENS_PER_INPUT = 10
+"""Tokens per input of the edited projection: 10 · d_in estimate the second moment well enough (see
+docs/statistics.md).
+"""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Statistics that are ready to solve with. `ridges` are absolute; 0 where λC was positive definite."""
+
+    id: StatisticsId
+    tokens: int
+    layers: tuple[int, ...]
+    factor: Callable[[int], Factor]
+    ridges: Mapping[int, float]
+    computed: bool
+    """They were computed now, not found."""
+
+
+def prepare_statistics(
+    loaded: LoadedModel,
+    hparams: MEMITHyperParams,
+    *,
+    corpus: str | None = None,
+    tokens: int | None = None,
+    field: str | None = None,
+    source: str | None = None,
+    choose: bool = False,
+    progress: Progress = silent,
+) -> Prepared:
+    """Find or compute the second moment of every layer of `hparams.layers`, and factor λC of each.
+
+    `corpus` is as `open_corpus` takes it (default: what `stats` was last told, else config.toml's, else text sampled
+    from the model); `tokens` defaults to 10 · d_in. One pass for all layers; a killed run goes on where it was.
+    `source` imports EasyEdit's or memit's files instead. With `choose` (and always for imported ones) later commits use
+    these statistics unless told otherwise.
+    """
+    from memit_vc.numerics.statistics.cache import StatisticsCache
+
+    repository = loaded.repository
+    cache = StatisticsCache(repository.root / "statistics")
+    key: StatisticsKey | None
+    computed = False
+    if source is not None:
+        key, moments = _imported(loaded, hparams, Path(source))
+        cache.store(key, moments)
+        _choose(repository, key, hparams.layers)
+        computed = True
+    else:
+        key = _chosen(repository, cache, hparams.layers) if corpus is None and tokens is None else None
+        if key is None:
+            key, computed = _computed(loaded, hparams, cache, corpus, tokens, field, progress)
+        if choose:
+            _choose(repository, key, hparams.layers)
+    ready = _factored(cache, key, hparams, computed, progress)
+    if key.id not in repository.statistics():
+        repository.put_statistics(key.id, key.to_json())
+    return ready
+
+
+def recorded_statistics(
+    repository: Repository,
+    id: StatisticsId,  # noqa: A002
+    hparams: MEMITHyperParams,
+    *,
+    progress: Progress = silent,
+) -> Prepared | None:
+    """The statistics that a commit was computed with, factored for λ and the layers of `hparams`; None where they are
+    not here.
+    """
+    from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
+
+    record = repository.statistics().get(id)
+    if not isinstance(record, Mapping):
+        return None
+    cache, key = StatisticsCache(repository.root / "statistics"), StatisticsKey.from_json(record)
+    if not (set(hparams.layers) <= set(key.layers) and cache.ready(key)):
+        return None
+    return _factored(cache, key, hparams, False, progress)
+
+
+def _factored(
+    cache: StatisticsCache, key: StatisticsKey, hparams: MEMITHyperParams, computed: bool, progress: Progress
+) -> Prepared:
+    """λC of every layer factored and kept, to be read layer by layer when it is solved with."""
+    weight = hparams.mom2_update_weight
+    ridges = {}
+    for done, layer in enumerate(hparams.layers):
+        progress("factor λC", done, len(hparams.layers))
+        ridges[layer] = cache.ridge(key, layer, weight)
+    progress("factor λC", len(hparams.layers), len(hparams.layers))
+
+    def factor(layer: int) -> Factor:
+        return cache.factor(key, layer, weight)
+
+    return Prepared(key.id, key.tokens, tuple(hparams.layers), factor, ridges, computed)
+
+
+def compute_statistics(
+    repository: Repository,
+    *,
+    hparams: str | None = None,
+    corpus: str | None = None,
+    tokens: int | None = None,
+    field: str | None = None,
+    source: str | None = None,
+    progress: Progress = silent,
+) -> Prepared:
+    """The `stats` command: load the base, prepare, and make these the statistics that commits use.
+
+    What else a first commit would have to measure of the base is measured with them.
+    """
+    from memit_vc.porcelain.editing.measure import measure_base
+    from memit_vc.porcelain.editing.models import load_model
+    from memit_vc.porcelain.hyperparameters import read_hparams
+
+    values = read_hparams(repository, hparams)
+    loaded = load_model(repository, device=values.resolved_device(), progress=progress).named_by(values)
+    made = prepare_statistics(
+        loaded, values, corpus=corpus, tokens=tokens, field=field, source=source, choose=True, progress=progress
+    )
+    measure_base(repository, loaded.adapter)
+    return made
+
+
+def _computed(
+    loaded: LoadedModel,
+    hparams: MEMITHyperParams,
+    cache: StatisticsCache,
+    corpus: str | None,
+    tokens: int | None,
+    field: str | None,
+    progress: Progress,
+) -> tuple[StatisticsKey, bool]:
+    from memit_vc.numerics.model.failures import memory_errors
+    from memit_vc.numerics.statistics.cache import StatisticsKey
+    from memit_vc.numerics.statistics.corpus import open_corpus
+    from memit_vc.numerics.statistics.moments import collect
+
+    repository, adapter = loaded.repository, loaded.adapter
+    spec = corpus or repository.config.corpus or DEFAULT_CORPUS
+    sampled = _sampled(repository) if spec == "self" else None
+    wanted = tokens or TOKENS_PER_INPUT * max(adapter.dimensions(layer)[1] for layer in hparams.layers)
+    texts = open_corpus(spec, field=field, adapter=adapter, cache=sampled, tokens=wanted, progress=progress)
+    names = {layer: loaded.weights[layer].name for layer in hparams.layers}
+    key = StatisticsKey.of(adapter, base=repository.base_id, names=names, corpus=texts.describe(), tokens=wanted)
+    if cache.ready(key):
+        return key, False
+    with memory_errors():
+        moments = collect(
+            adapter,
+            _Readable(texts.texts),
+            hparams.layers,
+            tokens=wanted,
+            max_length=key.max_length,
+            resume=cache.partial(key),
+            progress=progress,
+        )
+    cache.store(key, moments)
+    return key, True
+
+
+def _sampled(repository: Repository) -> Path | None:
+    """Where text that the base writes is kept, for every repository on it: one directory for all that it depends on.
+
+    The tokenizer, the end marks and the configuration lie beside the weights, in the base's other files. None where
+    there is no home to keep it in.
+    """
+    files: dict[str, JsonValue] = {
+        name: sha for name, sha in repository.base_files().items() if name.endswith((".json", ".txt", ".model"))
+    }
+    try:
+        return user_cache() / "sampled" / digest("sampled", canonical_json([repository.base_id, files]))[:16]
+    except RuntimeError:
+        return None
+
+
+class _Readable:
+    """Texts that can be read again, as a resumed pass needs them."""
+
+    def __init__(self, read: Callable[[], Iterator[str]]) -> None:
+        self._read = read
+
+    def __iter__(self) -> Iterator[str]:
+        return self._read()
+
+
+def _imported(loaded: LoadedModel, hparams: MEMITHyperParams, source: Path) -> tuple[StatisticsKey, Moments]:
+    from memit_vc.numerics.statistics.cache import StatisticsKey
+    from memit_vc.numerics.statistics.import_npz import Asked, find_statistics, imported_corpus, read_statistics
+
+    name, adapter = loaded.repository.config.base, loaded.adapter
+    asked = Asked.by(hparams)
+    files = find_statistics(source, model_name=name, adapter=adapter, layers=hparams.layers, asked=asked)
+    moments = read_statistics(files, adapter)
+    names = {layer: loaded.weights[layer].name for layer in hparams.layers}
+    key = StatisticsKey.of(
+        adapter, base=loaded.repository.base_id, names=names, corpus=imported_corpus(files), tokens=moments.count
+    )
+    return key, moments
+
+
+def _choose(repository: Repository, key: StatisticsKey, layers: Sequence[int]) -> None:
+    """Remember statistics as the ones to use: the user asked for them, or nothing else could find them again."""
+    record = canonical_json({"key": key.to_json(), "layers": list(layers)})
+    write_atomic(repository.root / "statistics" / _CHOSEN, record)
+
+
+def _chosen(repository: Repository, cache: StatisticsCache, layers: Sequence[int]) -> StatisticsKey | None:
+    from memit_vc.numerics.statistics.cache import StatisticsKey
+
+    try:
+        record = json.loads((repository.root / "statistics" / _CHOSEN).read_text())
+        key = StatisticsKey.from_json(record["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    fits = set(layers) <= set(key.layers) and key.base == repository.base_id
+    return key if fits and cache.ready(key) else None

@@ -1,0 +1,109 @@
+"""z already found: a killed commit, or the same batch on the same state, does not search again.
+
+Facts that are searched for together share forwards, and that moves z in its last bits. So z is kept and found by the
+chunk, under the facts of the whole chunk: what a commit computes never depends on what earlier ones have left here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memit_vc.errors import MemitVCError
+from memit_vc.hparams import MEMITHyperParams
+from memit_vc.objects import Fact, JsonValue, StateId, canonical_json, digest
+
+if TYPE_CHECKING:
+    from memit_vc.numerics.edit.engine import FoundTarget
+    from memit_vc.porcelain.editing.models import LoadedModel
+
+__all__ = ["Known", "known_targets"]
+
+SEARCH_FIELDS = (
+    "layers",
+    "v_num_grad_steps",
+    "v_lr",
+    "v_loss_layer",
+    "v_weight_decay",
+    "clamp_norm_factor",
+    "kl_factor",
+    "early_stop",
+    "early_stop_loss",
+    "rewrite_module_tmp",
+    "layer_module_tmp",
+    "ln_f_module",
+    "lm_head_module",
+)
+"""Hyperparameters that z depends on; λ and the statistics come after it."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """z by position in the batch, and how to keep a newly found chunk."""
+
+    known: dict[int, FoundTarget]
+    keep: Callable[[Mapping[int, FoundTarget]], None]
+
+
+def known_targets(
+    loaded: LoadedModel,
+    facts: Sequence[Fact],
+    state: StateId,
+    hparams: MEMITHyperParams,
+    templates: Sequence[Sequence[str]],
+) -> Known:
+    """What cache/z holds for this batch on this state with these hyperparameters and templates, on a machine and with
+    threads like these.
+
+    Probes do not count: z depends on prompt, subject and target alone.
+    """
+    from memit_vc.numerics.edit.engine import chunks
+    from memit_vc.porcelain.editing.provenance import computed_by
+
+    values = hparams.to_json()
+    setting: list[JsonValue] = [
+        state,
+        {name: values[name] for name in SEARCH_FIELDS},
+        [list(group) for group in templates],
+        computed_by(loaded),
+    ]
+    root = loaded.repository.root / "cache" / "z"
+
+    def path_of(chunk: Sequence[int]) -> Path:
+        asked: list[JsonValue] = [
+            [fact.prompt, fact.subject, fact.target, list(fact.subject_span)] for fact in (facts[i] for i in chunk)
+        ]
+        name = digest("z", canonical_json([*setting, asked]))
+        return root / name[:2] / f"{name[2:]}.safetensors"
+
+    known: dict[int, FoundTarget] = {}
+    for chunk in chunks(len(facts)):
+        known.update(_read(path_of(chunk), chunk))
+
+    def keep(found: Mapping[int, FoundTarget]) -> None:
+        _write(path_of(sorted(found)), [found[index] for index in sorted(found)])
+
+    return Known(known, keep)
+
+
+def _read(path: Path, chunk: Sequence[int]) -> dict[int, FoundTarget]:
+    from memit_vc.numerics.edit.engine import FoundTarget
+    from memit_vc.numerics.statistics.tensorfile import read_tensors
+
+    try:
+        tensors, about = read_tensors(path)
+        rows = zip(chunk, tensors["z"], about["steps"], about["loss"], strict=True)
+        return {index: FoundTarget(z, int(steps), float(loss)) for index, z, steps, loss in rows}
+    except (FileNotFoundError, MemitVCError, KeyError, TypeError, ValueError):
+        return {}  # a cache: what cannot be read is searched again
+
+
+def _write(path: Path, found: Sequence[FoundTarget]) -> None:
+    import torch
+
+    from memit_vc.numerics.statistics.tensorfile import write_tensors
+
+    about: dict[str, JsonValue] = {"steps": [each.steps for each in found], "loss": [each.loss for each in found]}
+    write_tensors(path, {"z": torch.stack([each.z for each in found])}, about)

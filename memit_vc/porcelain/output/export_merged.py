@@ -1,0 +1,90 @@
+"""`export --merged`: a state as a plain checkpoint, without anything of memit-vc in it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memit_vc.errors import UsageError
+from memit_vc.objects import CommitId, StateId
+from memit_vc.porcelain.base import checked_base
+from memit_vc.porcelain.output.fresh import fresh_directory
+from memit_vc.progress import Progress, silent
+from memit_vc.store.files import write_atomic
+
+if TYPE_CHECKING:
+    from memit_vc.repository import Repository
+
+__all__ = ["DTYPES", "MergedExport", "export_merged"]
+
+DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+@dataclass(frozen=True)
+class MergedExport:
+    """What was written; `files` are the weight files and their index, `bytes` their size."""
+
+    directory: Path
+    commit: CommitId
+    state: StateId
+    files: tuple[str, ...]
+    bytes: int
+
+
+def export_merged(
+    repository: Repository,
+    revision: str,
+    out: Path,
+    *,
+    dtype: str | None = None,
+    max_shard_size: str = "5GB",
+    progress: Progress = silent,
+) -> MergedExport:
+    """Write the model of `revision` to `out` as `save_pretrained` would: every byte copied, nothing linked.
+
+    `dtype` is float32, bfloat16 or float16; None keeps the checkpoint's own, and the weights are those of `checkout`
+    bit for bit. UsageError where `out` is not empty; errors of `write_merged`.
+    """
+    from memit_vc.numerics.exact.materialise import state_terms
+    from memit_vc.numerics.output.merged import write_merged
+
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(f"--dtype {dtype!r} is not known", hint=f"One of {', '.join(DTYPES)}.")
+    _check_size(max_shard_size)
+    commit = repository.resolve(revision)
+    columns = repository.state(commit)
+    touched = repository.bounds(columns).keys()
+    selection = repository.selection(columns)
+    with fresh_directory(out) as temporary:
+        checkpoint = checked_base(repository, progress=progress)
+        files = write_merged(
+            checkpoint,
+            [weight for weight in repository.weights() if weight.name in touched],
+            lambda name: state_terms(repository.patch_path, selection, name),
+            temporary,
+            dtype=None if dtype is None else DTYPES[dtype],
+            max_shard_size=max_shard_size,
+            progress=progress,
+        )
+        for name in checkpoint.other_files:
+            data = (checkpoint.directory / name).read_bytes()
+            write_atomic(temporary / name, _retyped(data, dtype) if name == "config.json" and dtype else data)
+        size = sum((temporary / name).stat().st_size for name in files)
+    return MergedExport(out, commit, repository.state_id(columns), tuple(files), size)
+
+
+def _check_size(text: str) -> None:
+    """UsageError for what is no size above nothing; the units are for `write_merged` to know."""
+    number = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*[A-Za-z]*", text.strip(), re.ASCII)
+    if number is None or not 0 < float(number[1]) < 1e12:
+        raise UsageError(f"--max-shard-size {text}: is no size of a file", hint="Write, for instance, 5GB.")
+
+
+def _retyped(config: bytes, dtype: str) -> bytes:
+    """config.json that names the new dtype; older files call it torch_dtype."""
+    record: dict[str, Any] = json.loads(config)
+    named = [key for key in ("dtype", "torch_dtype") if key in record] or ["dtype"]
+    return json.dumps({**record, **dict.fromkeys(named, dtype)}, indent=2).encode() + b"\n"

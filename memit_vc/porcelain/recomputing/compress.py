@@ -1,0 +1,188 @@
+"""`squash --compress`: all columns of HEAD's state become fewer ones, within a tolerance that is measured.
+
+Unlike a plain squash this changes the weights, so it is a commit on top, as the re-solving verbs make: a revert of it
+brings every bit back. The columns of the new patch belong to all facts together. The facts' constraints come along, so
+that `--resolve` can still take one out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memit_vc.errors import EngineError, MemitVCError, UsageError
+from memit_vc.objects import (
+    ColumnId,
+    Commit,
+    CommitId,
+    FactId,
+    JsonValue,
+    PatchColumn,
+    PatchId,
+    StateId,
+    canonical_json,
+)
+from memit_vc.porcelain.author import author_name, now
+from memit_vc.porcelain.editing.constraints import live_sources
+from memit_vc.porcelain.editing.pack import pack
+from memit_vc.porcelain.history.settings import settings_json, settings_of
+from memit_vc.porcelain.record import head_update
+from memit_vc.progress import Progress, count, silent
+from memit_vc.repository import Repository
+from memit_vc.vcs.exact import check_bound
+
+if TYPE_CHECKING:
+    from memit_vc.numerics.exact.compress import Compressed
+
+__all__ = ["CompressResult", "compress"]
+
+
+@dataclass(frozen=True)
+class CompressResult:
+    """`ranks` and `errors` are those of each weight's new update; `bytes_before` what the patches of the state take."""
+
+    id: CommitId
+    branch: str | None
+    patch: PatchId
+    state: StateId
+    facts: int
+    columns: int
+    """Columns of the state that were replaced."""
+    ranks: Mapping[str, int]
+    errors: Mapping[str, float]
+    """‖D′ − D‖ / ‖D‖, snapping included."""
+    bytes_before: int
+    bytes_after: int
+
+    @property
+    def rank(self) -> int:
+        return max(self.ranks.values())
+
+    @property
+    def error(self) -> float:
+        return max(self.errors.values())
+
+
+def compress(
+    repository: Repository, tolerance: float, *, message: str | None = None, progress: Progress = silent
+) -> CompressResult:
+    """Put one patch of the smallest ranks within `tolerance` (a share of each tensor's update) in the place of HEAD's
+    columns. No model is loaded.
+
+    UsageError for a tolerance out of (0, 1); EngineError where the achieved error is larger, as snapping alone can make
+    it; MemitVCError where nothing is live, or no column can go.
+    """
+    if not 0 < tolerance < 1:
+        raise UsageError(f"a tolerance of {tolerance} is not between 0 and 1", hint="1e-3 is a thousandth of the norm.")
+    head = repository.head()
+    state = repository.state(head.commit)
+    live = {entry.fact.id: entry.column for entry in repository.live_facts(head.commit)}
+    if not live:
+        raise MemitVCError(
+            "nothing to compress: no fact is live", hint="Commit facts first, or switch to a branch that has some."
+        )
+    found = _within(repository, state, tolerance, progress)
+    ranks, errors = {n: each.rank for n, each in found.items()}, {n: each.error for n, each in found.items()}
+    sources, constraints = _constraints(repository, state, live)
+    provenance: dict[str, JsonValue] = {
+        "algorithm": "compress",
+        "tolerance": tolerance,
+        "ranks": dict(ranks),
+        "errors": dict(errors),
+        "sources": sorted(repository.selection(state)),
+        "settings": settings_json(settings_of(repository, state)),
+    }
+    patch, blobs, _ = pack(
+        repository,
+        [PatchColumn(fact=fact) for fact in sources],
+        {name: each.term for name, each in found.items()},
+        constraints=constraints,
+        provenance=canonical_json(provenance),
+        joint=True,
+    )
+    check_bound({name: sum(units) for name, units in patch.bounds.items()})
+    made = Commit(
+        base=repository.base_id,
+        parents=(head.commit,),
+        adds=tuple(sorted(patch.columns)),
+        removes=tuple(sorted(state - set(patch.columns))),
+        patches=(patch.id,),
+        kind="squash",
+        message=message or f"Compress {count(len(live), 'fact')} to rank {max(ranks.values())}",
+        author=author_name(repository),
+        time=now(),
+        provenance=patch.header.provenance,
+        details={"compress": tolerance, "error": max(errors.values()), "rank": max(ranks.values())},
+    )
+    before = sum(repository.patch_path(source).stat().st_size for source in repository.selection(state))
+    for blob in blobs:
+        repository.blobs.put(blob)
+    repository.publish(
+        verb="squash", description=made.subject, commits=[made], patches=[patch], **head_update(head, made.id)
+    )
+    return CompressResult(
+        id=made.id,
+        branch=head.branch,
+        patch=patch.id,
+        state=repository.state_id(patch.columns),
+        facts=len(live),
+        columns=len(state),
+        ranks=ranks,
+        errors=errors,
+        bytes_before=before,
+        bytes_after=len(blobs[-1]),
+    )
+
+
+def _within(
+    repository: Repository, state: Collection[ColumnId], tolerance: float, progress: Progress
+) -> dict[str, Compressed]:
+    """The compressed update of each weight that the state changes; errors as for `compress`."""
+    from memit_vc.numerics.exact.compress import compress as fewer
+    from memit_vc.numerics.exact.materialise import state_terms
+
+    selection, touched = repository.selection(state), repository.bounds(state)
+    weights = [weight for weight in repository.weights() if weight.name in touched]
+    found: dict[str, Compressed] = {}
+    for done, weight in enumerate(weights):
+        progress("compress", done, len(weights))
+        made = fewer(state_terms(repository.patch_path, selection, weight.name), weight, tolerance)
+        if made is not None and made.error > tolerance:
+            raise EngineError(
+                f"{weight.name}: the error is {made.error:.2g} at rank {made.rank}, above {tolerance:g}",
+                hint="That is what snapping to the grid costs: allow more.",
+            )
+        if made is not None:
+            found[weight.name] = made
+    progress("compress", len(weights), len(weights))
+    if all(made.rank >= made.columns for made in found.values()):
+        raise MemitVCError(
+            f"at a tolerance of {tolerance:g} no column can go",
+            hint="Allow more; `memitvc squash --all` puts the same columns into one patch.",
+        )
+    return found
+
+
+def _constraints(
+    repository: Repository, state: Collection[ColumnId], live: Mapping[FactId, ColumnId]
+) -> tuple[Sequence[FactId], bytes | None]:
+    """The live facts in the order of the new patch, and their constraints in that order: None where some are not here,
+    or are of different layers.
+    """
+    from memit_vc.numerics.exact.factor_arrays import encode_constraints, read_constraints
+
+    positions: dict[PatchId, dict[FactId, int]] = {}
+    for source in live_sources(repository, state):
+        if live[source.fact] == source.column:
+            positions.setdefault(source.patch, {})[source.fact] = source.position
+    order = [fact for facts in positions.values() for fact in facts]
+    parts = []
+    for patch, facts in positions.items():
+        blob = repository.patch(patch).constraints
+        if blob is None or not repository.blobs.has(blob):
+            return order, None
+        parts.append(read_constraints(repository.blobs.path(blob), list(facts.values())))
+    if any(part.keys() != parts[0].keys() for part in parts):
+        return order, None
+    return order, encode_constraints(parts)

@@ -1,0 +1,301 @@
+"""`rebase`: compute a branch's batches again on another tip, one after the other.
+
+The branch moves once, at the end, together with the new commits. Until then each new patch is a kept one, so that
+neither `gc` nor a crash nor a branch that moved meanwhile loses what was computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from memit_vc.errors import ConflictError, MemitVCError, RefMovedError
+from memit_vc.objects import ColumnId, Commit, CommitId, Fact, FactId, JsonValue, PatchId, short
+from memit_vc.porcelain.author import now
+from memit_vc.porcelain.editing.constraints import live_sources
+from memit_vc.porcelain.editing.recorded import Recorded
+from memit_vc.porcelain.hyperparameters import read_hparams
+from memit_vc.porcelain.record import head_update
+from memit_vc.porcelain.sets.conflicts import cancelled_columns
+from memit_vc.porcelain.sets.join import Side, join
+from memit_vc.porcelain.sets.revert import patches_of
+from memit_vc.progress import Progress, count, silent
+from memit_vc.vcs.conflicts import certain_conflicts
+from memit_vc.vcs.exact import check_bound
+from memit_vc.vcs.graph import is_ancestor
+from memit_vc.vcs.settling import live_edits
+from memit_vc.vcs.state import change_between
+
+if TYPE_CHECKING:
+    from memit_vc.porcelain.editing.models import LoadedModel
+    from memit_vc.repository import Repository
+    from memit_vc.store.publish import Evaluation
+
+__all__ = ["Rebased", "rebase"]
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Rebased:
+    """`commits` pairs old and new ids; `skipped` had nothing left to do on the new tip."""
+
+    tip: CommitId
+    branch: str | None
+    onto: CommitId
+    commits: tuple[tuple[CommitId, CommitId], ...]
+    skipped: tuple[CommitId, ...]
+    fast_forward: bool
+
+
+def rebase(
+    repository: Repository,
+    onto: str,
+    *,
+    scores: bool = True,
+    loaded: LoadedModel | None = None,
+    progress: Progress = silent,
+) -> Rebased:
+    """Put the commits that HEAD has and `onto` has not on top of `onto`.
+
+    Batches are computed again there, each with its own hyperparameters, and keep message and author; reverts are
+    replayed as changes of the set. ConflictError, before anything is computed, where a fact contradicts one that is
+    live at `onto`; MemitVCError for a merge or a `--resolve` in the range; RefMovedError where the branch moved
+    meanwhile: the patches are kept, and the hint says how to commit them. The branch stays as it was on any of them.
+    """
+    from memit_vc.porcelain.editing.models import load_model
+
+    target, head = repository.resolve(onto), repository.head()
+    if is_ancestor(target, head.commit, repository.parents):
+        raise MemitVCError(
+            f"already up to date: {short(target)} is in HEAD's history", hint="There is nothing to put on top of it."
+        )
+    moving = list(repository.commits(repository.resolve_range(f"{target}..{head.commit}")).values())
+    _refuse(repository, moving, target)
+    if not moving:
+        repository.publish(verb="rebase", description=f"fast-forward to {short(target)}", **head_update(head, target))
+        return Rebased(target, head.branch, target, (), (), fast_forward=True)
+    replay = _Replay(repository, target, scores=scores, loaded=loaded, progress=progress)
+    if loaded is None and any(_facts(repository, commit) for commit in moving):
+        replay.loaded = load_model(repository, device=read_hparams(repository).resolved_device(), progress=progress)
+    made: list[tuple[CommitId, CommitId]] = []
+    skipped: list[CommitId] = []
+    try:
+        for done, commit in enumerate(moving):
+            progress("rebase", done, len(moving))
+            new = replay.again(commit)
+            if new is None:
+                skipped.append(commit.id)
+            else:
+                made.append((commit.id, new))
+        progress("rebase", len(moving), len(moving))
+        repository.publish(
+            verb="rebase",
+            description=f"{count(len(made), 'commit')} onto {short(target)}",
+            commits=replay.commits,
+            evaluations=replay.evaluations,
+            **head_update(head, replay.tip),
+        )
+    except RefMovedError as error:
+        raise replay.moved(head.branch or "HEAD") from error
+    except BaseException:
+        replay.give_up()
+        raise
+    replay.give_up()
+    return Rebased(replay.tip, head.branch, target, tuple(made), tuple(skipped), fast_forward=False)
+
+
+class _Replay:
+    """The new tip and its state, and what became of the old columns."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        tip: CommitId,
+        *,
+        scores: bool,
+        loaded: LoadedModel | None,
+        progress: Progress,
+    ) -> None:
+        self.tip, self.loaded = tip, loaded
+        self.commits: list[Commit] = []
+        self.evaluations: list[Evaluation] = []
+        self._onto, self._kept = tip, list[PatchId]()
+        self._waiting = frozenset(repository.kept_patches(everything=True))
+        self._repository, self._scores, self._progress = repository, scores, progress
+        self._state = repository.state(tip)
+        self._became: dict[ColumnId, frozenset[ColumnId]] = {}
+
+    def again(self, commit: Commit) -> CommitId | None:
+        """The commit on the new tip; None where nothing of it is left to do."""
+        facts = _facts(self._repository, commit)
+        return self._batch(commit, facts) if facts else self._set(commit, self._now(commit.adds))
+
+    def _set(self, commit: Commit, wanted: frozenset[ColumnId]) -> CommitId | None:
+        """A change of the set, with columns that were computed again in the place of the old ones."""
+        repository, removes = self._repository, self._now(commit.removes)
+        before = repository.state(commit.parents[0])
+        there = frozenset().union(*(self._now([column]) for column in before | set(commit.adds)))
+        joined = join(
+            repository,
+            (self._state - removes) | wanted,
+            Side(self._state, commit=self._onto),
+            [Side(there, commit=commit.id)],
+            "stop",
+            what=f"replaying {short(commit.id)}",
+        )
+        change = change_between(self._state, joined.state)
+        if not change.adds and not change.removes:
+            return None
+        check_bound(repository.bounds(joined.state))
+        patches = patches_of(repository, change.adds)
+        return self._advance(self._on_tip(commit, change.adds, change.removes, patches, commit.details))
+
+    def _batch(self, commit: Commit, facts: Sequence[Fact]) -> CommitId | None:
+        from memit_vc.porcelain.editing.batch import compute_batch
+
+        repository, loaded = self._repository, self.loaded
+        if loaded is None:
+            raise AssertionError("`rebase` loads the model where a commit has facts")
+        # what keeps a fact out leaves with the fact's own columns, as for a commit
+        removes = self._now(commit.removes) & self._state
+        removes |= cancelled_columns(repository, self._state, {fact.id for fact in facts})
+        present, what = Side(self._state, commit=self._onto), f"replaying {short(commit.id)}"
+        state = join(repository, self._state - removes, present, [], "keep-both", what=what).state
+        removes = self._state - state
+        pairs = repository.column_facts(state)
+        edits = live_edits(state, pairs)
+        live = {
+            (known.question, known.target.strip()): min(edits[id_]) for id_, known in repository.facts(edits).items()
+        }
+        here = {fact.id: live[key] for fact in facts if (key := (fact.question, fact.target.strip())) in live}
+        self._remember(commit, here)
+        wanted = [fact for fact in facts if fact.id not in here]
+        if not wanted:
+            return self._set(commit, frozenset())
+        recorded = None
+        if commit.provenance is not None and repository.blobs.has(commit.provenance):
+            recorded = Recorded.read(repository, commit.provenance)
+        batch = compute_batch(
+            loaded,
+            wanted,
+            state,
+            hparams=read_hparams(repository) if recorded is None else recorded.hparams,
+            statistics=None if recorded is None else recorded.prepared(loaded, exactly=False, progress=self._progress),
+            scores=self._scores,
+            progress=self._progress,
+        )
+        columns = batch.patch.columns
+        single = columns if batch.patch.header.divisible else columns * len(wanted)
+        self._remember(commit, {fact.id: column for fact, column in zip(wanted, single, strict=True)})
+        details: dict[str, JsonValue] = {"facts": len(wanted), "survived": batch.survived, "rebases": commit.id}
+        made = replace(
+            self._on_tip(commit, frozenset(columns), removes, {batch.patch.id}, details),
+            kind="rebase",
+            provenance=batch.patch.header.provenance,
+        )
+        batch.store()
+        repository.keep_patch(batch.patch, wanted, parent=self._onto, message=commit.message, details=details)
+        self._kept.append(batch.patch.id)
+        after = repository.state_id(state | frozenset(columns))
+        self.evaluations += batch.evaluations(after, made.id)
+        return self._advance(made)
+
+    def _remember(self, commit: Commit, became: Mapping[FactId, ColumnId]) -> None:
+        """Later commits that name the old columns of these facts mean the new ones."""
+        for column, pairs in self._repository.column_facts(commit.adds).items():
+            new = {became[fact] for fact, _ in pairs if fact in became}
+            if new:
+                self._became[column] = self._became.get(column, frozenset()) | new
+
+    def _now(self, columns: Collection[ColumnId]) -> frozenset[ColumnId]:
+        return frozenset[ColumnId]().union(*(self._became.get(column, frozenset({column})) for column in columns))
+
+    def _on_tip(
+        self,
+        commit: Commit,
+        adds: frozenset[ColumnId],
+        removes: frozenset[ColumnId],
+        patches: Collection[PatchId],
+        details: Mapping[str, JsonValue],
+    ) -> Commit:
+        return replace(
+            commit,
+            parents=(self.tip,),
+            adds=tuple(sorted(adds)),
+            removes=tuple(sorted(removes - adds)),
+            patches=tuple(sorted(patches)),
+            time=now(),
+            details=details,
+        )
+
+    def _advance(self, made: Commit) -> CommitId:
+        """The commit is stored with the others, when the branch moves."""
+        self.commits.append(made)
+        self.tip = made.id
+        self._state = (self._state - set(made.removes)) | set(made.adds)
+        return made.id
+
+    def moved(self, where: str) -> RefMovedError:
+        """The branch moved meanwhile: what was computed waits for it."""
+        if not self._kept:
+            return RefMovedError(f"{where} moved meanwhile; nothing was changed", hint="Run `memitvc rebase` again.")
+        ids = [short(patch) for patch in self._kept]
+        return RefMovedError(
+            f"{where} moved while its commits were computed; their patches are kept as {', '.join(ids)}",
+            hint=f"Run `memitvc rebase` again, or put them on the new tip: memitvc commit --patch {ids[0]}",
+        )
+
+    def give_up(self) -> None:
+        """The patches are in the history now, or nobody wants them: nothing is kept but what was kept before."""
+        for patch in self._kept:
+            if patch not in self._waiting:
+                self._repository.drop_kept(patch)
+
+
+def _facts(repository: Repository, commit: Commit) -> list[Fact]:
+    """The facts that a commit computed, in the order of its patches; none for a revert, which puts columns back."""
+    if commit.kind == "revert":
+        return []
+    found = [source.fact for source in live_sources(repository, commit.adds)]
+    known = repository.facts(found) if found else {}
+    return [known[fact] for fact in dict.fromkeys(found)]
+
+
+def _refuse(repository: Repository, moving: Sequence[Commit], onto: CommitId) -> None:
+    """All that can be seen to go wrong before anything is computed."""
+    for commit in moving:
+        if len(commit.parents) > 1:
+            raise MemitVCError(
+                f"{short(commit.id)} is a merge, which has no place on one line",
+                hint=f"Merge instead: memitvc merge {short(onto)}",
+            )
+        if commit.details.get("resolve"):
+            raise MemitVCError(
+                f"{short(commit.id)} was solved for the history that it stands on (`{commit.kind} --resolve`)",
+                hint=f"Rebase what comes before it and solve again, or merge: memitvc merge --resolve {short(onto)}",
+            )
+        if commit.details.get("compress"):
+            raise MemitVCError(
+                f"{short(commit.id)} compressed the columns that come before it, which would be computed again",
+                hint="Rebase what comes before it and compress again.",
+            )
+    gone = {column for commit in moving for column in commit.removes}
+    there = [entry.fact for entry in repository.live_facts(onto) if entry.column not in gone]
+    questions = {fact.question for fact in there}
+    clashes = [
+        (old, new)
+        for commit in moving
+        for fact in _facts(repository, commit)
+        if fact.question in questions
+        for old, new in certain_conflicts([*there, fact])
+        if new is fact
+    ]
+    if clashes:
+        lines = [f"  {new.subject}: {new.prompt!r} → {old.target!r} there, {new.target!r} here" for old, new in clashes]
+        raise ConflictError(
+            f"{count(len(clashes), 'fact')} contradict{'s' if len(clashes) == 1 else ''} what is live at "
+            f"{short(onto)}:\n" + "\n".join(lines[:_SHOWN]),
+            hint="Revert one side first, or merge: `memitvc merge` has --ours and --theirs.",
+        )

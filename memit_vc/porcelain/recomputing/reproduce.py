@@ -1,0 +1,189 @@
+"""`reproduce`: compute a commit's patch again from its provenance, and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memit_vc.errors import EngineError, MemitVCError
+from memit_vc.objects import ColumnId, Commit, CommitId, PatchId, StateId, short
+from memit_vc.porcelain.editing.recorded import Recorded, threads
+from memit_vc.progress import Progress, silent
+from memit_vc.repository import NewPatch, Repository
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from memit_vc.numerics.exact.patchfile import PatchTensors
+    from memit_vc.porcelain.editing.models import LoadedModel
+
+__all__ = ["Reproduced", "reproduce"]
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """`equal`: every column has the same bytes. `same_blob`: the whole patch has, its provenance (versions) included.
+
+    `differences` are ‖new − old‖ / ‖old‖ of each weight's update.
+    """
+
+    commit: CommitId
+    patch: PatchId
+    columns: int
+    equal: bool
+    same_blob: bool
+    differences: Mapping[str, float]
+
+    @property
+    def largest(self) -> float:
+        return max(self.differences.values(), default=0.0)
+
+
+def reproduce(
+    repository: Repository,
+    revision: str = "HEAD",
+    *,
+    loaded: LoadedModel | None = None,
+    progress: Progress = silent,
+) -> Reproduced:
+    """Search the targets and solve again, as recorded: state, hyperparameters, templates, statistics, threads.
+
+    Nothing is stored. MemitVCError for a commit that was not computed (a revert, a merge), or whose state is gone.
+    """
+    from memit_vc.numerics.exact.patchfile import read_patch
+    from memit_vc.porcelain.editing.models import load_model
+
+    commit = repository.commit(repository.resolve(revision))
+    old, recorded = _computed(repository, commit)
+    if loaded is None:
+        loaded = load_model(repository, device=recorded.hparams.resolved_device(), progress=progress)
+    with threads(recorded.threads):
+        again = _again if not recorded.resolved else _solved_again
+        patch, blobs = again(loaded, commit, old, recorded, progress)
+    _, before = read_patch(repository.patch_path(old.id))
+    _, after = read_patch(blobs[-1])
+    return Reproduced(
+        commit.id,
+        old.id,
+        len(old.columns),
+        patch.columns == old.columns if old.header.divisible else _same(before, after),
+        patch.id == old.id,
+        {name: _difference(before, after, name) for name in before},
+    )
+
+
+def _computed(repository: Repository, commit: Commit) -> tuple[NewPatch, Recorded]:
+    """The one patch that a commit computed."""
+    if commit.kind == "root":
+        raise MemitVCError(f"{short(commit.id)} is the base itself", hint="`memitvc verify` checks a copy of it.")
+    recorded = None
+    if commit.provenance is not None and repository.blobs.has(commit.provenance):
+        recorded = Recorded.read(repository, commit.provenance)
+    new = [patch for patch in map(repository.patch, commit.patches) if patch.header.provenance == commit.provenance]
+    if recorded is None or len(new) != 1:
+        raise MemitVCError(
+            f"{short(commit.id)} was not computed: it is a {commit.kind}, which only adds and removes columns",
+            hint="`memitvc fsck` checks its columns, `memitvc verify` a checkout of it.",
+        )
+    return new[0], recorded
+
+
+def _again(
+    loaded: LoadedModel, commit: Commit, old: NewPatch, recorded: Recorded, progress: Progress
+) -> tuple[NewPatch, tuple[bytes, ...]]:
+    from memit_vc.porcelain.editing.batch import compute_batch
+
+    repository = loaded.repository
+    batch = compute_batch(
+        loaded,
+        [repository.fact(column.fact) for column in old.header.columns],
+        _context(repository, commit, recorded.state),
+        hparams=recorded.hparams,
+        statistics=recorded.prepared(loaded, exactly=True, progress=progress),
+        scores=False,
+        search_again=True,
+        progress=progress,
+    )
+    return batch.patch, batch.blobs
+
+
+def _solved_again(
+    loaded: LoadedModel, commit: Commit, old: NewPatch, recorded: Recorded, progress: Progress
+) -> tuple[NewPatch, tuple[bytes, ...]]:
+    from memit_vc.numerics.exact.constraints import read_constraints
+    from memit_vc.porcelain.editing.constraints import LiveConstraints, Source
+    from memit_vc.porcelain.editing.solver import Solver
+
+    repository, described = loaded.repository, old.header.columns
+    if old.constraints is None or not repository.blobs.has(old.constraints):
+        raise EngineError(f"the constraints of patch {short(old.id)} are not here", hint="Pull them too.")
+    statistics = recorded.prepared(loaded, exactly=True, progress=progress)
+    solver = Solver(loaded, recorded.hparams, statistics, ())
+    stored = read_constraints(repository.blobs.path(old.constraints))
+    names = {layer: loaded.weights[layer].name for layer in recorded.hparams.layers}
+    single = old.columns if old.header.divisible else old.columns * len(described)
+    own = LiveConstraints(
+        tuple(Source(column.fact, single[i], old.id, i) for i, column in enumerate(described)),
+        {layer: stored.keys[name].double() for layer, name in names.items()},
+        {layer: stored.targets[name].double() for layer, name in names.items()},
+    )
+    verb = recorded.verb or commit.kind
+    if verb in ("squash", "merge"):
+        solution, context = solver.whole(own), frozenset[ColumnId]()
+    else:
+        context = _context(repository, commit, recorded.state)
+        leaving = {column.fact for column in described if column.role == "cancel"}
+        out = [i for i, source in enumerate(solver.constraints(context).sources) if source.fact in leaving]
+        into = own.select([i for i, column in enumerate(described) if column.role == "edit"])
+        solution = solver.change(context, out=out, into=into)
+    patch, blobs, _ = solver.patch(solution, verb=verb, context=context, keep=context)
+    return patch, blobs
+
+
+def _context(repository: Repository, commit: Commit, state: StateId) -> frozenset[ColumnId]:
+    """The columns of the state that a patch was computed on."""
+    if commit.parents:
+        columns = repository.state(commit.parents[0]) - set(commit.removes)
+        if repository.state_id(columns) == state:
+            return columns
+    known = repository.commits_of_state(state)
+    if not known:
+        raise MemitVCError(
+            f"the state {short(state)} that {short(commit.id)} was computed on is not in this repository",
+            hint="The commit was put onto another tip. Reproduce it where it was made.",
+        )
+    return repository.state(known[0])
+
+
+def _same(before: PatchTensors, after: PatchTensors) -> bool:
+    return all(_difference(before, after, name) == 0.0 for name in before)
+
+
+def _difference(before: PatchTensors, after: PatchTensors, name: str) -> float:
+    import torch
+
+    from memit_vc.numerics.edit.resolve import Factors, norm
+    from memit_vc.numerics.exact.patchfile import Dense
+
+    old, new = before[name], after[name]
+    if isinstance(old, Dense) or isinstance(new, Dense):
+        first, second = (
+            term.delta.double() if isinstance(term, Dense) else term.left.double() @ term.right.double()
+            for term in (old, new)
+        )
+        return _share(first, second - first)
+    if torch.equal(old.left, new.left) and torch.equal(old.right, new.right):
+        return 0.0
+    left, right = old.left.double(), old.right.double()
+    # written as a sum of small parts, so that nearly equal updates do not cancel
+    change = Factors(
+        torch.cat([new.left.double() - left, left], dim=1), torch.cat([new.right.double(), new.right.double() - right])
+    )
+    whole = norm(Factors(left, right))
+    return norm(change) / whole if whole else float("inf")
+
+
+def _share(whole: Tensor, part: Tensor) -> float:
+    size = float(whole.norm())
+    return float(part.norm()) / size if size else float(part.norm() > 0)

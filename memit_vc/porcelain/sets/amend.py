@@ -1,0 +1,56 @@
+"""`commit --amend`: another message, or another batch, in the place of HEAD's commit."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from memit_vc.errors import MemitVCError
+from memit_vc.objects import CommitId, short
+from memit_vc.porcelain.history.scores_at_commit import scores_of
+from memit_vc.porcelain.record import head_update
+from memit_vc.repository import Repository
+
+__all__ = ["Amended", "amend_message", "amended_parent"]
+
+_COMPUTED = ("commit", "rebase", "cherry-pick")
+
+
+@dataclass(frozen=True)
+class Amended:
+    """The commit in the place of `old`. The state is the same."""
+
+    id: CommitId
+    old: CommitId
+    branch: str | None
+    subject: str
+
+
+def amend_message(repository: Repository, message: str) -> Amended:
+    """HEAD's commit with another message; author, time, patch and scores stay. MemitVCError for the base itself."""
+    head = repository.head()
+    commit = repository.commit(head.commit)
+    if commit.kind == "root":
+        raise MemitVCError("HEAD is the base itself, which has no message of yours", hint="Commit something first.")
+    made = dataclasses.replace(commit, message=message)
+    if made.id == commit.id:
+        raise MemitVCError("nothing to amend: the message is the same", hint="Give another one with -m.")
+    repository.publish(
+        verb="amend",
+        description=made.subject,
+        commits=[made],
+        evaluations=scores_of(repository, commit.id, made.id),
+        **head_update(head, made.id),
+    )
+    return Amended(made.id, commit.id, head.branch, made.subject)
+
+
+def amended_parent(repository: Repository, tip: CommitId) -> CommitId:
+    """The commit that the new batch goes onto. MemitVCError where the tip is no batch of facts."""
+    commit = repository.commit(tip)
+    if commit.kind not in _COMPUTED or len(commit.parents) != 1:
+        raise MemitVCError(
+            f"HEAD ({short(tip)}) is a {commit.kind}, not a batch of facts that could be computed again",
+            hint="Take it back with `memitvc undo`, or change its message alone: commit --amend -m MESSAGE.",
+        )
+    return commit.parents[0]

@@ -1,0 +1,181 @@
+"""Columns of several patches packed into one: same columns, same ids, other file. What `squash` stores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from memit_vc.errors import IntegrityError
+from memit_vc.objects import BlobId, ColumnId, JsonValue, PatchHeader, PatchId, canonical_json, short
+from memit_vc.porcelain.history.settings import settings_json, settings_of_record
+from memit_vc.repository import NewPatch, Repository
+from memit_vc.store.blobs import blob_id
+
+if TYPE_CHECKING:
+    from memit_vc.numerics.exact.factor_arrays import Arrays, Factors
+
+__all__ = ["Packed", "repack"]
+
+_Key: TypeAlias = "tuple[tuple[str, ...], tuple[str, ...] | None]"
+
+
+@dataclass(frozen=True)
+class Packed:
+    """New patches with their blobs (to be put before rows), and the patches that had to stay as they are."""
+
+    patches: tuple[NewPatch, ...]
+    blobs: tuple[bytes, ...]
+    kept: tuple[PatchId, ...]
+
+    @property
+    def ids(self) -> tuple[PatchId, ...]:
+        return (*(patch.id for patch in self.patches), *self.kept)
+
+    def columns(self, repository: Repository) -> frozenset[ColumnId]:
+        """Every column that these patches hold."""
+        held = [*self.patches, *repository.patches(self.kept).values()]
+        return frozenset(column for patch in held for column in patch.columns)
+
+
+@dataclass(frozen=True)
+class _Place:
+    column: ColumnId
+    patch: PatchId
+    position: int
+
+
+def repack(repository: Repository, columns: Sequence[ColumnId]) -> Packed:
+    """Pack `columns`, in this order, into one patch.
+
+    A patch's columns all touch the same weights and have constraints or have none: columns that differ in that get a
+    patch of their own. A dense patch is one column that its own file defines, so it stays. The patches' bytes depend on
+    the columns only. IntegrityError where what was packed does not read back as the same columns.
+    """
+    selection = repository.constraints_of(columns)
+    sources = repository.patches(selection)
+    kept = tuple(sorted(patch for patch, known in sources.items() if not known.header.divisible))
+    places = {
+        sources[patch].columns[position]: _Place(sources[patch].columns[position], patch, position)
+        for patch, (_, positions) in selection.items()
+        if patch not in kept
+        for position in positions
+    }
+    reader = _Reader(repository, sources)
+    groups: dict[_Key, list[_Place]] = {}
+    for column in columns:
+        if column in places:
+            place = places[column]
+            groups.setdefault(reader.key(place.patch), []).append(place)
+    patches, blobs = [], []
+    for group in groups.values():
+        if {place.patch for place in group} == {group[0].patch} and len(group) == len(sources[group[0].patch].columns):
+            kept = (*kept, group[0].patch)  # it is one patch already
+            continue
+        patch, made = _pack(repository, reader, group)
+        patches.append(patch)
+        blobs += made
+    return Packed(tuple(patches), tuple(blobs), tuple(sorted(kept)))
+
+
+class _Reader:
+    """Opens each source once."""
+
+    def __init__(self, repository: Repository, sources: Mapping[PatchId, NewPatch]) -> None:
+        self.repository, self.sources = repository, sources
+        self._arrays: dict[PatchId, Arrays] = {}
+
+    def constraints(self, patch: PatchId) -> BlobId | None:
+        """The patch's constraints blob where it is here: they are optional to pull."""
+        blob = self.sources[patch].constraints
+        return blob if blob is not None and self.repository.blobs.has(blob) else None
+
+    def key(self, patch: PatchId) -> _Key:
+        from memit_vc.store.safetensors_file import read_header
+
+        weights = tuple(sorted(self.sources[patch].header.weights))
+        blob = self.constraints(patch)
+        return weights, None if blob is None else tuple(sorted(read_header(self.repository.blobs.path(blob)).tensors))
+
+    def factors(self, patch: PatchId, weight: str) -> Factors:
+        from memit_vc.numerics.exact.factor_arrays import Factors, read_arrays
+
+        if patch not in self._arrays:
+            self._arrays[patch] = read_arrays(self.repository.patch_path(patch))
+        arrays = self._arrays[patch]
+        return Factors(arrays[f"{weight}.left"], arrays[f"{weight}.right"])
+
+
+def _pack(repository: Repository, reader: _Reader, group: Sequence[_Place]) -> tuple[NewPatch, list[bytes]]:
+    import numpy as np
+
+    from memit_vc.numerics.exact.factor_arrays import (
+        Factors,
+        column_bounds,
+        column_ids,
+        encode,
+        encode_constraints,
+        read_back,
+        read_constraints,
+    )
+
+    runs = _runs(group)
+    first = reader.sources[group[0].patch].header
+    settings = settings_of_record(repository, (reader.sources[patch].header.provenance for patch, _ in runs))
+    origin: dict[str, JsonValue] = {
+        "algorithm": "repack",
+        "sources": _origins(reader, runs),
+        "settings": settings_json(settings),
+    }
+    provenance = canonical_json(origin)
+    header = PatchHeader(
+        base=repository.base_id,
+        weights={name: first.weights[name] for name in sorted(first.weights)},
+        columns=tuple(reader.sources[place.patch].header.columns[place.position] for place in group),
+        provenance=blob_id(provenance),
+    )
+    factors = {}
+    for name in header.weights:
+        parts = [reader.factors(patch, name).select(positions) for patch, positions in runs]
+        factors[name] = Factors(
+            np.concatenate([part.left for part in parts], axis=1),
+            np.concatenate([part.right for part in parts], axis=0),
+        )
+    encoded = encode(header, factors)
+    # the bytes that will be stored, not the arrays they were made of, must be the same columns
+    ids = column_ids(header, read_back(encoded, header))
+    expected = tuple(place.column for place in group)
+    if ids != expected:
+        wrong = next(column for column, made in zip(expected, ids, strict=True) if column != made)
+        raise IntegrityError(
+            f"column {short(wrong)} was not packed as it is", hint="Run `memitvc fsck`: its patch may be damaged."
+        )
+    blobs = [provenance, encoded]
+    constraints = None
+    if reader.constraints(group[0].patch) is not None:
+        found = [(reader.constraints(patch), positions) for patch, positions in runs]
+        joined = encode_constraints(
+            [read_constraints(repository.blobs.path(blob), positions) for blob, positions in found if blob is not None]
+        )
+        constraints = blob_id(joined)
+        blobs.insert(1, joined)
+    patch = NewPatch(PatchId(blob_id(encoded)), header, ids, column_bounds(header, factors), constraints)
+    return patch, blobs
+
+
+def _runs(group: Sequence[_Place]) -> list[tuple[PatchId, tuple[int, ...]]]:
+    """Neighbours from one patch together: (patch, positions) in the order of the columns."""
+    runs: list[tuple[PatchId, list[int]]] = []
+    for place in group:
+        if not runs or runs[-1][0] != place.patch:
+            runs.append((place.patch, []))
+        runs[-1][1].append(place.position)
+    return [(patch, tuple(positions)) for patch, positions in runs]
+
+
+def _origins(reader: _Reader, runs: Sequence[tuple[PatchId, tuple[int, ...]]]) -> list[JsonValue]:
+    """Where the columns come from: patch, its provenance, how many of its columns."""
+    return [
+        {"patch": patch, "provenance": reader.sources[patch].header.provenance, "columns": list(positions)}
+        for patch, positions in runs
+    ]

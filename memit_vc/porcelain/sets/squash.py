@@ -1,0 +1,193 @@
+"""`squash`: a range of commits becomes one, whose patch holds the columns that are still live at its end.
+
+The state, as a set, does not change, so neither does a bit of the weights. The history behind the range is rewritten
+onto the new commit; the old commits stay reachable through the operation log until `gc --prune-operations`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memit_vc.errors import IntegrityError, MemitVCError, UsageError
+from memit_vc.objects import ColumnId, Commit, CommitId, JsonValue, StateId, short
+from memit_vc.porcelain.author import author_name, now
+from memit_vc.porcelain.history.scores_at_commit import handed_on, scores_of
+from memit_vc.porcelain.record import head_update
+from memit_vc.porcelain.sets.repack import repack
+from memit_vc.progress import count
+from memit_vc.repository import Repository
+from memit_vc.vcs.graph import ancestors, is_ancestor
+from memit_vc.vcs.revisions import split_range
+from memit_vc.vcs.state import change_between
+
+__all__ = ["SquashResult", "squash"]
+
+_LISTED = 50
+
+
+@dataclass(frozen=True)
+class SquashResult:
+    """`id` is the squash commit, `tip` where the branch is now; `patches` how many files now hold the range."""
+
+    id: CommitId
+    tip: CommitId
+    branch: str | None
+    state: StateId
+    squashed: int
+    columns: int
+    cancelled: int
+    """Columns that the range brought in and took out again."""
+    patches: int
+    rewritten: int
+    """Commits behind the range, which have new ids now."""
+    left_behind: tuple[str, ...]
+    """Other branches and tags that still point into the old history."""
+    brings_back: tuple[str, ...]
+    """Those of them whose merge would bring back columns that the range took out again."""
+
+
+def squash(repository: Repository, span: str | None = None, *, message: str | None = None) -> SquashResult:
+    """Squash the commits of `span` ("A..B": what B has and A has not; None: all of HEAD's history) into one.
+
+    MemitVCError where the range is not part of HEAD's history, or where a merge ties a commit inside it to one outside.
+    IntegrityError, with the repository unchanged, where the new patch does not hold exactly the old columns.
+    """
+    head = repository.head()
+    start, end = _ends(repository, span, head.commit)
+    inside = repository.resolve_range(f"{start}..{end}")
+    if len(inside) < 2:
+        raise MemitVCError(
+            f"nothing to squash: {len(inside) or 'no'} commit in {short(start)}..{short(end)}",
+            hint="A..B is what B has and A has not; `memitvc log` shows the commits.",
+        )
+    later = repository.resolve_range(f"{end}..{head.commit}")
+    known = repository.commits([*inside, *later])
+    _refuse_ties(known, set(inside), start, end)
+    before, after = repository.state(start), repository.state(end)
+    change = change_between(before, after)
+    columns = _in_order(repository, [known[commit] for commit in inside], change.adds)
+    packed = repack(repository, columns)
+    brought = {column for commit in inside for column in known[commit].adds}
+    listed: list[JsonValue] = [*inside[:_LISTED]]
+    made = Commit(
+        base=repository.base_id,
+        parents=(start,),
+        adds=tuple(sorted(change.adds)),
+        removes=tuple(sorted(change.removes)),
+        patches=tuple(sorted(packed.ids)),
+        kind="squash",
+        message=message or _message([known[commit] for commit in inside]),
+        author=author_name(repository),
+        time=now(),
+        provenance=packed.patches[0].header.provenance if len(packed.patches) == 1 else None,
+        details={"squashes": listed, "commits": len(inside), "from": start, "to": end},
+    )
+    state = repository.state_id(after)
+    held = packed.columns(repository)
+    if repository.state_id((before - change.removes) | (held & change.adds)) != state:
+        raise IntegrityError("the squashed range does not give the state it had", hint="Run `memitvc fsck`.")
+    replaced = {end: made.id}
+    rewritten = _rewrite([known[commit] for commit in later], replaced)
+    tip = replaced[head.commit]
+    for blob in packed.blobs:
+        repository.blobs.put(blob)
+    repository.publish(
+        verb="squash",
+        description=f"{count(len(inside), 'commit')} into {short(made.id)}: {made.subject}",
+        commits=[made, *rewritten],
+        patches=packed.patches,
+        evaluations=[
+            *handed_on(repository, inside, state, made.id),
+            *(row for old, new in replaced.items() if old != end for row in scores_of(repository, old, new)),
+        ],
+        **head_update(head, tip),
+    )
+    old = {*inside, *(commit for commit in later if commit in replaced)}
+    left_behind = {
+        ref: commit
+        for ref, commit in repository.refs().items()
+        if not old.isdisjoint(ancestors([commit], repository.parents))
+    }
+    now_live = repository.state(tip)
+    cancelled = brought - change.adds
+    return SquashResult(
+        id=made.id,
+        tip=tip,
+        branch=head.branch,
+        state=state,
+        squashed=len(inside),
+        columns=len(columns),
+        cancelled=len(cancelled),
+        patches=len(packed.ids),
+        rewritten=len(rewritten),
+        left_behind=tuple(ref.partition("/")[2] for ref in left_behind),
+        brings_back=tuple(
+            ref.partition("/")[2]
+            for ref, commit in left_behind.items()
+            if (repository.state(commit) & cancelled) - now_live
+        ),
+    )
+
+
+def _ends(repository: Repository, span: str | None, head: CommitId) -> tuple[CommitId, CommitId]:
+    if span is None:
+        (root,) = (c for c in ancestors([head], repository.parents) if not repository.parents(c))
+        return root, head
+    ends = split_range(span)
+    if ends is None:
+        raise UsageError(f"{span!r} is not a range", hint=f"Write A..B, for example {span}..HEAD; or --all.")
+    start, end = (repository.resolve(name) for name in ends)
+    for older, newer in ((start, end), (end, head)):
+        if not is_ancestor(older, newer, repository.parents):
+            what = "HEAD's history" if newer == head else f"the history of {short(newer)}"
+            raise MemitVCError(
+                f"{short(older)} is not in {what}", hint="Switch to the branch whose commits are to be squashed."
+            )
+    return start, end
+
+
+def _refuse_ties(known: dict[CommitId, Commit], inside: set[CommitId], start: CommitId, end: CommitId) -> None:
+    """One commit in the range's place has one parent, and only its end can have children outside."""
+    for commit in known.values():
+        for parent in commit.parents:
+            if commit.id in inside and parent not in inside and parent != start:
+                raise MemitVCError(
+                    f"the range holds commit {short(commit.id)}, which joins {short(parent)} from outside it",
+                    hint="Start the range before that branch began, or squash the commits before and after the merge.",
+                )
+            if commit.id not in inside and parent in inside and parent != end:
+                raise MemitVCError(
+                    f"{short(commit.id)}, behind the range, stands on {short(parent)} in the middle of it",
+                    hint="Let the range end behind that merge, or before the branch began.",
+                )
+
+
+def _in_order(repository: Repository, commits: Sequence[Commit], wanted: frozenset[ColumnId]) -> list[ColumnId]:
+    """The wanted columns, in the order of the commits and of their patches."""
+    held = repository.patches(sorted(repository.selection(wanted)))
+    places = {column: (patch, n) for patch, found in held.items() for n, column in enumerate(found.columns)}
+    ordered = (c for commit in commits for c in sorted(wanted & set(commit.adds), key=places.__getitem__))
+    return list(dict.fromkeys(ordered))
+
+
+def _rewrite(later: Sequence[Commit], replaced: dict[CommitId, CommitId]) -> list[Commit]:
+    """The commits behind the range on their new parents; fills `replaced`. Their change of state is what it was,
+    because the state they start from is.
+    """
+    made = []
+    for commit in later:
+        parents = tuple(replaced.get(parent, parent) for parent in commit.parents)
+        if parents != commit.parents:
+            new = dataclasses.replace(commit, parents=parents)
+            replaced[commit.id] = new.id
+            made.append(new)
+    return made
+
+
+def _message(commits: Sequence[Commit]) -> str:
+    lines = [f"* {commit.subject}" for commit in commits[:_LISTED]]
+    if len(commits) > _LISTED:
+        lines.append(f"* … and {len(commits) - _LISTED} more")
+    return "\n".join([f"Squash {count(len(commits), 'commit')}", "", *lines])

@@ -1,0 +1,227 @@
+"""What the model card says of a commit, gathered from the repository; no model is loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from memit_vc.errors import MemitVCError
+from memit_vc.objects import CommitId, FactId, JsonValue, StateId
+from memit_vc.porcelain.base import find_base
+from memit_vc.porcelain.history.scores_at_commit import Came, came_in
+from memit_vc.remote.card import Card, CardFact, card_with
+from memit_vc.remote.opening import hub_name
+
+if TYPE_CHECKING:
+    from memit_vc.repository import LiveFact, Repository
+
+__all__ = ["gather_card", "model_card"]
+
+_NAMES = {
+    "ES": "ES (new answer preferred)",
+    "PS": "PS (in paraphrases)",
+    "NS": "NS (neighbours kept)",
+    "rewrite_acc": "Learnt (answer's tokens right)",
+}
+
+
+_VLLM_LORA = frozenset(
+    ("gemma", "gemma2", "gemma3_text", "gpt_bigcode", "granite", "llama", "mistral", "olmo2", "opt", "phi", "phi3")
+) | {"qwen2", "qwen3"}
+"""Model types for which vLLM implements LoRA; GPT-2, GPT-J, GPT-NeoX, BLOOM and Falcon are not among them."""
+
+
+def model_card(
+    repository: Repository, commit: CommitId, *, url: str, present: str | None = None, rank: int | None = None
+) -> str:
+    """README.md for a push of `commit` to `url`: our part renewed in `present`, which the remote has now.
+
+    `rank` is that of the PEFT adapter that goes along, None where none does. RemoteError where present metadata cannot
+    be read.
+    """
+    name, branch = hub_name(url) or (None, "main")
+    return card_with(gather_card(repository, commit, repo_id=name, branch=branch, rank=rank), present)
+
+
+def gather_card(
+    repository: Repository,
+    commit: CommitId,
+    *,
+    repo_id: str | None = None,
+    branch: str = "main",
+    rank: int | None = None,
+    relation: Literal["adapter", "finetune"] = "adapter",
+    history: str | None = None,
+) -> Card:
+    """The card's content. The path of a local base is nobody's business and not in it."""
+    config = repository.config
+    columns = repository.state(commit)
+    state = repository.state_id(columns)
+    live = repository.live_facts(commit)
+    sides, scored_on = _measured(repository, commit, state, live)
+    scores = _score_rows(sides)
+    perplexity = _perplexity(repository, commit, state)
+    on_hub = config.revision is not None
+    return Card(
+        repo_id=repo_id,
+        branch=branch,
+        vllm=_model_type(repository) in _VLLM_LORA,
+        base=config.base if on_hub else None,
+        base_revision=config.revision,
+        base_id=repository.base_id,
+        base_name=Path(config.base).name,
+        base_about=_about(repository),
+        license=_license(repository),
+        commit=commit,
+        state=state,
+        commits=len(repository.log([commit])) - 1,
+        facts=tuple(
+            CardFact(each.fact.prompt, each.fact.target, each.fact.ground_truth, _number(side[1], "rewrite_acc"))
+            for each, side in zip(live, sides, strict=True)
+        ),
+        scores=(*scores, *perplexity),
+        scored_on=scored_on,
+        rank=rank,
+        relation=relation,
+        history=history,
+    )
+
+
+_Scores = Mapping[str, Any]
+
+
+def _measured(
+    repository: Repository, commit: CommitId, state: Any, live: Sequence[LiveFact]
+) -> tuple[list[tuple[_Scores, _Scores]], str]:
+    """(before, after) of each fact: on this very state where all are measured there, else as they were committed."""
+    now = repository.evaluations(state, "fact")
+    found: list[tuple[_Scores, _Scores]] = []
+    came = _as_committed(repository, commit, live)
+    for each in live:
+        before, after = came.get(each.fact.id, (None, {}))
+        found.append((before or {}, after))
+    here = [now.get(("fact", each.fact.id)) for each in live]
+    if live and all(isinstance(one, Mapping) for one in here):
+        pairs = zip(found, here, strict=True)
+        fresh: list[tuple[_Scores, _Scores]] = [(old, one) for (old, _), one in pairs if isinstance(one, Mapping)]
+        return fresh, "on the published weights; what was before, when each fact was committed"
+    return found, "when each fact was committed"
+
+
+def _as_committed(repository: Repository, commit: CommitId, live: Sequence[LiveFact]) -> Mapping[FactId, Came]:
+    """What the commit that brought a fact in measured; where it measured nothing (an import, a cherry-pick of one from
+    elsewhere), the newest one before it that measured the same fact.
+    """
+    came = came_in(repository, {each.commit for each in live})
+    found = {each.fact.id: came[each.commit][each.fact.id] for each in live if each.fact.id in came[each.commit]}
+    if len(found) < len({each.fact.id for each in live}):
+        history = [each.id for each in repository.log([commit])]
+        everything = came_in(repository, history)
+        for older in history:
+            found = {**everything[older], **found}
+    return found
+
+
+def _number(scores: _Scores, name: str) -> float | None:
+    value = scores.get(name)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _score_rows(sides: Sequence[tuple[_Scores, _Scores]]) -> tuple[tuple[str, str, str], ...]:
+    """Both columns are of the same facts: those that were measured before and after, where there are any."""
+    rows = []
+    for name, label in _NAMES.items():
+        pairs = [(_number(before, name), _number(after, name)) for before, after in sides]
+        both = [(before, after) for before, after in pairs if before is not None and after is not None]
+        known = [after for _, after in both] or [after for _, after in pairs if after is not None]
+        if known:
+            of = f", measured on {len(known)} of {len(sides)} facts" if len(known) < len(sides) else ""
+            before = f"{sum(value for value, _ in both) / len(both):.2f}" if both else "–"
+            rows.append((label + of, before, f"{sum(known) / len(known):.2f}"))
+    return tuple(rows)
+
+
+def _perplexity(repository: Repository, commit: CommitId, state: StateId) -> tuple[tuple[str, str, str], ...]:
+    """The state's, beside the base's by the same probe: measured here, or by whoever committed it."""
+    base = dict(_perplexities(repository, repository.state_id(frozenset())))
+    firsts = [c.id for c in repository.log([commit]) if len(c.parents) == 1 and not repository.parents(c.parents[0])]
+    for told in repository.evaluations_of(firsts, "commit").values():
+        base = dict([_perplexity_of(told, "before")]) | base
+    after = dict(_perplexity_of(told, "after") for told in repository.evaluations(state, "commit").values())
+    for probe, value in {**after, **dict(_perplexities(repository, state))}.items():
+        old = base.get(probe)
+        if isinstance(value, int | float) and isinstance(old, int | float):  # alone, it says nothing
+            return (("Perplexity", f"{old:.2f}", f"{value:.2f}"),)
+    return ()
+
+
+def _perplexities(repository: Repository, state: StateId) -> Iterator[tuple[str, JsonValue]]:
+    return ((probe, value) for (_, probe), value in repository.evaluations(state, "perplexity").items())
+
+
+def _perplexity_of(scores: Any, side: Literal["before", "after"]) -> tuple[str, JsonValue]:
+    """(probe, perplexity) of what `commit` measured."""
+    return scores[side]["probe"], scores[side]["perplexity"]
+
+
+def _model_type(repository: Repository) -> str | None:
+    """What the base's config.json says; None where it cannot be read."""
+    try:
+        record = json.loads(Path(find_base(repository.config), "config.json").read_bytes())
+    except (MemitVCError, OSError, ValueError):
+        return None
+    found = record.get("model_type") if isinstance(record, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _about(repository: Repository) -> str:
+    """What a local base is: its family, its size."""
+    tensors = repository.base().tensors
+    parameters = sum(math.prod(tensor.shape) for tensor in tensors)
+    dtypes = ", ".join(sorted({tensor.dtype for tensor in tensors}))
+    family = _model_type(repository)
+    return f"{f'of the family {family}, ' if family else ''}{parameters / 1e6:,.1f} million parameters, {dtypes}"
+
+
+def _license(repository: Repository) -> str | None:
+    """What the base's own card says: the file beside the base, else the Hub's, where it can be asked."""
+    return _first(lambda: _from_file(repository), lambda: _from_hub(repository))
+
+
+def _first(*sources: Callable[[], str | None]) -> str | None:
+    for source in sources:
+        try:
+            found = source()
+        except Exception:  # noqa: S112  # a licence that cannot be looked up is left to the reader
+            continue
+        if found:
+            return found
+    return None
+
+
+def _from_file(repository: Repository) -> str | None:
+    from huggingface_hub import ModelCard
+
+    try:
+        readme = Path(find_base(repository.config), "README.md")
+    except MemitVCError:
+        return None
+    if not readme.is_file():
+        return None
+    return _named(ModelCard(readme.read_text(encoding="utf-8"), ignore_metadata_errors=True).data)
+
+
+def _from_hub(repository: Repository) -> str | None:
+    if repository.config.revision is None:
+        return None
+    from huggingface_hub import HfApi
+
+    return _named(HfApi().model_info(repository.config.base, revision=repository.config.revision).card_data)
+
+
+def _named(data: Any) -> str | None:
+    found = getattr(data, "license", None)
+    return found if isinstance(found, str) else None

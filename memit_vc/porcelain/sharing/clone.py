@@ -1,0 +1,252 @@
+"""`clone`: a repository made of a remote and its base, which is checked tensor by tensor.
+
+1. What the remote publishes is read and its graph checked, before anything large is fetched.
+2. The repository is made in a directory `.memitvc-clone` beside its final place, on the base; the history is fetched.
+3. One rename puts `.memitvc` in its place.
+A crash leaves `.memitvc-clone`; the next clone of the same remote goes on with the objects that are in it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memit_vc.errors import (
+    BaseChangedError,
+    HparamsError,
+    IntegrityError,
+    LockedError,
+    MemitVCError,
+    RemoteError,
+    StorageError,
+    UsageError,
+)
+from memit_vc.hparams import MEMITHyperParams
+from memit_vc.objects import Commit, CommitId, short
+from memit_vc.porcelain.sharing.fetch import Fetched, Moves, Plan, fetch_from
+from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
+from memit_vc.porcelain.sharing.remote_history import Published, new_records
+from memit_vc.porcelain.sharing.remote_tree import RemoteBase, remote_base
+from memit_vc.porcelain.sharing.remotes import DEFAULT, add_remote, remotes
+from memit_vc.progress import Progress, silent
+from memit_vc.remote.manifest import HPARAMS
+from memit_vc.remote.opening import checked_url, hub_name, nothing_there, open_remote
+from memit_vc.store.files import fsync_directory, make_directories, storage_errors, write_atomic
+
+if TYPE_CHECKING:
+    from memit_vc.repository import Repository
+
+__all__ = ["Cloned", "clone"]
+
+_STAGING = ".memitvc-clone"
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Cloned:
+    """`directory` holds `.memitvc`; `branch` is the one that HEAD is on."""
+
+    directory: Path
+    fetched: Fetched
+    base: str
+    revision: str | None
+    branch: str
+    commit: CommitId
+    notes: tuple[str, ...]
+
+
+def clone(
+    url: str,
+    directory: Path | None = None,
+    *,
+    base: str | None = None,
+    start: Path,
+    progress: Progress = silent,
+) -> Cloned:
+    """Make a repository of the remote at `url`; paths are taken from `start`, `directory` is named after the remote.
+
+    The base is the Hub model at the revision that the remote records, or `base`, a directory or Hub id. UsageError
+    where neither is known; BaseChangedError, with the tensors that differ, where it is another model; RemoteError and
+    IntegrityError as for `fetch`. Nothing is left behind then, except where the remote failed half-way: what came is
+    kept for the next try.
+    """
+    there = open_remote(checked_url(url, directory=start))
+    place = start / (directory or _name(there.url))
+    with storage_errors(place):
+        if (place / ".memitvc").exists():
+            raise MemitVCError(f"{place / '.memitvc'} exists already", hint="Pull there, or name another directory.")
+    found = Published.at(there)
+    if found is None:
+        raise nothing_there(there.url)
+    records = new_records(found, lambda _: (), progress=progress)
+    message = _root_message(found, records)
+    described = remote_base(there, found.revision, found.manifest)
+    hparams = _hparams(described, there.url)
+    source, revision = _source(found, base, start)
+    existed = place.exists()
+    with _staging(place) as staging:
+        try:
+            repository, notes = _prepared(
+                staging, source, revision, found, described, hparams, message, progress=progress
+            )
+            with repository:
+                fetched = fetch_from(
+                    repository, DEFAULT, there.url, found=found, plan=_moves(repository), progress=progress
+                )
+                config, tip = repository.config, repository.head().commit
+            with storage_errors(place):
+                (staging / ".memitvc").rename(place / ".memitvc")
+                fsync_directory(place)
+        except (RemoteError, StorageError):
+            _drop(place, existed, keep=any(staging.glob(".memitvc/cache/incoming/*")))
+            raise
+        except Exception:
+            _drop(place, existed, keep=False)
+            raise
+        shutil.rmtree(staging, ignore_errors=True)
+    return Cloned(place, fetched, config.base, config.revision, found.manifest.default, tip, tuple(notes))
+
+
+def _name(url: str) -> str:
+    found = hub_name(url)
+    return Path(url if found is None else found[0]).name
+
+
+@contextmanager
+def _staging(place: Path) -> Iterator[Path]:
+    """The directory in which the clone is made, locked: LockedError where another process clones to the same place."""
+    staging = place / _STAGING
+    with storage_errors(staging):
+        make_directories(staging)
+        descriptor = os.open(staging, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LockedError(f"another command is cloning to {place}", hint="Wait until it is done.") from error
+        yield staging
+    finally:
+        os.close(descriptor)
+
+
+def _drop(place: Path, existed: bool, *, keep: bool) -> None:
+    """What a failed clone leaves: nothing, unless there are objects that the next try can use."""
+    if keep:
+        return
+    shutil.rmtree(place / _STAGING, ignore_errors=True)
+    if not existed:
+        with suppress(OSError):
+            place.rmdir()
+
+
+def _root_message(found: Published, records: Sequence[RemoteCommit]) -> str:
+    """The message of the root that the default branch stands on: with it, the clone's own root is that very commit."""
+    commits = {record.commit.id: record.commit for record in records}
+    commit = commits[found.manifest.refs[f"heads/{found.manifest.default}"]]
+    while commit.parents:
+        commit = commits[commit.parents[0]]
+    return commit.message
+
+
+def _hparams(described: RemoteBase, url: str) -> MEMITHyperParams:
+    try:
+        return MEMITHyperParams.from_yaml(described.hparams.decode(), source=f"{url}: {HPARAMS}")
+    except (HparamsError, ValueError, RecursionError) as error:
+        raise IntegrityError(
+            f"{url}: {HPARAMS} is damaged: {error}", hint="Nothing was stored. Ask whoever pushed it."
+        ) from error
+
+
+def _source(found: Published, given: str | None, start: Path) -> tuple[str, str | None]:
+    """Where the base is taken from: what the user says, else the Hub model that the remote records."""
+    if given is not None:
+        local = start / Path(given).expanduser()
+        return (str(local), None) if local.is_dir() else (given, None)
+    manifest = found.manifest
+    if manifest.source is None:
+        raise UsageError(
+            f"{found.remote.url}: its base was a local directory, fingerprint {short(manifest.base)}",
+            hint="Say where that model lies here: --base DIR (or --base HUB-ID).",
+        )
+    return manifest.source, manifest.revision
+
+
+def _prepared(
+    staging: Path,
+    source: str,
+    revision: str | None,
+    found: Published,
+    described: RemoteBase,
+    hparams: MEMITHyperParams,
+    message: str,
+    *,
+    progress: Progress,
+) -> tuple[Repository, Sequence[str]]:
+    """The repository in the staging directory: that of a clone that was cut off, or a new one on the checked base."""
+    from memit_vc.porcelain.setup import init
+    from memit_vc.repository import Repository
+
+    url = found.remote.url
+    if (staging / ".memitvc").exists():
+        with suppress(MemitVCError):
+            kept = Repository.open(staging)
+            if kept.base_id == found.manifest.base and remotes(kept) == {DEFAULT: url}:
+                return kept, ()
+            kept.close()
+        shutil.rmtree(staging / ".memitvc", ignore_errors=True)
+    given = staging / HPARAMS
+    write_atomic(given, hparams.to_yaml().encode())
+    made = init(source, directory=staging, revision=revision, hparams=given, description=message, progress=progress)
+    repository = Repository.open(staging)
+    try:
+        if made.base_id != found.manifest.base:
+            raise _other_base(repository, described, url)
+        text = hparams.replace(model_name=made.base).to_yaml(
+            comments={"": f"hyperparameters of this repository, from {url}"}
+        )
+        write_atomic(repository.hparams_path, text.encode())
+        add_remote(repository, DEFAULT, url, directory=staging)
+    except BaseException:
+        repository.close()
+        raise
+    return repository, made.notes
+
+
+def _other_base(repository: Repository, described: RemoteBase, url: str) -> BaseChangedError:
+    """Which tensors differ: nothing of the history fits another model."""
+    here = {t.name: t for t in repository.base().tensors}
+    there = {t.name: t for t in described.manifest.tensors}
+    facts = [f"{name} is not in it" for name in sorted(there.keys() - here.keys())]
+    facts += [f"{name} is only in it" for name in sorted(here.keys() - there.keys())]
+    for name in sorted(there.keys() & here.keys()):
+        mine, theirs = here[name], there[name]
+        if (mine.dtype, mine.shape) != (theirs.dtype, theirs.shape):
+            facts.append(f"{name} is {mine.dtype} {list(mine.shape)} instead of {theirs.dtype} {list(theirs.shape)}")
+        elif mine.sha256 != theirs.sha256:
+            facts.append(f"{name} has other bytes")
+    more = f" (and {len(facts) - _SHOWN} more)" if len(facts) > _SHOWN else ""
+    return BaseChangedError(
+        f"{repository.config.base} is not the base of {url}: of {len(there)} tensors, "
+        f"{len(facts)} differ: {'; '.join(facts[:_SHOWN])}{more}",
+        hint="Give the model that it was made on: --base DIR, or the same revision of the Hub model.",
+    )
+
+
+def _moves(repository: Repository) -> Plan:
+    """The default branch, where HEAD goes to, in place of the branch that `init` made."""
+    from memit_vc.repository import RefUpdate
+
+    def plan(found: Published, commit_of: Callable[[CommitId], Commit]) -> Moves:
+        del commit_of
+        local, name = repository.refs("heads/"), f"heads/{found.manifest.default}"
+        updates = [RefUpdate(ref, commit, None) for ref, commit in local.items() if ref != name]
+        updates.append(RefUpdate(name, local.get(name), found.manifest.refs[name]))
+        return Moves("clone", updates, name)
+
+    return plan

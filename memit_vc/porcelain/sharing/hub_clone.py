@@ -1,0 +1,66 @@
+"""A repository of the Hub for whoever only loads models: a clone in the user's cache, up to date at each use."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memit_vc.errors import RemoteError, RevisionError, UsageError
+from memit_vc.objects import CommitId
+from memit_vc.porcelain.cache import user_cache
+from memit_vc.porcelain.sharing.clone import clone
+from memit_vc.porcelain.sharing.fetch import fetch
+from memit_vc.porcelain.sharing.remotes import DEFAULT
+from memit_vc.remote.opening import hub_name
+from memit_vc.store.files import make_directories, storage_errors
+
+if TYPE_CHECKING:
+    from memit_vc.repository import Repository
+
+__all__ = ["cached_clone", "resolve_there"]
+
+logger = logging.getLogger(__name__)
+
+
+def cached_clone(url: str) -> Path:
+    """The directory of the clone of a checked URL, made on first use and fetched to on every later one.
+
+    Where the Hub is out of reach then, what is there already counts, with a warning. Errors as for `clone`.
+    """
+    from memit_vc.repository import Repository
+
+    name, branch = hub_name(url) or ("", "")
+    # the Hub has no "--" in a name, and an "@" or a "/" only where we write them
+    place = user_cache() / "clones" / f"{name}@{branch}".replace("/", "--")
+    with storage_errors(place):
+        make_directories(place.parent)
+    with Path(f"{place}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # many processes of one launch ask for the same model at once
+        if not (place / ".memitvc").is_dir():
+            try:
+                return clone(url, place, start=place.parent).directory
+            except UsageError as error:
+                raise UsageError(
+                    error.message,
+                    hint=f"memitvc clone {url} DIR --base BASE, then give that directory instead of the address.",
+                ) from error
+        with Repository.open(place) as repository:
+            try:
+                fetch(repository, DEFAULT)
+            except RemoteError as error:
+                logger.warning("%s; using what was fetched before", error.message)
+    return place
+
+
+def resolve_there(repository: Repository, revision: str) -> CommitId:
+    """A revision as the other end names it: its branches, where they are now; HEAD is its default branch."""
+    head = repository.head().branch
+    match = re.match(r"(HEAD|@)(?=$|[~^])", revision)
+    name = f"{head}{revision[match.end() :]}" if match else revision
+    try:
+        return repository.resolve(f"{DEFAULT}/{name}")
+    except RevisionError:
+        return repository.resolve(revision)

@@ -1,0 +1,145 @@
+"""Objects on their way in: downloaded beside the store, checked against their names, let in all together or not."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from memit_vc.errors import IntegrityError, LockedError, RemoteError
+from memit_vc.objects import BlobId, short
+from memit_vc.porcelain.sharing.parallel import at_once
+from memit_vc.porcelain.sharing.remote_history import Published
+from memit_vc.progress import Progress, silent
+from memit_vc.remote.manifest import object_path
+from memit_vc.store.blobs import BlobStore, blob_id
+from memit_vc.store.files import file_digest, make_directories, storage_errors, temporary_path
+
+__all__ = ["Incoming"]
+
+
+class Incoming:
+    """The directory `cache/incoming`: whole objects of a fetch that is not done, so that the next one goes on there.
+
+    What lies in it hashes to its name; nothing refers to it. `bytes` counts what was downloaded. A context manager: one
+    process at a time has it (LockedError), until it ends.
+    """
+
+    def __init__(self, root: Path, blobs: BlobStore) -> None:
+        self.directory = root / "cache" / "incoming"
+        self.blobs = blobs
+        self.bytes = 0
+        self.downloaded: list[BlobId] = []
+
+    def __enter__(self) -> Incoming:
+        with storage_errors(self.directory):
+            make_directories(self.directory.parent)
+            self._lock = (self.directory.parent / "incoming.lock").open("a")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                self._lock.close()
+                raise LockedError(
+                    f"another command is fetching into {self.blobs.root.parent}", hint="Wait until it is done."
+                ) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.close()
+
+    def fetch(self, found: Published, wanted: Mapping[BlobId, int | None], *, progress: Progress = silent) -> None:
+        """Download what is neither stored nor here already. `wanted` maps objects to the bytes that each may have at
+        most, None where its name is known from here. IntegrityError for more bytes, for bytes that are not what their
+        name says, and for an object that the remote lacks; RemoteError for sizes that cannot fit on this disk.
+        """
+        missing = sorted(blob for blob in wanted if not self.blobs.verify(blob) and not self._has(blob))
+        for blob in missing:
+            if object_path(blob) not in found.listing:
+                raise IntegrityError(
+                    f"{found.remote.url}: lacks object {short(blob)}, which its history needs",
+                    hint=f"Nothing was stored. Whoever has it can copy it there: it is .memitvc/{object_path(blob)}.",
+                )
+            listed, most = found.listing[object_path(blob)].size, wanted[blob]
+            if most is not None and listed > most:
+                raise IntegrityError(
+                    f"{found.remote.url}: object {short(blob)} has {listed:,} bytes, at most {most:,} can be right",
+                    hint="Nothing was stored. The remote is damaged or was made to mislead; ask whoever pushed it.",
+                )
+        size = sum(found.listing[object_path(blob)].size for blob in missing)
+        with storage_errors(self.directory):
+            make_directories(self.directory)
+            free = shutil.disk_usage(self.directory).free
+            held = sum((self.directory / blob).stat().st_size for blob in wanted if self._has(blob))
+        # each object lies here and in the store for a while
+        if 2 * size + held > free:
+            raise RemoteError(
+                f"{found.remote.url}: its objects have {size:,} bytes and need twice that for a while, "
+                f"{free:,} are free here",
+                hint="Free some space (`memitvc gc` helps) and run the command again; nothing was stored.",
+            )
+        done = 0
+        for got in at_once(lambda blob: self._download(found, blob), missing):
+            done += got
+            progress("fetch objects", done, size)
+        self.bytes += done
+        self.downloaded += missing
+
+    def read(self, blob: BlobId) -> bytes:
+        """An object's bytes, checked against its name once more. IntegrityError."""
+        if not self._has(blob):
+            return self.blobs.read(blob)
+        path = self.directory / blob
+        with storage_errors(path):
+            data = path.read_bytes()
+        if blob_id(data) != blob:
+            raise self._spoilt(blob)
+        return data
+
+    def store(self, wanted: Collection[BlobId]) -> None:
+        """Let objects into the store, for good."""
+        for blob in sorted(wanted):
+            if self._has(blob):
+                path = self.directory / blob
+                with storage_errors(path):
+                    whole = file_digest(path) == blob
+                if not whole or self.blobs.put(path) != blob:
+                    raise self._spoilt(blob)
+            elif self.blobs.verify(blob):
+                self.blobs.put(self.blobs.path(blob))  # fresh again for gc, until a row names it
+
+    def _spoilt(self, blob: BlobId) -> IntegrityError:
+        path = self.directory / blob
+        with storage_errors(path):
+            path.unlink(missing_ok=True)
+        return IntegrityError(f"{path} was damaged on this disk", hint="Run the command again.")
+
+    def clear(self) -> None:
+        """Forget everything: it is stored, or was refused."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _has(self, blob: BlobId) -> bool:
+        return (self.directory / blob).is_file()
+
+    def _download(self, found: Published, blob: BlobId) -> int:
+        listed = found.listing[object_path(blob)]
+        temporary = temporary_path(self.directory / blob)
+        try:
+            found.remote.fetch(object_path(blob), found.revision, temporary, limit=listed.size)
+            with storage_errors(temporary):
+                if file_digest(temporary) != blob:
+                    raise IntegrityError(
+                        f"{found.remote.url}: object {short(blob)} is not what its name says",
+                        hint="Nothing was stored. It was damaged on the way (run the command again) or at the remote.",
+                    )
+                size = temporary.stat().st_size
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())  # the next fetch takes what has its name here for whole
+                temporary.replace(self.directory / blob)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return size

@@ -1,0 +1,76 @@
+"""`pull`: fetch, and move the branch forward where that loses nothing; one operation, so that `undo` takes it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memit_vc.errors import RefMovedError, RevisionError, UsageError
+from memit_vc.objects import Commit, CommitId, short
+from memit_vc.porcelain.sharing.fetch import Fetched, Moves, fetch_from
+from memit_vc.porcelain.sharing.remotes import named_remote
+from memit_vc.progress import Progress, count, silent
+from memit_vc.vcs.graph import is_ancestor
+
+if TYPE_CHECKING:
+    from memit_vc.porcelain.sharing.remote_history import Published
+    from memit_vc.repository import Repository
+
+__all__ = ["Pulled", "pull"]
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """`before` and `after` are where the branch (None: a detached HEAD) was and is."""
+
+    fetched: Fetched
+    branch: str
+    before: CommitId
+    after: CommitId
+
+
+def pull(
+    repository: Repository, remote: str | None = None, branch: str | None = None, *, progress: Progress = silent
+) -> Pulled:
+    """Fetch, then move the current branch to the remote's branch of that name (or to `branch`).
+
+    RefMovedError where both sides have commits that the other lacks: these are here by then, and the hint says how to
+    merge them. Otherwise errors as for `fetch`; RevisionError where the remote has no such branch.
+    """
+    from memit_vc.repository import RefUpdate
+
+    name, url = named_remote(repository, remote)
+    head = repository.head()
+    if head.branch is None:
+        raise UsageError("HEAD is detached: there is no branch to move", hint="`memitvc switch BRANCH`, then pull.")
+    theirs = branch or head.branch
+    diverged = False
+
+    def plan(found: Published, commit_of: Callable[[CommitId], Commit]) -> Moves:
+        nonlocal diverged
+        target = found.manifest.refs.get(f"heads/{theirs}")
+        if target is None:
+            known = sorted(ref[6:] for ref in found.manifest.refs if ref.startswith("heads/"))
+            raise RevisionError(
+                f"{url} has no branch {theirs!r}", hint=f"It has: {', '.join(known)}. Name one: memitvc pull {name} B"
+            )
+
+        def parents(commit: CommitId) -> tuple[CommitId, ...]:
+            return commit_of(commit).parents
+
+        if is_ancestor(target, head.commit, parents):
+            return Moves("pull")
+        if not is_ancestor(head.commit, target, parents):
+            diverged = True
+            return Moves("fetch")
+        return Moves("pull", [RefUpdate(f"heads/{head.branch}", head.commit, target)])
+
+    fetched = fetch_from(repository, name, url, plan=plan, progress=progress)
+    if diverged:
+        raise RefMovedError(
+            f"{head.branch} and {name}/{theirs} have both moved on; fetched: {count(fetched.commits, 'commit')}; "
+            f"{head.branch} stays at {short(head.commit)}",
+            hint=f"Join them: memitvc merge {name}/{theirs}",
+        )
+    return Pulled(fetched, head.branch, head.commit, repository.head().commit)

@@ -1,0 +1,288 @@
+"""`push`: what the other end lacks, in one change, on top of what it has."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memit_vc.errors import MemitVCError, RefMovedError, RevisionError, UsageError
+from memit_vc.objects import CommitId, short
+from memit_vc.porcelain.sharing.push_tree import history_files, reader_files
+from memit_vc.porcelain.sharing.remote_history import Published
+from memit_vc.porcelain.sharing.remote_tree import same_base
+from memit_vc.porcelain.sharing.remotes import named_remote, remotes
+from memit_vc.progress import Progress, count, silent, size_text
+from memit_vc.remote.manifest import MANIFEST, RemoteManifest, object_path
+from memit_vc.remote.opening import PushOptions, on_branch, open_remote
+from memit_vc.remote.protocol import Change, Remote, RemoteFile
+from memit_vc.vcs.graph import ancestors, is_ancestor
+from memit_vc.vcs.refnames import check_ref_name
+
+if TYPE_CHECKING:
+    from memit_vc.repository import Repository
+
+__all__ = ["Pushed", "push"]
+
+_ATTEMPTS = 5
+"""Tries where others push other branches to the same place at the same time."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """`files` maps what was sent (with `dry_run`: what would be) to its bytes; empty where all was there already.
+
+    `remote` is its name, or its URL where none of the remotes here is that branch of the Hub. `old` is where the branch
+    was at the other end. `deleted` are files of an adapter that no longer holds.
+    """
+
+    remote: str
+    url: str
+    branch: str
+    old: CommitId | None
+    new: CommitId
+    commits: tuple[CommitId, ...]
+    objects: int
+    files: Mapping[str, int]
+    deleted: tuple[str, ...] = ()
+    pull_request: str | None = None
+    notes: tuple[str, ...] = ()
+    edits: int = 0
+    """Of `commits` all but the base's own, as `clone` and `status` count."""
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.files.values())
+
+
+class _BehindError(RefMovedError):
+    """The branch itself has commits that are not here: trying again does not help."""
+
+
+def push(
+    repository: Repository,
+    remote: str | None = None,
+    branch: str | None = None,
+    *,
+    tag: str | None = None,
+    options: PushOptions | None = None,
+    constraints: bool = True,
+    adapter: bool = True,
+    dry_run: bool = False,
+    progress: Progress = silent,
+) -> Pushed:
+    """Publish a branch (default: HEAD's) with the tags on it; `tag` is put on its tip first, where it does not exist.
+
+    RefMovedError where the other end has commits that the branch lacks, or moved meanwhile; RemoteError where it holds
+    another base or refuses. Then nothing changed on either side. A push that was cut off is done
+    again; what had arrived is not sent twice. With `dry_run` nothing is sent.
+    """
+    import tenacity
+
+    options = options or PushOptions()
+    name, url = _place(repository, remote, options)
+    chosen = branch or repository.head().branch
+    if chosen is None:
+        raise UsageError("HEAD is on no branch", hint="Name the branch to push: memitvc push REMOTE BRANCH")
+    branches = repository.refs("heads/")
+    if f"heads/{chosen}" not in branches:
+        known = ", ".join(ref[6:] for ref in branches)
+        raise RevisionError(
+            f"there is no branch {chosen!r}",
+            hint=f"There are: {known}. A push sends one under its own name; `memitvc branch NAME REV` makes one.",
+        )
+    there = open_remote(url, options)
+    tip = branches[f"heads/{chosen}"]
+    attempt = _Attempt(
+        repository, there, name, chosen, tip, tag, constraints, adapter, dry_run, options.create_pr, progress
+    )
+    again = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda e: isinstance(e, RefMovedError) and not isinstance(e, _BehindError)),
+        stop=tenacity.stop_after_attempt(_ATTEMPTS),
+        wait=tenacity.wait_random_exponential(0.1, max=2),
+        reraise=True,
+    )
+    return again(attempt.run)
+
+
+def _place(repository: Repository, given: str | None, options: PushOptions) -> tuple[str | None, str]:
+    """(remote, URL). The remote is None for a branch of the Hub that no remote here stands for."""
+    name, url = named_remote(repository, given)
+    wanted = on_branch(url, options.branch)
+    if wanted == url:
+        return name, url
+    return next((each for each, known in remotes(repository).items() if known == wanted), None), wanted
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """`name` is the remote that follows what is there; None where none does."""
+
+    repository: Repository
+    there: Remote
+    name: str | None
+    branch: str
+    tip: CommitId
+    tag: str | None
+    constraints: bool
+    adapter: bool
+    dry_run: bool
+    proposed: bool
+    progress: Progress
+
+    @property
+    def _label(self) -> str:
+        return self.name or self.there.url
+
+    def run(self) -> Pushed:
+        repository, there, ref = self.repository, self.there, f"heads/{self.branch}"
+        head = there.head()
+        revision = head or there.start()
+        before = None if revision is None else Published.at(there, revision)
+        if before is not None:
+            same_base(repository, before.manifest, there.url)
+        refs = {} if before is None else dict(before.manifest.refs)
+        old = refs.get(ref)
+        forward = old is None or (repository.has_commit(old) and is_ancestor(old, self.tip, repository.parents))
+        if (
+            old is not None and head is not None and not forward
+        ):  # a new branch of the Hub starts as main, and may go where it likes
+            raise self._behind(old)
+        tags, notes = self._tags(refs)
+        wanted = refs | {ref: self.tip} | tags
+        config = repository.config
+        manifest = RemoteManifest(
+            repository.base_id,
+            config.base if config.revision is not None else None,
+            config.revision,
+            self.branch if before is None else before.manifest.default,
+            wanted,
+        )
+        if self.name is None and not self.dry_run:
+            notes.append(f"no remote here is {there.url}: `memitvc remote add NAME {there.url}` makes one to pull from")
+        here = {commit for commit in refs.values() if repository.has_commit(commit)}
+        published = ancestors(here, repository.parents)
+        listing = there.listing(revision) if before is None else before.listing
+        late = self._late(listing, published) if self.constraints else []
+        if refs == wanted and head is not None and not late:
+            self._remember(head, again=True)
+            return Pushed(self._label, there.url, self.branch, old, self.tip, (), 0, {}, notes=tuple(notes))
+        if before is None and MANIFEST in listing:
+            raise RefMovedError(f"{there.url}: somebody else pushed first", hint="Pull, then push again.")
+        fresh = [c for c in reversed(repository.log([self.tip])) if c.id not in published]
+        new = [c.id for c in fresh]
+        adds = history_files(
+            repository, [*late, *new], there, revision, listing, constraints=self.constraints, progress=self.progress
+        )
+        deletes: frozenset[str] = frozenset()
+        if self.branch == manifest.default:
+            extra, deletes, said = reader_files(
+                repository, self.tip, there, revision, listing, adapter=self.adapter, progress=self.progress
+            )
+            adds |= extra
+            notes += said
+        adds[MANIFEST] = manifest.encode()
+        request = None
+        if not self.dry_run:
+            subject = repository.commit(self.tip).subject
+            sizes = sum(map(_size, adds.values()))
+            self.progress(f"send {count(len(adds), 'file')}, {size_text(sizes)}", 0, 0)
+            made = there.publish(Change(subject or self.branch, adds, deletes), parent=revision)
+            notes += there.remarks
+            request = getattr(there, "pull_request", None)
+            if not self.proposed:  # a pull request has moved no branch yet
+                self._remember(made)
+        return Pushed(
+            self._label,
+            there.url,
+            self.branch,
+            old,
+            self.tip,
+            tuple(new),
+            sum(path.startswith("objects/") for path in adds),
+            {path: _size(content) for path, content in adds.items()},
+            tuple(sorted(deletes)),
+            request,
+            tuple(notes),
+            sum(bool(c.parents) for c in fresh),
+        )
+
+    def _behind(self, old: CommitId) -> _BehindError:
+        """The other end's branch is at `old`, which this one does not stand on: not yet, or no longer."""
+        branch, ref, repository = self.branch, f"heads/{self.branch}", self.repository
+        earlier = {operation.refs_before.get(ref) for operation in repository.operations()} - {None}
+        if repository.has_commit(old) and old in ancestors(
+            [CommitId(tip) for tip in earlier if tip is not None], repository.parents
+        ):
+            return _BehindError(
+                f"{self._label} has {branch} as it was here before its history was rewritten ({short(old)})",
+                hint="History there only grows. Push this one as another branch (memitvc branch NAME, memitvc push "
+                f"{self.name or 'REMOTE'} NAME), or go back to what is there (memitvc undo, or memitvc op log and "
+                "memitvc op restore).",
+            )
+        add = "" if self.name is not None else f"memitvc remote add NAME {self.there.url}, "
+        return _BehindError(
+            f"{self._label} has commits on {branch} that are not here ({short(old)})",
+            hint=f"Pull first: {add}memitvc pull {self.name or 'NAME'} {branch} (where both sides have moved on, then "
+            f"memitvc merge {self.name or 'NAME'}/{branch}), then push again.",
+        )
+
+    def _late(self, listing: Mapping[str, RemoteFile], published: Collection[CommitId]) -> list[CommitId]:
+        """Published commits of the branch whose constraints were left out when they were pushed."""
+        blobs, known = self.repository.blobs, self.repository.patch_constraints()
+        left_out = {
+            patch
+            for patch, blob in known.items()
+            if blob is not None and object_path(blob) not in listing and blobs.has(blob)
+        }
+        if not left_out:
+            return []
+        commits = self.repository.log([self.tip])
+        return [c.id for c in commits if c.id in published and not left_out.isdisjoint(c.patches)]
+
+    def _tags(self, refs: Mapping[str, CommitId]) -> tuple[dict[str, CommitId], list[str]]:
+        """The tags on the branch, and `tag`; those that point elsewhere at the other end stay there."""
+        reachable = ancestors([self.tip], self.repository.parents)
+        local = self.repository.refs("tags/")
+        found = {name: commit for name, commit in local.items() if commit in reachable}
+        if self.tag is not None:
+            name = f"tags/{self.tag}"
+            check_ref_name(name)
+            if local.get(name, self.tip) != self.tip:
+                raise MemitVCError(
+                    f"tag {self.tag!r} is at {short(local[name])}, not at {self.branch}'s tip",
+                    hint="Tags do not move: choose another name. The tags on a branch are pushed with it anyway.",
+                )
+            found.setdefault(name, self.tip)
+            if refs.get(name, found[name]) != found[name]:
+                raise MemitVCError(
+                    f"{self._label} has a tag {self.tag!r} already, at {short(refs[name])}",
+                    hint="Tags do not move: choose another name. Nothing was sent.",
+                )
+        moved = [name for name, commit in found.items() if refs.get(name, commit) != commit]
+        notes = [f"tag {name[5:]} is at {short(refs[name])} there; it stays" for name in moved]
+        return {name: commit for name, commit in found.items() if name not in moved}, notes
+
+    def _remember(self, revision: str | None, *, again: bool = False) -> None:
+        """Tags on the server's own terms, the tracking ref, and a tag that is new here: one operation."""
+        from memit_vc.repository import RefUpdate
+
+        if self.dry_run:
+            return
+        if self.tag is not None and revision is not None:
+            # published before: somebody may have changed a file there since, and the tag stays on what was published
+            self.there.tag(self.tag, revision, keep=again)
+        local = self.repository.refs()
+        wanted = {} if self.name is None else {f"remotes/{self.name}/{self.branch}": self.tip}
+        if self.tag is not None and f"tags/{self.tag}" not in local:
+            wanted[f"tags/{self.tag}"] = self.tip
+        self.repository.publish(
+            verb="push",
+            description=f"{self.branch} to {self._label}",
+            refs=[RefUpdate(ref, local.get(ref), commit) for ref, commit in wanted.items() if local.get(ref) != commit],
+        )
+
+
+def _size(content: bytes | Path) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size

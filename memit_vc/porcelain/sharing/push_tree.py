@@ -1,0 +1,136 @@
+"""The files of a push: the history, and what is there for readers without memit-vc."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memit_vc.errors import RemoteError, UsageError
+from memit_vc.hparams import MEMITHyperParams
+from memit_vc.objects import CommitId, JsonValue, canonical_json
+from memit_vc.porcelain.hyperparameters import read_hparams
+from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
+from memit_vc.progress import Progress, silent
+from memit_vc.remote.manifest import ADAPTER, BASE, CARD, HPARAMS, MANIFEST, commit_path, object_path
+from memit_vc.remote.protocol import Remote, RemoteFile
+
+if TYPE_CHECKING:
+    from memit_vc.repository import Repository
+
+__all__ = ["GREATEST_RANK", "history_files", "reader_files"]
+
+GREATEST_RANK = 512
+"""The greatest rank that vLLM takes (`max_lora_rank`)."""
+_MAX_CARD = 1 << 24
+
+
+def history_files(
+    repository: Repository,
+    commits: Sequence[CommitId],
+    there: Remote,
+    revision: str | None,
+    listing: Mapping[str, RemoteFile],
+    *,
+    constraints: bool,
+    progress: Progress = silent,
+) -> dict[str, bytes | Path]:
+    """Records and objects of `commits` that the other end lacks or has damaged, and once what is known of the base.
+
+    IntegrityError for an object that is missing or damaged here: better found now than by whoever pulls. RemoteError
+    where files of something else have the names of ours.
+    """
+
+    def is_there(path: str, content: bytes | Path) -> bool:
+        return path in listing and there.holds(path, revision, content)
+
+    adds: dict[str, bytes | Path] = {}
+    for number, commit in enumerate(commits, 1):
+        entry = RemoteCommit.of(repository, commit, constraints=constraints)
+        record = entry.encode()
+        if not is_there(commit_path(commit), record):
+            adds[commit_path(commit)] = record
+        for blob in sorted(entry.objects(repository)):
+            path = object_path(blob)
+            if path not in adds and not is_there(path, repository.blobs.path(blob)):
+                repository.blobs.read(blob)
+                adds[path] = repository.blobs.path(blob)
+        progress("collect commits", number, len(commits))
+    for path, content in _about_the_base(repository).items():
+        if path not in listing:
+            adds[path] = content
+        elif MANIFEST not in listing and not is_there(path, content):
+            raise RemoteError(
+                f"{there.url}: nothing was pushed there yet, and it has a {path} of something else",
+                hint="Push to a place of its own, or move that file away first.",
+            )
+    return adds
+
+
+def _about_the_base(repository: Repository) -> dict[str, bytes]:
+    record: dict[str, JsonValue] = {
+        "files": dict(repository.base_files()),
+        "manifest": repository.base().to_json(),
+        "weights": [weight.to_json() for weight in repository.weights()],
+    }
+    name = _hub_id(repository) or f"./{Path(repository.config.base).name}"  # "gpt2" alone would be another's name
+    values: MEMITHyperParams = read_hparams(repository).replace(model_name=name)
+    return {BASE: canonical_json(record), HPARAMS: values.to_yaml().encode()}
+
+
+def reader_files(
+    repository: Repository,
+    commit: CommitId,
+    there: Remote,
+    revision: str | None,
+    listing: Mapping[str, RemoteFile],
+    *,
+    adapter: bool,
+    progress: Progress = silent,
+) -> tuple[dict[str, bytes | Path], frozenset[str], list[str]]:
+    """The model card, and the state as a PEFT adapter where its rank allows: (files, files that no longer hold, notes).
+
+    An adapter of an earlier state goes: it would pass for the present one.
+    """
+    from memit_vc.porcelain.sharing.card import model_card
+
+    adds: dict[str, bytes | Path] = {}
+    notes: list[str] = []
+    rank = None
+    state = repository.state(commit)
+    if adapter and state:
+        rank, files = _adapter(repository, commit, progress)
+        if files is None:
+            notes.append(f"no adapter: its rank would be {rank}, more than the {GREATEST_RANK} that vLLM takes")
+            rank = None
+        else:
+            adds |= files
+    existing = None
+    if CARD in listing:
+        existing = there.read(CARD, revision, limit=_MAX_CARD).decode("utf-8", errors="replace")
+    adds[CARD] = model_card(repository, commit, url=there.url, present=existing, rank=rank or None).encode()
+    return adds, frozenset(name for name in ADAPTER if name in listing and name not in adds), notes
+
+
+def _adapter(
+    repository: Repository, commit: CommitId, progress: Progress
+) -> tuple[int, dict[str, bytes | Path] | None]:
+    """Its rank, and the files unless that is too great; the path of a local base is not in them."""
+    from memit_vc.porcelain.output.export_adapter import adapter_files
+
+    try:
+        made, files = adapter_files(repository, commit, progress=progress)
+    except UsageError:  # columns that cancel each other
+        return 0, {}
+    rank = max(made.ranks.values(), default=0)
+    if rank > GREATEST_RANK:
+        return rank, None
+    config = json.loads(files[ADAPTER[0]])
+    config["base_model_name_or_path"] = _hub_id(repository)
+    return rank, {**files, ADAPTER[0]: json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"}
+
+
+def _hub_id(repository: Repository) -> str | None:
+    """The base's name on the Hub; None for a local directory, whose own name may be that of another model there."""
+    return repository.config.base if repository.config.revision is not None else None
