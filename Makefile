@@ -16,7 +16,7 @@ STAMP := $(BIN)/../.memit-vc-installed
 demo: $(STAMP)
 	$(BIN)/memitvc demo
 
-test: $(STAMP)
+test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(STAMP)

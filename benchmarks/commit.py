@@ -24,7 +24,6 @@ from memit_vc.porcelain.editing.measure import measure_base
 from memit_vc.porcelain.editing.models import load_model
 from memit_vc.porcelain.editing.statistics import prepare_statistics
 from memit_vc.porcelain.editing.templates import context_templates
-from memit_vc.porcelain.hyperparameters import read_hparams
 from memit_vc.repository import Repository
 
 __all__ = ["run"]
@@ -92,7 +91,7 @@ def _commit(work: Path, edits: Path) -> dict[str, Any]:
 def _child(work: Path, edits: Path) -> dict[str, Any]:
     """One commit in this process: seconds, and memory before and at its peak."""
     with Repository.open(work) as repository:
-        loaded = load_model(repository, device=read_hparams(repository).resolved_device())
+        loaded = load_model(repository, device=repository.hparams().resolved_device())
         # what is mapped and not yet read is not resident, so the weights are counted
         weights = sum(parameter.nbytes for parameter in loaded.adapter.model.parameters())
         search: list[float] = []

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memit_vc.cli.demo_model import demo_model
+from memit_vc.config import user_cache
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.porcelain.cache import user_cache
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
-from memit_vc.porcelain.hyperparameters import read_hparams
 from memit_vc.porcelain.setup import init
 from memit_vc.repository import Repository
 
@@ -56,7 +55,7 @@ def place(options: Options) -> Iterator[Place]:
         work = Path(name)
         init(str(options.directory()), directory=work, corpus=options.corpus)
         with Repository.open(work) as repository:
-            hparams = read_hparams(repository).replace(device=options.device)
+            hparams = repository.hparams().replace(device=options.device)
             if options.quick:
                 hparams = hparams.replace(v_num_grad_steps=3)
             loaded = load_model(repository, device=hparams.resolved_device())

@@ -16,7 +16,6 @@ from memit_vc.objects import CommitId, Fact
 from memit_vc.porcelain.editing.commit import CommitResult, commit_facts
 from memit_vc.porcelain.editing.evaluate import evaluate
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
-from memit_vc.porcelain.hyperparameters import read_hparams
 from memit_vc.porcelain.setup import init
 from memit_vc.repository import Repository
 
@@ -36,7 +35,7 @@ class Lab:
 
     @property
     def hparams(self) -> MEMITHyperParams:
-        return read_hparams(self.repository)
+        return self.repository.hparams()
 
     def commit(self, facts: Sequence[Fact], message: str, *, scores: bool = False) -> CommitResult:
         """A batch on HEAD, with the repository's settings."""
@@ -67,7 +66,7 @@ def lab(options: Options, *, model: Path | None = None, hparams: Mapping[str, ob
             changes = {"device": options.device, **(hparams or {})}
             if options.quick:
                 changes["v_num_grad_steps"] = 4
-            changed = read_hparams(repository).replace(**changes)  # type: ignore[arg-type]
+            changed = repository.hparams().replace(**changes)  # type: ignore[arg-type]
             repository.hparams_path.write_text(changed.to_yaml(), encoding="utf-8")
             yield Lab(work, repository, load_model(repository, device=changed.resolved_device()))
 

@@ -1,7 +1,8 @@
-"""Where shipped data lies, and the repository's config.toml."""
+"""Where shipped data and the user's cache lie, and the repository's config.toml."""
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Config", "data_directory"]
+__all__ = ["Config", "data_directory", "user_cache"]
 
 
 _TEXTS = {
@@ -102,3 +103,9 @@ class Config:
         if self.database is not None:
             table["database"] = {"url": self.database}
         return tomli_w.dumps(table).encode()
+
+
+def user_cache() -> Path:
+    """`$XDG_CACHE_HOME/memit-vc`, by default below ~/.cache."""
+    named = os.environ.get("XDG_CACHE_HOME")
+    return (Path(named) if named else Path.home() / ".cache") / "memit-vc"

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from memit_vc.config import Config
 from memit_vc.errors import IntegrityError, MemitVCError, NoRepositoryError, StorageError
@@ -18,7 +19,9 @@ from memit_vc.objects import (
     CommitId,
     EditableWeight,
     Fact,
+    Patch,
     PatchId,
+    RefUpdate,
     StateId,
     root_commit,
 )
@@ -30,7 +33,7 @@ from memit_vc.store.files import storage_errors
 from memit_vc.store.fsck import CheckPatch, check
 from memit_vc.store.ledger import Ledger
 from memit_vc.store.migrate import upgrade_schema
-from memit_vc.store.records import GcResult, Head, KeptPatch, NewPatch, OperationRow, Problem, RefUpdate
+from memit_vc.store.records import GcResult, KeptPatch, OperationRow, Problem
 from memit_vc.vcs import revisions
 from memit_vc.vcs.facts import LiveFact, live_fact_columns
 from memit_vc.vcs.graph import ancestors, commits_between, newest_first
@@ -38,17 +41,10 @@ from memit_vc.vcs.refnames import check_ref_name
 from memit_vc.vcs.selection import select_columns
 from memit_vc.vcs.state import state_id
 
-__all__ = [
-    "GcResult",
-    "Head",
-    "KeptPatch",
-    "LiveFact",
-    "NewPatch",
-    "OperationRow",
-    "Problem",
-    "RefUpdate",
-    "Repository",
-]
+if TYPE_CHECKING:
+    from memit_vc.hparams import MEMITHyperParams
+
+__all__ = ["GcResult", "KeptPatch", "LiveFact", "OperationRow", "Problem", "Repository"]
 
 DIRECTORY = ".memitvc"
 
@@ -136,6 +132,12 @@ class Repository(Ledger):
 
     def close(self) -> None:
         self._database.close()
+
+    def hparams(self, given: str | None = None) -> MEMITHyperParams:
+        """The hyperparameters in force: `.memitvc/hparams.yaml`, or the file or shipped name that was given."""
+        from memit_vc.hparams import MEMITHyperParams
+
+        return MEMITHyperParams.from_hparams(given if given is not None else self.hparams_path)
 
     def __enter__(self) -> Repository:
         return self
@@ -277,7 +279,7 @@ class Repository(Ledger):
         verb: str,
         description: str,
         commits: Sequence[Commit] = (),
-        patches: Sequence[NewPatch] = (),
+        patches: Sequence[Patch] = (),
         facts: Sequence[Fact] = (),
         refs: Sequence[RefUpdate] = (),
         head: str | None = None,

@@ -19,15 +19,17 @@ from memit_vc.objects import (
     EditableWeight,
     Fact,
     JsonValue,
+    Patch,
     PatchColumn,
     PatchHeader,
     PatchId,
+    RefUpdate,
     TensorRecord,
     WeightForm,
     canonical_json,
     digest,
 )
-from memit_vc.repository import NewPatch, RefUpdate, Repository
+from memit_vc.repository import Repository
 
 __all__ = ["EDITABLE", "MANIFEST", "fact", "init", "put_patch", "record"]
 
@@ -84,7 +86,7 @@ def put_patch(
     role: Literal["edit", "cancel"] = "edit",
     dense: bool = False,
     constraints: bool = True,
-) -> NewPatch:
+) -> Patch:
     """Store the blobs of a patch with one column per fact, the same for the same fact, seed and role."""
     quanta = 2.0**QUANTUM
     tensors: dict[str, np.ndarray] = {}
@@ -127,7 +129,7 @@ def put_patch(
             lefts, rights = np.abs(tensors[f"{w.name}.left"]).max(0), np.abs(tensors[f"{w.name}.right"]).max(1)
             bounds[w.name] = tuple(float(v) for v in lefts * rights / quanta)
     blob = repository.blobs.put(f"constraints {patch}".encode()) if constraints else None
-    return NewPatch(patch, header, tuple(columns), bounds, blob)
+    return Patch(patch, header, tuple(columns), bounds, blob)
 
 
 def record(
@@ -139,7 +141,7 @@ def record(
     branch: str | None = "main",
     message: str = "edit",
     kind: str = "commit",
-    patch: NewPatch | None = None,
+    patch: Patch | None = None,
 ) -> Commit:
     """Publish one commit that edits `facts` in, on `branch` (made if absent; None moves no ref)."""
     name = f"heads/{branch}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -49,10 +50,12 @@ def test_reading_a_history_stays_light(part: str) -> None:
     assert heavy == {}
 
 
-def test_no_file_is_longer_than_four_hundred_lines() -> None:
-    long = {}
-    for file in (ROOT / "memit_vc").rglob("*.py"):
-        lines = len(file.read_text(encoding="utf-8").splitlines())
-        if lines > 400:
-            long[str(file)] = lines
-    assert long == {}
+def test_files_are_of_a_size_that_can_be_read() -> None:
+    """One idea, one file: no wall is drawn through a room for the sake of a limit, and no room becomes a hall."""
+    lines = {
+        str(file.relative_to(ROOT)): len(file.read_text(encoding="utf-8").splitlines())
+        for file in (ROOT / "memit_vc").rglob("*.py")
+        if file.name != "__init__.py"
+    }
+    assert {file: count for file, count in lines.items() if count > 600} == {}
+    assert statistics.median(lines.values()) <= 150

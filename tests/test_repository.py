@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from memit_vc.errors import IntegrityError, MemitVCError, NoRepositoryError, RefMovedError, RevisionError, UsageError
-from memit_vc.objects import CommitId, StatisticsId
-from memit_vc.repository import RefUpdate, Repository
+from memit_vc.objects import CommitId, RefUpdate, StatisticsId
+from memit_vc.repository import Repository
 from tests.synthetic import EDITABLE, MANIFEST, fact, init, put_patch, record
 
 

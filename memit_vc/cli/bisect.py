@@ -27,7 +27,7 @@ _FOREIGN = {
 _STDERR = 2
 
 
-@verb(name="bisect", cls=click.Group, invoke_without_command=True, short_help="Find the commit that changed something.")
+@verb(name="bisect", cls=click.Group, invoke_without_command=True)
 @click.option("--prompt", help="Ask the model this on each candidate, instead of testing by hand.")
 @click.option("--expect", help="The text whose tokens must be the most likely ones.")
 @click.option("--good", metavar="REV", help="With --prompt: the older end. Default: the base.")
@@ -77,7 +77,7 @@ def command(io: IO, prompt: str | None, expect: str | None, good: str | None, ba
     io.emit(made.to_json(), render)
 
 
-@verb(name="start", short_help="Begin: BAD is the newer end, GOOD the older one.")
+@verb(name="start")
 @click.argument("bad", required=False)
 @click.argument("good", nargs=-1)
 def start(io: IO, bad: str | None, good: tuple[str, ...]) -> None:
@@ -89,7 +89,7 @@ def start(io: IO, bad: str | None, good: tuple[str, ...]) -> None:
 
 
 def _verdict(name: Verdict, help_text: str) -> click.Command:
-    @verb(name=name, short_help=help_text)
+    @verb(name=name)
     @click.argument("revisions", nargs=-1)
     def say(io: IO, revisions: tuple[str, ...]) -> None:
         from memit_vc.porcelain.asking.bisect import mark
@@ -101,7 +101,7 @@ def _verdict(name: Verdict, help_text: str) -> click.Command:
     return say
 
 
-@verb(name="run", short_help="Test the candidates with a command.", context_settings=_FOREIGN)
+@verb(name="run", context_settings=_FOREIGN)
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="CMD...")
 def run(io: IO, argv: tuple[str, ...]) -> None:
     """Check each candidate out to a temporary directory and run CMD, with {} in it replaced by that directory (also in
@@ -127,7 +127,7 @@ def run(io: IO, argv: tuple[str, ...]) -> None:
         _tell(io, repository, step)
 
 
-@verb(name="log", short_help="Show what was said so far.")
+@verb(name="log")
 def log(io: IO) -> None:
     """Show what was said so far, and what is next."""
     from memit_vc.porcelain.asking.bisect import current
@@ -140,7 +140,7 @@ def log(io: IO) -> None:
         _tell(io, repository, step)
 
 
-@verb(name="reset", short_help="Give the session up.")
+@verb(name="reset")
 def reset(io: IO) -> None:
     """Forget the session. Nothing else was changed by it."""
     from memit_vc.porcelain.asking.bisect import reset as forget

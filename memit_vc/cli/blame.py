@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.asking.blame import Blame, Blamed
 
 
-@verb(name="blame", short_help="Rank the live edits by what they do to a prompt.")
+@verb(name="blame")
 @click.argument("prompt")
 @click.argument("revision", default="HEAD")
 @click.option(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.sets.branch import Branch
 
 
-@verb(name="branch", short_help="List, make, rename or delete branches.")
+@verb(name="branch")
 @click.argument("name", required=False)
 @click.argument("other", required=False, metavar="[REV]")
 @click.option("-d", "--delete", is_flag=True, help="Delete branch NAME.")

@@ -10,7 +10,7 @@ from memit_vc.cli.io import IO, count, verb
 from memit_vc.errors import UsageError
 
 
-@verb(name="checkout", short_help="Write the model of a revision to a directory.")
+@verb(name="checkout")
 @click.argument("revision", default="HEAD")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="New directory to write.")
 @click.option("--in-place", type=click.Path(path_type=Path), help="Earlier checkout to switch to REVISION.")

@@ -9,7 +9,7 @@ from memit_vc.cli.show_resolved import show_resolved
 from memit_vc.cli.sides import UNSEEN, change_text, check_overlap_option, conflict_options, likely_conflicts
 
 
-@verb(name="cherry-pick", short_help="Make the change of other commits here too.")
+@verb(name="cherry-pick")
 @click.argument("revisions", nargs=-1, required=True)
 @conflict_options
 @click.option("--resolve", is_flag=True, help="Solve the facts in by their stored constraints. Needs the model.")

@@ -11,7 +11,7 @@ from memit_vc.cli.transfers import fetched_json
 from memit_vc.progress import size_text
 
 
-@verb(name="clone", short_help="Make a repository of a remote and its base.")
+@verb(name="clone")
 @click.argument("url")
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
 @click.option("--base", metavar="DIR|ID", help="Where the base is: a directory or a Hub id. Default: as recorded.")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.sets.conflicts import OnConflict
 
 
-@verb(name="commit", short_help="Edit facts into the model and record them as a commit.")
+@verb(name="commit")
 @click.argument("edits", required=False)
 @click.option("-m", "--message", help="What this batch is. Default: its facts.")
 @click.option("--ours", "on_conflict", flag_value="ours", help="Keep live facts where new ones contradict them.")
@@ -73,7 +73,6 @@ def command(
         return
     from memit_vc.edits import read_edits
     from memit_vc.porcelain.editing.commit import commit_facts
-    from memit_vc.porcelain.hyperparameters import read_hparams
 
     with io.repository() as repository:
         batch = read_edits(edits, stdin=sys.stdin.buffer)
@@ -83,7 +82,7 @@ def command(
             made = commit_facts(
                 repository,
                 batch.facts,
-                hparams=read_hparams(repository, hparams),
+                hparams=repository.hparams(hparams),
                 scores=not no_scores,
                 amend=amend,
                 origins=batch.origins,

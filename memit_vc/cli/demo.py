@@ -9,7 +9,7 @@ import click
 from memit_vc.cli.io import IO, verb
 
 
-@verb(name="demo", short_help="Edit a small real model and take an edit back.")
+@verb(name="demo")
 @click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Keep the repository in DIR, a new one.")
 @click.option(
     "--model",

@@ -101,7 +101,7 @@ class _Story:
 
     def _obtain(self) -> tuple[Path, str]:
         from memit_vc.cli.demo_model import demo_model
-        from memit_vc.porcelain.cache import user_cache
+        from memit_vc.config import user_cache
 
         with self.io.progress() as progress:
             path, source = demo_model(user_cache(), progress=progress)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
 
-@verb(name="diff", short_help="Show in which facts two revisions differ.")
+@verb(name="diff")
 @click.argument("older", required=False, metavar="[A|A..B]")
 @click.argument("newer", required=False, metavar="[B]")
 @click.option("--facts", is_flag=True, help="The facts; the default, and with --weights both.")

@@ -10,7 +10,7 @@ from memit_vc.cli.io import IO, count, verb
 from memit_vc.cli.show_facts import fact_line, number, score_rows
 
 
-@verb(name="eval", short_help="Measure the scores of a revision.")
+@verb(name="eval")
 @click.argument("revision", default="HEAD")
 @click.option("--edits", metavar="FILE", help="Measure these facts. Default: the facts that are live at REVISION.")
 @click.option("--per-fact", is_flag=True, help="Also each fact's scores.")

@@ -12,7 +12,7 @@ from memit_vc.progress import size_text
 _PATH = click.Path(path_type=Path)
 
 
-@verb(name="export", short_help="Write a state as an adapter, a checkpoint, or a patch file.")
+@verb(name="export")
 @click.argument("revision", default="HEAD", metavar="[REV | A..B]")
 @click.option("--adapter", type=_PATH, metavar="DIR", help="PEFT LoRA of a state, or of A..B.")
 @click.option("--max-rank", type=int, metavar="R", help="With --adapter: cut to this rank; the error is printed.")

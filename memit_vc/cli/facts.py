@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _SHOWN = {"ES": "ES", "PS": "PS", "NS": "NS", "argmax": "rewrite_acc"}
 
 
-@verb(name="facts", short_help="List the facts that are in the model now.")
+@verb(name="facts")
 @click.argument("revision", default="HEAD")
 @click.option("--csv", "as_csv", is_flag=True, help="CSV, in the form that `commit` reads.")
 @click.option("--subject", help="Only facts whose subject contains this.")

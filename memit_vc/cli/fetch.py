@@ -8,7 +8,7 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.cli.transfers import fetched_json, render_fetched
 
 
-@verb(name="fetch", short_help="Bring the commits of a remote here; branches stay.")
+@verb(name="fetch")
 @click.argument("remote", required=False)
 def command(io: IO, remote: str | None) -> None:
     """Fetch from REMOTE (default: origin, or the only one there is). Its branches are then REMOTE/BRANCH, for `log`,

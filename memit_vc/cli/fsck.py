@@ -8,7 +8,7 @@ from memit_vc.cli.io import IO, count, verb
 from memit_vc.errors import UsageError
 
 
-@verb(name="fsck", short_help="Check every object and row of the repository.")
+@verb(name="fsck")
 @click.option("--quick", is_flag=True, help="Do not read the blobs and shards again.")
 @click.option("--full", is_flag=True, help="Also compute the weights of every state that was checked out, and compare.")
 def command(io: IO, quick: bool, full: bool) -> int:

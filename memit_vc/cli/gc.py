@@ -9,7 +9,7 @@ import click
 from memit_vc.cli.io import IO, FiniteRange, count, verb
 
 
-@verb(name="gc", short_help="Remove what nothing refers to any more.")
+@verb(name="gc")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @click.option(
     "--prune-operations",

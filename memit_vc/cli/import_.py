@@ -10,7 +10,7 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.cli.sides import change_text, conflict_options
 
 
-@verb(name="import", short_help="Take in the commits of a patch file.")
+@verb(name="import")
 @click.argument("file", type=click.Path(path_type=Path))
 @conflict_options
 def command(io: IO, file: Path, on_conflict: str | None) -> None:

@@ -10,7 +10,7 @@ import click
 from memit_vc.cli.io import IO, verb
 
 
-@verb(name="init", short_help="Start a repository on a base model.")
+@verb(name="init")
 @click.argument("base")
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
 @click.option("--revision", help="Commit, tag or branch of a Hub model.")

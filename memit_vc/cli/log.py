@@ -20,7 +20,7 @@ class _Log(Verb):
         return super().parse_args(ctx, [*short, *args[end:]])
 
 
-@verb(name="log", cls=_Log, short_help="Show the history.")
+@verb(name="log", cls=_Log)
 @click.argument("revisions", nargs=-1, metavar="[REV | A..B]...")
 @click.option("--graph", is_flag=True, help="Draw branches and merges.")
 @click.option("--oneline", is_flag=True, help="One line for each commit.")

@@ -9,7 +9,7 @@ from memit_vc.cli.show_resolved import show_resolved
 from memit_vc.cli.sides import UNSEEN, change_text, check_overlap_option, conflict_options, likely_conflicts
 
 
-@verb(name="merge", short_help="Join another branch's facts with this one's.")
+@verb(name="merge")
 @click.argument("revision")
 @conflict_options
 @click.option("--no-ff", is_flag=True, help="Make a merge commit even where the branch could simply move forward.")

@@ -8,7 +8,7 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.cli.operation_lines import moved_lines
 
 
-@verb(name="log", short_help="Show what changed branches, tags and HEAD.")
+@verb(name="log")
 @click.option("-n", "--max-count", "limit", type=click.IntRange(min=1), help="At most this many operations.")
 def log(io: IO, limit: int | None) -> None:
     """Show the operations, newest first: one for each command that changed a branch, a tag or HEAD."""
@@ -28,7 +28,7 @@ def log(io: IO, limit: int | None) -> None:
     io.emit([operation.to_json() for operation in found], render)
 
 
-@verb(name="restore", short_help="Go back to where everything was after an operation.")
+@verb(name="restore")
 @click.argument("number", type=click.IntRange(min=1))
 def restore(io: IO, number: int) -> None:
     """Put branches, tags and HEAD back to where they were after operation NUMBER. It is an operation itself: `memitvc
@@ -47,7 +47,7 @@ def restore(io: IO, number: int) -> None:
     io.emit({**made.to_json(), "head": head}, render)
 
 
-@verb(name="op", cls=click.Group, short_help="The log of operations, and the way back.")
+@verb(name="op", cls=click.Group)
 def command(io: IO) -> None:
     """The log of operations, and the way back to any point of it."""
     click.get_current_context().obj = io.start

@@ -8,7 +8,7 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.cli.transfers import fetched_json, render_fetched
 
 
-@verb(name="pull", short_help="Fetch, and move the current branch forward.")
+@verb(name="pull")
 @click.argument("remote", required=False)
 @click.argument("branch", required=False)
 def command(io: IO, remote: str | None, branch: str | None) -> None:

@@ -8,7 +8,7 @@ from memit_vc.cli.io import IO, count, verb
 from memit_vc.progress import size_text
 
 
-@verb(name="push", short_help="Publish a branch to a remote.")
+@verb(name="push")
 @click.argument("remote", required=False)
 @click.argument("branch", required=False)
 @click.option("--tag", help="Also publish the branch's tip as TAG (made here too where it does not exist).")

@@ -7,7 +7,7 @@ import click
 from memit_vc.cli.io import IO, count, verb
 
 
-@verb(name="rebase", short_help="Compute a branch's batches again on another tip.")
+@verb(name="rebase")
 @click.argument("onto")
 @click.option("--no-scores", is_flag=True, help="Do not measure scores before and after each batch.")
 def command(io: IO, onto: str, no_scores: bool) -> None:

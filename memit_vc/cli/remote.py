@@ -10,7 +10,7 @@ from memit_vc.cli.io import IO, count, verb
 from memit_vc.errors import UsageError
 
 
-@verb(name="remote", short_help="List, add or remove the places to push to and pull from.")
+@verb(name="remote")
 @click.argument("action", required=False, type=click.Choice(["list", "add", "remove"]))
 @click.argument("name", required=False)
 @click.argument("url", required=False)

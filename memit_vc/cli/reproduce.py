@@ -7,7 +7,7 @@ import click
 from memit_vc.cli.io import IO, count, verb
 
 
-@verb(name="reproduce", short_help="Compute a commit again and compare.")
+@verb(name="reproduce")
 @click.argument("revision", default="HEAD")
 def command(io: IO, revision: str) -> int:
     """Compute the patch of REVISION again from its provenance (state, hyperparameters, templates, statistics) and

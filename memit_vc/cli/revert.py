@@ -9,7 +9,7 @@ from memit_vc.cli.show_resolved import show_resolved
 from memit_vc.cli.sides import conflict_options
 
 
-@verb(name="revert", short_help="Take commits out of the model, exactly.")
+@verb(name="revert")
 @click.argument("revisions", nargs=-1, required=True)
 @click.option("--fact", metavar="ID|SUBJECT", help="Only this fact of the commits.")
 @click.option(

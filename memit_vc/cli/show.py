@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.history.history import ShownCommit
 
 
-@verb(name="show", short_help="Show one commit: its facts, scores and provenance.")
+@verb(name="show")
 @click.argument("revision", default="HEAD")
 @click.option("--provenance", is_flag=True, help="Also everything the patch was computed from.")
 def command(io: IO, revision: str, provenance: bool) -> None:

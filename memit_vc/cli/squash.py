@@ -9,7 +9,7 @@ from memit_vc.cli.show_resolved import show_resolved
 from memit_vc.errors import UsageError
 
 
-@verb(name="squash", short_help="Make one commit of many; the weights stay as they are.")
+@verb(name="squash")
 @click.argument("span", required=False, metavar="[A..B]")
 @click.option("--all", "everything", is_flag=True, help="The whole history of HEAD.")
 @click.option(

@@ -9,7 +9,7 @@ import click
 from memit_vc.cli.io import IO, verb
 
 
-@verb(name="stats", short_help="Compute the statistics that an edit needs.")
+@verb(name="stats")
 @click.option(
     "--corpus",
     metavar="SOURCE",

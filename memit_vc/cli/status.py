@@ -7,7 +7,7 @@ import click
 from memit_vc.cli.io import IO, count, verb
 
 
-@verb(name="status", short_help="Show where HEAD is and what is ready.")
+@verb(name="status")
 def command(io: IO) -> None:
     """Show the base, the branch, how many facts are live, how far the remotes' branches of that name are away, and what
     is ready. Loads no model and asks no remote: `memitvc fetch` does.

@@ -8,7 +8,7 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.errors import UsageError
 
 
-@verb(name="switch", short_help="Move HEAD to a branch or a commit.")
+@verb(name="switch")
 @click.argument("target", metavar="NAME|REV")
 @click.argument("start", required=False, metavar="[REV]")
 @click.option("-c", "--create", is_flag=True, help="Make branch NAME at REV (default HEAD) and go there.")

@@ -8,7 +8,7 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.errors import UsageError
 
 
-@verb(name="tag", short_help="List, make or delete tags.")
+@verb(name="tag")
 @click.argument("name", required=False)
 @click.argument("revision", required=False, metavar="[REV]")
 @click.option("-d", "--delete", is_flag=True, help="Delete tag NAME.")

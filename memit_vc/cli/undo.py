@@ -8,7 +8,7 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.cli.operation_lines import moved_lines
 
 
-@verb(name="undo", short_help="Take back the last command that changed a branch.")
+@verb(name="undo")
 def command(io: IO) -> None:
     """Put branches, tags and HEAD back to where they were before the last operation. Undoing twice is a redo; `memitvc
     op restore` goes back further.

@@ -9,7 +9,7 @@ import click
 from memit_vc.cli.io import IO, verb
 
 
-@verb(name="upgrade", short_help="Bring an older repository to this version's format.")
+@verb(name="upgrade")
 def command(io: IO) -> None:
     """Migrate the repository's database to the schema of this version of memit-vc, after a backup."""
     from memit_vc.repository import Repository

@@ -10,7 +10,7 @@ from memit_vc.cli.io import IO, count, verb
 from memit_vc.errors import UsageError
 
 
-@verb(name="verify", short_help="Prove which state a model directory is.")
+@verb(name="verify")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--expect", metavar="REV", help="Fail unless the directory is this revision.")
 def command(io: IO, model: Path, expect: str | None) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memit_vc.config import user_cache
 from memit_vc.errors import EngineError, StorageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.adapter import ModelAdapter
@@ -18,7 +19,6 @@ from memit_vc.numerics.statistics.factors import Factor, factorise
 from memit_vc.numerics.statistics.import_npz import Asked, find_statistics, read_statistics
 from memit_vc.numerics.statistics.moments import collect
 from memit_vc.objects.ids import JsonValue, canonical_json, digest
-from memit_vc.porcelain.cache import user_cache
 from memit_vc.porcelain.editing.statistics import DEFAULT_CORPUS, TOKENS_PER_INPUT
 from memit_vc.progress import Progress, silent
 

@@ -5,6 +5,7 @@ from memit_vc.objects.base import EditableWeight as EditableWeight
 from memit_vc.objects.base import TensorRecord as TensorRecord
 from memit_vc.objects.commit import Commit as Commit
 from memit_vc.objects.commit import root_commit as root_commit
+from memit_vc.objects.commit import utc_now as utc_now
 from memit_vc.objects.fact import Fact as Fact
 from memit_vc.objects.fact import Probe as Probe
 from memit_vc.objects.ids import BaseId as BaseId
@@ -20,6 +21,9 @@ from memit_vc.objects.ids import canonical_json as canonical_json
 from memit_vc.objects.ids import digest as digest
 from memit_vc.objects.ids import short as short
 from memit_vc.objects.patch import METADATA_KEY as METADATA_KEY
+from memit_vc.objects.patch import Patch as Patch
 from memit_vc.objects.patch import PatchColumn as PatchColumn
 from memit_vc.objects.patch import PatchHeader as PatchHeader
 from memit_vc.objects.patch import WeightForm as WeightForm
+from memit_vc.objects.refs import Head as Head
+from memit_vc.objects.refs import RefUpdate as RefUpdate

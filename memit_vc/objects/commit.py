@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 
 from memit_vc.objects.ids import BaseId, BlobId, ColumnId, CommitId, JsonValue, PatchId, canonical_json, digest
 
-__all__ = ["COMMIT_FORMAT", "Commit", "root_commit"]
+__all__ = ["COMMIT_FORMAT", "Commit", "root_commit", "utc_now"]
 
 COMMIT_FORMAT = 1
 
@@ -84,3 +85,8 @@ def root_commit(base: BaseId, description: str) -> Commit:
     return Commit(
         base=base, parents=(), adds=(), removes=(), patches=(), kind="root", message=description, author="", time=""
     )
+
+
+def utc_now() -> str:
+    """ISO 8601 to the second, UTC: 2026-01-31T12:00:00Z."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

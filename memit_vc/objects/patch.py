@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from memit_vc.objects.ids import BaseId, BlobId, FactId, JsonValue, canonical_json
+from memit_vc.objects.ids import BaseId, BlobId, ColumnId, FactId, JsonValue, PatchId, canonical_json
 
-__all__ = ["METADATA_KEY", "PATCH_FORMAT", "PatchColumn", "PatchHeader", "WeightForm"]
+__all__ = ["METADATA_KEY", "PATCH_FORMAT", "Patch", "PatchColumn", "PatchHeader", "WeightForm"]
 
 PATCH_FORMAT = 1
 METADATA_KEY = "memitvc"
@@ -89,3 +89,18 @@ class PatchHeader:
             columns=tuple(PatchColumn(fact=FactId(c["fact"]), role=c["role"]) for c in record["columns"]),
             provenance=None if record["provenance"] is None else BlobId(record["provenance"]),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A patch as the repository knows it; its bytes are the blob `id`.
+
+    `columns` has one id for each column of the header, but one in total for a dense patch, which cannot be split.
+    `bounds` gives, per weight and column, max|left|·max|right| in units of the weight's grid (dense: max|entry|).
+    """
+
+    id: PatchId
+    header: PatchHeader
+    columns: tuple[ColumnId, ...]
+    bounds: Mapping[str, tuple[float, ...]]
+    constraints: BlobId | None = None

@@ -6,12 +6,11 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
-from memit_vc.objects import BaseId, BaseManifest, BlobId, ColumnId, EditableWeight, Fact, FactId, PatchId
+from memit_vc.objects import BaseId, BaseManifest, BlobId, ColumnId, EditableWeight, Fact, FactId, Patch, PatchId
 from memit_vc.store import gc, rows_patches, rows_refs
 from memit_vc.store.blobs import BlobStore
 from memit_vc.store.database import Database
 from memit_vc.store.migrate import check_revision
-from memit_vc.store.records import NewPatch
 
 __all__ = ["Catalogue"]
 
@@ -69,10 +68,10 @@ class Catalogue:
         with self._database.read() as connection:
             return rows_patches.edited_weights(connection)
 
-    def patch(self, id: PatchId) -> NewPatch:  # noqa: A002
+    def patch(self, id: PatchId) -> Patch:  # noqa: A002
         return self.patches([id])[id]
 
-    def patches(self, ids: Collection[PatchId]) -> dict[PatchId, NewPatch]:
+    def patches(self, ids: Collection[PatchId]) -> dict[PatchId, Patch]:
         """Several patches in a few statements. IntegrityError where one is not here."""
         with self._database.read() as connection:
             return rows_patches.load_patches(connection, ids)

@@ -18,6 +18,7 @@ from memit_vc.objects import (
     Commit,
     CommitId,
     Fact,
+    Patch,
     PatchHeader,
     PatchId,
     StateId,
@@ -29,14 +30,14 @@ from memit_vc.progress import Progress, silent
 from memit_vc.store.blobs import BlobStore
 from memit_vc.store.fsck_base import check_base, check_evaluations
 from memit_vc.store.gc import referenced_blobs
-from memit_vc.store.records import NewPatch, Problem
+from memit_vc.store.records import Problem
 from memit_vc.store.rows_patches import load_patches
 from memit_vc.store.rows_refs import load_operations, load_refs, raw_head
 from memit_vc.store.schema import changes, commit_patches, commits, facts, kept, meta, parents, patch_columns, patches
 
 __all__ = ["CheckPatch", "check"]
 
-CheckPatch = Callable[[Path, NewPatch], list[str]]
+CheckPatch = Callable[[Path, Patch], list[str]]
 _BAD_JSON = (KeyError, TypeError, ValueError, AttributeError)
 
 

@@ -7,11 +7,11 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import Connection
 
 from memit_vc.errors import UsageError
-from memit_vc.objects import CommitId, Fact, JsonValue, PatchId, StateId, StatisticsId
+from memit_vc.objects import CommitId, Fact, Head, JsonValue, Patch, PatchId, StateId, StatisticsId
 from memit_vc.store import rows_kept, rows_refs, rows_results
 from memit_vc.store.catalogue import Catalogue
 from memit_vc.store.publish import insert_patches
-from memit_vc.store.records import Head, KeptPatch, NewPatch, OperationRow
+from memit_vc.store.records import KeptPatch, OperationRow
 
 __all__ = ["Ledger"]
 
@@ -102,7 +102,7 @@ class Ledger(Catalogue):
             rows_results.replace_statistics(connection, id, value)
 
     def keep_patch(
-        self, patch: NewPatch, facts: Sequence[Fact], *, parent: CommitId, message: str, details: JsonValue
+        self, patch: Patch, facts: Sequence[Fact], *, parent: CommitId, message: str, details: JsonValue
     ) -> None:
         """Keep a patch whose branch moved while it was computed. It survives gc until it is committed for good: an
         `undo` of its commit makes it a kept one again.

@@ -10,8 +10,8 @@ from sqlalchemy import Column, Connection, MetaData, String, Table, insert, insp
 
 from memit_vc.config import data_directory
 from memit_vc.errors import IntegrityError, MemitVCError
+from memit_vc.objects import utc_now
 from memit_vc.store.files import fsync_directory, storage_errors, temporary_path
-from memit_vc.store.records import utc_now
 from memit_vc.store.schema import metadata
 
 if TYPE_CHECKING:

@@ -8,9 +8,20 @@ from typing import TypeAlias
 from sqlalchemy import Connection
 
 from memit_vc.errors import IntegrityError, RefMovedError
-from memit_vc.objects import BaseId, BlobId, ColumnId, Commit, CommitId, Fact, JsonValue, StateId, short
+from memit_vc.objects import (
+    BaseId,
+    BlobId,
+    ColumnId,
+    Commit,
+    CommitId,
+    Fact,
+    JsonValue,
+    Patch,
+    RefUpdate,
+    StateId,
+    short,
+)
 from memit_vc.store.blobs import BlobStore
-from memit_vc.store.records import NewPatch, RefUpdate
 from memit_vc.store.rows_history import insert_commit, load_state, present
 from memit_vc.store.rows_patches import insert_facts, insert_patch, known_columns
 from memit_vc.store.rows_refs import (
@@ -40,7 +51,7 @@ def publish(
     verb: str,
     description: str,
     commits: Sequence[Commit],
-    patches: Sequence[NewPatch],
+    patches: Sequence[Patch],
     facts: Sequence[Fact],
     refs: Sequence[RefUpdate],
     head: str | None,
@@ -79,7 +90,7 @@ def publish(
 
 
 def insert_patches(
-    connection: Connection, blobs: BlobStore, base: BaseId, patches: Sequence[NewPatch], facts: Sequence[Fact]
+    connection: Connection, blobs: BlobStore, base: BaseId, patches: Sequence[Patch], facts: Sequence[Fact]
 ) -> None:
     """Facts and patches. IntegrityError where bytes are missing or belong to another base.
 

@@ -2,54 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Literal
 
-from memit_vc.objects import BlobId, ColumnId, CommitId, JsonValue, PatchHeader, PatchId
+from memit_vc.objects import CommitId, JsonValue, Patch
 
-__all__ = ["GcResult", "Head", "KeptPatch", "NewPatch", "OperationRow", "Problem", "RefUpdate", "utc_now"]
-
-
-def utc_now() -> str:
-    """ISO 8601 to the second, UTC: 2026-01-31T12:00:00Z."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """Where HEAD is: on a branch ("main"), or detached on a commit when `branch` is None."""
-
-    branch: str | None
-    commit: CommitId
-
-
-@dataclass(frozen=True, slots=True)
-class NewPatch:
-    """A patch as the repository knows it; its bytes are the blob `id`.
-
-    `columns` has one id for each column of the header, but one in total for a dense patch, which cannot be split.
-    `bounds` gives, per weight and column, max|left|·max|right| in units of the weight's grid (dense: max|entry|).
-    """
-
-    id: PatchId
-    header: PatchHeader
-    columns: tuple[ColumnId, ...]
-    bounds: Mapping[str, tuple[float, ...]]
-    constraints: BlobId | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RefUpdate:
-    """Move `name` ("heads/main", "tags/v1", "remotes/origin/main") from `old` to `new`.
-
-    None means absent: `old` None creates, `new` None deletes. The move happens only if the ref is still at `old`.
-    """
-
-    name: str
-    old: CommitId | None
-    new: CommitId | None
+__all__ = ["GcResult", "KeptPatch", "OperationRow", "Problem"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +30,7 @@ class OperationRow:
 class KeptPatch:
     """A patch that was computed on `parent` while the branch moved away; it waits to be committed on the new tip."""
 
-    patch: NewPatch
+    patch: Patch
     parent: CommitId
     message: str
     details: JsonValue

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from sqlalchemy import Connection, and_, delete, insert, select
 
 from memit_vc.errors import RevisionError
-from memit_vc.objects import CommitId, JsonValue, PatchId, canonical_json, short
-from memit_vc.store.records import KeptPatch, utc_now
+from memit_vc.objects import CommitId, JsonValue, PatchId, canonical_json, short, utc_now
+from memit_vc.store.records import KeptPatch
 from memit_vc.store.rows_history import load_graph
 from memit_vc.store.rows_patches import load_patches
 from memit_vc.store.rows_refs import load_operations, load_refs, raw_head

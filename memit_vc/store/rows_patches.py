@@ -10,9 +10,19 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 
 from memit_vc.errors import IntegrityError
-from memit_vc.objects import BlobId, ColumnId, CommitId, Fact, FactId, PatchHeader, PatchId, canonical_json, short
+from memit_vc.objects import (
+    BlobId,
+    ColumnId,
+    CommitId,
+    Fact,
+    FactId,
+    Patch,
+    PatchHeader,
+    PatchId,
+    canonical_json,
+    short,
+)
 from memit_vc.store.database import chunked, insert_missing
-from memit_vc.store.records import NewPatch
 from memit_vc.store.schema import column_bounds, commit_patches, facts, patch_columns, patches
 
 __all__ = [
@@ -61,7 +71,7 @@ def load_facts(connection: Connection, ids: Collection[FactId]) -> dict[FactId, 
     return found
 
 
-def insert_patch(connection: Connection, patch: NewPatch) -> None:
+def insert_patch(connection: Connection, patch: Patch) -> None:
     """A patch's rows. Where it is known already, only constraints that were missing are filled in.
 
     IntegrityError where `columns` or `bounds` do not fit the header.
@@ -116,7 +126,7 @@ def insert_patch(connection: Connection, patch: NewPatch) -> None:
     )
 
 
-def load_patches(connection: Connection, ids: Collection[PatchId]) -> dict[PatchId, NewPatch]:
+def load_patches(connection: Connection, ids: Collection[PatchId]) -> dict[PatchId, Patch]:
     """IntegrityError where one is not stored."""
     rows = {}
     columns: dict[PatchId, dict[ColumnId, None]] = {}
@@ -134,7 +144,7 @@ def load_patches(connection: Connection, ids: Collection[PatchId]) -> dict[Patch
 
 def _loaded(
     patch: PatchId, row: Row[Any] | None, columns: tuple[ColumnId, ...], bounds: Mapping[tuple[str, str], float]
-) -> NewPatch:
+) -> Patch:
     if row is None:
         raise IntegrityError(f"patch {short(patch)} is not in this repository", hint="Run `memitvc fsck`.")
     header = PatchHeader.from_json(json.loads(row.header))
@@ -144,7 +154,7 @@ def _loaded(
         raise IntegrityError(
             f"patch {short(patch)}: a bound is missing: {error}", hint="Run `memitvc fsck`."
         ) from error
-    return NewPatch(
+    return Patch(
         id=patch,
         header=header,
         columns=columns,

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from memit_vc.errors import IntegrityError, RefMovedError, RevisionError
-from memit_vc.objects import CommitId, canonical_json, short
-from memit_vc.store.records import Head, OperationRow, RefUpdate, utc_now
+from memit_vc.objects import CommitId, Head, RefUpdate, canonical_json, short, utc_now
+from memit_vc.store.records import OperationRow
 from memit_vc.store.schema import meta, operations, refs
 
 __all__ = [

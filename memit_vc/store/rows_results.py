@@ -7,9 +7,8 @@ from collections.abc import Collection
 
 from sqlalchemy import Connection, and_, delete, insert, select
 
-from memit_vc.objects import CommitId, JsonValue, StateId, StatisticsId, canonical_json
+from memit_vc.objects import CommitId, JsonValue, StateId, StatisticsId, canonical_json, utc_now
 from memit_vc.store.database import chunked
-from memit_vc.store.records import utc_now
 from memit_vc.store.schema import evaluations, statistics
 
 __all__ = [

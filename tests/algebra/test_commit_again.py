@@ -8,6 +8,7 @@ import pytest
 
 from memit_vc.errors import ConflictError, MemitVCError, RevisionError
 from memit_vc.numerics.exact.patchfile import check_patch
+from memit_vc.objects import Patch
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import load_model
 from memit_vc.porcelain.sets.amend import amend_message
@@ -16,12 +17,12 @@ from memit_vc.porcelain.sets.merge import merge
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.sets.switch import switch, switch_to_new
 from memit_vc.porcelain.setup import init
-from memit_vc.repository import NewPatch, Repository
+from memit_vc.repository import Repository
 from tests.algebra.world import World, fact
 from tests.models import SENTENCES, facts, hparams_for, load, tiny
 
 
-def _keep(world: World, repository: Repository, *numbers: int, dense: bool = False) -> NewPatch:
+def _keep(world: World, repository: Repository, *numbers: int, dense: bool = False) -> Patch:
     batch = [fact(n) for n in numbers]
     patch = world.patch(repository, batch, seed=9, dense=dense)
     repository.keep_patch(patch, batch, parent=repository.head().commit, message="late", details={"survived": 1.0})

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from memit_vc.errors import ConflictError, MemitVCError, UsageError
 from memit_vc.numerics.exact.patchfile import check_patch
-from memit_vc.objects import CommitId, Fact, PatchId
+from memit_vc.objects import CommitId, Fact, Patch, PatchId
 from memit_vc.porcelain.editing.models import LoadedModel
 from memit_vc.porcelain.recomputing.compress import compress
 from memit_vc.porcelain.recomputing.rebase import rebase
@@ -37,7 +37,7 @@ from memit_vc.porcelain.sets.revert import RevertResult, revert
 from memit_vc.porcelain.sets.squash import squash
 from memit_vc.porcelain.sets.switch import switch, switch_detached
 from memit_vc.porcelain.sets.tag import create_tag
-from memit_vc.repository import NewPatch, Repository
+from memit_vc.repository import Repository
 from tests.algebra.plain import Place, Plain, Refused, State, Voice
 from tests.algebra.world import World, fact
 
@@ -56,7 +56,7 @@ _VERBS = (
 class Computed:
     """A batch as `compute_batch` gives it, with factors that no engine made."""
 
-    patch: NewPatch
+    patch: Patch
     survived: float = 1.0
 
     def store(self) -> None:
@@ -67,7 +67,7 @@ class Computed:
 
 
 @contextmanager
-def computing(make: Callable[[list[Fact]], NewPatch]) -> Iterator[LoadedModel]:
+def computing(make: Callable[[list[Fact]], Patch]) -> Iterator[LoadedModel]:
     """`rebase` computes its batches by `make`; the model that it is given is none."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(
@@ -142,7 +142,7 @@ class Algebra(RuleBasedStateMachine):
         made = self.world.commit(self.repository, facts, patch=patch, removes=gone, message=self._name())
         self._advance(made.id, (self.plain.place.commit,), (self.plain.state - gone) | set(patch.columns))
 
-    def _patch(self, facts: list[Fact], *, dense: bool = False, role: Literal["edit", "cancel"] = "edit") -> NewPatch:
+    def _patch(self, facts: list[Fact], *, dense: bool = False, role: Literal["edit", "cancel"] = "edit") -> Patch:
         patch = self.world.patch(self.repository, facts, seed=next(self.serial), dense=dense, role=role)
         self.plain.deltas.update(self.world.plain(self.repository, patch))
         told = [tuple(facts)] if dense else [(each,) for each in facts]

@@ -22,6 +22,7 @@ from memit_vc.objects import (
     Commit,
     EditableWeight,
     Fact,
+    Patch,
     PatchColumn,
     PatchHeader,
     PatchId,
@@ -30,7 +31,7 @@ from memit_vc.objects import (
 )
 from memit_vc.porcelain.record import head_update
 from memit_vc.porcelain.setup import init
-from memit_vc.repository import NewPatch, Repository
+from memit_vc.repository import Repository
 from memit_vc.store.blobs import blob_id
 from memit_vc.store.checkpoint import Checkpoint
 from tests.models import tiny
@@ -75,7 +76,7 @@ class World:
         dense: bool = False,
         constraints: bool = True,
         role: Literal["edit", "cancel"] = "edit",
-    ) -> NewPatch:
+    ) -> Patch:
         """A patch with one random column per fact, its blobs stored; the same for the same arguments."""
         weights = [w for w in repository.weights() if w.layer in layers]
         name = f"{[f.id for f in facts]} {seed} {sorted(layers)} {dense} {role}"
@@ -115,7 +116,7 @@ class World:
             blob = blob_id(blobs[2])
         for each in blobs:
             repository.blobs.put(each)
-        return NewPatch(patch, header, column_ids(patch, header, tensors), bounds(header, tensors), blob)
+        return Patch(patch, header, column_ids(patch, header, tensors), bounds(header, tensors), blob)
 
     def commit(
         self,
@@ -123,7 +124,7 @@ class World:
         facts: Sequence[Fact],
         *,
         message: str = "edit",
-        patch: NewPatch | None = None,
+        patch: Patch | None = None,
         removes: Collection[ColumnId] = (),
         seed: int = 0,
         kind: str = "commit",
@@ -166,7 +167,7 @@ class World:
             for w in repository.weights()
         }
 
-    def plain(self, repository: Repository, patch: NewPatch) -> dict[ColumnId, dict[str, Tensor]]:
+    def plain(self, repository: Repository, patch: Patch) -> dict[ColumnId, dict[str, Tensor]]:
         """Each column of a patch as dense float64 deltas, [d_out, d_in], read without the package's own reader."""
         from safetensors.torch import load_file
 

@@ -15,8 +15,8 @@ import pytest
 
 from memit_vc.cli import demo_model, main
 from memit_vc.cli.demo_facts import FIRST, SECOND
+from memit_vc.config import user_cache
 from memit_vc.errors import IntegrityError, RemoteError
-from memit_vc.porcelain.cache import user_cache
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
 from tests.models import tiny

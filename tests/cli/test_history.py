@@ -22,8 +22,9 @@ from memit_vc.cli import main
 from memit_vc.edits import write_records
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.statistics import moments
+from memit_vc.objects import RefUpdate
 from memit_vc.porcelain.editing.statistics import compute_statistics
-from memit_vc.repository import RefUpdate, Repository
+from memit_vc.repository import Repository
 from memit_vc.store.checkpoint import hash_directory
 from tests.cli.conftest import FIRST, SECOND
 from tests.models import FACTS

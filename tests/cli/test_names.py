@@ -11,7 +11,6 @@ from memit_vc.hparams import MEMITHyperParams, for_model
 from memit_vc.objects import ColumnId
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import load_model
-from memit_vc.porcelain.hyperparameters import read_hparams
 from memit_vc.porcelain.recomputing.reproduce import reproduce
 from memit_vc.porcelain.setup import init
 from memit_vc.repository import Repository
@@ -56,7 +55,7 @@ def test_a_commit_with_a_file_of_its_own_is_held_to_the_recorded_projection(cli:
 @pytest.mark.parametrize("names", [{"ln_f_module": ""}, {"lm_head_module": "model.embed_tokens"}])
 def test_norm_and_head_are_those_of_the_file_in_use(place: Place, names: dict[str, str]) -> None:
     with Repository.open(place.work) as repository:
-        loaded, usual = load_model(repository), read_hparams(repository)
+        loaded, usual = load_model(repository), repository.hparams()
         named = usual.replace(**names)
 
         def columns(hparams: MEMITHyperParams) -> tuple[ColumnId, ...]:

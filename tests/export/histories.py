@@ -10,9 +10,19 @@ import torch
 from memit_vc.numerics.exact.constraints import encode_constraints
 from memit_vc.numerics.exact.grid import snap
 from memit_vc.numerics.exact.patchfile import LowRank, bounds, column_ids, encode_patch
-from memit_vc.objects import Commit, Fact, PatchColumn, PatchHeader, PatchId, WeightForm, canonical_json
+from memit_vc.objects import (
+    Commit,
+    Fact,
+    Patch,
+    PatchColumn,
+    PatchHeader,
+    PatchId,
+    RefUpdate,
+    WeightForm,
+    canonical_json,
+)
 from memit_vc.porcelain.setup import init
-from memit_vc.repository import NewPatch, RefUpdate, Repository
+from memit_vc.repository import Repository
 from tests.models import FACTS, hparams_for, load, tiny
 
 KINDS = {
@@ -74,7 +84,7 @@ def record(repository: Repository, facts: Sequence[Fact], layers: Sequence[int],
     header, tensors = read_patch(data)
     patch = PatchId(repository.blobs.put(data))
     columns = column_ids(patch, header, tensors)
-    new = NewPatch(patch, header, columns, bounds(header, tensors), repository.blobs.put(constraints))
+    new = Patch(patch, header, columns, bounds(header, tensors), repository.blobs.put(constraints))
     head = repository.head()
     made = Commit(
         base=repository.base_id,

@@ -14,13 +14,13 @@ from safetensors.numpy import save
 
 from memit_vc.cli import main
 from memit_vc.errors import ConflictError, IntegrityError, MemitVCError, UsageError
-from memit_vc.objects import Commit, canonical_json
+from memit_vc.objects import Commit, RefUpdate, canonical_json
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.sharing.bundle import Bundle
 from memit_vc.porcelain.sharing.export_patch import export_patch
 from memit_vc.porcelain.sharing.import_patch import import_patch
 from memit_vc.porcelain.upkeep.fsck import fsck
-from memit_vc.repository import RefUpdate, Repository
+from memit_vc.repository import Repository
 from memit_vc.store.safetensors_file import read_header
 from tests.export.conftest import Opened
 from tests.export.histories import record

@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memit_vc.cli.demo_facts import FIRST, SECOND
 from memit_vc.porcelain.editing.commit import commit_facts
-from memit_vc.porcelain.hyperparameters import read_hparams
 from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.porcelain.output.export_adapter import export_adapter
 from memit_vc.porcelain.setup import init
@@ -36,7 +35,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]
     work = tmp_path_factory.mktemp("work")
     init(directory, directory=work, corpus="pydoc")
     with Repository.open(work) as opened:
-        values = read_hparams(opened).replace(v_num_grad_steps=4)
+        values = opened.hparams().replace(v_num_grad_steps=4)
         commit_facts(opened, FIRST, hparams=values, tokens=3072, scores=False)
         yield opened
         assert opened.fsck() == []

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from memit_vc.errors import VerificationError
 from memit_vc.numerics.exact.materialise import Backend, materialise, state_terms
 from memit_vc.numerics.model.checkpoint_tensors import read_tensor, tensor_digest
-from memit_vc.objects import ColumnId, Commit, CommitId
+from memit_vc.objects import ColumnId, Commit, CommitId, RefUpdate
 from memit_vc.porcelain.base import checked_base
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import load_model
@@ -26,7 +26,7 @@ from memit_vc.porcelain.output.checkout import checkout, state_hashes, verify
 from memit_vc.porcelain.output.export_merged import export_merged
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.upkeep.fsck import fsck
-from memit_vc.repository import RefUpdate, Repository
+from memit_vc.repository import Repository
 from memit_vc.store.checkpoint import hash_directory
 from tests.models import FACTS
 from tests.places import TOKENS, Place, copy_of, make_place

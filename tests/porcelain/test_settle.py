@@ -5,21 +5,21 @@ from __future__ import annotations
 import pytest
 
 from memit_vc.errors import ConflictError, MemitVCError
-from memit_vc.objects import Fact
+from memit_vc.objects import Fact, Patch
 from memit_vc.porcelain.sets.conflicts import settle
-from memit_vc.repository import NewPatch, Repository
+from memit_vc.repository import Repository
 from tests.synthetic import fact, put_patch, record
 
 ONE, TWO, THREE = fact(1), fact(2), fact(3)
 
 
-def edited(repository: Repository, *facts: Fact, dense: bool = False) -> NewPatch:
+def edited(repository: Repository, *facts: Fact, dense: bool = False) -> Patch:
     patch = put_patch(repository, facts, dense=dense)
     record(repository, facts, patch=patch)
     return patch
 
 
-def cancelled(repository: Repository, *facts: Fact, dense: bool = False) -> NewPatch:
+def cancelled(repository: Repository, *facts: Fact, dense: bool = False) -> Patch:
     patch = put_patch(repository, facts, role="cancel", dense=dense)
     record(repository, facts, patch=patch, kind="revert")
     return patch

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from memit_vc.objects import Commit, canonical_json
+from memit_vc.objects import Commit, RefUpdate, canonical_json
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.setup import init
 from memit_vc.porcelain.sharing.push import push
 from memit_vc.porcelain.sharing.remotes import add_remote
 from memit_vc.porcelain.upkeep.fsck import fsck
-from memit_vc.repository import RefUpdate, Repository
+from memit_vc.repository import Repository
 from tests.export.histories import history
 
 

@@ -14,13 +14,13 @@ import pytest
 
 from memit_vc.cli import main
 from memit_vc.errors import IntegrityError, MemitVCError, UsageError
-from memit_vc.objects import ColumnId, Commit, CommitId
+from memit_vc.objects import ColumnId, Commit, CommitId, RefUpdate
 from memit_vc.porcelain.asking import bisect
 from memit_vc.porcelain.asking.bisect_prompt import bisect_prompt
 from memit_vc.porcelain.editing import models as models_module
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.sets.revert import patches_of, revert
-from memit_vc.repository import RefUpdate, Repository
+from memit_vc.repository import Repository
 from tests.models import FACTS
 from tests.resolve.conftest import Opened
 from tests.synthetic import fact, record

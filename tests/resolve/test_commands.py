@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from memit_vc.cli import main
+from memit_vc.objects import RefUpdate
 from memit_vc.porcelain.editing.models import load_model
-from memit_vc.repository import RefUpdate
 from tests.models import FACTS
 from tests.resolve.conftest import Opened
 from tests.resolve.test_rebase import fork

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from memit_vc.errors import ConflictError, MemitVCError
-from memit_vc.objects import short
+from memit_vc.objects import RefUpdate, short
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.editing.solver import solver_for
 from memit_vc.porcelain.recomputing.resolve_join import resolve_merge, resolve_pick
-from memit_vc.repository import RefUpdate, Repository
+from memit_vc.repository import Repository
 from tests.models import FACTS
 from tests.resolve.conftest import Opened
 from tests.resolve.test_resolve import SNAPPED, direct, ids, relative, state_delta

@@ -11,14 +11,14 @@ import torch
 
 from memit_vc.cli import main
 from memit_vc.edits import write_records
-from memit_vc.objects import Fact
+from memit_vc.objects import Fact, RefUpdate
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import load_model
 from memit_vc.porcelain.editing.overlap import LIKELY, commit_overlaps, overlaps
 from memit_vc.porcelain.editing.solver import solver_for
 from memit_vc.porcelain.recomputing.resolve_join import resolve_merge
 from memit_vc.porcelain.sets.merge import merge
-from memit_vc.repository import RefUpdate, Repository
+from memit_vc.repository import Repository
 from tests.models import FACTS
 from tests.resolve.conftest import Opened
 from tests.resolve.test_rebase import fork

@@ -11,14 +11,14 @@ import pytest
 
 from memit_vc.cli import main
 from memit_vc.errors import ConflictError, MemitVCError, RefMovedError
-from memit_vc.objects import Fact
+from memit_vc.objects import Fact, RefUpdate
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.recomputing.rebase import rebase
 from memit_vc.porcelain.recomputing.resolve import resolve_revert
 from memit_vc.porcelain.sets.commit_kept import commit_kept
 from memit_vc.porcelain.sets.revert import revert
-from memit_vc.repository import RefUpdate, Repository
+from memit_vc.repository import Repository
 from tests.models import FACTS
 from tests.resolve.conftest import Opened
 

@@ -10,13 +10,13 @@ import pytest
 from memit_vc.cli import main
 from memit_vc.errors import MemitVCError, VerificationError
 from memit_vc.numerics.edit import engine
-from memit_vc.objects import Commit, canonical_json
+from memit_vc.objects import Commit, RefUpdate, canonical_json
 from memit_vc.porcelain.editing.commit import CommitResult, commit_facts
 from memit_vc.porcelain.editing.models import load_model
 from memit_vc.porcelain.recomputing.reproduce import reproduce
 from memit_vc.porcelain.recomputing.resolve import resolve_revert, resolve_squash
 from memit_vc.porcelain.sets.revert import revert
-from memit_vc.repository import RefUpdate, Repository
+from memit_vc.repository import Repository
 from tests.models import FACTS
 from tests.resolve.conftest import Opened
 
@@ -87,13 +87,12 @@ def changed(repository: Repository, **changes: object) -> None:
     import dataclasses
 
     from memit_vc.numerics.exact.patchfile import bounds, column_ids, encode_patch, read_patch
-    from memit_vc.objects import PatchId
-    from memit_vc.repository import NewPatch
+    from memit_vc.objects import Patch, PatchId
 
     _, tensors = read_patch(repository.patch_path(patch.id))
     header = dataclasses.replace(patch.header, provenance=provenance)
     made = PatchId(repository.blobs.put(encode_patch(header, tensors)))
-    new = NewPatch(made, header, column_ids(made, header, tensors), bounds(header, tensors), patch.constraints)
+    new = Patch(made, header, column_ids(made, header, tensors), bounds(header, tensors), patch.constraints)
     commit: Commit = dataclasses.replace(tip, patches=(made,), provenance=provenance, message="changed")
     moved = [RefUpdate("heads/main", tip.id, commit.id)]
     repository.publish(verb="test", description="changed", commits=[commit], patches=[new], refs=moved)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from memit_vc.errors import ConflictError, MemitVCError, RevisionError, UsageError
+from memit_vc.objects import RefUpdate
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.measured_facts import measured_facts
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
@@ -19,7 +20,7 @@ from memit_vc.porcelain.sets.merge import merge
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.sets.squash import squash
 from memit_vc.porcelain.sets.switch import switch, switch_to_new
-from memit_vc.repository import RefUpdate, Repository
+from memit_vc.repository import Repository
 from tests.models import FACTS
 from tests.resolve.conftest import Opened
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from memit_vc.errors import LockedError, RefMovedError
-from memit_vc.objects import CommitId
-from memit_vc.repository import RefUpdate, Repository
+from memit_vc.objects import CommitId, RefUpdate
+from memit_vc.repository import Repository
 from tests.synthetic import fact, init, put_patch, record
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from sqlalchemy import Engine, event
 
-from memit_vc.repository import RefUpdate, Repository
+from memit_vc.objects import RefUpdate
+from memit_vc.repository import Repository
 from memit_vc.store.files import is_temporary
 from tests.synthetic import fact, init, record
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from memit_vc.objects import Commit
-from memit_vc.repository import NewPatch, Repository
+from memit_vc.objects import Commit, Patch
+from memit_vc.repository import Repository
 from tests.synthetic import fact, init, record
 
 
@@ -174,9 +174,9 @@ def test_without_full_the_bytes_are_not_read(tmp_path: Path) -> None:
 
 def test_a_look_inside_the_patches_can_be_added(plain_repository: Repository) -> None:
     made = record(plain_repository, [fact(1)])
-    seen: list[NewPatch] = []
+    seen: list[Patch] = []
 
-    def look(path: Path, patch: NewPatch) -> list[str]:
+    def look(path: Path, patch: Patch) -> list[str]:
         assert path == plain_repository.patch_path(patch.id)
         seen.append(patch)
         return ["an entry is off the grid"]

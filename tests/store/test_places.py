@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from memit_vc.errors import RefMovedError
-from memit_vc.objects import Commit
+from memit_vc.objects import Commit, Patch
 from memit_vc.porcelain.record import head_update
 from memit_vc.porcelain.sets.switch import switch, switch_detached
-from memit_vc.repository import NewPatch, Repository
+from memit_vc.repository import Repository
 from tests.synthetic import fact, put_patch, record
 
 
@@ -19,7 +19,7 @@ def test_a_detached_head_moves_only_from_where_it_was_found(plain_repository: Re
 
     def finish(number: int) -> Commit:
         """What a command does at its end that read HEAD at its beginning."""
-        patch: NewPatch = put_patch(plain_repository, [fact(number)])
+        patch: Patch = put_patch(plain_repository, [fact(number)])
         made = record(plain_repository, [fact(number)], patch=patch, parents=[found.commit], branch=None)
         plain_repository.publish(verb="commit", description="x", **head_update(found, made.id))
         return made

@@ -15,8 +15,8 @@ from alembic.migration import MigrationContext
 
 from memit_vc.config import Config
 from memit_vc.errors import LockedError, MemitVCError, RefMovedError
-from memit_vc.objects import CommitId
-from memit_vc.repository import RefUpdate, Repository
+from memit_vc.objects import CommitId, RefUpdate
+from memit_vc.repository import Repository
 from memit_vc.store.rows_refs import load_refs
 from memit_vc.store.schema import metadata
 from tests.synthetic import EDITABLE, MANIFEST, fact, put_patch, record

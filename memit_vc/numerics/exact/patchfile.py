@@ -63,7 +63,7 @@ PatchTensors: TypeAlias = Mapping[str, "LowRank | Dense"]
 
 
 class ExpectedPatch(Protocol):
-    """What the history says of a patch; `memit_vc.repository.NewPatch` is one."""
+    """What the history says of a patch; `memit_vc.repository.Patch` is one."""
 
     @property
     def id(self) -> PatchId: ...

@@ -8,17 +8,14 @@ from hashlib import sha256
 from memit_vc.errors import IntegrityError
 from memit_vc.numerics.exact.constraints import read_constraints
 from memit_vc.numerics.exact.patchfile import bounds, column_ids, read_patch
-from memit_vc.objects import BaseId, BlobId, EditableWeight, PatchId, short
-from memit_vc.store.records import NewPatch
+from memit_vc.objects import BaseId, BlobId, EditableWeight, Patch, PatchId, short
 
 __all__ = ["received_patch"]
 
 _HINT = "The file is damaged or was made to mislead; nothing was stored."
 
 
-def received_patch(
-    data: bytes, constraints: bytes | None, *, base: BaseId, weights: Sequence[EditableWeight]
-) -> NewPatch:
+def received_patch(data: bytes, constraints: bytes | None, *, base: BaseId, weights: Sequence[EditableWeight]) -> Patch:
     """A patch blob (and its constraints) as the repository would record it; ids and bounds are computed, not believed.
 
     IntegrityError as for `read_patch` and `read_constraints`, and for another base, weights that this base does not
@@ -59,4 +56,4 @@ def received_patch(
         )
         if not fits:
             raise IntegrityError(f"{where}: its constraints {short(blob)} are of other facts or weights", hint=_HINT)
-    return NewPatch(patch, header, columns, bounds(header, tensors), blob)
+    return Patch(patch, header, columns, bounds(header, tensors), blob)

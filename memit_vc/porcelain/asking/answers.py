@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from memit_vc.porcelain.hyperparameters import read_hparams
 from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def answers(
     from memit_vc.porcelain.editing.models import load_model
 
     states = [repository.state(repository.resolve(revision)) for revision in revisions]
-    loaded = load_model(repository, device=read_hparams(repository).resolved_device(), progress=progress)
+    loaded = load_model(repository, device=repository.hparams().resolved_device(), progress=progress)
     columns = []
     for done, state in enumerate(states):
         progress("ask the model", done, len(states))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from memit_vc.objects import CommitId, Fact, JsonValue
 from memit_vc.porcelain.history.diff import FactsDiff, diff
-from memit_vc.porcelain.hyperparameters import read_hparams
 from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def behaviour(
     if not questions:
         return Behaviour(older, newer, ())
     if loaded is None:
-        loaded = load_model(repository, device=read_hparams(repository).resolved_device(), progress=progress)
+        loaded = load_model(repository, device=repository.hparams().resolved_device(), progress=progress)
     texts = list(dict.fromkeys(question.prompt for question in questions))
     pairs = [(q.prompt, text) for q in questions for text in (q.new, q.old) if text is not None]
     wanted = list(dict.fromkeys(pairs))

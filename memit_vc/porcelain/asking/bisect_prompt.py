@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import ColumnId, CommitId, JsonValue, StateId, canonical_json, digest, short
 from memit_vc.porcelain.asking.bisect import suspects
-from memit_vc.porcelain.hyperparameters import read_hparams
 from memit_vc.progress import Progress, silent
 from memit_vc.vcs.ddmin import minimal
 from memit_vc.vcs.halving import next_to_try
@@ -73,7 +72,7 @@ def bisect_prompt(
             f"{short(newer)} is in the history of {short(older)}", hint="--good is the older end, --bad the newer one."
         )
     if loaded is None:
-        loaded = load_model(repository, device=read_hparams(repository).resolved_device(), progress=progress)
+        loaded = load_model(repository, device=repository.hparams().resolved_device(), progress=progress)
     probe = _Asked(loaded, prompt, expect, progress)
     says = probe.says(repository.state(newer))
     if probe.says(repository.state(older)) == says:

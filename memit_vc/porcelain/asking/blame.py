@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from memit_vc.edits.subjects import find_subject
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import ColumnId, CommitId, Fact, JsonValue
-from memit_vc.porcelain.hyperparameters import read_hparams
 from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def blame(
     if subject is None:
         subject = _subject(repository, commit, prompt)
     if loaded is None:
-        loaded = load_model(repository, device=read_hparams(repository).resolved_device(), progress=progress)
+        loaded = load_model(repository, device=repository.hparams().resolved_device(), progress=progress)
     origins = repository.origins(commit)
     layers = loaded.touched(state)
     with loaded.state(state) as adapter:

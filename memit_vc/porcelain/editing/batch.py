@@ -15,6 +15,7 @@ from memit_vc.objects import (
     CommitId,
     Fact,
     JsonValue,
+    Patch,
     PatchColumn,
     StateId,
     canonical_json,
@@ -26,7 +27,6 @@ from memit_vc.porcelain.editing.statistics import Prepared, prepare_statistics
 from memit_vc.porcelain.editing.targets import known_targets
 from memit_vc.porcelain.editing.templates import context_templates
 from memit_vc.progress import Progress, silent
-from memit_vc.repository import NewPatch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,7 @@ class Batch:
     """A computed batch. Nothing of it is in the repository until `store`; its commit is `publish`'s."""
 
     loaded: LoadedModel
-    patch: NewPatch
+    patch: Patch
     blobs: tuple[bytes, ...]
     survived: float
     before: Measured | None
@@ -187,7 +187,7 @@ def _patch(
     updates: Mapping[int, LayerUpdate],
     z: Tensor,
     provenance: bytes,
-) -> tuple[NewPatch, tuple[bytes, ...], PatchTensors]:
+) -> tuple[Patch, tuple[bytes, ...], PatchTensors]:
     """Snap the updates onto the grid and pack them; above the break-even rank, dense."""
     from memit_vc.numerics.exact.constraints import encode_constraints
     from memit_vc.numerics.exact.grid import break_even, snap, snap_dense

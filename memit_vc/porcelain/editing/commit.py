@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 from memit_vc.errors import EngineError, RefMovedError, UsageError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.objects import Commit, CommitId, Fact, PatchId, StateId, short
-from memit_vc.porcelain.author import author_name, now
-from memit_vc.porcelain.hyperparameters import read_hparams
-from memit_vc.porcelain.record import head_update
+from memit_vc.objects import Commit, CommitId, Fact, PatchId, StateId, short, utc_now
+from memit_vc.porcelain.record import author_name, head_update
 from memit_vc.porcelain.sets.amend import amended_parent
 from memit_vc.porcelain.sets.conflicts import OnConflict, settle
 from memit_vc.progress import Progress, silent
@@ -84,7 +82,7 @@ def commit_facts(
     head = repository.head()
     parent = amended_parent(repository, head.commit) if amend else head.commit
     settled = settle(repository, facts, on_conflict, at=parent, origins=origins)
-    values = hparams or read_hparams(repository)
+    values = hparams or repository.hparams()
     state = repository.state(parent) - settled.replaced
     if loaded is None:
         loaded = load_model(repository, device=values.resolved_device(), progress=progress)
@@ -120,7 +118,7 @@ def commit_facts(
         kind=kind,
         message=message or (repository.commit(head.commit).message if amend else _message(settled.facts)),
         author=author_name(repository),
-        time=now(),
+        time=utc_now(),
         provenance=batch.patch.header.provenance,
         details={"facts": len(settled.facts), "survived": batch.survived},
     )

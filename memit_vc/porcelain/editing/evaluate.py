@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import CommitId, Fact, StateId, short
 from memit_vc.porcelain.editing.measure import Measured, Probe, measure
-from memit_vc.porcelain.hyperparameters import read_hparams
 from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def evaluate(
             f"no facts are live at {short(commit)}", hint="Give an edit file: `memitvc eval --edits edits.json`."
         )
     if loaded is None:
-        device = read_hparams(repository).resolved_device()
+        device = repository.hparams().resolved_device()
         loaded = load_model(repository, device=device, progress=progress)
     probe = Probe.of(repository) if perplexity else None
     with loaded.state(columns) as adapter:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from memit_vc.errors import EngineError
 from memit_vc.objects import ColumnId, CommitId, Fact, JsonValue, StatisticsId
-from memit_vc.porcelain.hyperparameters import read_hparams
 from memit_vc.repository import Repository
 
 __all__ = ["LIKELY", "Overlap", "commit_overlaps", "overlaps"]
@@ -74,7 +73,7 @@ def overlaps(
     from memit_vc.numerics.statistics.cache import StatisticsCache
     from memit_vc.porcelain.editing.constraints import live_constraints
 
-    hparams = read_hparams(repository)
+    hparams = repository.hparams()
     statistics = _statistics(repository, hparams.layers)
     weights = {weight.layer: weight for weight in repository.weights()}
     sides = [live_constraints(repository, side, weights, hparams.layers) for side in (ours, theirs)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from memit_vc.objects import PatchColumn, PatchHeader, PatchId, WeightForm
-from memit_vc.repository import NewPatch, Repository
+from memit_vc.objects import Patch, PatchColumn, PatchHeader, PatchId, WeightForm
+from memit_vc.repository import Repository
 from memit_vc.store.blobs import blob_id
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def pack(
     constraints: bytes | None,
     provenance: bytes,
     joint: bool = False,
-) -> tuple[NewPatch, tuple[bytes, ...], PatchTensors]:
+) -> tuple[Patch, tuple[bytes, ...], PatchTensors]:
     """(patch, its blobs with the patch itself last, `tensors`). Nothing is stored.
 
     `joint`: the columns of the tensors belong to all facts together, not one to each. EngineError for tensors off the
@@ -45,7 +45,7 @@ def pack(
     header = PatchHeader(base=repository.base_id, weights=forms, columns=tuple(columns), provenance=blob_id(provenance))
     encoded = encode_patch(header, tensors)
     identifier = PatchId(blob_id(encoded))
-    patch = NewPatch(
+    patch = Patch(
         id=identifier,
         header=header,
         columns=column_ids(identifier, header, tensors),

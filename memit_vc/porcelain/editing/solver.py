@@ -19,15 +19,15 @@ from memit_vc.porcelain.editing.pack import pack
 from memit_vc.porcelain.editing.provenance import describe
 from memit_vc.porcelain.editing.statistics import Prepared, prepare_statistics, recorded_statistics
 from memit_vc.porcelain.history.settings import settings_of
-from memit_vc.porcelain.hyperparameters import read_hparams
 from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from memit_vc.numerics.edit.resolve import Factors
+    from memit_vc.objects import Patch
     from memit_vc.porcelain.editing.models import LoadedModel
-    from memit_vc.repository import NewPatch, Repository
+    from memit_vc.repository import Repository
 
 __all__ = ["Solution", "Solver", "solver_for"]
 
@@ -105,7 +105,7 @@ class Solver:
 
     def patch(
         self, solution: Solution, *, verb: str, context: Collection[ColumnId], keep: Collection[ColumnId]
-    ) -> tuple[NewPatch, tuple[bytes, ...], float]:
+    ) -> tuple[Patch, tuple[bytes, ...], float]:
         """(patch, its blobs, largest relative change by snapping), for a solution on the state `context`.
 
         `keep` are the columns that stay live beside it: EngineError where sums with them could round.
@@ -164,7 +164,7 @@ def solver_for(
     """
     from memit_vc.porcelain.editing.models import load_model
 
-    present = read_hparams(repository)
+    present = repository.hparams()
     settings = settings_of(repository, columns)
     layers = {found[0] for found in settings}
     if len(layers) > 1:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memit_vc.config import user_cache
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.objects import JsonValue, StatisticsId, canonical_json, digest
-from memit_vc.porcelain.cache import user_cache
 from memit_vc.progress import Progress, silent
 from memit_vc.store.files import write_atomic
 
@@ -146,9 +146,8 @@ def compute_statistics(
     """
     from memit_vc.porcelain.editing.measure import measure_base
     from memit_vc.porcelain.editing.models import load_model
-    from memit_vc.porcelain.hyperparameters import read_hparams
 
-    values = read_hparams(repository, hparams)
+    values = repository.hparams(hparams)
     loaded = load_model(repository, device=values.resolved_device(), progress=progress).named_by(values)
     made = prepare_statistics(
         loaded, values, corpus=corpus, tokens=tokens, field=field, source=source, choose=True, progress=progress

@@ -14,7 +14,8 @@ from memit_vc.vcs.graph import ancestors
 from memit_vc.vcs.revisions import split_range
 
 if TYPE_CHECKING:
-    from memit_vc.repository import Head, LiveFact, Repository
+    from memit_vc.objects import Head
+    from memit_vc.repository import LiveFact, Repository
 
 __all__ = ["Followed", "LogEntry", "ShownCommit", "ShownFact", "Status", "facts", "log", "show", "status"]
 

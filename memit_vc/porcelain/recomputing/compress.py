@@ -22,12 +22,12 @@ from memit_vc.objects import (
     PatchId,
     StateId,
     canonical_json,
+    utc_now,
 )
-from memit_vc.porcelain.author import author_name, now
 from memit_vc.porcelain.editing.constraints import live_sources
 from memit_vc.porcelain.editing.pack import pack
 from memit_vc.porcelain.history.settings import settings_json, settings_of
-from memit_vc.porcelain.record import head_update
+from memit_vc.porcelain.record import author_name, head_update
 from memit_vc.progress import Progress, count, silent
 from memit_vc.repository import Repository
 from memit_vc.vcs.exact import check_bound
@@ -111,7 +111,7 @@ def compress(
         kind="squash",
         message=message or f"Compress {count(len(live), 'fact')} to rank {max(ranks.values())}",
         author=author_name(repository),
-        time=now(),
+        time=utc_now(),
         provenance=patch.header.provenance,
         details={"compress": tolerance, "error": max(errors.values()), "rank": max(ranks.values())},
     )

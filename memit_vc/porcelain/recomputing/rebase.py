@@ -11,11 +11,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import ConflictError, MemitVCError, RefMovedError
-from memit_vc.objects import ColumnId, Commit, CommitId, Fact, FactId, JsonValue, PatchId, short
-from memit_vc.porcelain.author import now
+from memit_vc.objects import ColumnId, Commit, CommitId, Fact, FactId, JsonValue, PatchId, short, utc_now
 from memit_vc.porcelain.editing.constraints import live_sources
 from memit_vc.porcelain.editing.recorded import Recorded
-from memit_vc.porcelain.hyperparameters import read_hparams
 from memit_vc.porcelain.record import head_update
 from memit_vc.porcelain.sets.conflicts import cancelled_columns
 from memit_vc.porcelain.sets.join import Side, join
@@ -78,7 +76,7 @@ def rebase(
         return Rebased(target, head.branch, target, (), (), fast_forward=True)
     replay = _Replay(repository, target, scores=scores, loaded=loaded, progress=progress)
     if loaded is None and any(_facts(repository, commit) for commit in moving):
-        replay.loaded = load_model(repository, device=read_hparams(repository).resolved_device(), progress=progress)
+        replay.loaded = load_model(repository, device=repository.hparams().resolved_device(), progress=progress)
     made: list[tuple[CommitId, CommitId]] = []
     skipped: list[CommitId] = []
     try:
@@ -181,7 +179,7 @@ class _Replay:
             loaded,
             wanted,
             state,
-            hparams=read_hparams(repository) if recorded is None else recorded.hparams,
+            hparams=repository.hparams() if recorded is None else recorded.hparams,
             statistics=None if recorded is None else recorded.prepared(loaded, exactly=False, progress=self._progress),
             scores=self._scores,
             progress=self._progress,
@@ -226,7 +224,7 @@ class _Replay:
             adds=tuple(sorted(adds)),
             removes=tuple(sorted(removes - adds)),
             patches=tuple(sorted(patches)),
-            time=now(),
+            time=utc_now(),
             details=details,
         )
 

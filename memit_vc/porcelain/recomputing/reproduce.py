@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import EngineError, MemitVCError
-from memit_vc.objects import ColumnId, Commit, CommitId, PatchId, StateId, short
+from memit_vc.objects import ColumnId, Commit, CommitId, Patch, PatchId, StateId, short
 from memit_vc.porcelain.editing.recorded import Recorded, threads
 from memit_vc.progress import Progress, silent
-from memit_vc.repository import NewPatch, Repository
+from memit_vc.repository import Repository
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +73,7 @@ def reproduce(
     )
 
 
-def _computed(repository: Repository, commit: Commit) -> tuple[NewPatch, Recorded]:
+def _computed(repository: Repository, commit: Commit) -> tuple[Patch, Recorded]:
     """The one patch that a commit computed."""
     if commit.kind == "root":
         raise MemitVCError(f"{short(commit.id)} is the base itself", hint="`memitvc verify` checks a copy of it.")
@@ -90,8 +90,8 @@ def _computed(repository: Repository, commit: Commit) -> tuple[NewPatch, Recorde
 
 
 def _again(
-    loaded: LoadedModel, commit: Commit, old: NewPatch, recorded: Recorded, progress: Progress
-) -> tuple[NewPatch, tuple[bytes, ...]]:
+    loaded: LoadedModel, commit: Commit, old: Patch, recorded: Recorded, progress: Progress
+) -> tuple[Patch, tuple[bytes, ...]]:
     from memit_vc.porcelain.editing.batch import compute_batch
 
     repository = loaded.repository
@@ -109,8 +109,8 @@ def _again(
 
 
 def _solved_again(
-    loaded: LoadedModel, commit: Commit, old: NewPatch, recorded: Recorded, progress: Progress
-) -> tuple[NewPatch, tuple[bytes, ...]]:
+    loaded: LoadedModel, commit: Commit, old: Patch, recorded: Recorded, progress: Progress
+) -> tuple[Patch, tuple[bytes, ...]]:
     from memit_vc.numerics.exact.constraints import read_constraints
     from memit_vc.porcelain.editing.constraints import LiveConstraints, Source
     from memit_vc.porcelain.editing.solver import Solver

@@ -13,18 +13,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from memit_vc.errors import MemitVCError, RevisionError
-from memit_vc.objects import ColumnId, Commit, CommitId, FactId, JsonValue, PatchId, StateId, short
-from memit_vc.porcelain.author import author_name, now
+from memit_vc.objects import (
+    ColumnId,
+    Commit,
+    CommitId,
+    FactId,
+    Head,
+    JsonValue,
+    Patch,
+    PatchId,
+    StateId,
+    short,
+    utc_now,
+)
 from memit_vc.porcelain.editing.constraints import LiveConstraints, live_sources
 from memit_vc.porcelain.editing.solver import Solution, Solver, solver_for
-from memit_vc.porcelain.record import head_update
+from memit_vc.porcelain.record import author_name, head_update
 from memit_vc.porcelain.sets.conflicts import OnConflict
 from memit_vc.porcelain.sets.contradictions import Contradiction, conflict_details, losers, pairs_apart
 from memit_vc.porcelain.sets.named_fact import named_facts
 from memit_vc.porcelain.sets.revert import reverted_commits
 from memit_vc.porcelain.sets.revert_message import revert_message
 from memit_vc.progress import Progress, count, silent
-from memit_vc.repository import Head, NewPatch, Repository
+from memit_vc.repository import Repository
 from memit_vc.vcs.inverse import inverse_facts
 
 if TYPE_CHECKING:
@@ -192,9 +203,9 @@ class Whole:
 
     solver: Solver
     solution: Solution
-    packed: tuple[NewPatch, tuple[bytes, ...], float] | None
+    packed: tuple[Patch, tuple[bytes, ...], float] | None
 
-    def arguments(self, head: Head) -> tuple[Solver, Head, Solution, tuple[NewPatch, tuple[bytes, ...], float] | None]:
+    def arguments(self, head: Head) -> tuple[Solver, Head, Solution, tuple[Patch, tuple[bytes, ...], float] | None]:
         """The first arguments of `record`."""
         return self.solver, head, self.solution, self.packed
 
@@ -242,7 +253,7 @@ def record(
     solver: Solver,
     head: Head,
     solution: Solution,
-    packed: tuple[NewPatch, tuple[bytes, ...], float] | None,
+    packed: tuple[Patch, tuple[bytes, ...], float] | None,
     *,
     state: Collection[ColumnId],
     removes: Collection[ColumnId],
@@ -266,7 +277,7 @@ def record(
         kind=kind,
         message=message,
         author=author_name(repository),
-        time=now(),
+        time=utc_now(),
         provenance=None if patch is None else patch.header.provenance,
         details=details,
     )

@@ -10,7 +10,8 @@ from memit_vc.objects import BlobId, ColumnId, Commit, CommitId, StateId
 from memit_vc.vcs.state import State
 
 if TYPE_CHECKING:
-    from memit_vc.repository import NewPatch, Repository
+    from memit_vc.objects import Patch
+    from memit_vc.repository import Repository
 
 __all__ = ["built_on"]
 
@@ -55,7 +56,7 @@ class _History:
             if column in columns
         )
 
-    def _column(self, patch: NewPatch, position: int, commit: Commit) -> bool:
+    def _column(self, patch: Patch, position: int, commit: Commit) -> bool:
         path, provenance = self._batch(patch.header.provenance, position)
         if path and "state" not in self._record(provenance):
             # a squash keeps the order of its commits: what comes before a batch in it was there

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from memit_vc.errors import MemitVCError
-from memit_vc.objects import ColumnId, Commit, CommitId, JsonValue, StateId, short
-from memit_vc.porcelain.author import author_name, now
-from memit_vc.porcelain.record import head_update
+from memit_vc.objects import ColumnId, Commit, CommitId, JsonValue, StateId, short, utc_now
+from memit_vc.porcelain.record import author_name, head_update
 from memit_vc.porcelain.sets.conflicts import OnConflict
 from memit_vc.porcelain.sets.contradictions import Contradiction, conflict_details
 from memit_vc.porcelain.sets.join import Joined, Side, join
@@ -148,7 +147,7 @@ def _commit(
         kind="cherry-pick",
         message=message or f"{original.message}\n\nPicked from commit {original.id}.",
         author=author_name(repository),
-        time=now(),
+        time=utc_now(),
         provenance=original.provenance,
         details=details,
     )

@@ -6,13 +6,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from memit_vc.errors import MemitVCError, RevisionError
-from memit_vc.objects import ColumnId, Commit, CommitId, JsonValue, PatchId, StateId, short
-from memit_vc.porcelain.author import author_name, now
-from memit_vc.porcelain.record import head_update
+from memit_vc.objects import ColumnId, Commit, CommitId, JsonValue, Patch, PatchId, StateId, short, utc_now
+from memit_vc.porcelain.record import author_name, head_update
 from memit_vc.porcelain.sets.conflicts import OnConflict
 from memit_vc.porcelain.sets.contradictions import conflict_details
 from memit_vc.porcelain.sets.join import Side, join
-from memit_vc.repository import NewPatch, Repository
+from memit_vc.repository import Repository
 from memit_vc.vcs.exact import check_bound
 from memit_vc.vcs.state import change_between
 
@@ -72,7 +71,7 @@ def commit_kept(
         kind="commit",
         message=message or kept.message,
         author=author_name(repository),
-        time=now(),
+        time=utc_now(),
         provenance=kept.patch.header.provenance,
         details={
             **details,
@@ -122,7 +121,7 @@ def _find(repository: Repository, prefix: str) -> PatchId:
     raise RevisionError(f"{what} {prefix!r}", hint="`memitvc status` lists the kept patches.")
 
 
-def _live_already(repository: Repository, patch: NewPatch, tip: CommitId) -> frozenset[ColumnId]:
+def _live_already(repository: Repository, patch: Patch, tip: CommitId) -> frozenset[ColumnId]:
     """Columns whose fact, in other columns, is live: applied twice, it would overshoot. None of a dense patch."""
     if not patch.header.divisible:
         return frozenset()

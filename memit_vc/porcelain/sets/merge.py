@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from memit_vc.objects import Commit, CommitId, StateId, short
-from memit_vc.porcelain.author import author_name, now
-from memit_vc.porcelain.record import head_update
+from memit_vc.objects import Commit, CommitId, StateId, short, utc_now
+from memit_vc.porcelain.record import author_name, head_update
 from memit_vc.porcelain.sets.conflicts import OnConflict
 from memit_vc.porcelain.sets.contradictions import Contradiction, conflict_details
 from memit_vc.porcelain.sets.join import Side, join
@@ -88,7 +87,7 @@ def merge(
         kind="merge",
         message=message or _message(repository, revision, theirs),
         author=author_name(repository),
-        time=now(),
+        time=utc_now(),
         details={"merges": theirs, **conflict_details(joined.contradictions, on_conflict)},
     )
     repository.publish(verb="merge", description=made.subject, commits=[made], **head_update(head, made.id))

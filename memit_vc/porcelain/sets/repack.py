@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from memit_vc.errors import IntegrityError
-from memit_vc.objects import BlobId, ColumnId, JsonValue, PatchHeader, PatchId, canonical_json, short
+from memit_vc.objects import BlobId, ColumnId, JsonValue, Patch, PatchHeader, PatchId, canonical_json, short
 from memit_vc.porcelain.history.settings import settings_json, settings_of_record
-from memit_vc.repository import NewPatch, Repository
+from memit_vc.repository import Repository
 from memit_vc.store.blobs import blob_id
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _Key: TypeAlias = "tuple[tuple[str, ...], tuple[str, ...] | None]"
 class Packed:
     """New patches with their blobs (to be put before rows), and the patches that had to stay as they are."""
 
-    patches: tuple[NewPatch, ...]
+    patches: tuple[Patch, ...]
     blobs: tuple[bytes, ...]
     kept: tuple[PatchId, ...]
 
@@ -81,7 +81,7 @@ def repack(repository: Repository, columns: Sequence[ColumnId]) -> Packed:
 class _Reader:
     """Opens each source once."""
 
-    def __init__(self, repository: Repository, sources: Mapping[PatchId, NewPatch]) -> None:
+    def __init__(self, repository: Repository, sources: Mapping[PatchId, Patch]) -> None:
         self.repository, self.sources = repository, sources
         self._arrays: dict[PatchId, Arrays] = {}
 
@@ -106,7 +106,7 @@ class _Reader:
         return Factors(arrays[f"{weight}.left"], arrays[f"{weight}.right"])
 
 
-def _pack(repository: Repository, reader: _Reader, group: Sequence[_Place]) -> tuple[NewPatch, list[bytes]]:
+def _pack(repository: Repository, reader: _Reader, group: Sequence[_Place]) -> tuple[Patch, list[bytes]]:
     import numpy as np
 
     from memit_vc.numerics.exact.factor_arrays import (
@@ -159,7 +159,7 @@ def _pack(repository: Repository, reader: _Reader, group: Sequence[_Place]) -> t
         )
         constraints = blob_id(joined)
         blobs.insert(1, joined)
-    patch = NewPatch(PatchId(blob_id(encoded)), header, ids, column_bounds(header, factors), constraints)
+    patch = Patch(PatchId(blob_id(encoded)), header, ids, column_bounds(header, factors), constraints)
     return patch, blobs
 
 

@@ -7,9 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from memit_vc.errors import MemitVCError, RevisionError
-from memit_vc.objects import ColumnId, Commit, CommitId, FactId, PatchId, short
-from memit_vc.porcelain.author import author_name, now
-from memit_vc.porcelain.record import head_update
+from memit_vc.objects import ColumnId, Commit, CommitId, FactId, PatchId, short, utc_now
+from memit_vc.porcelain.record import author_name, head_update
 from memit_vc.porcelain.sets.built_on import built_on
 from memit_vc.porcelain.sets.conflicts import OnConflict
 from memit_vc.porcelain.sets.contradictions import Contradiction, conflict_details
@@ -85,7 +84,7 @@ def revert(
         kind="revert",
         message=message or revert_message(repository, commits, chosen, "This takes back commit {}."),
         author=author_name(repository),
-        time=now(),
+        time=utc_now(),
         details={
             "reverts": [commit.id for commit in commits],
             **({"fact": fact} if fact is not None else {}),

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memit_vc.errors import IntegrityError, MemitVCError, UsageError
-from memit_vc.objects import ColumnId, Commit, CommitId, JsonValue, StateId, short
-from memit_vc.porcelain.author import author_name, now
+from memit_vc.objects import ColumnId, Commit, CommitId, JsonValue, StateId, short, utc_now
 from memit_vc.porcelain.history.scores_at_commit import handed_on, scores_of
-from memit_vc.porcelain.record import head_update
+from memit_vc.porcelain.record import author_name, head_update
 from memit_vc.porcelain.sets.repack import repack
 from memit_vc.progress import count
 from memit_vc.repository import Repository
@@ -80,7 +79,7 @@ def squash(repository: Repository, span: str | None = None, *, message: str | No
         kind="squash",
         message=message or _message([known[commit] for commit in inside]),
         author=author_name(repository),
-        time=now(),
+        time=utc_now(),
         provenance=packed.patches[0].header.provenance if len(packed.patches) == 1 else None,
         details={"squashes": listed, "commits": len(inside), "from": start, "to": end},
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memit_vc.errors import MemitVCError, RevisionError
-from memit_vc.objects import CommitId, JsonValue, short
-from memit_vc.repository import RefUpdate, Repository
+from memit_vc.objects import CommitId, JsonValue, RefUpdate, short
+from memit_vc.repository import Repository
 from memit_vc.vcs.refnames import check_ref_name
 
 __all__ = ["Tag", "create_tag", "delete_tag", "tags"]

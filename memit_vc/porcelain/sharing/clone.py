@@ -240,7 +240,7 @@ def _other_base(repository: Repository, described: RemoteBase, url: str) -> Base
 
 def _moves(repository: Repository) -> Plan:
     """The default branch, where HEAD goes to, in place of the branch that `init` made."""
-    from memit_vc.repository import RefUpdate
+    from memit_vc.objects import RefUpdate
 
     def plan(found: Published, commit_of: Callable[[CommitId], Commit]) -> Moves:
         del commit_of

@@ -24,7 +24,8 @@ from memit_vc.remote.manifest import object_path
 from memit_vc.remote.opening import nothing_there, open_remote
 
 if TYPE_CHECKING:
-    from memit_vc.repository import RefUpdate, Repository
+    from memit_vc.objects import RefUpdate
+    from memit_vc.repository import Repository
 
 __all__ = ["Fetched", "Moves", "Plan", "fetch", "fetch_from"]
 
@@ -151,7 +152,7 @@ def _store(new: Received, lost: Collection[BlobId], incoming: Incoming) -> None:
 
 def _tracking(repository: Repository, name: str, found: Published) -> tuple[list[RefUpdate], list[str]]:
     """The tracking refs follow the remote's branches, also where one was deleted; tags that are new here are taken."""
-    from memit_vc.repository import RefUpdate
+    from memit_vc.objects import RefUpdate
 
     local = repository.refs()
     prefix = f"remotes/{name}/"

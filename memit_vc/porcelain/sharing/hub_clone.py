@@ -8,9 +8,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from memit_vc.config import user_cache
 from memit_vc.errors import RemoteError, RevisionError, UsageError
 from memit_vc.objects import CommitId
-from memit_vc.porcelain.cache import user_cache
 from memit_vc.porcelain.sharing.clone import clone
 from memit_vc.porcelain.sharing.fetch import fetch
 from memit_vc.porcelain.sharing.remotes import DEFAULT

@@ -9,9 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import IntegrityError
-from memit_vc.objects import BlobId, ColumnId, Commit, CommitId, Fact, FactId, JsonValue, StateId, canonical_json, short
-from memit_vc.porcelain.author import author_name, now
-from memit_vc.porcelain.record import head_update
+from memit_vc.objects import (
+    BlobId,
+    ColumnId,
+    Commit,
+    CommitId,
+    Fact,
+    FactId,
+    JsonValue,
+    StateId,
+    canonical_json,
+    short,
+    utc_now,
+)
+from memit_vc.porcelain.record import author_name, head_update
 from memit_vc.porcelain.sets.conflicts import OnConflict
 from memit_vc.porcelain.sets.contradictions import Contradiction, conflict_details
 from memit_vc.porcelain.sets.join import Side, join
@@ -21,7 +32,8 @@ from memit_vc.vcs.exact import check_bound
 from memit_vc.vcs.state import Change, apply, change_between
 
 if TYPE_CHECKING:
-    from memit_vc.repository import NewPatch, Repository
+    from memit_vc.objects import Patch
+    from memit_vc.repository import Repository
 
 __all__ = ["ImportResult", "import_patch"]
 
@@ -48,7 +60,7 @@ class _Incoming:
     """What a file brings, checked; a repository together with it (see `join.Described`)."""
 
     repository: Repository
-    patches: Sequence[NewPatch]
+    patches: Sequence[Patch]
     new_facts: dict[FactId, Fact]
     described: dict[ColumnId, list[tuple[FactId, str]]]
 
@@ -73,7 +85,7 @@ class _Incoming:
                         total[name] = total.get(name, 0.0) + units[position]
         return total
 
-    def holding(self, columns: Collection[ColumnId]) -> list[NewPatch]:
+    def holding(self, columns: Collection[ColumnId]) -> list[Patch]:
         return [patch for patch in self.patches if not set(patch.columns).isdisjoint(columns)]
 
 
@@ -129,7 +141,7 @@ def import_patch(
             kind="cherry-pick",
             message=f"{commit.message}\n\nImported from commit {commit.id} by {commit.author or 'unknown'}.",
             author=author_name(repository),
-            time=now(),
+            time=utc_now(),
             provenance=commit.provenance,
             details=details,
         )
@@ -187,7 +199,7 @@ def _checked(repository: Repository, bundle: Bundle, progress: Progress) -> tupl
         )
     weights = repository.weights()
     facts = {fact.id: fact for fact in manifest.facts}
-    patches: list[NewPatch] = []
+    patches: list[Patch] = []
     described: dict[ColumnId, list[tuple[FactId, str]]] = {}
     records = {commit.provenance for commit in manifest.commits}
     for number, (name, constraints) in enumerate(sorted(manifest.patches.items()), 1):
@@ -238,7 +250,7 @@ def _check_provenance(bundle: Bundle, blob: BlobId) -> None:
 
 
 def _store(
-    repository: Repository, bundle: Bundle, patches: Sequence[NewPatch], commits: Sequence[Commit], allowed: set[str]
+    repository: Repository, bundle: Bundle, patches: Sequence[Patch], commits: Sequence[Commit], allowed: set[str]
 ) -> None:
     """The blobs that the new commits need; orphans for `gc` at worst."""
     needed = {commit.provenance for commit in commits}

@@ -38,7 +38,7 @@ def pull(
     RefMovedError where both sides have commits that the other lacks: these are here by then, and the hint says how to
     merge them. Otherwise errors as for `fetch`; RevisionError where the remote has no such branch.
     """
-    from memit_vc.repository import RefUpdate
+    from memit_vc.objects import RefUpdate
 
     name, url = named_remote(repository, remote)
     head = repository.head()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError, RefMovedError, RevisionError, UsageError
-from memit_vc.objects import CommitId, short
+from memit_vc.objects import CommitId, RefUpdate, short
 from memit_vc.porcelain.sharing.push_tree import history_files, reader_files
 from memit_vc.porcelain.sharing.remote_history import Published
 from memit_vc.porcelain.sharing.remote_tree import same_base
@@ -266,8 +266,6 @@ class _Attempt:
 
     def _remember(self, revision: str | None, *, again: bool = False) -> None:
         """Tags on the server's own terms, the tracking ref, and a tag that is new here: one operation."""
-        from memit_vc.repository import RefUpdate
-
         if self.dry_run:
             return
         if self.tag is not None and revision is not None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from memit_vc.errors import RemoteError, UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.objects import CommitId, JsonValue, canonical_json
-from memit_vc.porcelain.hyperparameters import read_hparams
 from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import ADAPTER, BASE, CARD, HPARAMS, MANIFEST, commit_path, object_path
@@ -75,7 +74,7 @@ def _about_the_base(repository: Repository) -> dict[str, bytes]:
         "weights": [weight.to_json() for weight in repository.weights()],
     }
     name = _hub_id(repository) or f"./{Path(repository.config.base).name}"  # "gpt2" alone would be another's name
-    values: MEMITHyperParams = read_hparams(repository).replace(model_name=name)
+    values: MEMITHyperParams = repository.hparams().replace(model_name=name)
     return {BASE: canonical_json(record), HPARAMS: values.to_yaml().encode()}
 
 

@@ -27,10 +27,11 @@ from memit_vc.remote.strict_json import parsed
 from memit_vc.vcs.exact import check_bound
 
 if TYPE_CHECKING:
+    from memit_vc.objects import Patch
     from memit_vc.porcelain.sharing.incoming import Incoming
     from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
     from memit_vc.porcelain.sharing.remote_history import Published
-    from memit_vc.repository import NewPatch, Repository
+    from memit_vc.repository import Repository
 
 __all__ = ["Received", "received"]
 
@@ -46,7 +47,7 @@ _HEADER, _HEADER_OF_A_COLUMN = 1 << 20, 1 << 10
 class Received:
     """What is fit to be stored. `provenance` are blobs of new commits and patches."""
 
-    patches: Sequence[NewPatch]
+    patches: Sequence[Patch]
     facts: Mapping[FactId, Fact]
     provenance: Collection[BlobId]
     evaluations: Sequence[tuple[StateId, CommitId | None, str, str, JsonValue]]
@@ -128,7 +129,7 @@ def _patches(
     constraints: Mapping[PatchId, BlobId],
     incoming: Incoming,
     progress: Progress,
-) -> list[NewPatch]:
+) -> list[Patch]:
     if not wanted:
         return []
     from memit_vc.numerics.exact.received import received_patch
@@ -159,7 +160,7 @@ def _check_provenance(data: bytes, where: str) -> None:
         raise IntegrityError(f"{where} is not canonical JSON", hint=_HINT)
 
 
-def _facts(records: Sequence[RemoteCommit], patches: Sequence[NewPatch], where: str) -> dict[FactId, Fact]:
+def _facts(records: Sequence[RemoteCommit], patches: Sequence[Patch], where: str) -> dict[FactId, Fact]:
     """The facts of the new patches. One that a record brings and no column is about is left behind."""
     told: dict[FactId, Fact] = {}
     for record in records:
@@ -172,7 +173,7 @@ def _facts(records: Sequence[RemoteCommit], patches: Sequence[NewPatch], where: 
 
 
 def _states(
-    repository: Repository, records: Sequence[RemoteCommit], patches: Sequence[NewPatch], where: str
+    repository: Repository, records: Sequence[RemoteCommit], patches: Sequence[Patch], where: str
 ) -> dict[CommitId, StateId]:
     """The state at each new commit. IntegrityError for columns that nobody holds and for sums that could round."""
     supplied = {column for patch in patches for column in patch.columns}
@@ -209,7 +210,7 @@ def _states(
 
 
 def _sums(
-    repository: Repository, records: Sequence[RemoteCommit], patches: Sequence[NewPatch]
+    repository: Repository, records: Sequence[RemoteCommit], patches: Sequence[Patch]
 ) -> Callable[[Collection[ColumnId]], None]:
     """A check that a state can be summed exactly. Where all columns together can, every state can."""
     fresh = {column: (patch, n) for patch in patches for n, column in enumerate(patch.columns)}

@@ -52,7 +52,7 @@ def add_remote(repository: Repository, name: str, url: str, *, directory: Path) 
 
 def remove_remote(repository: Repository, name: str) -> None:
     """Forget a remote and what is known of its branches; nothing is deleted at the other end."""
-    from memit_vc.repository import RefUpdate
+    from memit_vc.objects import RefUpdate
 
     table = _table(repository)
     if name not in _urls(table):
