@@ -37,7 +37,7 @@ from memit_vc.numerics.exact.patchfile import LowRank
 from memit_vc.objects import Commit, Fact, PatchColumn, canonical_json
 from memit_vc.porcelain.editing.pack import pack
 from memit_vc.porcelain.history.diff_weights import diff_weights
-from memit_vc.porcelain.record import head_update
+from memit_vc.porcelain.record import record
 from memit_vc.porcelain.setup import init
 from memit_vc.repository import Repository
 
@@ -62,7 +62,7 @@ def add_commit(repository: Repository, number: int) -> None:
             right = torch.randn(PER_COMMIT, weight.d_in, generator=generator, dtype=torch.float64)
             left, right = LEFT_NORM * left / left.norm(dim=0), RIGHT_NORM * right / right.norm(dim=1, keepdim=True)
             tensors[weight.name] = LowRank(*snap(left, right, weight.quantum))
-    patch, blobs, _ = pack(
+    patch, blobs = pack(
         repository,
         [PatchColumn(fact=fact.id) for fact in facts],
         tensors,
@@ -84,14 +84,7 @@ def add_commit(repository: Repository, number: int) -> None:
         time="2026-01-31T12:00:00Z",
         provenance=patch.header.provenance,
     )
-    repository.publish(
-        verb="commit",
-        description=made.subject,
-        commits=[made],
-        patches=[patch],
-        facts=facts,
-        **head_update(head, made.id),
-    )
+    record(repository, head, [made], patches=[patch], facts=facts)
 
 
 def memitvc(repository: Path, *words: str) -> dict[str, float]:

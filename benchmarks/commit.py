@@ -22,8 +22,8 @@ from memit_vc.edits import read_edits, write_records
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.measure import measure_base
 from memit_vc.porcelain.editing.models import load_model
+from memit_vc.porcelain.editing.remembered import context_templates
 from memit_vc.porcelain.editing.statistics import prepare_statistics
-from memit_vc.porcelain.editing.templates import context_templates
 from memit_vc.repository import Repository
 
 __all__ = ["run"]

@@ -13,7 +13,8 @@ from benchmarks.places import Options
 from benchmarks.real import chunks, enough, lab, settings
 from benchmarks.report import Report, Row
 from memit_vc.porcelain.editing.commit import commit_facts
-from memit_vc.porcelain.output.checkout import checkout, verify
+from memit_vc.porcelain.output.checkout import checkout
+from memit_vc.porcelain.output.verify import verify
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.sets.switch import switch_to_new
 

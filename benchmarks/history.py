@@ -17,8 +17,8 @@ from memit_vc.numerics.forward.templates import parse_templates
 from memit_vc.numerics.model.masters import swapped
 from memit_vc.objects import Fact
 from memit_vc.porcelain.asking.blame import blame
+from memit_vc.porcelain.editing.remembered import context_templates
 from memit_vc.porcelain.editing.statistics import prepare_statistics
-from memit_vc.porcelain.editing.templates import context_templates
 from memit_vc.porcelain.recomputing.resolve import resolve_revert, resolve_squash
 from memit_vc.porcelain.recomputing.resolve_join import resolve_merge
 from memit_vc.porcelain.sets.revert import revert

@@ -13,7 +13,7 @@ from benchmarks.facts import some_facts
 from benchmarks.places import Options
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.objects import CommitId, Fact
-from memit_vc.porcelain.editing.commit import CommitResult, commit_facts
+from memit_vc.porcelain.editing.commit import Committed, commit_facts
 from memit_vc.porcelain.editing.evaluate import evaluate
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.setup import init
@@ -37,7 +37,7 @@ class Lab:
     def hparams(self) -> MEMITHyperParams:
         return self.repository.hparams()
 
-    def commit(self, facts: Sequence[Fact], message: str, *, scores: bool = False) -> CommitResult:
+    def commit(self, facts: Sequence[Fact], message: str, *, scores: bool = False) -> Committed:
         """A batch on HEAD, with the repository's settings."""
         return commit_facts(self.repository, facts, message=message, loaded=self.loaded, scores=scores)
 

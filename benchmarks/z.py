@@ -19,8 +19,8 @@ from memit_vc.numerics.forward.templates import parse_templates
 from memit_vc.numerics.model.masters import swapped
 from memit_vc.numerics.scores.scores import score, total
 from memit_vc.objects import Fact
+from memit_vc.porcelain.editing.remembered import context_templates
 from memit_vc.porcelain.editing.statistics import prepare_statistics
-from memit_vc.porcelain.editing.templates import context_templates
 from memit_vc.progress import count
 
 __all__ = ["run"]

@@ -74,7 +74,7 @@ def command(io: IO, prompt: str | None, expect: str | None, good: str | None, ba
         asked = f"{count(made.tested, 'state')} {'was' if made.tested == 1 else 'were'} asked"
         io.note(f"{asked}, with the model loaded once")
 
-    io.emit(made.to_json(), render)
+    io.emit(made, render)
 
 
 @verb(name="start")
@@ -173,7 +173,7 @@ def _tell(io: IO, repository: Repository, step: Step) -> None:
             )
             click.echo(f"waiting for {missing}")
 
-    io.emit(step.to_json(), render)
+    io.emit(step, render)
 
 
 assert isinstance(command, click.Group)  # noqa: S101 (what `verb` was asked for)

@@ -47,7 +47,7 @@ def command(
                 progress=progress,
             )
         subjects = {entry.commit: repository.commit(entry.commit).subject for entry in found.commits}
-    io.emit(found.to_json(), lambda: _render(io, found, subjects, limit))
+    io.emit(found, lambda: _render(io, found, subjects, limit))
 
 
 def _render(io: IO, found: Blame, subjects: Mapping[CommitId, str], limit: int) -> None:

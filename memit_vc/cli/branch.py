@@ -31,7 +31,7 @@ def command(io: IO, name: str | None, other: str | None, delete: bool, force: bo
     with io.repository() as repository:
         if name is None:
             listed = branches(repository)
-            io.emit([branch.to_json() for branch in listed], lambda: _render(listed))
+            io.emit(listed, lambda: _render(listed))
             return
         if delete or force:
             made = delete_branch(repository, name, force=force)
@@ -40,7 +40,7 @@ def command(io: IO, name: str | None, other: str | None, delete: bool, force: bo
         else:
             made = create_branch(repository, name, other or "HEAD")
     state = "deleted: it was" if delete or force else "is"
-    io.emit(made.to_json(), lambda: click.echo(f"branch {made.name} {state} at {made.commit[:10]} {made.subject}"))
+    io.emit(made, lambda: click.echo(f"branch {made.name} {state} at {made.commit[:10]} {made.subject}"))
 
 
 def _render(listed: Sequence[Branch]) -> None:

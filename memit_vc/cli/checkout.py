@@ -39,12 +39,4 @@ def command(io: IO, revision: str, output: Path | None, in_place: Path | None) -
         tensors = count(len(made.tensors), "editable tensor")
         click.echo(f"{tensors}, {made.hot_bytes / 1e6:.1f} MB written; the rest is linked")
 
-    io.emit(
-        {
-            **vars(made),
-            "directory": str(made.directory),
-            "tensors": dict(made.tensors),
-            "notes": list(made.notes),
-        },
-        render,
-    )
+    io.emit(made, render)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from memit_vc.cli.io import IO, verb
 from memit_vc.cli.show_resolved import show_resolved
 from memit_vc.cli.sides import UNSEEN, change_text, check_overlap_option, conflict_options, likely_conflicts
+
+if TYPE_CHECKING:
+    from memit_vc.vcs.contradictions import OnConflict
 
 
 @verb(name="cherry-pick")
@@ -18,7 +23,7 @@ from memit_vc.cli.sides import UNSEEN, change_text, check_overlap_option, confli
 def command(
     io: IO,
     revisions: tuple[str, ...],
-    on_conflict: str | None,
+    on_conflict: OnConflict,
     resolve: bool,
     check_overlap: bool | None,
     message: str | None,
@@ -35,7 +40,7 @@ def command(
             solved = resolve_pick(
                 repository,
                 revisions,
-                on_conflict=on_conflict or "stop",  # type: ignore[arg-type]  # one of the flags' values
+                on_conflict=on_conflict,
                 message=message,
                 progress=progress,
             )
@@ -48,30 +53,15 @@ def command(
         made = cherry_pick(
             repository,
             revisions,
-            on_conflict=on_conflict or "stop",  # type: ignore[arg-type]  # one of the flags' values
+            on_conflict=on_conflict,
             message=message,
         )
         likely = likely_conflicts(io, repository, made.ids, True) if check_overlap else None
-    for note in made.notes:
-        io.warn(note)
 
-    def render() -> None:
-        where = made.branch or "detached HEAD"
-        click.echo(f"[{where} {made.ids[-1][:10]}] {change_text(made.added, made.removed)}")
+    def details() -> None:
         if check_overlap is None:
             io.note(UNSEEN)
         for commit in made.skipped:
             io.note(f"{commit[:10]} is here already")
 
-    io.emit(
-        {
-            **vars(made),
-            "ids": list(made.ids),
-            "picked": list(made.picked),
-            "skipped": list(made.skipped),
-            "contradictions": [each.to_json() for each in made.contradictions],
-            "notes": list(made.notes),
-            **({} if likely is None else {"overlaps": likely}),
-        },
-        render,
-    )
+    io.outcome(made, change_text(made), details, **({} if likely is None else {"overlaps": likely}))

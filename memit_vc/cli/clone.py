@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from memit_vc.cli.io import IO, count, verb
-from memit_vc.cli.transfers import fetched_json
 from memit_vc.progress import size_text
 
 
@@ -34,12 +33,4 @@ def command(io: IO, url: str, directory: Path | None, base: str | None) -> None:
         click.echo(f"base {made.base}: every tensor is the one it was made on")
         click.echo(f"on {made.branch} at {made.commit[:10]}")
 
-    io.emit(
-        {
-            **vars(made),
-            "directory": str(made.directory),
-            "fetched": fetched_json(made.fetched),
-            "notes": list(made.notes),
-        },
-        render,
-    )
+    io.emit(made, render)

@@ -9,20 +9,18 @@ import click
 
 from memit_vc.cli.io import IO, FiniteRange, count, verb
 from memit_vc.cli.show_facts import score_rows
-from memit_vc.cli.sides import check_overlap_option, likely_conflicts
+from memit_vc.cli.sides import check_overlap_option, conflict_options, likely_conflicts
 from memit_vc.errors import UsageError
 
 if TYPE_CHECKING:
-    from memit_vc.porcelain.editing.commit import CommitResult
-    from memit_vc.porcelain.sets.conflicts import OnConflict
+    from memit_vc.porcelain.editing.commit import Committed
+    from memit_vc.vcs.contradictions import OnConflict
 
 
 @verb(name="commit")
 @click.argument("edits", required=False)
 @click.option("-m", "--message", help="What this batch is. Default: its facts.")
-@click.option("--ours", "on_conflict", flag_value="ours", help="Keep live facts where new ones contradict them.")
-@click.option("--theirs", "on_conflict", flag_value="theirs", help="Replace live facts that new ones contradict.")
-@click.option("--keep-both", "on_conflict", flag_value="keep-both", help="Keep both sides of a contradiction.")
+@conflict_options
 @click.option("--hparams", metavar="FILE|NAME", help="Hyperparameters other than the repository's.")
 @click.option("--corpus", metavar="SOURCE", help="Text for statistics, as `memitvc stats` takes it.")
 @click.option("--tokens", type=click.IntRange(min=1), help="Tokens of that text.")
@@ -52,7 +50,6 @@ def command(
 
     Records are EasyEdit's (prompt, subject, target_new, …) or MEMIT's (requested_rewrite, …).
     """
-    options["on_conflict"] = options["on_conflict"] or "stop"
     if drop and patch is None:
         raise UsageError("--drop gives up a kept patch", hint="Name it: memitvc commit --patch ID --drop")
     if patch is not None:
@@ -90,21 +87,11 @@ def command(
                 **options,
             )
         likely = likely_conflicts(io, repository, [made.id], check_overlap)
-    for note in made.notes:
-        io.note(note)
-    for warning in made.warnings:
-        io.warn(warning)
-    io.emit(
-        {
-            **vars(made),
-            "before": dict(made.before),
-            "after": dict(made.after),
-            "seconds": dict(made.seconds),
-            "notes": list(made.notes),
-            "warnings": list(made.warnings),
-            **({} if likely is None else {"overlaps": likely}),
-        },
-        lambda: _render(io, made),
+    io.outcome(
+        made,
+        f"{count(made.facts, 'fact')}, {made.survived:.1%} of the update kept",
+        lambda: _scores(io, made),
+        **({} if likely is None else {"overlaps": likely}),
     )
 
 
@@ -113,14 +100,7 @@ def _commit_kept(io: IO, patch: str, on_conflict: OnConflict, message: str | Non
 
     with io.repository() as repository:
         made = commit_kept(repository, patch, on_conflict=on_conflict, message=message)
-    for note in made.notes:
-        io.note(note)
-    io.emit(
-        {**vars(made), "notes": list(made.notes)},
-        lambda: click.echo(
-            f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {count(made.facts, 'fact')} of the kept patch"
-        ),
-    )
+    io.outcome(made, f"{count(made.facts, 'fact')} of the kept patch")
 
 
 def _drop_kept(io: IO, patch: str) -> None:
@@ -140,12 +120,10 @@ def _amend_message(io: IO, message: str | None) -> None:
         raise UsageError("what shall be amended?", hint="Give a file of edits, or another message with -m.")
     with io.repository() as repository:
         made = amend_message(repository, message)
-    io.emit(dict(vars(made)), lambda: click.echo(f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {made.subject}"))
+    io.outcome(made, made.subject)
 
 
-def _render(io: IO, made: CommitResult) -> None:
-    where = made.branch or "detached HEAD"
-    click.echo(f"[{where} {made.id[:10]}] {count(made.facts, 'fact')}, {made.survived:.1%} of the update kept")
+def _scores(io: IO, made: Committed) -> None:
     if made.after:
         rows = score_rows([made.before, made.after])
         if made.perplexity_before is not None and made.perplexity_after is not None:

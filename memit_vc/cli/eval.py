@@ -43,4 +43,4 @@ def command(io: IO, revision: str, edits: str | None, per_fact: bool, no_perplex
             rows.append(["perplexity of held text", f"{made.measured.perplexity:.2f}"])
         io.table(["", "value"], rows, right=("value",))
 
-    io.emit({"commit": made.commit, "state": made.state, "scores": made.measured.to_json()}, render)
+    io.emit({"commit": made.commit, "state": made.state, "scores": made.measured}, render)

@@ -79,9 +79,7 @@ def _adapter(io: IO, revision: str, out: Path, max_rank: int | None) -> None:
             if error:
                 click.echo(f"  {name}: cut to rank {made.ranks[name]}, relative error {error:.2e}")
 
-    io.emit(
-        {**vars(made), "directory": str(made.directory), "ranks": dict(made.ranks), "errors": dict(made.errors)}, render
-    )
+    io.emit(made, render)
     if made.since is not None:
         io.note(f"it holds the difference to {made.since[:10]}: load it on a model of that commit, not on the base")
 
@@ -96,7 +94,7 @@ def _merged(io: IO, revision: str, out: Path, dtype: str | None, max_shard_size:
         click.echo(f"{made.directory}: state {made.state[:10]} of commit {made.commit[:10]}")
         click.echo(f"{count(len(made.files), 'file')} of weights, {size_text(made.bytes)}")
 
-    io.emit({**vars(made), "directory": str(made.directory), "files": list(made.files)}, render)
+    io.emit(made, render)
 
 
 def _patch(io: IO, revision: str, out: Path, *, constraints: bool) -> None:
@@ -109,4 +107,4 @@ def _patch(io: IO, revision: str, out: Path, *, constraints: bool) -> None:
         held = (count(len(made.commits), "commit"), count(made.patches, "patch", "es"), count(made.facts, "fact"))
         click.echo(f"{made.file}: {', '.join(held)}, {size_text(made.bytes)}")
 
-    io.emit({**vars(made), "file": str(made.file), "commits": list(made.commits)}, render)
+    io.emit(made, render)

@@ -11,7 +11,8 @@ from memit_vc.cli.show_facts import number
 
 if TYPE_CHECKING:
     from memit_vc.objects import JsonValue
-    from memit_vc.porcelain.editing.measured_facts import MeasuredFact, Scores
+    from memit_vc.porcelain.editing.evaluate import MeasuredFact
+    from memit_vc.porcelain.history.scores_at_commit import Scores
 
 _SHOWN = {"ES": "ES", "PS": "PS", "NS": "NS", "argmax": "rewrite_acc"}
 
@@ -28,7 +29,7 @@ def command(io: IO, revision: str, as_csv: bool, subject: str | None, commits: t
     --json and --csv print records that `memitvc commit` reads: `memitvc facts --json | memitvc -C other commit -`
     replays them on another base.
     """
-    from memit_vc.porcelain.history.history import facts
+    from memit_vc.porcelain.history.facts import facts
 
     with io.repository() as repository:
         found = facts(repository, revision)
@@ -46,7 +47,7 @@ def command(io: IO, revision: str, as_csv: bool, subject: str | None, commits: t
 
     measured: list[MeasuredFact] = []
     if measure:
-        from memit_vc.porcelain.editing.measured_facts import measured_facts
+        from memit_vc.porcelain.editing.evaluate import measured_facts
 
         with io.repository() as repository, io.progress() as progress:
             measured = measured_facts(repository, found, revision=revision, progress=progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from memit_vc.cli.io import IO, verb
-from memit_vc.cli.transfers import fetched_json, render_fetched
+from memit_vc.cli.transfers import render_fetched
 
 
 @verb(name="fetch")
@@ -23,4 +23,4 @@ def command(io: IO, remote: str | None) -> None:
         made = fetch(repository, remote, progress=progress)
     for note in made.notes:
         io.note(note)
-    io.emit(fetched_json(made), lambda: render_fetched(made))
+    io.emit(made, lambda: render_fetched(made))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import click
 
 from memit_vc.cli.io import IO, FiniteRange, count, verb
@@ -49,4 +47,4 @@ def command(io: IO, dry_run: bool, prune_operations: bool, keep: int, grace: flo
             f"{count(gone.bytes, 'byte')}"
         )
 
-    io.emit({**dataclasses.asdict(gone), "dry_run": dry_run}, render)
+    io.emit(gone, render, dry_run=dry_run)

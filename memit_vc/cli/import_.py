@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from memit_vc.cli.io import IO, verb
 from memit_vc.cli.sides import change_text, conflict_options
 
+if TYPE_CHECKING:
+    from memit_vc.vcs.contradictions import OnConflict
+
 
 @verb(name="import")
 @click.argument("file", type=click.Path(path_type=Path))
 @conflict_options
-def command(io: IO, file: Path, on_conflict: str | None) -> None:
+def command(io: IO, file: Path, on_conflict: OnConflict) -> None:
     """Put the commits of FILE (from `export --patch`) on HEAD, one new commit for each. No model is loaded.
 
     FILE must belong to the same base. It is checked whole before anything is stored; what is here already is left out.
@@ -24,29 +28,15 @@ def command(io: IO, file: Path, on_conflict: str | None) -> None:
         made = import_patch(
             repository,
             file,
-            on_conflict=on_conflict or "stop",  # type: ignore[arg-type]  # one of the flags' values
+            on_conflict=on_conflict,
             progress=progress,
         )
-    for note in made.notes:
-        io.warn(note)
 
-    def render() -> None:
-        where = made.branch or "detached HEAD"
-        if not made.ids:
-            click.echo(f"everything in {file} is here already")
-            return
-        click.echo(f"[{where} {made.ids[-1][:10]}] {change_text(made.added, made.removed)}")
+    def details() -> None:
         for commit in made.skipped:
             io.note(f"{commit[:10]} is here already")
 
-    io.emit(
-        {
-            **vars(made),
-            "ids": list(made.ids),
-            "imported": list(made.imported),
-            "skipped": list(made.skipped),
-            "contradictions": [each.to_json() for each in made.contradictions],
-            "notes": list(made.notes),
-        },
-        render,
-    )
+    if made.ids:
+        io.outcome(made, change_text(made), details)
+    else:
+        io.emit(made, lambda: click.echo(f"everything in {file} is here already"))

@@ -35,6 +35,4 @@ def command(io: IO, base: str, directory: Path | None, **options: Any) -> None:
         origin = "guessed from its config" if made.hparams_from == "guessed" else f"from {made.hparams_from}"
         click.echo(f"layers {', '.join(map(str, made.layers))}; hyperparameters {origin}")
 
-    io.emit(
-        {**vars(made), "directory": str(made.directory), "layers": list(made.layers), "notes": list(made.notes)}, render
-    )
+    io.emit(made, render)

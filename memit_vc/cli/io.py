@@ -5,13 +5,14 @@ Data goes to stdout; notes, hints and progress bars go to stderr.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,10 +21,11 @@ import click
 
 from memit_vc.cli.terminal import escaped_json
 from memit_vc.errors import UsageError
-from memit_vc.objects import JsonValue
+from memit_vc.objects import short
 from memit_vc.progress import Progress, count
 
 if TYPE_CHECKING:
+    from memit_vc.porcelain.record import Outcome
     from memit_vc.repository import Repository
 
 __all__ = ["IO", "FiniteRange", "count", "verb"]
@@ -52,12 +54,26 @@ class IO:
 
         return Repository.open(Path())
 
-    def emit(self, value: JsonValue, render: Callable[[], None]) -> None:
-        """The result: as one JSON document, or drawn by `render`."""
+    def emit(self, value: object, render: Callable[[], None], **more: object) -> None:
+        """The result, with `more` fields where there are any: as one JSON document, or drawn by `render`."""
         if self.json:
-            click.echo(escaped_json(json.dumps(value, ensure_ascii=False, indent=2)))
+            document = {**_encoded(value), **_encoded(more)} if more else _encoded(value)
+            click.echo(escaped_json(json.dumps(document, ensure_ascii=False, indent=2)))
         else:
             render()
+
+    def outcome(self, made: Outcome, text: str, details: Callable[[], None] = lambda: None, **more: object) -> None:
+        """The result of a verb that changes the history: "[branch id] text", then `details`; its notes on stderr."""
+        for note in made.notes:
+            self.note(note)
+        for warning in made.warnings:
+            self.warn(warning)
+
+        def render() -> None:
+            click.echo(f"[{made.branch or 'detached HEAD'} {short(made.id)}] {text}")
+            details()
+
+        self.emit(made, render, **more)
 
     def note(self, text: str) -> None:
         """Something to know that is not the result."""
@@ -121,6 +137,21 @@ class IO:
         finally:
             if bars.live.is_started:
                 bars.stop()
+
+
+def _encoded(value: Any) -> Any:
+    """Any result as JSON: values with `to_json` say it themselves, of other dataclasses each field counts."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if hasattr(value, "to_json"):
+        return _encoded(value.to_json())
+    if dataclasses.is_dataclass(value):
+        return {field.name: _encoded(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): _encoded(each) for name, each in value.items()}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return [_encoded(each) for each in (sorted(value) if isinstance(value, frozenset) else value)]
 
 
 def _lines(io: IO) -> Progress:

@@ -30,7 +30,7 @@ def command(
     io: IO, revisions: tuple[str, ...], graph: bool, oneline: bool, everything: bool, limit: int | None
 ) -> None:
     """Show the commits that are reachable from REV (default HEAD), newest first. A..B leaves out what A reaches."""
-    from memit_vc.porcelain.history.history import LogEntry, log
+    from memit_vc.porcelain.history.log import LogEntry, log
 
     with io.repository() as repository:
         entries = log(repository, revisions, everything=everything, limit=limit)
@@ -62,4 +62,4 @@ def command(
             for entry in entries:
                 click.echo("\n".join(lines(entry)))
 
-    io.emit([entry.to_json() for entry in entries], render)
+    io.emit(entries, render)

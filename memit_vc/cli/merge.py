@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from memit_vc.cli.io import IO, count, verb
 from memit_vc.cli.show_resolved import show_resolved
 from memit_vc.cli.sides import UNSEEN, change_text, check_overlap_option, conflict_options, likely_conflicts
+
+if TYPE_CHECKING:
+    from memit_vc.vcs.contradictions import OnConflict
 
 
 @verb(name="merge")
@@ -19,7 +24,7 @@ from memit_vc.cli.sides import UNSEEN, change_text, check_overlap_option, confli
 def command(
     io: IO,
     revision: str,
-    on_conflict: str | None,
+    on_conflict: OnConflict,
     no_ff: bool,
     resolve: bool,
     check_overlap: bool | None,
@@ -37,7 +42,7 @@ def command(
             solved = resolve_merge(
                 repository,
                 revision,
-                on_conflict=on_conflict or "stop",  # type: ignore[arg-type]  # one of the flags' values
+                on_conflict=on_conflict,
                 message=message,
                 progress=progress,
             )
@@ -50,31 +55,20 @@ def command(
         made = merge(
             repository,
             revision,
-            on_conflict=on_conflict or "stop",  # type: ignore[arg-type]  # one of the flags' values
+            on_conflict=on_conflict,
             message=message,
             fast_forward=not no_ff,
         )
         likely = likely_conflicts(io, repository, [made.id], True) if check_overlap and made.how == "merge" else None
-    for note in made.notes:
-        io.warn(note)
 
-    def render() -> None:
-        if made.how == "up-to-date":
-            click.echo("already up to date")
-            return
-        how = "" if made.how == "merge" else ", fast-forward"
-        click.echo(f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {change_text(made.added, made.removed)}{how}")
+    def details() -> None:
         if made.how == "merge" and made.added and check_overlap is None:
             io.note(UNSEEN)
         if made.contradictions:
             io.note(f"{count(len(made.contradictions), 'contradiction')} settled: {on_conflict}")
 
-    io.emit(
-        {
-            **vars(made),
-            "contradictions": [each.to_json() for each in made.contradictions],
-            "notes": list(made.notes),
-            **({} if likely is None else {"overlaps": likely}),
-        },
-        render,
-    )
+    more = {} if likely is None else {"overlaps": likely}
+    if made.how == "up-to-date":
+        io.emit(made, lambda: click.echo("already up to date"), **more)
+    else:
+        io.outcome(made, change_text(made) + (", fast-forward" if made.how != "merge" else ""), details, **more)

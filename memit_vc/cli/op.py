@@ -25,7 +25,7 @@ def log(io: IO, limit: int | None) -> None:
             for line in moved_lines(operation):
                 click.echo(f"        {line}")
 
-    io.emit([operation.to_json() for operation in found], render)
+    io.emit(found, render)
 
 
 @verb(name="restore")
@@ -44,7 +44,7 @@ def restore(io: IO, number: int) -> None:
         for line in moved_lines(made):
             click.echo(f"  {line}")
 
-    io.emit({**made.to_json(), "head": head}, render)
+    io.emit(made, render, head=head)
 
 
 @verb(name="op", cls=click.Group)

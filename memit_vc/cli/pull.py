@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from memit_vc.cli.io import IO, verb
-from memit_vc.cli.transfers import fetched_json, render_fetched
+from memit_vc.cli.transfers import render_fetched
 
 
 @verb(name="pull")
@@ -32,4 +32,4 @@ def command(io: IO, remote: str | None, branch: str | None) -> None:
         else:
             click.echo(f"{made.branch}: {made.before[:10]} → {made.after[:10]}")
 
-    io.emit({**vars(made), "fetched": fetched_json(made.fetched)}, render)
+    io.emit(made, render)

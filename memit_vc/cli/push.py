@@ -81,15 +81,4 @@ def command(
         if made.pull_request is not None:
             click.echo(f"pull request: {made.pull_request}")
 
-    io.emit(
-        {
-            **vars(made),
-            "commits": list(made.commits),
-            "files": dict(made.files),
-            "deleted": list(made.deleted),
-            "notes": list(made.notes),
-            "bytes": made.bytes,
-            "dry_run": dry_run,
-        },
-        render,
-    )
+    io.emit(made, render, bytes=made.bytes, dry_run=dry_run)

@@ -54,14 +54,4 @@ def push_model(io: IO, name: str | None, revision: str, options: PushOptions, ta
         if made.pull_request is not None:
             click.echo(f"pull request: {made.pull_request}")
 
-    io.emit(
-        {
-            **vars(made),
-            "sent": dict(made.sent),
-            "copied": dict(made.copied),
-            "kept": list(made.kept),
-            "notes": list(made.notes),
-            "dry_run": dry_run,
-        },
-        render,
-    )
+    io.emit(made, render, dry_run=dry_run)

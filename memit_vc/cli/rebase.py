@@ -24,15 +24,14 @@ def command(io: IO, onto: str, no_scores: bool) -> None:
             made = rebase(repository, onto, scores=not no_scores, progress=progress)
         subjects = {new: repository.commit(new).subject for _, new in made.commits}
 
-    def render() -> None:
-        where = made.branch or "detached HEAD"
-        if made.fast_forward:
-            click.echo(f"[{where} {made.tip[:10]}] fast-forward")
-            return
-        click.echo(f"[{where} {made.tip[:10]}] {count(len(made.commits), 'commit')} onto {made.onto[:10]}")
+    def details() -> None:
         for old, new in made.commits:
             click.echo(f"  {old[:10]} → {new[:10]} {subjects[new]}")
         for old in made.skipped:
             io.note(f"  {old[:10]} has nothing left to do there")
 
-    io.emit({**vars(made), "commits": [list(pair) for pair in made.commits], "skipped": list(made.skipped)}, render)
+    io.outcome(
+        made,
+        "fast-forward" if made.fast_forward else f"{count(len(made.commits), 'commit')} onto {made.onto[:10]}",
+        details,
+    )

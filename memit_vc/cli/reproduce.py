@@ -29,5 +29,5 @@ def command(io: IO, revision: str) -> int:
             click.echo(f"  {name}: relative difference {difference:.2e}")
         io.note("`memitvc show --provenance` says on what it was computed; compare versions, device and threads")
 
-    io.emit({**vars(made), "differences": dict(made.differences), "largest": made.largest}, render)
+    io.emit(made, render, largest=made.largest)
     return 0 if made.equal else 15

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from memit_vc.cli.io import IO, count, verb
 from memit_vc.cli.show_resolved import show_resolved
 from memit_vc.cli.sides import conflict_options
+
+if TYPE_CHECKING:
+    from memit_vc.vcs.contradictions import OnConflict
 
 
 @verb(name="revert")
@@ -24,7 +29,7 @@ def command(
     revisions: tuple[str, ...],
     fact: str | None,
     resolve: bool,
-    on_conflict: str | None,
+    on_conflict: OnConflict,
     message: str | None,
 ) -> None:
     """Undo the change of state of REVISIONS (commits, or ranges A..B), wherever they are in the history, the newest
@@ -44,7 +49,7 @@ def command(
                 repository,
                 revisions,
                 fact=fact,
-                on_conflict=on_conflict or "stop",  # type: ignore[arg-type]  # one of the flags' values
+                on_conflict=on_conflict,
                 message=message,
                 progress=progress,
             )
@@ -57,31 +62,16 @@ def command(
             repository,
             revisions,
             fact=fact,
-            on_conflict=on_conflict or "stop",  # type: ignore[arg-type]  # one of the flags' values
+            on_conflict=on_conflict,
             message=message,
         )
         later = [(commit, repository.commit(commit).subject) for commit in made.later]
 
-    for note in made.notes:
-        io.warn(note)
-
-    def render() -> None:
-        change = ", ".join(
-            f"{count(n, 'column')} {way}" for n, way in ((made.removed, "out"), (made.restored, "back")) if n
-        )
-        click.echo(f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {change}")
+    def details() -> None:
         if later:
             io.note("computed on top of what was taken out (their facts stay):")
-            for commit, subject in later:
-                io.note(f"  {commit[:10]} {subject}")
+        for commit, subject in later:
+            io.note(f"  {commit[:10]} {subject}")
 
-    io.emit(
-        {
-            **vars(made),
-            "reverted": list(made.reverted),
-            "later": list(made.later),
-            "contradictions": [each.to_json() for each in made.contradictions],
-            "notes": list(made.notes),
-        },
-        render,
-    )
+    parts = ((made.removed, "out"), (made.added, "back"))
+    io.outcome(made, ", ".join(f"{count(n, 'column')} {way}" for n, way in parts if n), details)

@@ -10,7 +10,7 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.cli.show_facts import fact_line, number, score_rows
 
 if TYPE_CHECKING:
-    from memit_vc.porcelain.history.history import ShownCommit
+    from memit_vc.porcelain.history.show import ShownCommit
 
 
 @verb(name="show")
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 @click.option("--provenance", is_flag=True, help="Also everything the patch was computed from.")
 def command(io: IO, revision: str, provenance: bool) -> None:
     """Show the commit REVISION (default HEAD)."""
-    from memit_vc.porcelain.history.history import show
+    from memit_vc.porcelain.history.show import show
 
     with io.repository() as repository:
         shown = show(repository, revision)
-    io.emit(shown.to_json(), lambda: _render(io, shown, provenance))
+    io.emit(shown, lambda: _render(io, shown, provenance))
 
 
 def _render(io: IO, shown: ShownCommit, provenance: bool) -> None:

@@ -19,23 +19,20 @@ __all__ = ["show_resolved"]
 
 def show_resolved(io: IO, made: Resolved, *, overlaps: Sequence[JsonValue] | None = None) -> None:
     """One line for people, all of it as JSON, with likely conflicts where somebody looked; notes on stderr."""
-
-    def render() -> None:
-        parts = [
-            f"{count(number, noun)} {what}"
-            for number, noun, what in (
-                (made.taken_out, "fact", "taken out"),
-                (made.put_in, "fact", "solved in"),
-                (made.columns_removed, "column", "replaced"),
-            )
-            if number
-        ]
-        click.echo(f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {', '.join(parts)}")
-        click.echo(f"snapping changed the update by {made.snapping:.1e}")
-
+    parts = [
+        f"{count(number, noun)} {what}"
+        for number, noun, what in (
+            (made.taken_out, "fact", "taken out"),
+            (made.put_in, "fact", "solved in"),
+            (made.columns_removed, "column", "replaced"),
+        )
+        if number
+    ]
     if made.dense:
         io.note("stored as one dense patch: single facts of it can be taken out with `revert --resolve` only")
-    for note in made.notes:
-        io.note(note)
-    found = {} if overlaps is None else {"overlaps": list(overlaps)}
-    io.emit({**vars(made), "notes": list(made.notes), **found}, render)
+    io.outcome(
+        made,
+        ", ".join(parts),
+        lambda: click.echo(f"snapping changed the update by {made.snapping:.1e}"),
+        **({} if overlaps is None else {"overlaps": list(overlaps)}),
+    )

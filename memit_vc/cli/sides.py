@@ -13,6 +13,7 @@ from memit_vc.progress import count
 
 if TYPE_CHECKING:
     from memit_vc.cli.io import IO
+    from memit_vc.porcelain.record import Outcome
     from memit_vc.repository import Repository
 
 __all__ = ["UNSEEN", "change_text", "check_overlap_option", "conflict_options", "likely_conflicts"]
@@ -24,13 +25,13 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def conflict_options(function: _F) -> _F:
-    """--ours, --theirs, --keep-both as `on_conflict`; None where none is given."""
+    """--ours, --theirs, --keep-both as `on_conflict`; "stop" where none is given."""
     for name, text in (
         ("keep-both", "Keep both sides of a contradiction."),
         ("theirs", "Where facts contradict each other, keep theirs."),
         ("ours", "Where facts contradict each other, keep ours."),
     ):
-        function = click.option(f"--{name}", "on_conflict", flag_value=name, help=text)(function)
+        function = click.option(f"--{name}", "on_conflict", flag_value=name, default="stop", help=text)(function)
     return function
 
 
@@ -69,7 +70,7 @@ def likely_conflicts(
     return [overlap.to_json() for overlap in found]
 
 
-def change_text(added: int, removed: int) -> str:
+def change_text(made: Outcome) -> str:
     """ "3 columns in, 1 column out"."""
-    parts = [f"{count(n, 'column')} {way}" for n, way in ((added, "in"), (removed, "out")) if n]
+    parts = [f"{count(n, 'column')} {way}" for n, way in ((made.added, "in"), (made.removed, "out")) if n]
     return ", ".join(parts) or "the same state"

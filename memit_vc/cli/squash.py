@@ -68,12 +68,7 @@ def command(
     with io.repository() as repository:
         made = squash(repository, span, message=message)
 
-    def render() -> None:
-        cancelled = f", {made.cancelled} cancelled" if made.cancelled else ""
-        click.echo(
-            f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {count(made.squashed, 'commit')} into one: "
-            f"{count(made.columns, 'column')}{cancelled}; state {made.state[:10]} as before"
-        )
+    def details() -> None:
         if made.patches > 1:
             io.note(f"{made.patches} patches: dense ones, and ones on other layers, cannot be joined")
         if made.rewritten:
@@ -87,8 +82,11 @@ def command(
                 "not remember that"
             )
 
-    lists = {"left_behind": list(made.left_behind), "brings_back": list(made.brings_back)}
-    io.emit({**vars(made), **lists}, render)
+    cancelled = f", {made.cancelled} cancelled" if made.cancelled else ""
+    columns = f"{count(made.columns, 'column')}{cancelled}"
+    io.outcome(
+        made, f"{count(made.squashed, 'commit')} into one: {columns}; state {made.state[:10]} as before", details
+    )
 
 
 def _compress(io: IO, tolerance: float, message: str | None) -> None:
@@ -97,11 +95,7 @@ def _compress(io: IO, tolerance: float, message: str | None) -> None:
     with io.repository() as repository, io.progress() as progress:
         made = compress(repository, tolerance, message=message, progress=progress)
 
-    def render() -> None:
-        click.echo(
-            f"[{made.branch or 'detached HEAD'} {made.id[:10]}] {count(made.columns, 'column')} into rank {made.rank}: "
-            f"{made.bytes_before / 1e6:.2f} MB → {made.bytes_after / 1e6:.2f} MB"
-        )
+    def details() -> None:
         io.table(
             ["tensor", "rank", "error"],
             [[name, str(made.ranks[name]), f"{made.errors[name]:.2e}"] for name in made.ranks],
@@ -111,4 +105,5 @@ def _compress(io: IO, tolerance: float, message: str | None) -> None:
             "the facts leave together, or one by one with `revert --resolve`; a revert of this brings all bits back"
         )
 
-    io.emit({**vars(made), "ranks": dict(made.ranks), "errors": dict(made.errors)}, render)
+    sizes = f"{made.bytes_before / 1e6:.2f} MB → {made.bytes_after / 1e6:.2f} MB"
+    io.outcome(made, f"{count(made.columns, 'column')} into rank {made.rank}: {sizes}", details)

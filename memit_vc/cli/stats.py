@@ -39,13 +39,5 @@ def command(io: IO, source: str | None, **options: Any) -> None:
             if ridge:
                 io.warn(f"layer {layer}: too little text for a positive definite moment; ridge {ridge:.3g} is added")
 
-    io.emit(
-        {
-            "id": made.id,
-            "tokens": made.tokens,
-            "layers": list(made.layers),
-            "computed": made.computed,
-            "ridge": {str(layer): ridge for layer, ridge in made.ridges.items()},
-        },
-        render,
-    )
+    record = {"id": made.id, "tokens": made.tokens, "layers": made.layers, "computed": made.computed}
+    io.emit({**record, "ridge": made.ridges}, render)

@@ -12,7 +12,7 @@ def command(io: IO) -> None:
     """Show the base, the branch, how many facts are live, how far the remotes' branches of that name are away, and what
     is ready. Loads no model and asks no remote: `memitvc fetch` does.
     """
-    from memit_vc.porcelain.history.history import status
+    from memit_vc.porcelain.history.status import status
 
     with io.repository() as repository:
         found = status(repository)
@@ -35,4 +35,4 @@ def command(io: IO) -> None:
         for patch in found.kept:
             click.echo(f"kept    patch {patch[:10]}: memitvc commit --patch {patch[:10]}")
 
-    io.emit(found.to_json(), render)
+    io.emit(found, render)

@@ -37,4 +37,4 @@ def command(io: IO, target: str, start: str | None, create: bool, detach: bool) 
         already = "" if now.moved else "already "
         click.echo(f"{already}{where}: {now.commit[:10]} {now.subject}")
 
-    io.emit(dict(vars(now)), render)
+    io.emit(now, render)

@@ -28,4 +28,4 @@ def command(io: IO, name: str | None, revision: str | None, delete: bool) -> Non
         for tag in found:
             click.echo(f"{'deleted tag ' if delete else ''}{tag.name}  {tag.commit[:10]} {tag.subject}")
 
-    io.emit([tag.to_json() for tag in found] if name is None else found[0].to_json(), render)
+    io.emit(found if name is None else found[0], render)

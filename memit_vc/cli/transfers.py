@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memit_vc.objects import JsonValue
 from memit_vc.progress import count, size_text
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.sharing.fetch import Fetched
 
-__all__ = ["fetched_json", "render_fetched"]
+__all__ = ["render_fetched"]
 
 
 def render_fetched(fetched: Fetched) -> None:
@@ -22,19 +21,11 @@ def render_fetched(fetched: Fetched) -> None:
     else:
         came = f"{count(fetched.commits, 'commit')}, {count(fetched.objects, 'object')}"
         click.echo(f"from {fetched.url}: {came}, {size_text(fetched.bytes)}")
-    for ref, old, new in fetched.moved:
-        name = ref.partition("/")[2]
-        if ref.startswith("heads/"):
+    for moved in fetched.moved:
+        name = moved.name.partition("/")[2]
+        if moved.name.startswith("heads/"):
             continue
-        if new is None:
+        if moved.after is None:
             click.echo(f"  {name} is gone there")
         else:
-            click.echo(f"  {name}: {'new' if old is None else old[:10]} → {new[:10]}")
-
-
-def fetched_json(fetched: Fetched) -> dict[str, JsonValue]:
-    return {
-        **vars(fetched),
-        "moved": [{"name": name, "before": old, "after": new} for name, old, new in fetched.moved],
-        "notes": list(fetched.notes),
-    }
+            click.echo(f"  {name}: {'new' if moved.before is None else moved.before[:10]} → {moved.after[:10]}")

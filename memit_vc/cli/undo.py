@@ -23,4 +23,4 @@ def command(io: IO) -> None:
         for line in moved_lines(made):
             click.echo(f"  {line}")
 
-    io.emit(made.to_json(), render)
+    io.emit(made, render)

@@ -24,4 +24,4 @@ def command(io: IO) -> None:
         if backup is not None:
             io.note(f"backup: {backup}")
 
-    io.emit({"before": before, "after": after, "backup": str(backup) if backup else None}, render)
+    io.emit({"before": before, "after": after, "backup": backup}, render)

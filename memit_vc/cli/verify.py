@@ -18,7 +18,7 @@ def command(io: IO, model: Path, expect: str | None) -> None:
 
     Exit code 15 where it is none, or not the expected one.
     """
-    from memit_vc.porcelain.output.checkout import verify
+    from memit_vc.porcelain.output.verify import verify
 
     if not model.is_dir():
         raise UsageError(f"{model}: is not a directory", hint="Give a directory with a model, such as a checkout.")
@@ -38,15 +38,5 @@ def command(io: IO, model: Path, expect: str | None) -> None:
             f"{model / 'memitvc.json'} names state {found.recorded[:10]}: a switch was interrupted; "
             f"`memitvc checkout REV --in-place {model}` finishes it"
         )
-    io.emit(
-        {
-            "directory": str(found.directory),
-            "state": found.state,
-            "commits": list(found.commits),
-            "is_base": found.is_base,
-            "tensors": found.compared,
-            "recorded": found.recorded,
-            "on_branch": found.on_branch,
-        },
-        render,
-    )
+    shown = ("directory", "state", "commits", "is_base", "recorded", "on_branch")
+    io.emit({"tensors": found.compared, **{name: getattr(found, name) for name in shown}}, render)

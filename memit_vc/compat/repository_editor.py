@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,10 @@ from memit_vc.compat.models import adapter_for, second_model
 from memit_vc.errors import UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.objects import ColumnId, Fact
+from memit_vc.objects import Fact
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
 
@@ -51,15 +52,14 @@ class RepositorySession:
         model = second_model(adapter.model, self.names.values())
         return ModelAdapter.of(model, adapter.tokenizer, architecture=adapter.architecture)
 
-    def head(self) -> frozenset[ColumnId]:
-        columns: frozenset[ColumnId] = self.repository.state(self.repository.head().commit)
-        return columns
+    def head(self) -> LiveState:
+        return LiveState.of_head(self.repository)
 
-    def show(self, adapter: ModelAdapter, columns: Collection[ColumnId]) -> None:
+    def show(self, adapter: ModelAdapter, state: LiveState) -> None:
         """Give the model the materialised weights of a state."""
         import torch
 
-        touched = self.loaded.materialised(columns)
+        touched = self.loaded.materialised(state)
         if beyond := sorted(set(touched) - set(self.names)):
             raise UsageError(
                 f"HEAD edits layers {beyond}, which this editor did not when it was opened",

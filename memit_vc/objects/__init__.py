@@ -26,4 +26,6 @@ from memit_vc.objects.patch import PatchColumn as PatchColumn
 from memit_vc.objects.patch import PatchHeader as PatchHeader
 from memit_vc.objects.patch import WeightForm as WeightForm
 from memit_vc.objects.refs import Head as Head
+from memit_vc.objects.refs import Moved as Moved
 from memit_vc.objects.refs import RefUpdate as RefUpdate
+from memit_vc.objects.refs import moves as moves

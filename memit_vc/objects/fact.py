@@ -46,6 +46,11 @@ class Fact:
         return (self.subject.strip(), self.prompt.strip())
 
     @property
+    def claim(self) -> tuple[tuple[str, str], str]:
+        """The question and its answer. Facts that differ in their probes only make the same claim."""
+        return (self.question, self.target.strip())
+
+    @property
     def subject_span(self) -> tuple[int, int]:
         """Character span [start, end) of the subject in the prompt; ValueError where it does not occur."""
         if self.occurrence is None:

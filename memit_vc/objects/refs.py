@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from memit_vc.objects.ids import CommitId
 
-__all__ = ["Head", "RefUpdate"]
+__all__ = ["Head", "Moved", "RefUpdate", "moves"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +28,21 @@ class RefUpdate:
     name: str
     old: CommitId | None
     new: CommitId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One ref, or HEAD, that moved: commit ids, for HEAD also "heads/<branch>"; None means absent."""
+
+    name: str
+    before: str | None
+    after: str | None
+
+
+def moves(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Moved, ...]:
+    """The refs that differ, by name."""
+    return tuple(
+        Moved(name, before.get(name), after.get(name))
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    )

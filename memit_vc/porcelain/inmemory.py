@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from memit_vc.errors import BaseChangedError, UnsupportedModelError, UsageError
 from memit_vc.objects import CommitId, EditableWeight, StateId
 from memit_vc.porcelain.base import checked_base
+from memit_vc.porcelain.state import LiveState
 from memit_vc.remote.opening import checked_url, is_hub
 from memit_vc.repository import Repository
 from memit_vc.store.checkpoint import Checkpoint
@@ -177,24 +178,21 @@ def _differing(
     """The state's id, and the parameters that do not hold its weights yet with the tensors that do."""
     import torch
 
-    from memit_vc.numerics.exact.materialise import state_terms
     from memit_vc.numerics.exact.stateweight import state_weight
     from memit_vc.numerics.model.checkpoint_tensors import read_tensor
 
     checkpoint = checkpoint or checked_base(repository)
-    columns = repository.state(commit)
-    touched = repository.bounds(columns).keys()
-    selection = repository.selection(columns)
+    state = LiveState.at(repository, commit)
     found = dict(model.named_parameters())
     wanted: dict[str, tuple[Any, Tensor]] = {}
     for weight in repository.weights():
         parameter = _parameter(found, weight)
-        terms = state_terms(repository.patch_path, selection, weight.name) if weight.name in touched else []
+        terms = state.terms(weight) if weight.name in state.bounds else []
         tensor = state_weight(read_tensor(checkpoint, weight.name), terms, weight, parameter.dtype)
         tensor = tensor.to(parameter.device)
         if not _same_bits(parameter.data, tensor, torch):
             wanted[weight.parameter] = (parameter, tensor)
-    return repository.state_id(columns), wanted
+    return state.id, wanted
 
 
 def _parameter(found: dict[str, Any], weight: EditableWeight) -> Any:

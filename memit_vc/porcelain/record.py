@@ -1,31 +1,150 @@
-"""How a new commit becomes the tip: the branch that HEAD is on moves, or HEAD itself where it is detached."""
+"""How a commit is made: drafted from a change of state, stored with its blobs and rows, and HEAD moved onto it.
+
+Every verb that changes the history ends here. Nothing is written before `record`, which writes everything or nothing.
+"""
 
 from __future__ import annotations
 
 import getpass
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from memit_vc.objects import CommitId, Head, RefUpdate
+from memit_vc.objects import (
+    BlobId,
+    Commit,
+    CommitId,
+    Fact,
+    Head,
+    JsonValue,
+    Patch,
+    PatchId,
+    RefUpdate,
+    StateId,
+    utc_now,
+)
+from memit_vc.vcs.state import Change
 
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
+    from memit_vc.store.publish import Evaluation
+    from memit_vc.vcs.contradictions import Contradiction
 
-__all__ = ["Movement", "author_name", "head_update"]
+__all__ = ["Kind", "Outcome", "author_name", "draft", "move_head", "record"]
 
-
-class Movement(TypedDict, total=False):
-    """Keyword arguments of `Repository.publish`."""
-
-    refs: list[RefUpdate]
-    head: str
-    head_was: str
+Kind: TypeAlias = Literal["commit", "revert", "squash", "merge", "cherry-pick", "rebase"]
 
 
-def head_update(head: Head, new: CommitId) -> Movement:
-    """Move from `head` to `new` by compare-and-swap: of the branch, or of HEAD where it is detached."""
-    if head.branch is None:
-        return {"head": new, "head_was": head.commit}
-    return {"refs": [RefUpdate(f"heads/{head.branch}", head.commit, new)]}
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a verb did. `id` is the newest commit that it made, or HEAD's where there was none to make.
+
+    `added` and `removed` count columns against HEAD's state before. `notes` are worth knowing, `warnings` need a look.
+    """
+
+    id: CommitId
+    branch: str | None
+    state: StateId
+    added: int = 0
+    removed: int = 0
+    contradictions: tuple[Contradiction, ...] = ()
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def draft(
+    repository: Repository,
+    parents: Sequence[CommitId],
+    change: Change,
+    *,
+    kind: Kind,
+    message: str,
+    patches: Collection[PatchId] | None = None,
+    provenance: BlobId | None = None,
+    details: Mapping[str, JsonValue] | None = None,
+) -> Commit:
+    """A commit by the present author that makes `change` on its first parent. Nothing is stored.
+
+    `patches` None: those in this repository that supply the columns that come in.
+    """
+    if patches is None:
+        patches = repository.selection(change.adds) if change.adds else ()
+    return Commit(
+        base=repository.base_id,
+        parents=tuple(parents),
+        adds=tuple(sorted(change.adds)),
+        removes=tuple(sorted(change.removes)),
+        patches=tuple(sorted(patches)),
+        kind=kind,
+        message=message,
+        author=author_name(repository),
+        time=utc_now(),
+        provenance=provenance,
+        details=details or {},
+    )
+
+
+def record(
+    repository: Repository,
+    head: Head,
+    commits: Sequence[Commit],
+    *,
+    verb: str | None = None,
+    description: str | None = None,
+    patches: Sequence[Patch] = (),
+    blobs: Iterable[bytes] = (),
+    facts: Sequence[Fact] = (),
+    evaluations: Sequence[Evaluation] = (),
+) -> None:
+    """Store `commits` (parents first) with what is new in them, and move HEAD from `head` to the last one.
+
+    Blobs come before rows; a crash in between leaves orphans, which `gc` removes. One operation, by default named after
+    the last commit's kind and described by the only commit's subject. RefMovedError, with the history unchanged, where
+    HEAD or its branch is no longer at `head`.
+    """
+    tip = commits[-1]
+    for blob in blobs:
+        repository.blobs.put(blob)
+    if description is None:
+        description = tip.subject if len(commits) == 1 else f"{len(commits)} commits"
+    move_head(
+        repository,
+        head,
+        tip.id,
+        verb=verb or tip.kind,
+        description=description,
+        commits=commits,
+        patches=patches,
+        facts=facts,
+        evaluations=evaluations,
+    )
+
+
+def move_head(
+    repository: Repository,
+    head: Head,
+    new: CommitId,
+    *,
+    verb: str,
+    description: str,
+    commits: Sequence[Commit] = (),
+    patches: Sequence[Patch] = (),
+    facts: Sequence[Fact] = (),
+    evaluations: Sequence[Evaluation] = (),
+) -> None:
+    """Move the branch that HEAD is on, or a detached HEAD itself, by compare-and-swap. RefMovedError."""
+    detached = head.branch is None
+    repository.publish(
+        verb=verb,
+        description=description,
+        commits=commits,
+        patches=patches,
+        facts=facts,
+        evaluations=evaluations,
+        refs=() if detached else [RefUpdate(f"heads/{head.branch}", head.commit, new)],
+        head=new if detached else None,
+        head_was=head.commit if detached else None,
+    )
 
 
 def author_name(repository: Repository) -> str:

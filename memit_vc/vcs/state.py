@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Generator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from memit_vc.objects import BaseId, ColumnId, CommitId, StateId, canonical_json, digest
+from memit_vc.objects import BaseId, ColumnId, Commit, CommitId, StateId, canonical_json, digest
 from memit_vc.vcs.graph import Parents, merge_bases
 
 __all__ = ["Change", "State", "apply", "change_between", "merge", "merge_commits", "state_id"]
@@ -16,10 +16,17 @@ State: TypeAlias = frozenset[ColumnId]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a commit does to its first parent's state."""
+    """What a commit does to its first parent's state. False where it does nothing."""
 
     adds: State
     removes: State
+
+    @classmethod
+    def of(cls, commit: Commit) -> Change:
+        return cls(frozenset(commit.adds), frozenset(commit.removes))
+
+    def __bool__(self) -> bool:
+        return bool(self.adds or self.removes)
 
 
 def state_id(base: BaseId, columns: Collection[ColumnId]) -> StateId:

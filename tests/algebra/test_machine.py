@@ -31,13 +31,15 @@ from memit_vc.porcelain.sets.amend import amend_message
 from memit_vc.porcelain.sets.branch import create_branch
 from memit_vc.porcelain.sets.cherry_pick import cherry_pick
 from memit_vc.porcelain.sets.commit_kept import commit_kept
-from memit_vc.porcelain.sets.conflicts import OnConflict, settle
+from memit_vc.porcelain.sets.contradictions import settle
 from memit_vc.porcelain.sets.merge import merge
-from memit_vc.porcelain.sets.revert import RevertResult, revert
+from memit_vc.porcelain.sets.revert import Reverted, revert
 from memit_vc.porcelain.sets.squash import squash
 from memit_vc.porcelain.sets.switch import switch, switch_detached
 from memit_vc.porcelain.sets.tag import create_tag
+from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
+from memit_vc.vcs.contradictions import OnConflict
 from tests.algebra.plain import Place, Plain, Refused, State, Voice
 from tests.algebra.world import World, fact
 
@@ -134,9 +136,9 @@ class Algebra(RuleBasedStateMachine):
         try:
             facts, gone = self.plain.committed(batch, how)
         except Refused:
-            self._refused(lambda: settle(self.repository, batch, how))
+            self._refused(lambda: settle(LiveState.of_head(self.repository), batch, how))
             return
-        settled = settle(self.repository, batch, how)
+        settled = settle(LiveState.of_head(self.repository), batch, how)
         assert (list(settled.facts), settled.replaced) == (facts, gone)
         patch = self._patch(facts, dense=dense and len(facts) > 1)
         made = self.world.commit(self.repository, facts, patch=patch, removes=gone, message=self._name())
@@ -203,7 +205,7 @@ class Algebra(RuleBasedStateMachine):
         order = [commit for commit in self._log(*self.plain.place.all) if commit in chosen]
         voices = [Voice(self.plain.before(c), self.plain.live(self.plain.before(c))) for c in order]
 
-        def act(message: str | None = None) -> RevertResult:
+        def act(message: str | None = None) -> Reverted:
             return revert(self.repository, list(chosen), fact=subject, on_conflict=how, message=message)
 
         try:
@@ -265,14 +267,14 @@ class Algebra(RuleBasedStateMachine):
             except MemitVCError:
                 assert self._snapshot() == before
                 return
-        for new in reversed(self._log(made.tip)):
+        for new in reversed(self._log(made.id)):
             if new not in self.plain.parents:
                 commit = self.repository.commit(new)
                 (parent,) = commit.parents
                 assert set(commit.removes) <= self.plain.states[parent]
                 self.plain.add(new, (parent,), (self.plain.states[parent] - set(commit.removes)) | set(commit.adds))
-        assert onto in self.plain.ancestors([made.tip])
-        self._moved(self.plain.place.moved(made.tip))
+        assert onto in self.plain.ancestors([made.id])
+        self._moved(self.plain.place.moved(made.id))
 
     def branch(self, which: int) -> None:
         if len(self.plain.place.branches) > 3:

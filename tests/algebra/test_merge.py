@@ -141,7 +141,7 @@ def test_a_fact_edited_in_on_both_sides_is_told(
     sides([(1, None)], [(2, None)])
     world.commit(repository, [fact(2)], seed=7)
     made = merge(repository, "side")
-    assert "counts twice (City 2)" in made.notes[0]
+    assert "counts twice (City 2)" in made.warnings[0]
 
 
 def test_a_criss_cross_history(world: World, repository: Repository) -> None:

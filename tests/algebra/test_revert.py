@@ -9,11 +9,12 @@ import pytest
 from memit_vc.errors import ConflictError, MemitVCError, RevisionError, UsageError
 from memit_vc.porcelain.sets.cherry_pick import cherry_pick
 from memit_vc.porcelain.sets.commit_kept import commit_kept
-from memit_vc.porcelain.sets.conflicts import settle
+from memit_vc.porcelain.sets.contradictions import settle
 from memit_vc.porcelain.sets.merge import merge
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.sets.squash import squash
 from memit_vc.porcelain.sets.switch import switch, switch_to_new
+from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
 from tests.algebra.world import World, fact
 
@@ -93,9 +94,9 @@ def test_a_fact_that_was_edited_in_again_counts_twice_and_that_is_said(world: Wo
     out = revert(repository, [one.id])
     world.commit(repository, [fact(1)], seed=3)
     made = revert(repository, [out.id])
-    assert "counts twice (City 1)" in made.notes[0]
+    assert "counts twice (City 1)" in made.warnings[0]
     # `commit --theirs` replaces it in both columns
-    settled = settle(repository, [fact(1, "elsewhere")], "theirs")
+    settled = settle(LiveState.of_head(repository), [fact(1, "elsewhere")], "theirs")
     assert settled.replaced == here(repository)
 
 
@@ -114,7 +115,7 @@ def test_a_cancel_column_leaves_with_its_edit_column(world: World, repository: R
     assert targets(repository) == []
     made = revert(repository, [one.id], fact="City 1")
     assert made.removed == 2
-    assert "taken out with --resolve (City 1)" in made.notes[0]
+    assert "taken out with --resolve (City 1)" in made.warnings[0]
     repository.undo()
     out = revert(repository, [one.id])
     assert here(repository) == frozenset()

@@ -7,12 +7,12 @@ import pytest
 from memit_vc.errors import MemitVCError, UsageError
 from memit_vc.numerics.exact.constraints import read_constraints
 from memit_vc.numerics.exact.patchfile import read_patch
-from memit_vc.porcelain.editing.constraints import live_sources
 from memit_vc.porcelain.sets.branch import create_branch
 from memit_vc.porcelain.sets.merge import merge
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.sets.squash import squash
 from memit_vc.porcelain.sets.switch import switch, switch_to_new
+from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
 from tests.algebra.world import World, fact, same_bytes
 
@@ -71,7 +71,7 @@ def test_constraints_come_along_in_the_order_of_the_columns(world: World, reposi
                 assert old.z[n].equal(joined.z[position])
                 position += 1
     assert position == len(patch.columns) == 5
-    assert len(live_sources(repository, repository.state(made.id))) == 5
+    assert len(LiveState.at(repository, made.id).sources) == 5
 
 
 def test_later_commits_keep_their_patches_and_states(world: World, repository: Repository) -> None:
@@ -135,7 +135,7 @@ def test_dense_patches_and_other_layers_stay_apart(world: World, repository: Rep
     assert repository.state(made.id) == state
     assert same_bytes(world.weights(repository, state), before)
     # keys and targets are never lost to a patch that has none
-    sources = live_sources(repository, state)
+    sources = LiveState(repository, state).sources
     assert sum(repository.patch(s.patch).constraints is not None for s in sources) == 6
 
 

@@ -29,7 +29,7 @@ from memit_vc.objects import (
     WeightForm,
     canonical_json,
 )
-from memit_vc.porcelain.record import head_update
+from memit_vc.porcelain.record import record
 from memit_vc.porcelain.setup import init
 from memit_vc.repository import Repository
 from memit_vc.store.blobs import blob_id
@@ -144,14 +144,7 @@ class World:
             time="2026-01-31T12:00:00Z",
             provenance=patch.header.provenance,
         )
-        repository.publish(
-            verb="commit",
-            description=message,
-            commits=[made],
-            patches=[patch],
-            facts=facts,
-            **head_update(head, made.id),
-        )
+        record(repository, head, [made], patches=[patch], facts=facts)
         return made
 
     def cancel(self, repository: Repository, facts: Sequence[Fact], *, seed: int = 0, dense: bool = False) -> Commit:

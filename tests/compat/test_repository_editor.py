@@ -12,6 +12,7 @@ from memit_vc import BaseEditor
 from memit_vc.errors import ConflictError, NoRepositoryError, UsageError
 from memit_vc.porcelain.editing.models import load_model
 from memit_vc.porcelain.setup import init
+from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
 from tests.compat.conftest import Case, requests
 
@@ -39,7 +40,10 @@ def place(make: Callable[..., Case], directory: Callable[[str], Path], tmp_path:
 def head_weights(repository: Repository) -> dict[str, torch.Tensor]:
     loaded = load_model(repository)
     state = repository.state(repository.head().commit)
-    return {loaded.weights[layer].parameter: weight for layer, weight in loaded.materialised(state).items()}
+    return {
+        loaded.weights[layer].parameter: weight
+        for layer, weight in loaded.materialised(LiveState(repository, state)).items()
+    }
 
 
 def shows(model: torch.nn.Module, weights: dict[str, torch.Tensor]) -> bool:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from memit_vc.edits import EditBatch, batch_contradictions, duplicates, parse_records, read_edits
+from memit_vc.edits import EditBatch, duplicates, parse_records, read_edits
 from memit_vc.objects import Fact, Probe
+from memit_vc.vcs.contradictions import contradicting
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 
@@ -189,7 +190,7 @@ def test_duplicates_are_left_out_and_contradictions_kept() -> None:
     batch = parse_records([EASYEDIT, other, {**EASYEDIT, "rephrase_prompt": "x"}], source="x")
     assert [f.target for f in batch.facts] == ["English", "Dutch"]
     assert batch.notes == ("record 3: repeats record 1, left out",)
-    assert batch_contradictions(batch.facts) == [(0, 1)]
+    assert contradicting(batch.facts) == [(batch.facts[0], batch.facts[1])]
     assert duplicates(batch.facts) == []
     every = parse_records([EASYEDIT, other, EASYEDIT], source="x", deduplicate=False)
     assert len(every.facts) == 3

@@ -12,7 +12,8 @@ import pytest
 from memit_vc.cli import main
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.output import checkout as numerics
-from memit_vc.porcelain.output.checkout import checkout, verify
+from memit_vc.porcelain.output.checkout import checkout
+from memit_vc.porcelain.output.verify import verify
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.store import files
 from tests.export.conftest import Opened

@@ -11,7 +11,9 @@ from safetensors import safe_open
 
 from memit_vc.cli import main
 from memit_vc.numerics.model.checkpoint_tensors import tensor_digest
-from memit_vc.porcelain.output.checkout import checkout, state_hashes
+from memit_vc.porcelain.output.checkout import checkout
+from memit_vc.porcelain.output.verify import state_hashes
+from memit_vc.porcelain.state import LiveState
 from tests.export.conftest import Opened, plain_model
 
 
@@ -56,7 +58,7 @@ def test_no_later_command_changes_a_live_model(opened: Opened, tmp_path: Path, k
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "llama-bf16"])
 def test_every_loader_sees_the_edited_values(opened: Opened, tmp_path: Path, kind: str) -> None:
     repository = opened(kind)
-    wanted = state_hashes(repository, repository.state(repository.head().commit))
+    wanted = state_hashes(LiveState.of_head(repository))
     base = {tensor.name: tensor.sha256 for tensor in repository.base().tensors}
     assert len(wanted) == 2
     assert all(base[name] != sha for name, sha in wanted.items())

@@ -14,8 +14,10 @@ from memit_vc.numerics.model.architecture import ARCHITECTURES
 from memit_vc.objects import Fact
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import load_model
-from memit_vc.porcelain.output.checkout import checkout, verify
+from memit_vc.porcelain.output.checkout import checkout
+from memit_vc.porcelain.output.verify import verify
 from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.state import LiveState
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
 from memit_vc.store.checkpoint import hash_directory
@@ -63,7 +65,7 @@ def test_a_family_edits_checks_out_and_reverts(family: str, dtype: str, tmp_path
         model, base = plain(edited.directory), plain(place.base)
         assert str(next(model.parameters()).dtype) == f"torch.{dtype}"
         ids = loaded.adapter.tokenizer([wanted[0].prompt], return_tensors="pt")["input_ids"]
-        with loaded.state(repository.state(made.id)) as adapter:
+        with loaded.holding(LiveState.at(repository, made.id)) as adapter:
             assert torch.equal(logits(model, ids), logits(adapter.model, ids))
         assert torch.equal(logits(base, ids), logits(loaded.adapter.model, ids))
         for fact in wanted:

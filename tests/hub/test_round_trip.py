@@ -12,12 +12,13 @@ import pytest
 
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import Fact
-from memit_vc.porcelain.output.checkout import state_hashes
+from memit_vc.porcelain.output.verify import state_hashes
 from memit_vc.porcelain.sharing.clone import clone
 from memit_vc.porcelain.sharing.fetch import fetch
 from memit_vc.porcelain.sharing.pull import pull
 from memit_vc.porcelain.sharing.push import push
 from memit_vc.porcelain.sharing.remotes import add_remote
+from memit_vc.porcelain.state import LiveState
 from memit_vc.remote.card import BEGIN
 from memit_vc.repository import Repository
 from tests.export.histories import history, record
@@ -55,7 +56,7 @@ def same(one: Path, other: Path) -> None:
         assert a.head() == b.head()  # a commit's id is that of all that came before it
         for commit in [commit.id for commit in a.log([a.head().commit])]:
             assert a.live_facts(commit) == b.live_facts(commit)
-            assert state_hashes(a, a.state(commit)) == state_hashes(b, b.state(commit))
+            assert state_hashes(LiveState.at(a, commit)) == state_hashes(LiveState.at(b, commit))
 
 
 def test_there_and_back(client: Loopback, made: Path, work: Path, tmp_path: Path) -> None:

@@ -22,9 +22,11 @@ from memit_vc.objects import ColumnId, Commit, CommitId, RefUpdate
 from memit_vc.porcelain.base import checked_base
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import load_model
-from memit_vc.porcelain.output.checkout import checkout, state_hashes, verify
+from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.porcelain.output.export_merged import export_merged
+from memit_vc.porcelain.output.verify import state_hashes, verify
 from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.state import LiveState
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
 from memit_vc.store.checkpoint import hash_directory
@@ -59,7 +61,7 @@ def repository(place: Place) -> Iterator[Repository]:
 
 
 def hashes(repository: Repository, revision: str = "HEAD") -> dict[str, str]:
-    return state_hashes(repository, repository.state(repository.resolve(revision)))
+    return state_hashes(LiveState.at(repository, repository.resolve(revision)))
 
 
 def by_hand(repository: Repository, *, backend: Backend, backwards: bool) -> dict[str, str]:
@@ -163,7 +165,7 @@ def test_a_history_without_the_reverted_commit_has_the_same_bytes(repository: Re
 def test_one_fact_of_a_commit_goes_and_comes_back(repository: Repository) -> None:
     before = hashes(repository)
     gone = revert(repository, ["HEAD~1"], fact=FACTS[2].subject)
-    assert (gone.removed, gone.restored) == (1, 0)
+    assert (gone.removed, gone.added) == (1, 0)
     live = {entry.fact for entry in repository.live_facts(repository.head().commit)}
     assert live == {*FACTS[:6]} - {FACTS[2]}
     assert hashes(repository) != before

@@ -12,8 +12,10 @@ import pytest
 
 from memit_vc.errors import MemitVCError, RefMovedError, RemoteError
 from memit_vc.numerics.exact.patchfile import check_patch
-from memit_vc.porcelain.history.history import facts, log, show
+from memit_vc.porcelain.history.facts import facts
+from memit_vc.porcelain.history.log import log
 from memit_vc.porcelain.history.scores_at_commit import came_in
+from memit_vc.porcelain.history.show import show
 from memit_vc.porcelain.sets.merge import merge
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.sets.squash import squash

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from memit_vc.errors import MemitVCError
-from memit_vc.porcelain.history.history import facts, log, show
+from memit_vc.porcelain.history.facts import facts
+from memit_vc.porcelain.history.log import log
+from memit_vc.porcelain.history.show import show
 from memit_vc.porcelain.sharing.clone import clone
 from memit_vc.porcelain.sharing.fetch import fetch
 from memit_vc.porcelain.upkeep.fsck import fsck

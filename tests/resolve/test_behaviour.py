@@ -14,9 +14,10 @@ from memit_vc.numerics.scores.likelihood import continuations
 from memit_vc.objects import Probe
 from memit_vc.porcelain.asking.behaviour import behaviour
 from memit_vc.porcelain.editing.commit import commit_facts
-from memit_vc.porcelain.editing.measured_facts import measured_facts
+from memit_vc.porcelain.editing.evaluate import measured_facts
 from memit_vc.porcelain.editing.models import load_model
 from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.state import LiveState
 from tests.models import FACTS
 from tests.resolve.conftest import Opened
 
@@ -43,7 +44,7 @@ def test_probes_of_the_facts_that_differ_at_both_revisions(opened: Opened, with_
     assert prompt.p_new is not None
     assert prompt.p_new[1] > prompt.p_new[0]
     for side, commit in enumerate((before, tip)):
-        with loaded.state(repository.state(commit)) as adapter:
+        with loaded.holding(LiveState.at(repository, commit)) as adapter:
             wanted = continuations(adapter, [(probed.prompt, probed.target)])[0]
         assert prompt.p_new[side] == pytest.approx(math.exp(-wanted.nll * len(wanted.predicted)), rel=1e-4)
 

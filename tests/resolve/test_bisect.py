@@ -19,7 +19,8 @@ from memit_vc.porcelain.asking import bisect
 from memit_vc.porcelain.asking.bisect_prompt import bisect_prompt
 from memit_vc.porcelain.editing import models as models_module
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
-from memit_vc.porcelain.sets.revert import patches_of, revert
+from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
 from tests.models import FACTS
 from tests.resolve.conftest import Opened
@@ -176,7 +177,7 @@ def chain(repository: Repository, states: Sequence[frozenset[ColumnId]]) -> list
             parents=(parent,),
             adds=tuple(sorted(state - present)),
             removes=tuple(sorted(present - state)),
-            patches=tuple(sorted(patches_of(repository, state - present))),
+            patches=tuple(sorted(LiveState(repository, state - present).selection)),
             kind="commit",
             message=f"step {number}",
             author="Ada",

@@ -14,6 +14,7 @@ from memit_vc.numerics.scores.influence import keys_at
 from memit_vc.porcelain.asking.blame import blame
 from memit_vc.porcelain.editing.models import load_model
 from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.state import LiveState
 from tests.models import FACTS
 from tests.resolve.conftest import Opened
 
@@ -38,11 +39,11 @@ def test_influence_is_the_norm_of_the_update_at_the_key(opened: Opened, with_his
     found = blame(repository, fact.prompt, subject=fact.subject, loaded=loaded)
     from memit_vc.numerics.exact.materialise import delta
 
-    with loaded.state(state) as adapter:
+    with loaded.holding(LiveState(repository, state)) as adapter:
         keys = keys_at(adapter, fact.prompt, fact.subject, [1, 2])
         for layer in (1, 2):
             weight = loaded.weights[layer]
-            update = delta(loaded.terms(found.facts[0].columns, weight), weight)
+            update = delta(LiveState(repository, found.facts[0].columns).terms(weight), weight)
             wanted = (update @ keys[layer]).norm() / (adapter.weight(layer).double() @ keys[layer]).norm()
             assert found.facts[0].layers[layer] == pytest.approx(float(wanted), rel=1e-9)
 

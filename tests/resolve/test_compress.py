@@ -24,6 +24,7 @@ from memit_vc.porcelain.recomputing.compress import compress
 from memit_vc.porcelain.recomputing.resolve import resolve_revert, resolve_squash
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.sets.squash import squash
+from memit_vc.porcelain.state import LiveState
 from tests.exactness.cases import header_of
 from tests.models import FACTS
 from tests.resolve.conftest import Opened
@@ -89,7 +90,10 @@ def test_one_patch_of_lower_rank_takes_the_place_of_all(opened: Opened, with_his
     repository = opened(with_history)
     loaded = load_model(repository)
     before, facts = repository.state(repository.head().commit), repository.live_facts(repository.head().commit)
-    old = {layer: delta(loaded.terms(before, loaded.weights[layer]), loaded.weights[layer]) for layer in (1, 2)}
+    old = {
+        layer: delta(LiveState(repository, before).terms(loaded.weights[layer]), loaded.weights[layer])
+        for layer in (1, 2)
+    }
     made = compress(repository, 0.5)
     assert made.rank < made.columns == len(before) == 6
     after = repository.state(made.id)
@@ -98,7 +102,7 @@ def test_one_patch_of_lower_rank_takes_the_place_of_all(opened: Opened, with_his
     assert {e.fact.id for e in repository.live_facts(made.id)} == {e.fact.id for e in facts}
     for layer in (1, 2):
         w = loaded.weights[layer]
-        error = float((delta(loaded.terms(after, w), w) - old[layer]).norm() / old[layer].norm())
+        error = float((delta(LiveState(repository, after).terms(w), w) - old[layer]).norm() / old[layer].norm())
         assert error == pytest.approx(made.errors[w.name], rel=1e-6)
         assert 0 < error <= 0.5
     assert repository.commit(made.id).details["error"] == made.error

@@ -13,6 +13,7 @@ from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.editing.solver import solver_for
 from memit_vc.porcelain.recomputing.resolve_join import resolve_merge, resolve_pick
+from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
 from tests.models import FACTS
 from tests.resolve.conftest import Opened
@@ -41,7 +42,7 @@ def test_merge_solves_both_sides_at_once(forked: tuple[Repository, LoadedModel])
     assert repository.parents(made.id) == (tip, side)
     assert made.put_in == 6
     assert {e.fact.id for e in repository.live_facts(made.id)} == ids(range(6))
-    solver = solver_for(repository, union, loaded=loaded)
+    solver = solver_for(LiveState(repository, union), loaded=loaded)
     for layer in (1, 2):
         wanted = direct(solver, layer, union, ids(range(6)))
         assert relative(state_delta(repository, solver, layer), wanted) < SNAPPED
@@ -57,7 +58,7 @@ def test_pick_solves_one_batch_in(forked: tuple[Repository, LoadedModel]) -> Non
     after = repository.state(made.id)
     assert before < after
     assert {e.fact.id for e in repository.live_facts(made.id)} == ids(range(6))
-    solver = solver_for(repository, after, loaded=loaded)
+    solver = solver_for(LiveState(repository, after), loaded=loaded)
     for layer in (1, 2):
         wanted = direct(solver, layer, after, ids(range(6)))
         assert relative(state_delta(repository, solver, layer), wanted) < SNAPPED

@@ -18,6 +18,7 @@ from memit_vc.porcelain.editing.overlap import LIKELY, commit_overlaps, overlaps
 from memit_vc.porcelain.editing.solver import solver_for
 from memit_vc.porcelain.recomputing.resolve_join import resolve_merge
 from memit_vc.porcelain.sets.merge import merge
+from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
 from tests.models import FACTS
 from tests.resolve.conftest import Opened
@@ -32,8 +33,8 @@ def test_the_number_is_the_cosine_in_the_metric_of_c(opened: Opened, with_histor
     repository = opened(with_history)
     loaded = load_model(repository)
     state = repository.state(repository.head().commit)
-    solver = solver_for(repository, state, loaded=loaded)
-    found = solver.constraints(state)
+    solver = solver_for(LiveState(repository, state), loaded=loaded)
+    found = solver.constraints(LiveState(repository, state))
     wanted: dict[frozenset[str], float] = {}
     for layer in (1, 2):
         inverse = torch.linalg.inv(solver.statistics.factor(layer).matrix())
@@ -44,9 +45,10 @@ def test_the_number_is_the_cosine_in_the_metric_of_c(opened: Opened, with_histor
                 pair = frozenset((one.fact, other.fact))
                 wanted[pair] = max(wanted.get(pair, -1.0), float(cosines[i, j]))
     for column in state:
-        for each in overlaps(repository, [column], state - {column}, threshold=-1.0):
+        for each in overlaps(LiveState(repository, [column]), LiveState(repository, state - {column}), threshold=-1.0):
             assert each.value == pytest.approx(wanted[frozenset((each.ours.id, each.theirs.id))], abs=1e-9)
-    assert len(overlaps(repository, state, state, threshold=-1.0)) == 6 * 5  # all pairs but a fact with itself
+    whole = LiveState(repository, state)
+    assert len(overlaps(whole, whole, threshold=-1.0)) == 6 * 5  # all pairs but a fact with itself
 
 
 def test_two_answers_in_one_place(opened: Opened, with_history: Path) -> None:

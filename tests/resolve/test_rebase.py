@@ -44,20 +44,20 @@ def test_batches_are_those_that_would_have_been_made_there(opened: Opened, with_
     made = rebase(repository, "main", scores=False, loaded=loaded)
     assert (made.branch, made.onto, made.skipped) == ("side", main_tip, ())
     assert [pair[0] for pair in made.commits] == [repository.resolve(f"{old}~{n}") for n in (3, 2, 1, 0)]
-    assert repository.head().commit == made.tip == repository.resolve("side")
-    assert repository.resolve(f"{made.tip}~4") == main_tip
+    assert repository.head().commit == made.id == repository.resolve("side")
+    assert repository.resolve(f"{made.id}~4") == main_tip
     assert repository.operations(1)[0].id == before + 1
     new = [repository.commit(pair[1]) for pair in made.commits]
     assert [commit.kind for commit in new] == ["rebase", "rebase", "revert", "revert"]
     assert [commit.message.split("\n")[0] for commit in new[:2]] == ["side 0", "side 1"]
     assert set(new[2].removes) == set(new[0].adds) == set(new[3].adds)
-    assert {e.fact.id for e in repository.live_facts(made.tip)} == {fact.id for fact in FACTS}
+    assert {e.fact.id for e in repository.live_facts(made.id)} == {fact.id for fact in FACTS}
 
     # the same two batches, committed on main itself
     repository.publish(verb="switch", description="main", head="heads/main")
     for fact in FACTS[6:8]:
         commit_facts(repository, [fact], scores=False, loaded=loaded)
-    assert repository.state(repository.head().commit) == repository.state(made.tip)
+    assert repository.state(repository.head().commit) == repository.state(made.id)
     repository.restore(before)
     assert repository.head().commit == repository.resolve("side") == old
 
@@ -69,8 +69,8 @@ def test_what_is_there_already_is_skipped(opened: Opened, with_history: Path) ->
     old = repository.head().commit
     made = rebase(repository, "main", scores=False, loaded=loaded)
     assert made.skipped == (repository.resolve(f"{old}~1"),)
-    assert len(repository.commit(made.tip).adds) == 1
-    assert len(repository.state(made.tip)) == 7
+    assert len(repository.commit(made.id).adds) == 1
+    assert len(repository.state(made.id)) == 7
 
 
 def test_a_branch_without_commits_of_its_own_moves_forward(opened: Opened, with_history: Path) -> None:
@@ -132,7 +132,7 @@ def test_gc_in_the_middle_loses_nothing(opened: Opened, with_history: Path) -> N
 
     made = rebase(repository, "main", scores=False, loaded=loaded, progress=collect)
     assert len(made.commits) == 2
-    assert len(repository.live_facts(made.tip)) == 8
+    assert len(repository.live_facts(made.id)) == 8
     assert repository.kept_patches() == []
 
 
@@ -161,8 +161,8 @@ def test_a_fact_that_is_cancelled_there_comes_in_anew(opened: Opened, with_histo
     resolve_revert(repository, ["HEAD"], loaded=loaded)
     repository.publish(verb="switch", description="side", head="heads/side")
     made = rebase(repository, "main", scores=False, loaded=loaded)
-    assert {e.fact.id for e in repository.live_facts(made.tip)} == {fact.id for fact in FACTS[:6]}
-    assert len(repository.state(made.tip)) == 6
+    assert {e.fact.id for e in repository.live_facts(made.id)} == {fact.id for fact in FACTS[:6]}
+    assert len(repository.state(made.id)) == 6
 
 
 def test_a_revert_that_puts_a_contradiction_back_stops(opened: Opened, with_history: Path) -> None:

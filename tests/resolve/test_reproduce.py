@@ -11,7 +11,7 @@ from memit_vc.cli import main
 from memit_vc.errors import MemitVCError, VerificationError
 from memit_vc.numerics.edit import engine
 from memit_vc.objects import Commit, RefUpdate, canonical_json
-from memit_vc.porcelain.editing.commit import CommitResult, commit_facts
+from memit_vc.porcelain.editing.commit import Committed, commit_facts
 from memit_vc.porcelain.editing.models import load_model
 from memit_vc.porcelain.recomputing.reproduce import reproduce
 from memit_vc.porcelain.recomputing.resolve import resolve_revert, resolve_squash
@@ -52,7 +52,7 @@ def test_z_kept_by_another_batch_changes_no_patch(
     loaded = load_model(repository)
     repository.undo()
 
-    def committed(*numbers: int) -> CommitResult:
+    def committed(*numbers: int) -> Committed:
         return commit_facts(repository, [FACTS[i] for i in numbers], scores=False, loaded=loaded)
 
     for overlapping in ((4, 5, 6), (5, 6, 7), (4, 5)):

@@ -21,6 +21,7 @@ from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.editing.solver import Solver, solver_for
 from memit_vc.porcelain.recomputing.resolve import resolve_revert, resolve_squash
 from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
 from tests.models import FACTS
 from tests.resolve.conftest import Opened
@@ -39,7 +40,7 @@ def dense(update: Factors) -> Tensor:
 
 def direct(solver: Solver, layer: int, columns: Collection[ColumnId], facts: Collection[str]) -> Tensor:
     """B Kᵀ (λC + K Kᵀ)⁻¹ of some facts, with a dense inverse."""
-    found = solver.constraints(columns)
+    found = solver.constraints(LiveState(solver.loaded.repository, columns))
     rows = [i for i, source in enumerate(found.sources) if source.fact in facts]
     K, B = found.keys[layer][:, rows], found.targets[layer][:, rows]
     return B @ K.T @ torch.linalg.inv(solver.statistics.factor(layer).matrix() + K @ K.T)
@@ -48,7 +49,7 @@ def direct(solver: Solver, layer: int, columns: Collection[ColumnId], facts: Col
 def state_delta(repository: Repository, solver: Solver, layer: int) -> Tensor:
     columns = repository.state(repository.head().commit)
     weight = solver.loaded.weights[layer]
-    return delta(solver.loaded.terms(columns, weight), weight)
+    return delta(LiveState(solver.loaded.repository, columns).terms(weight), weight)
 
 
 def losses(repository: Repository, revision: str, loaded: LoadedModel) -> list[float]:
@@ -69,8 +70,8 @@ def history(opened: Opened, with_history: Path) -> Repository:
 def test_history_and_downdate_are_exact_before_snapping(history: Repository) -> None:
     """The identities of `numerics/edit/resolve.py` on the stored constraints, at float64's accuracy."""
     state = history.state(history.head().commit)
-    solver = solver_for(history, state)
-    found = solver.constraints(state)
+    solver = solver_for(LiveState(history, state))
+    found = solver.constraints(LiveState(history, state))
     by_fact = {source.fact: index for index, source in enumerate(found.sources)}
     order = [by_fact[fact.id] for fact in FACTS[:6]]
     for layer in (1, 2):
@@ -97,7 +98,7 @@ def test_history_and_downdate_are_exact_before_snapping(history: Repository) -> 
 def test_revert_resolve_leaves_what_would_be_there(history: Repository) -> None:
     loaded = load_model(history)
     before = history.state(history.head().commit)
-    solver = solver_for(history, before, loaded=loaded)
+    solver = solver_for(LiveState(history, before), loaded=loaded)
     made = resolve_revert(history, ["HEAD~1"], loaded=loaded)
     assert (made.taken_out, made.put_in, made.columns_removed) == (2, 0, 0)
     assert made.snapping < 1e-5
@@ -106,7 +107,9 @@ def test_revert_resolve_leaves_what_would_be_there(history: Repository) -> None:
         wanted = direct(solver, layer, before, ids([0, 1, 4, 5]))
         assert relative(state_delta(history, solver, layer), wanted) < SNAPPED
     # far more than a plain revert gives
-    assert relative(delta(loaded.terms(before, loaded.weights[2]), loaded.weights[2]), wanted) > 100 * SNAPPED
+    assert (
+        relative(delta(LiveState(history, before).terms(loaded.weights[2]), loaded.weights[2]), wanted) > 100 * SNAPPED
+    )
     at_base, with_all, without = (losses(history, revision, loaded) for revision in ("HEAD~4", "HEAD~1", "HEAD"))
     for number in (0, 1, 4, 5):
         assert without[number] < with_all[number] + 0.1 * (at_base[number] - with_all[number])
@@ -127,7 +130,7 @@ def test_one_fact_leaves_and_the_order_does_not_matter(opened: Opened, with_hist
                                   fact=FACTS[number].subject, loaded=loaded)  # fmt: skip
             assert made.taken_out == 1
         assert {e.fact.id for e in repository.live_facts(made.id)} == ids([0, 2, 3, 5])
-        solver = solver_for(repository, repository.state(made.id), loaded=loaded)
+        solver = solver_for(LiveState(repository, repository.state(made.id)), loaded=loaded)
         found.append([state_delta(repository, solver, layer) for layer in (1, 2)])
         for layer, got in zip((1, 2), found[-1], strict=True):
             assert relative(got, direct(solver, layer, repository.state(made.id), ids([0, 2, 3, 5]))) < SNAPPED
@@ -139,7 +142,7 @@ def test_squash_resolve_of_a_plain_history_is_the_one_shot_solution(opened: Open
     repository = opened(plain)
     loaded = load_model(repository)
     before = repository.state(repository.head().commit)
-    solver = solver_for(repository, before, loaded=loaded)
+    solver = solver_for(LiveState(repository, before), loaded=loaded)
     wanted = {layer: direct(solver, layer, before, ids(range(6))) for layer in (1, 2)}
     assert relative(state_delta(repository, solver, 2), wanted[2]) > 100 * SNAPPED
     made = resolve_squash(repository, loaded=loaded)
@@ -157,7 +160,7 @@ def test_squash_resolve_of_a_plain_history_is_the_one_shot_solution(opened: Open
 def test_squash_resolve_keeps_a_history_aware_state(history: Repository) -> None:
     loaded = load_model(history)
     before = history.state(history.head().commit)
-    solver = solver_for(history, before, loaded=loaded)
+    solver = solver_for(LiveState(history, before), loaded=loaded)
     old = {layer: state_delta(history, solver, layer) for layer in (1, 2)}
     resolve_squash(history, loaded=loaded)
     for layer in (1, 2):
@@ -225,7 +228,7 @@ def test_columns_that_the_grid_cannot_hold_are_stored_as_their_sum(
     monkeypatch.setattr("memit_vc.numerics.edit.resolve.snap", refuse)
     loaded = load_model(history)
     before = history.state(history.head().commit)
-    solver = solver_for(history, before, loaded=loaded)
+    solver = solver_for(LiveState(history, before), loaded=loaded)
     made = resolve_squash(history, loaded=loaded)
     assert made.dense
     for layer in (1, 2):

@@ -10,7 +10,7 @@ import pytest
 from memit_vc.errors import ConflictError, MemitVCError, RevisionError, UsageError
 from memit_vc.objects import RefUpdate
 from memit_vc.porcelain.editing.commit import commit_facts
-from memit_vc.porcelain.editing.measured_facts import measured_facts
+from memit_vc.porcelain.editing.evaluate import measured_facts
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.recomputing.reproduce import reproduce
 from memit_vc.porcelain.recomputing.resolve import resolve_revert, resolve_squash

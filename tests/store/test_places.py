@@ -6,7 +6,7 @@ import pytest
 
 from memit_vc.errors import RefMovedError
 from memit_vc.objects import Commit, Patch
-from memit_vc.porcelain.record import head_update
+from memit_vc.porcelain.record import move_head
 from memit_vc.porcelain.sets.switch import switch, switch_detached
 from memit_vc.repository import Repository
 from tests.synthetic import fact, put_patch, record
@@ -21,7 +21,7 @@ def test_a_detached_head_moves_only_from_where_it_was_found(plain_repository: Re
         """What a command does at its end that read HEAD at its beginning."""
         patch: Patch = put_patch(plain_repository, [fact(number)])
         made = record(plain_repository, [fact(number)], patch=patch, parents=[found.commit], branch=None)
-        plain_repository.publish(verb="commit", description="x", **head_update(found, made.id))
+        move_head(plain_repository, found, made.id, verb="commit", description="x")
         return made
 
     first = finish(1)

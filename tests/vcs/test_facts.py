@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from memit_vc.errors import IntegrityError
 from memit_vc.objects import ColumnId, Fact, FactId, PatchId
-from memit_vc.vcs.conflicts import certain_conflicts
+from memit_vc.vcs.contradictions import contradicting
 from memit_vc.vcs.facts import live_fact_columns
 from memit_vc.vcs.selection import select_columns
 
@@ -37,10 +37,10 @@ def test_contradictions_are_pairs_with_one_question() -> None:
 
     paris, lyon, spaced = ask("Paris", "Spain"), ask("Lyon", "Italy"), ask("Paris", " Spain ")
     other = ask("Paris", "Chile")
-    assert certain_conflicts([paris, lyon, spaced]) == []
-    assert certain_conflicts([paris, lyon, other]) == [(paris, other)]
-    assert certain_conflicts([paris, spaced, other]) == [(paris, other), (spaced, other)]
-    assert certain_conflicts([paris, ask("Paris", "Chile", "{} lies in")]) == []
+    assert contradicting([paris, lyon, spaced]) == []
+    assert contradicting([paris, lyon, other]) == [(paris, other)]
+    assert contradicting([paris, spaced, other]) == [(paris, other), (spaced, other)]
+    assert contradicting([paris, ask("Paris", "Chile", "{} lies in")]) == []
 
 
 names = st.sampled_from(_columns("a b c d e f g h"))

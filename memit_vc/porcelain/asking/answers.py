@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -23,14 +24,14 @@ def answers(
 ) -> list[list[str]]:
     """For each prompt, the greedy continuation at each revision."""
     from memit_vc.numerics.scores.likelihood import greedy
-    from memit_vc.porcelain.editing.models import load_model
+    from memit_vc.porcelain.editing.models import model_of
 
-    states = [repository.state(repository.resolve(revision)) for revision in revisions]
-    loaded = load_model(repository, device=repository.hparams().resolved_device(), progress=progress)
+    states = [LiveState.at(repository, repository.resolve(revision)) for revision in revisions]
+    loaded = model_of(repository, None, progress=progress)
     columns = []
     for done, state in enumerate(states):
         progress("ask the model", done, len(states))
-        with loaded.state(state) as adapter:
+        with loaded.holding(state) as adapter:
             columns.append(greedy(adapter, prompts, new_tokens=new_tokens))
     progress("ask the model", len(states), len(states))
     return [list(row) for row in zip(*columns, strict=True)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from memit_vc.objects import CommitId, Fact, JsonValue
 from memit_vc.porcelain.history.diff import FactsDiff, diff
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -84,13 +85,12 @@ def behaviour(
 ) -> Behaviour:
     """Ask the model at both commits. It is loaded once, the states are swapped in memory."""
     from memit_vc.numerics.scores.likelihood import continuations, greedy
-    from memit_vc.porcelain.editing.models import load_model
+    from memit_vc.porcelain.editing.models import model_of
 
     questions = [*_probes(diff(repository, older, newer)), *(_Question("given", prompt) for prompt in prompts)]
     if not questions:
         return Behaviour(older, newer, ())
-    if loaded is None:
-        loaded = load_model(repository, device=repository.hparams().resolved_device(), progress=progress)
+    loaded = model_of(repository, loaded, progress=progress)
     texts = list(dict.fromkeys(question.prompt for question in questions))
     pairs = [(q.prompt, text) for q in questions for text in (q.new, q.old) if text is not None]
     wanted = list(dict.fromkeys(pairs))
@@ -98,7 +98,7 @@ def behaviour(
     likely: list[dict[tuple[str, str], float]] = []
     for done, commit in enumerate((older, newer)):
         progress("ask the model", done, 2)
-        with loaded.state(repository.state(commit)) as adapter:
+        with loaded.holding(LiveState.at(repository, commit)) as adapter:
             said.append(dict(zip(texts, greedy(adapter, texts, new_tokens=new_tokens), strict=True)))
             found = continuations(adapter, wanted) if wanted else []
         probabilities = (math.exp(-each.nll * len(each.predicted)) for each in found)

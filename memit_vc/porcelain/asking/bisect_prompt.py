@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import ColumnId, CommitId, JsonValue, StateId, canonical_json, digest, short
 from memit_vc.porcelain.asking.bisect import suspects
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.vcs.ddmin import minimal
 from memit_vc.vcs.halving import next_to_try
+from memit_vc.vcs.state import State
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.editing.models import LoadedModel
@@ -42,9 +44,6 @@ class Bisected:
     tested: int
     """States on which the model was asked now."""
 
-    def to_json(self) -> JsonValue:
-        return {**vars(self), "guilty": list(self.guilty)}
-
 
 def bisect_prompt(
     repository: Repository,
@@ -62,7 +61,7 @@ def bisect_prompt(
     The model says `expect` where each of its tokens is the most likely one. MemitVCError where it does so at both ends,
     or at neither.
     """
-    from memit_vc.porcelain.editing.models import load_model
+    from memit_vc.porcelain.editing.models import model_of
 
     newer = repository.resolve(bad)
     older = repository.resolve(good) if good is not None else _root(repository, newer)
@@ -71,11 +70,10 @@ def bisect_prompt(
         raise MemitVCError(
             f"{short(newer)} is in the history of {short(older)}", hint="--good is the older end, --bad the newer one."
         )
-    if loaded is None:
-        loaded = load_model(repository, device=repository.hparams().resolved_device(), progress=progress)
+    loaded = model_of(repository, loaded, progress=progress)
     probe = _Asked(loaded, prompt, expect, progress)
-    says = probe.says(repository.state(newer))
-    if probe.says(repository.state(older)) == says:
+    says = probe.says(LiveState.at(repository, newer))
+    if probe.says(LiveState.at(repository, older)) == says:
         where = "at both ends" if says else "at neither end"
         raise MemitVCError(
             f"the model says {expect!r} {where}, at {short(older)} and at {short(newer)}",
@@ -86,7 +84,7 @@ def bisect_prompt(
         return Bisected(older, newer, None, guilty, says, len(probe.known))
     bad_one, goods = newer, [older]
     while (candidate := next_to_try(left, bad_one, repository.parents)) is not None:
-        if probe.says(repository.state(candidate)) == says:
+        if probe.says(LiveState.at(repository, candidate)) == says:
             bad_one = candidate
         else:
             goods.append(candidate)
@@ -105,34 +103,33 @@ class _Asked:
         self._key = digest("asked", canonical_json(where))
         self.known: dict[StateId, bool] = {}
 
-    def says(self, columns: frozenset[ColumnId]) -> bool:
+    def says(self, state: LiveState) -> bool:
         from memit_vc.numerics.scores.likelihood import continuations
 
         repository = self._loaded.repository
-        state = repository.state_id(columns)
-        if state in self.known:
-            return self.known[state]
-        kept = repository.evaluations(state, _KIND).get((_KIND, self._key))
+        if state.id in self.known:
+            return self.known[state.id]
+        kept = repository.evaluations(state.id, _KIND).get((_KIND, self._key))
         if isinstance(kept, bool):
             return kept
-        with self._loaded.state(columns) as adapter:
-            self.known[state] = continuations(adapter, [self._asked])[0].argmax
-        repository.put_evaluation(state, None, _KIND, self._key, self.known[state])
+        with self._loaded.holding(state) as adapter:
+            self.known[state.id] = continuations(adapter, [self._asked])[0].argmax
+        repository.put_evaluation(state.id, None, _KIND, self._key, self.known[state.id])
         self._progress("ask the model", len(self.known), 0)
-        return self.known[state]
+        return self.known[state.id]
 
 
-_Change = tuple[CommitId, frozenset[ColumnId], frozenset[ColumnId]]
+_Change = tuple[CommitId, State, State]
 
 
 def _guilty(
     repository: Repository, probe: _Asked, older: CommitId, newer: CommitId, says: bool
 ) -> tuple[CommitId, ...]:
     """A smallest part of what lies between two states that turns the answer, by the commits that did it."""
-    before, after = repository.state(older), repository.state(newer)
+    before, after = (LiveState.at(repository, commit).columns for commit in (older, newer))
     changes = _changes(repository, suspects(repository, newer, [older]), before, after)
 
-    def together(chosen: Sequence[_Change]) -> frozenset[ColumnId]:
+    def together(chosen: Sequence[_Change]) -> State:
         adds = frozenset[ColumnId]().union(*(change[1] for change in chosen))
         removes = frozenset[ColumnId]().union(*(change[2] for change in chosen))
         return (before - removes) | adds
@@ -141,14 +138,12 @@ def _guilty(
         raise AssertionError("the changes between two commits make the one state of the other")
 
     def turned(chosen: Sequence[_Change]) -> bool:
-        return probe.says(together(chosen)) == says
+        return probe.says(LiveState(repository, together(chosen))) == says
 
     return tuple(commit for commit, _, _ in minimal(changes, turned))
 
 
-def _changes(
-    repository: Repository, between: Sequence[CommitId], before: frozenset[ColumnId], after: frozenset[ColumnId]
-) -> list[_Change]:
+def _changes(repository: Repository, between: Sequence[CommitId], before: State, after: State) -> list[_Change]:
     """What is in one state only, grouped by the commit of `between` that did it, the oldest first.
 
     That is the first one that says so; for what none of them says, since a merge may take a column over from a side
@@ -161,7 +156,7 @@ def _changes(
             by.setdefault(column, commit.id)
     unsaid = (before ^ after) - by.keys()
     for commit_id in between if unsaid else ():
-        for column in sorted((before ^ repository.state(commit_id)) & unsaid - by.keys()):
+        for column in sorted((before ^ LiveState.at(repository, commit_id).columns) & unsaid - by.keys()):
             by[column] = commit_id
     found = []
     for commit_id in between:

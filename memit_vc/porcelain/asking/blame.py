@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memit_vc.edits.subjects import find_subject
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import ColumnId, CommitId, Fact, JsonValue
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -81,22 +82,20 @@ def blame(
     MemitVCError where nothing is live.
     """
     from memit_vc.numerics.scores.influence import keys_at, output_norm
-    from memit_vc.porcelain.editing.models import load_model
+    from memit_vc.porcelain.editing.models import model_of
 
     commit = repository.resolve(revision)
-    state = repository.state(commit)
-    if not state:
+    state = LiveState.at(repository, commit)
+    if not state.columns:
         raise MemitVCError("nothing to blame: no edit is live", hint="This is the base's own answer.")
     if subject is None:
-        subject = _subject(repository, commit, prompt)
-    if loaded is None:
-        loaded = load_model(repository, device=repository.hparams().resolved_device(), progress=progress)
-    origins = repository.origins(commit)
+        subject = _subject(state, prompt)
+    loaded = model_of(repository, loaded, progress=progress)
     layers = loaded.touched(state)
-    with loaded.state(state) as adapter:
+    with loaded.holding(state) as adapter:
         keys = keys_at(adapter, prompt, subject, layers)
         norms = {layer: output_norm(adapter, layer, keys[layer]) for layer in layers}
-    by_commit, by_fact = _groups(repository, state, origins)
+    by_commit, by_fact = _groups(state)
     commits = _ranked(loaded, state, by_commit, keys, norms)
     facts = _ranked(loaded, state, by_fact, keys, norms)
     if not measure:
@@ -110,7 +109,7 @@ def blame(
         found = []
         for entry in entries[:limit]:
             progress("leave one out", done, total)
-            without = probe.log_probability(state - entry.columns)
+            without = probe.log_probability(LiveState(repository, state.columns - entry.columns))
             found.append(Blamed(entry.commit, entry.facts, entry.columns, entry.influence, entry.layers, without))
             done += 1
         progress("leave one out", done, total)
@@ -121,8 +120,8 @@ def blame(
     )
 
 
-def _subject(repository: Repository, commit: CommitId, prompt: str) -> str | None:
-    told = {live.fact.subject for live in repository.live_facts(commit) if live.fact.prompt.strip() == prompt.strip()}
+def _subject(state: LiveState, prompt: str) -> str | None:
+    told = {live.fact.subject for live in state.live if live.fact.prompt.strip() == prompt.strip()}
     if len(told) == 1:
         return told.pop()
     candidates = find_subject(prompt)
@@ -133,13 +132,13 @@ class _Probe:
     """The log-probability of one answer to one prompt, on any state."""
 
     def __init__(
-        self, loaded: LoadedModel, prompt: str, answer: str | None, state: Collection[ColumnId], new_tokens: int = 4
+        self, loaded: LoadedModel, prompt: str, answer: str | None, state: LiveState, new_tokens: int = 4
     ) -> None:
         from memit_vc.numerics.scores.likelihood import greedy
 
         self._loaded, self._prompt = loaded, prompt
         if answer is None:
-            with loaded.state(state) as adapter:
+            with loaded.holding(state) as adapter:
                 answer = greedy(adapter, [prompt], new_tokens=new_tokens)[0]
         if not answer:
             raise MemitVCError(
@@ -147,10 +146,10 @@ class _Probe:
             )
         self.answer = answer
 
-    def log_probability(self, state: Collection[ColumnId]) -> float:
+    def log_probability(self, state: LiveState) -> float:
         from memit_vc.numerics.scores.likelihood import continuations
 
-        with self._loaded.state(state) as adapter:
+        with self._loaded.holding(state) as adapter:
             found = continuations(adapter, [(self._prompt, self.answer)])[0]
         return -found.nll * len(found.predicted)
 
@@ -158,15 +157,12 @@ class _Probe:
 _Group = tuple[CommitId, tuple[Fact, ...], frozenset[ColumnId]]
 
 
-def _groups(
-    repository: Repository, state: Collection[ColumnId], origins: Mapping[ColumnId, CommitId]
-) -> tuple[list[_Group], list[_Group]]:
+def _groups(state: LiveState) -> tuple[list[_Group], list[_Group]]:
     """Columns by commit, and columns by fact: what edits it in together with what cancels it."""
-    pairs = repository.column_facts(state)
-    facts = repository.facts({fact for entries in pairs.values() for fact, _ in entries})
+    pairs, facts, origins = state.roles, state.facts, state.origins
     commits: dict[CommitId, set[ColumnId]] = {}
     single: dict[tuple[str, ...], set[ColumnId]] = {}
-    for column in sorted(state):
+    for column in sorted(state.columns):
         commits.setdefault(origins[column], set()).add(column)
         single.setdefault(tuple(dict.fromkeys(fact for fact, _ in pairs[column])), set()).add(column)
     by_commit = [
@@ -186,7 +182,7 @@ def _groups(
 
 def _ranked(
     loaded: LoadedModel,
-    state: Collection[ColumnId],
+    state: LiveState,
     groups: Sequence[_Group],
     keys: Mapping[int, Tensor],
     norms: Mapping[int, float],
@@ -194,15 +190,13 @@ def _ranked(
     from memit_vc.numerics.exact.patchfile import read_weight
     from memit_vc.numerics.scores.influence import shift_norms
 
-    repository = loaded.repository
     label = {column: index for index, (_, _, columns) in enumerate(groups) for column in columns}
-    selection = repository.selection(state)
-    patches = {patch: repository.patch(patch).columns for patch in selection}
+    patches = {patch: known.columns for patch, known in state.patches.items()}
     shares: dict[int, list[float]] = {}
     for layer, key in keys.items():
         terms = []
-        for patch, positions in selection.items():
-            term = read_weight(repository.patch_path(patch), positions, loaded.weights[layer].name)
+        for patch, positions in state.selection.items():
+            term = read_weight(state.repository.patch_path(patch), positions, loaded.weights[layer].name)
             if term is not None:
                 chosen = [patches[patch][position] for position in positions] or list(patches[patch])
                 terms.append((term, [label[column] for column in chosen]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.objects import (
-    ColumnId,
     CommitId,
     Fact,
     JsonValue,
@@ -23,9 +22,9 @@ from memit_vc.objects import (
 from memit_vc.porcelain.editing.measure import Measured, Probe, measure
 from memit_vc.porcelain.editing.pack import pack
 from memit_vc.porcelain.editing.provenance import describe
+from memit_vc.porcelain.editing.remembered import context_templates, known_targets
 from memit_vc.porcelain.editing.statistics import Prepared, prepare_statistics
-from memit_vc.porcelain.editing.targets import known_targets
-from memit_vc.porcelain.editing.templates import context_templates
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from memit_vc.numerics.edit.insert import LayerUpdate
     from memit_vc.numerics.exact.patchfile import PatchTensors
     from memit_vc.porcelain.editing.models import LoadedModel
+    from memit_vc.store.publish import Evaluation
 
 __all__ = ["Batch", "compute_batch"]
 
@@ -60,9 +60,7 @@ class Batch:
         for blob in self.blobs:
             self.loaded.repository.blobs.put(blob)
 
-    def evaluations(
-        self, state: StateId, commit: CommitId
-    ) -> list[tuple[StateId, CommitId | None, str, str, JsonValue]]:
+    def evaluations(self, state: StateId, commit: CommitId) -> list[Evaluation]:
         """The rows that `show` reads."""
         if self.before is None or self.after is None:
             return []
@@ -86,7 +84,7 @@ class _Clock:
 def compute_batch(
     loaded: LoadedModel,
     facts: Sequence[Fact],
-    state: Collection[ColumnId],
+    state: LiveState,
     *,
     hparams: MEMITHyperParams,
     corpus: str | None = None,
@@ -103,7 +101,6 @@ def compute_batch(
     was found before is used, and none is kept.
     """
     from memit_vc.numerics.edit.engine import compute_edit
-    from memit_vc.numerics.exact.grid import check_bound
     from memit_vc.numerics.exact.materialise import survived
     from memit_vc.numerics.forward.lengths import check_lengths
     from memit_vc.numerics.forward.tokens import Template
@@ -121,14 +118,13 @@ def compute_batch(
         texts = context_templates(loaded, hparams)
     with clock.stage("state"):
         context = loaded.context(state, hparams)
-    state_id = repository.state_id(state)
     before = after = None
     if scores:
         with clock.stage("scores"), swapped(adapter, context.weights):
-            before = measure(repository, adapter, facts, state_id, probe, progress=progress, stage="scores before")
+            before = measure(repository, adapter, facts, state.id, probe, progress=progress, stage="scores before")
     from memit_vc.numerics.forward.templates import parse_templates
 
-    cache = None if search_again else known_targets(loaded, facts, state_id, hparams, texts)
+    cache = None if search_again else known_targets(loaded, facts, state.id, hparams, texts)
     with clock.stage("edit"):
         edit = compute_edit(
             adapter,
@@ -145,7 +141,7 @@ def compute_batch(
         provenance = canonical_json(
             describe(
                 loaded,
-                state=state_id,
+                state=state.id,
                 hparams=hparams,
                 templates=texts,
                 statistics=statistics,
@@ -153,19 +149,18 @@ def compute_batch(
             )
         )
         patch, blobs, tensors = _patch(loaded, facts, edit.updates, edit.targets.z, provenance)
-        bounds = repository.bounds(state)
-        check_bound({name: bounds.get(name, 0.0) + sum(new) for name, new in patch.bounds.items()})
+        state.check_exact(patch)
         weights: dict[int, Tensor] = dict(context.weights)
         shares = []
         for layer in hparams.layers:
             weight = loaded.weights[layer]
-            present, new = loaded.terms(state, weight), [tensors[weight.name]]
+            present, new = state.terms(weight), [tensors[weight.name]]
             weights[layer] = loaded.with_terms(layer, [*present, *new])
             shares.append(survived(loaded.base_weight(layer), new, weight, before=present))
     if scores:
         with clock.stage("scores"), swapped(adapter, weights):
-            after_state = repository.state_id({*state, *patch.columns})
-            after = measure(repository, adapter, facts, after_state, probe, progress=progress, stage="scores after")
+            after_state = LiveState(repository, state.columns.union(patch.columns))
+            after = measure(repository, adapter, facts, after_state.id, probe, progress=progress, stage="scores after")
     share = min(shares)
     warnings = []
     widest = max(loaded.weights[layer].d_in for layer in hparams.layers)
@@ -212,4 +207,5 @@ def _patch(
         z,
     )
     columns = [PatchColumn(fact=fact.id) for fact in facts]
-    return pack(loaded.repository, columns, tensors, constraints=constraints, provenance=provenance)
+    packed = pack(loaded.repository, columns, tensors, constraints=constraints, provenance=provenance)
+    return *packed, tensors

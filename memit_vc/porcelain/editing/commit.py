@@ -5,35 +5,35 @@ checked.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from memit_vc.errors import EngineError, RefMovedError, UsageError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.objects import Commit, CommitId, Fact, PatchId, StateId, short, utc_now
-from memit_vc.porcelain.record import author_name, head_update
+from memit_vc.objects import Fact, PatchId, short
+from memit_vc.porcelain.record import Kind, Outcome, draft, record
 from memit_vc.porcelain.sets.amend import amended_parent
-from memit_vc.porcelain.sets.conflicts import OnConflict, settle
+from memit_vc.porcelain.sets.contradictions import settle
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
+from memit_vc.vcs.contradictions import OnConflict
+from memit_vc.vcs.state import Change
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.editing.models import LoadedModel
 
-__all__ = ["CommitResult", "commit_facts"]
+__all__ = ["Committed", "commit_facts"]
 
 PERPLEXITY_WARNING = 0.05
 """A relative rise of the held text's perplexity above this is worth a warning."""
 
 
-@dataclass(frozen=True)
-class CommitResult:
+@dataclass(frozen=True, kw_only=True)
+class Committed(Outcome):
     """What came of a commit: scores before and after on the materialised weights, and what became of the delta."""
 
-    id: CommitId
     patch: PatchId
-    state: StateId
-    branch: str | None
     facts: int
     before: Mapping[str, float | None]
     after: Mapping[str, float | None]
@@ -44,8 +44,6 @@ class CommitResult:
     steps: int
     """Evaluations of the search's loss, over all facts."""
     seconds: Mapping[str, float]
-    notes: tuple[str, ...] = field(default_factory=tuple)
-    warnings: tuple[str, ...] = field(default_factory=tuple)
 
 
 def commit_facts(
@@ -60,11 +58,11 @@ def commit_facts(
     max_perplexity_rise: float | None = None,
     scores: bool = True,
     loaded: LoadedModel | None = None,
-    kind: Literal["commit", "rebase", "cherry-pick"] = "commit",
+    kind: Kind = "commit",
     amend: bool = False,
     origins: Sequence[str] = (),
     progress: Progress = silent,
-) -> CommitResult:
+) -> Committed:
     """Compute the batch on HEAD's state and record it; with `amend` on the state before HEAD's commit, in its place.
 
     `origins` say where each fact stands in the user's file ("edits.json: record 3").
@@ -73,7 +71,7 @@ def commit_facts(
     where the branch moved meanwhile: the patch is kept and the message says how to put it on the new tip.
     """
     from memit_vc.porcelain.editing.batch import compute_batch
-    from memit_vc.porcelain.editing.models import load_model
+    from memit_vc.porcelain.editing.models import model_of
 
     if max_perplexity_rise is not None and not scores:
         raise UsageError(
@@ -81,11 +79,11 @@ def commit_facts(
         )
     head = repository.head()
     parent = amended_parent(repository, head.commit) if amend else head.commit
-    settled = settle(repository, facts, on_conflict, at=parent, origins=origins)
+    before = LiveState.at(repository, parent)
+    settled = settle(before, facts, on_conflict, origins=origins)
     values = hparams or repository.hparams()
-    state = repository.state(parent) - settled.replaced
-    if loaded is None:
-        loaded = load_model(repository, device=values.resolved_device(), progress=progress)
+    state = LiveState(repository, before.columns - settled.replaced)
+    loaded = model_of(repository, loaded, hparams=values, progress=progress)
     batch = compute_batch(
         loaded,
         settled.facts,
@@ -109,30 +107,27 @@ def commit_facts(
             )
         if not rise <= PERPLEXITY_WARNING:
             warnings.append(f"{said}: the model may have been hurt; `memitvc undo` takes the commit back")
-    made = Commit(
-        base=repository.base_id,
-        parents=(parent,),
-        adds=tuple(sorted(batch.patch.columns)),
-        removes=tuple(sorted(settled.replaced)),
-        patches=(batch.patch.id,),
+    made = draft(
+        repository,
+        [parent],
+        Change(frozenset(batch.patch.columns), settled.replaced),
         kind=kind,
         message=message or (repository.commit(head.commit).message if amend else _message(settled.facts)),
-        author=author_name(repository),
-        time=utc_now(),
+        patches=[batch.patch.id],
         provenance=batch.patch.header.provenance,
         details={"facts": len(settled.facts), "survived": batch.survived},
     )
-    after = repository.state_id({*state, *batch.patch.columns})
-    batch.store()
+    after = repository.state_id(state.columns.union(batch.patch.columns))
     try:
-        repository.publish(
+        record(
+            repository,
+            head,
+            [made],
             verb="amend" if amend else kind,
-            description=made.subject,
-            commits=[made],
             patches=[batch.patch],
+            blobs=batch.blobs,
             facts=settled.facts,
             evaluations=batch.evaluations(after, made.id),
-            **head_update(head, made.id),
         )
     except RefMovedError as error:
         repository.keep_patch(batch.patch, settled.facts, parent=parent, message=made.message, details=made.details)
@@ -140,11 +135,13 @@ def commit_facts(
             f"{head.branch or 'HEAD'} moved while the batch was computed; the patch is kept as {short(batch.patch.id)}",
             hint=f"Put it on the new tip: memitvc commit --patch {short(batch.patch.id)}",
         ) from error
-    return CommitResult(
+    return Committed(
         id=made.id,
-        patch=batch.patch.id,
-        state=after,
         branch=head.branch,
+        state=after,
+        added=len(made.adds),
+        removed=len(made.removes),
+        patch=batch.patch.id,
         facts=len(settled.facts),
         before={} if batch.before is None else batch.before.total,
         after={} if batch.after is None else batch.after.total,

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import EngineError
-from memit_vc.objects import ColumnId, EditableWeight, FactId, PatchId, short
+from memit_vc.objects import EditableWeight, short
+from memit_vc.porcelain.state import LiveState, Source
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from memit_vc.repository import Repository
-
-__all__ = ["LiveConstraints", "Source", "live_constraints", "live_sources"]
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where one live fact's constraint lies: position `position` of the patch's constraints blob."""
-
-    fact: FactId
-    column: ColumnId
-    patch: PatchId
-    position: int
+__all__ = ["LiveConstraints", "live_constraints"]
 
 
 @dataclass(frozen=True)
@@ -45,31 +34,13 @@ class LiveConstraints:
         )
 
 
-def live_sources(repository: Repository, columns: Collection[ColumnId]) -> list[Source]:
-    """The live facts of a state: those with an edit column in it and no column that cancels them. Sorted by patch."""
-    pairs = repository.column_facts(columns)
-    cancelled = {fact for entries in pairs.values() for fact, role in entries if role == "cancel"}
-    sources = []
-    for patch, (_, positions) in sorted(repository.constraints_of(columns).items()):
-        known = repository.patch(patch)
-        described = known.header.columns
-        for position in positions or range(len(described)):  # a dense patch is used as a whole
-            column = described[position]
-            if column.role == "edit" and column.fact not in cancelled:
-                name = known.columns[position] if known.header.divisible else known.columns[0]
-                sources.append(Source(column.fact, name, patch, position))
-    return sources
-
-
-def live_constraints(
-    repository: Repository, columns: Collection[ColumnId], weights: Mapping[int, EditableWeight], layers: Sequence[int]
-) -> LiveConstraints:
+def live_constraints(state: LiveState, weights: Mapping[int, EditableWeight], layers: Sequence[int]) -> LiveConstraints:
     """K and B of the live facts of a state, in one order for all layers. EngineError where a blob is not here."""
     import torch
 
     from memit_vc.numerics.exact.constraints import read_constraints
 
-    sources = live_sources(repository, columns)
+    repository, sources = state.repository, state.sources
     keys: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     targets: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     for patch in sorted({source.patch for source in sources}):

@@ -1,4 +1,4 @@
-"""`eval`: scores of the live facts (or of any edit file) on a revision, on its materialised weights."""
+"""`eval` and `facts --measure`: scores of the live facts (or of any edit file) on a revision's weights."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import CommitId, Fact, StateId, short
 from memit_vc.porcelain.editing.measure import Measured, Probe, measure
+from memit_vc.porcelain.history.scores_at_commit import Scores, scores_at_commit
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.editing.models import LoadedModel
-    from memit_vc.repository import Repository
+    from memit_vc.repository import LiveFact, Repository
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "MeasuredFact", "evaluate", "measured_facts"]
 
 
 @dataclass(frozen=True)
@@ -38,22 +40,45 @@ def evaluate(
     progress: Progress = silent,
 ) -> Evaluation:
     """Measure, or read what was measured on the same state before. Default: the facts that are live at `revision`."""
-    from memit_vc.porcelain.editing.models import load_model
+    from memit_vc.porcelain.editing.models import model_of
 
     commit = repository.resolve(revision)
-    columns = repository.state(commit)
-    state = repository.state_id(columns)
-    chosen = tuple(facts) if facts is not None else tuple(entry.fact for entry in repository.live_facts(commit))
+    state = LiveState.at(repository, commit)
+    chosen = tuple(facts) if facts is not None else tuple(entry.fact for entry in state.live)
     if not chosen and not perplexity:
         raise MemitVCError(
             f"no facts are live at {short(commit)}", hint="Give an edit file: `memitvc eval --edits edits.json`."
         )
-    if loaded is None:
-        device = repository.hparams().resolved_device()
-        loaded = load_model(repository, device=device, progress=progress)
+    loaded = model_of(repository, loaded, progress=progress)
     probe = Probe.of(repository) if perplexity else None
-    with loaded.state(columns) as adapter:
-        measured = measure(repository, adapter, chosen, state, probe, progress=progress)
-    for row in measured.rows(state):
+    with loaded.holding(state) as adapter:
+        measured = measure(repository, adapter, chosen, state.id, probe, progress=progress)
+    for row in measured.rows(state.id):
         repository.put_evaluation(*row)
-    return Evaluation(commit, state, chosen, measured)
+    return Evaluation(commit, state.id, chosen, measured)
+
+
+@dataclass(frozen=True)
+class MeasuredFact:
+    """`then` is None where the commit was made with --no-scores."""
+
+    entry: LiveFact
+    then: Scores | None
+    now: Scores
+
+
+def measured_facts(
+    repository: Repository,
+    entries: Sequence[LiveFact],
+    *,
+    revision: str = "HEAD",
+    loaded: LoadedModel | None = None,
+    progress: Progress = silent,
+) -> list[MeasuredFact]:
+    """Measure live facts at `revision`; what was measured on that state before is read."""
+    if not entries:
+        return []
+    facts = list({entry.fact.id: entry.fact for entry in entries}.values())
+    now = evaluate(repository, revision, facts=facts, perplexity=False, loaded=loaded, progress=progress).measured.facts
+    then = scores_at_commit(repository, {entry.commit for entry in entries})
+    return [MeasuredFact(entry, then[entry.commit].get(entry.fact.id), now[entry.fact.id]) for entry in entries]

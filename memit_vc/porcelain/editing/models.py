@@ -7,7 +7,7 @@ model serves every state, and no state can leak into another.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from memit_vc.errors import EngineError, HparamsError, UnsupportedModelError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.objects import ColumnId, EditableWeight
+from memit_vc.objects import EditableWeight
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import Checkpoint
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from memit_vc.numerics.model.adapter import ModelAdapter
     from memit_vc.repository import Repository
 
-__all__ = ["LoadedModel", "load_model", "open_adapter"]
+__all__ = ["LoadedModel", "load_model", "model_of", "open_adapter"]
 
 
 def open_adapter(
@@ -106,24 +107,13 @@ class LoadedModel:
             return self
         return replace(self, adapter=replace(self.adapter, architecture=parts))
 
-    def terms(self, columns: Collection[ColumnId], weight: EditableWeight) -> list[Term]:
-        from memit_vc.numerics.exact.materialise import state_terms
-
-        selection = self.repository.selection(columns)
-        return state_terms(self.repository.patch_path, selection, weight.name)
-
-    def touched(self, columns: Collection[ColumnId]) -> list[int]:
+    def touched(self, state: LiveState) -> list[int]:
         """Layers whose weight differs from the base's in a state."""
-        names = set(self.repository.bounds(columns))
-        return [layer for layer, weight in self.weights.items() if weight.name in names]
+        return [layer for layer, weight in self.weights.items() if weight.name in state.bounds]
 
-    def materialised(self, columns: Collection[ColumnId]) -> dict[int, Tensor]:
+    def materialised(self, state: LiveState) -> dict[int, Tensor]:
         """The weights of a state: storage dtype, as stored; layers that it does not touch are left out."""
-        made = {}
-        for layer in self.touched(columns):
-            weight = self.weights[layer]
-            made[layer] = self.with_terms(layer, self.terms(columns, weight))
-        return made
+        return {layer: self.with_terms(layer, state.terms(self.weights[layer])) for layer in self.touched(state)}
 
     def with_terms(self, layer: int, terms: Sequence[Term]) -> Tensor:
         """The weight of a layer with these updates: storage dtype, as stored, on the CPU."""
@@ -137,36 +127,36 @@ class LoadedModel:
         return parameter.cpu()
 
     @contextmanager
-    def state(self, columns: Collection[ColumnId]) -> Iterator[ModelAdapter]:
+    def holding(self, state: LiveState) -> Iterator[ModelAdapter]:
         """The model with the weights of a state, for the length of a block."""
         from memit_vc.numerics.model.masters import swapped
 
-        with swapped(self.adapter, self.materialised(columns)):
+        with swapped(self.adapter, self.materialised(state)):
             yield self.adapter
 
     @cached_property
     def n_layers(self) -> int:
         return self.adapter.n_layers
 
-    def context(self, columns: Collection[ColumnId], hparams: MEMITHyperParams) -> Context:
+    def context(self, state: LiveState, hparams: MEMITHyperParams) -> Context:
         """What a batch computed on this state needs: weights, D, and the live facts' keys."""
         from memit_vc.numerics.edit.engine import Context
         from memit_vc.porcelain.editing.constraints import live_constraints
 
-        if not columns:
+        if not state.columns:
             return Context.base()
-        missing = [layer for layer in self.touched(columns) if layer not in hparams.layers]
+        missing = [layer for layer in self.touched(state) if layer not in hparams.layers]
         if missing and hparams.history:
             raise EngineError(
                 f"layers {missing} hold live edits and are not among hparams.layers {hparams.layers}",
                 hint="Use the layers of the earlier commits, or set `history: false`.",
             )
-        terms = {layer: self.terms(columns, self.weights[layer]) for layer in hparams.layers}
+        terms = {layer: state.terms(self.weights[layer]) for layer in hparams.layers}
         deltas = _Deltas(terms, self.weights)
         keys = None
         if hparams.history:
-            keys = live_constraints(self.repository, columns, self.weights, hparams.layers).keys or None
-        return Context(weights=self.materialised(columns), delta=deltas, keys=keys)
+            keys = live_constraints(state, self.weights, hparams.layers).keys or None
+        return Context(weights=self.materialised(state), delta=deltas, keys=keys)
 
 
 @dataclass(frozen=True)
@@ -186,6 +176,19 @@ class _Deltas(Mapping[int, "Tensor"]):
 
     def __len__(self) -> int:
         return len(self.terms)
+
+
+def model_of(
+    repository: Repository,
+    loaded: LoadedModel | None,
+    *,
+    hparams: MEMITHyperParams | None = None,
+    progress: Progress = silent,
+) -> LoadedModel:
+    """`loaded` where the caller has it, else the base on the device that the hyperparameters name."""
+    if loaded is not None:
+        return loaded
+    return load_model(repository, device=(hparams or repository.hparams()).resolved_device(), progress=progress)
 
 
 def load_model(repository: Repository, *, device: str = "cpu", progress: Progress = silent) -> LoadedModel:
@@ -218,9 +221,6 @@ class _Editable(dict[int, EditableWeight]):
             f"layer {layer} cannot be edited: `init` found NaN or infinity in its weight",
             hint="Leave the layer out of `layers` in the hyperparameters.",
         )
-
-
-Opener = Callable[[], LoadedModel]
 
 
 def _check_names(hparams: MEMITHyperParams, weights: Mapping[int, EditableWeight]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from memit_vc.errors import EngineError
 from memit_vc.objects import ColumnId, CommitId, Fact, JsonValue, StatisticsId
+from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
 
 __all__ = ["LIKELY", "Overlap", "commit_overlaps", "overlaps"]
@@ -43,26 +44,20 @@ def commit_overlaps(repository: Repository, commit: CommitId, *, threshold: floa
 
     Only of facts that are live at the commit. Errors as `overlaps`.
     """
-    made = repository.commit(commit)
+    made, after = repository.commit(commit), LiveState.at(repository, commit)
     ours, theirs = frozenset[ColumnId](), frozenset(made.adds)
     if made.parents:
-        ours = repository.state(made.parents[0]) - set(made.removes)
+        ours = LiveState.at(repository, made.parents[0]).columns - set(made.removes)
     if len(made.parents) > 1:
         # a merge that was solved anew has no column of either side
-        before, theirs = (repository.state(parent) for parent in made.parents[:2])
+        before, theirs = (LiveState.at(repository, parent).columns for parent in made.parents[:2])
         ours, theirs = before - theirs, theirs - before
-    live = {entry.fact.id for entry in repository.live_facts(commit)}
-    found = overlaps(repository, ours, theirs, threshold=threshold)
+    live = {entry.fact.id for entry in after.live}
+    found = overlaps(LiveState(repository, ours), LiveState(repository, theirs), threshold=threshold)
     return [overlap for overlap in found if {overlap.ours.id, overlap.theirs.id} <= live]
 
 
-def overlaps(
-    repository: Repository,
-    ours: Collection[ColumnId],
-    theirs: Collection[ColumnId],
-    *,
-    threshold: float = LIKELY,
-) -> list[Overlap]:
+def overlaps(ours: LiveState, theirs: LiveState, *, threshold: float = LIKELY) -> list[Overlap]:
     """Pairs of one live fact of each side whose targets differ and whose keys overlap by at least `threshold`, the
     closest first. Certain conflicts (one question, two answers) are among them.
 
@@ -73,10 +68,10 @@ def overlaps(
     from memit_vc.numerics.statistics.cache import StatisticsCache
     from memit_vc.porcelain.editing.constraints import live_constraints
 
-    hparams = repository.hparams()
+    repository, hparams = ours.repository, ours.repository.hparams()
     statistics = _statistics(repository, hparams.layers)
     weights = {weight.layer: weight for weight in repository.weights()}
-    sides = [live_constraints(repository, side, weights, hparams.layers) for side in (ours, theirs)]
+    sides = [live_constraints(side, weights, hparams.layers) for side in (ours, theirs)]
     if not all(side.sources for side in sides):
         return []
     facts = repository.facts({source.fact for side in sides for source in side.sources})
@@ -92,7 +87,7 @@ def overlaps(
     found = []
     for i, j in (best >= threshold).nonzero().tolist():
         one, other = facts[sides[0].sources[i].fact], facts[sides[1].sources[j].fact]
-        if one.target.strip() != other.target.strip():
+        if one.claim[1] != other.claim[1]:
             found.append(Overlap(one, other, float(best[i, j]), hparams.layers[int(where[i, j])]))
     return sorted(found, key=lambda overlap: -overlap.value)
 

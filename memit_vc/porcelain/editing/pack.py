@@ -23,8 +23,8 @@ def pack(
     constraints: bytes | None,
     provenance: bytes,
     joint: bool = False,
-) -> tuple[Patch, tuple[bytes, ...], PatchTensors]:
-    """(patch, its blobs with the patch itself last, `tensors`). Nothing is stored.
+) -> tuple[Patch, tuple[bytes, ...]]:
+    """(patch, its blobs with the patch itself last). Nothing is stored.
 
     `joint`: the columns of the tensors belong to all facts together, not one to each. EngineError for tensors off the
     grid.
@@ -53,4 +53,4 @@ def pack(
         constraints=None if constraints is None else blob_id(constraints),
     )
     blobs = (provenance, encoded) if constraints is None else (provenance, constraints, encoded)
-    return patch, blobs, tensors
+    return patch, blobs

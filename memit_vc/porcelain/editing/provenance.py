@@ -1,22 +1,29 @@
-"""What a patch was computed from: everything that `reproduce` needs, and no time."""
+"""What a patch was computed from, written and read: everything that `reproduce` needs, and no time."""
 
 from __future__ import annotations
 
+import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memit_vc import __version__
+from memit_vc.errors import IntegrityError, VerificationError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.objects import JsonValue, StateId
+from memit_vc.objects import BlobId, JsonValue, StateId, StatisticsId, short
+from memit_vc.porcelain.editing.statistics import Prepared, prepare_statistics, recorded_statistics
+from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.editing.models import LoadedModel
-    from memit_vc.porcelain.editing.statistics import Prepared
+    from memit_vc.repository import Repository
 
-__all__ = ["computed_by", "describe"]
+__all__ = ["Recorded", "computed_by", "describe", "threads"]
 
+RESOLVED = "re-solve"
 _PACKAGES = ("torch", "transformers", "safetensors")
 
 
@@ -55,3 +62,75 @@ def computed_by(loaded: LoadedModel) -> dict[str, JsonValue]:
             **{package: version(package) for package in _PACKAGES},
         },
     }
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a patch was computed from. `hparams` carry the context templates that were in use."""
+
+    algorithm: str
+    state: StateId
+    hparams: MEMITHyperParams
+    statistics: StatisticsId
+    threads: int | None
+    verb: str | None = None
+    """What solved it anew, where something did: the commit may have come here by another verb."""
+
+    @property
+    def resolved(self) -> bool:
+        """It came from stored constraints, not from a search for targets."""
+        return self.algorithm == RESOLVED
+
+    @classmethod
+    def read(cls, repository: Repository, blob: BlobId) -> Recorded | None:
+        """None for a record that describes no computation. IntegrityError for one that cannot be understood."""
+        try:
+            record: Mapping[str, Any] = json.loads(repository.blobs.read(blob))
+            if "algorithm" not in record or "hparams" not in record:
+                return None
+            hparams = MEMITHyperParams.from_json(record["hparams"], source=f"provenance {short(blob)}")
+            if record["context_templates"]:
+                hparams = hparams.replace(context_templates=record["context_templates"])
+            return cls(
+                str(record["algorithm"]),
+                StateId(record["state"]),
+                hparams,
+                StatisticsId(record["statistics"]["id"]),
+                record.get("threads"),
+                record.get("verb"),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(
+                f"provenance {short(blob)} cannot be understood: {error}", hint="Run `memitvc fsck`."
+            ) from error
+
+    def prepared(self, loaded: LoadedModel, *, exactly: bool, progress: Progress = silent) -> Prepared:
+        """Its statistics; where they are not here, those that the repository would compute now.
+
+        With `exactly`, VerificationError where those are others.
+        """
+        repository = loaded.repository
+        found = recorded_statistics(repository, self.statistics, self.hparams, progress=progress)
+        if found is not None:
+            return found
+        made = prepare_statistics(loaded, self.hparams, progress=progress)
+        if exactly and made.id != self.statistics:
+            raise VerificationError(
+                f"statistics {short(self.statistics)} are not here, and the present corpus gives {short(made.id)}",
+                hint="Copy .memitvc/statistics from where the commit was made, or run `memitvc stats` with its corpus.",
+            )
+        return made
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Compute with so many threads for the length of a block: sums of floats depend on how they are split."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -7,18 +7,19 @@ hyperparameters count only where the commits do not agree.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.objects import ColumnId, PatchColumn, StatisticsId, canonical_json, short
-from memit_vc.porcelain.editing.constraints import LiveConstraints, Source, live_constraints
+from memit_vc.objects import PatchColumn, StatisticsId, canonical_json, short
+from memit_vc.porcelain.editing.constraints import LiveConstraints, live_constraints
 from memit_vc.porcelain.editing.pack import pack
 from memit_vc.porcelain.editing.provenance import describe
 from memit_vc.porcelain.editing.statistics import Prepared, prepare_statistics, recorded_statistics
 from memit_vc.porcelain.history.settings import settings_of
+from memit_vc.porcelain.state import LiveState, Source
 from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -64,11 +65,11 @@ class Solver:
     statistics: Prepared
     notes: tuple[str, ...]
 
-    def constraints(self, columns: Collection[ColumnId]) -> LiveConstraints:
+    def constraints(self, state: LiveState) -> LiveConstraints:
         """Of the live facts of a state. EngineError where a blob is not here or is of other layers."""
-        return live_constraints(self.loaded.repository, columns, self.loaded.weights, self.hparams.layers)
+        return live_constraints(state, self.loaded.weights, self.hparams.layers)
 
-    def change(self, state: Collection[ColumnId], *, out: Sequence[int], into: LiveConstraints) -> Solution:
+    def change(self, state: LiveState, *, out: Sequence[int], into: LiveConstraints) -> Solution:
         """Take the live facts number `out` (positions in `constraints(state)`) out of a state and put `into` in."""
         from memit_vc.numerics.edit.resolve import change, distance
 
@@ -79,7 +80,7 @@ class Solver:
         updates, apart = {}, 0.0
         for layer in self.hparams.layers:
             weight, factor = self.loaded.weights[layer], self.statistics.factor(layer)
-            terms = self.loaded.terms(state, weight)
+            terms = state.terms(weight)
             if out:
                 apart = max(apart, distance(factor, terms, *self._pair(present, layer)))
             updates[layer] = change(
@@ -104,15 +105,14 @@ class Solver:
         return Solution(updates, tuple(PatchColumn(fact=s.fact) for s in constraints.sources), constraints)
 
     def patch(
-        self, solution: Solution, *, verb: str, context: Collection[ColumnId], keep: Collection[ColumnId]
+        self, solution: Solution, *, verb: str, context: LiveState, keep: LiveState
     ) -> tuple[Patch, tuple[bytes, ...], float]:
         """(patch, its blobs, largest relative change by snapping), for a solution on the state `context`.
 
-        `keep` are the columns that stay live beside it: EngineError where sums with them could round.
+        `keep` is what stays live beside it: EngineError where sums with them could round.
         """
         from memit_vc.numerics.edit.resolve import snapped
         from memit_vc.numerics.exact.constraints import encode_constraints
-        from memit_vc.numerics.exact.grid import check_bound
 
         loaded, repository = self.loaded, self.loaded.repository
         tensors, changes = {}, []
@@ -128,7 +128,7 @@ class Solver:
         )
         record = describe(
             loaded,
-            state=repository.state_id(context),
+            state=context.id,
             hparams=self.hparams,
             templates=self.hparams.context_templates or [],
             statistics=self.statistics,
@@ -136,9 +136,8 @@ class Solver:
         )
         sources = sorted({source.patch for source in solution.constraints.sources})
         provenance = canonical_json({**record, "algorithm": "re-solve", "verb": verb, "sources": sources})
-        patch, blobs, _ = pack(repository, solution.columns, tensors, constraints=constraints, provenance=provenance)
-        bounds = repository.bounds(keep)
-        check_bound({name: bounds.get(name, 0.0) + sum(new) for name, new in patch.bounds.items()})
+        patch, blobs = pack(repository, solution.columns, tensors, constraints=constraints, provenance=provenance)
+        keep.check_exact(patch)
         return patch, blobs, max(changes)
 
     def _pair(self, constraints: LiveConstraints, layer: int) -> tuple[Tensor, Tensor]:
@@ -152,20 +151,20 @@ class Solver:
 
 
 def solver_for(
-    repository: Repository,
-    columns: Collection[ColumnId],
+    state: LiveState,
     *,
     loaded: LoadedModel | None = None,
     progress: Progress = silent,
 ) -> Solver:
     """The solver of a state (with everything that is to be put in). The model is loaded, no forward is run.
 
-    EngineError where the columns were computed with different layers.
+    EngineError where its columns were computed with different layers.
     """
-    from memit_vc.porcelain.editing.models import load_model
+    from memit_vc.porcelain.editing.models import model_of
 
+    repository = state.repository
     present = repository.hparams()
-    settings = settings_of(repository, columns)
+    settings = settings_of(state)
     layers = {found[0] for found in settings}
     if len(layers) > 1:
         listed = " and ".join(str(list(each)) for each in sorted(layers))
@@ -176,8 +175,7 @@ def solver_for(
     hparams, notes = present, []
     if layers:
         hparams = hparams.replace(layers=list(next(iter(layers))))
-    if loaded is None:
-        loaded = load_model(repository, device=present.resolved_device(), progress=progress)
+    loaded = model_of(repository, loaded, hparams=present, progress=progress)
     statistics = None
     if len(settings) == 1:
         ((_, weight, identifier),) = settings

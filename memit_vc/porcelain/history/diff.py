@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from memit_vc.objects import CommitId, Fact, JsonValue
+from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import LiveFact, Repository
 from memit_vc.vcs.revisions import split_range
 
@@ -79,7 +80,8 @@ def diff(repository: Repository, older: CommitId, newer: CommitId) -> FactsDiff:
     """Facts are compared by what they ask (subject and prompt) and answer. Of several that differ in their probes only,
     those with the same id are paired first.
     """
-    before, after = (_answers(repository.live_facts(commit)) for commit in (older, newer))
+    old_state, new_state = (LiveState.at(repository, commit) for commit in (older, newer))
+    before, after = _answers(old_state.live), _answers(new_state.live)
     added, removed, changed, again = [], [], [], []
     for key in dict.fromkeys([*before, *after]):
         pairs, gone, new = _paired(before.get(key, []), after.get(key, []))
@@ -99,14 +101,14 @@ def diff(repository: Repository, older: CommitId, newer: CommitId) -> FactsDiff:
         tuple(removed),
         tuple(changed),
         tuple(again),
-        repository.state(older) == repository.state(newer),
+        old_state.columns == new_state.columns,
     )
 
 
 def _answers(live: Sequence[LiveFact]) -> dict[_Answer, list[LiveFact]]:
     found: dict[_Answer, list[LiveFact]] = {}
     for entry in live:
-        found.setdefault((entry.fact.question, entry.fact.target.strip()), []).append(entry)
+        found.setdefault(entry.fact.claim, []).append(entry)
     return found
 
 

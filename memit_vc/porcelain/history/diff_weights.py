@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError, StorageError
-from memit_vc.objects import ColumnId, CommitId, EditableWeight, JsonValue, PatchId, canonical_json
+from memit_vc.objects import CommitId, EditableWeight, JsonValue, PatchId, canonical_json
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import count
 from memit_vc.repository import Repository
 from memit_vc.store.files import write_atomic
@@ -75,8 +76,8 @@ def diff_weights(repository: Repository, older: CommitId, newer: CommitId) -> We
     """Every tensor whose delta differs between two commits. Columns that both have cancel exactly and are not read."""
     from memit_vc.numerics.exact.weights_diff import spectrum
 
-    before, after = repository.state(older), repository.state(newer)
-    plus, minus = _Side(repository, after - before), _Side(repository, before - after)
+    before, after = (LiveState.at(repository, commit).columns for commit in (older, newer))
+    plus, minus = (_Side(LiveState(repository, columns)) for columns in (after - before, before - after))
     found: dict[EditableWeight, tuple[float, ...]] = {}
     for weight in repository.weights():
         if weight.name in plus.touched or weight.name in minus.touched:
@@ -96,12 +97,12 @@ def diff_weights(repository: Repository, older: CommitId, newer: CommitId) -> We
 class _Side:
     """The columns that only one of the two states has; each patch is read once."""
 
-    def __init__(self, repository: Repository, columns: Collection[ColumnId]) -> None:
+    def __init__(self, state: LiveState) -> None:
         from memit_vc.numerics.exact.factor_arrays import read_arrays
 
-        self._selection: Mapping[PatchId, tuple[int, ...]] = repository.selection(columns)
-        self._arrays: dict[PatchId, Arrays] = {p: read_arrays(repository.patch_path(p)) for p in self._selection}
-        self.touched = repository.bounds(columns).keys()
+        self._selection = state.selection
+        self._arrays: dict[PatchId, Arrays] = {p: read_arrays(state.repository.patch_path(p)) for p in state.selection}
+        self.touched = state.bounds.keys()
 
     def terms(self, weight: str) -> list[Factors | Floats]:
         from memit_vc.numerics.exact.factor_arrays import Factors

@@ -6,11 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from memit_vc.objects import CommitId, FactId, JsonValue, StateId
+from memit_vc.porcelain.state import LiveState
 
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
+    from memit_vc.store.publish import Evaluation
 
-__all__ = ["HANDED_ON", "Came", "Scores", "brought", "came_in", "handed_on", "scores_at_commit", "scores_of"]
+__all__ = ["HANDED_ON", "Came", "Scores", "came_in", "handed_on", "handed_on_to", "scores_at_commit", "scores_of"]
 
 Scores: TypeAlias = Mapping[str, float | None]
 """ES, PS, NS, rewrite_acc, …, nll of one fact (`numerics.scores`)."""
@@ -18,10 +20,8 @@ Scores: TypeAlias = Mapping[str, float | None]
 Came: TypeAlias = "tuple[Scores | None, Scores]"
 """One fact's scores before its commit, where they are known, and right after it."""
 
-HANDED_ON = "brought"
+HANDED_ON = "handed_on"
 """The kind of evaluation that holds what a commit was handed on by those it replaces."""
-
-_Row: TypeAlias = "tuple[StateId, CommitId | None, str, str, JsonValue]"
 
 
 def came_in(repository: Repository, commits: Collection[CommitId]) -> dict[CommitId, dict[FactId, Came]]:
@@ -32,16 +32,17 @@ def came_in(repository: Repository, commits: Collection[CommitId]) -> dict[Commi
     for commit in commits:
         found[commit] = {}
         sides = {side: scores["facts"] for side, scores in measured.get(commit, {}).items()}
-        for record in (_both_sides(handed.get(commit, {})), sides):
+        for record in (handed.get(commit, {}), sides):
             before = record.get("before", {})
             found[commit] |= {FactId(fact): (before.get(fact), each) for fact, each in record.get("after", {}).items()}
     return found
 
 
-def brought(repository: Repository, commit: CommitId) -> Mapping[str, Any] | None:
+def handed_on_to(repository: Repository, commit: CommitId) -> Mapping[str, Any] | None:
     """What a commit was handed on: {"before": {fact: scores}, "after": {fact: scores}}; None where it was not."""
     handed: Any = repository.evaluations_of([commit], HANDED_ON)
-    return _both_sides(handed[commit]) if commit in handed else None
+    record: Mapping[str, Any] | None = handed.get(commit)
+    return record
 
 
 def scores_at_commit(repository: Repository, commits: Collection[CommitId]) -> dict[CommitId, dict[FactId, Scores]]:
@@ -50,7 +51,7 @@ def scores_at_commit(repository: Repository, commits: Collection[CommitId]) -> d
     return {commit: {fact: after for fact, (_, after) in facts.items()} for commit, facts in came.items()}
 
 
-def handed_on(repository: Repository, old: Sequence[CommitId], state: StateId, new: CommitId) -> list[_Row]:
+def handed_on(repository: Repository, old: Sequence[CommitId], state: StateId, new: CommitId) -> list[Evaluation]:
     """Rows for one commit in the place of several, the oldest first: a fact keeps its scores of the last of them."""
     found: dict[FactId, Came] = {}
     came = came_in(repository, old)
@@ -65,16 +66,11 @@ def handed_on(repository: Repository, old: Sequence[CommitId], state: StateId, n
     return [(state, new, HANDED_ON, new, record)]
 
 
-def scores_of(repository: Repository, old: CommitId, new: CommitId) -> list[_Row]:
+def scores_of(repository: Repository, old: CommitId, new: CommitId) -> list[Evaluation]:
     """Rows for the same commit under a new id: its state is the same."""
-    state = repository.state_id(repository.state(old))
+    state = LiveState.at(repository, old).id
     return [
         (state, new, kind, new, repository.evaluations(state, kind)[kind, old])
         for kind in ("commit", HANDED_ON)
         if (kind, old) in repository.evaluations(state, kind)
     ]
-
-
-def _both_sides(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Earlier releases wrote what the facts scored afterwards, alone."""
-    return record if "after" in record else {"before": {}, "after": record}

@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from memit_vc.errors import IntegrityError
-from memit_vc.objects import BlobId, ColumnId, JsonValue, short
+from memit_vc.objects import BlobId, JsonValue, short
 
 if TYPE_CHECKING:
+    from memit_vc.porcelain.state import LiveState
     from memit_vc.repository import Repository
 
 __all__ = ["Settings", "settings_json", "settings_of", "settings_of_record"]
@@ -22,10 +23,9 @@ Settings: TypeAlias = tuple[tuple[int, ...], float, str]
 """(layers, λ, id of the statistics)."""
 
 
-def settings_of(repository: Repository, columns: Collection[ColumnId]) -> set[Settings]:
+def settings_of(state: LiveState) -> set[Settings]:
     """Of every batch behind some columns, as far as it is recorded. IntegrityError for a record that is no JSON."""
-    patches = repository.selection(columns) if columns else {}
-    return settings_of_record(repository, (repository.patch(patch).header.provenance for patch in patches))
+    return settings_of_record(state.repository, (patch.header.provenance for patch in state.patches.values()))
 
 
 def settings_of_record(repository: Repository, blobs: Iterable[BlobId | None]) -> set[Settings]:

@@ -1,26 +1,28 @@
-"""`checkout` writes a state's model to a directory; `verify` proves which state a directory is."""
+"""`checkout` writes a state's model to a directory: only the edited tensors are new bytes.
+
+It starts from the base's hot and cold shards, which are split once and are enough when the base itself is gone.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memit_vc.errors import VerificationError
-from memit_vc.objects import ColumnId, CommitId, EditableWeight, JsonValue, StateId, short
-from memit_vc.porcelain.base import checked_base
-from memit_vc.porcelain.output.split_base import split_base
-from memit_vc.progress import Progress, count, silent
-from memit_vc.store.checkpoint import RECORD_FILE
+from memit_vc.errors import BaseChangedError, IntegrityError, StorageError
+from memit_vc.objects import CommitId, EditableWeight, JsonValue, StateId, digest
+from memit_vc.porcelain.base import checked_base, find_base
+from memit_vc.porcelain.state import LiveState
+from memit_vc.progress import Progress, silent
+from memit_vc.store.base_check import damaged_files, stale_files
+from memit_vc.store.shards import ShardedBase
 
 if TYPE_CHECKING:
     from memit_vc.numerics.output.checkout import CheckoutResult
     from memit_vc.repository import Repository
 
-__all__ = ["Checked", "Verified", "checkout", "hot_weights", "state_hashes", "verify"]
+__all__ = ["Checked", "checkout", "hot_weights"]
 
 
 @dataclass(frozen=True)
@@ -33,23 +35,6 @@ class Checked:
     hot_bytes: int
     tensors: Mapping[str, str]
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What a directory was proved to be. `commits` have that state; empty where it is no state of this repository."""
-
-    directory: Path
-    state: StateId | None
-    commits: tuple[CommitId, ...]
-    is_base: bool
-    compared: int
-    differing: tuple[str, ...]
-    """Tensors that differ from the nearest candidate, where no state fits."""
-    recorded: StateId | None = None
-    """The state that the directory's own `memitvc.json` names, where that is another one: a switch was interrupted."""
-    on_branch: bool = True
-    """Whether a branch, a tag or HEAD reaches one of `commits`; if none does, they were undone or replaced."""
 
 
 def checkout(
@@ -69,34 +54,32 @@ def checkout(
     from memit_vc.numerics.output.checkout import checkout as write
 
     commit = repository.resolve(revision)
-    columns = repository.state(commit)
-    state = repository.state_id(columns)
-    weights = _hot_of(repository, out, columns) if replace else None
+    state = LiveState.at(repository, commit)
+    weights = _hot_of(state, out) if replace else None
     if weights is None:
         weights = hot_weights(repository)
     notes: list[str] = []
-    base = split_base(repository, weights, progress, notes.append)
-    selection = repository.selection(columns)
+    base = _split_base(repository, weights, progress, notes.append)
     record: JsonValue = {
         "format": 1,
         "base": {"id": repository.base_id, "source": repository.config.base, "revision": repository.config.revision},
         "commit": commit,
-        "state": state,
+        "state": state.id,
     }
     made: CheckoutResult = write(
         base,
         weights,
-        lambda name: StateTerms(repository.patch_path, selection.items(), name),
+        lambda name: StateTerms(repository.patch_path, state.selection.items(), name),
         out,
         record=record,
         replace=replace,
         progress=progress,
         cache=repository.root / "cache",
         cache_limit=CACHE_LIMIT if repository.config.cache_bytes is None else repository.config.cache_bytes,
-        state=state,
+        state=state.id,
     )
-    repository.put_evaluation(state, None, "tensors", "sha256", dict(made.tensors))
-    return Checked(made.directory, commit, state, made.hot_bytes, made.tensors, tuple(notes))
+    repository.put_evaluation(state.id, None, "tensors", "sha256", dict(made.tensors))
+    return Checked(made.directory, commit, state.id, made.hot_bytes, made.tensors, tuple(notes))
 
 
 def hot_weights(repository: Repository) -> list[EditableWeight]:
@@ -104,141 +87,50 @@ def hot_weights(repository: Repository) -> list[EditableWeight]:
 
     The same for every state, so that a checkout can be switched between all of them.
     """
-    from memit_vc.hparams import MEMITHyperParams
-
-    layers = set(MEMITHyperParams.from_hparams(repository.hparams_path).layers)
+    layers = set(repository.hparams().layers)
     touched = repository.edited_weights()
     return [weight for weight in repository.weights() if weight.layer in layers or weight.name in touched]
 
 
-def _hot_of(repository: Repository, out: Path, columns: frozenset[ColumnId]) -> list[EditableWeight] | None:
+def _hot_of(state: LiveState, out: Path) -> list[EditableWeight] | None:
     """The weights of the hot shard that a checkout has, where they are enough for a state; None where nobody knows."""
     from memit_vc.numerics.output.checkout import base_of
 
-    names = base_of(out, repository.root / "base")
-    if names is None or not repository.bounds(columns).keys() <= names:
+    names = base_of(out, state.repository.root / "base")
+    if names is None or not state.bounds.keys() <= names:
         return None
-    return [weight for weight in repository.weights() if weight.name in names]
+    return [weight for weight in state.repository.weights() if weight.name in names]
 
 
-def verify(
-    repository: Repository, directory: Path, *, expect: str | None = None, progress: Progress = silent
-) -> Verified:
-    """Prove by the hash of every tensor which state of this repository a model directory holds.
+def _split_base(
+    repository: Repository, weights: Sequence[EditableWeight], progress: Progress, tell: Callable[[str], None]
+) -> Path:
+    """The directory with the shards, `weights` being the hot ones; split now unless that is done.
 
-    VerificationError where it is none, or not the one of `expect`.
+    `tell` hears what was found damaged, and that the base's directory is gone where the shards are still whole.
+    BaseChangedError where the base is another one, or gone and not wholly here; otherwise as `prepare_base`.
     """
-    from memit_vc.store.checkpoint import Checkpoint
+    from memit_vc.numerics.output.checkout import prepare_base
 
-    there = {tensor.name: tensor for tensor in Checkpoint.find(directory).manifest(progress).tensors}
-    recorded = {tensor.name: tensor for tensor in repository.base().tensors}
-    found = {name: tensor.sha256 for name, tensor in there.items()}
-    base = {name: tensor.sha256 for name, tensor in recorded.items()}
-    editable = {weight.name for weight in repository.weights()}
-    names = base.keys() | found.keys()
-    foreign = sorted(
-        name
-        for name in names
-        if (name not in editable and base.get(name) != found.get(name))
-        or name not in there
-        or (there[name].dtype, there[name].shape) != (recorded[name].dtype, recorded[name].shape)
-    )
-    shapes = {name: tensor.shape for name, tensor in there.items()}
-    if foreign and shapes == {name: tensor.shape for name, tensor in recorded.items()}:
-        dtypes = {(there[name].dtype, recorded[name].dtype) for name in names}
-        if all(now != was for now, was in dtypes):
-            now, was = min(dtypes)
-            raise VerificationError(
-                f"{directory}: its tensors are {now}, the base's are {was}: only a model in the base's own dtype can "
-                "be told by its hashes",
-                hint="`memitvc checkout`, or `memitvc export --merged` without --dtype, writes one.",
-            )
-    if foreign:
-        are, first = ("is", "") if len(foreign) == 1 else ("are", " first")
-        raise VerificationError(
-            f"{directory}: {count(len(foreign), 'tensor')} that no edit touches {are} not the base's, or {are} missing "
-            f"or of another dtype or shape: {foreign[0]}{first}",
-            hint="The directory belongs to another base, or was changed by something else than memit-vc.",
-        )
-    said = _recorded_state(directory)
-    nearest: tuple[list[str], CommitId] | None = None
-    for state, commits, on_branch in _candidates(repository, expect, said):
-        expected = {**{name: base[name] for name in editable}, **_hashes(repository, commits[0], state)}
-        differing = sorted(name for name in editable if found[name] != expected[name])
-        if not differing:
-            changed = [name for name in editable if expected[name] != base[name]]
-            other = said if said != state else None
-            return Verified(directory, state, commits, not changed, len(found), (), other, on_branch)
-        if expect is not None:
-            differ, first = ("differs", "") if len(differing) == 1 else ("differ", " first")
-            raise VerificationError(
-                f"{directory} is not the state of {expect}: {count(len(differing), 'tensor')} "
-                f"{differ}, {differing[0]}{first}",
-                hint="`memitvc verify DIR` without --expect says which state it is.",
-            )
-        if nearest is None or len(differing) < len(nearest[0]):
-            nearest = differing, commits[0]
-    differing, commit = nearest or ([], repository.head().commit)
-    raise VerificationError(
-        f"{directory} is no state of this repository. The nearest is that of commit {short(commit)}: "
-        f"{len(differing)} of {len(found)} tensors differ from it, {', '.join(differing[:1])} first",
-        hint="It may belong to another repository, or have been changed after checkout.",
-    )
+    into = repository.root / "base" / digest("hot", "\n".join(w.name for w in weights).encode())[:16]
+    try:
+        find_base(repository.config)
+    except BaseChangedError as error:
+        if not _is_whole(repository, into):
+            raise
+        tell(f"{error.message}; the checkout comes from the split base, {into}")
+        return into
+    checkpoint = checked_base(repository, progress=progress)
+    prepare_base(checkpoint, weights, into, progress, manifest=repository.base(), tell=tell)
+    return into
 
 
-def _recorded_state(directory: Path) -> StateId | None:
-    """What `memitvc.json` says of itself; None where there is none to be read. Nothing is proved by it."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        said = json.loads((directory / RECORD_FILE).read_bytes())["state"]
-        return StateId(said) if isinstance(said, str) else None
-    return None
-
-
-def _candidates(
-    repository: Repository, expect: str | None, said: StateId | None
-) -> Iterator[tuple[StateId, tuple[CommitId, ...], bool]]:
-    """States to compare with, and whether a ref reaches them; the likeliest first: what the directory says of itself,
-    HEAD and backwards, every other ref's history, then what was undone or replaced and is still stored.
-    """
-    if expect is not None:
-        wanted = repository.resolve(expect)
-        yield repository.state_id(repository.state(wanted)), (wanted,), True
-        return
-    tips = list(dict.fromkeys([repository.head().commit, *repository.refs().values()]))
-    reached = {commit.id: None for commit in repository.log(tips)}
-    others = [commit for commit in repository.stored_commits() if commit not in reached]
-    seen: set[StateId] = set()
-    for commits, on_branch in ((list(reached), True), (others, False)):
-        states: dict[StateId, list[CommitId]] = {}
-        for commit in commits:
-            states.setdefault(repository.state_id(repository.state(commit)), []).append(commit)
-        for state in sorted(states, key=lambda state: state != said):
-            if state not in seen:
-                seen.add(state)
-                yield state, tuple(states[state]), on_branch
-
-
-def _hashes(repository: Repository, commit: CommitId, state: StateId) -> Mapping[str, str]:
-    """SHA-256 of each edited tensor of a state: remembered, else materialised from the base."""
-    stored = repository.evaluations(state, "tensors").get(("tensors", "sha256"))
-    if isinstance(stored, Mapping):
-        return {name: str(value) for name, value in stored.items()}
-    made = state_hashes(repository, repository.state(commit))
-    repository.put_evaluation(state, None, "tensors", "sha256", dict(made))
-    return made
-
-
-def state_hashes(repository: Repository, columns: frozenset[ColumnId]) -> dict[str, str]:
-    """SHA-256 of the bytes of each tensor that a state touches, as `checkout` would write them."""
-    from memit_vc.numerics.exact.materialise import materialise, state_terms
-    from memit_vc.numerics.model.checkpoint_tensors import read_tensor, tensor_digest
-
-    checkpoint = checked_base(repository)
-    selection = repository.selection(columns)
-    touched = repository.bounds(columns).keys()
-    made = {}
-    for weight in repository.weights():
-        if weight.name in touched:
-            terms = state_terms(repository.patch_path, selection, weight.name)
-            made[weight.name] = tensor_digest(materialise(read_tensor(checkpoint, weight.name), terms, weight))
-    return made
+def _is_whole(repository: Repository, directory: Path) -> bool:
+    """Whether every tensor and file of the recorded base is there; what changed since its making is read again."""
+    manifest = repository.base()
+    try:
+        built = ShardedBase.open(directory)
+        stale = stale_files(built)
+        return not stale or not damaged_files(built, stale, manifest, repository.base_files())
+    except (StorageError, IntegrityError):
+        return False

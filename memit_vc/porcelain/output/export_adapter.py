@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import UsageError
-from memit_vc.objects import ColumnId, CommitId
+from memit_vc.objects import CommitId
 from memit_vc.porcelain.output.fresh import fresh_directory
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.store.files import write_atomic
 from memit_vc.vcs.revisions import split_range
 
 if TYPE_CHECKING:
-    from memit_vc.numerics.exact.materialise import Term
     from memit_vc.repository import Repository
 
 __all__ = ["AdapterExport", "adapter_files", "export_adapter"]
@@ -63,7 +63,6 @@ def adapter_files(
     repository: Repository, revision: str, *, max_rank: int | None = None, progress: Progress = silent
 ) -> tuple[AdapterExport, dict[str, bytes]]:
     """The files' names and bytes, for whoever puts them elsewhere than in a directory."""
-    from memit_vc.numerics.exact.materialise import state_terms
     from memit_vc.numerics.output.lora import CONFIG_FILE, WEIGHTS_FILE, adapter_config, adapter_weights, lora_layer
 
     if max_rank is not None and max_rank < 1:
@@ -71,25 +70,20 @@ def adapter_files(
     ends = split_range(revision)
     since = None if ends is None else repository.resolve(ends[0])
     commit = repository.resolve(revision if ends is None else ends[1])
-    old: frozenset[ColumnId] = frozenset() if since is None else repository.state(since)
-    new = repository.state(commit)
-    added, removed = new - old, old - new
-    if not added and not removed:
+    old = LiveState(repository, ()) if since is None else LiveState.at(repository, since)
+    change = old.change_to(LiveState.at(repository, commit).columns)
+    if not change:
         raise UsageError(
             f"{revision}: there is nothing to export, no update separates it from the base"
             if since is None
             else f"{revision}: both ends have the same state",
             hint="`memitvc log` shows the history, `memitvc facts REV` what is in a state.",
         )
-    touched = repository.bounds(added | removed).keys()
-    weights = [weight for weight in repository.weights() if weight.name in touched]
-
-    def terms(columns: frozenset[ColumnId], name: str) -> list[Term]:
-        return state_terms(repository.patch_path, repository.selection(columns), name) if columns else []
-
+    added, removed = LiveState(repository, change.adds), LiveState(repository, change.removes)
+    weights = LiveState(repository, change.adds | change.removes).touched
     layers = []
     for number, weight in enumerate(weights, 1):
-        layers.append(lora_layer(terms(added, weight.name), terms(removed, weight.name), weight, max_rank=max_rank))
+        layers.append(lora_layer(added.terms(weight), removed.terms(weight), weight, max_rank=max_rank))
         progress("adapter", number, len(weights))
     config = adapter_config(layers, base=repository.config.base, revision=repository.config.revision)
     files = {

@@ -12,6 +12,7 @@ from memit_vc.errors import UsageError
 from memit_vc.objects import CommitId, StateId
 from memit_vc.porcelain.base import checked_base
 from memit_vc.porcelain.output.fresh import fresh_directory
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.store.files import write_atomic
 
@@ -48,22 +49,20 @@ def export_merged(
     `dtype` is float32, bfloat16 or float16; None keeps the checkpoint's own, and the weights are those of `checkout`
     bit for bit. UsageError where `out` is not empty; errors of `write_merged`.
     """
-    from memit_vc.numerics.exact.materialise import state_terms
     from memit_vc.numerics.output.merged import write_merged
 
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype!r} is not known", hint=f"One of {', '.join(DTYPES)}.")
     _check_size(max_shard_size)
     commit = repository.resolve(revision)
-    columns = repository.state(commit)
-    touched = repository.bounds(columns).keys()
-    selection = repository.selection(columns)
+    state = LiveState.at(repository, commit)
+    weights = {weight.name: weight for weight in state.touched}
     with fresh_directory(out) as temporary:
         checkpoint = checked_base(repository, progress=progress)
         files = write_merged(
             checkpoint,
-            [weight for weight in repository.weights() if weight.name in touched],
-            lambda name: state_terms(repository.patch_path, selection, name),
+            list(weights.values()),
+            lambda name: state.terms(weights[name]),
             temporary,
             dtype=None if dtype is None else DTYPES[dtype],
             max_shard_size=max_shard_size,
@@ -73,7 +72,7 @@ def export_merged(
             data = (checkpoint.directory / name).read_bytes()
             write_atomic(temporary / name, _retyped(data, dtype) if name == "config.json" and dtype else data)
         size = sum((temporary / name).stat().st_size for name in files)
-    return MergedExport(out, commit, repository.state_id(columns), tuple(files), size)
+    return MergedExport(out, commit, state.id, tuple(files), size)
 
 
 def _check_size(text: str) -> None:

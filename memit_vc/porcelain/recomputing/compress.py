@@ -7,45 +7,30 @@ that `--resolve` can still take one out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import EngineError, MemitVCError, UsageError
-from memit_vc.objects import (
-    ColumnId,
-    Commit,
-    CommitId,
-    FactId,
-    JsonValue,
-    PatchColumn,
-    PatchId,
-    StateId,
-    canonical_json,
-    utc_now,
-)
-from memit_vc.porcelain.editing.constraints import live_sources
+from memit_vc.objects import ColumnId, FactId, JsonValue, PatchColumn, PatchId, canonical_json
 from memit_vc.porcelain.editing.pack import pack
 from memit_vc.porcelain.history.settings import settings_json, settings_of
-from memit_vc.porcelain.record import author_name, head_update
+from memit_vc.porcelain.record import Outcome, draft, record
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, count, silent
 from memit_vc.repository import Repository
-from memit_vc.vcs.exact import check_bound
 
 if TYPE_CHECKING:
-    from memit_vc.numerics.exact.compress import Compressed
+    from memit_vc.numerics.exact.compress import Compressed as Smaller
 
-__all__ = ["CompressResult", "compress"]
+__all__ = ["Compressed", "compress"]
 
 
-@dataclass(frozen=True)
-class CompressResult:
+@dataclass(frozen=True, kw_only=True)
+class Compressed(Outcome):
     """`ranks` and `errors` are those of each weight's new update; `bytes_before` what the patches of the state take."""
 
-    id: CommitId
-    branch: str | None
     patch: PatchId
-    state: StateId
     facts: int
     columns: int
     """Columns of the state that were replaced."""
@@ -66,7 +51,7 @@ class CompressResult:
 
 def compress(
     repository: Repository, tolerance: float, *, message: str | None = None, progress: Progress = silent
-) -> CompressResult:
+) -> Compressed:
     """Put one patch of the smallest ranks within `tolerance` (a share of each tensor's update) in the place of HEAD's
     columns. No model is loaded.
 
@@ -76,58 +61,54 @@ def compress(
     if not 0 < tolerance < 1:
         raise UsageError(f"a tolerance of {tolerance} is not between 0 and 1", hint="1e-3 is a thousandth of the norm.")
     head = repository.head()
-    state = repository.state(head.commit)
-    live = {entry.fact.id: entry.column for entry in repository.live_facts(head.commit)}
+    state = LiveState.at(repository, head.commit)
+    live = {entry.fact.id: entry.column for entry in state.live}
     if not live:
         raise MemitVCError(
             "nothing to compress: no fact is live", hint="Commit facts first, or switch to a branch that has some."
         )
-    found = _within(repository, state, tolerance, progress)
+    found = _within(state, tolerance, progress)
     ranks, errors = {n: each.rank for n, each in found.items()}, {n: each.error for n, each in found.items()}
-    sources, constraints = _constraints(repository, state, live)
+    order, constraints = _constraints(state, live)
     provenance: dict[str, JsonValue] = {
         "algorithm": "compress",
         "tolerance": tolerance,
         "ranks": dict(ranks),
         "errors": dict(errors),
-        "sources": sorted(repository.selection(state)),
-        "settings": settings_json(settings_of(repository, state)),
+        "sources": sorted(state.selection),
+        "settings": settings_json(settings_of(state)),
     }
-    patch, blobs, _ = pack(
+    patch, blobs = pack(
         repository,
-        [PatchColumn(fact=fact) for fact in sources],
+        [PatchColumn(fact=fact) for fact in order],
         {name: each.term for name, each in found.items()},
         constraints=constraints,
         provenance=canonical_json(provenance),
         joint=True,
     )
-    check_bound({name: sum(units) for name, units in patch.bounds.items()})
-    made = Commit(
-        base=repository.base_id,
-        parents=(head.commit,),
-        adds=tuple(sorted(patch.columns)),
-        removes=tuple(sorted(state - set(patch.columns))),
-        patches=(patch.id,),
+    LiveState(repository, ()).check_exact(patch)
+    change = state.change_to(patch.columns)
+    made = draft(
+        repository,
+        [head.commit],
+        change,
         kind="squash",
         message=message or f"Compress {count(len(live), 'fact')} to rank {max(ranks.values())}",
-        author=author_name(repository),
-        time=utc_now(),
+        patches=[patch.id],
         provenance=patch.header.provenance,
         details={"compress": tolerance, "error": max(errors.values()), "rank": max(ranks.values())},
     )
-    before = sum(repository.patch_path(source).stat().st_size for source in repository.selection(state))
-    for blob in blobs:
-        repository.blobs.put(blob)
-    repository.publish(
-        verb="squash", description=made.subject, commits=[made], patches=[patch], **head_update(head, made.id)
-    )
-    return CompressResult(
+    before = sum(repository.patch_path(source).stat().st_size for source in state.selection)
+    record(repository, head, [made], patches=[patch], blobs=blobs)
+    return Compressed(
         id=made.id,
         branch=head.branch,
-        patch=patch.id,
         state=repository.state_id(patch.columns),
+        added=len(made.adds),
+        removed=len(made.removes),
+        patch=patch.id,
         facts=len(live),
-        columns=len(state),
+        columns=len(state.columns),
         ranks=ranks,
         errors=errors,
         bytes_before=before,
@@ -135,19 +116,14 @@ def compress(
     )
 
 
-def _within(
-    repository: Repository, state: Collection[ColumnId], tolerance: float, progress: Progress
-) -> dict[str, Compressed]:
+def _within(state: LiveState, tolerance: float, progress: Progress) -> dict[str, Smaller]:
     """The compressed update of each weight that the state changes; errors as for `compress`."""
     from memit_vc.numerics.exact.compress import compress as fewer
-    from memit_vc.numerics.exact.materialise import state_terms
 
-    selection, touched = repository.selection(state), repository.bounds(state)
-    weights = [weight for weight in repository.weights() if weight.name in touched]
-    found: dict[str, Compressed] = {}
-    for done, weight in enumerate(weights):
-        progress("compress", done, len(weights))
-        made = fewer(state_terms(repository.patch_path, selection, weight.name), weight, tolerance)
+    found: dict[str, Smaller] = {}
+    for done, weight in enumerate(state.touched):
+        progress("compress", done, len(state.touched))
+        made = fewer(state.terms(weight), weight, tolerance)
         if made is not None and made.error > tolerance:
             raise EngineError(
                 f"{weight.name}: the error is {made.error:.2g} at rank {made.rank}, above {tolerance:g}",
@@ -155,7 +131,7 @@ def _within(
             )
         if made is not None:
             found[weight.name] = made
-    progress("compress", len(weights), len(weights))
+    progress("compress", len(state.touched), len(state.touched))
     if all(made.rank >= made.columns for made in found.values()):
         raise MemitVCError(
             f"at a tolerance of {tolerance:g} no column can go",
@@ -164,16 +140,15 @@ def _within(
     return found
 
 
-def _constraints(
-    repository: Repository, state: Collection[ColumnId], live: Mapping[FactId, ColumnId]
-) -> tuple[Sequence[FactId], bytes | None]:
+def _constraints(state: LiveState, live: Mapping[FactId, ColumnId]) -> tuple[Sequence[FactId], bytes | None]:
     """The live facts in the order of the new patch, and their constraints in that order: None where some are not here,
     or are of different layers.
     """
     from memit_vc.numerics.exact.factor_arrays import encode_constraints, read_constraints
 
     positions: dict[PatchId, dict[FactId, int]] = {}
-    for source in live_sources(repository, state):
+    repository = state.repository
+    for source in state.sources:
         if live[source.fact] == source.column:
             positions.setdefault(source.patch, {})[source.fact] = source.position
     order = [fact for facts in positions.values() for fact in facts]

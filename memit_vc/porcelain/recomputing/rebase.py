@@ -12,18 +12,15 @@ from typing import TYPE_CHECKING
 
 from memit_vc.errors import ConflictError, MemitVCError, RefMovedError
 from memit_vc.objects import ColumnId, Commit, CommitId, Fact, FactId, JsonValue, PatchId, short, utc_now
-from memit_vc.porcelain.editing.constraints import live_sources
-from memit_vc.porcelain.editing.recorded import Recorded
-from memit_vc.porcelain.record import head_update
-from memit_vc.porcelain.sets.conflicts import cancelled_columns
+from memit_vc.porcelain.editing.provenance import Recorded
+from memit_vc.porcelain.record import Outcome, move_head
+from memit_vc.porcelain.sets.contradictions import cancelled_columns
 from memit_vc.porcelain.sets.join import Side, join
-from memit_vc.porcelain.sets.revert import patches_of
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, count, silent
-from memit_vc.vcs.conflicts import certain_conflicts
-from memit_vc.vcs.exact import check_bound
+from memit_vc.vcs.contradictions import contradicting
 from memit_vc.vcs.graph import is_ancestor
-from memit_vc.vcs.settling import live_edits
-from memit_vc.vcs.state import change_between
+from memit_vc.vcs.state import Change, State
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.editing.models import LoadedModel
@@ -35,16 +32,14 @@ __all__ = ["Rebased", "rebase"]
 _SHOWN = 10
 
 
-@dataclass(frozen=True)
-class Rebased:
+@dataclass(frozen=True, kw_only=True)
+class Rebased(Outcome):
     """`commits` pairs old and new ids; `skipped` had nothing left to do on the new tip."""
 
-    tip: CommitId
-    branch: str | None
     onto: CommitId
-    commits: tuple[tuple[CommitId, CommitId], ...]
-    skipped: tuple[CommitId, ...]
-    fast_forward: bool
+    commits: tuple[tuple[CommitId, CommitId], ...] = ()
+    skipped: tuple[CommitId, ...] = ()
+    fast_forward: bool = False
 
 
 def rebase(
@@ -62,7 +57,7 @@ def rebase(
     live at `onto`; MemitVCError for a merge or a `--resolve` in the range; RefMovedError where the branch moved
     meanwhile: the patches are kept, and the hint says how to commit them. The branch stays as it was on any of them.
     """
-    from memit_vc.porcelain.editing.models import load_model
+    from memit_vc.porcelain.editing.models import model_of
 
     target, head = repository.resolve(onto), repository.head()
     if is_ancestor(target, head.commit, repository.parents):
@@ -72,11 +67,12 @@ def rebase(
     moving = list(repository.commits(repository.resolve_range(f"{target}..{head.commit}")).values())
     _refuse(repository, moving, target)
     if not moving:
-        repository.publish(verb="rebase", description=f"fast-forward to {short(target)}", **head_update(head, target))
-        return Rebased(target, head.branch, target, (), (), fast_forward=True)
+        move_head(repository, head, target, verb="rebase", description=f"fast-forward to {short(target)}")
+        state = LiveState.at(repository, target).id
+        return Rebased(id=target, branch=head.branch, state=state, onto=target, fast_forward=True)
     replay = _Replay(repository, target, scores=scores, loaded=loaded, progress=progress)
-    if loaded is None and any(_facts(repository, commit) for commit in moving):
-        replay.loaded = load_model(repository, device=repository.hparams().resolved_device(), progress=progress)
+    if any(_facts(repository, commit) for commit in moving):
+        replay.loaded = model_of(repository, loaded, progress=progress)
     made: list[tuple[CommitId, CommitId]] = []
     skipped: list[CommitId] = []
     try:
@@ -88,12 +84,14 @@ def rebase(
             else:
                 made.append((commit.id, new))
         progress("rebase", len(moving), len(moving))
-        repository.publish(
+        move_head(
+            repository,
+            head,
+            replay.tip,
             verb="rebase",
             description=f"{count(len(made), 'commit')} onto {short(target)}",
             commits=replay.commits,
             evaluations=replay.evaluations,
-            **head_update(head, replay.tip),
         )
     except RefMovedError as error:
         raise replay.moved(head.branch or "HEAD") from error
@@ -101,7 +99,14 @@ def rebase(
         replay.give_up()
         raise
     replay.give_up()
-    return Rebased(replay.tip, head.branch, target, tuple(made), tuple(skipped), fast_forward=False)
+    return Rebased(
+        id=replay.tip,
+        branch=head.branch,
+        state=replay.state.id,
+        onto=target,
+        commits=tuple(made),
+        skipped=tuple(skipped),
+    )
 
 
 class _Replay:
@@ -122,33 +127,30 @@ class _Replay:
         self._onto, self._kept = tip, list[PatchId]()
         self._waiting = frozenset(repository.kept_patches(everything=True))
         self._repository, self._scores, self._progress = repository, scores, progress
-        self._state = repository.state(tip)
-        self._became: dict[ColumnId, frozenset[ColumnId]] = {}
+        self.state = LiveState.at(repository, tip)
+        self._became: dict[ColumnId, State] = {}
 
     def again(self, commit: Commit) -> CommitId | None:
         """The commit on the new tip; None where nothing of it is left to do."""
         facts = _facts(self._repository, commit)
         return self._batch(commit, facts) if facts else self._set(commit, self._now(commit.adds))
 
-    def _set(self, commit: Commit, wanted: frozenset[ColumnId]) -> CommitId | None:
+    def _set(self, commit: Commit, wanted: State) -> CommitId | None:
         """A change of the set, with columns that were computed again in the place of the old ones."""
         repository, removes = self._repository, self._now(commit.removes)
-        before = repository.state(commit.parents[0])
-        there = frozenset().union(*(self._now([column]) for column in before | set(commit.adds)))
+        before = LiveState.at(repository, commit.parents[0]).columns
+        there = LiveState(repository, self._now(before | set(commit.adds)))
         joined = join(
-            repository,
-            (self._state - removes) | wanted,
-            Side(self._state, commit=self._onto),
+            self._present(self.state.columns),
+            (self.state.columns - removes) | wanted,
             [Side(there, commit=commit.id)],
             "stop",
             what=f"replaying {short(commit.id)}",
         )
-        change = change_between(self._state, joined.state)
-        if not change.adds and not change.removes:
+        if not joined.change:
             return None
-        check_bound(repository.bounds(joined.state))
-        patches = patches_of(repository, change.adds)
-        return self._advance(self._on_tip(commit, change.adds, change.removes, patches, commit.details))
+        patches = LiveState(repository, joined.change.adds).selection
+        return self._advance(self._on_tip(commit, joined.change, patches, commit.details))
 
     def _batch(self, commit: Commit, facts: Sequence[Fact]) -> CommitId | None:
         from memit_vc.porcelain.editing.batch import compute_batch
@@ -157,17 +159,13 @@ class _Replay:
         if loaded is None:
             raise AssertionError("`rebase` loads the model where a commit has facts")
         # what keeps a fact out leaves with the fact's own columns, as for a commit
-        removes = self._now(commit.removes) & self._state
-        removes |= cancelled_columns(repository, self._state, {fact.id for fact in facts})
-        present, what = Side(self._state, commit=self._onto), f"replaying {short(commit.id)}"
-        state = join(repository, self._state - removes, present, [], "keep-both", what=what).state
-        removes = self._state - state
-        pairs = repository.column_facts(state)
-        edits = live_edits(state, pairs)
-        live = {
-            (known.question, known.target.strip()): min(edits[id_]) for id_, known in repository.facts(edits).items()
-        }
-        here = {fact.id: live[key] for fact in facts if (key := (fact.question, fact.target.strip())) in live}
+        removes = self._now(commit.removes) & self.state.columns
+        removes |= cancelled_columns(self.state, {fact.id for fact in facts})
+        present, what = self._present(self.state.columns), f"replaying {short(commit.id)}"
+        state = LiveState(repository, join(present, present.columns - removes, [], "keep-both", what=what).state)
+        removes = present.columns - state.columns
+        live = {state.facts[fact].claim: min(columns) for fact, columns in state.edits.items()}
+        here = {fact.id: live[fact.claim] for fact in facts if fact.claim in live}
         self._remember(commit, here)
         wanted = [fact for fact in facts if fact.id not in here]
         if not wanted:
@@ -189,40 +187,38 @@ class _Replay:
         self._remember(commit, {fact.id: column for fact, column in zip(wanted, single, strict=True)})
         details: dict[str, JsonValue] = {"facts": len(wanted), "survived": batch.survived, "rebases": commit.id}
         made = replace(
-            self._on_tip(commit, frozenset(columns), removes, {batch.patch.id}, details),
+            self._on_tip(commit, Change(frozenset(columns), removes), {batch.patch.id}, details),
             kind="rebase",
             provenance=batch.patch.header.provenance,
         )
         batch.store()
         repository.keep_patch(batch.patch, wanted, parent=self._onto, message=commit.message, details=details)
         self._kept.append(batch.patch.id)
-        after = repository.state_id(state | frozenset(columns))
-        self.evaluations += batch.evaluations(after, made.id)
+        self.evaluations += batch.evaluations(repository.state_id(state.columns.union(columns)), made.id)
         return self._advance(made)
+
+    def _present(self, columns: State) -> LiveState:
+        """Our side of a join: all of it is said to come from the commit that is rebased onto."""
+        return LiveState(self._repository, columns, origins=dict.fromkeys(columns, self._onto))
 
     def _remember(self, commit: Commit, became: Mapping[FactId, ColumnId]) -> None:
         """Later commits that name the old columns of these facts mean the new ones."""
-        for column, pairs in self._repository.column_facts(commit.adds).items():
+        for column, pairs in LiveState(self._repository, commit.adds).roles.items():
             new = {became[fact] for fact, _ in pairs if fact in became}
             if new:
                 self._became[column] = self._became.get(column, frozenset()) | new
 
-    def _now(self, columns: Collection[ColumnId]) -> frozenset[ColumnId]:
+    def _now(self, columns: Collection[ColumnId]) -> State:
         return frozenset[ColumnId]().union(*(self._became.get(column, frozenset({column})) for column in columns))
 
     def _on_tip(
-        self,
-        commit: Commit,
-        adds: frozenset[ColumnId],
-        removes: frozenset[ColumnId],
-        patches: Collection[PatchId],
-        details: Mapping[str, JsonValue],
+        self, commit: Commit, change: Change, patches: Collection[PatchId], details: Mapping[str, JsonValue]
     ) -> Commit:
         return replace(
             commit,
             parents=(self.tip,),
-            adds=tuple(sorted(adds)),
-            removes=tuple(sorted(removes - adds)),
+            adds=tuple(sorted(change.adds)),
+            removes=tuple(sorted(change.removes - change.adds)),
             patches=tuple(sorted(patches)),
             time=utc_now(),
             details=details,
@@ -232,7 +228,7 @@ class _Replay:
         """The commit is stored with the others, when the branch moves."""
         self.commits.append(made)
         self.tip = made.id
-        self._state = (self._state - set(made.removes)) | set(made.adds)
+        self.state = LiveState(self._repository, (self.state.columns - set(made.removes)) | set(made.adds))
         return made.id
 
     def moved(self, where: str) -> RefMovedError:
@@ -256,7 +252,7 @@ def _facts(repository: Repository, commit: Commit) -> list[Fact]:
     """The facts that a commit computed, in the order of its patches; none for a revert, which puts columns back."""
     if commit.kind == "revert":
         return []
-    found = [source.fact for source in live_sources(repository, commit.adds)]
+    found = [source.fact for source in LiveState(repository, commit.adds).sources]
     known = repository.facts(found) if found else {}
     return [known[fact] for fact in dict.fromkeys(found)]
 
@@ -280,16 +276,8 @@ def _refuse(repository: Repository, moving: Sequence[Commit], onto: CommitId) ->
                 hint="Rebase what comes before it and compress again.",
             )
     gone = {column for commit in moving for column in commit.removes}
-    there = [entry.fact for entry in repository.live_facts(onto) if entry.column not in gone]
-    questions = {fact.question for fact in there}
-    clashes = [
-        (old, new)
-        for commit in moving
-        for fact in _facts(repository, commit)
-        if fact.question in questions
-        for old, new in certain_conflicts([*there, fact])
-        if new is fact
-    ]
+    there = [entry.fact for entry in LiveState.at(repository, onto).live if entry.column not in gone]
+    clashes = contradicting((fact for commit in moving for fact in _facts(repository, commit)), there)
     if clashes:
         lines = [f"  {new.subject}: {new.prompt!r} → {old.target!r} there, {new.target!r} here" for old, new in clashes]
         raise ConflictError(

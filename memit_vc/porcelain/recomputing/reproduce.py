@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import EngineError, MemitVCError
-from memit_vc.objects import ColumnId, Commit, CommitId, Patch, PatchId, StateId, short
-from memit_vc.porcelain.editing.recorded import Recorded, threads
+from memit_vc.objects import Commit, CommitId, Patch, PatchId, StateId, short
+from memit_vc.porcelain.editing.provenance import Recorded, threads
+from memit_vc.porcelain.state import LiveState, Source
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
 
@@ -52,12 +53,11 @@ def reproduce(
     Nothing is stored. MemitVCError for a commit that was not computed (a revert, a merge), or whose state is gone.
     """
     from memit_vc.numerics.exact.patchfile import read_patch
-    from memit_vc.porcelain.editing.models import load_model
+    from memit_vc.porcelain.editing.models import model_of
 
     commit = repository.commit(repository.resolve(revision))
     old, recorded = _computed(repository, commit)
-    if loaded is None:
-        loaded = load_model(repository, device=recorded.hparams.resolved_device(), progress=progress)
+    loaded = model_of(repository, loaded, hparams=recorded.hparams, progress=progress)
     with threads(recorded.threads):
         again = _again if not recorded.resolved else _solved_again
         patch, blobs = again(loaded, commit, old, recorded, progress)
@@ -112,7 +112,7 @@ def _solved_again(
     loaded: LoadedModel, commit: Commit, old: Patch, recorded: Recorded, progress: Progress
 ) -> tuple[Patch, tuple[bytes, ...]]:
     from memit_vc.numerics.exact.constraints import read_constraints
-    from memit_vc.porcelain.editing.constraints import LiveConstraints, Source
+    from memit_vc.porcelain.editing.constraints import LiveConstraints
     from memit_vc.porcelain.editing.solver import Solver
 
     repository, described = loaded.repository, old.header.columns
@@ -130,7 +130,7 @@ def _solved_again(
     )
     verb = recorded.verb or commit.kind
     if verb in ("squash", "merge"):
-        solution, context = solver.whole(own), frozenset[ColumnId]()
+        solution, context = solver.whole(own), LiveState(repository, ())
     else:
         context = _context(repository, commit, recorded.state)
         leaving = {column.fact for column in described if column.role == "cancel"}
@@ -141,19 +141,20 @@ def _solved_again(
     return patch, blobs
 
 
-def _context(repository: Repository, commit: Commit, state: StateId) -> frozenset[ColumnId]:
-    """The columns of the state that a patch was computed on."""
+def _context(repository: Repository, commit: Commit, state: StateId) -> LiveState:
+    """The state that a patch was computed on."""
     if commit.parents:
-        columns = repository.state(commit.parents[0]) - set(commit.removes)
-        if repository.state_id(columns) == state:
-            return columns
+        before = LiveState.at(repository, commit.parents[0])
+        left = LiveState(repository, before.columns - set(commit.removes))
+        if left.id == state:
+            return left
     known = repository.commits_of_state(state)
     if not known:
         raise MemitVCError(
             f"the state {short(state)} that {short(commit.id)} was computed on is not in this repository",
             hint="The commit was put onto another tip. Reproduce it where it was made.",
         )
-    return repository.state(known[0])
+    return LiveState.at(repository, known[0])
 
 
 def _same(before: PatchTensors, after: PatchTensors) -> bool:

@@ -10,41 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError, RevisionError
-from memit_vc.objects import (
-    ColumnId,
-    Commit,
-    CommitId,
-    FactId,
-    Head,
-    JsonValue,
-    Patch,
-    PatchId,
-    StateId,
-    short,
-    utc_now,
-)
-from memit_vc.porcelain.editing.constraints import LiveConstraints, live_sources
+from memit_vc.objects import ColumnId, Commit, CommitId, FactId, Head, JsonValue, Patch, PatchId, short
+from memit_vc.porcelain.editing.constraints import LiveConstraints
 from memit_vc.porcelain.editing.solver import Solution, Solver, solver_for
-from memit_vc.porcelain.record import author_name, head_update
-from memit_vc.porcelain.sets.conflicts import OnConflict
-from memit_vc.porcelain.sets.contradictions import Contradiction, conflict_details, losers, pairs_apart
+from memit_vc.porcelain.record import Kind, Outcome, draft, record
 from memit_vc.porcelain.sets.named_fact import named_facts
-from memit_vc.porcelain.sets.revert import reverted_commits
-from memit_vc.porcelain.sets.revert_message import revert_message
+from memit_vc.porcelain.sets.revert import revert_message, reverted_commits
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, count, silent
 from memit_vc.repository import Repository
+from memit_vc.vcs.contradictions import Contradiction, OnConflict, conflict_details, losers, pairs_apart
 from memit_vc.vcs.inverse import inverse_facts
+from memit_vc.vcs.state import Change, State
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.editing.models import LoadedModel
 
 __all__ = [
     "Resolved",
+    "Solved",
     "chosen_constraints",
-    "record",
+    "record_solution",
     "refuse_cancelled",
     "resolve_revert",
     "resolve_squash",
@@ -52,14 +41,11 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Resolved:
+@dataclass(frozen=True, kw_only=True)
+class Resolved(Outcome):
     """What a re-solve did to the state. `patch` is None where nothing is live any more."""
 
-    id: CommitId
-    branch: str | None
     patch: PatchId | None
-    state: StateId
     taken_out: int
     put_in: int
     columns_removed: int
@@ -67,7 +53,22 @@ class Resolved:
     """Largest change, over the weights, that snapping made, as a share of the update."""
     dense: bool
     """The patch is one indivisible column: it leaves whole, or fact by fact with `--resolve`."""
-    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A solution with its patch, ready to be recorded. No patch where nothing is live."""
+
+    solver: Solver
+    solution: Solution
+    patch: Patch | None = None
+    blobs: tuple[bytes, ...] = ()
+    snapping: float = 0.0
+
+    @classmethod
+    def of(cls, solver: Solver, solution: Solution, *, verb: str, context: LiveState, keep: LiveState) -> Solved:
+        """The solution snapped and packed; arguments as for `Solver.patch`."""
+        return cls(solver, solution, *solver.patch(solution, verb=verb, context=context, keep=keep))
 
 
 def resolve_revert(
@@ -90,9 +91,8 @@ def resolve_revert(
     """
     commits = reverted_commits(repository, revisions)
     head = repository.head()
-    origins = repository.origins(head.commit)
-    state = frozenset(origins)
-    plan = _undone(repository, commits, origins, fact, on_conflict)
+    state = LiveState.at(repository, head.commit)
+    plan = _undone(state, commits, fact, on_conflict)
     leaving, returning = plan.leaving, plan.returning
     if not leaving and not returning:
         what = ", ".join(short(c.id) for c in commits) + (f": a fact {fact!r}" if fact is not None else "")
@@ -101,12 +101,11 @@ def resolve_revert(
             hint="`memitvc facts` lists what is live. A revert, or a commit that solved the same facts anew, is taken "
             "back without --resolve, to the bit.",
         )
-    refuse_cancelled(repository, state, returning)
-    solver = solver_for(repository, {*state, *returning.values()}, loaded=loaded, progress=progress)
-    sources = solver.constraints(state).sources
-    out = [index for index, source in enumerate(sources) if source.fact in leaving]
+    refuse_cancelled(state, returning)
+    every = LiveState(repository, state.columns.union(returning.values()))
+    solver = solver_for(every, loaded=loaded, progress=progress)
+    out = [index for index, source in enumerate(state.sources) if source.fact in leaving]
     solution = solver.change(state, out=out, into=chosen_constraints(solver, returning))
-    patch, blobs, snapping = solver.patch(solution, verb="revert", context=state, keep=state)
     single = {*leaving, *returning} if fact is not None else ()
     told = revert_message(repository, commits, single, "This takes commit {} out by re-solving the rest.")
     details: dict[str, JsonValue] = {
@@ -114,13 +113,10 @@ def resolve_revert(
         "resolve": True,
         **conflict_details(plan.contradictions, on_conflict),
     }
-    return record(
-        solver,
+    return record_solution(
+        Solved.of(solver, solution, verb="revert", context=state, keep=state),
         head,
-        solution,
-        (patch, blobs, snapping),
-        state=state,
-        removes=(),
+        state,
         kind="revert",
         message=message or told,
         details={**details, **({"fact": fact} if fact is not None else {})},
@@ -136,19 +132,14 @@ class _Plan:
     contradictions: tuple[Contradiction, ...]
 
 
-def _undone(
-    repository: Repository,
-    commits: Sequence[Commit],
-    origins: Mapping[ColumnId, CommitId],
-    fact: str | None,
-    on_conflict: OnConflict,
-) -> _Plan:
+def _undone(state: LiveState, commits: Sequence[Commit], fact: str | None, on_conflict: OnConflict) -> _Plan:
     """What it means for the set of live facts to take commits back."""
-    live = {source.fact for source in live_sources(repository, origins)}
+    repository = state.repository
+    live = {source.fact for source in state.sources}
     wanted, columns, befores = frozenset(live), dict[FactId, ColumnId](), list[frozenset[FactId]]()
     for commit in commits:
-        before = {s.fact: s.column for s in live_sources(repository, repository.state(commit.parents[0]))}
-        after = {s.fact for s in live_sources(repository, repository.state(commit.id))}
+        before = {s.fact: s.column for s in LiveState.at(repository, commit.parents[0]).sources}
+        after = {s.fact for s in LiveState.at(repository, commit.id).sources}
         added, removed = after - before.keys(), before.keys() - after
         questions = {id_: known.question for id_, known in repository.facts(wanted | added | removed).items()}
         wanted = inverse_facts(wanted, added, removed, questions)
@@ -156,15 +147,15 @@ def _undone(
         befores.append(frozenset(before))
     if fact is not None:
         # a patch that cannot be split gives single facts up in this way only, whoever first brought them in
-        held = {s.fact for commit in commits for s in live_sources(repository, commit.adds)} & live
+        held = {s.fact for commit in commits for s in LiveState(repository, commit.adds).sources} & live
         leaving, returning = (live - wanted) | held, wanted - live
         chosen = named_facts(repository, leaving, returning, fact)
         wanted = (frozenset(live) - (chosen & leaving)) | (chosen & returning)
     described = repository.facts(sorted(wanted))
-    where = {s.fact: origins[s.column] for s in live_sources(repository, origins)}
+    where = {s.fact: state.origins[s.column] for s in state.sources}
     found = [
         Contradiction(one, other, where.get(one.id), where.get(other.id, commits[0].id))
-        for one, other in pairs_apart(list(described.values()), live, befores)
+        for one, other in pairs_apart(described.values(), live, befores)
     ]
     what = f"reverting {', '.join(short(commit.id) for commit in commits)}"
     wanted -= losers(found, live, on_conflict, what=what)
@@ -184,121 +175,104 @@ def resolve_squash(
     the state came about. Cancelled facts leave the state for good.
     """
     head = repository.head()
-    state = repository.state(head.commit)
-    if not state:
+    state = LiveState.at(repository, head.commit)
+    if not state.columns:
         raise MemitVCError(
             "nothing to squash: HEAD's weights are the base's",
             hint="Commit facts first, or switch to a branch that has some.",
         )
-    chosen = {entry.fact.id: entry.column for entry in repository.live_facts(head.commit)}
-    made = solve_whole(repository, state, chosen, verb="squash", loaded=loaded, progress=progress)
-    text = message or f"Solve {count(len(chosen), 'live fact')} afresh"
-    details: dict[str, JsonValue] = {"resolve": True, "facts": len(chosen)}
-    return record(*made.arguments(head), state=state, removes=state, kind="squash", message=text, details=details)
-
-
-@dataclass(frozen=True)
-class Whole:
-    """A state solved at once. No patch where nothing of it is live."""
-
-    solver: Solver
-    solution: Solution
-    packed: tuple[Patch, tuple[bytes, ...], float] | None
-
-    def arguments(self, head: Head) -> tuple[Solver, Head, Solution, tuple[Patch, tuple[bytes, ...], float] | None]:
-        """The first arguments of `record`."""
-        return self.solver, head, self.solution, self.packed
+    chosen = {entry.fact.id: entry.column for entry in state.live}
+    return record_solution(
+        solve_whole(state, chosen, verb="squash", loaded=loaded, progress=progress),
+        head,
+        state,
+        removes=state.columns,
+        kind="squash",
+        message=message or f"Solve {count(len(chosen), 'live fact')} afresh",
+        details={"resolve": True, "facts": len(chosen)},
+    )
 
 
 def solve_whole(
-    repository: Repository,
-    state: Collection[ColumnId],
+    state: LiveState,
     chosen: Mapping[FactId, ColumnId],
     *,
     verb: str,
     loaded: LoadedModel | None = None,
     progress: Progress = silent,
-) -> Whole:
+) -> Solved:
     """D of the live facts of `state`. `chosen` says which column stands for each fact: the set has each fact once."""
-    solver = solver_for(repository, state, loaded=loaded, progress=progress)
+    solver = solver_for(state, loaded=loaded, progress=progress)
     constraints = solver.constraints(state)
     once = [i for i, source in enumerate(constraints.sources) if chosen.get(source.fact) == source.column]
     if not once:
-        return Whole(solver, Solution({}, (), LiveConstraints((), {}, {})), None)
+        return Solved(solver, Solution({}, (), LiveConstraints((), {}, {})))
     solution = solver.whole(constraints.select(once))
-    return Whole(solver, solution, solver.patch(solution, verb=verb, context=state, keep=()))
+    return Solved.of(solver, solution, verb=verb, context=state, keep=LiveState(state.repository, ()))
 
 
 def chosen_constraints(solver: Solver, wanted: Mapping[FactId, ColumnId]) -> LiveConstraints:
     """The constraints of some facts, each by the column that is to stand for it."""
     if not wanted:
         return LiveConstraints((), {}, {})
-    found = solver.constraints(set(wanted.values()))
+    found = solver.constraints(LiveState(solver.loaded.repository, wanted.values()))
     return found.select([i for i, s in enumerate(found.sources) if wanted.get(s.fact) == s.column])
 
 
-def refuse_cancelled(repository: Repository, state: Collection[ColumnId], wanted: Collection[FactId]) -> None:
+def refuse_cancelled(state: LiveState, wanted: Collection[FactId]) -> None:
     """MemitVCError for a fact whose cancel column is live: another edit column of it would count for nothing."""
-    for column, pairs in repository.column_facts(state).items():
+    for column, pairs in state.roles.items():
         for fact, role in pairs:
             if role == "cancel" and fact in wanted:
-                name = repository.fact(fact).subject
                 raise MemitVCError(
-                    f"{name!r} was taken out with `revert --resolve` (column {short(column)}), which still stands",
+                    f"{state.facts[fact].subject!r} was taken out with `revert --resolve` (column {short(column)}), "
+                    "which still stands",
                     hint="Revert that commit to bring the fact back, or clear the way with `memitvc squash --resolve`.",
                 )
 
 
-def record(
-    solver: Solver,
+def record_solution(
+    solved: Solved,
     head: Head,
-    solution: Solution,
-    packed: tuple[Patch, tuple[bytes, ...], float] | None,
+    state: LiveState,
     *,
-    state: Collection[ColumnId],
-    removes: Collection[ColumnId],
-    kind: Literal["revert", "squash", "merge", "cherry-pick"],
+    removes: State = frozenset(),
+    kind: Kind,
     message: str,
     details: Mapping[str, JsonValue],
-    parents: Sequence[CommitId] = (),
-    notes: Sequence[str] = (),
+    merged: Sequence[CommitId] = (),
+    contradictions: Sequence[Contradiction] = (),
 ) -> Resolved:
-    """Store the blobs, then the commit on HEAD. RefMovedError where the branch moved while it was solved."""
-    repository = solver.loaded.repository
-    patch, blobs, snapping = packed if packed is not None else (None, (), 0.0)
-    adds = () if patch is None else patch.columns
-    gone = set(removes) - set(adds)
-    made = Commit(
-        base=repository.base_id,
-        parents=(head.commit, *parents),
-        adds=tuple(sorted(set(adds) - set(state))),
-        removes=tuple(sorted(gone)),
-        patches=() if patch is None else (patch.id,),
+    """Store what was solved for HEAD's state, then the commit on HEAD, whose further parents are `merged`.
+
+    RefMovedError where the branch moved while it was solved.
+    """
+    repository, patch = state.repository, solved.patch
+    adds = frozenset(() if patch is None else patch.columns)
+    gone = removes - adds
+    made = draft(
+        repository,
+        [head.commit, *merged],
+        Change(adds - state.columns, gone),
         kind=kind,
         message=message,
-        author=author_name(repository),
-        time=utc_now(),
+        patches=() if patch is None else [patch.id],
         provenance=None if patch is None else patch.header.provenance,
         details=details,
     )
-    for blob in blobs:
-        repository.blobs.put(blob)
-    repository.publish(
-        verb=kind,
-        description=made.subject,
-        commits=[made],
-        patches=[] if patch is None else [patch],
-        **head_update(head, made.id),
-    )
+    record(repository, head, [made], patches=() if patch is None else [patch], blobs=solved.blobs)
     return Resolved(
         id=made.id,
         branch=head.branch,
+        state=repository.state_id((state.columns - gone) | adds),
+        added=len(made.adds),
+        removed=len(made.removes),
+        contradictions=tuple(contradictions),
+        notes=(*solved.solver.notes, *solved.solution.notes()),
         patch=None if patch is None else patch.id,
-        state=repository.state_id((set(state) - gone) | set(adds)),
-        taken_out=sum(column.role == "cancel" for column in solution.columns),
-        put_in=sum(column.role == "edit" for column in solution.columns),
+        taken_out=sum(column.role == "cancel" for column in solved.solution.columns),
+        put_in=sum(column.role == "edit" for column in solved.solution.columns),
         columns_removed=len(gone),
-        snapping=snapping,
+        snapping=solved.snapping,
         dense=patch is not None and not patch.header.divisible,
-        notes=(*solver.notes, *notes, *solution.notes()),
     )

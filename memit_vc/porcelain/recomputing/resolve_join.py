@@ -11,19 +11,24 @@ from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import ColumnId, FactId, JsonValue, short
-from memit_vc.porcelain.editing.constraints import live_sources
 from memit_vc.porcelain.editing.solver import solver_for
-from memit_vc.porcelain.recomputing.resolve import Resolved, chosen_constraints, record, refuse_cancelled, solve_whole
+from memit_vc.porcelain.recomputing.resolve import (
+    Resolved,
+    Solved,
+    chosen_constraints,
+    record_solution,
+    refuse_cancelled,
+    solve_whole,
+)
 from memit_vc.porcelain.sets.cherry_pick import picked_state
-from memit_vc.porcelain.sets.contradictions import Contradiction, conflict_details
-from memit_vc.porcelain.sets.join import Side, join
+from memit_vc.porcelain.sets.merge import merged_state
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, count, silent
+from memit_vc.vcs.contradictions import Contradiction, OnConflict, conflict_details
 from memit_vc.vcs.graph import is_ancestor
-from memit_vc.vcs.state import merge_commits
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.editing.models import LoadedModel
-    from memit_vc.porcelain.sets.conflicts import OnConflict
     from memit_vc.repository import Repository
 
 __all__ = ["resolve_merge", "resolve_pick"]
@@ -48,22 +53,21 @@ def resolve_merge(
             f"already up to date: {short(theirs)} is in HEAD's history",
             hint="`memitvc squash --resolve` solves HEAD's facts afresh.",
         )
-    ours = repository.origins(head.commit)
-    there = Side(repository.state(theirs), repository.origins(theirs), wins=True)
-    merged = merge_commits(head.commit, theirs, repository.parents, repository.state)
-    joined = join(repository, merged, Side(frozenset(ours), ours), [there], on_conflict, what=f"merging {revision}")
-    chosen = _standing(repository, joined.state, ours)
-    made = solve_whole(repository, joined.state, chosen, verb="merge", loaded=loaded, progress=progress)
+    ours = LiveState.at(repository, head.commit)
+    joined = merged_state(ours, theirs, on_conflict, what=f"merging {revision}")
+    state = LiveState(repository, joined.state)
+    chosen = _standing(state, ours.columns)
     details: dict[str, JsonValue] = {"merges": theirs, "resolve": True, "facts": len(chosen)}
-    details |= conflict_details(joined.contradictions, on_conflict)
-    return record(
-        *made.arguments(head),
-        state=frozenset(ours),
-        removes=frozenset(ours),
+    return record_solution(
+        solve_whole(state, chosen, verb="merge", loaded=loaded, progress=progress),
+        head,
+        ours,
+        removes=ours.columns,
         kind="merge",
         message=message or f"Merge {revision!r} by solving {count(len(chosen), 'fact')}",
-        details=details,
-        parents=[theirs],
+        details=details | conflict_details(joined.contradictions, on_conflict),
+        merged=[theirs],
+        contradictions=joined.contradictions,
     )
 
 
@@ -83,47 +87,41 @@ def resolve_pick(
     """
     picked = list(dict.fromkeys(c for revision in revisions for c in repository.resolve_range(revision)))
     head = repository.head()
-    ours = dict(repository.origins(head.commit))
-    state = wanted = frozenset(ours)
+    state = wanted = LiveState.at(repository, head.commit)
     conflicts: list[Contradiction] = []
     for commit in repository.commits(picked).values():
-        joined = picked_state(repository, wanted, commit, ours, on_conflict)
+        joined = picked_state(wanted, commit, on_conflict)
         conflicts += joined.contradictions
-        ours |= dict.fromkeys(joined.state - wanted, commit.id)
-        wanted = joined.state
+        wanted = wanted.with_columns(joined.state, dict.fromkeys(joined.change.adds, commit.id))
     names = ", ".join(short(target) for target in picked)
-    present, aimed = _standing(repository, state, state), _standing(repository, wanted, state)
+    present, aimed = _standing(state, state.columns), _standing(wanted, state.columns)
     into = {fact: column for fact, column in aimed.items() if fact not in present}
     leaving = present.keys() - aimed.keys()
     if not into and not leaving:
         raise MemitVCError(
             f"nothing to pick: the change of {names} is here already", hint="`memitvc facts` lists what is live."
         )
-    refuse_cancelled(repository, state, into)
-    solver = solver_for(repository, {*state, *into.values()}, loaded=loaded, progress=progress)
-    out = [index for index, source in enumerate(solver.constraints(state).sources) if source.fact in leaving]
+    refuse_cancelled(state, into)
+    every = LiveState(repository, state.columns.union(into.values()))
+    solver = solver_for(every, loaded=loaded, progress=progress)
+    out = [index for index, source in enumerate(state.sources) if source.fact in leaving]
     solution = solver.change(state, out=out, into=chosen_constraints(solver, into))
     details: dict[str, JsonValue] = {"picks": picked[0] if len(picked) == 1 else list(picked), "resolve": True}
-    details |= conflict_details(conflicts, on_conflict)
     subject = repository.commit(picked[0]).message if len(picked) == 1 else f"Pick {len(picked)} commits"
-    return record(
-        solver,
+    return record_solution(
+        Solved.of(solver, solution, verb="cherry-pick", context=state, keep=state),
         head,
-        solution,
-        solver.patch(solution, verb="cherry-pick", context=state, keep=state),
-        state=state,
-        removes=(),
+        state,
         kind="cherry-pick",
         message=message or f"{subject}\n\nSolved in from {', '.join(picked)}.",
-        details=details,
+        details=details | conflict_details(conflicts, on_conflict),
+        contradictions=conflicts,
     )
 
 
-def _standing(
-    repository: Repository, state: Collection[ColumnId], ours: Collection[ColumnId]
-) -> dict[FactId, ColumnId]:
+def _standing(state: LiveState, ours: Collection[ColumnId]) -> dict[FactId, ColumnId]:
     """Live fact → the column that stands for it: one of ours where there is one, the last in order of patches."""
     found: dict[FactId, ColumnId] = {}
-    for source in sorted(live_sources(repository, state), key=lambda source: source.column in ours):
+    for source in sorted(state.sources, key=lambda source: source.column in ours):
         found[source.fact] = source.column
     return found

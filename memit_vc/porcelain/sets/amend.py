@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import CommitId, short
 from memit_vc.porcelain.history.scores_at_commit import scores_of
-from memit_vc.porcelain.record import head_update
+from memit_vc.porcelain.record import Outcome, record
+from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
 
 __all__ = ["Amended", "amend_message", "amended_parent"]
@@ -16,13 +17,11 @@ __all__ = ["Amended", "amend_message", "amended_parent"]
 _COMPUTED = ("commit", "rebase", "cherry-pick")
 
 
-@dataclass(frozen=True)
-class Amended:
+@dataclass(frozen=True, kw_only=True)
+class Amended(Outcome):
     """The commit in the place of `old`. The state is the same."""
 
-    id: CommitId
     old: CommitId
-    branch: str | None
     subject: str
 
 
@@ -35,14 +34,9 @@ def amend_message(repository: Repository, message: str) -> Amended:
     made = dataclasses.replace(commit, message=message)
     if made.id == commit.id:
         raise MemitVCError("nothing to amend: the message is the same", hint="Give another one with -m.")
-    repository.publish(
-        verb="amend",
-        description=made.subject,
-        commits=[made],
-        evaluations=scores_of(repository, commit.id, made.id),
-        **head_update(head, made.id),
-    )
-    return Amended(made.id, commit.id, head.branch, made.subject)
+    record(repository, head, [made], verb="amend", evaluations=scores_of(repository, commit.id, made.id))
+    state = LiveState.at(repository, made.id).id
+    return Amended(id=made.id, branch=head.branch, state=state, old=commit.id, subject=made.subject)
 
 
 def amended_parent(repository: Repository, tip: CommitId) -> CommitId:

@@ -11,22 +11,22 @@ from memit_vc.vcs.state import State
 
 if TYPE_CHECKING:
     from memit_vc.objects import Patch
+    from memit_vc.porcelain.state import LiveState
     from memit_vc.repository import Repository
 
 __all__ = ["built_on"]
 
 
-def built_on(
-    repository: Repository, tip: CommitId, staying: Collection[ColumnId], gone: Collection[ColumnId]
-) -> tuple[CommitId, ...]:
-    """The commits of `tip`'s history whose columns among `staying` were computed on a state that held one of `gone`.
+def built_on(state: LiveState, staying: Collection[ColumnId], gone: Collection[ColumnId]) -> tuple[CommitId, ...]:
+    """The commits in the history of a state's whose columns among `staying` were computed with one of `gone` in place.
 
     The provenance of a patch records that state. Where it does not, or the state is no longer here, it is taken for the
     one that the commit was made on.
     """
-    if not gone or not staying:
+    if not gone or not staying or state.commit is None:
         return ()
-    origins, history = repository.origins(tip), _History(repository, tip, frozenset(gone))
+    repository = state.repository
+    origins, history = state.origins, _History(repository, state.commit, frozenset(gone))
     by_commit: dict[CommitId, set[ColumnId]] = {}
     for column in staying:
         by_commit.setdefault(origins[column], set()).add(column)

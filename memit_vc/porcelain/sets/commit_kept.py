@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from memit_vc.errors import MemitVCError, RevisionError
-from memit_vc.objects import ColumnId, Commit, CommitId, JsonValue, Patch, PatchId, StateId, short, utc_now
-from memit_vc.porcelain.record import author_name, head_update
-from memit_vc.porcelain.sets.conflicts import OnConflict
-from memit_vc.porcelain.sets.contradictions import conflict_details
+from memit_vc.objects import CommitId, JsonValue, Patch, PatchId, short
+from memit_vc.porcelain.record import Outcome, draft, record
 from memit_vc.porcelain.sets.join import Side, join
+from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
-from memit_vc.vcs.exact import check_bound
-from memit_vc.vcs.state import change_between
+from memit_vc.vcs.contradictions import OnConflict, conflict_details
+from memit_vc.vcs.state import State
 
-__all__ = ["KeptResult", "commit_kept", "drop_kept"]
+__all__ = ["KeptCommitted", "commit_kept", "drop_kept"]
 
 
-@dataclass(frozen=True)
-class KeptResult:
+@dataclass(frozen=True, kw_only=True)
+class KeptCommitted(Outcome):
     """`computed_on` is the commit on whose state the patch was computed; it is not the new commit's parent."""
 
-    id: CommitId
     patch: PatchId
-    branch: str | None
-    state: StateId
     facts: int
     computed_on: CommitId
-    notes: tuple[str, ...]
 
 
 def commit_kept(
     repository: Repository, patch: str, *, on_conflict: OnConflict = "stop", message: str | None = None
-) -> KeptResult:
+) -> KeptCommitted:
     """Commit the kept patch whose id starts with `patch` on HEAD.
 
     Facts that have become live meanwhile are left out where the patch can be split. RevisionError where no such patch
@@ -41,47 +36,37 @@ def commit_kept(
     """
     kept = repository.kept(_find(repository, patch))
     head = repository.head()
-    origins = repository.origins(head.commit)
-    state = frozenset(origins)
-    known = _live_already(repository, kept.patch, head.commit)
+    live = LiveState.at(repository, head.commit)
+    known = _live_already(live, kept.patch)
     brought = frozenset(kept.patch.columns) - known
-    joined = join(
-        repository,
-        state | brought,
-        Side(state, origins),
-        [Side(brought, change=brought, patch=kept.patch.id)],
-        on_conflict,
-        what=f"committing patch {short(kept.patch.id)}",
-    )
-    change = change_between(state, joined.state)
-    if not change.adds:
+    side = Side(LiveState(repository, brought), change=brought, patch=kept.patch.id)
+    what = f"committing patch {short(kept.patch.id)}"
+    joined = join(live, live.columns | brought, [side], on_conflict, what=what)
+    if not joined.change.adds:
         raise MemitVCError(
             f"nothing to commit: no fact of patch {short(kept.patch.id)} is new here; it stays kept",
             hint=f"`memitvc facts` lists what is live. To give the patch up: "
             f"memitvc commit --patch {short(kept.patch.id)} --drop",
         )
-    check_bound(repository.bounds(joined.state))
     details: Mapping[str, JsonValue] = kept.details if isinstance(kept.details, Mapping) else {}
-    made = Commit(
-        base=repository.base_id,
-        parents=(head.commit,),
-        adds=tuple(sorted(change.adds)),
-        removes=tuple(sorted(change.removes)),
-        patches=(kept.patch.id,),
+    facts = len(LiveState(repository, joined.change.adds).facts)
+    made = draft(
+        repository,
+        [head.commit],
+        joined.change,
         kind="commit",
         message=message or kept.message,
-        author=author_name(repository),
-        time=utc_now(),
+        patches=[kept.patch.id],
         provenance=kept.patch.header.provenance,
         details={
             **details,
-            "facts": _count(repository, change.adds),
+            "facts": facts,
             "computed_on": kept.parent,
             **conflict_details(joined.contradictions, on_conflict),
         },
     )
-    repository.publish(verb="commit", description=made.subject, commits=[made], **head_update(head, made.id))
-    notes = joined.notes()
+    record(repository, head, [made])
+    notes = list(joined.warnings)
     if known:
         many = len(known) != 1
         notes.append(
@@ -93,14 +78,17 @@ def commit_kept(
             f"the patch was computed on {short(kept.parent)}, without what came after it; "
             "`memitvc squash --resolve` solves all facts together"
         )
-    return KeptResult(
-        made.id,
-        kept.patch.id,
-        head.branch,
-        repository.state_id(joined.state),
-        _count(repository, change.adds),
-        kept.parent,
-        tuple(notes),
+    return KeptCommitted(
+        id=made.id,
+        branch=head.branch,
+        state=repository.state_id(joined.state),
+        added=len(made.adds),
+        removed=len(made.removes),
+        contradictions=joined.contradictions,
+        notes=tuple(notes),
+        patch=kept.patch.id,
+        facts=facts,
+        computed_on=kept.parent,
     )
 
 
@@ -121,19 +109,14 @@ def _find(repository: Repository, prefix: str) -> PatchId:
     raise RevisionError(f"{what} {prefix!r}", hint="`memitvc status` lists the kept patches.")
 
 
-def _live_already(repository: Repository, patch: Patch, tip: CommitId) -> frozenset[ColumnId]:
+def _live_already(live: LiveState, patch: Patch) -> State:
     """Columns whose fact, in other columns, is live: applied twice, it would overshoot. None of a dense patch."""
     if not patch.header.divisible:
         return frozenset()
-    live = {(entry.fact.question, entry.fact.target.strip()): entry.column for entry in repository.live_facts(tip)}
-    facts = repository.facts({column.fact for column in patch.header.columns})
-    found = set()
-    for column, described in zip(patch.columns, patch.header.columns, strict=True):
-        fact = facts[described.fact]
-        if live.get((fact.question, fact.target.strip()), column) != column:
-            found.add(column)
-    return frozenset(found)
-
-
-def _count(repository: Repository, columns: Collection[ColumnId]) -> int:
-    return len({fact for pairs in repository.column_facts(columns).values() for fact, _ in pairs})
+    claims = {entry.fact.claim: entry.column for entry in live.live}
+    facts = live.repository.facts({column.fact for column in patch.header.columns})
+    return frozenset(
+        column
+        for column, described in zip(patch.columns, patch.header.columns, strict=True)
+        if claims.get(facts[described.fact].claim, column) != column
+    )

@@ -1,99 +1,131 @@
-"""Certain conflicts between two sides that come together: found among the live facts, settled the way the user says."""
+"""A batch against what is live: contradictions are found before anything is computed, and settled as the user says."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from memit_vc.errors import ConflictError
-from memit_vc.objects import CommitId, Fact, FactId, JsonValue, PatchId, short
-from memit_vc.porcelain.sets.conflicts import OnConflict
-from memit_vc.vcs.conflicts import certain_conflicts
+from memit_vc.errors import ConflictError, MemitVCError
+from memit_vc.objects import Fact, FactId, JsonValue, short
+from memit_vc.vcs.contradictions import OnConflict, contradicting
 
-__all__ = ["Contradiction", "conflict_details", "losers", "pairs_apart"]
+if TYPE_CHECKING:
+    from memit_vc.porcelain.state import LiveState
+    from memit_vc.repository import LiveFact
+    from memit_vc.vcs.state import State
 
-_SHOWN = 20
+__all__ = ["Settled", "cancelled_columns", "settle"]
+
+_SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Contradiction:
-    """One question with two answers, one from each side, and the commits (or the kept patch) that brought them in."""
+class Settled:
+    """The facts that remain to be edited in, and the columns of the state that they take the place of."""
 
-    ours: Fact
-    theirs: Fact
-    our_commit: CommitId | None
-    their_commit: CommitId | None
-    their_patch: PatchId | None = None
-
-    def line(self) -> str:
-        theirs = _from(self.their_commit) if self.their_patch is None else f" (patch {short(self.their_patch)})"
-        return (
-            f"  {self.ours.subject}: {self.ours.prompt!r} → ours {self.ours.target!r}{_from(self.our_commit)}, "
-            f"theirs {self.theirs.target!r}{theirs}"
-        )
-
-    def to_json(self) -> dict[str, JsonValue]:
-        theirs: dict[str, JsonValue] = {"target": self.theirs.target, "fact": self.theirs.id}
-        theirs |= {"commit": self.their_commit} if self.their_patch is None else {"patch": self.their_patch}
-        return {
-            "subject": self.ours.subject,
-            "prompt": self.ours.prompt,
-            "ours": {"target": self.ours.target, "fact": self.ours.id, "commit": self.our_commit},
-            "theirs": theirs,
-        }
+    facts: tuple[Fact, ...]
+    replaced: State
+    notes: tuple[str, ...]
 
 
-def pairs_apart(
-    facts: Sequence[Fact], ours: Collection[FactId], theirs: Sequence[Collection[FactId]]
-) -> list[tuple[Fact, Fact]]:
-    """(ours, theirs) of each contradiction among `facts` that no side holds within itself: those were settled when they
-    came about. The sides are sets of live facts; neither fact of a pair is one of ours where both come in.
+def settle(state: LiveState, facts: Sequence[Fact], on_conflict: OnConflict, *, origins: Sequence[str] = ()) -> Settled:
+    """Leave out what is live already in the state of a commit; stop at contradictions unless told which side to keep.
+
+    `origins` say where each fact stands in the user's file. ConflictError (exit code 13) lists subject, prompt, both
+    targets and the live fact's commit. MemitVCError where nothing is left to edit.
     """
-    found = []
-    for one, other in certain_conflicts(facts):
-        if not any(one.id in side and other.id in side for side in (ours, *theirs)):
-            found.append((other, one) if one.id not in ours and other.id in ours else (one, other))
-    return found
-
-
-def losers(
-    found: Sequence[Contradiction], ours: Collection[FactId], on_conflict: OnConflict, *, what: str
-) -> frozenset[FactId]:
-    """The facts that go, as the user says. ConflictError lists the contradictions where nothing was said, or where
-    `theirs` does not say which of two facts that both come in stays.
-    """
-    if not found or on_conflict == "keep-both":
-        return frozenset()
-    if on_conflict == "stop":
-        raise _conflict(
-            found,
-            what,
-            "--ours keeps our side of them, --theirs theirs, --keep-both both. The repository is unchanged.",
+    if on_conflict != "keep-both":
+        _refuse_contradictory_batch(facts, origins)
+    live = {entry.fact.id: entry for entry in state.live}
+    claims = {entry.fact.claim for entry in state.live}
+    new = [fact for fact in facts if fact.claim not in claims]
+    notes = []
+    if len(new) < len(facts):
+        notes.append(f"{len(facts) - len(new)} of {len(facts)} facts are live already and were left out")
+    clashes = [(fact, live[old.id]) for old, fact in contradicting(new, [entry.fact for entry in state.live])]
+    if clashes and on_conflict == "stop":
+        said = "one of the facts contradicts a live one"
+        if len(clashes) > 1:
+            said = f"{len(clashes)} of the facts contradict live ones"
+        raise ConflictError(
+            f"{said}:\n{_listed(clashes)}",
+            hint="--theirs replaces the live facts, --ours leaves the new ones out, --keep-both keeps both.",
+            conflicts=[_record(fact, entry) for fact, entry in clashes],
         )
-    both = [each for each in found if each.ours.id not in ours]
-    if on_conflict == "ours":
-        return frozenset(each.theirs.id for each in found) | frozenset(each.ours.id for each in both)
-    if both:
-        raise _conflict(both, what, "Both answers would come in: take one commit after the other, or use --keep-both.")
-    return frozenset(each.ours.id for each in found)
+    clashing = {fact.id for fact, _ in clashes} if on_conflict == "ours" else set()
+    wanted = [fact for fact in new if fact.id not in clashing]
+    if not wanted and clashes:
+        raise MemitVCError(
+            f"nothing to commit: what is new contradicts live facts, and --ours keeps those:\n{_listed(clashes)}",
+            hint="--theirs replaces the live facts, --keep-both keeps both.",
+        )
+    if not wanted:
+        raise MemitVCError("nothing to commit: every fact is live already", hint="`memitvc facts` lists them.")
+    replaced = cancelled_columns(state, {fact.id for fact in wanted})
+    if on_conflict == "theirs":
+        replaced |= _live_columns(state, {entry.fact.id for _, entry in clashes})
+    return Settled(tuple(wanted), replaced, tuple(notes))
 
 
-def conflict_details(found: Sequence[Contradiction], on_conflict: OnConflict) -> dict[str, JsonValue]:
-    """What a commit remembers of contradictions that were settled; nothing where there were none."""
-    return {"on_conflict": on_conflict, "conflicts": [each.to_json() for each in found]} if found else {}
+def cancelled_columns(state: LiveState, wanted: Collection[FactId]) -> State:
+    """Every column of those facts that `--resolve` took out: whatever is added, a cancelled fact is not live.
+
+    The edit columns leave with those that cancel them, and the batch is computed on what that gives.
+    """
+    cancelled = state.cancelled & set(wanted)
+    found = {column for column, pairs in state.roles.items() if any(fact in cancelled for fact, _ in pairs)}
+    for column in found:
+        if len({fact for fact, _ in state.roles[column]}) > 1:
+            raise ConflictError(
+                f"a fact of the batch was taken out by a patch of {len(state.roles[column])} facts, which cannot be "
+                "split",
+                hint=f"Revert the commit that did so (column {short(column)}), or run `memitvc squash --resolve`.",
+            )
+    return frozenset(found)
 
 
-def _from(commit: CommitId | None) -> str:
-    return "" if commit is None else f" (commit {short(commit)})"
+def _live_columns(state: LiveState, clashing: Collection[FactId]) -> State:
+    """All columns of the live facts to replace: a fact may be live in several, which were computed apart."""
+    found = set()
+    for column, pairs in state.roles.items():
+        if any(fact in clashing for fact, _ in pairs):
+            if len(pairs) > 1:
+                raise ConflictError(
+                    f"a live fact to replace belongs to a patch of {len(pairs)} facts, which cannot be split",
+                    hint=f"Revert its whole commit first (column {short(column)}), or commit with --keep-both.",
+                )
+            found.add(column)
+    return frozenset(found)
 
 
-def _conflict(found: Sequence[Contradiction], what: str, hint: str) -> ConflictError:
-    lines = [each.line() for each in found[:_SHOWN]]
-    if len(found) > _SHOWN:
-        lines.append(f"  … and {len(found) - _SHOWN} more")
-    count = "a contradiction" if len(found) == 1 else f"{len(found)} contradictions"
-    return ConflictError(
-        f"{what} would put {count} into the model:\n" + "\n".join(lines),
-        hint=hint,
-        conflicts=[each.to_json() for each in found],
-    )
+def _listed(clashes: Sequence[tuple[Fact, LiveFact]]) -> str:
+    lines = [
+        f"  {fact.subject}: {fact.prompt!r} → live {entry.fact.target!r} (commit {short(entry.commit)}), "
+        f"new {fact.target!r}"
+        for fact, entry in clashes[:_SHOWN]
+    ]
+    if len(clashes) > _SHOWN:
+        lines.append(f"  … and {len(clashes) - _SHOWN} more")
+    return "\n".join(lines)
+
+
+def _record(fact: Fact, entry: LiveFact) -> dict[str, JsonValue]:
+    return {
+        "subject": fact.subject,
+        "prompt": fact.prompt,
+        "ours": {"target": entry.fact.target, "fact": entry.fact.id, "commit": entry.commit},
+        "theirs": {"target": fact.target, "fact": fact.id},
+    }
+
+
+def _refuse_contradictory_batch(facts: Sequence[Fact], origins: Sequence[str]) -> None:
+    for old, new in contradicting(facts)[:1]:
+        places = [next(n for n, fact in enumerate(facts) if fact is each) for each in (old, new)]
+        which = f"facts {places[0] + 1} and {places[1] + 1} of the batch"
+        if origins:
+            which = f"{origins[places[0]]} and {origins[places[1]].rpartition(': ')[2]}"
+        raise ConflictError(
+            f"{which} contradict each other: {new.subject}: {new.prompt!r} → {old.target!r} and {new.target!r}",
+            hint="Keep one of them, or both with --keep-both.",
+        )

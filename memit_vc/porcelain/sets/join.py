@@ -1,51 +1,47 @@
 """States that come together. Every verb that changes a set of columns asks `join` what may be in it: merge, revert,
-cherry-pick, `commit --patch`, rebase, import, and those that solve anew (docs/architecture.md, "What always holds").
+cherry-pick, `commit --patch`, rebase, import, and those that solve again (docs/architecture.md, "What always holds").
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
 
 from memit_vc.errors import ConflictError
 from memit_vc.objects import ColumnId, CommitId, Fact, FactId, PatchId, short
-from memit_vc.porcelain.sets.conflicts import OnConflict
-from memit_vc.porcelain.sets.contradictions import Contradiction, losers, pairs_apart
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import count
+from memit_vc.vcs.contradictions import Contradiction, OnConflict, losers, pairs_apart
 from memit_vc.vcs.settling import Roles, Split, columns_of_facts, drop, live_edits, unpaired
-from memit_vc.vcs.state import State
+from memit_vc.vcs.state import Change, State
 
-__all__ = ["Described", "Joined", "Side", "join", "touched"]
-
-
-class Described(Protocol):
-    """Where the facts of columns are known: a repository, or one together with what is about to come in."""
-
-    def column_facts(self, columns: Collection[ColumnId]) -> dict[ColumnId, list[tuple[FactId, str]]]: ...
-    def facts(self, ids: Collection[FactId]) -> dict[FactId, Fact]: ...
+__all__ = ["Joined", "Side", "join", "touched"]
 
 
 @dataclass(frozen=True)
 class Side:
-    """A state that takes part, and the commits that its columns came from (else `commit`, or a kept `patch`).
+    """A state that takes part. Its columns came from the state's origins, else from `commit`, or from a kept `patch`.
 
     `change`, where given, are the columns that the side speaks of: a pick brings what one commit changed, not all that
-    lives where it was made. With `wins` its columns hold for a fact of ours that loses; else that fact has none.
+    was live where it was made. With `wins` its columns hold for a fact of ours that loses; else that fact has none.
     """
 
-    state: State
-    origins: Mapping[ColumnId, CommitId] = field(default_factory=dict)
+    live: LiveState
     change: State | None = None
     commit: CommitId | None = None
     patch: PatchId | None = None
     wins: bool = False
 
-    def origin(self, columns: Collection[ColumnId]) -> CommitId | None:
-        return next((self.origins[column] for column in sorted(columns) if column in self.origins), self.commit)
+    @property
+    def state(self) -> State:
+        return self.live.columns
 
-    def says(self, roles: Roles) -> dict[FactId, frozenset[ColumnId]]:
+    def origin(self, columns: Collection[ColumnId]) -> CommitId | None:
+        known = self.live.origins
+        return next((known[column] for column in sorted(columns) if column in known), self.commit)
+
+    def says(self, roles: Roles) -> dict[FactId, State]:
         """The live facts that the side speaks of, and their columns."""
         live = live_edits(self.state, roles)
         if self.change is None:
@@ -56,17 +52,18 @@ class Side:
 
 @dataclass(frozen=True)
 class Joined:
-    """A state that holds the invariants. `twice` are facts that it has more columns of than any side, `unpaired` those
-    that had been cancelled and whose cancel columns left.
+    """A state that holds the invariants, and the change that makes ours into it. `twice` are facts that it has more
+    columns of than any side, `unpaired` those that had been cancelled and whose cancel columns left.
     """
 
     state: State
+    change: Change
     contradictions: tuple[Contradiction, ...]
     twice: tuple[Fact, ...]
     unpaired: tuple[Fact, ...]
 
-    def notes(self) -> list[str]:
-        """What the user should know of it, in plain sentences."""
+    @property
+    def warnings(self) -> tuple[str, ...]:
         found = []
         if self.twice:
             one = len(self.twice) == 1
@@ -80,41 +77,42 @@ class Joined:
                 f"{count(len(self.unpaired), 'fact')} had been taken out with --resolve ({_named(self.unpaired)}); "
                 "the columns that did so left too, and `memitvc squash --resolve` solves the rest afresh"
             )
-        return found
+        return tuple(found)
 
 
 def join(
-    repository: Described,
-    state: Collection[ColumnId],
-    ours: Side,
-    theirs: Sequence[Side],
-    on_conflict: OnConflict,
-    *,
-    what: str,
+    ours: LiveState, wanted: Collection[ColumnId], theirs: Sequence[Side], on_conflict: OnConflict, *, what: str
 ) -> Joined:
-    """`state`, which was made of the sides, without columns that lost their pair and with contradictions settled.
+    """`wanted`, which was made of our state and the sides, without columns that lost their pair and with contradictions
+    settled.
 
     Of a fact that loses, the columns are those that the winning side has of it: none, or a pair that takes it out.
-    ConflictError (exit code 13) lists the contradictions, or names a patch that would have to be split.
+    ConflictError (exit code 13) lists the contradictions, or names a patch that would have to be split; EngineError
+    where sums with a column that comes in could round.
     """
-    sides = [ours, *theirs]
-    roles = repository.column_facts(
-        frozenset(state).union(*(side.state | (side.change or frozenset()) for side in sides))
+    mine = Side(ours)
+    sides = [mine, *theirs]
+    roles = ours.known.column_facts(
+        frozenset(wanted).union(*(side.state | (side.change or frozenset()) for side in sides))
     )
-    lost = unpaired(state, [side.state for side in sides], roles)
-    joint = _dropped(frozenset(state), lost, roles)
+    lost = unpaired(wanted, [side.state for side in sides], roles)
+    joint = _dropped(frozenset(wanted), lost, roles)
     live = live_edits(joint, roles)
-    facts = repository.facts({fact for pairs in roles.values() for fact, _ in pairs})
+    facts = ours.known.facts({fact for pairs in roles.values() for fact, _ in pairs})
     said = [side.says(roles) for side in sides]
     found = [
-        _told(one, other, live, ours, theirs)
+        _told(one, other, live, mine, theirs)
         for one, other in pairs_apart([facts[fact] for fact in live], said[0], said[1:])
     ]
-    winners = [ours] if on_conflict == "ours" else [side for side in theirs if side.wins]
+    winners = [mine] if on_conflict == "ours" else [side for side in theirs if side.wins]
     gone = losers(found, said[0], on_conflict, what=what)
     settled = _as_in(joint, frozenset[ColumnId]().union(*(side.state for side in winners)), gone, roles)
+    change = ours.change_to(settled)
+    if change.adds:
+        LiveState(ours.repository, settled, known=ours.known).check_exact()
     return Joined(
         settled,
+        change,
         tuple(found),
         tuple(_twice(live_edits(settled, roles), said, facts)),
         tuple(facts[fact] for fact in dict.fromkeys(fact for names in lost.values() for fact in names)),
@@ -126,9 +124,7 @@ def touched(columns: Collection[ColumnId], roles: Roles) -> set[FactId]:
     return {fact for column in columns for fact, _ in roles[column]}
 
 
-def _told(
-    one: Fact, other: Fact, live: Mapping[FactId, frozenset[ColumnId]], ours: Side, theirs: Sequence[Side]
-) -> Contradiction:
+def _told(one: Fact, other: Fact, live: Mapping[FactId, State], ours: Side, theirs: Sequence[Side]) -> Contradiction:
     origins = [side.origin(live[other.id]) for side in theirs]
     return Contradiction(
         one,
@@ -166,24 +162,22 @@ def _as_in(state: State, winner: State, facts: Collection[FactId], roles: Roles)
 
 
 def _twice(
-    live: Mapping[FactId, frozenset[ColumnId]],
-    sides: Sequence[Mapping[FactId, frozenset[ColumnId]]],
-    facts: Mapping[FactId, Fact],
+    live: Mapping[FactId, State], sides: Sequence[Mapping[FactId, State]], facts: Mapping[FactId, Fact]
 ) -> list[Fact]:
-    """Facts with more columns than on any side. Facts that differ in their probes only are one."""
+    """Facts with more columns than on any side."""
 
-    def counted(edits: Mapping[FactId, frozenset[ColumnId]]) -> Counter[tuple[tuple[str, str], str]]:
+    def counted(edits: Mapping[FactId, State]) -> Counter[tuple[tuple[str, str], str]]:
         total: Counter[tuple[tuple[str, str], str]] = Counter()
         for fact, columns in edits.items():
-            total[facts[fact].question, facts[fact].target.strip()] += len(columns)
+            total[facts[fact].claim] += len(columns)
         return total
 
     before = [counted(side) for side in sides]
-    named = {(facts[fact].question, facts[fact].target.strip()): facts[fact] for fact in live}
+    named = {facts[fact].claim: facts[fact] for fact in live}
     return [
-        named[answer]
-        for answer, number in counted(live).items()
-        if number > 1 and all(number > side[answer] for side in before)
+        named[claim]
+        for claim, number in counted(live).items()
+        if number > 1 and all(number > side[claim] for side in before)
     ]
 
 

@@ -5,32 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from memit_vc.objects import Commit, CommitId, StateId, short, utc_now
-from memit_vc.porcelain.record import author_name, head_update
-from memit_vc.porcelain.sets.conflicts import OnConflict
-from memit_vc.porcelain.sets.contradictions import Contradiction, conflict_details
-from memit_vc.porcelain.sets.join import Side, join
-from memit_vc.porcelain.sets.revert import patches_of
+from memit_vc.objects import CommitId, short
+from memit_vc.porcelain.record import Outcome, draft, move_head, record
+from memit_vc.porcelain.sets.join import Joined, Side, join
+from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
-from memit_vc.vcs.exact import check_bound
+from memit_vc.vcs.contradictions import OnConflict, conflict_details
 from memit_vc.vcs.graph import is_ancestor
-from memit_vc.vcs.state import change_between, merge_commits
+from memit_vc.vcs.state import merge_commits
 
-__all__ = ["MergeResult", "merge"]
+__all__ = ["Merged", "merge", "merged_state"]
 
 
-@dataclass(frozen=True)
-class MergeResult:
-    """`how` it went; `added` and `removed` count columns against HEAD's state before."""
+@dataclass(frozen=True, kw_only=True)
+class Merged(Outcome):
+    """`how` it went."""
 
-    id: CommitId
-    branch: str | None
     how: Literal["up-to-date", "fast-forward", "merge"]
-    state: StateId
-    added: int
-    removed: int
-    contradictions: tuple[Contradiction, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def merge(
@@ -40,7 +31,7 @@ def merge(
     on_conflict: OnConflict = "stop",
     message: str | None = None,
     fast_forward: bool = True,
-) -> MergeResult:
+) -> Merged:
     """Merge `revision` into HEAD.
 
     A column that either side took out since the merge base is out, one that either side brought in is in; a column met
@@ -49,58 +40,50 @@ def merge(
     """
     theirs = repository.resolve(revision)
     head = repository.head()
-    before = repository.state(head.commit)
+    ours = LiveState.at(repository, head.commit)
     if is_ancestor(theirs, head.commit, repository.parents):
-        return MergeResult(head.commit, head.branch, "up-to-date", repository.state_id(before), 0, 0)
+        return Merged(id=head.commit, branch=head.branch, state=ours.id, how="up-to-date")
     if fast_forward and is_ancestor(head.commit, theirs, repository.parents):
-        after = repository.state(theirs)
-        repository.publish(
-            verb="merge",
-            description=f"fast-forward to {short(theirs)}",
-            **head_update(head, theirs),
+        after = LiveState.at(repository, theirs)
+        change = ours.change_to(after.columns)
+        move_head(repository, head, theirs, verb="merge", description=f"fast-forward to {short(theirs)}")
+        return Merged(
+            id=theirs,
+            branch=head.branch,
+            state=after.id,
+            added=len(change.adds),
+            removed=len(change.removes),
+            how="fast-forward",
         )
-        change = change_between(before, after)
-        return MergeResult(
-            theirs,
-            head.branch,
-            "fast-forward",
-            repository.state_id(after),
-            len(change.adds),
-            len(change.removes),
-        )
-    joined = join(
+    joined = merged_state(ours, theirs, on_conflict, what=f"merging {revision}")
+    made = draft(
         repository,
-        merge_commits(head.commit, theirs, repository.parents, repository.state),
-        Side(before, repository.origins(head.commit)),
-        [Side(repository.state(theirs), repository.origins(theirs), wins=True)],
-        on_conflict,
-        what=f"merging {revision}",
-    )
-    check_bound(repository.bounds(joined.state))
-    change = change_between(before, joined.state)
-    made = Commit(
-        base=repository.base_id,
-        parents=(head.commit, theirs),
-        adds=tuple(sorted(change.adds)),
-        removes=tuple(sorted(change.removes)),
-        patches=tuple(sorted(patches_of(repository, change.adds))),
+        [head.commit, theirs],
+        joined.change,
         kind="merge",
         message=message or _message(repository, revision, theirs),
-        author=author_name(repository),
-        time=utc_now(),
         details={"merges": theirs, **conflict_details(joined.contradictions, on_conflict)},
     )
-    repository.publish(verb="merge", description=made.subject, commits=[made], **head_update(head, made.id))
-    return MergeResult(
-        made.id,
-        head.branch,
-        "merge",
-        repository.state_id(joined.state),
-        len(change.adds),
-        len(change.removes),
-        joined.contradictions,
-        tuple(joined.notes()),
+    record(repository, head, [made])
+    return Merged(
+        id=made.id,
+        branch=head.branch,
+        state=repository.state_id(joined.state),
+        added=len(made.adds),
+        removed=len(made.removes),
+        contradictions=joined.contradictions,
+        warnings=joined.warnings,
+        how="merge",
     )
+
+
+def merged_state(ours: LiveState, theirs: CommitId, on_conflict: OnConflict, *, what: str) -> Joined:
+    """The state of a commit, ours, merged with that of another. ConflictError as for `merge`."""
+    repository, side = ours.repository, Side(LiveState.at(ours.repository, theirs), wins=True)
+    if ours.commit is None:
+        raise AssertionError("a merge is of two commits")
+    wanted = merge_commits(ours.commit, theirs, repository.parents, repository.state)
+    return join(ours, wanted, [side], on_conflict, what=what)
 
 
 def _message(repository: Repository, revision: str, theirs: CommitId) -> str:

@@ -11,29 +11,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memit_vc.errors import IntegrityError, MemitVCError, UsageError
-from memit_vc.objects import ColumnId, Commit, CommitId, JsonValue, StateId, short, utc_now
+from memit_vc.objects import ColumnId, Commit, CommitId, JsonValue, short
 from memit_vc.porcelain.history.scores_at_commit import handed_on, scores_of
-from memit_vc.porcelain.record import author_name, head_update
+from memit_vc.porcelain.record import Outcome, draft, record
 from memit_vc.porcelain.sets.repack import repack
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import count
 from memit_vc.repository import Repository
 from memit_vc.vcs.graph import ancestors, is_ancestor
 from memit_vc.vcs.revisions import split_range
-from memit_vc.vcs.state import change_between
+from memit_vc.vcs.state import State
 
-__all__ = ["SquashResult", "squash"]
+__all__ = ["Squashed", "squash"]
 
 _LISTED = 50
 
 
-@dataclass(frozen=True)
-class SquashResult:
+@dataclass(frozen=True, kw_only=True)
+class Squashed(Outcome):
     """`id` is the squash commit, `tip` where the branch is now; `patches` how many files now hold the range."""
 
-    id: CommitId
     tip: CommitId
-    branch: str | None
-    state: StateId
     squashed: int
     columns: int
     cancelled: int
@@ -47,7 +45,7 @@ class SquashResult:
     """Those of them whose merge would bring back columns that the range took out again."""
 
 
-def squash(repository: Repository, span: str | None = None, *, message: str | None = None) -> SquashResult:
+def squash(repository: Repository, span: str | None = None, *, message: str | None = None) -> Squashed:
     """Squash the commits of `span` ("A..B": what B has and A has not; None: all of HEAD's history) into one.
 
     MemitVCError where the range is not part of HEAD's history, or where a merge ties a commit inside it to one outside.
@@ -64,58 +62,54 @@ def squash(repository: Repository, span: str | None = None, *, message: str | No
     later = repository.resolve_range(f"{end}..{head.commit}")
     known = repository.commits([*inside, *later])
     _refuse_ties(known, set(inside), start, end)
-    before, after = repository.state(start), repository.state(end)
-    change = change_between(before, after)
+    before, after = LiveState.at(repository, start), LiveState.at(repository, end)
+    change = before.change_to(after.columns)
     columns = _in_order(repository, [known[commit] for commit in inside], change.adds)
     packed = repack(repository, columns)
     brought = {column for commit in inside for column in known[commit].adds}
     listed: list[JsonValue] = [*inside[:_LISTED]]
-    made = Commit(
-        base=repository.base_id,
-        parents=(start,),
-        adds=tuple(sorted(change.adds)),
-        removes=tuple(sorted(change.removes)),
-        patches=tuple(sorted(packed.ids)),
+    made = draft(
+        repository,
+        [start],
+        change,
         kind="squash",
         message=message or _message([known[commit] for commit in inside]),
-        author=author_name(repository),
-        time=utc_now(),
+        patches=packed.ids,
         provenance=packed.patches[0].header.provenance if len(packed.patches) == 1 else None,
         details={"squashes": listed, "commits": len(inside), "from": start, "to": end},
     )
-    state = repository.state_id(after)
     held = packed.columns(repository)
-    if repository.state_id((before - change.removes) | (held & change.adds)) != state:
+    if (before.columns - change.removes) | (held & change.adds) != after.columns:
         raise IntegrityError("the squashed range does not give the state it had", hint="Run `memitvc fsck`.")
     replaced = {end: made.id}
     rewritten = _rewrite([known[commit] for commit in later], replaced)
     tip = replaced[head.commit]
-    for blob in packed.blobs:
-        repository.blobs.put(blob)
-    repository.publish(
+    record(
+        repository,
+        head,
+        [made, *rewritten],
         verb="squash",
         description=f"{count(len(inside), 'commit')} into {short(made.id)}: {made.subject}",
-        commits=[made, *rewritten],
         patches=packed.patches,
+        blobs=packed.blobs,
         evaluations=[
-            *handed_on(repository, inside, state, made.id),
+            *handed_on(repository, inside, after.id, made.id),
             *(row for old, new in replaced.items() if old != end for row in scores_of(repository, old, new)),
         ],
-        **head_update(head, tip),
     )
     old = {*inside, *(commit for commit in later if commit in replaced)}
     left_behind = {
-        ref: commit
+        ref: LiveState.at(repository, commit)
         for ref, commit in repository.refs().items()
         if not old.isdisjoint(ancestors([commit], repository.parents))
     }
-    now_live = repository.state(tip)
+    now_live = LiveState.at(repository, tip).columns
     cancelled = brought - change.adds
-    return SquashResult(
+    return Squashed(
         id=made.id,
-        tip=tip,
         branch=head.branch,
-        state=state,
+        state=after.id,
+        tip=tip,
         squashed=len(inside),
         columns=len(columns),
         cancelled=len(cancelled),
@@ -123,9 +117,7 @@ def squash(repository: Repository, span: str | None = None, *, message: str | No
         rewritten=len(rewritten),
         left_behind=tuple(ref.partition("/")[2] for ref in left_behind),
         brings_back=tuple(
-            ref.partition("/")[2]
-            for ref, commit in left_behind.items()
-            if (repository.state(commit) & cancelled) - now_live
+            ref.partition("/")[2] for ref, there in left_behind.items() if (there.columns & cancelled) - now_live
         ),
     )
 
@@ -163,9 +155,9 @@ def _refuse_ties(known: dict[CommitId, Commit], inside: set[CommitId], start: Co
                 )
 
 
-def _in_order(repository: Repository, commits: Sequence[Commit], wanted: frozenset[ColumnId]) -> list[ColumnId]:
+def _in_order(repository: Repository, commits: Sequence[Commit], wanted: State) -> list[ColumnId]:
     """The wanted columns, in the order of the commits and of their patches."""
-    held = repository.patches(sorted(repository.selection(wanted)))
+    held = LiveState(repository, wanted).patches
     places = {column: (patch, n) for patch, found in held.items() for n, column in enumerate(found.columns)}
     ordered = (c for commit in commits for c in sorted(wanted & set(commit.adds), key=places.__getitem__))
     return list(dict.fromkeys(ordered))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memit_vc.errors import MemitVCError, RevisionError
-from memit_vc.objects import CommitId, JsonValue, RefUpdate, short
+from memit_vc.objects import CommitId, RefUpdate, short
 from memit_vc.repository import Repository
 from memit_vc.vcs.refnames import check_ref_name
 
@@ -17,9 +17,6 @@ class Tag:
     name: str
     commit: CommitId
     subject: str
-
-    def to_json(self) -> dict[str, JsonValue]:
-        return dict(vars(self))
 
 
 def tags(repository: Repository) -> list[Tag]:

@@ -12,6 +12,7 @@ from memit_vc.errors import MemitVCError
 from memit_vc.objects import CommitId, FactId, JsonValue, StateId
 from memit_vc.porcelain.base import find_base
 from memit_vc.porcelain.history.scores_at_commit import Came, came_in
+from memit_vc.porcelain.state import LiveState
 from memit_vc.remote.card import Card, CardFact, card_with
 from memit_vc.remote.opening import hub_name
 
@@ -58,12 +59,11 @@ def gather_card(
 ) -> Card:
     """The card's content. The path of a local base is nobody's business and not in it."""
     config = repository.config
-    columns = repository.state(commit)
-    state = repository.state_id(columns)
-    live = repository.live_facts(commit)
-    sides, scored_on = _measured(repository, commit, state, live)
+    state = LiveState.at(repository, commit)
+    live = state.live
+    sides, scored_on = _measured(repository, commit, state.id, live)
     scores = _score_rows(sides)
-    perplexity = _perplexity(repository, commit, state)
+    perplexity = _perplexity(repository, commit, state.id)
     on_hub = config.revision is not None
     return Card(
         repo_id=repo_id,
@@ -76,7 +76,7 @@ def gather_card(
         base_about=_about(repository),
         license=_license(repository),
         commit=commit,
-        state=state,
+        state=state.id,
         commits=len(repository.log([commit])) - 1,
         facts=tuple(
             CardFact(each.fact.prompt, each.fact.target, each.fact.ground_truth, _number(side[1], "rewrite_acc"))
@@ -146,7 +146,7 @@ def _score_rows(sides: Sequence[tuple[_Scores, _Scores]]) -> tuple[tuple[str, st
 
 def _perplexity(repository: Repository, commit: CommitId, state: StateId) -> tuple[tuple[str, str, str], ...]:
     """The state's, beside the base's by the same probe: measured here, or by whoever committed it."""
-    base = dict(_perplexities(repository, repository.state_id(frozenset())))
+    base = dict(_perplexities(repository, LiveState(repository, ()).id))
     firsts = [c.id for c in repository.log([commit]) if len(c.parents) == 1 and not repository.parents(c.parents[0])]
     for told in repository.evaluations_of(firsts, "commit").values():
         base = dict([_perplexity_of(told, "before")]) | base

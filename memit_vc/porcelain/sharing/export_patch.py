@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from memit_vc.errors import UsageError
 from memit_vc.objects import BlobId, CommitId, FactId, PatchId, short
 from memit_vc.porcelain.sharing.bundle import Manifest, write_bundle
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.store.files import storage_errors
 
@@ -59,8 +60,7 @@ def export_patch(
     facts: dict[FactId, None] = {}
     blobs: set[BlobId] = set()
     for commit in commits:
-        for patch in repository.selection(commit.adds) if commit.adds else ():
-            known = repository.patch(patch)
+        for patch, known in LiveState(repository, commit.adds).patches.items():
             kept = known.constraints if constraints and known.constraints is not None else None
             # a blob that was never pulled is no reason not to pass the patch on
             patches[patch] = kept if kept is not None and repository.blobs.has(kept) else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError, RemoteError, StorageError
-from memit_vc.objects import BlobId, Commit, CommitId, short
+from memit_vc.objects import BlobId, Commit, CommitId, Moved, moves, short
 from memit_vc.porcelain.sharing.incoming import Incoming
 from memit_vc.porcelain.sharing.received_history import Received, received
 from memit_vc.porcelain.sharing.remote_history import Published, late_constraints, new_records
@@ -32,14 +32,14 @@ __all__ = ["Fetched", "Moves", "Plan", "fetch", "fetch_from"]
 
 @dataclass(frozen=True)
 class Fetched:
-    """What came: commits, objects and bytes that were not here; refs that moved, as (name, from, to)."""
+    """What came: commits, objects and bytes that were not here; refs that moved."""
 
     remote: str
     url: str
     commits: int
     objects: int
     bytes: int
-    moved: tuple[tuple[str, CommitId | None, CommitId | None], ...]
+    moved: tuple[Moved, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -112,34 +112,29 @@ def _fetch(
     def commit_of(commit: CommitId) -> Commit:
         return by_id[commit] if commit in by_id else repository.commit(commit)
 
-    moves = Moves("fetch") if plan is None else plan(found, commit_of)
+    more = Moves("fetch") if plan is None else plan(found, commit_of)
     tracking, notes = _tracking(repository, name, found)
     before = repository.refs()
     _store(new, lost, incoming)
     repository.publish(
-        verb=moves.verb,
+        verb=more.verb,
         description=f"{name} ({count(len(records), 'new commit')})",
         commits=[record.commit for record in records],
         patches=new.patches,
         facts=list(new.facts.values()),
         evaluations=new.evaluations,
-        refs=[*tracking, *moves.refs],
-        head=moves.head,
+        refs=[*tracking, *more.refs],
+        head=more.head,
     )
     incoming.clear()
-    after = repository.refs()
     return Fetched(
         name,
         url,
         len(records),
         len(incoming.downloaded),
         incoming.bytes,
-        tuple(
-            (ref, before.get(ref), after.get(ref))
-            for ref in sorted({*before, *after})
-            if before.get(ref) != after.get(ref)
-        ),
-        (*notes, *moves.notes),
+        moves(before, repository.refs()),
+        (*notes, *more.notes),
     )
 
 

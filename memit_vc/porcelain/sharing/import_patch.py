@@ -9,55 +9,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import IntegrityError
-from memit_vc.objects import (
-    BlobId,
-    ColumnId,
-    Commit,
-    CommitId,
-    Fact,
-    FactId,
-    JsonValue,
-    StateId,
-    canonical_json,
-    short,
-    utc_now,
-)
-from memit_vc.porcelain.record import author_name, head_update
-from memit_vc.porcelain.sets.conflicts import OnConflict
-from memit_vc.porcelain.sets.contradictions import Contradiction, conflict_details
+from memit_vc.objects import BlobId, ColumnId, Commit, CommitId, Fact, FactId, canonical_json, short
+from memit_vc.porcelain.record import Outcome, draft, record
 from memit_vc.porcelain.sets.join import Side, join
 from memit_vc.porcelain.sharing.bundle import Bundle
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
-from memit_vc.vcs.exact import check_bound
-from memit_vc.vcs.state import Change, apply, change_between
+from memit_vc.vcs.contradictions import Contradiction, OnConflict, conflict_details
+from memit_vc.vcs.state import Change, State, apply
 
 if TYPE_CHECKING:
     from memit_vc.objects import Patch
     from memit_vc.repository import Repository
 
-__all__ = ["ImportResult", "import_patch"]
+__all__ = ["Imported", "import_patch"]
 
 _HINT = "The file is damaged or was made to mislead; nothing was stored."
 
 
-@dataclass(frozen=True)
-class ImportResult:
+@dataclass(frozen=True, kw_only=True)
+class Imported(Outcome):
     """`ids` are the new commits, () where all of the file was here; `skipped` its commits whose change was."""
 
     ids: tuple[CommitId, ...]
-    branch: str | None
     imported: tuple[CommitId, ...]
     skipped: tuple[CommitId, ...]
-    state: StateId
-    added: int
-    removed: int
-    contradictions: tuple[Contradiction, ...]
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Incoming:
-    """What a file brings, checked; a repository together with it (see `join.Described`)."""
+    """What a file brings, checked; a repository together with it (see `state.Described`)."""
 
     repository: Repository
     patches: Sequence[Patch]
@@ -95,7 +76,7 @@ def import_patch(
     *,
     on_conflict: OnConflict = "stop",
     progress: Progress = silent,
-) -> ImportResult:
+) -> Imported:
     """One new commit on HEAD for each commit of `file`, all or nothing, in one operation; no model is loaded.
 
     What is here already is left out: doing it again does nothing. IntegrityError for a file that is damaged, hostile or
@@ -105,86 +86,70 @@ def import_patch(
     bundle = Bundle(file)
     incoming, blobs = _checked(repository, bundle, progress)
     head = repository.head()
-    origins = dict(repository.origins(head.commit))
-    state = frozenset(origins)
+    before = LiveState.at(repository, head.commit)
+    state = LiveState(repository, before.columns, origins=before.origins, known=incoming)
     made: list[Commit] = []
     skipped: list[CommitId] = []
     conflicts: list[Contradiction] = []
-    notes: list[str] = []
+    warnings: list[str] = []
     for commit in bundle.manifest.commits:
-        wanted = apply(state, Change(frozenset(commit.adds), frozenset(commit.removes) & state))
-        joined = join(
-            incoming,
-            wanted,
-            Side(state, origins),
-            [Side(_there(incoming, wanted, commit), change=frozenset(commit.adds), commit=commit.id)],
-            on_conflict,
-            what=f"commit {short(commit.id)} of {file.name}",
-        )
-        change = change_between(state, joined.state)
-        if not change.adds and not change.removes:
+        wanted = apply(state.columns, Change(frozenset(commit.adds), frozenset(commit.removes) & state.columns))
+        side = Side(_there(state, wanted, commit), change=frozenset(commit.adds), commit=commit.id)
+        joined = join(state, wanted, [side], on_conflict, what=f"commit {short(commit.id)} of {file.name}")
+        if not joined.change:
             skipped.append(commit.id)
             continue
         conflicts += joined.contradictions
-        notes += joined.notes()
-        check_bound(incoming.bounds(joined.state))
-        details: dict[str, JsonValue] = {
-            "imports": commit.id,
-            **conflict_details(joined.contradictions, on_conflict),
-        }
-        new = Commit(
-            base=repository.base_id,
-            parents=(made[-1].id if made else head.commit,),
-            adds=tuple(sorted(change.adds)),
-            removes=tuple(sorted(change.removes)),
-            patches=tuple(sorted(patch.id for patch in incoming.holding(change.adds))),
+        warnings += joined.warnings
+        new = draft(
+            repository,
+            [made[-1].id if made else head.commit],
+            joined.change,
             kind="cherry-pick",
             message=f"{commit.message}\n\nImported from commit {commit.id} by {commit.author or 'unknown'}.",
-            author=author_name(repository),
-            time=utc_now(),
+            patches=[patch.id for patch in incoming.holding(joined.change.adds)],
             provenance=commit.provenance,
-            details=details,
+            details={"imports": commit.id, **conflict_details(joined.contradictions, on_conflict)},
         )
         made.append(new)
-        origins |= dict.fromkeys(change.adds, new.id)
-        state = joined.state
-    if not made:
-        return ImportResult((), head.branch, (), tuple(skipped), repository.state_id(state), 0, 0, (), ())
-    wanted_columns = {column for commit in made for column in commit.adds}
-    patches = incoming.holding(wanted_columns)
-    _store(repository, bundle, patches, made, blobs)
-    facts = {column.fact for patch in patches for column in patch.header.columns}
-    repository.publish(
-        verb="import",
-        description=f"{file.name}: {made[0].subject}" if len(made) == 1 else f"{file.name}: {len(made)} commits",
-        commits=made,
-        patches=patches,
-        facts=[incoming.new_facts[fact] for fact in incoming.new_facts if fact in facts],
-        **head_update(head, made[-1].id),
-    )
-    total = change_between(repository.state(head.commit), state)
-    return ImportResult(
-        tuple(commit.id for commit in made),
-        head.branch,
-        tuple(c.id for c in bundle.manifest.commits if c.id not in skipped),
-        tuple(skipped),
-        repository.state_id(state),
-        len(total.adds),
-        len(total.removes),
-        tuple(conflicts),
-        tuple(notes),
+        state = state.with_columns(joined.state, dict.fromkeys(joined.change.adds, new.id))
+    total = before.change_to(state.columns)
+    if made:
+        patches = incoming.holding({column for commit in made for column in commit.adds})
+        _store(repository, bundle, patches, made, blobs)
+        facts = {column.fact for patch in patches for column in patch.header.columns}
+        record(
+            repository,
+            head,
+            made,
+            verb="import",
+            description=f"{file.name}: {made[0].subject if len(made) == 1 else f'{len(made)} commits'}",
+            patches=patches,
+            facts=[incoming.new_facts[fact] for fact in incoming.new_facts if fact in facts],
+        )
+    return Imported(
+        id=made[-1].id if made else head.commit,
+        branch=head.branch,
+        state=state.id,
+        added=len(total.adds),
+        removed=len(total.removes),
+        contradictions=tuple(conflicts),
+        warnings=tuple(warnings),
+        ids=tuple(commit.id for commit in made),
+        imported=tuple(c.id for c in bundle.manifest.commits if c.id not in skipped),
+        skipped=tuple(skipped),
     )
 
 
-def _there(incoming: _Incoming, wanted: Collection[ColumnId], commit: Commit) -> frozenset[ColumnId]:
+def _there(state: LiveState, wanted: State, commit: Commit) -> LiveState:
     """What is known of the state that a commit of the file made: its columns, and what its cancel columns take out.
 
     The file does not say against which edit columns those were solved; the ones that are here are taken for them.
     """
-    roles = incoming.column_facts(frozenset(wanted) | frozenset(commit.adds))
+    roles = state.known.column_facts(wanted | frozenset(commit.adds))
     cancelled = {fact for column in commit.adds for fact, role in roles[column] if role == "cancel"}
     paired = {column for column in wanted if any(fact in cancelled for fact, _ in roles[column])}
-    return frozenset(commit.adds) | paired
+    return LiveState(state.repository, frozenset(commit.adds) | paired, known=state.known)
 
 
 def _checked(repository: Repository, bundle: Bundle, progress: Progress) -> tuple[_Incoming, set[str]]:
@@ -216,9 +181,9 @@ def _checked(repository: Repository, bundle: Bundle, progress: Progress) -> tupl
         if not patch.header.divisible:
             described[patch.columns[0]] = [(entry.fact, entry.role) for entry in patch.header.columns]
         progress("check patches", number, len(manifest.patches))
-    for blob in sorted(record for record in records if record is not None):
+    for blob in sorted(each for each in records if each is not None):
         _check_provenance(bundle, blob)
-    allowed = manifest.blobs | {str(record) for record in records if record is not None}
+    allowed = manifest.blobs | {str(each) for each in records if each is not None}
     if bundle.blobs != allowed:
         stray = sorted(bundle.blobs ^ allowed)[0]
         raise IntegrityError(f"{where}: object {short(stray)} is missing or belongs to nothing in it", hint=_HINT)

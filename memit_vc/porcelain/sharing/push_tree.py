@@ -11,6 +11,7 @@ from memit_vc.errors import RemoteError, UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.objects import CommitId, JsonValue, canonical_json
 from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import ADAPTER, BASE, CARD, HPARAMS, MANIFEST, commit_path, object_path
 from memit_vc.remote.protocol import Remote, RemoteFile
@@ -97,8 +98,7 @@ def reader_files(
     adds: dict[str, bytes | Path] = {}
     notes: list[str] = []
     rank = None
-    state = repository.state(commit)
-    if adapter and state:
+    if adapter and LiveState.at(repository, commit).columns:
         rank, files = _adapter(repository, commit, progress)
         if files is None:
             notes.append(f"no adapter: its rank would be {rank}, more than the {GREATEST_RANK} that vLLM takes")

@@ -21,6 +21,7 @@ from memit_vc.objects import (
     short,
 )
 from memit_vc.porcelain.history.scores_at_commit import HANDED_ON
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import object_path
 from memit_vc.remote.strict_json import parsed
@@ -194,14 +195,14 @@ def _states(
         first = commit.parents[0] if commit.parents else None
         state: frozenset[ColumnId] = frozenset()
         if first is not None:
-            state = states[first] if first in states else repository.state(first)
+            state = states[first] if first in states else LiveState.at(repository, first).columns
             uses[first] -= 1
             if not uses[first]:
                 states.pop(first, None)  # a long line of commits holds one state at a time
         state = (state - set(commit.removes)) | set(commit.adds)
         if uses[commit.id]:
             states[commit.id] = state
-        ids[commit.id] = repository.state_id(state)
+        ids[commit.id] = LiveState(repository, state).id
         try:
             exact(state)
         except EngineError as error:
@@ -227,7 +228,7 @@ def _sums(
     new = {record.commit.id for record in records}
     everything = {column for record in records for column in record.commit.adds}
     for first in {record.commit.parents[0] for record in records if record.commit.parents} - new:
-        everything |= repository.state(first)
+        everything |= LiveState.at(repository, first).columns
     try:
         check(everything)
     except EngineError:

@@ -19,8 +19,9 @@ from memit_vc.objects import (
     root_commit,
     short,
 )
-from memit_vc.porcelain.history.scores_at_commit import HANDED_ON, brought
+from memit_vc.porcelain.history.scores_at_commit import HANDED_ON, handed_on_to
 from memit_vc.porcelain.sharing.bundle import parse_commit, parse_fact
+from memit_vc.porcelain.state import LiveState
 from memit_vc.remote.manifest import is_id
 from memit_vc.remote.strict_json import parsed
 
@@ -55,7 +56,7 @@ class RemoteCommit:
     def of(cls, repository: Repository, id: CommitId, *, constraints: bool) -> RemoteCommit:  # noqa: A002
         """As the repository has it. Without `constraints` their names are left out with them."""
         commit = repository.commit(id)
-        wanted = sorted({*commit.patches, *repository.selection(commit.adds)})
+        wanted = sorted({*commit.patches, *LiveState(repository, commit.adds).selection})
         patches: dict[PatchId, BlobId | None] = {}
         facts: dict[FactId, None] = {}
         for patch in wanted:
@@ -64,10 +65,10 @@ class RemoteCommit:
             patches[patch] = kept if kept is not None and repository.blobs.has(kept) else None
             facts |= dict.fromkeys(column.fact for column in known.header.columns)
         rows = repository.facts(list(facts))
-        state = repository.state_id(repository.state(id))
+        state = LiveState.at(repository, id).id
         stored = repository.evaluations(state, "commit").get(("commit", id))
         scores = stored if isinstance(stored, Mapping) else None
-        return cls(commit, tuple(rows[fact] for fact in facts), patches, scores, brought(repository, id))
+        return cls(commit, tuple(rows[fact] for fact in facts), patches, scores, handed_on_to(repository, id))
 
     def objects(self, repository: Repository) -> set[BlobId]:
         """Every blob that this commit needs at the other end."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import short
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.store.base_check import damaged_files, shard_files, stale_files
 from memit_vc.store.records import Problem
@@ -56,16 +57,17 @@ def _constraints(repository: Repository, progress: Progress) -> Iterator[Problem
 
 def _states(repository: Repository, progress: Progress) -> Iterator[Problem]:
     """Recorded hashes of tensors that are not those of the state."""
-    from memit_vc.porcelain.output.checkout import state_hashes
+    from memit_vc.porcelain.output.verify import state_hashes
 
-    states = {repository.state_id(columns): columns for columns in map(repository.state, repository.stored_commits())}
-    for number, (state, columns) in enumerate(states.items(), 1):
-        recorded = repository.evaluations(state, "tensors").get(("tensors", "sha256"))
+    every = (LiveState.at(repository, commit) for commit in repository.stored_commits())
+    states = {state.id: state for state in every}
+    for number, (identifier, state) in enumerate(states.items(), 1):
+        recorded = repository.evaluations(identifier, "tensors").get(("tensors", "sha256"))
         if isinstance(recorded, Mapping):
-            made = state_hashes(repository, columns)
+            made = state_hashes(state)
             wrong = sorted(name for name, sha in made.items() if recorded.get(name) != sha)
             if wrong:
-                yield Problem("evaluation", state, f"the recorded hash of {wrong[0]} is not that of its weights")
+                yield Problem("evaluation", identifier, f"the recorded hash of {wrong[0]} is not that of its weights")
         progress("materialising states", number, len(states))
 
 

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from memit_vc.objects import CommitId, JsonValue
+from memit_vc.objects import CommitId, Moved, moves
 from memit_vc.repository import OperationRow, Repository
 
-__all__ = ["Moved", "Operation", "operation_log", "restore", "undo"]
-
-
-@dataclass(frozen=True)
-class Moved:
-    """One ref, or HEAD, that an operation changed: commit ids, for HEAD also "heads/<branch>"; None means absent."""
-
-    name: str
-    before: str | None
-    after: str | None
+__all__ = ["Operation", "operation_log", "restore", "undo"]
 
 
 @dataclass(frozen=True)
@@ -30,9 +20,6 @@ class Operation:
     description: str
     undone_by: int | None
     moved: tuple[Moved, ...]
-
-    def to_json(self) -> dict[str, JsonValue]:
-        return {**vars(self), "moved": [{"name": m.name, "before": m.before, "after": m.after} for m in self.moved]}
 
 
 def operation_log(repository: Repository, *, limit: int | None = None) -> list[Operation]:
@@ -57,13 +44,5 @@ def restore(repository: Repository, operation: int) -> tuple[Operation, CommitId
 
 def _told(row: OperationRow) -> Operation:
     moved = [Moved("HEAD", row.head_before or None, row.head_after)] if row.head_before != row.head_after else []
-    moved += _changes(row.refs_before, row.refs_after)
+    moved += moves(row.refs_before, row.refs_after)
     return Operation(row.id, row.time, row.verb, row.description, row.undone_by, tuple(moved))
-
-
-def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[Moved]:
-    return [
-        Moved(name, before.get(name), after.get(name))
-        for name in sorted({*before, *after})
-        if before.get(name) != after.get(name)
-    ]

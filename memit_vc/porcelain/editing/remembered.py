@@ -1,4 +1,4 @@
-"""z already found: a killed commit, or the same batch on the same state, does not search again.
+"""What was found before for the same input: z of a killed commit or of the same batch, and sampled templates.
 
 Facts that are searched for together share forwards, and that moves z in its last bits. So z is kept and found by the
 chunk, under the facts of the whole chunk: what a commit computes never depends on what earlier ones have left here.
@@ -6,6 +6,7 @@ chunk, under the facts of the whole chunk: what a commit computes never depends 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING
 from memit_vc.errors import MemitVCError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.objects import Fact, JsonValue, StateId, canonical_json, digest
+from memit_vc.store.files import write_atomic
 
 if TYPE_CHECKING:
     from memit_vc.numerics.edit.engine import FoundTarget
     from memit_vc.porcelain.editing.models import LoadedModel
 
-__all__ = ["Known", "known_targets"]
+__all__ = ["Known", "context_templates", "known_targets"]
 
 SEARCH_FIELDS = (
     "layers",
@@ -107,3 +109,22 @@ def _write(path: Path, found: Sequence[FoundTarget]) -> None:
 
     about: dict[str, JsonValue] = {"steps": [each.steps for each in found], "loss": [each.loss for each in found]}
     write_tensors(path, {"z": torch.stack([each.z for each in found])}, about)
+
+
+def context_templates(loaded: LoadedModel, hparams: MEMITHyperParams) -> list[list[str]]:
+    """EasyEdit's nested list. Sampled from the base with the hyperparameters' seed: the same for every commit."""
+    if hparams.context_templates is not None:
+        return hparams.context_templates
+    from memit_vc.numerics.forward.templates import PREFIXES, sample_templates
+
+    prefixes = PREFIXES[: hparams.n_templates]
+    record: list[JsonValue] = [loaded.repository.base_id, hparams.seed, hparams.template_length, list(prefixes)]
+    record.append(loaded.adapter.architecture.head)
+    key = digest("templates", canonical_json(record))
+    path = loaded.repository.root / "cache" / f"templates-{key[:16]}.json"
+    try:
+        found: list[list[str]] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        found = sample_templates(loaded.adapter, seed=hparams.seed, length=hparams.template_length, prefixes=prefixes)
+        write_atomic(path, canonical_json(found))
+    return found

@@ -1,0 +1,110 @@
+"""`show`: one commit with its facts, their scores and its provenance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from memit_vc.objects import ColumnId, Fact, JsonValue, StateId
+from memit_vc.porcelain.history.log import LogEntry, entry_of
+from memit_vc.porcelain.history.scores_at_commit import came_in
+from memit_vc.porcelain.state import LiveState
+
+if TYPE_CHECKING:
+    from memit_vc.repository import Repository
+
+__all__ = ["ShownCommit", "ShownFact", "show"]
+
+
+@dataclass(frozen=True)
+class ShownFact:
+    """A fact of a commit with its scores before and after, where they were measured."""
+
+    fact: Fact
+    role: str
+    before: Mapping[str, float | None] | None
+    after: Mapping[str, float | None] | None
+
+
+@dataclass(frozen=True)
+class ShownCommit:
+    """Everything that `show` says of a commit. `removed` are the facts that it took out."""
+
+    entry: LogEntry
+    state: StateId
+    added: tuple[ShownFact, ...]
+    removed: tuple[Fact, ...]
+    scores: Mapping[str, Any] | None
+    provenance: Mapping[str, Any] | None
+    live: bool
+    """Its columns are all in HEAD's state."""
+
+    def to_json(self) -> dict[str, JsonValue]:
+        return {
+            **self.entry.to_json(),
+            "state": self.state,
+            "live": self.live,
+            "facts": [
+                {
+                    **f.fact.to_json(),
+                    "id": f.fact.id,
+                    "role": f.role,
+                    "before": _plain(f.before),
+                    "after": _plain(f.after),
+                }
+                for f in self.added
+            ],
+            "removed": [{**fact.to_json(), "id": fact.id} for fact in self.removed],
+            "scores": None if self.scores is None else dict(self.scores),
+            "details": dict(self.entry.commit.details),
+            "provenance": None if self.provenance is None else dict(self.provenance),
+        }
+
+
+def show(repository: Repository, revision: str = "HEAD") -> ShownCommit:
+    """One commit with its facts, their scores and its provenance."""
+    commit = repository.commit(repository.resolve(revision))
+    state = LiveState.at(repository, commit.id)
+    stored = repository.evaluations(state.id, "commit").get(("commit", commit.id))
+    scores: dict[str, Any] | None = dict(stored) if isinstance(stored, Mapping) else None
+    provenance = None
+    if commit.provenance is not None and repository.blobs.has(commit.provenance):
+        provenance = json.loads(repository.blobs.read(commit.provenance))
+    came = came_in(repository, [commit.id])[commit.id]
+    return ShownCommit(
+        entry=entry_of(repository, commit),
+        state=state.id,
+        added=tuple(
+            ShownFact(
+                fact,
+                role,
+                *came.get(fact.id, (None, None)),
+            )
+            for fact, role in _facts_of(repository, commit.adds)
+        ),
+        removed=tuple(fact for fact, role in _facts_of(repository, commit.removes) if role == "edit"),
+        scores=None
+        if scores is None
+        else {
+            side: {name: value for name, value in scores[side].items() if name != "facts"}
+            for side in ("before", "after")
+        },
+        provenance=provenance,
+        live=set(commit.adds) <= LiveState.of_head(repository).columns,
+    )
+
+
+def _facts_of(repository: Repository, columns: Sequence[ColumnId]) -> list[tuple[Fact, str]]:
+    """Facts of some columns in the order of their patches."""
+    found: list[tuple[Fact, str]] = []
+    state = LiveState(repository, columns)
+    for patch, positions in state.selection.items():
+        described = state.patches[patch].header.columns
+        found += [(state.facts[described[p].fact], described[p].role) for p in positions or range(len(described))]
+    return found
+
+
+def _plain(scores: Mapping[str, float | None] | None) -> JsonValue:
+    return None if scores is None else dict(scores)

@@ -1,0 +1,80 @@
+"""`status`: where HEAD is, how much is live on it, what is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memit_vc.objects import CommitId, Head, StateId
+from memit_vc.porcelain.state import LiveState
+from memit_vc.vcs.graph import ancestors
+
+if TYPE_CHECKING:
+    from memit_vc.repository import Repository
+
+__all__ = ["Followed", "Status", "status"]
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A remote's branch of the same name, as it was when it was last heard of: how many commits each side has alone."""
+
+    name: str
+    ahead: int
+    behind: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where HEAD is and what is ready. `followed` are the branches of that name on the remotes."""
+
+    base: str
+    revision: str | None
+    base_id: str
+    branch: str | None
+    commit: CommitId
+    subject: str
+    state: StateId
+    live_facts: int
+    live_columns: int
+    commits: int
+    statistics: int
+    kept: tuple[str, ...]
+    followed: tuple[Followed, ...] = ()
+    base_is_here: bool = True
+    """Whether the directory of a local base is there; its content is not looked at."""
+
+
+def status(repository: Repository) -> Status:
+    """Where HEAD is, how much is live on it, what is ready."""
+    head = repository.head()
+    state = LiveState.at(repository, head.commit)
+    return Status(
+        base=repository.config.base,
+        revision=repository.config.revision,
+        base_id=repository.base_id,
+        branch=head.branch,
+        commit=head.commit,
+        subject=repository.commit(head.commit).subject,
+        state=state.id,
+        live_facts=len(state.live),
+        live_columns=len(state.columns),
+        commits=len(repository.log([head.commit])) - 1,
+        statistics=len(repository.statistics()),
+        kept=tuple(repository.kept_patches()),
+        followed=tuple(_followed(repository, head)),
+        base_is_here=repository.config.revision is not None or Path(repository.config.base).is_dir(),
+    )
+
+
+def _followed(repository: Repository, head: Head) -> Iterator[Followed]:
+    if head.branch is None:
+        return
+    mine = ancestors([head.commit], repository.parents)
+    for ref, commit in repository.refs("remotes/").items():
+        remote, _, branch = ref.removeprefix("remotes/").partition("/")
+        if branch == head.branch:
+            theirs = ancestors([commit], repository.parents)
+            yield Followed(f"{remote}/{branch}", len(mine - theirs), len(theirs - mine))

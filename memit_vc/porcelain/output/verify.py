@@ -1,0 +1,156 @@
+"""`verify` proves which state a directory is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memit_vc.errors import VerificationError
+from memit_vc.objects import CommitId, StateId, short
+from memit_vc.porcelain.base import checked_base
+from memit_vc.porcelain.state import LiveState
+from memit_vc.progress import Progress, count, silent
+from memit_vc.store.checkpoint import RECORD_FILE, Checkpoint
+
+if TYPE_CHECKING:
+    from memit_vc.repository import Repository
+
+__all__ = ["Verified", "state_hashes", "verify"]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a directory was proved to be. `commits` have that state; empty where it is no state of this repository."""
+
+    directory: Path
+    state: StateId | None
+    commits: tuple[CommitId, ...]
+    is_base: bool
+    compared: int
+    differing: tuple[str, ...]
+    """Tensors that differ from the nearest candidate, where no state fits."""
+    recorded: StateId | None = None
+    """The state that the directory's own `memitvc.json` names, where that is another one: a switch was interrupted."""
+    on_branch: bool = True
+    """Whether a branch, a tag or HEAD reaches one of `commits`; if none does, they were undone or replaced."""
+
+
+def verify(
+    repository: Repository, directory: Path, *, expect: str | None = None, progress: Progress = silent
+) -> Verified:
+    """Prove by the hash of every tensor which state of this repository a model directory holds.
+
+    VerificationError where it is none, or not the one of `expect`.
+    """
+    there = {tensor.name: tensor for tensor in Checkpoint.find(directory).manifest(progress).tensors}
+    recorded = {tensor.name: tensor for tensor in repository.base().tensors}
+    found = {name: tensor.sha256 for name, tensor in there.items()}
+    base = {name: tensor.sha256 for name, tensor in recorded.items()}
+    editable = {weight.name for weight in repository.weights()}
+    names = base.keys() | found.keys()
+    foreign = sorted(
+        name
+        for name in names
+        if (name not in editable and base.get(name) != found.get(name))
+        or name not in there
+        or (there[name].dtype, there[name].shape) != (recorded[name].dtype, recorded[name].shape)
+    )
+    shapes = {name: tensor.shape for name, tensor in there.items()}
+    if foreign and shapes == {name: tensor.shape for name, tensor in recorded.items()}:
+        dtypes = {(there[name].dtype, recorded[name].dtype) for name in names}
+        if all(now != was for now, was in dtypes):
+            now, was = min(dtypes)
+            raise VerificationError(
+                f"{directory}: its tensors are {now}, the base's are {was}: only a model in the base's own dtype can "
+                "be told by its hashes",
+                hint="`memitvc checkout`, or `memitvc export --merged` without --dtype, writes one.",
+            )
+    if foreign:
+        are, first = ("is", "") if len(foreign) == 1 else ("are", " first")
+        raise VerificationError(
+            f"{directory}: {count(len(foreign), 'tensor')} that no edit touches {are} not the base's, or {are} missing "
+            f"or of another dtype or shape: {foreign[0]}{first}",
+            hint="The directory belongs to another base, or was changed by something else than memit-vc.",
+        )
+    said = _recorded_state(directory)
+    nearest: tuple[list[str], CommitId] | None = None
+    for state, commits, on_branch in _candidates(repository, expect, said):
+        expected = {**{name: base[name] for name in editable}, **_hashes(repository, commits[0], state)}
+        differing = sorted(name for name in editable if found[name] != expected[name])
+        if not differing:
+            changed = [name for name in editable if expected[name] != base[name]]
+            other = said if said != state else None
+            return Verified(directory, state, commits, not changed, len(found), (), other, on_branch)
+        if expect is not None:
+            differ, first = ("differs", "") if len(differing) == 1 else ("differ", " first")
+            raise VerificationError(
+                f"{directory} is not the state of {expect}: {count(len(differing), 'tensor')} "
+                f"{differ}, {differing[0]}{first}",
+                hint="`memitvc verify DIR` without --expect says which state it is.",
+            )
+        if nearest is None or len(differing) < len(nearest[0]):
+            nearest = differing, commits[0]
+    differing, commit = nearest or ([], repository.head().commit)
+    raise VerificationError(
+        f"{directory} is no state of this repository. The nearest is that of commit {short(commit)}: "
+        f"{len(differing)} of {len(found)} tensors differ from it, {', '.join(differing[:1])} first",
+        hint="It may belong to another repository, or have been changed after checkout.",
+    )
+
+
+def _recorded_state(directory: Path) -> StateId | None:
+    """What `memitvc.json` says of itself; None where there is none to be read. Nothing is proved by it."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        said = json.loads((directory / RECORD_FILE).read_bytes())["state"]
+        return StateId(said) if isinstance(said, str) else None
+    return None
+
+
+def _candidates(
+    repository: Repository, expect: str | None, said: StateId | None
+) -> Iterator[tuple[StateId, tuple[CommitId, ...], bool]]:
+    """States to compare with, and whether a ref reaches them; the likeliest first: what the directory says of itself,
+    HEAD and backwards, every other ref's history, then what was undone or replaced and is still stored.
+    """
+    if expect is not None:
+        wanted = repository.resolve(expect)
+        yield LiveState.at(repository, wanted).id, (wanted,), True
+        return
+    tips = list(dict.fromkeys([repository.head().commit, *repository.refs().values()]))
+    reached = {commit.id: None for commit in repository.log(tips)}
+    others = [commit for commit in repository.stored_commits() if commit not in reached]
+    seen: set[StateId] = set()
+    for commits, on_branch in ((list(reached), True), (others, False)):
+        states: dict[StateId, list[CommitId]] = {}
+        for commit in commits:
+            states.setdefault(LiveState.at(repository, commit).id, []).append(commit)
+        for state in sorted(states, key=lambda state: state != said):
+            if state not in seen:
+                seen.add(state)
+                yield state, tuple(states[state]), on_branch
+
+
+def _hashes(repository: Repository, commit: CommitId, state: StateId) -> Mapping[str, str]:
+    """SHA-256 of each edited tensor of a state: remembered, else materialised from the base."""
+    stored = repository.evaluations(state, "tensors").get(("tensors", "sha256"))
+    if isinstance(stored, Mapping):
+        return {name: str(value) for name, value in stored.items()}
+    made = state_hashes(LiveState.at(repository, commit))
+    repository.put_evaluation(state, None, "tensors", "sha256", dict(made))
+    return made
+
+
+def state_hashes(state: LiveState) -> dict[str, str]:
+    """SHA-256 of the bytes of each tensor that a state touches, as `checkout` would write them."""
+    from memit_vc.numerics.exact.materialise import materialise
+    from memit_vc.numerics.model.checkpoint_tensors import read_tensor, tensor_digest
+
+    checkpoint = checked_base(state.repository)
+    return {
+        weight.name: tensor_digest(materialise(read_tensor(checkpoint, weight.name), state.terms(weight), weight))
+        for weight in state.touched
+    }
