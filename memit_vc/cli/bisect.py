@@ -1,5 +1,3 @@
-"""memitvc bisect"""
-
 from __future__ import annotations
 
 import os

@@ -1,5 +1,3 @@
-"""memitvc blame PROMPT"""
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -8,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memit_vc.cli.io import IO, verb
-from memit_vc.cli.show_facts import fact_line
+from memit_vc.cli.render import fact_line
 
 if TYPE_CHECKING:
     from memit_vc.objects import CommitId

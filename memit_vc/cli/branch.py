@@ -1,5 +1,3 @@
-"""memitvc branch"""
-
 from __future__ import annotations
 
 from collections.abc import Sequence

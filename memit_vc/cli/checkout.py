@@ -1,5 +1,3 @@
-"""memitvc checkout REV -o DIR"""
-
 from __future__ import annotations
 
 from pathlib import Path

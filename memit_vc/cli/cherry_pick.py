@@ -1,5 +1,3 @@
-"""memitvc cherry-pick"""
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -7,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memit_vc.cli.io import IO, verb
-from memit_vc.cli.show_resolved import show_resolved
+from memit_vc.cli.render import show_resolved
 from memit_vc.cli.sides import UNSEEN, change_text, check_overlap_option, conflict_options, likely_conflicts
 
 if TYPE_CHECKING:

@@ -1,5 +1,3 @@
-"""memitvc commit EDITS"""
-
 from __future__ import annotations
 
 import sys
@@ -8,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memit_vc.cli.io import IO, FiniteRange, count, verb
-from memit_vc.cli.show_facts import score_rows
+from memit_vc.cli.render import score_rows
 from memit_vc.cli.sides import check_overlap_option, conflict_options, likely_conflicts
 from memit_vc.errors import UsageError
 

@@ -1,5 +1,3 @@
-"""memitvc diff"""
-
 from __future__ import annotations
 
 from collections import Counter
@@ -8,8 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memit_vc.cli.io import IO, verb
-from memit_vc.cli.show_behaviour import show_behaviour
-from memit_vc.cli.show_facts import fact_line
+from memit_vc.cli.render import fact_line, show_behaviour
 from memit_vc.errors import UsageError
 
 if TYPE_CHECKING:

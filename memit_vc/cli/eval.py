@@ -1,5 +1,3 @@
-"""memitvc eval"""
-
 from __future__ import annotations
 
 import sys
@@ -7,7 +5,7 @@ import sys
 import click
 
 from memit_vc.cli.io import IO, count, verb
-from memit_vc.cli.show_facts import fact_line, number, score_rows
+from memit_vc.cli.render import fact_line, number, score_rows
 
 
 @verb(name="eval")

@@ -1,5 +1,3 @@
-"""memitvc export --adapter DIR | --merged DIR | --patch FILE"""
-
 from __future__ import annotations
 
 from pathlib import Path

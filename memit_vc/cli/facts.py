@@ -1,5 +1,3 @@
-"""memitvc facts"""
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -7,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memit_vc.cli.io import IO, verb
-from memit_vc.cli.show_facts import number
+from memit_vc.cli.render import number
 
 if TYPE_CHECKING:
     from memit_vc.objects import JsonValue

@@ -1,5 +1,3 @@
-"""memitvc fsck"""
-
 from __future__ import annotations
 
 import click

@@ -1,5 +1,3 @@
-"""memitvc gc"""
-
 from __future__ import annotations
 
 import click

@@ -1,5 +1,3 @@
-"""memitvc import FILE"""
-
 from __future__ import annotations
 
 from pathlib import Path

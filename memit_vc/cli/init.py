@@ -1,5 +1,3 @@
-"""memitvc init BASE"""
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""memitvc log"""
-
 from __future__ import annotations
 
 import re

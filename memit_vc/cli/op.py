@@ -1,11 +1,9 @@
-"""memitvc op log, memitvc op restore"""
-
 from __future__ import annotations
 
 import click
 
 from memit_vc.cli.io import IO, verb
-from memit_vc.cli.operation_lines import moved_lines
+from memit_vc.cli.render import moved_lines
 
 
 @verb(name="log")

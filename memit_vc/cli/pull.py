@@ -1,11 +1,9 @@
-"""memitvc pull"""
-
 from __future__ import annotations
 
 import click
 
 from memit_vc.cli.io import IO, verb
-from memit_vc.cli.transfers import render_fetched
+from memit_vc.cli.render import render_fetched
 
 
 @verb(name="pull")

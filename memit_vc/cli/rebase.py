@@ -1,5 +1,3 @@
-"""memitvc rebase ONTO"""
-
 from __future__ import annotations
 
 import click

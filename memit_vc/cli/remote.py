@@ -1,5 +1,3 @@
-"""memitvc remote"""
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""memitvc reproduce"""
-
 from __future__ import annotations
 
 import click

@@ -1,11 +1,9 @@
-"""memitvc squash"""
-
 from __future__ import annotations
 
 import click
 
 from memit_vc.cli.io import IO, FiniteRange, count, verb
-from memit_vc.cli.show_resolved import show_resolved
+from memit_vc.cli.render import show_resolved
 from memit_vc.errors import UsageError
 
 

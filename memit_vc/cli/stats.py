@@ -1,5 +1,3 @@
-"""memitvc stats"""
-
 from __future__ import annotations
 
 from typing import Any

@@ -1,5 +1,3 @@
-"""memitvc status"""
-
 from __future__ import annotations
 
 import click

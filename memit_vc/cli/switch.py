@@ -1,5 +1,3 @@
-"""memitvc switch"""
-
 from __future__ import annotations
 
 import click

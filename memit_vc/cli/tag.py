@@ -1,5 +1,3 @@
-"""memitvc tag"""
-
 from __future__ import annotations
 
 import click

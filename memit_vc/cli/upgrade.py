@@ -1,5 +1,3 @@
-"""memitvc upgrade"""
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,3 @@
-"""memitvc verify DIR"""
-
 from __future__ import annotations
 
 from pathlib import Path
