@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.objects import Fact
-from tests.oracle import Request, Setting
-from tests.oracle.oracle import head, located, teacher_forced
+from tests.support.oracle import Request, Setting
+from tests.support.oracle.oracle import head, located, teacher_forced
 
 __all__ = ["second_moment", "setting_of", "solve", "z_of"]
 

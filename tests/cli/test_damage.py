@@ -13,7 +13,7 @@ from memit_vc.errors import BaseChangedError
 from memit_vc.porcelain import setup
 from memit_vc.repository import Repository
 from memit_vc.store.checkpoint import Checkpoint
-from tests.places import Cli, Place, copy_of, make_place
+from tests.support.places import Cli, Place, copy_of, make_place
 
 
 @pytest.fixture

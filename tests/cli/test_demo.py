@@ -19,10 +19,11 @@ from memit_vc.config import user_cache
 from memit_vc.errors import IntegrityError, RemoteError
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
-from tests.models import tiny
-from tests.transcripts import absent
+from tests.support.models import tiny
+from tests.support.paths import ROOT
+from tests.support.transcripts import absent
 
-README = Path(__file__).parents[2] / "README.md"
+README = ROOT / "README.md"
 CACHE = user_cache()
 """The user's own, before `conftest.py` gives each test one."""
 

@@ -11,8 +11,7 @@ import pytest
 
 from memit_vc.cli import main
 from memit_vc.edits import write_records
-from tests.cli.conftest import SECOND
-from tests.places import Cli, Place, make_place
+from tests.support.places import SECOND, Cli, Place, make_place
 
 
 @pytest.fixture

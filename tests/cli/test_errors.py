@@ -26,8 +26,7 @@ from memit_vc.cli import main
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
-from tests.cli.conftest import FIRST, SECOND
-from tests.places import Cli, Place, Result, contents
+from tests.support.places import FIRST, SECOND, Cli, Place, Result, contents
 
 RECORD = {"prompt": "The official religion of Pellan is", "subject": "Pellan", "target_new": "football"}
 

@@ -26,9 +26,8 @@ from memit_vc.objects import RefUpdate
 from memit_vc.porcelain.editing.statistics import compute_statistics
 from memit_vc.repository import Repository
 from memit_vc.store.checkpoint import hash_directory
-from tests.cli.conftest import FIRST, SECOND
-from tests.models import FACTS
-from tests.places import Cli, Place, make_place
+from tests.support.models import FACTS
+from tests.support.places import FIRST, SECOND, Cli, Place, make_place
 
 HEX = re.compile(r"\b[0-9a-f]{10,64}\b")
 

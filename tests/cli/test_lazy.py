@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from memit_vc.cli.main import COMMANDS
-from tests.places import Place
+from tests.support.places import Place
 
 HEAVY = ("torch", "transformers", "alembic", "numpy", "huggingface_hub", "pyarrow", "yaml")
 _RUN = """

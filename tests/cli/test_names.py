@@ -14,8 +14,7 @@ from memit_vc.porcelain.editing.models import load_model
 from memit_vc.porcelain.recomputing.reproduce import reproduce
 from memit_vc.porcelain.setup import init
 from memit_vc.repository import Repository
-from tests.cli.conftest import FIRST, SECOND
-from tests.places import TOKENS, Cli, Place, contents, make_place
+from tests.support.places import FIRST, SECOND, TOKENS, Cli, Place, contents, make_place
 
 
 def test_another_projection_is_edited_where_the_file_names_it(tmp_path: Path) -> None:

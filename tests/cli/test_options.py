@@ -25,8 +25,7 @@ from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
 from memit_vc.store.database import Database
 from memit_vc.store.migrate import create_schema
-from tests.cli.conftest import FIRST, SECOND
-from tests.places import Cli, Place, copy_of, make_place
+from tests.support.places import FIRST, SECOND, Cli, Place, copy_of, make_place
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from transformers.utils import logging
 
 from memit_vc.compat.models import adapter_for
 from memit_vc.hparams import MEMITHyperParams
-from tests.models import hparams_for, load, tiny
-from tests.models.facts import facts
+from tests.support.models import hparams_for, load, tiny
+from tests.support.models.facts import facts
 
 LAYERS = (1, 2)
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -73,7 +73,7 @@ def test_history_protects_the_keys_of_earlier_edits(make: Callable[..., Case]) -
     from memit_vc.numerics.edit.solve import adjusted_keys
     from memit_vc.numerics.forward.templates import parse_templates
     from memit_vc.numerics.statistics.factors import factorise
-    from tests.models.facts import facts
+    from tests.support.models.facts import facts
 
     case = make("linear", history=True)
     case.hparams.layers = [2]

@@ -17,9 +17,8 @@ import memit_vc.numerics.edit.insert as insertion
 from memit_vc import MEMITHyperParams, apply_memit_to_model, execute_memit
 from memit_vc.errors import EditFileError, EngineError, HparamsError, UnsupportedModelError, UsageError
 from tests.compat.conftest import KINDS, Case
-from tests.models import load
-
-GOLDEN = Path(__file__).parents[1] / "golden"
+from tests.support.models import load
+from tests.support.paths import GOLDEN
 
 
 @pytest.mark.parametrize("kind", KINDS)

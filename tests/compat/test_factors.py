@@ -16,8 +16,9 @@ from memit_vc.compat.models import adapter_for
 from memit_vc.errors import EngineError
 from memit_vc.numerics.statistics.factors import factorise
 from tests.compat.conftest import Case
+from tests.support.paths import ROOT
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 TEXTS = ["The capital of Norland is Vienna and Mira Holt plays the piano there every day."] * 40
 
 

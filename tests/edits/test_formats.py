@@ -11,8 +11,7 @@ import pytest
 from memit_vc.edits import EditBatch, duplicates, parse_records, read_edits
 from memit_vc.objects import Fact, Probe
 from memit_vc.vcs.contradictions import contradicting
-
-SHARED = Path(__file__).parents[2].parent / "shared"
+from tests.support.paths import SHARED
 
 EASYEDIT = {
     "case_id": 0,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from memit_vc.edits import find_subject, read_edits
-
-SHARED = Path(__file__).parents[2].parent / "shared"
+from tests.support.paths import SHARED
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from memit_vc.remote.manifest import MANIFEST, object_path
 from memit_vc.remote.opening import open_remote
 from memit_vc.remote.protocol import Change, Remote
 from memit_vc.repository import Repository
-from tests.remote.conftest import World, edited
+from tests.support.remotes import World, edited
 
 __all__ = ["Conformance"]
 

@@ -16,7 +16,7 @@ from memit_vc.remote.opening import PushOptions, checked_url, open_remote
 from memit_vc.remote.protocol import Change
 from memit_vc.repository import Repository
 from tests.remote.conformance import Conformance
-from tests.remote.conftest import World, edited
+from tests.support.remotes import World, edited
 
 
 class TestDirectory(Conformance):

@@ -12,7 +12,7 @@ import pytest
 from memit_vc.errors import LockedError, RefMovedError
 from memit_vc.objects import CommitId, RefUpdate
 from memit_vc.repository import Repository
-from tests.synthetic import fact, init, put_patch, record
+from tests.support.synthetic import fact, init, put_patch, record
 
 
 def _race(directory: Path, number: int, old: CommitId, start: threading.Barrier, results: Queue[str]) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, event
 from memit_vc.objects import RefUpdate
 from memit_vc.repository import Repository
 from memit_vc.store.files import is_temporary
-from tests.synthetic import fact, init, record
+from tests.support.synthetic import fact, init, record
 
 _KILLED = 77
 # the system calls by which files.py, blobs.py, create.py and gc.py make something visible, durable or gone

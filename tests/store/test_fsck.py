@@ -10,7 +10,7 @@ import pytest
 
 from memit_vc.objects import Commit, Patch
 from memit_vc.repository import Repository
-from tests.synthetic import fact, init, record
+from tests.support.synthetic import fact, init, record
 
 
 def _sql(repository: Repository, statement: str, *values: object) -> None:

@@ -19,7 +19,7 @@ from memit_vc.store import migrate
 from memit_vc.store.database import Database
 from memit_vc.store.migrate import HEAD_REVISION, create_schema
 from memit_vc.store.schema import metadata
-from tests.synthetic import fact, init, record
+from tests.support.synthetic import fact, init, record
 
 SECOND = """
 import sqlalchemy as sa

@@ -9,7 +9,7 @@ from memit_vc.objects import Commit, Patch
 from memit_vc.porcelain.record import move_head
 from memit_vc.porcelain.sets.switch import switch, switch_detached
 from memit_vc.repository import Repository
-from tests.synthetic import fact, put_patch, record
+from tests.support.synthetic import fact, put_patch, record
 
 
 def test_a_detached_head_moves_only_from_where_it_was_found(plain_repository: Repository) -> None:

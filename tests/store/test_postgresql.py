@@ -19,7 +19,7 @@ from memit_vc.objects import CommitId, RefUpdate
 from memit_vc.repository import Repository
 from memit_vc.store.rows_refs import load_refs
 from memit_vc.store.schema import metadata
-from tests.synthetic import EDITABLE, MANIFEST, fact, put_patch, record
+from tests.support.synthetic import EDITABLE, MANIFEST, fact, put_patch, record
 
 pytest.importorskip("psycopg")
 SERVER = os.environ.get("MEMITVC_TEST_POSTGRESQL")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from memit_vc.objects import CommitId
 from memit_vc.vcs.graph import ancestors, commits_between, is_ancestor, merge_bases, newest_first
-from tests.vcs.graphs import History, histories, history
+from tests.support.graphs import History, histories, history
 
 
 def _plain_ancestors(graph: History, commit: CommitId) -> set[CommitId]:

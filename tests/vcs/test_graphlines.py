@@ -8,7 +8,7 @@ from hypothesis import given
 
 from memit_vc.vcs.graph import newest_first
 from memit_vc.vcs.graphlines import graph_rows
-from tests.vcs.graphs import History, histories, history
+from tests.support.graphs import History, histories, history
 
 
 def _picture(text: str) -> str:

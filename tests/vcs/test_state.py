@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from memit_vc.objects import BaseId, ColumnId, CommitId
 from memit_vc.vcs.graph import merge_bases
 from memit_vc.vcs.state import Change, State, apply, change_between, merge, merge_commits, state_id
-from tests.vcs.graphs import History, columns, histories, history
+from tests.support.graphs import History, columns, histories, history
 
 states = st.frozensets(st.sampled_from([ColumnId(c) for c in "abcdef"]))
 

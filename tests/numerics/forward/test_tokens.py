@@ -1,0 +1,253 @@
+"""Positions of subject and target: three kinds of tokenizer, awkward texts."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
+
+from memit_vc.errors import EngineError, UnsupportedModelError
+from memit_vc.numerics.forward.rows import prompt_rows, search_rows
+from memit_vc.numerics.forward.templates import parse_templates
+from memit_vc.numerics.forward.tokens import Template, TokenRow, encode, join_target, last_token, target_row
+from memit_vc.objects import Fact
+from tests.support.models import FACTS, Kind, tokenizer
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+TEMPLATES = (Template(""), Template("In 1987, a report. "), Template("😀 ", " — said he"))
+
+
+@pytest.fixture(params=KINDS)
+def tok(request: pytest.FixtureRequest) -> Iterator[Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield tokenizer(request.param)
+
+
+def covered(tok: Any, text: str, index: int) -> tuple[int, int]:
+    return tok(text, return_offsets_mapping=True)["offset_mapping"][index]
+
+
+def squeezed(text: str) -> str:
+    """What every tokenizer agrees on: no spaces, no case."""
+    return "".join(text.lower().split())
+
+
+def test_pivot_is_the_token_with_the_last_character_of_the_subject(tok: Any) -> None:
+    for template in TEMPLATES:
+        for fact, row in zip(FACTS, prompt_rows(tok, FACTS, template), strict=True):
+            text = template.fill(fact.prompt)
+            start, end = template.span(fact.subject_span)
+            assert text[start:end] == fact.subject
+            first, stop = covered(tok, text, row.pivot)
+            assert first < end <= stop
+            assert list(row.ids) == tok(text)["input_ids"][: row.pivot + 1]
+
+
+def test_labels_spell_the_target_and_nothing_else(tok: Any) -> None:
+    rows = [r for r in search_rows(tok, FACTS, TEMPLATES) if r.kind == "nll"]
+    assert len(rows) == len(FACTS) * len(TEMPLATES)
+    for found in rows:
+        fact, row = FACTS[found.fact], found.row
+        assert squeezed(tok.decode(list(row.labels))) == squeezed(fact.target)
+        assert row.positions == tuple(range(len(row.ids) - len(row.labels), len(row.ids)))
+        assert row.ids[row.positions[0] + 1 :] == row.labels[:-1]
+        assert row.pivot <= row.positions[0]
+
+
+def test_kl_rows_end_at_the_subject(tok: Any) -> None:
+    for found in (r for r in search_rows(tok, FACTS, TEMPLATES) if r.kind == "kl"):
+        fact = FACTS[found.fact]
+        first, stop = covered(tok, f"{fact.subject} is a", found.row.pivot)
+        assert first < len(fact.subject) <= stop
+        assert len(found.row.ids) == found.row.pivot + 1
+        assert not found.row.positions
+
+
+def test_settings_of_the_tokenizer_change_nothing(tok: Any) -> None:
+    expected = search_rows(tok, FACTS, TEMPLATES)
+    tok.add_special_tokens({"pad_token": tok.eos_token})
+    for side in ("left", "right"):
+        tok.padding_side = tok.truncation_side = side
+        tok.backend_tokenizer.enable_padding(length=64, direction=side)
+        tok.backend_tokenizer.enable_truncation(max_length=3, direction=side)
+        assert search_rows(tok, FACTS, TEMPLATES) == expected
+
+
+def test_special_tokens_in_front_are_kept_and_behind_are_dropped() -> None:
+    text = "The capital of Norland is"
+    bert, llama = tokenizer("wordpiece"), tokenizer("metaspace")
+    assert bert(text)["input_ids"][-1] == bert.eos_token_id
+    (encoded,) = encode(bert, [text])
+    assert encoded.ids[0] == bert.bos_token_id
+    assert bert.eos_token_id not in encoded.ids
+    assert encode(llama, [text])[0].ids[0] == llama.bos_token_id
+    assert encode(llama, []) == []
+
+
+def test_subject_at_the_very_start(tok: Any) -> None:
+    fact = Fact(prompt="Norland has its capital in", subject="Norland", target="Lisbon")
+    (row,) = prompt_rows(tok, [fact], Template(""))
+    first, stop = covered(tok, fact.prompt, row.pivot)
+    assert first < 7 <= stop
+    assert fact.prompt[stop:].lstrip().startswith("has")
+
+
+def test_one_token_subject_at_the_very_start() -> None:
+    (row,) = prompt_rows(tokenizer("byte_bpe"), [Fact(prompt="The is", subject="The", target="x")], Template(""))
+    assert (row.pivot, len(row.ids)) == (0, 1)
+
+
+@pytest.mark.parametrize(("occurrence", "end"), [(0, 4), (1, 23), (None, 23)])
+def test_subject_twice(tok: Any, occurrence: int | None, end: int) -> None:
+    prompt = "Sarn is the island Sarn and more"
+    fact = Fact(prompt=prompt, subject="Sarn", target="far", occurrence=occurrence)
+    assert prompt[:end].endswith("Sarn")
+    (row,) = prompt_rows(tok, [fact], Template("Sarn said: "))
+    first, stop = covered(tok, "Sarn said: " + prompt, row.pivot)
+    assert first < end + 11 <= stop
+
+
+@pytest.mark.parametrize(
+    "subject", ["😀", "Zoë 👩‍👩‍👧", "Łódź", "مصر", "नमस्ते", "東京", "Ｆｕｌｌ", "e\u0301", "A\u00a0B"]
+)
+@pytest.mark.parametrize("kind", ["byte_bpe", "metaspace"])
+def test_unicode_subjects_end_at_the_last_of_their_byte_tokens(kind: Kind, subject: str) -> None:
+    tok = tokenizer(kind)
+    fact = Fact(prompt=f"The home of {subject} is", subject=subject, target="Rome")
+    (row,) = prompt_rows(tok, [fact], Template(""))
+    start, end = fact.subject_span
+    offsets = tok(fact.prompt, return_offsets_mapping=True)["offset_mapping"]
+    first, stop = offsets[row.pivot]
+    assert first < end <= stop
+    assert offsets[row.pivot + 1][0] >= end  # the next token begins behind the subject
+    assert start < end
+
+
+def test_a_character_of_several_byte_tokens_is_more_than_one_token() -> None:
+    tok = tokenizer("byte_bpe")
+    (encoded,) = encode(tok, ["of 😀 is"])
+    spans = [span for span in encoded.offsets if span == (3, 4)]
+    assert len(spans) == 4
+    assert last_token(encoded, (3, 4)) == max(i for i, span in enumerate(encoded.offsets) if span == (3, 4))
+
+
+@pytest.mark.parametrize(
+    ("target", "joined"),
+    [
+        ("Lisbon", "is Lisbon"),
+        (" Lisbon", "is Lisbon"),
+        ("\nLisbon", "is\nLisbon"),
+        ("東京", "is東京"),
+        ("ひらがな", "isひらがな"),
+        ("カタカナ", "isカタカナ"),
+        ("ไทย", "isไทย"),
+        ("한국", "is 한국"),
+        ("Москва", "is Москва"),
+        ("العربية", "is العربية"),
+        ("42", "is 42"),
+    ],
+)
+def test_one_space_before_a_target_but_none_in_scripts_without_spaces(target: str, joined: str) -> None:
+    assert join_target("is", target) == joined
+    assert join_target("is ", target.lstrip()) == "is " + target.lstrip()
+
+
+@pytest.mark.parametrize("kind", ["byte_bpe", "metaspace"])
+@pytest.mark.parametrize(
+    ("prompt", "subject", "target"),
+    [("诺兰的首都是", "诺兰", "里斯本"), ("ノルランドの首都は", "ノルランド", "東京です")],
+)
+def test_targets_without_a_leading_space(kind: Kind, prompt: str, subject: str, target: str) -> None:
+    tok = tokenizer(kind)
+    found = search_rows(tok, [Fact(prompt=prompt, subject=subject, target=target)], [Template("")])[0].row
+    assert tok.decode(list(found.labels)) == target
+    assert tok.decode([*found.ids, found.labels[-1]], skip_special_tokens=True).strip() == prompt + target
+
+
+def test_braces_are_text(tok: Any) -> None:
+    prompt = "In {Norland} the {} set {0} of %s Norland is"
+    (group,) = parse_templates([["{}", "A note {}"]])
+    fact = Fact(prompt=prompt, subject="Norland", target="{x}")
+    for template, row in zip(group, [prompt_rows(tok, [fact], t)[0] for t in group], strict=True):
+        text = template.fill(prompt)
+        first, stop = covered(tok, text, row.pivot)
+        assert first < len(text) - 3 <= stop
+    assert search_rows(tok, [fact], group)[0].row.labels
+
+
+def test_a_template_needs_a_place_for_the_prompt() -> None:
+    with pytest.raises(EngineError, match=r"has no \{\}"):
+        Template.parse("A note")
+
+
+def test_slow_tokenizers_are_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="ByT5Tokenizer gives no character offsets") as caught:
+        encode(ByT5Tokenizer(), ["a text"])
+    assert caught.value.hint is not None
+    assert "fast tokenizer" in caught.value.hint
+
+
+def unigram(*pieces: str) -> PreTrainedTokenizerFast:
+    """A tokenizer that takes the longest of its pieces, and splits at no spaces."""
+    known = [("<unk>", -99.0), *((piece, -1.0 / len(piece)) for piece in pieces)]
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.Unigram(known, unk_id=0, byte_fallback=False)))
+
+
+def test_a_token_across_the_boundary_belongs_to_the_target() -> None:
+    tok = unigram("Nor", "land", " is", " ", " Rome")
+    prompt = "Norland is "
+    (encoded,) = encode(tok, [prompt + "Rome"])
+    row = target_row(encoded, len(prompt), span=(0, 7))
+    assert tok.convert_ids_to_tokens(list(row.labels)) == [" Rome"]
+    assert row == TokenRow(ids=encoded.ids[:3], pivot=1, positions=(2,), labels=encoded.ids[3:])
+
+
+def test_a_subject_that_shares_its_last_token_with_the_target_is_refused() -> None:
+    tok = unigram("首都", "東", "京", "都", "京都")
+    fact = Fact(prompt="首都東京", subject="東京", target="都")
+    with pytest.raises(EngineError, match="one token"):
+        search_rows(tok, [fact], [Template("")])
+
+
+def test_nothing_before_the_target_is_refused() -> None:
+    tok = unigram("東京", "東", "京")
+    (encoded,) = encode(tok, ["東京"])
+    with pytest.raises(EngineError, match="nothing stands before the target"):
+        target_row(encoded, 1, span=None)
+
+
+def test_texts_that_the_tokenizer_drops_are_refused() -> None:
+    made = Tokenizer(models.WordLevel({"a": 0, "?": 1}, "?"))
+    made.pre_tokenizer = pre_tokenizers.CharDelimiterSplit("b")
+    tok = PreTrainedTokenizerFast(tokenizer_object=made)
+    (encoded,) = encode(tok, ["abab"])
+    assert last_token(encoded, (2, 3)) == 1
+    with pytest.raises(EngineError, match="no token covers"):
+        last_token(encoded, (1, 2))
+    with pytest.raises(EngineError, match="no token of its own"):
+        target_row(encoded, 3, span=None)
+
+
+words = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zs", "Zl", "Zp")), min_size=1, max_size=6)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(["byte_bpe", "metaspace"]), st.lists(words, min_size=1, max_size=3), words, words)
+def test_any_text(kind: Kind, before: list[str], subject: str, target: str) -> None:
+    """Tokens from the first label on reach past the prompt's end; the token before them does not."""
+    tok = tokenizer(kind)
+    fact = Fact(prompt=" ".join([*before, subject, "is the"]), subject=subject, target=target)
+    row = search_rows(tok, [fact], [Template("")])[0].row
+    text = join_target(fact.prompt, target)
+    offsets = tok(text, return_offsets_mapping=True)["offset_mapping"]
+    first = row.positions[0] + 1
+    assert offsets[first][1] > len(fact.prompt) >= offsets[first - 1][1]
+    assert offsets[row.pivot][0] < fact.subject_span[1] <= offsets[row.pivot][1]
+    assert len(row.labels) == len(row.positions)

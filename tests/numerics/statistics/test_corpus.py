@@ -1,0 +1,313 @@
+"""Each kind of corpus, and what is said when one cannot be read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from memit_vc.errors import EngineError, RemoteError, StorageError, UsageError
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.statistics.corpus import held_out_documentation, open_corpus, python_documentation
+from memit_vc.numerics.statistics.corpus_hub import choose_files
+from memit_vc.numerics.statistics.corpus_sampled import sampled_texts
+from memit_vc.numerics.statistics.moments import collect
+from tests.support.models import SENTENCES, load, tiny
+
+TEXTS = [f"Text number {i}: {sentence}" for i, sentence in enumerate(SENTENCES)]
+
+
+def write(path: Path, texts: list[str]) -> Path:
+    records = [{"id": i, "text": text} for i, text in enumerate(texts)]
+    if path.suffix == ".txt":
+        path.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(records), encoding="utf-8")
+    else:
+        table = pa.table({"id": list(range(len(texts))), "text": texts})
+        pq.write_table(table, path, row_group_size=4)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".json", ".parquet"])
+def test_files_give_every_text_once_in_a_seeded_order(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"corpus{suffix}", TEXTS)
+    corpus = open_corpus(str(path))
+    read = list(corpus.texts())
+    assert sorted(read) == sorted(TEXTS)
+    assert read != TEXTS
+    assert list(corpus.texts()) == read == list(corpus)
+    assert list(open_corpus(str(path)).texts()) == read
+    assert list(open_corpus(str(path), seed=1).texts()) != read
+    described = corpus.describe()
+    assert described["kind"] == "file"
+    assert described["name"] == path.name
+    assert described["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert json.loads(json.dumps(described)) == described
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_lists_of_strings(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"corpus{suffix}"
+    path.write_text(json.dumps(TEXTS) if suffix == ".json" else "\n".join(map(json.dumps, TEXTS)))
+    assert sorted(open_corpus(str(path)).texts()) == sorted(TEXTS)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
+def test_the_field_is_found_asked_for_or_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"corpus{suffix}"
+    records = [{"title": f"t{i}", "story": f"once {i}", "size": i} for i in range(3)]
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(records), path)
+    else:
+        path.write_text(json.dumps(records) if suffix == ".json" else "\n".join(map(json.dumps, records)))
+    assert sorted(open_corpus(str(path)).texts()) == ["once 0", "once 1", "once 2"]
+    assert sorted(open_corpus(str(path), field="title").texts()) == ["t0", "t1", "t2"]
+    with pytest.raises(UsageError, match=r"corpus.*'txt'.*size, story, title"):
+        open_corpus(str(path), field="txt")
+    with pytest.raises(UsageError, match="int"):
+        list(open_corpus(str(path), field="size").texts())
+    write(path, TEXTS) if suffix == ".parquet" else path.write_text('[{"a": 1}]' if suffix == ".json" else '{"a": 1}')
+    with pytest.raises(UsageError):
+        open_corpus(str(path), field="story")
+
+
+def test_plain_text_without_blank_lines_is_cut_at_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.txt"
+    path.write_text("\n".join(TEXTS * 40), encoding="utf-8")
+    read = list(open_corpus(str(path)).texts())
+    assert len(read) > 5
+    assert max(map(len, read)) < 4500
+    assert sorted(line for text in read for line in text.splitlines()) == sorted(TEXTS * 40)
+
+
+def test_windows_line_ends_and_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.txt"
+    path.write_bytes(b"\xef\xbb\xbfOne.\r\n\r\nTwo.\r\n \r\nThree.")
+    assert sorted(open_corpus(str(path)).texts()) == ["One.", "Three.", "Two."]
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".json", ".parquet"])
+def test_empty_files_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"corpus{suffix}", [])
+    with pytest.raises(UsageError, match="holds no text"):
+        open_corpus(str(path))
+    with pytest.raises(UsageError, match="holds no text"):
+        open_corpus(str(write(path, ["", "  "])))
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    for name in ("absent.txt", "absent.jsonl", "some/absent.parquet"):
+        with pytest.raises(StorageError, match="absent"):
+            open_corpus(str(tmp_path / name))
+    with pytest.raises(StorageError, match="absent"):
+        open_corpus("data/absent.jsonl")
+    with pytest.raises(StorageError, match="directory"):
+        open_corpus(str(tmp_path))
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\nnot json\n')
+    with pytest.raises(StorageError, match=r"a\.jsonl, record 2: not JSON"):
+        list(open_corpus(str(tmp_path / "a.jsonl")).texts())
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(StorageError, match=r"a\.json: not JSON"):
+        open_corpus(str(tmp_path / "a.json"))
+    (tmp_path / "a.json").write_text('{"text": "x"}')
+    with pytest.raises(UsageError, match="not a list"):
+        open_corpus(str(tmp_path / "a.json"))
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(StorageError, match=r"a\.parquet"):
+        open_corpus(str(tmp_path / "a.parquet"))
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(StorageError, match="UTF-8"):
+        open_corpus(str(tmp_path / "a.txt"))
+    (tmp_path / "a.zip").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"\.zip"):
+        open_corpus(str(tmp_path / "a.zip"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_without_permission(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", TEXTS)
+    path.chmod(0)
+    with pytest.raises(StorageError, match=r"a\.txt"):
+        open_corpus(str(path))
+
+
+def test_pythons_documentation_is_prose() -> None:
+    passages = python_documentation()
+    assert sum(map(len, passages)) > 150_000
+    paragraphs = [paragraph for passage in passages for paragraph in passage.split("\n")]
+    assert len(set(paragraphs)) == len(paragraphs)
+    assert all(">>>" not in p and "::=" not in p and "\n\n" not in p for p in passages)
+    corpus = open_corpus("pydoc")
+    held = held_out_documentation()
+    measured = [passage for passage in passages if passage not in held]
+    assert len(held) > 10
+    assert sorted([*corpus.texts(), *held]) == sorted(passages)
+    assert list(corpus.texts()) != measured
+    assert corpus.describe()["sha256"] == hashlib.sha256("\0".join(measured).encode()).hexdigest()
+
+
+class Hub:
+    """A data set repository at the level of huggingface_hub's functions."""
+
+    def __init__(self, files: dict[str, Path], converted: dict[str, Path] | None = None) -> None:
+        self.files, self.converted = files, converted or {}
+        self.fetched: list[str] = []
+        self.error: Exception | None = None
+
+    def dataset_info(self, repo_id: str, revision: str | None = None) -> Any:
+        if self.error is not None:
+            raise self.error
+        files = self.converted if revision else self.files
+        return SimpleNamespace(sha="c" * 40, siblings=[SimpleNamespace(rfilename=name) for name in files])
+
+    def download(self, repo_id: str, filename: str, *, repo_type: str, revision: str) -> str:
+        assert (repo_type, revision) == ("dataset", "c" * 40)
+        if self.error is not None:
+            raise self.error
+        self.fetched.append(filename)
+        return str({**self.files, **self.converted}[filename])
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    files = {
+        f"en/train-{i:05}-of-00003.parquet": write(tmp_path / f"{i}.parquet", TEXTS[6 * i : 6 * i + 6])
+        for i in range(3)
+    }
+    made = Hub({"README.md": tmp_path, "en/test-00000-of-00001.parquet": tmp_path / "0.parquet", **files})
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: SimpleNamespace(dataset_info=made.dataset_info))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", made.download)
+    return made
+
+
+@pytest.mark.parametrize("spec", ["hub:owner/name", "owner/name", "owner/name:en", "hub:owner/name:en:train"])
+def test_hub_data_sets_are_fetched_as_needed(hub: Hub, spec: str) -> None:
+    corpus = open_corpus(spec)
+    assert corpus.describe() == {
+        "kind": "hub",
+        "name": "owner/name",
+        "revision": "c" * 40,
+        "config": "en",
+        "split": "train",
+        "field": None,
+        "seed": 0,
+    }
+    assert hub.fetched == []
+    next(corpus.texts())
+    assert len(hub.fetched) == 1
+    assert sorted(corpus.texts()) == sorted(TEXTS[:18])
+
+
+def test_hub_data_sets_in_other_formats_are_read_from_the_hubs_copy(hub: Hub, tmp_path: Path) -> None:
+    hub.converted = {"default/train/0000.parquet": hub.files["en/train-00000-of-00003.parquet"]}
+    hub.files = {"data.csv": tmp_path}
+    assert sorted(open_corpus("owner/name").texts()) == sorted(TEXTS[:6])
+    hub.converted = {}
+    with pytest.raises(RemoteError, match="no parquet"):
+        open_corpus("owner/name")
+
+
+def test_hub_failures(hub: Hub) -> None:
+    corpus = open_corpus("owner/name")
+    hub.error = huggingface_hub.errors.LocalEntryNotFoundError("offline")
+    with pytest.raises(RemoteError, match=r"owner/name/en/train.*offline"):
+        next(corpus.texts())
+    hub.error = ConnectionError("no route")
+    with pytest.raises(RemoteError, match="no route"):
+        open_corpus("hub:owner/name")
+    hub.error = None
+    with pytest.raises(UsageError, match="split 'dev' is not among test, train"):
+        open_corpus("owner/name:en:dev")
+    with pytest.raises(UsageError, match="no configuration 'fr'; it has en"):
+        open_corpus("owner/name:fr")
+    with pytest.raises(UsageError, match="names no data set"):
+        open_corpus("hub:nothing")
+
+
+def test_layouts_of_hub_data_sets() -> None:
+    several = ["a/train-00000-of-00001.parquet", "b/train-00000-of-00001.parquet"]
+    with pytest.raises(UsageError, match="several configurations; name one of a, b"):
+        choose_files(several, "o/n", config=None, split=None)
+    assert choose_files(several, "o/n", config="b", split=None) == ([several[1]], "b", "train")
+    assert choose_files(["data/all.parquet"], "o/n", config=None, split=None) == (["data/all.parquet"], "data", "all")
+    assert choose_files(["x.parquet"], "o/n", config=None, split=None) == (["x.parquet"], "", "x")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> ModelAdapter:
+    return load(tiny("llama", tmp_path_factory.mktemp("llama"), tokenizer="metaspace", max_position_embeddings=40))
+
+
+def test_sampled_text_is_seeded_and_leaves_the_random_state(llama: ModelAdapter) -> None:
+    def first(seed: int, number: int = 40) -> list[str]:
+        texts = open_corpus("self", adapter=llama, seed=seed).texts()
+        return [next(texts) for _ in range(number)]
+
+    state = torch.get_rng_state()
+    texts = first(0)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first(0) == texts
+    assert first(1) != texts
+    assert len(set(texts)) > 30
+    assert not any("<s>" in text or "</s>" in text for text in texts)
+    described = open_corpus("self", adapter=llama).describe()
+    assert (described["kind"], described["seed"]) == ("self", 0)
+    with pytest.raises(UsageError, match="needs a model"):
+        open_corpus("self")
+
+
+def test_sampled_batches_are_kept(llama: ModelAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def first(number: int) -> list[str]:
+        texts = sampled_texts(llama, seed=3, cache=tmp_path)
+        return [next(texts) for _ in range(number)]
+
+    expected = first(50)
+    (kept,) = tmp_path.glob("self-*.jsonl")
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) - 30])  # the second batch is cut short
+    assert first(50) == expected
+    assert kept.read_bytes() == whole
+    monkeypatch.setattr("memit_vc.numerics.statistics.corpus_sampled._sample", None)
+    assert first(50) == expected
+
+
+def test_sampling_tells_how_many_batches_there_will_be(llama: ModelAdapter) -> None:
+    stages: dict[str, None] = {}
+    texts = sampled_texts(llama, seed=3, tokens=20_000, progress=lambda stage, *_: stages.setdefault(stage))
+    taken = 0
+    while taken < 20_000:
+        taken += len(llama.tokenizer(next(texts))["input_ids"])
+    named = list(stages)
+    assert named[0] == "sample text, batch 1"
+    assert len(named) > 2
+    for number, name in enumerate(named[1:], 2):
+        prefix, _, expected = name.rpartition(" of about ")
+        assert prefix == f"sample text, batch {number}"
+        assert int(expected) == pytest.approx(len(named), rel=0.2)
+
+
+def test_a_model_that_writes_nothing_is_refused(tmp_path: Path) -> None:
+    adapter = load(tiny("gpt2", tmp_path / "m"))
+    end = adapter.tokenizer.eos_token_id
+    adapter.model.generation_config.eos_token_id = [i for i in range(480) if i != end]
+    adapter.tokenizer.decode = lambda *args, **kwargs: ""
+    with pytest.raises(EngineError, match="writes no text"):
+        next(sampled_texts(adapter, seed=0))
+
+
+def test_second_moments_over_sampled_text(llama: ModelAdapter, tmp_path: Path) -> None:
+    corpus = open_corpus("self", adapter=llama, cache=tmp_path)
+    found = collect(llama, corpus, [1, 2], tokens=600, resume=tmp_path / "partial")
+    assert found.count == 600

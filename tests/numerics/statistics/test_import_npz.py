@@ -1,0 +1,169 @@
+"""Caches of EasyEdit and memit, in the three spellings of a model's directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from memit_vc.errors import EngineError, IntegrityError, StorageError, UsageError
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.statistics.import_npz import Asked, find_statistics, import_statistics, import_z, imported_corpus
+from tests.support.models import load, tiny
+
+NAME = "EleutherAI/gpt-j-6B"
+SPELLINGS = ("EleutherAI_gpt-j-6B", "gpt-j-6B", "._hugging_cache_gpt-j-6B")
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> ModelAdapter:
+    return load(tiny("gptj", tmp_path_factory.mktemp("gptj")))
+
+
+def summed(layer: int, size: int = 128) -> Tensor:
+    keys = torch.randn(size, 300, generator=torch.Generator().manual_seed(layer))
+    return keys @ keys.T
+
+
+def write(root: Path, layer: int, *, total: Tensor | None = None, count: object = 300, suffix: str = "_100000") -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    path = root / f"transformer.h.{layer}.mlp.fc_out_float32_mom2{suffix}.npz"
+    arrays = {
+        "mom2.constructor": np.array("runningstats.SecondMoment()"),
+        "mom2.count": np.array(count),
+        "mom2.mom2": (summed(layer) if total is None else total).numpy(),
+        "sample_size": np.array(100000),
+    }
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_each_spelling_is_found_and_normalised(tmp_path: Path, adapter: ModelAdapter, spelling: str) -> None:
+    for layer in (1, 2):
+        write(tmp_path / spelling / "wikipedia_stats", layer)
+        write(tmp_path / "another-model" / "wikipedia_stats", layer)
+    found = import_statistics(tmp_path, model_name=NAME, adapter=adapter)
+    assert sorted(found.moment) == [1, 2]
+    assert found.count == 300
+    for layer in (1, 2):
+        assert torch.equal(found.moment[layer], summed(layer) / 300)
+
+
+@pytest.mark.parametrize("below", ["", "gpt-j-6B", "gpt-j-6B/wikipedia_stats"])
+def test_any_level_of_the_tree_can_be_named(tmp_path: Path, adapter: ModelAdapter, below: str) -> None:
+    write(tmp_path / "gpt-j-6B" / "wikipedia_stats", 1, suffix="_t{batch_tokens}_100000")
+    found = import_statistics(tmp_path / below, model_name=NAME, adapter=adapter, layers=[1])
+    assert torch.equal(found.moment[1], summed(1) / 300)
+
+
+def test_one_file(tmp_path: Path, adapter: ModelAdapter) -> None:
+    path = write(tmp_path, 3)
+    assert list(import_statistics(path, model_name="anything", adapter=adapter).moment) == [3]
+
+
+def test_the_corpus_of_imported_moments_is_their_content(tmp_path: Path, adapter: ModelAdapter) -> None:
+    write(tmp_path, 1)
+    files = find_statistics(tmp_path, model_name=NAME, adapter=adapter)
+    first = imported_corpus(files)
+    assert first["kind"] == "imported"
+    write(tmp_path, 1, count=301)
+    assert imported_corpus(files)["files"] != first["files"]
+
+
+def test_another_models_size_names_file_and_layer(tmp_path: Path, adapter: ModelAdapter) -> None:
+    path = write(tmp_path / "gpt-j-6B" / "wikipedia_stats", 1, total=summed(1, 64))
+    with pytest.raises(EngineError, match=r"64 × 64, layer 1 .* size 128") as caught:
+        import_statistics(tmp_path, model_name=NAME, adapter=adapter)
+    assert str(path) in caught.value.message
+
+
+def test_what_is_missing_is_said(tmp_path: Path, adapter: ModelAdapter) -> None:
+    write(tmp_path / "gpt-j-6B" / "wikipedia_stats", 1)
+    with pytest.raises(StorageError, match="layers 2, 3"):
+        import_statistics(tmp_path, model_name=NAME, adapter=adapter, layers=[1, 2, 3])
+    with pytest.raises(StorageError, match="any layer of gpt2-xl"):
+        import_statistics(tmp_path, model_name="gpt2-xl", adapter=adapter)
+    with pytest.raises(StorageError, match="absent"):
+        import_statistics(tmp_path / "absent", model_name=NAME, adapter=adapter)
+
+
+def test_two_candidates_are_not_guessed_between(tmp_path: Path, adapter: ModelAdapter) -> None:
+    write(tmp_path / "gpt-j-6B" / "wikipedia_stats", 1)
+    write(tmp_path / "gpt-j-6B" / "wikitext_stats", 1)
+    with pytest.raises(UsageError, match=r"wikipedia_stats.*wikitext_stats"):
+        import_statistics(tmp_path, model_name=NAME, adapter=adapter)
+    chosen = tmp_path / "gpt-j-6B" / "wikitext_stats"
+    assert list(import_statistics(chosen, model_name=NAME, adapter=adapter).moment) == [1]
+
+
+def test_the_file_that_is_asked_for_is_used(
+    tmp_path: Path, adapter: ModelAdapter, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path / "gpt-j-6B"
+    asked = Asked("wikipedia", "float32", 100000)
+
+    def found() -> Path:
+        return find_statistics(tmp_path, model_name=NAME, adapter=adapter, layers=[1], asked=asked)[1]
+
+    small = write(place / "wikipedia_stats", 1, suffix="_1000")
+    assert found() == small
+    assert f"using {small}, the only statistics there; asked for are wikipedia, 100000 samples, float32" in caplog.text
+    write(place / "wikitext_stats", 1)
+    with pytest.raises(UsageError, match="several") as caught:
+        found()
+    assert "mom2_n_samples" in str(caught.value.hint)
+    caplog.clear()
+    exact = write(place / "wikipedia_stats", 1)
+    assert found() == exact
+    assert not caplog.text
+    assert find_statistics(exact.parent, model_name=NAME, adapter=adapter, layers=[1], asked=asked)[1] == exact
+
+
+def test_damaged_files(tmp_path: Path, adapter: ModelAdapter) -> None:
+    def refused(match: str, kind: type[Exception] = IntegrityError) -> None:
+        with pytest.raises(kind, match=match):
+            import_statistics(path, model_name=NAME, adapter=adapter)
+
+    path = write(tmp_path, 1, count=0)
+    refused("mom2.count")
+    lopsided = summed(1)
+    lopsided[3, 4] += 1e4
+    write(tmp_path, 1, total=lopsided)
+    refused("symmetric")
+    write(tmp_path, 1, total=summed(1) * float("nan"))
+    refused("not finite", EngineError)
+    np.savez(path, other=np.zeros(3))
+    refused("has no mom2.mom2, mom2.count; it has other")
+    path.write_bytes(b"not an archive")
+    refused("not a whole")
+    whole = write(tmp_path, 1).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    refused("not a whole")
+    pickled = np.empty(1, dtype=object)
+    pickled[0] = {"never": "loaded"}
+    np.savez(path, **{"mom2.mom2": pickled, "mom2.count": np.array(3)})
+    refused("not a whole")
+
+
+def test_cached_targets(tmp_path: Path) -> None:
+    z = {case: np.random.default_rng(int(case)).normal(size=32).astype(np.float32) for case in ("0", "17")}
+    for case, vector in z.items():
+        np.savez(tmp_path / f"mcf_layer_8_clamp_0.75_case_{case}.npz", v_star=vector)
+    np.savez(tmp_path / "mcf_layer_17_clamp_0.75_case_3.npz", v_star=np.zeros(64))
+    found = import_z(tmp_path, layer=8, clamp=0.75, size=32)
+    assert sorted(found) == ["0", "17"]
+    assert all(torch.equal(found[case], torch.from_numpy(vector)) for case, vector in z.items())
+    assert list(import_z(tmp_path, layer=8, clamp=0.75, size=32, cases={"17"})) == ["17"]
+    with pytest.raises(EngineError, match=r"case_3\.npz.*\(64,\).*32"):
+        import_z(tmp_path, layer=17, clamp=0.75, size=32)
+    with pytest.raises(StorageError, match=r"layer 8, clamp 0\.75"):
+        import_z(tmp_path, layer=8, clamp=4, size=32)
+    with pytest.raises(StorageError, match="not a directory"):
+        import_z(tmp_path / "absent", layer=8, clamp=4, size=32)
+    np.savez(tmp_path / "zsre_layer_8_clamp_0.75_case_0.npz", v_star=z["0"])
+    with pytest.raises(UsageError, match="several files for case 0"):
+        import_z(tmp_path, layer=8, clamp=0.75, size=32)

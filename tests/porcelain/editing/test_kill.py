@@ -1,0 +1,97 @@
+"""Kill a commit at any moment: it is there wholly or not at all, the next one works, and z is not searched twice."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from memit_vc.numerics.edit import engine
+from memit_vc.objects import Fact
+from memit_vc.porcelain.upkeep.fsck import fsck
+from memit_vc.repository import Repository
+from tests.support.killing_commits import commit_in_child, fork_server, search_then_die
+from tests.support.models import FACTS
+from tests.support.places import FIRST, SECOND, Cli, Place
+
+MOMENTS = 30
+
+
+def seconds(work: Path, edits: str) -> float:
+    """How long a commit takes when nobody kills it."""
+    start = time.monotonic()
+    child = fork_server().Process(target=commit_in_child, args=(work, edits))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    return time.monotonic() - start
+
+
+def live(repository: Repository) -> list[str]:
+    return [entry.fact.subject for entry in repository.live_facts(repository.head().commit)]
+
+
+def test_a_commit_killed_at_random_moments(place: Place) -> None:
+    edits = place.edits(SECOND)
+    before, after = ([fact.subject for fact in facts] for facts in (FIRST, (*FIRST, *SECOND)))
+    seconds(place.work, edits)  # the first child waits for the fork server
+    with Repository.open(place.work) as repository:
+        assert live(repository) == after
+        repository.undo()
+    whole = seconds(place.work, edits)
+    with Repository.open(place.work) as repository:
+        repository.undo()
+    moments = random.Random(0)
+    seen: list[bool] = []
+    for _ in range(MOMENTS):
+        forget_targets(place)
+        child = fork_server().Process(target=commit_in_child, args=(place.work, edits))
+        child.start()
+        child.join(moments.uniform(0, whole))
+        child.kill()
+        child.join()
+        assert child.exitcode in (0, -signal.SIGKILL)
+        with Repository.open(place.work) as repository:
+            assert fsck(repository)[0] == []
+            assert live(repository) in (before, after)
+            seen.append(live(repository) == after)
+            assert seen[-1] or child.exitcode != 0
+            if seen[-1]:
+                repository.undo()
+    assert not all(seen)
+    seconds(place.work, edits)
+    with Repository.open(place.work) as repository:
+        assert live(repository) == after
+
+
+def forget_targets(place: Place) -> None:
+    """So that each commit has all of its work before it."""
+    for path in (place.work / ".memitvc" / "cache" / "z").rglob("*.safetensors"):
+        path.unlink()
+
+
+def test_what_was_found_before_the_kill_is_used(place: Place, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = FACTS[2:5]
+    edits = place.edits(batch)
+    child = fork_server().Process(target=search_then_die, args=(place.work, edits, 2))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    with Repository.open(place.work) as repository:
+        assert fsck(repository) == ([], 0)
+        assert live(repository) == [fact.subject for fact in FIRST]
+    searched: list[Fact] = []
+    search = engine.find_targets
+
+    def counted(adapter: object, facts: Sequence[Fact], **named: object) -> object:
+        searched.extend(facts)
+        return search(adapter, facts, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "find_targets", counted)
+    monkeypatch.setattr(engine, "CHUNK", 1)
+    cli.ok("commit", edits, "--no-scores")
+    assert searched == [batch[2]]

@@ -1,0 +1,3 @@
+from tests.support.algebra.fixtures import repository, world
+
+__all__ = ["repository", "world"]

@@ -1,0 +1,133 @@
+"""A commit can be computed again from what it says of itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from memit_vc.cli import main
+from memit_vc.errors import MemitVCError, VerificationError
+from memit_vc.numerics.edit import engine
+from memit_vc.objects import Commit, RefUpdate, canonical_json
+from memit_vc.porcelain.editing.commit import Committed, commit_facts
+from memit_vc.porcelain.editing.models import load_model
+from memit_vc.porcelain.recomputing.reproduce import reproduce
+from memit_vc.porcelain.recomputing.resolve import resolve_revert, resolve_squash
+from memit_vc.porcelain.sets.revert import revert
+from memit_vc.repository import Repository
+from tests.support.models import FACTS
+from tests.support.opened import Opened
+
+
+def test_every_commit_comes_out_the_same(opened: Opened, with_history: Path) -> None:
+    repository = opened(with_history)
+    loaded = load_model(repository)
+    tip = repository.head().commit
+    objects = set(repository.blobs.iterate())
+    for revision in ("HEAD~2", "HEAD"):
+        made = reproduce(repository, revision, loaded=loaded)
+        assert made.equal
+        assert made.same_blob
+        assert made.largest == 0.0
+        assert len(made.differences) == 2
+    assert repository.head().commit == tip
+    assert set(repository.blobs.iterate()) == objects
+
+
+def test_solved_commits_come_out_the_same(opened: Opened, with_history: Path) -> None:
+    repository = opened(with_history)
+    loaded = load_model(repository)
+    resolve_revert(repository, ["HEAD~1"], fact=FACTS[2].subject, loaded=loaded)
+    assert reproduce(repository, loaded=loaded).equal
+    resolve_squash(repository, loaded=loaded)
+    assert reproduce(repository, loaded=loaded).equal
+
+
+def test_z_kept_by_another_batch_changes_no_patch(
+    opened: Opened, with_history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = opened(with_history)
+    loaded = load_model(repository)
+    repository.undo()
+
+    def committed(*numbers: int) -> Committed:
+        return commit_facts(repository, [FACTS[i] for i in numbers], scores=False, loaded=loaded)
+
+    for overlapping in ((4, 5, 6), (5, 6, 7), (4, 5)):
+        committed(*overlapping)
+        assert reproduce(repository, loaded=loaded).same_blob
+        repository.undo()
+    first = committed(5, 6, 7)  # of what is kept
+    repository.undo()
+    kept = {path: path.read_bytes() for path in (repository.root / "cache" / "z").rglob("*.safetensors")}
+    monkeypatch.setattr(engine, "find_targets", lambda *_, **__: pytest.fail("searched again"))
+    assert committed(5, 6, 7).patch == first.patch
+    monkeypatch.undo()
+    assert reproduce(repository, loaded=loaded).same_blob
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
+def test_reproducing_keeps_nothing(opened: Opened, with_history: Path) -> None:
+    repository = opened(with_history)
+    for path in (repository.root / "cache" / "z").rglob("*.safetensors"):
+        path.unlink()
+    assert reproduce(repository).equal
+    assert not [*(repository.root / "cache" / "z").rglob("*.safetensors")]
+
+
+def changed(repository: Repository, **changes: object) -> None:
+    """A commit on top of HEAD~1 with HEAD's columns and a provenance that says something else."""
+    tip = repository.commit(repository.head().commit)
+    assert tip.provenance is not None
+    record = {**json.loads(repository.blobs.read(tip.provenance)), **changes}
+    provenance = repository.blobs.put(canonical_json(record))
+    patch = repository.patch(tip.patches[0])
+    import dataclasses
+
+    from memit_vc.numerics.exact.patchfile import bounds, column_ids, encode_patch, read_patch
+    from memit_vc.objects import Patch, PatchId
+
+    _, tensors = read_patch(repository.patch_path(patch.id))
+    header = dataclasses.replace(patch.header, provenance=provenance)
+    made = PatchId(repository.blobs.put(encode_patch(header, tensors)))
+    new = Patch(made, header, column_ids(made, header, tensors), bounds(header, tensors), patch.constraints)
+    commit: Commit = dataclasses.replace(tip, patches=(made,), provenance=provenance, message="changed")
+    moved = [RefUpdate("heads/main", tip.id, commit.id)]
+    repository.publish(verb="test", description="changed", commits=[commit], patches=[new], refs=moved)
+
+
+def test_other_settings_give_another_patch(
+    opened: Opened, with_history: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = opened(with_history)
+    tip = repository.commit(repository.head().commit)
+    assert tip.provenance is not None
+    hparams = json.loads(repository.blobs.read(tip.provenance))["hparams"]
+    changed(repository, hparams={**hparams, "v_num_grad_steps": 3})
+    where = str(repository.directory)
+    assert main(["reproduce", "-C", where, "--json"]) == 15
+    record = json.loads(capsys.readouterr().out)
+    assert not record["equal"]
+    assert record["largest"] > 1e-3
+    assert main(["reproduce", "-C", where, "HEAD~1"]) == 0
+    assert "every byte equal" in capsys.readouterr().out
+
+
+def test_what_cannot_be_computed_again(opened: Opened, with_history: Path) -> None:
+    repository = opened(with_history)
+    loaded = load_model(repository)
+    revert(repository, ["HEAD"])
+    with pytest.raises(MemitVCError, match="was not computed: it is a revert"):
+        reproduce(repository)
+    with pytest.raises(MemitVCError, match="the base itself"):
+        reproduce(repository, "HEAD~4")
+    repository.undo()
+    changed(repository, state="0" * 64)
+    with pytest.raises(MemitVCError, match="is not in this repository"):
+        reproduce(repository, loaded=loaded)
+    repository.undo()
+    changed(repository, statistics={"id": "0" * 64, "ridge": {}})
+    with pytest.raises(VerificationError, match="are not here"):
+        reproduce(repository, loaded=loaded)

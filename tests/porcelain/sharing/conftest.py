@@ -1,0 +1,3 @@
+from tests.support.remotes import world
+
+__all__ = ["world"]

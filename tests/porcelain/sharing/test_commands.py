@@ -1,0 +1,255 @@
+"""remote, push, fetch, pull and clone as they are typed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from memit_vc.cli import main
+from memit_vc.porcelain.sets.branch import create_branch
+from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.upkeep.fsck import fsck
+from memit_vc.porcelain.upkeep.operations import operation_log
+from memit_vc.repository import Repository
+from tests.support.places import Cli, Result
+from tests.support.remotes import World, edited
+
+
+@pytest.fixture
+def here(world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    return Cli(world.work, capsys, monkeypatch)
+
+
+@pytest.fixture
+def there(world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    return Cli(world.empty, capsys, monkeypatch)
+
+
+def edit(world: World, number: int) -> str:
+    with Repository.open(world.work) as repository:
+        return edited(repository, number).id
+
+
+def test_remotes_are_named(world: World, here: Cli) -> None:
+    assert here.ok("remote").out == f"origin  {world.shared}\n"
+    config = world.work / ".memitvc" / "config.toml"
+    config.write_text(f"# mine\n{config.read_text()}")
+    here.ok("remote", "add", "other", "../place")
+    assert config.read_text().startswith("# mine\n")
+    kept = str(world.work.parent / "place")
+    assert here.ok("remote", "list", "--json").json == [
+        {"name": "origin", "url": str(world.shared)},
+        {"name": "other", "url": kept},
+    ]
+    assert here("remote", "add", "other", "../x").code == 1
+    assert here("remote", "add", "a/b", "../x").code == 2
+    assert here("remote", "add", "..", "../x").code == 2
+    assert here("remote", "add", "x").code == 2
+    assert here("remote", "remove", "nobody").code == 1
+    secret = here("remote", "add", "web", "https://ada:hf_secret@example.org/x")
+    assert secret.code == 2
+    assert "hf_secret" not in secret.out + secret.err
+    here.ok("push", "other")
+    assert "other/main" in here.ok("log").out
+    here.ok("remote", "remove", "other")
+    assert "other/main" not in here.ok("log").out
+    assert Path(kept, "memitvc.json").is_file()
+    with Repository.open(world.work) as repository:
+        assert repository.config.base == str(world.base)
+
+
+def test_push_says_what_went(world: World, here: Cli) -> None:
+    assert "has all of main already" in here.ok("push").out
+    made = edit(world, 1)
+    planned = here.ok("push", "--dry-run")
+    assert "would send 1 commit, 3 objects" in planned.out
+    assert f"commits/{made}.json" in planned.out
+    sent = here.ok("push", "--json").json
+    assert sent["commits"] == [made]
+    assert sent["bytes"] == sum(sent["files"].values()) == sum((world.shared / p).stat().st_size for p in sent["files"])
+    assert sent["new"] == made
+    with Repository.open(world.work) as repository:
+        assert operation_log(repository, limit=1)[0].description == "main to origin"
+
+
+def test_a_stale_adapter_goes(world: World, here: Cli) -> None:
+    assert (world.shared / "adapter_config.json").is_file()
+    config = json.loads((world.shared / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] is None
+    assert f"a LoRA of rank {config['r']})" in (world.shared / "README.md").read_text()
+    assert "model_name: ./base\n" in (world.shared / "hparams.yaml").read_text()
+    edit(world, 1)
+    assert "no longer holds" in here.ok("push", "--no-adapter").err
+    assert not list(world.shared.glob("adapter_*"))
+    assert str(world.base.parent) not in "".join(
+        path.read_text(errors="replace") for path in world.shared.iterdir() if path.is_file()
+    )
+
+
+def test_pull_moves_the_branch_and_undo_takes_it_back(world: World, here: Cli, there: Cli) -> None:
+    first = there.ok("pull", "--json").json
+    with Repository.open(world.work) as repository:
+        tip = repository.head().commit
+    assert (first["after"], first["fetched"]["commits"]) == (tip, 4)
+    assert [fact["subject"] for fact in there.ok("facts", "--json").json] == [
+        fact["subject"] for fact in here.ok("facts", "--json").json
+    ]
+    again = there.ok("pull").out.splitlines()
+    assert again == [f"everything from {world.shared} is here already", "main is up to date"]
+    made = edit(world, 1)
+    here.ok("push")
+    assert f"origin/main: {tip[:10]} → {made[:10]}" in there.ok("fetch").out
+    assert there.ok("log", "origin/main", "--json").json[0]["id"] == made
+    assert there.ok("diff", "HEAD", "origin/main").out
+    assert f"main: {tip[:10]} → {made[:10]}" in there.ok("pull").out
+    there.ok("undo")
+    assert there.ok("status", "--json").json["commit"] == tip
+    there.ok("undo")
+    assert there.ok("status", "--json").json["commit"] == made
+
+
+def test_status_tells_how_far_the_remote_is(world: World, here: Cli, there: Cli) -> None:
+    there.ok("pull")
+    assert "remote  origin/main: the same, as last heard of" in there.ok("status").out
+    edit(world, 1)
+    here.ok("push")
+    there.ok("fetch")
+    assert "remote  origin/main: 1 commit to pull, as last heard of" in there.ok("status").out
+    there.ok("revert", "HEAD~1")
+    assert there.ok("status", "--json").json["followed"] == [{"name": "origin/main", "ahead": 1, "behind": 1}]
+    there.ok("switch", "--detach", "HEAD~1")
+    assert "remote " not in there.ok("status").out
+
+
+def test_a_push_after_a_squash_says_what_can_be_done(world: World, here: Cli) -> None:
+    here.ok("push")
+    pushed = here.ok("op", "log", "--json").json[0]["id"]
+    here.ok("squash", "--all")
+    refused = here("push")
+    assert refused.code == 11
+    assert "before its history was rewritten" in refused.err
+    assert "memitvc undo" in refused.err
+    here.ok("branch", "short")
+    here.ok("push", "origin", "short")
+    here.ok("op", "restore", str(pushed))
+    assert "has all of main already" in here.ok("push").out
+
+
+def test_both_sides_moved(world: World, here: Cli, there: Cli) -> None:
+    there.ok("pull")
+    made = edit(world, 1)
+    here.ok("push")
+    with Repository.open(world.empty) as repository:
+        revert(repository, ["HEAD~1"])
+    refused = there("push")
+    assert refused.code == 11
+    assert "memitvc pull origin main" in refused.err
+    stopped = there("pull", "--json")
+    assert stopped.code == 11
+    assert stopped.error["hint"] == "Join them: memitvc merge origin/main"
+    assert there.ok("log", "origin/main", "--json").json[0]["id"] == made
+    there.ok("merge", "origin/main")
+    there.ok("push")
+    here.ok("pull")
+    assert here.ok("log", "--json").json[0] == there.ok("log", "--json").json[0]
+
+
+def test_branches(world: World, here: Cli, there: Cli) -> None:
+    there.ok("pull")
+    with Repository.open(world.work) as repository:
+        create_branch(repository, "trial")
+    assert "trial: new →" in here.ok("push", "origin", "trial").out
+    assert "origin/trial: new →" in there.ok("fetch").out
+    assert there("pull", "origin", "nothing").code == 1
+    there.ok("pull", "origin", "trial")
+    there.ok("switch", "HEAD~1", "--detach") if there("switch", "HEAD~1").code else None
+    assert there("pull").code == 2
+    assert there("push").code == 2
+
+
+def test_clone(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: str) -> Result:
+        capsys.readouterr()
+        code = main(["clone", "-C", str(tmp_path), *arguments])
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    needs = run("shared", "copy")
+    assert needs.code == 2
+    assert "--base" in needs.err
+    assert not (tmp_path / "copy").exists()
+    made = run("shared", "copy", "--base", str(world.base), "--json")
+    assert made.code == 0, made.err
+    assert made.json["branch"] == "main"
+    assert made.json["fetched"]["commits"] == 4
+    with Repository.open(tmp_path / "copy") as repository:
+        assert fsck(repository) == ([], 0)
+        assert repository.config.base == str(world.base)
+        assert "hyperparameters of this repository, from" in repository.hparams_path.read_text()
+        assert f"model_name: {world.base}" in repository.hparams_path.read_text()
+    assert run("shared", "copy", "--base", str(world.base)).code == 1
+    assert run("nowhere-at-all", "--base", str(world.base)).code == 14
+    assert not (tmp_path / "nowhere-at-all").exists()
+    assert run("shared", "third", "--base", str(tmp_path / "no-model")).code != 0
+    assert not (tmp_path / "third").exists()
+
+
+def test_another_model_is_no_base(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.support.models import tiny
+
+    other = tiny("llama", tmp_path / "other", seed=5)
+    code = main(["clone", "-C", str(tmp_path), "shared", "copy", "--base", str(other)])
+    said = capsys.readouterr().err
+    assert code == 12
+    assert "has other bytes" in said
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_repository_on_another_base_is_kept_apart(world: World, tmp_path: Path, here: Cli) -> None:
+    from memit_vc.porcelain.setup import init
+    from tests.support.models import tiny
+
+    other = tiny("llama", tmp_path / "other", seed=5)
+    hparams = world.work / ".memitvc" / "hparams.yaml"
+    init(str(other), directory=tmp_path / "elsewhere", hparams=hparams)
+    before = sorted(path.relative_to(world.shared) for path in world.shared.rglob("*"))
+    for command in ("push", "fetch"):
+        place = Cli(tmp_path / "elsewhere", here.capsys, here.monkeypatch)
+        place("remote", "add", "origin", world.shared)
+        refused = place(command)
+        assert refused.code == 14
+        assert "is about base" in refused.err
+    assert sorted(path.relative_to(world.shared) for path in world.shared.rglob("*")) == before
+    with Repository.open(tmp_path / "elsewhere") as repository:
+        assert fsck(repository) == ([], 0)
+
+
+def test_naming_a_remote_loads_nothing_heavy(world: World) -> None:
+    run = (
+        "import sys; from memit_vc.cli import main;"
+        f"code = main(['remote', '-C', {str(world.work)!r}]) or main(['push', '-C', {str(world.work)!r}]);"
+        "heavy = {'torch', 'transformers', 'alembic', 'numpy', 'huggingface_hub'} & set(sys.modules);"
+        "sys.exit(code or (f'{heavy}' if heavy else 0))"
+    )
+    made = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+
+
+def test_fetch_makes_a_damaged_object_good(world: World, here: Cli) -> None:
+    edit(world, 1)
+    here.ok("push")
+    with Repository.open(world.work) as repository:
+        blob = next(repository.blobs.iterate())
+        path = repository.blobs.path(blob)
+    whole = path.read_bytes()
+    for damage in (b"", whole[:-1] + bytes([whole[-1] ^ 1])):
+        path.chmod(0o644)
+        path.write_bytes(damage)
+        assert here("fsck").code == 12
+        here.ok("fetch")
+        assert path.read_bytes() == whole
+        here.ok("fsck")

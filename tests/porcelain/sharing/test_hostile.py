@@ -1,0 +1,356 @@
+"""A remote that lies: refused with exit code 12 or 14, with a reason, before anything is stored."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memit_vc.errors import MemitVCError
+from memit_vc.porcelain.sharing.clone import clone
+from memit_vc.porcelain.sharing.fetch import fetch
+from memit_vc.porcelain.sharing.pull import pull
+from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
+from memit_vc.remote.manifest import MANIFEST, commit_path, object_path
+from memit_vc.repository import Repository
+from tests.support.forge import Forge
+from tests.support.places import contents
+from tests.support.remotes import World, canonical
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+def refused(world: World, reason: str, *, verb: Callable[..., object] = fetch) -> MemitVCError:
+    """Fetching stops for a reason that contains `reason`, and the repository is what it was, to the last row."""
+    before = contents(world.empty)
+    with Repository.open(world.empty) as repository:
+        with pytest.raises(MemitVCError) as caught:
+            verb(repository)
+        assert repository.orphans() == []
+    assert contents(world.empty) == before
+    assert list(world.empty.rglob("cache/incoming/*")) == []
+    assert reason in caught.value.message
+    assert caught.value.exit_code in (12, 14)
+    assert caught.value.hint
+    return caught.value
+
+
+def test_it_is_taken_where_nobody_lies(world: World) -> None:
+    with Repository.open(world.empty) as repository:
+        pull(repository)
+        assert repository.head().commit == Forge(world.shared).tip
+
+
+Blow = tuple[str, Callable[[Forge], object]]
+
+
+def factor(value: float) -> Callable[[dict[str, Any]], None]:
+    def change(tensors: dict[str, Any]) -> None:
+        tensors[min(tensors)][0, 0] = value
+
+    return change
+
+
+def scaled(tensors: dict[str, Any]) -> None:
+    name = min(tensors)
+    tensors[name] = tensors[name] * (1 + 2.0**-20)
+
+
+def longer(tensors: dict[str, Any]) -> None:
+    name = next(name for name in sorted(tensors) if name.endswith(".left"))
+    tensors[name] = tensors[name].repeat(2, 1)
+
+
+def taller(forge: Forge) -> None:
+    """Factors of another height, and a header that says so."""
+
+    def header(record: dict[str, Any]) -> None:
+        record["weights"][min(record["weights"])]["d_out"] *= 2
+
+    forge.repacked(longer, header)
+
+
+def claims(forge: Forge) -> None:
+    """A header length of 2^60 bytes."""
+    forge.with_patch((1 << 60).to_bytes(8, "little") + forge.patch()[1][8:])
+
+
+def entries(forge: Forge) -> None:
+    """Tensors of 2^60 entries."""
+    data = forge.patch()[1]
+    length = int.from_bytes(data[:8], "little")
+    record = json.loads(data[8 : 8 + length])
+    for name, entry in record.items():
+        if name != "__metadata__":
+            entry["shape"] = [1 << 30, 1 << 30]
+    head = json.dumps(record).encode()
+    forge.with_patch(len(head).to_bytes(8, "little") + head + data[8 + length :])
+
+
+def spoil(path: Callable[[Forge], str], change: Callable[[bytes], bytes]) -> Callable[[Forge], None]:
+    def blow(forge: Forge) -> None:
+        forge.write(path(forge), change((forge.root / path(forge)).read_bytes()))
+
+    return blow
+
+
+def patch_path(forge: Forge) -> str:
+    return object_path(forge.patch()[0])
+
+
+def provenance_path(forge: Forge) -> str:
+    return object_path(forge.record(forge.newest_edit())["commit"]["provenance"])
+
+
+def tip_path(forge: Forge) -> str:
+    return commit_path(forge.tip)
+
+
+def field(name: str, value: object) -> Callable[[Forge], object]:
+    return lambda forge: forge.edit(lambda record: record["commit"].update({name: value}))
+
+
+def whole(name: str, value: object) -> Callable[[Forge], object]:
+    return lambda forge: forge.edit(lambda record: record.update({name: value}))
+
+
+def publishes(name: str, value: object) -> Callable[[Forge], object]:
+    return lambda forge: forge.publish(lambda record: record.update({name: value}))
+
+
+def ref(name: str, commit: str | None = None) -> Callable[[Forge], object]:
+    return lambda forge: forge.publish(lambda record: record["refs"].update({name: commit or forge.tip}))
+
+
+def source(name: str, revision: str) -> Callable[[Forge], object]:
+    return lambda forge: forge.publish(lambda record: record["base"].update({"source": name, "revision": revision}))
+
+
+def grow(path: Callable[[Forge], str], size: int) -> Callable[[Forge], None]:
+    def blow(forge: Forge) -> None:
+        target = forge.root / path(forge)
+        target.chmod(0o644)
+        os.truncate(target, size)
+
+    return blow
+
+
+def linked(forge: Forge) -> None:
+    target = forge.root / patch_path(forge)
+    target.rename(forge.root / "elsewhere")
+    target.symlink_to(forge.root / "elsewhere")
+
+
+def forgotten_fact(record: dict[str, Any]) -> None:
+    record["facts"] = record["facts"][1:]
+
+
+def other_fact(record: dict[str, Any]) -> None:
+    record["facts"][0]["target_new"] = "something else"
+
+
+def added_and_removed(record: dict[str, Any]) -> None:
+    record["commit"]["removes"] = record["commit"]["adds"]
+
+
+def scores(forge: Forge) -> None:
+    side = {"facts": {}, "total": {"ES": "all"}, "perplexity": None, "probe": ""}
+    forge.edit(lambda record: record.update({"scores": {"before": side, "after": side}}))
+
+
+def under_another_name(forge: Forge) -> None:
+    forge.write(tip_path(forge), (forge.root / commit_path(forge.newest_edit())).read_bytes())
+
+
+def own_parent(forge: Forge) -> None:
+    name = forge.tip
+    record = forge.record(name)
+    record["commit"]["parents"] = [name]
+    forge.write(commit_path(name), canonical(record))
+
+
+HEX = "ab" * 32
+BLOWS: dict[str, Blow] = {
+    "a flipped byte": ("not what its name says", spoil(patch_path, lambda d: d[:-1] + bytes([d[-1] ^ 1]))),
+    "a short object": ("not what its name says", spoil(patch_path, lambda d: d[:-1])),
+    "a longer object": ("not what its name says", spoil(patch_path, lambda d: d + b"\0")),
+    "spoilt provenance": ("not what its name says", spoil(provenance_path, lambda d: d + b" ")),
+    "an object gone": ("lacks object", lambda f: (f.root / patch_path(f)).unlink()),
+    "a symbolic link": ("lacks object", linked),
+    "a header of 2^60 bytes": ("cut short", claims),
+    "tensors of 2^60 entries": ("does not fill bytes", entries),
+    "a terabyte": ("bytes", grow(patch_path, 1 << 42)),
+    "NaN": ("holds NaN or infinity", lambda f: f.repacked(factor(NAN))),
+    "infinity": ("holds NaN or infinity", lambda f: f.repacked(factor(INFINITE))),
+    "off the grid": ("off the grid", lambda f: f.repacked(scaled)),
+    "another shape": ("the base has", taller),
+    "a shape that the header denies": ("its header says", lambda f: f.repacked(longer)),
+    "a weight of another name": (
+        "does not have",
+        lambda f: f.repacked(
+            lambda t: t.update({k.replace("down_proj", "up_proj"): t.pop(k) for k in sorted(t)}),
+            lambda h: h.update(weights={k.replace("down_proj", "up_proj"): v for k, v in h["weights"].items()}),
+        ),
+    ),
+    "a patch of another base": ("belongs to base", lambda f: f.repacked(header=lambda h: h.update(base=HEX))),
+    "an unknown patch format": ("patch format 9", lambda f: f.repacked(header=lambda h: h.update(format=9))),
+    "no patch at all": ("patch", lambda f: f.with_patch(b"PK\3\4" + bytes(100))),
+    "an empty patch": ("cut short", lambda f: f.with_patch(b"")),
+    "a commit gone": ("lacks commit", lambda f: (f.root / tip_path(f)).unlink()),
+    "a parent gone": ("lacks commit", field("parents", [HEX])),
+    "its own parent": ("is another commit", own_parent),
+    "a commit under another's name": ("is another commit", under_another_name),
+    "a commit of another base": ("belongs to base", field("base", HEX)),
+    "an unknown commit format": ("commit format 2", field("format", 2)),
+    "a second root": ("no parents", field("parents", [])),
+    "a root of a kind": ("no parents", field("kind", "root")),
+    "a parent twice": ("twice", lambda f: f.edit(lambda r: r["commit"].update(parents=r["commit"]["parents"] * 2))),
+    "a column twice": ("twice", lambda f: f.edit(lambda r: r["commit"].update(adds=sorted(r["commit"]["adds"] * 2)))),
+    "a path for a parent": ("of another type", field("parents", ["../../../etc/passwd"])),
+    "a path for a patch": ("patches", whole("patches", {"../../../etc/passwd": None})),
+    "a path for constraints": (
+        "patches",
+        lambda f: f.edit(lambda r: r["patches"].update(dict.fromkeys(r["patches"], "../x"))),
+    ),
+    "a column from nowhere": ("no patch holds", field("adds", [HEX])),
+    "added and removed": ("adds what it removes", lambda f: f.edit(added_and_removed)),
+    "a fact gone": ("lacks fact", lambda f: f.edit(forgotten_fact)),
+    "another fact": ("lacks fact", lambda f: f.edit(other_fact)),
+    "a fact without its subject": (
+        "does not occur",
+        lambda f: f.edit(lambda r: r["facts"][0].update(subject="nobody")),
+    ),
+    "facts that are none": ("fact 1", whole("facts", [[]])),
+    "scores in words": ("scores", scores),
+    "scores of another kind": ("scores", whole("scores", [1])),
+    "scores handed on in words": ("scores", whole("brought", {"before": {}, "after": {HEX: {"ES": "all"}}})),
+    "scores handed on of nothing": ("scores", whole("brought", {"before": {}, "after": {"a fact": {}}})),
+    "scores handed on of another kind": ("scores", whole("brought", None)),
+    "a record in other spelling": ("as memit-vc writes", spoil(tip_path, lambda d: d + b"\n")),
+    "a record that is no JSON": ("not JSON", spoil(tip_path, lambda d: d[:-2])),
+    "a record of depth": ("not JSON", spoil(tip_path, lambda d: b"[" * 1_000_000)),
+    "a record of a gigabyte": ("bytes", grow(tip_path, 1 << 30)),
+    "a number of many digits": ("not JSON", spoil(tip_path, lambda d: b'{"commit":' + b"9" * 100_000 + b"}")),
+    "a manifest of depth": ("damaged", lambda f: f.write(MANIFEST, b"[" * 1_000_000)),
+    "a manifest of a gigabyte": ("bytes", grow(lambda _: MANIFEST, 1 << 30)),
+    "an empty manifest": ("damaged", lambda f: f.write(MANIFEST, b"")),
+    "a manifest in other spelling": ("damaged", spoil(lambda _: MANIFEST, lambda d: d + b"\n")),
+    "an unknown format": ("format 2", publishes("format", 2)),
+    "a format that is no number": ("damaged", publishes("format", True)),
+    "more fields": ("damaged", publishes("more", 1)),
+    "another base": ("about base", lambda f: f.publish(lambda r: r["base"].update(id=HEX))),
+    "no default branch": ("damaged", publishes("default", "other")),
+    "a path for a ref": ("damaged", ref("heads/../../../etc/passwd")),
+    "an option for a branch": ("damaged", ref("heads/-x")),
+    "a tracking ref": ("damaged", ref("remotes/origin/main")),
+    "a path for a commit": ("damaged", ref("heads/x", "../../../etc/passwd")),
+    "a ref to nowhere": ("lacks commit", ref("heads/x", HEX)),
+    "a path for the base": ("damaged", source("../../etc", "0" * 40)),
+    "a branch for the base's revision": ("damaged", source("owner/name", "main")),
+}
+
+
+@pytest.mark.parametrize("blow", BLOWS)
+def test_hostile_content_is_refused(world: World, blow: str) -> None:
+    reason, strike = BLOWS[blow]
+    strike(Forge(world.shared))
+    refused(world, reason)
+
+
+def test_a_history_in_a_circle(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No such thing has right ids, so the check of ids is put out of force."""
+    forge = Forge(world.shared)
+    own_parent(forge)
+    decode = RemoteCommit.decode.__func__  # type: ignore[attr-defined]
+
+    def trusting(data: bytes, name: Any, where: str) -> RemoteCommit:
+        import memit_vc.porcelain.sharing.remote_commit as module
+
+        record = json.loads(data)
+        if record["commit"]["parents"] == [name]:
+            made = module.parse_commit(record["commit"], where)
+            monkeypatch.setattr(type(made), "id", name)
+            return RemoteCommit(made, (), {}, None)
+        return decode(RemoteCommit, data, name, where)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(RemoteCommit, "decode", staticmethod(trusting))
+    refused(world, "in a circle")
+
+
+def test_sums_that_could_round(world: World) -> None:
+    """Each patch is exact; the state that a commit makes of many is not."""
+    import torch
+
+    from memit_vc.numerics.exact.grid import snap
+    from memit_vc.numerics.exact.patchfile import LowRank, column_ids, encode_patch
+    from memit_vc.objects import Fact, PatchColumn, PatchHeader, PatchId, WeightForm
+
+    forge = Forge(world.shared)
+    with Repository.open(world.empty) as repository:
+        weight, base = repository.weights()[0], repository.base_id
+    facts = [Fact(prompt=f"x{n} is", subject=f"x{n}", target="y") for n in range(200)]
+    left = torch.ones(weight.d_out, len(facts), dtype=torch.float64)
+    right = torch.full((len(facts), weight.d_in), 2.0 ** (weight.quantum + 46), dtype=torch.float64)
+    header = PatchHeader(
+        base=base,
+        weights={
+            weight.name: WeightForm(form="low_rank", d_out=weight.d_out, d_in=weight.d_in, quantum=weight.quantum)
+        },
+        columns=tuple(PatchColumn(fact=fact.id) for fact in facts),
+        provenance=None,
+    )
+    tensors = {weight.name: LowRank(*snap(left, right, weight.quantum))}
+    data = encode_patch(header, tensors)
+    columns = column_ids(PatchId(forge.put(data)), header, tensors)
+
+    def change(record: dict[str, Any]) -> None:
+        record["commit"].update(adds=sorted(columns), patches=[forge.put(data)], provenance=None)
+        record.update(patches={forge.put(data): None}, facts=[fact.to_json() for fact in facts], scores=None)
+
+    forge.edit(change)
+    refused(world, "exact sums")
+
+
+def test_a_pull_refuses_what_a_fetch_refuses(world: World) -> None:
+    Forge(world.shared).repacked(factor(NAN))
+    refused(world, "NaN", verb=pull)
+
+
+@pytest.mark.parametrize("blow", ["a flipped byte", "NaN", "a parent gone", "an unknown format", "another fact"])
+def test_a_clone_of_it_leaves_nothing(world: World, tmp_path: Path, blow: str) -> None:
+    BLOWS[blow][1](Forge(world.shared))
+    with pytest.raises(MemitVCError) as caught:
+        clone(str(world.shared), Path("copy"), base=str(world.base), start=tmp_path)
+    assert caught.value.exit_code in (12, 14)
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "reason"),
+    [
+        ("base.json", b"{}", "base.json"),
+        ("base.json", b"[" * 1_000_000, "base.json"),
+        ("hparams.yaml", b"[" * 5_000, "hparams.yaml"),
+        ("hparams.yaml", b"\xff\xfe", "hparams.yaml"),
+        ("hparams.yaml", b"!!python/object/apply:os.system ['echo']", "hparams.yaml"),
+        ("hparams.yaml", b"layers: [100]\n", "hparams.yaml"),
+    ],
+)
+def test_a_spoilt_base_or_setting_stops_a_clone(
+    world: World, tmp_path: Path, path: str, data: bytes, reason: str
+) -> None:
+    Forge(world.shared).write(path, data)
+    with pytest.raises(MemitVCError, match=reason) as caught:
+        clone(str(world.shared), Path("copy"), base=str(world.base), start=tmp_path)
+    assert caught.value.exit_code in (12, 14)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_manifest_that_is_no_file(world: World) -> None:
+    (world.shared / MANIFEST).unlink()
+    (world.shared / MANIFEST).mkdir()
+    refused(world, "no file")

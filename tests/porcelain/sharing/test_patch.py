@@ -1,0 +1,361 @@
+"""Patch files: what one repository writes another takes in, and a hostile file leaves no trace."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import save
+
+from memit_vc.cli import main
+from memit_vc.errors import ConflictError, IntegrityError, MemitVCError, UsageError
+from memit_vc.objects import Commit, RefUpdate, canonical_json
+from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.sharing.bundle import Bundle
+from memit_vc.porcelain.sharing.export_patch import export_patch
+from memit_vc.porcelain.sharing.import_patch import import_patch
+from memit_vc.porcelain.upkeep.fsck import fsck
+from memit_vc.repository import Repository
+from memit_vc.store.safetensors_file import read_header
+from tests.support.histories import record
+from tests.support.models import FACTS, tiny
+from tests.support.opened import Opened
+
+
+def to_root(repository: Repository) -> None:
+    head = repository.head()
+    repository.publish(
+        verb="reset",
+        description="to the base",
+        refs=[RefUpdate("heads/main", head.commit, repository.resolve("HEAD~3"))],
+    )
+
+
+@pytest.fixture
+def empty(opened: Opened) -> Repository:
+    """A repository on the same base whose history holds nothing, nor do its objects."""
+    repository = opened("llama")
+    to_root(repository)
+    repository.gc(keep_operations=0, grace=0)
+    assert list(repository.blobs.iterate()) == []
+    return repository
+
+
+def digest(repository: Repository) -> tuple[object, ...]:
+    return repository.refs(), len(repository.operations()), list(repository.blobs.iterate()), repository.orphans()
+
+
+def test_a_history_goes_from_one_repository_to_another(opened: Opened, empty: Repository, tmp_path: Path) -> None:
+    source = opened("llama")
+    root, tip = source.resolve("HEAD~3"), source.head().commit
+    revert(source, ["HEAD~1"])
+    made = export_patch(source, f"{root}..HEAD", tmp_path / "four.memitvc")
+    assert (len(made.commits), made.patches, made.facts) == (4, 3, 7)
+    assert made.bytes == made.file.stat().st_size
+
+    taken = import_patch(empty, made.file)
+    assert (taken.added, taken.removed, taken.skipped) == (5, 0, ())
+    assert taken.imported == made.commits
+    assert taken.state == source.state_id(source.state(source.head().commit))
+    ids = [entry.id for entry in empty.log([empty.head().commit])][:4][::-1]
+    assert ids == list(taken.ids)
+    assert empty.state_id(empty.state(ids[2])) == source.state_id(source.state(tip))
+    assert [f.fact for f in empty.live_facts(ids[-1])] == [f.fact for f in source.live_facts(source.head().commit)]
+    assert fsck(empty)[0] == []
+    for patch in source.selection(source.state(tip)):
+        assert empty.patch(patch) == source.patch(patch)
+
+    one = export_patch(source, "HEAD~3", tmp_path / "one")
+    before = source.head()
+    again = import_patch(source, one.file)
+    assert (again.ids, again.skipped, source.head()) == ((), one.commits, before)
+    assert empty.undo().verb == "undo"
+
+
+def test_the_file_is_the_same_each_time_and_smaller_without_constraints(opened: Opened, tmp_path: Path) -> None:
+    source = opened("llama")
+    first, again = (export_patch(source, "HEAD", tmp_path / name).file for name in ("a", "b"))
+    assert first.read_bytes() == again.read_bytes()
+    small = export_patch(source, "HEAD", tmp_path / "c", constraints=False)
+    assert small.bytes < first.stat().st_size
+    with pytest.raises(UsageError, match="exists"):
+        export_patch(source, "HEAD", first)
+    with pytest.raises(UsageError, match="base itself"):
+        export_patch(source, "HEAD~3", tmp_path / "d")
+    with pytest.raises(UsageError, match="no commit"):
+        export_patch(source, "HEAD..HEAD", tmp_path / "d")
+
+
+def test_without_constraints_it_still_goes_in(opened: Opened, empty: Repository, tmp_path: Path) -> None:
+    file = export_patch(opened("llama"), "HEAD~2", tmp_path / "x", constraints=False).file
+    made = import_patch(empty, file)
+    assert made.added == 3
+    (patch,) = empty.commit(made.ids[0]).patches
+    assert empty.patch(patch).constraints is None
+
+
+def test_a_contradiction_stops_unless_told(opened: Opened, empty: Repository, tmp_path: Path) -> None:
+    file = export_patch(opened("llama"), "HEAD~2", tmp_path / "x").file
+    other = replace(FACTS[0], target="Madrid")
+    record(empty, [other], (1, 2), message="another answer", seed=9)
+    before = digest(empty)
+    with pytest.raises(ConflictError, match="Madrid"):
+        import_patch(empty, file)
+    assert digest(empty) == before
+    for side, live in (("ours", {other}), ("theirs", {FACTS[0]}), ("keep-both", {other, FACTS[0]})):
+        import_patch(empty, file, on_conflict=side)  # type: ignore[arg-type]
+        found = {entry.fact for entry in empty.live_facts(empty.head().commit)}
+        assert found & {other, FACTS[0]} == live
+        assert {FACTS[1], FACTS[2]} <= found
+        empty.undo()
+
+
+def test_another_base_is_refused(opened: Opened, tmp_path: Path) -> None:
+    from memit_vc.porcelain.setup import init
+    from tests.support.models import hparams_for, load
+
+    file = export_patch(opened("llama"), "HEAD", tmp_path / "x").file
+    base = tiny("llama", tmp_path / "other" / "base", seed=5)
+    hparams = tmp_path / "hparams.yaml"
+    hparams.write_text(hparams_for(load(base)).to_yaml())
+    init(str(base), directory=tmp_path / "other" / "work", hparams=hparams)
+    with Repository.open(tmp_path / "other" / "work") as other:
+        with pytest.raises(IntegrityError, match="belongs to base"):
+            import_patch(other, file)
+        assert other.fsck() == []
+
+
+# A hostile file: the tensors of a good one, changed and packed again with everything else made to fit.
+
+Tensors = dict[str, bytes]
+Change = Callable[[Tensors, dict[str, Any]], None]
+
+
+def unpack(file: Path) -> tuple[Tensors, dict[str, Any], dict[str, str]]:
+    header, data = read_header(file), file.read_bytes()
+    blobs = {n: data[header.data_start + e.begin : header.data_start + e.end] for n, e in header.tensors.items()}
+    manifest = json.loads(blobs.pop("manifest"))
+    return blobs, manifest, dict(header.metadata)
+
+
+def pack(file: Path, blobs: Tensors, manifest: dict[str, Any] | bytes, metadata: dict[str, str]) -> Path:
+    import numpy as np
+
+    raw = manifest if isinstance(manifest, bytes) else canonical_json(manifest)
+    tensors = {name: np.frombuffer(data, np.uint8) for name, data in {**blobs, "manifest": raw}.items()}
+    file.write_bytes(save(tensors, metadata))
+    return file
+
+
+def the_patch(manifest: dict[str, Any]) -> str:
+    (name,) = manifest["patches"]
+    return str(name)
+
+
+def swap_patch(change: Callable[[bytes], bytes]) -> Change:
+    """The patch with other bytes under its right new name."""
+
+    def apply(blobs: Tensors, manifest: dict[str, Any]) -> None:
+        old = the_patch(manifest)
+        data = change(blobs.pop(old))
+        new = hashlib.sha256(data).hexdigest()
+        blobs[new] = data
+        manifest["patches"] = {new: manifest["patches"][old]}
+
+    return apply
+
+
+def numbers(value: bytes) -> Change:
+    """One factor entry replaced."""
+    return swap_patch(lambda data: data[:-4] + value)
+
+
+def header(old: str, new: str) -> Change:
+    def change(data: bytes) -> bytes:
+        length = int.from_bytes(data[:8], "little")
+        text = data[8 : 8 + length].decode().rstrip().replace(old, new).encode()
+        assert old.encode() in data[: 8 + length]
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+    return swap_patch(change)
+
+
+def edit(work: Callable[[dict[str, Any]], Any]) -> Change:
+    return lambda _, manifest: work(manifest) and None
+
+
+def rename(name: str) -> Change:
+    def apply(blobs: Tensors, manifest: dict[str, Any]) -> None:
+        blobs[name] = blobs.pop(the_patch(manifest))
+
+    return apply
+
+
+def flip(blobs: Tensors, manifest: dict[str, Any]) -> None:
+    data = bytearray(blobs[the_patch(manifest)])
+    data[-1] ^= 1
+    blobs[the_patch(manifest)] = bytes(data)
+
+
+def doubled(manifest: dict[str, Any]) -> None:
+    manifest["commits"].append(manifest["commits"][0])
+
+
+def reversed_parents(manifest: dict[str, Any]) -> None:
+    """A child before its parent: the only way to write a cycle down, as ids hash their parents."""
+    first = manifest["commits"][0]
+    child = {**first, "parents": [Commit.from_json(first).id], "adds": [], "patches": [], "message": "child"}
+    manifest["commits"] = [child, first]
+
+
+def foreign_constraints(blobs: Tensors, manifest: dict[str, Any]) -> None:
+    import torch
+
+    from memit_vc.numerics.exact.constraints import encode_constraints
+
+    data = encode_constraints({"w": torch.zeros(3, 3)}, {"w": torch.zeros(2, 3)}, torch.zeros(3, 2))
+    del blobs[manifest["patches"][the_patch(manifest)]]
+    name = hashlib.sha256(data).hexdigest()
+    blobs[name] = data
+    manifest["patches"][the_patch(manifest)] = name
+
+
+def other_version(manifest: dict[str, Any]) -> None:
+    manifest["commits"][0]["format"] = 2
+
+
+FORGED = {
+    "a flipped byte": (flip, "not what its name says"),
+    "a path for a name": (rename("../../../etc/passwd"), "no object of memit-vc"),
+    "another name": (rename("0" * 64), "lacks the object"),
+    "NaN": (numbers(b"\x00\x00\xc0\x7f"), "NaN or infinity"),
+    "infinity": (numbers(b"\x00\x00\x80\x7f"), "NaN or infinity"),
+    "off the grid": (numbers(b"\x01\x00\x80\x3e"), "off the grid"),
+    "a tensor of 2^60 bytes": (header('"shape":[32,3]', '"shape":[1152921504606846976,3]'), "does not fill"),
+    "a shape that does not fit": (header('"shape":[32,3]', '"shape":[3,32]'), "its header says"),
+    "another weight": (header("layers.2.", "layers.9."), "the base does not have"),
+    "another grid": (header('\\"quantum\\":-4', '\\"quantum\\":-5'), "off the grid|on the grid|gives weight"),
+    "an unknown patch format": (header('\\"format\\":1', '\\"format\\":7'), "patch format 7"),
+    "an unknown commit format": (edit(other_version), "commit format 2"),
+    "a commit twice": (edit(doubled), "twice"),
+    "a cycle": (edit(reversed_parents), "before its parent"),
+    "no commits": (edit(lambda m: m.update(commits=[])), "no commit"),
+    "no facts": (edit(lambda m: m.update(facts=[])), "lacks fact"),
+    "a fact without its subject": (edit(lambda m: m["facts"][0].update(subject="Nobody")), "does not occur"),
+    "a fact of another type": (edit(lambda m: m["facts"][0].update(prompt=["x"])), "another type"),
+    "a NUL in a message": (edit(lambda m: m["commits"][0].update(message="a\0b")), "another type"),
+    "columns of nobody": (edit(lambda m: m["commits"][0].update(adds=["0" * 64])), "no patch in the file"),
+    "another base": (edit(lambda m: m.update(base="0" * 64)), "belongs to base"),
+    "another base in the commit": (edit(lambda m: m["commits"][0].update(base="0" * 64)), "another base"),
+    "a stray field": (edit(lambda m: m["commits"][0].update(extra=1)), "does not have"),
+    "constraints of other weights": (foreign_constraints, "its constraints"),
+    "a stray object": (lambda b, _: b.update({hashlib.sha256(b"x").hexdigest(): b"x"}), "belongs to nothing"),
+}
+
+
+@pytest.fixture(scope="module")
+def good(histories: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A patch file of one commit on layers 1 and 2."""
+    with Repository.open(histories("llama")) as repository:
+        return export_patch(repository, "HEAD~2", tmp_path_factory.mktemp("good") / "x.memitvc").file
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_file_is_refused_before_anything_is_stored(
+    empty: Repository, good: Path, tmp_path: Path, name: str
+) -> None:
+    change, message = FORGED[name]
+    blobs, manifest, metadata = unpack(good)
+    change(blobs, manifest)
+    file = pack(tmp_path / "forged", blobs, manifest, metadata)
+    before = digest(empty)
+    with pytest.raises(MemitVCError, match=message) as raised:
+        import_patch(empty, file)
+    assert raised.value.hint
+    assert digest(empty) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda data: (2**60).to_bytes(8, "little") + data[8:], "cut short"),
+        (lambda data: data[:-10], "describes"),
+        (lambda data: data[:5], "cut short"),
+        (lambda data: b"", "cut short"),
+        (lambda data: b"{}" * 50, "is JSON"),
+        (lambda data: data.replace(b'\\"format\\":1,\\"kind', b'\\"format\\":9,\\"kind', 1), "format 9"),
+        (lambda data: data.replace(b'\\"kind\\":\\"bundle', b'\\"kind\\":\\"bumble', 1), "no patch file"),
+    ],
+)
+def test_a_damaged_container_is_refused(
+    empty: Repository, good: Path, tmp_path: Path, make: Callable[[bytes], bytes], message: str
+) -> None:
+    (tmp_path / "bad").write_bytes(make(good.read_bytes()))
+    with pytest.raises(MemitVCError, match=message):
+        import_patch(empty, tmp_path / "bad")
+    assert list(empty.blobs.iterate()) == []
+
+
+def test_random_damage_is_refused_or_harmless(empty: Repository, good: Path, tmp_path: Path) -> None:
+    import random
+
+    generator, data = random.Random(7), good.read_bytes()
+    file = tmp_path / "mutated"
+    before = digest(empty)
+    for _ in range(300):
+        changed = bytearray(data)
+        for _ in range(generator.choice((1, 1, 2, 8))):
+            changed[generator.randrange(len(changed)) if generator.random() < 0.5 else generator.randrange(4000)] = (
+                generator.randrange(256)
+            )
+        if generator.random() < 0.1:
+            changed = changed[: generator.randrange(len(changed))]
+        file.write_bytes(changed)
+        if bytes(changed) == data:
+            continue
+        with pytest.raises(MemitVCError):
+            import_patch(empty, file)
+    assert digest(empty) == before
+
+
+def test_manifests_that_are_not_canonical(good: Path, tmp_path: Path) -> None:
+    blobs, manifest, metadata = unpack(good)
+    raw = canonical_json(manifest)
+    for bad in (
+        b"",
+        b"[]",
+        b"null",
+        b"[" * 100_000,
+        raw + b" ",
+        raw.replace(b'"facts"', b'"facts":[],"facts"', 1),
+        b"\xff",
+    ):
+        with pytest.raises(IntegrityError):
+            Bundle(pack(tmp_path / "bad", blobs, bad, metadata))
+
+
+def test_the_command_line(
+    opened: Opened,
+    empty: Repository,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = opened("llama")
+    file = tmp_path / "x.memitvc"
+    assert main(["-C", str(source.directory), "export", "--patch", str(file), "HEAD~2"]) == 0
+    assert "1 commit, 1 patch, 3 facts" in capsys.readouterr().out
+    assert main(["-C", str(empty.directory), "import", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["added"] == 3
+    assert main(["-C", str(empty.directory), "import", str(file)]) == 0
+    assert capsys.readouterr().out == f"everything in {file} is here already\n"
+    assert main(["-C", str(empty.directory), "import", str(tmp_path / "none")]) == 1
+    assert "none" in capsys.readouterr().err
+    for wrong in ([], ["--patch", "a", "--merged", "b"], ["--patch", "a", "--dtype", "float32"]):
+        assert main(["-C", str(source.directory), "export", *wrong]) == 2
