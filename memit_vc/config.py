@@ -21,7 +21,6 @@ _TEXTS = {
     "base": ("source", "revision"),
     "user": ("author",),
     "statistics": ("corpus", "health"),
-    "database": ("url",),
 }
 
 
@@ -39,9 +38,9 @@ class Config:
     """`.memitvc/config.toml`.
 
     `base` is what `init` was given (Hub id or absolute directory), `revision` the Hub commit it resolved to (None for a
-    directory). `corpus` is the default source of statistics, `health` the text whose perplexity is watched. `database`
-    is a SQLAlchemy URL for a team's PostgreSQL; None means `.memitvc/meta.db`. `cache_bytes` is what the hot shards of
-    states that were checked out may take on disk; 0 keeps none, None means 8 GiB.
+    directory). `corpus` is the default source of statistics, `health` the text whose perplexity is watched.
+    `cache_bytes` is what the hot shards of states that were checked out may take on disk; 0 keeps none, None means
+    8 GiB.
     """
 
     base: str
@@ -49,7 +48,6 @@ class Config:
     author: str | None = None
     corpus: str | None = None
     health: str | None = None
-    database: str | None = None
     cache_bytes: int | None = None
 
     @classmethod
@@ -61,6 +59,12 @@ class Config:
             raise StorageError(f"{path}: {error.strerror}", hint="Check the permissions of the repository.") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise MemitVCError(f"{path}: not valid TOML: {error}", hint="Correct the file by hand.") from error
+        if "database" in table:
+            raise MemitVCError(
+                f"{path}: [database] is no longer supported: the database is {path.with_name('meta.db')}",
+                hint="Remove it from the file. If a server holds the history, push it to a remote first, with the "
+                "version of memit-vc that uses that server, and clone it from there.",
+            )
         for section, names in _TEXTS.items():
             found = table.get(section, {})
             wrong = [n for n in names if isinstance(found, dict) and not isinstance(found.get(n, ""), str)]
@@ -81,7 +85,6 @@ class Config:
             author=user.get("author"),
             corpus=table.get("statistics", {}).get("corpus"),
             health=table.get("statistics", {}).get("health"),
-            database=table.get("database", {}).get("url"),
             cache_bytes=limit,
         )
 
@@ -100,8 +103,6 @@ class Config:
             table["statistics"] = chosen
         if self.cache_bytes is not None:
             table["cache"] = {"bytes": self.cache_bytes}
-        if self.database is not None:
-            table["database"] = {"url": self.database}
         return tomli_w.dumps(table).encode()
 
 

@@ -113,8 +113,8 @@ class Repository(Ledger):
     def upgrade(cls, start: Path) -> tuple[str, str, Path | None]:
         """Bring the database to this version's schema: (revision before, after, backup file)."""
         root = cls.find(start)
-        config = _checked_config(root)
-        database = Database(config.database or root / "meta.db")
+        _checked_config(root)
+        database = Database(root / "meta.db")
         try:
             return upgrade_schema(database)
         finally:
@@ -123,7 +123,7 @@ class Repository(Ledger):
     @classmethod
     def _at(cls, root: Path, busy_seconds: float) -> Repository:
         config = _checked_config(root)
-        database = Database(config.database or root / "meta.db", busy_seconds=busy_seconds)
+        database = Database(root / "meta.db", busy_seconds=busy_seconds)
         try:
             return cls(root, database, config)
         except BaseException:

@@ -79,7 +79,7 @@ def create(
         write_atomic(temporary / "format", f"{FORMAT}\n".encode())
         write_atomic(temporary / "config.toml", config.dump())
         write_atomic(temporary / "hparams.yaml", hparams)
-        _fill(Database(config.database or temporary / "meta.db", create=True), fill)
+        _fill(Database(temporary / "meta.db", create=True), fill)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -81,8 +81,6 @@ def _editable_names(connection: Connection) -> set[str]:
 
 
 def _database(connection: Connection) -> Iterator[Problem]:
-    if connection.dialect.name != "sqlite":
-        return
     for line in connection.execute(text("PRAGMA integrity_check")).scalars():
         if line != "ok":
             yield Problem("database", "meta.db", str(line))

@@ -29,13 +29,7 @@ def _version_table() -> Table:
 
 
 def create_schema(connection: Connection) -> None:
-    """All tables at the head revision, in the caller's transaction. MemitVCError where the database is in use."""
-    if inspect(connection).get_table_names():
-        raise MemitVCError(
-            "the database already holds tables: another repository's, or what an interrupted `init` left",
-            hint="Name an empty database. If no repository uses this one, empty it (in PostgreSQL: DROP SCHEMA public "
-            "CASCADE; CREATE SCHEMA public;) and run the command again.",
-        )
+    """All tables at the head revision, in the caller's transaction, which is on an empty database."""
     metadata.create_all(connection)
     version = _version_table()
     version.create(connection)
@@ -46,7 +40,7 @@ def current_revision(connection: Connection) -> str:
     """IntegrityError where the database has none: it is not one of ours."""
     version = _version_table()
     if not inspect(connection).has_table(version.name):
-        raise IntegrityError("the database holds no repository", hint="Check [database] in config.toml.")
+        raise IntegrityError("the database holds no repository", hint="Restore meta.db from a backup.")
     found = connection.execute(select(version.c.version_num)).scalars().all()
     if len(found) != 1:
         raise IntegrityError(f"the database has {len(found)} schema revisions, not one", hint="Restore a backup.")
@@ -70,10 +64,7 @@ def check_revision(connection: Connection) -> None:
 
 
 def upgrade_schema(database: Database) -> tuple[str, str, Path | None]:
-    """Bring a database to the head revision; (revision before, revision after, backup).
-
-    A SQLite file is backed up beside itself first; a server's database is its administrator's to back up.
-    """
+    """Bring a database to the head revision, after a backup beside it; (revision before, revision after, backup)."""
     with database.read() as connection:
         before = current_revision(connection)
     if before == HEAD_REVISION:
@@ -81,9 +72,7 @@ def upgrade_schema(database: Database) -> tuple[str, str, Path | None]:
     if not before.isdigit() or int(before) > int(HEAD_REVISION):
         with database.read() as connection:
             check_revision(connection)
-    backup = None
-    if isinstance(database.place, Path):
-        backup = _backup(database.place, before)
+    backup = _backup(database.path, before)
     from alembic import command
     from alembic.config import Config
 
