@@ -12,14 +12,7 @@ from pathlib import Path
 
 from memit_vc.errors import IntegrityError
 from memit_vc.objects import BlobId, short
-from memit_vc.store.files import (
-    file_digest,
-    fsync_directory,
-    make_directories,
-    read_chunks,
-    storage_errors,
-    temporary_path,
-)
+from memit_vc.store.files import file_digest, read_chunks, storage_errors, write_atomic
 
 __all__ = ["BlobStore", "blob_id"]
 
@@ -60,29 +53,8 @@ class BlobStore:
                 with contextlib.suppress(PermissionError):  # another user's blob, which is as good
                     os.utime(target)
             else:
-                self._write(target, blob, data)
+                write_atomic(target, data if isinstance(data, bytes) else _checked(data, blob), mode=0o444)
         return blob
-
-    def _write(self, target: Path, blob: BlobId, data: bytes | Path) -> None:
-        make_directories(target.parent)
-        temporary = temporary_path(target)
-        sha = hashlib.sha256()
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                for chunk in (data,) if isinstance(data, bytes) else read_chunks(data):
-                    file.write(chunk)
-                    sha.update(chunk)
-                file.flush()
-                os.fchmod(file.fileno(), 0o444)
-                os.fsync(file.fileno())
-            if sha.hexdigest() != blob:
-                raise IntegrityError(f"{data!s} changed while it was being stored", hint="Run the command again.")
-            temporary.rename(target)
-            fsync_directory(target.parent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
 
     def has(self, blob: BlobId | str) -> bool:
         location = self._location(blob)
@@ -142,3 +114,13 @@ class BlobStore:
             size = location.stat().st_size
             location.unlink()
         return size
+
+
+def _checked(source: Path, blob: BlobId) -> Iterator[bytes]:
+    """A file's bytes; IntegrityError at their end where they are no longer those of `blob`."""
+    sha = hashlib.sha256()
+    for chunk in read_chunks(source):
+        sha.update(chunk)
+        yield chunk
+    if sha.hexdigest() != blob:
+        raise IntegrityError(f"{source} changed while it was being stored", hint="Run the command again.")

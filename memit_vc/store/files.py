@@ -24,6 +24,7 @@ from memit_vc.errors import StorageError
 
 __all__ = [
     "file_digest",
+    "fsync",
     "fsync_directory",
     "is_temporary",
     "make_directories",
@@ -131,14 +132,20 @@ def remove_temporary(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def fsync_directory(directory: Path) -> None:
-    """Make the directory's entries durable. File systems that cannot (EINVAL, ENOTSUP) are let pass; EIO is not."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def fsync(descriptor: int) -> None:
+    """Make an open file or directory durable. File systems that cannot (EINVAL, ENOTSUP) are let pass; EIO is not."""
     try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
+
+
+def fsync_directory(directory: Path) -> None:
+    """Make the directory's entries durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -169,7 +176,7 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes | memoryview], *, mode
                     _write_through(file, data)
                 file.flush()
                 os.fchmod(file.fileno(), mode)
-                os.fsync(file.fileno())
+                fsync(file.fileno())
             temporary.rename(path)
             fsync_directory(path.parent)
     except BaseException:
@@ -189,7 +196,7 @@ def _write_through(file: BinaryIO, data: Iterable[bytes | memoryview]) -> None:
                 if syncing is not None:
                     syncing.result()  # a failure is reported once, to one fsync: do not lose it
                 file.flush()
-                syncing, unsynced = disk.submit(os.fsync, file.fileno()), 0
+                syncing, unsynced = disk.submit(fsync, file.fileno()), 0
         if syncing is not None:
             syncing.result()
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from memit_vc.errors import IntegrityError, StorageError
 from memit_vc.objects.ids import JsonValue, canonical_json
-from memit_vc.store.files import fsync_directory, temporary_path
+from memit_vc.store.files import fsync, fsync_directory, temporary_path
 
 __all__ = ["read_metadata", "read_tensors", "write_bytes", "write_tensors"]
 
@@ -96,6 +96,6 @@ def _metadata(path: Path, file: Any) -> dict[str, Any]:
 def _sync(path: Path, flags: int) -> None:
     handle = os.open(path, flags)
     try:
-        os.fsync(handle)
+        fsync(handle)
     finally:
         os.close(handle)
