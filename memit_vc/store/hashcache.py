@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from memit_vc.errors import StorageError
-from memit_vc.store.files import write_atomic
+from memit_vc.store.jsoncache import read_or_empty, write_if_possible
 
 __all__ = ["HashCache", "Stat", "file_stat"]
 
@@ -31,12 +28,8 @@ class HashCache:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._entries: dict[str, Any] = {}
+        self._entries: dict[str, Any] = {} if path is None else read_or_empty(path)
         self._changed = False
-        if path is not None:
-            with contextlib.suppress(OSError, ValueError):
-                record = json.loads(path.read_bytes())
-                self._entries = record if isinstance(record, dict) else {}
 
     def get(self, stat: Stat, names: Collection[str]) -> dict[str, str] | None:
         """Hashes of a file's tensors, if all of `names` are known for this very stat."""
@@ -51,12 +44,9 @@ class HashCache:
         self._changed = True
 
     def save(self) -> None:
-        """Write what was added; a cache that cannot be written is no error."""
-        if self._path is None or not self._changed:
-            return
-        kept = dict(list(self._entries.items())[-_KEEP:])
-        with contextlib.suppress(StorageError):
-            write_atomic(self._path, json.dumps(kept).encode())
+        """Write what was added."""
+        if self._path is not None and self._changed:
+            write_if_possible(self._path, dict(list(self._entries.items())[-_KEEP:]))
 
 
 def _key(stat: Stat) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from memit_vc.hparams import MEMITHyperParams
 from memit_vc.objects import JsonValue, StatisticsId, canonical_json, digest
 from memit_vc.progress import Progress, silent
 from memit_vc.store.files import write_atomic
+from memit_vc.store.jsoncache import read_or_empty
 
 if TYPE_CHECKING:
     from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
@@ -243,9 +243,8 @@ def _chosen(repository: Repository, cache: StatisticsCache, layers: Sequence[int
     from memit_vc.numerics.statistics.cache import StatisticsKey
 
     try:
-        record = json.loads((repository.root / "statistics" / _CHOSEN).read_text())
-        key = StatisticsKey.from_json(record["key"])
-    except (OSError, ValueError, KeyError, TypeError):
+        key = StatisticsKey.from_json(read_or_empty(repository.root / "statistics" / _CHOSEN)["key"])
+    except (ValueError, KeyError, TypeError):
         return None
     fits = set(layers) <= set(key.layers) and key.base == repository.base_id
     return key if fits and cache.ready(key) else None
