@@ -5,18 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from memit_vc.errors import IntegrityError
-from memit_vc.objects import BlobId, short
+from memit_vc.objects import BlobId, is_sha256, short
 from memit_vc.store.files import file_digest, read_chunks, storage_errors, write_atomic
 
 __all__ = ["BlobStore", "blob_id"]
-
-_NAME = re.compile(r"[0-9a-f]{64}")
 
 
 def blob_id(data: bytes) -> BlobId:
@@ -31,7 +28,7 @@ class BlobStore:
         self.root = root
 
     def _location(self, blob: BlobId | str) -> Path:
-        if not _NAME.fullmatch(blob):
+        if not is_sha256(blob):
             raise IntegrityError(f"{blob!r} is not the name of an object", hint="A name is 64 hexadecimal digits.")
         return self.root / blob[:2] / blob[2:]
 
@@ -101,7 +98,7 @@ class BlobStore:
             if len(directory.name) == 2 and directory.is_dir():
                 with storage_errors(directory):
                     names = sorted(directory.name + file.name for file in directory.iterdir())
-                yield from (BlobId(name) for name in names if _NAME.fullmatch(name))
+                yield from (BlobId(name) for name in names if is_sha256(name))
 
     def age(self, blob: BlobId | str) -> float:
         """Seconds since the blob was last put."""

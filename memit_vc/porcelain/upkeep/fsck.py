@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import short
 from memit_vc.progress import Progress, silent
-from memit_vc.store.base_check import damaged_files, shard_files, stale_files
+from memit_vc.store.fsck import BAD_JSON
 from memit_vc.store.records import Problem
 from memit_vc.store.shards import ShardedBase
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
 __all__ = ["fsck"]
-
-_BAD_JSON = (KeyError, TypeError, ValueError, AttributeError)
 
 
 def fsck(
@@ -74,7 +72,7 @@ def _shards(repository: Repository, *, full: bool, progress: Progress) -> Iterat
     built = sorted(path.parent for path in (repository.root / "base").glob("*/base.json"))
     try:
         manifest, others = (repository.base(), repository.base_files()) if built else (None, {})
-    except (MemitVCError, *_BAD_JSON):
+    except (MemitVCError, *BAD_JSON):
         return  # the rows are damaged, and told as such
     for number, directory in enumerate(built, 1):
         try:
@@ -82,7 +80,7 @@ def _shards(repository: Repository, *, full: bool, progress: Progress) -> Iterat
         except MemitVCError as error:
             yield Problem("base", directory.name, error.message)
             continue
-        files = shard_files(base) if full else stale_files(base)
-        for file in damaged_files(base, files, manifest, others) if manifest is not None else ():
+        files = base.paths() if full else base.stale()
+        for file in base.damaged(files, manifest, others) if manifest is not None else ():
             yield Problem("base", file, f"{directory / file} is not the base's; the next checkout builds it again")
         progress("checking the base's shards", number, len(built))
