@@ -13,6 +13,7 @@ from memit_vc.remote.hub_errors import hub_errors, status_of, xet_status
 from memit_vc.remote.hub_landed import CopySource, landed, listed, same_content
 from memit_vc.remote.hub_quiet import quiet
 from memit_vc.remote.hub_retry import passes, repeated
+from memit_vc.remote.manifest import MANIFEST
 from memit_vc.remote.protocol import Change, RemoteFile
 from memit_vc.store.files import temporary_path
 
@@ -29,9 +30,6 @@ class HubChange(Change):
     """A change that also has the Hub copy large files from other repositories, without sending them through here."""
 
     copies: Mapping[str, CopySource] = field(default_factory=dict)
-
-
-_MANIFEST = "memitvc.json"
 
 
 class HubRemote:
@@ -258,7 +256,7 @@ class HubRemote:
         head = self.head()
         if head is None:
             raise RemoteError(f"{self.url}: was made and cannot be seen", hint="Try again in a minute.")
-        if self.branch == "main" and _MANIFEST in self.listing(head):
+        if self.branch == "main" and MANIFEST in self.listing(head):
             raise self._moved()
         return head
 
