@@ -169,12 +169,21 @@ def _computed(
     from memit_vc.numerics.statistics.cache import StatisticsKey
     from memit_vc.numerics.statistics.corpus import open_corpus
     from memit_vc.numerics.statistics.moments import collect
+    from memit_vc.remote.hub_corpus import find_dataset
 
     repository, adapter = loaded.repository, loaded.adapter
     spec = corpus or repository.config.corpus or DEFAULT_CORPUS
     sampled = _sampled(repository) if spec == "self" else None
     wanted = tokens or TOKENS_PER_INPUT * max(adapter.dimensions(layer)[1] for layer in hparams.layers)
-    texts = open_corpus(spec, field=field, adapter=adapter, cache=sampled, tokens=wanted, progress=progress)
+    texts = open_corpus(
+        spec,
+        field=field,
+        adapter=adapter,
+        cache=sampled,
+        tokens=wanted,
+        find_dataset=find_dataset,
+        progress=progress,
+    )
     names = {layer: loaded.weights[layer].name for layer in hparams.layers}
     key = StatisticsKey.of(adapter, base=repository.base_id, names=names, corpus=texts.describe(), tokens=wanted)
     if cache.ready(key):
