@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from memit_vc.progress import Progress, silent
 from memit_vc.store import gc, publish, rows_history, rows_patches
 from memit_vc.store.create import FORMAT, create
 from memit_vc.store.database import BUSY_SECONDS, Database
-from memit_vc.store.files import storage_errors
+from memit_vc.store.files import storage_errors, write_atomic
 from memit_vc.store.fsck import CheckPatch, check
 from memit_vc.store.ledger import Ledger
 from memit_vc.store.migrate import upgrade_schema
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GcResult", "KeptPatch", "LiveFact", "OperationRow", "Problem", "Repository"]
 
-DIRECTORY = ".memitvc"
+DIRECTORY, CONFIG = ".memitvc", "config.toml"
 
 
 class Repository(Ledger):
@@ -138,6 +138,14 @@ class Repository(Ledger):
         from memit_vc.hparams import MEMITHyperParams
 
         return MEMITHyperParams.from_hparams(given if given is not None else self.hparams_path)
+
+    def configure(self, change: Callable[[Config], Config]) -> None:
+        """Change config.toml as it is now; what it says of other things stays."""
+        path = self.root / CONFIG
+        self.config = change(Config.load(path))
+        with storage_errors(path):
+            existing = path.read_bytes()
+        write_atomic(path, self.config.dump(existing))
 
     def __enter__(self) -> Repository:
         return self
@@ -385,4 +393,4 @@ def _checked_config(root: Path) -> Config:
             f"{root} has format {found!r}; this version of memit-vc reads format {FORMAT}",
             hint="Upgrade memit-vc.",
         )
-    return Config.load(root / "config.toml")
+    return Config.load(root / CONFIG)

@@ -37,7 +37,7 @@ def edit(world: World, number: int) -> str:
 def test_remotes_are_named(world: World, here: Cli) -> None:
     assert here.ok("remote").out == f"origin  {world.shared}\n"
     config = world.work / ".memitvc" / "config.toml"
-    config.write_text(f"# mine\n{config.read_text()}")
+    config.write_text(f'# mine\n{config.read_text()}\n[mine]\nnote = "kept"\n')
     here.ok("remote", "add", "other", "../place")
     assert config.read_text().startswith("# mine\n")
     kept = str(world.work.parent / "place")
@@ -57,6 +57,8 @@ def test_remotes_are_named(world: World, here: Cli) -> None:
     assert "other/main" in here.ok("log").out
     here.ok("remote", "remove", "other")
     assert "other/main" not in here.ok("log").out
+    assert here.ok("remote").out == f"origin  {world.shared}\n"
+    assert 'note = "kept"' in config.read_text()
     assert Path(kept, "memitvc.json").is_file()
     with Repository.open(world.work) as repository:
         assert repository.config.base == str(world.base)
