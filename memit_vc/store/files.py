@@ -18,12 +18,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISDIR
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 from memit_vc.errors import StorageError
 
 __all__ = [
+    "Stat",
     "file_digest",
+    "file_stat",
     "fsync",
     "fsync_directory",
     "is_temporary",
@@ -38,6 +40,8 @@ __all__ = [
     "writer_is_alive",
 ]
 
+Stat: TypeAlias = "list[int]"
+"""[size in bytes, modification time in ns, inode]"""
 _MARK = ".tmp-"
 _TEMPORARY = re.compile(r"\.tmp-\d+-[0-9a-f]{12}")
 """What `temporary_path` puts behind a name. Anything else that looks similar is the user's."""
@@ -59,6 +63,12 @@ def file_digest(path: Path) -> str:
     for chunk in read_chunks(path):
         sha.update(chunk)
     return sha.hexdigest()
+
+
+def file_stat(path: Path) -> Stat:
+    """The stat of the file behind any symlink; OSError as the system raises it."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ino]
 
 
 @contextmanager

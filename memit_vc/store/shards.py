@@ -28,7 +28,9 @@ from memit_vc.objects import BaseManifest, JsonValue, canonical_json
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import Checkpoint
 from memit_vc.store.files import (
+    Stat,
     file_digest,
+    file_stat,
     fsync_directory,
     is_temporary,
     publish_directory,
@@ -38,7 +40,6 @@ from memit_vc.store.files import (
     write_atomic,
     writer_is_alive,
 )
-from memit_vc.store.hashcache import Stat, file_stat
 from memit_vc.store.jsoncache import read_or_empty, write_if_possible
 from memit_vc.store.links import in_hub_cache, link
 from memit_vc.store.safetensors_file import parse_header, read_header, write_header

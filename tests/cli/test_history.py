@@ -25,7 +25,7 @@ from memit_vc.numerics.statistics import moments
 from memit_vc.objects import RefUpdate
 from memit_vc.porcelain.editing.statistics import compute_statistics
 from memit_vc.repository import Repository
-from memit_vc.store.checkpoint import hash_directory
+from tests.checkpoints.models import hash_directory
 from tests.cli.conftest import FIRST, SECOND
 from tests.models import FACTS
 from tests.places import Cli, Place, make_place

@@ -18,7 +18,7 @@ from memit_vc.porcelain.output.checkout import checkout, verify
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
-from memit_vc.store.checkpoint import hash_directory
+from tests.checkpoints.models import hash_directory
 from tests.models import facts
 from tests.places import TOKENS, make_place
 

@@ -27,7 +27,7 @@ from memit_vc.porcelain.output.export_merged import export_merged
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
-from memit_vc.store.checkpoint import hash_directory
+from tests.checkpoints.models import hash_directory
 from tests.models import FACTS
 from tests.places import TOKENS, Place, copy_of, make_place
 
