@@ -61,22 +61,22 @@ def check(
     base: BaseId,
     state_hash: Callable[[Collection[ColumnId]], StateId],
     *,
-    full: bool,
+    quick: bool,
     check_patch: CheckPatch | None,
     progress: Progress = silent,
 ) -> Iterator[Problem]:
-    """Problems as they are found. `full` also hashes every object and recomputes every state."""
+    """Problems as they are found. `quick` neither hashes objects nor recomputes states."""
     known = _commit_rows(connection)
     stages = [
         _database(connection),
         _base(connection, base),
         _evaluations(connection, _editable_names(connection)),
         _commits(connection, known, base),
-        _states(connection, known, state_hash) if full else (),
+        () if quick else _states(connection, known, state_hash),
         _refs(connection, known),
         _facts(connection),
         _patches(connection, blobs, base, check_patch),
-        _blobs(connection, blobs, full, progress),
+        _blobs(connection, blobs, quick, progress),
     ]
     for stage in stages:
         try:
@@ -306,12 +306,12 @@ def _patches(
                 yield Problem("patch", row.id, message)
 
 
-def _blobs(connection: Connection, blobs: BlobStore, full: bool, progress: Progress) -> Iterator[Problem]:
+def _blobs(connection: Connection, blobs: BlobStore, quick: bool, progress: Progress) -> Iterator[Problem]:
     named = _readable_references(connection)
     stored = set(blobs.iterate())
     for blob in sorted(named - stored):
         yield Problem("blob", blob, "is missing")
-    if not full:
+    if quick:
         return
     for number, blob in enumerate(sorted(stored), start=1):
         location = blobs.path(blob)

@@ -23,7 +23,6 @@ class OperationRow:
     head_before: str
     head_after: str
     undone_by: int | None = None
-    argv: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,6 @@ __all__ = [
     "column_positions",
     "insert_facts",
     "insert_patch",
-    "constraints_blobs",
     "edited_weights",
     "known_columns",
     "known_patches",
@@ -176,12 +175,6 @@ def all_constraints(connection: Connection) -> dict[PatchId, BlobId | None]:
     """Every patch, with its constraints blob where there is one."""
     rows = connection.execute(select(patches.c.id, patches.c.constraints))
     return {PatchId(row.id): None if row.constraints is None else BlobId(row.constraints) for row in rows}
-
-
-def constraints_blobs(connection: Connection) -> dict[PatchId, BlobId]:
-    """The constraints of each patch that has some."""
-    statement = select(patches.c.id, patches.c.constraints).where(patches.c.constraints.is_not(None))
-    return {PatchId(row.id): BlobId(row.constraints) for row in connection.execute(statement)}
 
 
 def known_patches(connection: Connection, ids: Collection[PatchId]) -> set[PatchId]:

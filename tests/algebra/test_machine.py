@@ -37,6 +37,7 @@ from memit_vc.porcelain.sets.revert import RevertResult, revert
 from memit_vc.porcelain.sets.squash import squash
 from memit_vc.porcelain.sets.switch import switch, switch_detached
 from memit_vc.porcelain.sets.tag import create_tag
+from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
 from tests.algebra.plain import Place, Plain, Refused, State, Voice
 from tests.algebra.world import World, fact
@@ -428,11 +429,11 @@ class Algebra(RuleBasedStateMachine):
         self.plain.move(place, self.repository.operations(1)[0].id)
 
     def gc(self, keep: int | None) -> None:
-        self.repository.gc(grace=0.0, keep_operations=keep)
+        collect_garbage(self.repository, grace=0.0, keep_operations=keep)
         if keep is not None:
             del self.plain.operations[:-keep]
             self.plain.forget_kept()
-        assert self.repository.gc(grace=0.0, keep_operations=None).commits == 0
+        assert collect_garbage(self.repository, grace=0.0, keep_operations=None).commits == 0
 
     def reopen(self) -> None:
         root = self.repository.directory
