@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISDIR
 from typing import BinaryIO, TypeAlias
@@ -27,12 +27,13 @@ __all__ = [
     "file_digest",
     "file_stat",
     "fsync",
-    "fsync_directory",
+    "fsync_path",
     "is_temporary",
     "make_directories",
     "publish_directory",
     "read_chunks",
     "remove_temporary",
+    "replacing",
     "stale_temporaries",
     "storage_errors",
     "temporary_path",
@@ -151,9 +152,9 @@ def fsync(descriptor: int) -> None:
             raise
 
 
-def fsync_directory(directory: Path) -> None:
-    """Make the directory's entries durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def fsync_path(path: Path) -> None:
+    """Make a file, or a directory's entries, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         fsync(descriptor)
     finally:
@@ -166,7 +167,27 @@ def make_directories(directory: Path) -> None:
         return
     make_directories(directory.parent)
     directory.mkdir(exist_ok=True)
-    fsync_directory(directory.parent)
+    fsync_path(directory.parent)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name for the block to write a file under; at its end that file is durable, and is `path`.
+
+    An error leaves `path` as it was and no temporary file behind; that of a system which refuses is a StorageError.
+    """
+    temporary = temporary_path(path)
+    try:
+        with storage_errors(path):
+            make_directories(path.parent)
+            yield temporary
+            fsync_path(temporary)
+            temporary.rename(path)
+            fsync_path(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def write_atomic(path: Path, data: bytes | Iterable[bytes | memoryview], *, mode: int = 0o644) -> None:
@@ -174,24 +195,14 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes | memoryview], *, mode
 
     Of a large iterable, what is written goes to the disk while the rest is being made.
     """
-    temporary = temporary_path(path)
-    try:
-        with storage_errors(path):
-            make_directories(path.parent)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                if isinstance(data, bytes):
-                    file.write(data)
-                else:
-                    _write_through(file, data)
-                file.flush()
-                os.fchmod(file.fileno(), mode)
-                fsync(file.fileno())
-            temporary.rename(path)
-            fsync_directory(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                _write_through(file, data)
+            os.fchmod(file.fileno(), mode)
 
 
 def _write_through(file: BinaryIO, data: Iterable[bytes | memoryview]) -> None:
@@ -216,9 +227,9 @@ def publish_directory(temporary: Path, target: Path) -> None:
     try:
         with storage_errors(target):
             for directory, _, _ in os.walk(temporary):
-                fsync_directory(Path(directory))
+                fsync_path(Path(directory))
             temporary.rename(target)
-            fsync_directory(target.parent)
+            fsync_path(target.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

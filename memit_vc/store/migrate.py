@@ -11,7 +11,7 @@ from sqlalchemy import Column, Connection, MetaData, String, Table, insert, insp
 from memit_vc.config import data_directory
 from memit_vc.errors import IntegrityError, MemitVCError
 from memit_vc.objects import utc_now
-from memit_vc.store.files import fsync_directory, storage_errors, temporary_path
+from memit_vc.store.files import replacing
 from memit_vc.store.schema import metadata
 
 if TYPE_CHECKING:
@@ -87,14 +87,11 @@ def upgrade_schema(database: Database) -> tuple[str, str, Path | None]:
 def _backup(path: Path, revision: str) -> Path:
     """A consistent copy through SQLite's own backup, WAL included."""
     target = path.with_name(f"{path.name}.backup-{revision}-{utc_now().replace(':', '')}")
-    temporary = temporary_path(target)
-    with storage_errors(target):
+    with replacing(target) as temporary:
         source, copy = sqlite3.connect(path), sqlite3.connect(temporary)
         try:
             source.backup(copy)
         finally:
             source.close()
             copy.close()
-        temporary.rename(target)
-        fsync_directory(target.parent)
     return target

@@ -31,7 +31,7 @@ from memit_vc.store.files import (
     Stat,
     file_digest,
     file_stat,
-    fsync_directory,
+    fsync_path,
     is_temporary,
     publish_directory,
     remove_temporary,
@@ -306,7 +306,7 @@ def _make_way(into: Path) -> None:
     elif any(into.iterdir()):
         old = temporary_path(into)
         into.rename(old)
-        fsync_directory(into.parent)
+        fsync_path(into.parent)
         shutil.rmtree(old, ignore_errors=True)
     else:
         into.rmdir()
