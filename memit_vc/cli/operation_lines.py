@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from memit_vc.porcelain.upkeep.operations import Operation
+    from memit_vc.repository import OperationRow
 
 __all__ = ["moved_lines"]
 
 
-def moved_lines(operation: Operation) -> Iterator[str]:
+def moved_lines(operation: OperationRow) -> Iterator[str]:
     """ "main: 0123456789 → abcdef0123" for each ref that the operation moved."""
     for moved in operation.moved:
         name = moved.name.partition("/")[2] or moved.name

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from memit_vc.objects import CommitId, JsonValue, Patch
 
-__all__ = ["GcResult", "KeptPatch", "OperationRow", "Problem"]
+__all__ = ["GcResult", "KeptPatch", "Moved", "OperationRow", "Problem"]
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One ref, or HEAD, that an operation changed: commit ids, for HEAD also "heads/<branch>"; None means absent."""
+
+    name: str
+    before: str | None
+    after: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class OperationRow:
-    """One command's change of refs. `head_*` is "heads/<branch>", or a commit id where HEAD was detached."""
+    """One command's change of refs. `head_*` is "heads/<branch>", or a commit id where HEAD was detached.
+
+    `undone_by` is the operation that took it back.
+    """
 
     id: int
     time: str
@@ -23,6 +35,27 @@ class OperationRow:
     head_before: str
     head_after: str
     undone_by: int | None = None
+
+    @property
+    def moved(self) -> tuple[Moved, ...]:
+        """HEAD first, then the refs by name."""
+        heads = [Moved("HEAD", self.head_before or None, self.head_after)]
+        refs = [
+            Moved(name, self.refs_before.get(name), self.refs_after.get(name))
+            for name in sorted({*self.refs_before, *self.refs_after})
+        ]
+        return tuple(each for each in [*heads, *refs] if each.before != each.after)
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """What the operation did, without the refs that it left alone."""
+        return {
+            "id": self.id,
+            "time": self.time,
+            "verb": self.verb,
+            "description": self.description,
+            "undone_by": self.undone_by,
+            "moved": [asdict(each) for each in self.moved],
+        }
 
 
 @dataclass(frozen=True, slots=True)

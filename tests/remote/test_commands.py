@@ -13,7 +13,6 @@ from memit_vc.cli import main
 from memit_vc.porcelain.sets.branch import create_branch
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.upkeep.fsck import fsck
-from memit_vc.porcelain.upkeep.operations import operation_log
 from memit_vc.repository import Repository
 from tests.places import Cli, Result
 from tests.remote.conftest import World, edited
@@ -75,7 +74,7 @@ def test_push_says_what_went(world: World, here: Cli) -> None:
     assert sent["bytes"] == sum(sent["files"].values()) == sum((world.shared / p).stat().st_size for p in sent["files"])
     assert sent["new"] == made
     with Repository.open(world.work) as repository:
-        assert operation_log(repository, limit=1)[0].description == "main to origin"
+        assert repository.operations(1)[0].description == "main to origin"
 
 
 def test_a_stale_adapter_goes(world: World, here: Cli) -> None:
