@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy import Column, Connection, Engine, Table, create_engine, event, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from memit_vc.errors import IntegrityError, LockedError, MemitVCError, StorageError
 
-__all__ = ["BUSY_SECONDS", "Database", "chunked", "insert_missing"]
+__all__ = ["BUSY_SECONDS", "Database", "chunked", "insert_missing", "known"]
 
 BUSY_SECONDS = 30.0
 _T = TypeVar("_T")
+_Id = TypeVar("_Id", bound=str)
 # SQLite allows 32,766 variables in a statement
 _VARIABLES = 16_000
 
@@ -126,6 +127,14 @@ def chunked(values: Collection[_T], size: int = _VARIABLES) -> Iterator[list[_T]
     listed = list(values)
     for start in range(0, len(listed), size):
         yield listed[start : start + size]
+
+
+def known(connection: Connection, column: Column[str], values: Collection[_Id]) -> set[_Id]:
+    """Those of `values` that some row has in `column`."""
+    found: set[str] = set()
+    for part in chunked(values):
+        found.update(connection.execute(select(column).where(column.in_(part)).distinct()).scalars())
+    return {value for value in values if value in found}
 
 
 def insert_missing(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:

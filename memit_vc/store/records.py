@@ -81,7 +81,6 @@ class Problem:
         "database",
         "evaluation",
         "fact",
-        "format",
         "head",
         "operation",
         "patch",

@@ -22,7 +22,7 @@ from memit_vc.objects import (
     canonical_json,
     short,
 )
-from memit_vc.store.database import chunked, insert_missing
+from memit_vc.store.database import chunked, insert_missing, known
 from memit_vc.store.schema import column_bounds, commit_patches, facts, patch_columns, patches
 
 __all__ = [
@@ -164,11 +164,7 @@ def _loaded(
 
 def known_columns(connection: Connection, columns: Collection[ColumnId]) -> set[ColumnId]:
     """Those of `columns` that some patch supplies."""
-    found: set[ColumnId] = set()
-    for part in chunked(columns):
-        statement = select(patch_columns.c.column).where(patch_columns.c.column.in_(part)).distinct()
-        found.update(ColumnId(c) for c in connection.execute(statement).scalars())
-    return found
+    return known(connection, patch_columns.c.column, columns)
 
 
 def all_constraints(connection: Connection) -> dict[PatchId, BlobId | None]:
@@ -179,12 +175,7 @@ def all_constraints(connection: Connection) -> dict[PatchId, BlobId | None]:
 
 def known_patches(connection: Connection, ids: Collection[PatchId]) -> set[PatchId]:
     """Those of `ids` that are stored."""
-    found: set[PatchId] = set()
-    for part in chunked(ids):
-        found.update(
-            PatchId(p) for p in connection.execute(select(patches.c.id).where(patches.c.id.in_(part))).scalars()
-        )
-    return found
+    return known(connection, patches.c.id, ids)
 
 
 def column_facts(connection: Connection, columns: Collection[ColumnId]) -> dict[ColumnId, list[tuple[FactId, str]]]:
