@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from memit_vc.errors import MemitVCError, StorageError
 
@@ -16,13 +19,15 @@ else:
 
 __all__ = ["Config", "data_directory", "user_cache"]
 
-
-_TEXTS = {
-    "base": ("source", "revision"),
-    "user": ("author",),
-    "statistics": ("corpus", "health"),
-    "database": ("url",),
+_PLACES = {
+    "base": ("base", "source"),
+    "revision": ("base", "revision"),
+    "author": ("user", "author"),
+    "corpus": ("statistics", "corpus"),
+    "health": ("statistics", "health"),
+    "cache_bytes": ("cache", "bytes"),
 }
+"""Field of `Config` -> table and key of the file."""
 
 
 def data_directory(name: str) -> Path:
@@ -39,9 +44,9 @@ class Config:
     """`.memitvc/config.toml`.
 
     `base` is what `init` was given (Hub id or absolute directory), `revision` the Hub commit it resolved to (None for a
-    directory). `corpus` is the default source of statistics, `health` the text whose perplexity is watched. `database`
-    is a SQLAlchemy URL for a team's PostgreSQL; None means `.memitvc/meta.db`. `cache_bytes` is what the hot shards of
-    states that were checked out may take on disk; 0 keeps none, None means 8 GiB.
+    directory). `corpus` is the default source of statistics, `health` the text whose perplexity is watched.
+    `cache_bytes` is what the hot shards of states that were checked out may take on disk; 0 keeps none, None means
+    8 GiB. `remotes` maps names to URLs.
     """
 
     base: str
@@ -49,60 +54,81 @@ class Config:
     author: str | None = None
     corpus: str | None = None
     health: str | None = None
-    database: str | None = None
     cache_bytes: int | None = None
+    remotes: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> Config:
+        """MemitVCError for a file that is not understood; tables that are not known are passed over."""
         try:
-            with path.open("rb") as file:
-                table = tomllib.load(file)
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise StorageError(f"{path}: {error.strerror}", hint="Check the permissions of the repository.") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise MemitVCError(f"{path}: not valid TOML: {error}", hint="Correct the file by hand.") from error
-        for section, names in _TEXTS.items():
+        if "database" in table:
+            raise MemitVCError(
+                f"{path}: [database] is no longer supported: the database is {path.with_name('meta.db')}",
+                hint="Remove it from the file. If a server holds the history, push it to a remote first, with the "
+                "version of memit-vc that uses that server, and clone it from there.",
+            )
+        values: dict[str, Any] = {}
+        for name, (section, key) in _PLACES.items():
             found = table.get(section, {})
-            wrong = [n for n in names if isinstance(found, dict) and not isinstance(found.get(n, ""), str)]
-            if not isinstance(found, dict) or wrong:
-                what = f"[{section}] {wrong[0]} is no text" if wrong else f"[{section}] is no table"
-                raise MemitVCError(f"{path}: {what}", hint="Correct the file by hand.")
-        base = table.get("base", {})
-        if not isinstance(base.get("source"), str):
+            if not isinstance(found, dict):
+                raise MemitVCError(f"{path}: [{section}] is no table", hint="Correct the file by hand.")
+            values[name] = found.get(key)
+            if name != "cache_bytes" and not isinstance(found.get(key, ""), str):
+                raise MemitVCError(f"{path}: [{section}] {key} is no text", hint="Correct the file by hand.")
+        if values["base"] is None:
             raise MemitVCError(f"{path}: [base] source is missing", hint="It names the base: a Hub id or a directory.")
-        user = table.get("user", {})
-        cache = table.get("cache", {})
-        limit = cache.get("bytes") if isinstance(cache, dict) else cache
+        limit = values["cache_bytes"]
         if limit is not None and (type(limit) is not int or limit < 0):
             raise MemitVCError(f"{path}: [cache] bytes is {limit!r}", hint="A number of bytes; 0 keeps nothing.")
-        return cls(
-            base=base["source"],
-            revision=base.get("revision"),
-            author=user.get("author"),
-            corpus=table.get("statistics", {}).get("corpus"),
-            health=table.get("statistics", {}).get("health"),
-            database=table.get("database", {}).get("url"),
-            cache_bytes=limit,
-        )
+        remotes = table.get("remote", {})
+        if not isinstance(remotes, dict) or not all(
+            isinstance(each, dict) and isinstance(each.get("url"), str) for each in remotes.values()
+        ):
+            raise MemitVCError(f"{path}: [remote] is not understood", hint='Write [remote.origin] with url = "…".')
+        return cls(**values, remotes={name: each["url"] for name, each in remotes.items()})
 
-    def dump(self) -> bytes:
-        """The file's bytes; unset values are left out."""
+    def dump(self, existing: bytes = b"") -> bytes:
+        """The file's bytes; unset values are left out.
+
+        What `existing` says of other things stays. Its comments stay too where there is only something to add.
+        """
         import tomli_w
 
-        table: dict[str, dict[str, str | int]] = {"base": {"source": self.base}}
-        if self.revision is not None:
-            table["base"]["revision"] = self.revision
-        if self.author is not None:
-            table["user"] = {"author": self.author}
-        statistics = {"corpus": self.corpus, "health": self.health}
-        chosen: dict[str, str | int] = {name: value for name, value in statistics.items() if value is not None}
-        if chosen:
-            table["statistics"] = chosen
-        if self.cache_bytes is not None:
-            table["cache"] = {"bytes": self.cache_bytes}
-        if self.database is not None:
-            table["database"] = {"url": self.database}
-        return tomli_w.dumps(table).encode()
+        before = tomllib.loads(existing.decode())
+        table = deepcopy(before)
+        for name, (section, key) in _PLACES.items():
+            _set(table, section, key, getattr(self, name))
+        known = before.get("remote", {})
+        for name in (*known, *self.remotes):
+            url = self.remotes.get(name)
+            _set(table, "remote", name, None if url is None else {**known.get(name, {}), "url": url})
+        if table == before:
+            return existing
+        added = {section: _without(part, before.get(section, {})) for section, part in table.items()}
+        text = f"{existing.decode().rstrip()}\n\n{tomli_w.dumps({s: part for s, part in added.items() if part})}"
+        try:
+            same = tomllib.loads(text) == table
+        except tomllib.TOMLDecodeError:
+            same = False
+        return (text.lstrip() if same else tomli_w.dumps(table)).encode()
+
+
+def _set(table: dict[str, Any], section: str, key: str, value: object) -> None:
+    """Set a value, or with None take it away, and its section with the last one."""
+    if value is not None:
+        table.setdefault(section, {})[key] = value
+    elif table.get(section, {}).pop(key, None) is not None and not table[section]:
+        del table[section]
+
+
+def _without(part: Any, known: Any) -> dict[str, Any]:
+    """What a section has that it did not have before."""
+    return {key: value for key, value in part.items() if key not in known} if isinstance(part, dict) else {}
 
 
 def user_cache() -> Path:

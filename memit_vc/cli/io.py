@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IO", "FiniteRange", "count", "verb"]
 
-JSON = "memitvc.json"
+JSON = "memitvc.as_json"
 """Key of click's meta: --json stood before the command."""
 _F = TypeVar("_F", bound=Callable[..., Any])
 _LINE_EVERY = 15.0

@@ -10,10 +10,8 @@ from memit_vc.cli.render import moved_lines
 @click.option("-n", "--max-count", "limit", type=click.IntRange(min=1), help="At most this many operations.")
 def log(io: IO, limit: int | None) -> None:
     """Show the operations, newest first: one for each command that changed a branch, a tag or HEAD."""
-    from memit_vc.porcelain.upkeep.operations import operation_log
-
     with io.repository() as repository:
-        found = operation_log(repository, limit=limit)
+        found = repository.operations(limit)
 
     def render() -> None:
         for operation in found:
@@ -32,10 +30,8 @@ def restore(io: IO, number: int) -> None:
     """Put branches, tags and HEAD back to where they were after operation NUMBER. It is an operation itself: `memitvc
     undo` takes it back.
     """
-    from memit_vc.porcelain.upkeep.operations import restore as put_back
-
     with io.repository() as repository:
-        made, head = put_back(repository, number)
+        made, head = repository.restore(number), repository.head().commit
 
     def render() -> None:
         click.echo(f"{made.description}; HEAD is at {head[:10]}")

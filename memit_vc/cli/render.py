@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.asking.behaviour import Behaviour, Sides
     from memit_vc.porcelain.recomputing.resolve import Resolved
     from memit_vc.porcelain.sharing.fetch import Fetched
-    from memit_vc.porcelain.upkeep.operations import Operation
+    from memit_vc.repository import OperationRow
 
 
 MEASURES = {
@@ -98,7 +98,7 @@ def _sides(pair: Sides | None) -> str:
     return "" if pair is None else f"{pair[0]:.3f} → {pair[1]:.3f}"
 
 
-def moved_lines(operation: Operation) -> Iterator[str]:
+def moved_lines(operation: OperationRow) -> Iterator[str]:
     """ "main: 0123456789 → abcdef0123" for each ref that the operation moved."""
     for moved in operation.moved:
         name = moved.name.partition("/")[2] or moved.name

@@ -11,10 +11,8 @@ def command(io: IO) -> None:
     """Put branches, tags and HEAD back to where they were before the last operation. Undoing twice is a redo; `memitvc
     op restore` goes back further.
     """
-    from memit_vc.porcelain.upkeep.operations import undo
-
     with io.repository() as repository:
-        made = undo(repository)
+        made = repository.undo()
 
     def render() -> None:
         click.echo(made.description)

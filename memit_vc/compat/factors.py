@@ -21,6 +21,7 @@ from memit_vc.numerics.statistics.moments import collect
 from memit_vc.objects.ids import JsonValue, canonical_json, digest
 from memit_vc.porcelain.editing.statistics import DEFAULT_CORPUS, TOKENS_PER_INPUT
 from memit_vc.progress import Progress, silent
+from memit_vc.remote.hub_corpus import find_dataset
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,7 +108,8 @@ class FactorSource:
     def _collected(self) -> StatisticsKey:
         adapter, layers = self._adapter, list(self._hparams.layers)
         base = fingerprint(adapter, layers)
-        corpus = open_corpus(self._corpus(), adapter=adapter, cache=self._cache.root / "texts" / base[:16])
+        kept = self._cache.root / "texts" / base[:16]
+        corpus = open_corpus(self._corpus(), adapter=adapter, cache=kept, find_dataset=find_dataset)
         tokens = TOKENS_PER_INPUT * max(adapter.dimensions(layer)[1] for layer in layers)
         key = StatisticsKey.of(
             adapter,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from memit_vc.objects.ids import BaseId, JsonValue, canonical_json, digest
@@ -41,16 +41,7 @@ class EditableWeight:
     quantum: int
 
     def to_json(self) -> dict[str, JsonValue]:
-        return {
-            "name": self.name,
-            "parameter": self.parameter,
-            "layer": self.layer,
-            "orientation": self.orientation,
-            "d_out": self.d_out,
-            "d_in": self.d_in,
-            "dtype": self.dtype,
-            "quantum": self.quantum,
-        }
+        return asdict(self)
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> EditableWeight:
@@ -71,18 +62,8 @@ class BaseManifest:
         return BaseId(digest("base", canonical_json(rows)))
 
     def to_json(self) -> list[JsonValue]:
-        return [
-            {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "sha256": t.sha256, "file": t.file}
-            for t in self.tensors
-        ]
+        return [asdict(tensor) for tensor in self.tensors]
 
     @classmethod
     def from_json(cls, records: list[Mapping[str, Any]]) -> BaseManifest:
-        return cls(
-            tensors=tuple(
-                TensorRecord(
-                    name=r["name"], dtype=r["dtype"], shape=tuple(r["shape"]), sha256=r["sha256"], file=r["file"]
-                )
-                for r in records
-            )
-        )
+        return cls(tensors=tuple(TensorRecord(**{**record, "shape": tuple(record["shape"])}) for record in records))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
-from typing import NewType, TypeAlias
+from typing import NewType, TypeAlias, TypeGuard
 
 __all__ = [
     "BaseId",
@@ -19,6 +20,7 @@ __all__ = [
     "StatisticsId",
     "canonical_json",
     "digest",
+    "is_sha256",
     "short",
 ]
 
@@ -36,6 +38,8 @@ BaseId = NewType("BaseId", str)
 """Fingerprint of a base: hash of every tensor's name, dtype, shape and SHA-256; independent of sharding."""
 StatisticsId = NewType("StatisticsId", str)
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
 JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 
 
@@ -47,6 +51,11 @@ def canonical_json(value: JsonValue) -> bytes:
 def digest(kind: str, payload: bytes) -> str:
     """SHA-256 of `payload` in the domain `kind`, so that two kinds of object never share an id."""
     return hashlib.sha256(f"memitvc {kind}\0".encode() + payload).hexdigest()
+
+
+def is_sha256(value: object) -> TypeGuard[str]:
+    """Whether this is a SHA-256 as every id is written: 64 lower-case hexadecimal digits."""
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
 
 
 def short(identifier: str) -> str:

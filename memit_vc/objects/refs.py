@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from memit_vc.objects.ids import CommitId
 
@@ -39,7 +40,7 @@ class Moved:
     after: str | None
 
 
-def moves(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Moved, ...]:
+def moves(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Moved, ...]:
     """The refs that differ, by name."""
     return tuple(
         Moved(name, before.get(name), after.get(name))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memit_vc.config import Config
 from memit_vc.errors import BaseChangedError, RemoteError, StorageError
-from memit_vc.objects import JsonValue, canonical_json
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import Checkpoint
-from memit_vc.store.files import write_atomic
+from memit_vc.store.jsoncache import read_or_empty, write_if_possible
 
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
@@ -89,19 +86,11 @@ def checked_base(repository: Repository, *, progress: Progress = silent) -> Chec
 
 def remember_base(repository: Repository, stamps: Mapping[str, Sequence[int]]) -> None:
     """Keep the stamps (size, mtime, inode) that files had before their bytes were checked. A cache: it may be lost."""
-    kept: dict[str, JsonValue] = {name: list(stamp) for name, stamp in stamps.items()}
-    with contextlib.suppress(StorageError):
-        write_atomic(_stamps(repository), canonical_json(kept))
+    write_if_possible(_stamps(repository), stamps)
 
 
 def _recorded(repository: Repository) -> dict[str, list[int]]:
-    try:
-        found = json.loads(_stamps(repository).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    return {name: stamp for name, stamp in found.items() if isinstance(stamp, list)}
+    return {name: stamp for name, stamp in read_or_empty(_stamps(repository)).items() if isinstance(stamp, list)}
 
 
 def _stamps(repository: Repository) -> Path:

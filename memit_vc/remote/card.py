@@ -6,22 +6,29 @@ others stay.
 
 from __future__ import annotations
 
+import json
+import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from memit_vc.errors import RemoteError
 from memit_vc.progress import count
-from memit_vc.remote.card_text import cell, table
-from memit_vc.remote.card_usage import usage
 
-__all__ = ["BEGIN", "END", "Card", "CardFact", "card_with"]
+__all__ = ["BEGIN", "END", "Card", "CardFact", "card_with", "cell"]
 
 BEGIN = "<!-- memitvc: begin. Written by `memitvc push`; what stands outside these two markers is yours and stays. -->"
 END = "<!-- memitvc: end -->"
 _BEGIN = "<!-- memitvc: begin"
 SHOWN = 100
 """Facts in the table; the repository has all of them."""
+_LONGEST = 200
+_PLAIN = frozenset(" .,;?'()+=%°")
+"""Punctuation that means nothing inside a line of Markdown; all other ASCII punctuation is written as an entity."""
+_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes for --max-lora-rank."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,7 @@ def _part(card: Card) -> str:
         "## Base and licence",
         _base(card),
         *(["## Scores", _scores(card)] if card.scores else []),
-        *usage(card),
+        *_usage(card),
         END,
     ]
     return "\n\n".join(sections)
@@ -163,7 +170,7 @@ def _facts(card: Card) -> str:
     ]
     columns = ("Prompt", "The edited model should say", "Instead of", "Learnt")
     keep = 4 if any(fact.learnt is not None for fact in card.facts[:SHOWN]) else 3
-    text = table(columns[:keep], [row[:keep] for row in rows])
+    text = _table(columns[:keep], [row[:keep] for row in rows])
     text += "\n\n*Instead of*: the old answer, as the author of the edit gave it; the base may say something else."
     if keep == 4:
         text += " *Learnt*: the share of the new answer's tokens that come out as the most likely ones"
@@ -206,4 +213,163 @@ _MEASURES = {
 def _scores(card: Card) -> str:
     known = " ".join(text for name, text in _MEASURES.items() if any(row[0].startswith(name) for row in card.scores))
     explained = f"{known} These are samples, not proofs: an edit can change what nobody measured.".strip()
-    return f"{table(('', 'Before', 'After'), list(card.scores))}\n\nMeasured {card.scored_on}. {explained}"
+    return f"{_table(('', 'Before', 'After'), list(card.scores))}\n\nMeasured {card.scored_on}. {explained}"
+
+
+def _usage(card: Card) -> list[str]:
+    """Sections of Markdown, headings included."""
+    if card.relation == "finetune":
+        return _whole(card)
+    return [*_loading(card), *_checking(), *_undoing()]
+
+
+def _repo(card: Card) -> str:
+    return card.repo_id or "path/to/this/directory"
+
+
+def _base_place(card: Card) -> str:
+    return card.base or "path/to/the/base"
+
+
+def _clone(card: Card) -> str:
+    base = "" if card.base else " --base path/to/the/base"
+    return f"memitvc clone {_repo(card)}{'' if card.branch == 'main' else f'@{card.branch}'} edited{base}"
+
+
+def _place(card: Card) -> str:
+    """What `memit_vc.from_pretrained` takes: the repository itself where its base is known too, else the clone."""
+    if card.repo_id is None or card.base is None:
+        return "edited"
+    return card.repo_id if card.branch == "main" else f"{card.repo_id}@{card.branch}"
+
+
+def _at(card: Card) -> str:
+    """An argument of `from_pretrained`: the branch of the Hub where it is not main."""
+    return "" if card.branch == "main" else f', revision="{card.branch}"'
+
+
+def _loading(card: Card) -> list[str]:
+    sections = [
+        "## How to load it",
+        "With memit-vc, exactly as it was made. Install it (its repository says how), then:",
+        f"```console\n$ {_clone(card)}\n$ memitvc -C edited checkout HEAD -o model\n```",
+        "`edited/model` is now a directory that transformers, vLLM and everything else loads. Or, in Python:",
+        f'```python\nimport memit_vc\n\nmodel = memit_vc.from_pretrained("{_place(card)}")\n```',
+    ]
+    if card.rank is None:
+        return [*sections, "There is no adapter for PEFT or vLLM here; `memitvc export --adapter DIR` makes one."]
+    revision = f', revision="{card.base_revision}"' if card.base_revision else ""
+    sections += [
+        f"With [PEFT](https://huggingface.co/docs/peft), without memit-vc (a LoRA of rank {card.rank}):",
+        "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'base = "{_base_place(card)}"\n'
+        f"tokenizer = AutoTokenizer.from_pretrained(base{revision})\n"
+        f"model = AutoModelForCausalLM.from_pretrained(base{revision})\n"
+        f'model = PeftModel.from_pretrained(model, "{_repo(card)}"{_at(card)})\n'
+        f"{_asking(card)}```",
+    ]
+    # vLLM has an upper limit, and takes an adapter of the Hub from main only: otherwise the checkout is the way
+    if card.vllm and card.rank <= _RANKS[-1] and card.branch == "main":
+        rank = next(each for each in _RANKS if each >= card.rank)
+        at = f" --revision {card.base_revision}" if card.base_revision else ""
+        sections += [
+            f"With vLLM ({rank} is the smallest it takes for a rank of {card.rank}):",
+            f"```console\n$ vllm serve {_base_place(card)}{at} \\\n    --enable-lora --max-lora-rank {rank} "
+            f"--lora-modules edited={_repo(card)}\n```",
+        ]
+    else:
+        sections += [
+            "vLLM takes no LoRA here; it serves the directory that `checkout` wrote:",
+            "```console\n$ vllm serve edited/model\n```",
+        ]
+    return sections
+
+
+def _asking(card: Card) -> str:
+    """Lines that put the first fact's prompt to the model."""
+    if not card.facts:
+        return ""
+    prompt = card.facts[0].prompt
+    quoted = json.dumps(prompt, ensure_ascii=not prompt.isprintable()).replace("<", "\\u003c")  # no marker of ours
+    return (
+        f'\ninputs = tokenizer({quoted}, return_tensors="pt")\n'
+        "print(tokenizer.decode(model.generate(**inputs, max_new_tokens=5)[0]))\n"
+    )
+
+
+def _checking() -> list[str]:
+    return [
+        "## How to check it",
+        "Every file under `objects/` is named by its SHA-256, and `clone` checks each of them. `verify` hashes every "
+        "tensor of a model directory and says which state it is:",
+        "```console\n$ cd edited\n$ memitvc verify model\n$ memitvc log\n$ memitvc facts\n```",
+    ]
+
+
+def _undoing() -> list[str]:
+    return [
+        "## How to undo it",
+        "In your clone, take out one commit, or one fact, wherever it is in the history; this repository stays as it "
+        "is. What is left is, bit for bit, what the model would be without it:",
+        "```console\n$ memitvc log\n$ memitvc revert COMMIT\n$ memitvc revert COMMIT --fact SUBJECT\n"
+        "$ memitvc checkout HEAD --in-place model\n```",
+        "To undo everything, use the base. With PEFT, `with model.disable_adapter():` gives its answers.",
+    ]
+
+
+def _whole(card: Card) -> list[str]:
+    repo = _repo(card)
+    history, revision = card.history, "" if card.branch == "main" else f" --revision {card.branch}"
+    base = "" if card.base else " --base path/to/the/base"
+    sections = [
+        "## How to load it",
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'model = AutoModelForCausalLM.from_pretrained("{repo}"{_at(card)})\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{repo}"{_at(card)})\n```',
+        f"```console\n$ vllm serve {repo}{revision}\n```",
+        "There is no adapter here and PEFT is not needed.",
+        "## How to check it, and how to undo it",
+    ]
+    if history is None:
+        return [
+            *sections,
+            "The edits themselves, with their history, were not published with this model: ask for them. To undo "
+            "everything, use the base.",
+        ]
+    return [
+        *sections,
+        f"The edits, with their history, are in [{history}](https://huggingface.co/{history.partition('@')[0]}). "
+        "`verify` hashes every tensor and says which commit this model is; `revert` takes a commit out, to the bit. "
+        "Install memit-vc (its repository says how), then:",
+        f"```console\n$ memitvc clone {history} edited{base}\n$ cd edited\n"
+        f"$ hf download {repo}{revision} --local-dir model\n$ memitvc verify model\n$ memitvc revert COMMIT\n"
+        "$ memitvc checkout HEAD -o repaired\n```",
+    ]
+
+
+def cell(text: str) -> str:
+    """One line that every Markdown renderer shows as `text` and nothing else: an entity never starts markup.
+
+    A stranger's fact may hold pipes, newlines, HTML, links, or our own markers.
+    """
+    kept = (" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text if c not in _BIDI)
+    line = " ".join("".join(kept).split())
+    if len(line) > _LONGEST:
+        line = line[: _LONGEST - 1] + "…"
+    # "www." alone makes a link in GitHub's dialect
+    line = "".join(
+        c if c.isalnum() or not c.isascii() or c in _PLAIN or _joins(line, i) else f"&#{ord(c)};"
+        for i, c in enumerate(line)
+    )
+    return re.sub(r"(?i)\b(www)\.", r"\1&#46;", line)
+
+
+def _joins(line: str, place: int) -> bool:
+    """Whether a hyphen stands inside of a word, where it starts no list and no rule."""
+    return line[place] == "-" and line[place - 1 : place].isalnum() and line[place + 1 : place + 2].isalnum()
+
+
+def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table; the cells are Markdown already."""
+    lines = [columns, tuple("---" for _ in columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -13,6 +13,7 @@ from memit_vc.remote.hub_errors import hub_errors, status_of, xet_status
 from memit_vc.remote.hub_landed import CopySource, landed, listed, same_content
 from memit_vc.remote.hub_quiet import quiet
 from memit_vc.remote.hub_retry import passes, repeated
+from memit_vc.remote.manifest import MANIFEST
 from memit_vc.remote.protocol import Change, RemoteFile
 from memit_vc.store.files import temporary_path
 
@@ -29,9 +30,6 @@ class HubChange(Change):
     """A change that also has the Hub copy large files from other repositories, without sending them through here."""
 
     copies: Mapping[str, CopySource] = field(default_factory=dict)
-
-
-_MANIFEST = "memitvc.json"
 
 
 class HubRemote:
@@ -196,11 +194,10 @@ class HubRemote:
         return repeated(once)
 
     def _commit(self, change: Change, parent: str) -> str:
-        operations = [*self._additions(change), *self._copies(change), *self._deletions(change)]
         with quiet():
             made = self.api.create_commit(
                 self.repo_id,
-                operations,
+                _operations(change),
                 commit_message=change.message,
                 revision=None if self.create_pr else self.branch,
                 parent_commit=parent,
@@ -208,26 +205,6 @@ class HubRemote:
             )
         self.pull_request = made.pr_url
         return str(made.oid)
-
-    def _additions(self, change: Change) -> list[Any]:
-        """Fresh for every try: the client keeps notes on them."""
-        from huggingface_hub import CommitOperationAdd
-
-        return [CommitOperationAdd(path, data) for path, data in change.adds.items()]
-
-    def _copies(self, change: Change) -> list[Any]:
-        from huggingface_hub import CommitOperationCopy
-
-        wanted = change.copies if isinstance(change, HubChange) else {}
-        return [
-            CommitOperationCopy(source.path, path, source.revision, source.repo_id, "model")
-            for path, source in wanted.items()
-        ]
-
-    def _deletions(self, change: Change) -> list[Any]:
-        from huggingface_hub import CommitOperationDelete
-
-        return [CommitOperationDelete(path, is_folder=False) for path in sorted(change.deletes)]
 
     def _place(self) -> str | None:
         """Where a commit of ours would be: the branch, or None for any pull request."""
@@ -258,7 +235,7 @@ class HubRemote:
         head = self.head()
         if head is None:
             raise RemoteError(f"{self.url}: was made and cannot be seen", hint="Try again in a minute.")
-        if self.branch == "main" and _MANIFEST in self.listing(head):
+        if self.branch == "main" and MANIFEST in self.listing(head):
             raise self._moved()
         return head
 
@@ -294,3 +271,15 @@ class HubRemote:
     def _asked(self, call: Callable[[], _T], doing: str, *, writing: bool = False, target: Path | None = None) -> _T:
         with hub_errors(self.url, doing, writing=writing, target=target):
             return repeated(call)
+
+
+def _operations(change: Change) -> list[Any]:
+    """Fresh for every try: the client keeps notes on them."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
+
+    copies = change.copies if isinstance(change, HubChange) else {}
+    return [
+        *(CommitOperationAdd(path, data) for path, data in change.adds.items()),
+        *(CommitOperationCopy(s.path, path, s.revision, s.repo_id, "model") for path, s in copies.items()),
+        *(CommitOperationDelete(path, is_folder=False) for path in sorted(change.deletes)),
+    ]

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from memit_vc.errors import IntegrityError
+from memit_vc.objects import is_sha256
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.hub_errors import hub_errors
 from memit_vc.remote.hub_retry import repeated
@@ -23,7 +24,7 @@ __all__ = ["IGNORED", "PATTERNS", "cached_model", "download_model"]
 PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja", "*.py")
 IGNORED = ("consolidated*.safetensors", "*/*.safetensors")
 """The same weights once more in their maker's own format, and what lies in folders: adapters, other exports."""
-_SHA256, _SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
+_SHA1 = re.compile(r"[0-9a-f]{40}")
 
 
 def download_model(repo_id: str, revision: str | None, *, progress: Progress = silent) -> Path:
@@ -75,7 +76,7 @@ def _damaged(place: Path, progress: Progress) -> Sequence[str]:
     found = []
     for number, path in enumerate(files, 1):
         name = path.resolve().name  # a link to blobs/<name>; a plain copy, on some disks, has no such name
-        if (_SHA256.fullmatch(name) and file_digest(path) != name) or (_SHA1.fullmatch(name) and _git(path) != name):
+        if (is_sha256(name) and file_digest(path) != name) or (_SHA1.fullmatch(name) and _git(path) != name):
             found.append(path.relative_to(place).as_posix())
         progress("check the download", number, len(files))
     return found

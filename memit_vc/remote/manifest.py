@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from memit_vc.errors import IntegrityError, RemoteError, UsageError
-from memit_vc.objects import BaseId, CommitId, JsonValue, canonical_json
+from memit_vc.objects import BaseId, CommitId, JsonValue, canonical_json, is_sha256
 from memit_vc.remote.strict_json import parsed
 from memit_vc.vcs.refnames import check_ref_name
 
@@ -21,7 +21,6 @@ __all__ = [
     "REMOTE_FORMAT",
     "RemoteManifest",
     "commit_path",
-    "is_id",
     "object_path",
 ]
 
@@ -33,12 +32,6 @@ MAX_MANIFEST = 1 << 24
 """Bytes: some hundred thousand refs."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _HUB_COMMIT = re.compile(r"[0-9a-f]{40}")
-_HEX = frozenset("0123456789abcdef")
-
-
-def is_id(value: object) -> bool:
-    """Whether this is a SHA-256 as every id is written: 64 lower-case hexadecimal digits."""
-    return isinstance(value, str) and len(value) == 64 and _HEX.issuperset(value)
 
 
 def commit_path(commit: str) -> str:
@@ -91,7 +84,9 @@ class RemoteManifest:
                 )
             base, refs, default = record["base"], record["refs"], record["default"]
             texts = [default, *refs, *(base[name] for name in ("source", "revision") if base[name] is not None)]
-            if not all(isinstance(text, str) for text in texts) or not all(map(is_id, [base["id"], *refs.values()])):
+            if not all(isinstance(text, str) for text in texts) or not all(
+                map(is_sha256, [base["id"], *refs.values()])
+            ):
                 raise bad
             for name in refs:
                 check_ref_name(name)

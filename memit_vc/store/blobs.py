@@ -5,25 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from memit_vc.errors import IntegrityError
-from memit_vc.objects import BlobId, short
-from memit_vc.store.files import (
-    file_digest,
-    fsync_directory,
-    make_directories,
-    read_chunks,
-    storage_errors,
-    temporary_path,
-)
+from memit_vc.objects import BlobId, is_sha256, short
+from memit_vc.store.files import file_digest, read_chunks, storage_errors, write_atomic
 
 __all__ = ["BlobStore", "blob_id"]
-
-_NAME = re.compile(r"[0-9a-f]{64}")
 
 
 def blob_id(data: bytes) -> BlobId:
@@ -38,7 +28,7 @@ class BlobStore:
         self.root = root
 
     def _location(self, blob: BlobId | str) -> Path:
-        if not _NAME.fullmatch(blob):
+        if not is_sha256(blob):
             raise IntegrityError(f"{blob!r} is not the name of an object", hint="A name is 64 hexadecimal digits.")
         return self.root / blob[:2] / blob[2:]
 
@@ -60,29 +50,8 @@ class BlobStore:
                 with contextlib.suppress(PermissionError):  # another user's blob, which is as good
                     os.utime(target)
             else:
-                self._write(target, blob, data)
+                write_atomic(target, data if isinstance(data, bytes) else _checked(data, blob), mode=0o444)
         return blob
-
-    def _write(self, target: Path, blob: BlobId, data: bytes | Path) -> None:
-        make_directories(target.parent)
-        temporary = temporary_path(target)
-        sha = hashlib.sha256()
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                for chunk in (data,) if isinstance(data, bytes) else read_chunks(data):
-                    file.write(chunk)
-                    sha.update(chunk)
-                file.flush()
-                os.fchmod(file.fileno(), 0o444)
-                os.fsync(file.fileno())
-            if sha.hexdigest() != blob:
-                raise IntegrityError(f"{data!s} changed while it was being stored", hint="Run the command again.")
-            temporary.rename(target)
-            fsync_directory(target.parent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
 
     def has(self, blob: BlobId | str) -> bool:
         location = self._location(blob)
@@ -129,7 +98,7 @@ class BlobStore:
             if len(directory.name) == 2 and directory.is_dir():
                 with storage_errors(directory):
                     names = sorted(directory.name + file.name for file in directory.iterdir())
-                yield from (BlobId(name) for name in names if _NAME.fullmatch(name))
+                yield from (BlobId(name) for name in names if is_sha256(name))
 
     def age(self, blob: BlobId | str) -> float:
         """Seconds since the blob was last put."""
@@ -142,3 +111,13 @@ class BlobStore:
             size = location.stat().st_size
             location.unlink()
         return size
+
+
+def _checked(source: Path, blob: BlobId) -> Iterator[bytes]:
+    """A file's bytes; IntegrityError at their end where they are no longer those of `blob`."""
+    sha = hashlib.sha256()
+    for chunk in read_chunks(source):
+        sha.update(chunk)
+        yield chunk
+    if sha.hexdigest() != blob:
+        raise IntegrityError(f"{source} changed while it was being stored", hint="Run the command again.")

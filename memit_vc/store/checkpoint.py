@@ -14,11 +14,10 @@ from typing import Any
 from memit_vc.errors import IntegrityError, StorageError, UnsupportedModelError
 from memit_vc.objects import BaseManifest, TensorRecord
 from memit_vc.progress import Progress, silent
-from memit_vc.store.files import file_digest, storage_errors
-from memit_vc.store.hashcache import HashCache, Stat, file_stat
+from memit_vc.store.files import Stat, file_digest, file_stat, storage_errors
 from memit_vc.store.safetensors_file import Entry, FileHeader, read_header
 
-__all__ = ["INDEX_FILE", "RECORD_FILE", "SINGLE_FILE", "Checkpoint", "hash_directory"]
+__all__ = ["INDEX_FILE", "RECORD_FILE", "SINGLE_FILE", "Checkpoint"]
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -103,41 +102,22 @@ class Checkpoint:
         with storage_errors(self.directory):
             return {name: file_digest(self.directory / name) for name in self.other_files}
 
-    def manifest(self, progress: Progress = silent, *, cache: Path | None = None) -> BaseManifest:
-        """SHA-256 of every tensor's bytes, streamed. `cache` is a JSON file of hashes by (size, mtime, inode)."""
-        known = HashCache(cache)
+    def manifest(self, progress: Progress = silent) -> BaseManifest:
+        """SHA-256 of every tensor's bytes, streamed."""
         records: list[TensorRecord] = []
         total, done = sum(entry.size for _, entry in self.tensors.values()), 0
         progress("hash tensors", 0, total)
         with storage_errors(self.directory), ThreadPoolExecutor(max_workers=2) as pool:
             for file, header in self.files.items():
-                stat = file_stat(self.directory / file)
-                hashes = known.get(stat, header.tensors)
-                if hashes is None:
-                    hashes = {}
-                    digests = pool.map(self._digest, [file] * len(header.tensors), header.tensors)
-                    for name, digest in zip(header.tensors, digests, strict=True):
-                        hashes[name] = digest
-                        done += header.tensors[name].size
-                        progress("hash tensors", done, total)
-                    if file_stat(self.directory / file) == stat:  # else it changed under us: do not remember it
-                        known.put(stat, hashes)
-                else:
-                    done += sum(entry.size for entry in header.tensors.values())
+                digests = pool.map(self._digest, [file] * len(header.tensors), header.tensors)
+                for (name, e), sha in zip(header.tensors.items(), digests, strict=True):
+                    records.append(TensorRecord(name=name, dtype=e.dtype, shape=e.shape, sha256=sha, file=file))
+                    done += e.size
                     progress("hash tensors", done, total)
-                records += [
-                    TensorRecord(name=name, dtype=e.dtype, shape=e.shape, sha256=hashes[name], file=file)
-                    for name, e in header.tensors.items()
-                ]
-        known.save()
         return BaseManifest(tensors=tuple(sorted(records, key=lambda record: record.name)))
 
-    def read_bytes(self, name: str) -> bytes:
-        """One tensor's bytes as stored."""
-        return b"".join(self.chunks(name))
-
     def chunks(self, name: str) -> Iterator[bytes]:
-        """One tensor's bytes in pieces of 8 MiB. StorageError for a file that has become shorter."""
+        """One tensor's bytes as stored, in pieces of 8 MiB. StorageError for a file that has become shorter."""
         file, entry = self.tensors[name]
         return self._chunks(file, name, entry)
 
@@ -204,11 +184,6 @@ class Checkpoint:
                     )
                 left -= len(chunk)
                 yield chunk
-
-
-def hash_directory(directory: Path, progress: Progress = silent, cache: Path | None = None) -> dict[str, str]:
-    """Tensor -> SHA-256 for any checkpoint directory, however it is sharded; errors as for `Checkpoint.find`."""
-    return {record.name: record.sha256 for record in Checkpoint.find(directory).manifest(progress, cache=cache).tensors}
 
 
 def _read_index(path: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The connection: SQLite (WAL, synchronous=FULL, foreign keys on) or PostgreSQL, and what its errors mean."""
+"""The connection to SQLite (WAL, synchronous=FULL, foreign keys on), and what its errors mean."""
 
 from __future__ import annotations
 
@@ -10,38 +10,32 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy import Column, Connection, Engine, Table, create_engine, event, select
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from memit_vc.errors import IntegrityError, LockedError, MemitVCError, StorageError
 
-__all__ = ["BUSY_SECONDS", "Database", "chunked", "insert_missing"]
+__all__ = ["BUSY_SECONDS", "Database", "chunked", "insert_missing", "known"]
 
 BUSY_SECONDS = 30.0
 _T = TypeVar("_T")
-# SQLite allows 32,766 variables in a statement and PostgreSQL 65,535
+_Id = TypeVar("_Id", bound=str)
+# SQLite allows 32,766 variables in a statement
 _VARIABLES = 16_000
 
 
 class Database:
     """One repository's database. `read` and `write` give a connection inside one transaction each."""
 
-    def __init__(self, place: Path | str, *, create: bool = False, busy_seconds: float = BUSY_SECONDS) -> None:
-        """`place` is a SQLite file, or the URL of a server's database. With `create` the file may be absent."""
-        self.place = place
+    def __init__(self, path: Path, *, create: bool = False, busy_seconds: float = BUSY_SECONDS) -> None:
+        """`path` is a SQLite file. With `create` it may be absent."""
+        if not create and not path.is_file():
+            raise IntegrityError(f"{path} is missing", hint="Restore it from a backup of the repository.")
+        self.path = path
         self.busy_seconds = busy_seconds
-        if isinstance(place, Path):
-            if not create and not place.is_file():
-                raise IntegrityError(f"{place} is missing", hint="Restore it from a backup of the repository.")
-            self.engine = _sqlite(place, create, busy_seconds)
-        else:
-            self.engine = _server(place, busy_seconds)
-
-    @property
-    def is_sqlite(self) -> bool:
-        return self.engine.dialect.name == "sqlite"
+        self.engine = _sqlite(path, create, busy_seconds)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -74,25 +68,25 @@ class Database:
 
     def _translate(self, error: DBAPIError) -> MemitVCError:
         reason = str(error.orig).strip()
-        where = (
-            self.place if isinstance(self.place, Path) else make_url(self.place).render_as_string(hide_password=True)
-        )
         low = reason.lower()
-        # 55P03 is PostgreSQL's lock_not_available
-        if "is locked" in low or "busy" in low or getattr(error.orig, "sqlstate", None) == "55P03":
+        if "is locked" in low or "busy" in low:
             return LockedError(
-                f"{where}: another process has been writing for more than {self.busy_seconds:g} s",
+                f"{self.path}: another process has been writing for more than {self.busy_seconds:g} s",
                 hint="Wait for the other command to end and try again.",
             )
         if any(word in low for word in ("not a database", "malformed", "no such table", "no such column")):
-            return IntegrityError(f"{where}: {reason}", hint="Restore the file from a backup; the objects are intact.")
+            return IntegrityError(
+                f"{self.path}: {reason}", hint="Restore the file from a backup; the objects are intact."
+            )
         if any(word in low for word in ("disk is full", "disk full")):
-            return StorageError(f"{where}: no space left on the device", hint="Free some space; nothing was changed.")
+            return StorageError(
+                f"{self.path}: no space left on the device", hint="Free some space; nothing was changed."
+            )
         if any(word in low for word in ("readonly", "unable to open", "disk i/o")):
-            return StorageError(f"{where}: {reason}", hint="Check the permissions and the space of this path.")
-        if isinstance(error.orig, sqlite3.IntegrityError) or getattr(error.orig, "sqlstate", "")[:2] == "23":
-            return IntegrityError(f"{where}: the rows contradict each other: {reason}", hint="Run `memitvc fsck`.")
-        return StorageError(f"{where}: {reason}", hint="Check that the database can be reached.")
+            return StorageError(f"{self.path}: {reason}", hint="Check the permissions and the space of this path.")
+        if isinstance(error.orig, sqlite3.IntegrityError):
+            return IntegrityError(f"{self.path}: the rows contradict each other: {reason}", hint="Run `memitvc fsck`.")
+        return StorageError(f"{self.path}: {reason}", hint="Check the disk and run the command again.")
 
 
 def _sqlite(path: Path, create: bool, busy_seconds: float) -> Engine:
@@ -128,39 +122,6 @@ def _sqlite(path: Path, create: bool, busy_seconds: float) -> Engine:
     return engine
 
 
-def _server(url: str, busy_seconds: float) -> Engine:
-    if url.startswith("sqlite"):
-        raise MemitVCError(
-            "[database] url in config.toml names a SQLite file; a repository has its own, .memitvc/meta.db",
-            hint="Remove the line (a file in use becomes .memitvc/meta.db); for a team, give a PostgreSQL URL.",
-        )
-    try:
-        engine = create_engine(url)
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise MemitVCError(
-            f"[database] url in config.toml is not a database URL: {error}",
-            hint="For example postgresql+psycopg://user@host/name.",
-        ) from error
-    except ModuleNotFoundError as error:
-        raise MemitVCError(
-            f"the driver of the database URL is not installed: {error.name}",
-            hint="For a postgresql+psycopg:// URL: pip install 'psycopg[binary]'",
-        ) from error
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        if engine.dialect.name != "postgresql":
-            return
-        if connection.get_execution_options().get("memitvc_write"):
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(busy_seconds * 1000)}")
-            # one writer at a time, as in SQLite: a compare-and-swap is then a simple read and write
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('memitvc'))")
-        else:
-            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-
-    return engine
-
-
 def chunked(values: Collection[_T], size: int = _VARIABLES) -> Iterator[list[_T]]:
     """`values` in lists short enough for one statement's variables."""
     listed = list(values)
@@ -168,15 +129,15 @@ def chunked(values: Collection[_T], size: int = _VARIABLES) -> Iterator[list[_T]
         yield listed[start : start + size]
 
 
+def known(connection: Connection, column: Column[str], values: Collection[_Id]) -> set[_Id]:
+    """Those of `values` that some row has in `column`."""
+    found: set[str] = set()
+    for part in chunked(values):
+        found.update(connection.execute(select(column).where(column.in_(part)).distinct()).scalars())
+    return {value for value in values if value in found}
+
+
 def insert_missing(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows, leaving alone those whose primary key is there already."""
-    if not rows:
-        return
-    if connection.dialect.name == "postgresql":
-        from sqlalchemy.dialects import postgresql
-
-        connection.execute(postgresql.insert(table).on_conflict_do_nothing(), rows)
-    else:
-        from sqlalchemy.dialects import sqlite
-
-        connection.execute(sqlite.insert(table).on_conflict_do_nothing(), rows)
+    if rows:
+        connection.execute(insert(table).on_conflict_do_nothing(), rows)

@@ -15,21 +15,25 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISDIR
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 from memit_vc.errors import StorageError
 
 __all__ = [
+    "Stat",
     "file_digest",
-    "fsync_directory",
+    "file_stat",
+    "fsync",
+    "fsync_path",
     "is_temporary",
     "make_directories",
     "publish_directory",
     "read_chunks",
     "remove_temporary",
+    "replacing",
     "stale_temporaries",
     "storage_errors",
     "temporary_path",
@@ -37,6 +41,8 @@ __all__ = [
     "writer_is_alive",
 ]
 
+Stat: TypeAlias = "list[int]"
+"""[size in bytes, modification time in ns, inode]"""
 _MARK = ".tmp-"
 _TEMPORARY = re.compile(r"\.tmp-\d+-[0-9a-f]{12}")
 """What `temporary_path` puts behind a name. Anything else that looks similar is the user's."""
@@ -58,6 +64,12 @@ def file_digest(path: Path) -> str:
     for chunk in read_chunks(path):
         sha.update(chunk)
     return sha.hexdigest()
+
+
+def file_stat(path: Path) -> Stat:
+    """The stat of the file behind any symlink; OSError as the system raises it."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ino]
 
 
 @contextmanager
@@ -131,14 +143,20 @@ def remove_temporary(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def fsync_directory(directory: Path) -> None:
-    """Make the directory's entries durable. File systems that cannot (EINVAL, ENOTSUP) are let pass; EIO is not."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def fsync(descriptor: int) -> None:
+    """Make an open file or directory durable. File systems that cannot (EINVAL, ENOTSUP) are let pass; EIO is not."""
     try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
+
+
+def fsync_path(path: Path) -> None:
+    """Make a file, or a directory's entries, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -149,7 +167,27 @@ def make_directories(directory: Path) -> None:
         return
     make_directories(directory.parent)
     directory.mkdir(exist_ok=True)
-    fsync_directory(directory.parent)
+    fsync_path(directory.parent)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name for the block to write a file under; at its end that file is durable, and is `path`.
+
+    An error leaves `path` as it was and no temporary file behind; that of a system which refuses is a StorageError.
+    """
+    temporary = temporary_path(path)
+    try:
+        with storage_errors(path):
+            make_directories(path.parent)
+            yield temporary
+            fsync_path(temporary)
+            temporary.rename(path)
+            fsync_path(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def write_atomic(path: Path, data: bytes | Iterable[bytes | memoryview], *, mode: int = 0o644) -> None:
@@ -157,24 +195,14 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes | memoryview], *, mode
 
     Of a large iterable, what is written goes to the disk while the rest is being made.
     """
-    temporary = temporary_path(path)
-    try:
-        with storage_errors(path):
-            make_directories(path.parent)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                if isinstance(data, bytes):
-                    file.write(data)
-                else:
-                    _write_through(file, data)
-                file.flush()
-                os.fchmod(file.fileno(), mode)
-                os.fsync(file.fileno())
-            temporary.rename(path)
-            fsync_directory(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                _write_through(file, data)
+            os.fchmod(file.fileno(), mode)
 
 
 def _write_through(file: BinaryIO, data: Iterable[bytes | memoryview]) -> None:
@@ -189,7 +217,7 @@ def _write_through(file: BinaryIO, data: Iterable[bytes | memoryview]) -> None:
                 if syncing is not None:
                     syncing.result()  # a failure is reported once, to one fsync: do not lose it
                 file.flush()
-                syncing, unsynced = disk.submit(os.fsync, file.fileno()), 0
+                syncing, unsynced = disk.submit(fsync, file.fileno()), 0
         if syncing is not None:
             syncing.result()
 
@@ -199,9 +227,9 @@ def publish_directory(temporary: Path, target: Path) -> None:
     try:
         with storage_errors(target):
             for directory, _, _ in os.walk(temporary):
-                fsync_directory(Path(directory))
+                fsync_path(Path(directory))
             temporary.rename(target)
-            fsync_directory(target.parent)
+            fsync_path(target.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

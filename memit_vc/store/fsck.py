@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from sqlalchemy import Connection, select, text
@@ -13,10 +13,12 @@ from sqlalchemy.exc import DBAPIError
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import (
     BaseId,
+    BaseManifest,
     BlobId,
     ColumnId,
     Commit,
     CommitId,
+    EditableWeight,
     Fact,
     Patch,
     PatchHeader,
@@ -24,21 +26,33 @@ from memit_vc.objects import (
     StateId,
     canonical_json,
     digest,
+    is_sha256,
     short,
 )
 from memit_vc.progress import Progress, silent
 from memit_vc.store.blobs import BlobStore
-from memit_vc.store.fsck_base import check_base, check_evaluations
 from memit_vc.store.gc import referenced_blobs
 from memit_vc.store.records import Problem
 from memit_vc.store.rows_patches import load_patches
 from memit_vc.store.rows_refs import load_operations, load_refs, raw_head
-from memit_vc.store.schema import changes, commit_patches, commits, facts, kept, meta, parents, patch_columns, patches
+from memit_vc.store.schema import (
+    changes,
+    commit_patches,
+    commits,
+    evaluations,
+    facts,
+    kept,
+    meta,
+    parents,
+    patch_columns,
+    patches,
+)
 
-__all__ = ["CheckPatch", "check"]
+__all__ = ["BAD_JSON", "CheckPatch", "check"]
 
 CheckPatch = Callable[[Path, Patch], list[str]]
-_BAD_JSON = (KeyError, TypeError, ValueError, AttributeError)
+BAD_JSON = (KeyError, TypeError, ValueError, AttributeError)
+"""What reading a damaged record raises."""
 
 
 def check(
@@ -47,22 +61,22 @@ def check(
     base: BaseId,
     state_hash: Callable[[Collection[ColumnId]], StateId],
     *,
-    full: bool,
+    quick: bool,
     check_patch: CheckPatch | None,
     progress: Progress = silent,
 ) -> Iterator[Problem]:
-    """Problems as they are found. `full` also hashes every object and recomputes every state."""
+    """Problems as they are found. `quick` neither hashes objects nor recomputes states."""
     known = _commit_rows(connection)
     stages = [
         _database(connection),
-        check_base(connection, base),
-        check_evaluations(connection, _editable_names(connection)),
+        _base(connection, base),
+        _evaluations(connection, _editable_names(connection)),
         _commits(connection, known, base),
-        _states(connection, known, state_hash) if full else (),
+        () if quick else _states(connection, known, state_hash),
         _refs(connection, known),
         _facts(connection),
         _patches(connection, blobs, base, check_patch),
-        _blobs(connection, blobs, full, progress),
+        _blobs(connection, blobs, quick, progress),
     ]
     for stage in stages:
         try:
@@ -72,17 +86,15 @@ def check(
 
 
 def _editable_names(connection: Connection) -> set[str]:
-    """The editable weights, as far as their record can be read: `check_base` says where it cannot."""
+    """The editable weights, as far as their record can be read: `_base` says where it cannot."""
     found = connection.execute(select(meta.c.value).where(meta.c.key == "weights")).scalar_one_or_none()
     try:
         return {str(weight["name"]) for weight in json.loads(found or "[]")}
-    except _BAD_JSON:
+    except BAD_JSON:
         return set()
 
 
 def _database(connection: Connection) -> Iterator[Problem]:
-    if connection.dialect.name != "sqlite":
-        return
     for line in connection.execute(text("PRAGMA integrity_check")).scalars():
         if line != "ok":
             yield Problem("database", "meta.db", str(line))
@@ -90,6 +102,68 @@ def _database(connection: Connection) -> Iterator[Problem]:
         yield Problem(
             "database", "meta.db", f"row {row[1]} of table {row[0]} names a row of {row[2]} that is not there"
         )
+
+
+def _base(connection: Connection, base: BaseId) -> Iterator[Problem]:
+    """Manifest, editable weights and files of the base."""
+    rows = {row.key: row.value for row in connection.execute(select(meta))}
+    for key in ("manifest", "weights", "files"):
+        if key not in rows:
+            yield Problem("base", key, "the database has no such record")
+    try:
+        manifest = BaseManifest.from_json(json.loads(rows["manifest"]))
+        whole = manifest.id == base
+    except BAD_JSON:
+        whole = False
+    if not whole:
+        yield Problem("base", "manifest", "the recorded tensors do not hash to the base's id")
+        return
+    try:
+        weights = {weight.name: weight for weight in map(EditableWeight.from_json, json.loads(rows["weights"]))}
+    except BAD_JSON:
+        yield Problem("base", "weights", "the record of the editable weights cannot be read")
+        return
+    yield from _weights(connection, manifest, weights)
+    try:
+        files = json.loads(rows["files"])
+        known = all(is_sha256(sha) for sha in files.values())
+    except BAD_JSON:
+        known = False
+    if not known:
+        yield Problem("base", "files", "the record of the base's other files cannot be read")
+
+
+def _evaluations(connection: Connection, weights: set[str]) -> Iterator[Problem]:
+    """Hashes of tensors that `verify` compares with: each of a weight that can be edited, each a SHA-256."""
+    statement = select(evaluations).where(evaluations.c.kind == "tensors")
+    for row in connection.execute(statement):
+        try:
+            found = json.loads(row.json)
+            whole = all(name in weights and is_sha256(sha) for name, sha in found.items())
+        except BAD_JSON:
+            whole = False
+        if not whole:
+            yield Problem("evaluation", row.state, "its hashes of tensors cannot be read as such")
+
+
+def _weights(
+    connection: Connection, manifest: BaseManifest, weights: Mapping[str, EditableWeight]
+) -> Iterator[Problem]:
+    tensors = {tensor.name: tensor for tensor in manifest.tensors}
+    for name, weight in weights.items():
+        tensor = tensors.get(name)
+        shape = (weight.d_out, weight.d_in) if weight.orientation == "out_in" else (weight.d_in, weight.d_out)
+        if tensor is None or (tensor.dtype, tensor.shape) != (weight.dtype, shape):
+            yield Problem("base", name, "its record as an editable weight differs from that of the tensor")
+    for row in connection.execute(select(patches.c.id, patches.c.header)):
+        try:
+            forms = PatchHeader.from_json(json.loads(row.header)).weights
+        except BAD_JSON:
+            continue  # told with the patches
+        for name, form in forms.items():
+            own = weights.get(name)
+            if own is None or (own.d_out, own.d_in, own.quantum) != (form.d_out, form.d_in, form.quantum):
+                yield Problem("base", name, f"its record differs from patch {row.id[:10]}, which edits it")
 
 
 def _commit_rows(connection: Connection) -> dict[CommitId, Commit | None]:
@@ -103,7 +177,7 @@ def _commit_rows(connection: Connection) -> dict[CommitId, Commit | None]:
 def _parsed(record: str) -> Commit | None:
     try:
         return Commit.from_json(json.loads(record))
-    except _BAD_JSON:
+    except BAD_JSON:
         return None
 
 
@@ -196,7 +270,7 @@ def _facts(connection: Connection) -> Iterator[Problem]:
         try:
             fact = Fact.from_json(json.loads(row.json))
             whole = fact.id == row.id and digest("fact", row.json.encode()) == row.id
-        except _BAD_JSON:
+        except BAD_JSON:
             whole = False
         if not whole:
             yield Problem("fact", row.id, "its record does not hash to its id")
@@ -215,7 +289,7 @@ def _patches(
         try:
             header = PatchHeader.from_json(json.loads(row.header))
             canonical = canonical_json(header.to_json()).decode() == row.header
-        except _BAD_JSON:
+        except BAD_JSON:
             yield Problem("patch", row.id, "its header cannot be read")
             continue
         if not canonical or header.base != base or header.divisible == row.dense or row.size != len(header.columns):
@@ -232,12 +306,12 @@ def _patches(
                 yield Problem("patch", row.id, message)
 
 
-def _blobs(connection: Connection, blobs: BlobStore, full: bool, progress: Progress) -> Iterator[Problem]:
+def _blobs(connection: Connection, blobs: BlobStore, quick: bool, progress: Progress) -> Iterator[Problem]:
     named = _readable_references(connection)
     stored = set(blobs.iterate())
     for blob in sorted(named - stored):
         yield Problem("blob", blob, "is missing")
-    if not full:
+    if quick:
         return
     for number, blob in enumerate(sorted(stored), start=1):
         location = blobs.path(blob)
@@ -252,5 +326,5 @@ def _readable_references(connection: Connection) -> set[BlobId]:
     """As `referenced_blobs`; nothing where a damaged row, reported by then, stands in the way."""
     try:
         return referenced_blobs(connection)
-    except _BAD_JSON:
+    except BAD_JSON:
         return set()

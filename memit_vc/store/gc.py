@@ -10,8 +10,9 @@ from sqlalchemy import Connection, delete, select, update
 from memit_vc.objects import BlobId, Commit, CommitId, FactId, PatchHeader, PatchId
 from memit_vc.progress import Progress, silent
 from memit_vc.store.blobs import BlobStore
-from memit_vc.store.database import chunked
+from memit_vc.store.database import Database, chunked
 from memit_vc.store.files import remove_temporary, stale_temporaries
+from memit_vc.store.records import GcResult
 from memit_vc.store.rows_history import load_graph
 from memit_vc.store.rows_kept import forget_held
 from memit_vc.store.rows_refs import load_operations, load_refs, raw_head
@@ -29,7 +30,36 @@ from memit_vc.store.schema import (
     patches,
 )
 
-__all__ = ["drop_rows", "referenced_blobs", "sweep"]
+__all__ = ["collect", "referenced_blobs"]
+
+
+def collect(
+    database: Database,
+    blobs: BlobStore,
+    *,
+    keep_operations: int | None,
+    grace: float,
+    dry_run: bool,
+    progress: Progress = silent,
+) -> GcResult:
+    """Remove what nobody can reach any more; `dry_run` only counts.
+
+    With `keep_operations` None every operation stays, and with it all that `undo` and `restore` can bring back; with N
+    the log is cut to its last N operations first. Blobs and temporary files younger than `grace` seconds stay.
+    """
+    with database.write() as connection:
+        trial = connection.begin_nested()
+        commits, operations = _drop_rows(connection, keep_operations)
+        if dry_run:
+            found = _sweep(connection, blobs, grace=grace, dry_run=True, progress=progress)
+            trial.rollback()
+        else:
+            trial.commit()
+    if not dry_run:
+        with database.write() as connection:
+            found = _sweep(connection, blobs, grace=grace, dry_run=False, progress=progress)
+    objects, size, temporary = found
+    return GcResult(objects, size, commits, operations, temporary)
 
 
 def referenced_blobs(connection: Connection) -> set[BlobId]:
@@ -47,7 +77,7 @@ def referenced_blobs(connection: Connection) -> set[BlobId]:
     return found
 
 
-def drop_rows(connection: Connection, keep_operations: int | None) -> tuple[int, int]:
+def _drop_rows(connection: Connection, keep_operations: int | None) -> tuple[int, int]:
     """Remove old operations (all but the last `keep_operations`; None keeps all), then the rows nobody can reach.
 
     Reachable is what refs, HEAD, the remaining operations and kept patches name, with all ancestors.
@@ -62,7 +92,7 @@ def drop_rows(connection: Connection, keep_operations: int | None) -> tuple[int,
     return len(unreachable), dropped
 
 
-def sweep(
+def _sweep(
     connection: Connection, blobs: BlobStore, *, grace: float, dry_run: bool, progress: Progress = silent
 ) -> tuple[int, int, int]:
     """Remove unreferenced blobs and the temporary files of dead writers: (blobs, bytes, temporary files).

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from memit_vc.errors import StorageError
-from memit_vc.objects import StateId, canonical_json
-from memit_vc.store.files import write_atomic
+from memit_vc.objects import StateId
+from memit_vc.store.jsoncache import read_or_empty, write_if_possible
 from memit_vc.store.links import link
 from memit_vc.store.shards import ShardedBase
 
@@ -33,13 +31,11 @@ class HotCache:
     def find(self, state: StateId, base: ShardedBase) -> tuple[Path, dict[str, str]] | None:
         """The shard of a state and the SHA-256 that each of its tensors must have."""
         path = self._path(state, base)
-        try:
-            record: Any = json.loads(path.with_suffix(".json").read_bytes())
-            if not path.is_file() or not isinstance(record, dict) or record.keys() != base.hot.keys():
-                return None
-            path.with_suffix(".json").touch()
-        except (OSError, ValueError):
+        record = read_or_empty(path.with_suffix(".json"))
+        if record.keys() != base.hot.keys() or not path.is_file():
             return None
+        with contextlib.suppress(OSError):
+            path.with_suffix(".json").touch()
         return path, record
 
     def keep(self, state: StateId, base: ShardedBase, shard: Path, hashes: Mapping[str, str]) -> None:
@@ -50,7 +46,7 @@ class HotCache:
             self.drop(state, base)
             if shard.stat().st_size <= self.limit:
                 link(shard, path)
-                write_atomic(path.with_suffix(".json"), canonical_json(dict(hashes)))
+                write_if_possible(path.with_suffix(".json"), hashes)
             self.trim()
 
     def drop(self, state: StateId, base: ShardedBase) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from memit_vc.store.files import read_chunks, storage_errors
+from memit_vc.store.files import fsync, read_chunks, storage_errors
 
 __all__ = ["LinkKind", "in_hub_cache", "link"]
 
@@ -84,7 +84,7 @@ def _copy(src: Path, dst: Path) -> None:
             for chunk in read_chunks(src):
                 target.write(chunk)
             target.flush()
-            os.fsync(target.fileno())
+            fsync(target.fileno())
     except BaseException:
         dst.unlink(missing_ok=True)
         raise

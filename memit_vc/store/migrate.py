@@ -11,7 +11,7 @@ from sqlalchemy import Column, Connection, MetaData, String, Table, insert, insp
 from memit_vc.config import data_directory
 from memit_vc.errors import IntegrityError, MemitVCError
 from memit_vc.objects import utc_now
-from memit_vc.store.files import fsync_directory, storage_errors, temporary_path
+from memit_vc.store.files import replacing
 from memit_vc.store.schema import metadata
 
 if TYPE_CHECKING:
@@ -29,13 +29,7 @@ def _version_table() -> Table:
 
 
 def create_schema(connection: Connection) -> None:
-    """All tables at the head revision, in the caller's transaction. MemitVCError where the database is in use."""
-    if inspect(connection).get_table_names():
-        raise MemitVCError(
-            "the database already holds tables: another repository's, or what an interrupted `init` left",
-            hint="Name an empty database. If no repository uses this one, empty it (in PostgreSQL: DROP SCHEMA public "
-            "CASCADE; CREATE SCHEMA public;) and run the command again.",
-        )
+    """All tables at the head revision, in the caller's transaction, which is on an empty database."""
     metadata.create_all(connection)
     version = _version_table()
     version.create(connection)
@@ -46,7 +40,7 @@ def current_revision(connection: Connection) -> str:
     """IntegrityError where the database has none: it is not one of ours."""
     version = _version_table()
     if not inspect(connection).has_table(version.name):
-        raise IntegrityError("the database holds no repository", hint="Check [database] in config.toml.")
+        raise IntegrityError("the database holds no repository", hint="Restore meta.db from a backup.")
     found = connection.execute(select(version.c.version_num)).scalars().all()
     if len(found) != 1:
         raise IntegrityError(f"the database has {len(found)} schema revisions, not one", hint="Restore a backup.")
@@ -70,10 +64,7 @@ def check_revision(connection: Connection) -> None:
 
 
 def upgrade_schema(database: Database) -> tuple[str, str, Path | None]:
-    """Bring a database to the head revision; (revision before, revision after, backup).
-
-    A SQLite file is backed up beside itself first; a server's database is its administrator's to back up.
-    """
+    """Bring a database to the head revision, after a backup beside it; (revision before, revision after, backup)."""
     with database.read() as connection:
         before = current_revision(connection)
     if before == HEAD_REVISION:
@@ -81,9 +72,7 @@ def upgrade_schema(database: Database) -> tuple[str, str, Path | None]:
     if not before.isdigit() or int(before) > int(HEAD_REVISION):
         with database.read() as connection:
             check_revision(connection)
-    backup = None
-    if isinstance(database.place, Path):
-        backup = _backup(database.place, before)
+    backup = _backup(database.path, before)
     from alembic import command
     from alembic.config import Config
 
@@ -98,14 +87,11 @@ def upgrade_schema(database: Database) -> tuple[str, str, Path | None]:
 def _backup(path: Path, revision: str) -> Path:
     """A consistent copy through SQLite's own backup, WAL included."""
     target = path.with_name(f"{path.name}.backup-{revision}-{utc_now().replace(':', '')}")
-    temporary = temporary_path(target)
-    with storage_errors(target):
+    with replacing(target) as temporary:
         source, copy = sqlite3.connect(path), sqlite3.connect(temporary)
         try:
             source.backup(copy)
         finally:
             source.close()
             copy.close()
-        temporary.rename(target)
-        fsync_directory(target.parent)
     return target

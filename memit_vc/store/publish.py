@@ -1,8 +1,8 @@
-"""The one commit point: rows, refs, HEAD and the operation, in a single transaction."""
+"""The parts of a publication, in the order of `Repository.publish`; each raises before anything is half done."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeAlias
 
 from sqlalchemy import Connection
@@ -24,69 +24,40 @@ from memit_vc.objects import (
 from memit_vc.store.blobs import BlobStore
 from memit_vc.store.rows_history import insert_commit, load_state, present
 from memit_vc.store.rows_patches import insert_facts, insert_patch, known_columns
-from memit_vc.store.rows_refs import (
-    append_operation,
-    latest_operation,
-    load_head,
-    load_refs,
-    move_ref,
-    raw_head,
-    write_meta,
-)
-from memit_vc.store.rows_results import replace_evaluation
+from memit_vc.store.rows_refs import move_ref, raw_head, write_meta
 
-__all__ = ["Evaluation", "StateHash", "insert_commits", "insert_patches", "publish"]
+__all__ = ["Evaluation", "StateHash", "check_unmoved", "insert_commits", "insert_patches", "move"]
 
 Evaluation: TypeAlias = tuple[StateId, "CommitId | None", str, str, JsonValue]
 """(state, commit, kind, key, value)."""
 StateHash: TypeAlias = Callable[[Collection[ColumnId]], StateId]
 
 
-def publish(
-    connection: Connection,
-    blobs: BlobStore,
-    base: BaseId,
-    state_hash: StateHash,
-    *,
-    verb: str,
-    description: str,
-    commits: Sequence[Commit],
-    patches: Sequence[Patch],
-    facts: Sequence[Fact],
-    refs: Sequence[RefUpdate],
-    head: str | None,
-    head_was: str | None,
-    evaluations: Iterable[Evaluation],
-    argv: Sequence[str] | None,
-) -> int:
-    """Everything or nothing: the caller's transaction rolls back on any error. The newest operation's number."""
-    before = load_refs(connection), raw_head(connection)
-    # the compare-and-swap comes first: whoever lost the race should hear of that and not of a missing parent
-    if head_was is not None and before[1] != head_was:
+def check_unmoved(connection: Connection, refs: Sequence[RefUpdate], head_was: str | None) -> None:
+    """RefMovedError where a ref that is to move, or HEAD, is not where it was when the work began."""
+    head = raw_head(connection)
+    if head_was is not None and head != head_was:
         raise RefMovedError(
-            f"HEAD is {_at(before[1])}, not {_at(head_was)}: another command moved it meanwhile",
+            f"HEAD is {_at(head)}, not {_at(head_was)}: another command moved it meanwhile",
             hint="Nothing was changed. Look at `memitvc log` and run the command again.",
         )
     for change in refs:
         if change.old is not None or change.new is None:
             move_ref(connection, RefUpdate(change.name, change.old, change.old))
-    insert_patches(connection, blobs, base, patches, facts)
-    insert_commits(connection, blobs, base, state_hash, commits)
-    moving = {change.new for change in refs if change.new is not None}
-    missing = moving - present(connection, moving)
+
+
+def move(connection: Connection, refs: Sequence[RefUpdate], head: str | None) -> None:
+    """Refs by compare-and-swap, and HEAD; IntegrityError where one would point at what is not stored."""
+    targets = {change.new for change in refs if change.new is not None}
+    missing = targets - present(connection, targets)
     if missing:
         raise IntegrityError(f"a ref would point at {short(min(missing))}, which is not in this repository")
     for change in refs:
         move_ref(connection, change)
     if head is not None:
-        _set_head(connection, head)
-    load_head(connection)
-    for state, commit, kind, key, value in evaluations:
-        replace_evaluation(connection, state, commit, kind, key, value)
-    after = load_refs(connection), raw_head(connection)
-    if after == before:
-        return latest_operation(connection)
-    return append_operation(connection, verb=verb, description=description, before=before, after=after, argv=argv)
+        if not head.startswith("heads/") and not present(connection, [CommitId(head)]):
+            raise IntegrityError(f"HEAD would point at {short(head)}, which is not in this repository")
+        write_meta(connection, "head", head)
 
 
 def insert_patches(
@@ -151,9 +122,3 @@ def insert_commits(
 
 def _at(head: str) -> str:
     return f"on branch {head.removeprefix('heads/')}" if head.startswith("heads/") else f"at {short(head)}"
-
-
-def _set_head(connection: Connection, head: str) -> None:
-    if not head.startswith("heads/") and not present(connection, [CommitId(head)]):
-        raise IntegrityError(f"HEAD would point at {short(head)}, which is not in this repository")
-    write_meta(connection, "head", head)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
-from memit_vc.objects import CommitId, JsonValue, Patch
+from memit_vc.objects import CommitId, JsonValue, Moved, Patch, moves
 
 __all__ = ["GcResult", "KeptPatch", "OperationRow", "Problem"]
 
 
 @dataclass(frozen=True, slots=True)
 class OperationRow:
-    """One command's change of refs. `head_*` is "heads/<branch>", or a commit id where HEAD was detached."""
+    """One command's change of refs. `head_*` is "heads/<branch>", or a commit id where HEAD was detached.
+
+    `undone_by` is the operation that took it back.
+    """
 
     id: int
     time: str
@@ -23,7 +26,23 @@ class OperationRow:
     head_before: str
     head_after: str
     undone_by: int | None = None
-    argv: tuple[str, ...] | None = None
+
+    @property
+    def moved(self) -> tuple[Moved, ...]:
+        """HEAD first, then the refs by name."""
+        heads = moves({"HEAD": self.head_before or None}, {"HEAD": self.head_after})
+        return (*heads, *moves(self.refs_before, self.refs_after))
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """What the operation did, without the refs that it left alone."""
+        return {
+            "id": self.id,
+            "time": self.time,
+            "verb": self.verb,
+            "description": self.description,
+            "undone_by": self.undone_by,
+            "moved": [asdict(each) for each in self.moved],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +68,6 @@ class Problem:
         "database",
         "evaluation",
         "fact",
-        "format",
         "head",
         "operation",
         "patch",

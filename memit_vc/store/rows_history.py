@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Integer, and_, func, insert, literal, select
 
 from memit_vc.errors import IntegrityError
 from memit_vc.objects import ColumnId, Commit, CommitId, StateId, canonical_json, short
-from memit_vc.store.database import chunked
+from memit_vc.store.database import chunked, known
 from memit_vc.store.schema import changes, commit_patches, commits, parents
 
 __all__ = [
@@ -39,12 +39,7 @@ def load_commits(connection: Connection, ids: Collection[CommitId]) -> dict[Comm
 
 def present(connection: Connection, ids: Collection[CommitId]) -> set[CommitId]:
     """Those of `ids` that are stored."""
-    found: set[CommitId] = set()
-    for part in chunked(ids):
-        found.update(
-            CommitId(c) for c in connection.execute(select(commits.c.id).where(commits.c.id.in_(part))).scalars()
-        )
-    return found
+    return known(connection, commits.c.id, ids)
 
 
 def load_graph(connection: Connection) -> tuple[dict[CommitId, tuple[CommitId, ...]], dict[CommitId, int]]:

@@ -22,7 +22,7 @@ from memit_vc.objects import (
     canonical_json,
     short,
 )
-from memit_vc.store.database import chunked, insert_missing
+from memit_vc.store.database import chunked, insert_missing, known
 from memit_vc.store.schema import column_bounds, commit_patches, facts, patch_columns, patches
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "column_positions",
     "insert_facts",
     "insert_patch",
-    "constraints_blobs",
     "edited_weights",
     "known_columns",
     "known_patches",
@@ -165,11 +164,7 @@ def _loaded(
 
 def known_columns(connection: Connection, columns: Collection[ColumnId]) -> set[ColumnId]:
     """Those of `columns` that some patch supplies."""
-    found: set[ColumnId] = set()
-    for part in chunked(columns):
-        statement = select(patch_columns.c.column).where(patch_columns.c.column.in_(part)).distinct()
-        found.update(ColumnId(c) for c in connection.execute(statement).scalars())
-    return found
+    return known(connection, patch_columns.c.column, columns)
 
 
 def all_constraints(connection: Connection) -> dict[PatchId, BlobId | None]:
@@ -178,20 +173,9 @@ def all_constraints(connection: Connection) -> dict[PatchId, BlobId | None]:
     return {PatchId(row.id): None if row.constraints is None else BlobId(row.constraints) for row in rows}
 
 
-def constraints_blobs(connection: Connection) -> dict[PatchId, BlobId]:
-    """The constraints of each patch that has some."""
-    statement = select(patches.c.id, patches.c.constraints).where(patches.c.constraints.is_not(None))
-    return {PatchId(row.id): BlobId(row.constraints) for row in connection.execute(statement)}
-
-
 def known_patches(connection: Connection, ids: Collection[PatchId]) -> set[PatchId]:
     """Those of `ids` that are stored."""
-    found: set[PatchId] = set()
-    for part in chunked(ids):
-        found.update(
-            PatchId(p) for p in connection.execute(select(patches.c.id).where(patches.c.id.in_(part))).scalars()
-        )
-    return found
+    return known(connection, patches.c.id, ids)
 
 
 def column_facts(connection: Connection, columns: Collection[ColumnId]) -> dict[ColumnId, list[tuple[FactId, str]]]:

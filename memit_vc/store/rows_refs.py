@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
@@ -18,6 +19,7 @@ __all__ = [
     "load_head",
     "load_operations",
     "load_refs",
+    "logged",
     "mark_undone",
     "move_ref",
     "raw_head",
@@ -101,6 +103,20 @@ def replace_refs(connection: Connection, wanted: Mapping[str, str], head: str) -
     write_meta(connection, "head", head)
 
 
+@contextmanager
+def logged(connection: Connection, *, verb: str, description: str) -> Iterator[None]:
+    """An operation of what the block changes in refs and HEAD; none where that is nothing.
+
+    IntegrityError where HEAD would be on a branch that does not exist.
+    """
+    before = load_refs(connection), raw_head(connection)
+    yield
+    load_head(connection)
+    after = load_refs(connection), raw_head(connection)
+    if after != before:
+        append_operation(connection, verb=verb, description=description, before=before, after=after)
+
+
 def append_operation(
     connection: Connection,
     *,
@@ -108,23 +124,19 @@ def append_operation(
     description: str,
     before: tuple[Mapping[str, str], str],
     after: tuple[Mapping[str, str], str],
-    argv: Sequence[str] | None = None,
-) -> int:
-    """`before` and `after` are (refs, HEAD). The new operation's number."""
-    result = connection.execute(
+) -> None:
+    """`before` and `after` are (refs, HEAD)."""
+    connection.execute(
         insert(operations).values(
             time=utc_now(),
             verb=verb,
             description=description,
-            argv=None if argv is None else canonical_json(list(argv)).decode(),
             refs_before=canonical_json(dict(before[0])).decode(),
             refs_after=canonical_json(dict(after[0])).decode(),
             head_before=before[1],
             head_after=after[1],
         )
     )
-    key = result.inserted_primary_key
-    return int(key[0]) if key is not None else latest_operation(connection)
 
 
 def latest_operation(connection: Connection) -> int:
@@ -164,5 +176,4 @@ def _operation(row: Row[tuple[object, ...]]) -> OperationRow:
         head_before=row.head_before,
         head_after=row.head_after,
         undone_by=row.undone_by,
-        argv=None if row.argv is None else tuple(json.loads(row.argv)),
     )

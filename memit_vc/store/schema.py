@@ -1,4 +1,4 @@
-"""The tables of the repository, in SQLAlchemy Core types that SQLite and PostgreSQL share.
+"""The tables of the repository, in SQLAlchemy Core.
 
 JSON is kept as canonical text, so that what was hashed is what is stored. Ids are hexadecimal SHA-256.
 """
@@ -36,7 +36,7 @@ __all__ = [
     "statistics",
 ]
 
-# named constraints: a later migration can drop them on every database
+# named constraints: a later migration can drop them
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_name)s",
@@ -147,7 +147,7 @@ operations = Table(
     Column("time", String(32), nullable=False),
     Column("verb", String(32), nullable=False),
     Column("description", Text, nullable=False),
-    Column("argv", Text, nullable=True),
+    Column("argv", Text, nullable=True),  # nothing writes it
     Column("refs_before", Text, nullable=False),
     Column("refs_after", Text, nullable=False),
     Column("head_before", Text, nullable=False),

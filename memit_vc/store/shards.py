@@ -7,6 +7,9 @@
       files/                        config, tokenizer, templates, custom code
 
 A file of the base that holds no editable tensor is linked as it is; one that holds some is written once without them.
+
+A checkout shares the cold shards (hard links), and its owner may write into them. So a file is believed only while its
+stamp is the one that it had when its bytes were last known; otherwise it is read again.
 """
 
 from __future__ import annotations
@@ -15,18 +18,20 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memit_vc.errors import BaseChangedError, IntegrityError, UnsupportedModelError
+from memit_vc.errors import BaseChangedError, IntegrityError, StorageError, UnsupportedModelError
 from memit_vc.objects import BaseManifest, JsonValue, canonical_json
 from memit_vc.progress import Progress, silent
-from memit_vc.store.base_check import FILES, HOT_FILE, damaged_files, stale_files, stamp_files
 from memit_vc.store.checkpoint import Checkpoint
 from memit_vc.store.files import (
-    fsync_directory,
+    Stat,
+    file_digest,
+    file_stat,
+    fsync_path,
     is_temporary,
     publish_directory,
     remove_temporary,
@@ -35,11 +40,16 @@ from memit_vc.store.files import (
     write_atomic,
     writer_is_alive,
 )
+from memit_vc.store.jsoncache import read_or_empty, write_if_possible
 from memit_vc.store.links import in_hub_cache, link
-from memit_vc.store.safetensors_file import parse_header, write_header
+from memit_vc.store.safetensors_file import parse_header, read_header, write_header
 
 __all__ = ["FILES", "HOT_FILE", "ShardedBase", "build_base", "clear_abandoned"]
 
+HOT_FILE = "model-hot.safetensors"
+FILES = "files"
+_STAMPS = "stamps.json"
+"""Path below the directory -> [size, mtime, inode] that it had when its bytes were last known."""
 _RECORD = "base.json"
 _CHUNK = 1 << 23
 _FORMAT = 1
@@ -87,6 +97,43 @@ class ShardedBase:
         root = self.directory / FILES
         return tuple(sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()))
 
+    def paths(self) -> list[str]:
+        """Every file that a checkout takes bytes from, relative to the directory."""
+        return [HOT_FILE, *self.cold, *(f"{FILES}/{name}" for name in self.other_files)]
+
+    def stamp(self) -> None:
+        """Remember the files' present stamps: their bytes are known."""
+        with contextlib.suppress(OSError):
+            write_if_possible(
+                self.directory / _STAMPS, {file: file_stat(self.directory / file) for file in self.paths()}
+            )
+
+    def stale(self) -> list[str]:
+        """The files whose stamp is a new one, or that are gone: their bytes are to be looked at."""
+        stamps = read_or_empty(self.directory / _STAMPS)
+        files = dict.fromkeys([*self.paths(), *stamps])
+        return [file for file in files if (now := _stat(self.directory / file)) is None or now != stamps.get(file)]
+
+    def damaged(self, files: Iterable[str], manifest: BaseManifest, others: Mapping[str, str]) -> list[str]:
+        """Those of `files` without the bytes that `manifest` (tensors) and `others` (name -> SHA-256) promise.
+
+        Of the other files, one that `others` does not know is believed.
+        """
+        damaged = []
+        for file in files:
+            path = self.directory / file
+            if file == HOT_FILE or file in self.cold:
+                whole = _holds(path, self.hot.keys() if file == HOT_FILE else self.cold[file], manifest)
+            else:
+                promised = others.get(file.removeprefix(f"{FILES}/"))
+                try:
+                    whole = (promised is None and path.is_file()) or file_digest(path) == promised
+                except OSError:
+                    whole = False
+            if not whole:
+                damaged.append(file)
+        return damaged
+
     def _json(self) -> dict[str, JsonValue]:
         cold: dict[str, JsonValue] = {file: list(names) for file, names in self.cold.items()}
         return {"format": _FORMAT, "hot": dict(self.hot), "cold": cold, "layout": self.layout}
@@ -127,10 +174,10 @@ def build_base(
             return None
         if built.layout != layout or built.hot.keys() != set(editable) or expected not in (None, built.hot):
             return None
-        stale = stale_files(built)
+        stale = built.stale()
         if stale:
             promised = manifest if manifest is not None else checkpoint.manifest()
-            damaged = damaged_files(built, stale, promised, checkpoint.file_hashes())
+            damaged = built.damaged(stale, promised, checkpoint.file_hashes())
             if damaged:
                 tell(
                     f"{into / damaged[0]}: was changed or lost since it was made; it is built again from "
@@ -138,7 +185,7 @@ def build_base(
                     "tells"
                 )
                 return None
-            stamp_files(built)
+            built.stamp()
         return built
 
     found = built_before(tell)
@@ -209,7 +256,7 @@ def _split(checkpoint: Checkpoint, editable: set[str], directory: Path, layout: 
         _copy(checkpoint.directory / name, directory / FILES / name)
     base = ShardedBase(directory, hashes, cold, layout)
     write_atomic(directory / _RECORD, canonical_json(base._json()))
-    stamp_files(base)
+    base.stamp()
     return base
 
 
@@ -259,7 +306,38 @@ def _make_way(into: Path) -> None:
     elif any(into.iterdir()):
         old = temporary_path(into)
         into.rename(old)
-        fsync_directory(into.parent)
+        fsync_path(into.parent)
         shutil.rmtree(old, ignore_errors=True)
     else:
         into.rmdir()
+
+
+def _stat(path: Path) -> Stat | None:
+    try:
+        return file_stat(path)
+    except OSError:
+        return None
+
+
+def _holds(path: Path, names: Collection[str], manifest: BaseManifest) -> bool:
+    """Whether a file holds exactly these tensors, each with the manifest's dtype, shape and bytes."""
+    promised = {tensor.name: tensor for tensor in manifest.tensors}
+    try:
+        header = read_header(path)
+        if header.tensors.keys() != set(names):
+            return False
+        with path.open("rb") as file:
+            for name, entry in header.tensors.items():
+                tensor = promised.get(name)
+                if tensor is None or (tensor.dtype, tensor.shape) != (entry.dtype, entry.shape):
+                    return False
+                file.seek(header.data_start + entry.begin)
+                sha, left = hashlib.sha256(), entry.size
+                while left and (chunk := file.read(min(left, _CHUNK))):
+                    sha.update(chunk)
+                    left -= len(chunk)
+                if sha.hexdigest() != tensor.sha256:
+                    return False
+    except (OSError, StorageError, IntegrityError):
+        return False
+    return True

@@ -9,6 +9,7 @@ import subprocess
 import zipfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from memit_vc.cli.demo_facts import FIRST, SECOND
 from memit_vc.config import user_cache
 from memit_vc.errors import IntegrityError, RemoteError
 from memit_vc.porcelain.upkeep.fsck import fsck
+from memit_vc.remote import hub_model
 from memit_vc.repository import Repository
 from tests.support.models import tiny
 from tests.support.paths import ROOT
@@ -100,6 +102,22 @@ def _index(monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", download)
+
+
+def test_the_hub_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import HfApi
+
+    def download(name: str, revision: str, **_: object) -> Path:
+        there = tmp_path / "snapshots" / revision
+        there.mkdir(parents=True)
+        (there / "model.safetensors").write_bytes(name.encode())
+        return there
+
+    monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: SimpleNamespace(sha="c" * 40))
+    monkeypatch.setattr(hub_model, "download_model", download)
+    path, source = demo_model.demo_model(tmp_path / "cache")
+    assert (path / "model.safetensors").read_bytes() == demo_model.HUB_ID.encode()
+    assert source == f"{demo_model.HUB_ID} at {'c' * 40}"
 
 
 def _no_hub(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from memit_vc.numerics.statistics import moments
 from memit_vc.objects import RefUpdate
 from memit_vc.porcelain.editing.statistics import compute_statistics
 from memit_vc.repository import Repository
-from memit_vc.store.checkpoint import hash_directory
+from tests.support.checkpoints import hash_directory
 from tests.support.models import FACTS
 from tests.support.places import FIRST, SECOND, Cli, Place, make_place
 

@@ -23,8 +23,6 @@ from memit_vc.porcelain.editing import commit as commit_module
 from memit_vc.porcelain.upkeep import gc as gc_module
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
-from memit_vc.store.database import Database
-from memit_vc.store.migrate import create_schema
 from tests.support.places import FIRST, SECOND, Cli, Place, copy_of, make_place
 
 
@@ -181,25 +179,16 @@ def test_a_name_without_an_owner_is_a_hub_id(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sqlite_url_is_refused(
+def test_a_database_of_its_own_is_refused(
     damaged: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = damaged.work / ".memitvc" / "config.toml"
-    config.write_text(config.read_text() + '\n[database]\nurl = "sqlite:///other.db"\n')
+    config.write_text(config.read_text() + '\n[database]\nurl = "postgresql://user:password@host/team"\n')
     failed = Cli(damaged.work, capsys, monkeypatch)("log")
     assert failed.code == 1
-    assert "names a SQLite file" in failed.err
-    assert not (damaged.work / "other.db").exists()
-
-
-def test_a_database_with_tables_says_how_to_go_on(tmp_path: Path) -> None:
-    database = Database(tmp_path / "meta.db", create=True)
-    with database.write() as connection:
-        create_schema(connection)
-    with pytest.raises(MemitVCError, match="interrupted `init`") as caught, database.write() as connection:
-        create_schema(connection)
-    database.close()
-    assert "DROP SCHEMA" in str(caught.value.hint)
+    assert f"{config}: [database] is no longer supported" in failed.err
+    assert "clone it from there" in failed.err
+    assert "password" not in failed.err
 
 
 def _sql(place: Place, statement: str, *values: object) -> None:

@@ -16,8 +16,7 @@ from memit_vc.errors import RemoteError
 from memit_vc.objects import JsonValue
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.sharing.card import model_card
-from memit_vc.remote.card import BEGIN, END, Card, CardFact, card_with
-from memit_vc.remote.card_text import cell
+from memit_vc.remote.card import BEGIN, END, Card, CardFact, card_with, cell
 from memit_vc.repository import Repository
 from tests.support import synthetic
 from tests.support.hub.loopback import Loopback

@@ -101,6 +101,19 @@ def test_a_refusing_system_leaves_no_trace(
     assert set(before) <= set(_everything(tmp_path))
 
 
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_without_fsync_is_let_pass(
+    store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert store.read(store.put(b"bytes")) == b"bytes"
+    write_atomic(tmp_path / "a", iter([b"n", b"ew"]))
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
 def test_a_full_disk_says_so(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -11,6 +11,7 @@ import pytest
 
 from memit_vc.errors import LockedError, RefMovedError
 from memit_vc.objects import CommitId, RefUpdate
+from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
 from tests.support.synthetic import fact, init, put_patch, record
 
@@ -54,7 +55,7 @@ def test_of_two_processes_exactly_one_moves_the_ref(tmp_path: Path) -> None:
 def test_a_busy_database_is_reported(tmp_path: Path) -> None:
     init(tmp_path).close()
     with Repository.open(tmp_path) as holder, Repository.open(tmp_path, busy_seconds=0.1) as waiter:
-        with holder._database.write():
+        with holder.database.write():
             assert waiter.refs() == holder.refs()  # readers never wait
             with pytest.raises(LockedError) as caught:
                 record(waiter, [fact(1)])
@@ -65,7 +66,7 @@ def test_a_busy_database_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_reader_sees_one_moment(tmp_path: Path) -> None:
-    with init(tmp_path) as repository, repository._database.read() as snapshot:
+    with init(tmp_path) as repository, repository.database.read() as snapshot:
         from memit_vc.store.rows_refs import load_refs
 
         before = load_refs(snapshot)
@@ -100,6 +101,6 @@ def test_gc_spares_the_blob_of_a_commit_that_is_computing(tmp_path: Path) -> Non
     with init(tmp_path) as repository:
         patch = put_patch(repository, [fact(1)])
         with Repository.open(tmp_path) as other:
-            assert other.gc().blobs == 0
+            assert collect_garbage(other).blobs == 0
         record(repository, [fact(1)], patch=patch)
         assert repository.fsck() == []

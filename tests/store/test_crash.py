@@ -13,6 +13,7 @@ from pathlib import Path
 from sqlalchemy import Engine, event
 
 from memit_vc.objects import RefUpdate
+from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
 from memit_vc.store.files import is_temporary
 from tests.support.synthetic import fact, init, record
@@ -118,7 +119,7 @@ def test_publish_is_all_or_nothing(tmp_path: Path) -> None:
                 repository.undo()
             else:
                 assert len(repository.live_facts(head)) == 1
-            repository.gc(grace=0, keep_operations=0)
+            collect_garbage(repository, grace=0, keep_operations=0)
             assert repository.orphans() == []
             assert not any(is_temporary(path) for path in repository.root.rglob("*"))
             assert repository.fsck() == []
@@ -135,7 +136,7 @@ def test_gc_killed_anywhere_never_loses_a_needed_blob(tmp_path: Path) -> None:
 
     def work() -> None:
         with Repository.open(tmp_path) as repository:
-            repository.gc(grace=0, keep_operations=1)
+            collect_garbage(repository, grace=0, keep_operations=1)
 
     def check(step: int) -> None:
         with Repository.open(tmp_path) as repository:

@@ -168,7 +168,7 @@ def test_without_full_the_bytes_are_not_read(tmp_path: Path) -> None:
     with init(tmp_path) as repository:
         made = record(repository, [fact(1)])
         _change_blob(repository, made)
-        assert repository.fsck(full=False) == []
+        assert repository.fsck(quick=True) == []
         assert [p.kind for p in repository.fsck()] == ["blob"]
 
 

@@ -6,7 +6,6 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.command import upgrade
 from alembic.config import Config
@@ -160,14 +159,3 @@ def test_ordinary_work_never_imports_alembic() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_a_database_in_use_is_not_filled_a_second_time(tmp_path: Path) -> None:
-    database = Database(tmp_path / "x.db", create=True)
-    with database.write() as connection:
-        create_schema(connection)
-    with pytest.raises(MemitVCError, match="already holds tables"), database.write() as connection:
-        create_schema(connection)
-    with database.read() as connection:
-        assert sa.inspect(connection).has_table("commits")
-    database.close()

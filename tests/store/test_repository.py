@@ -14,6 +14,7 @@ import pytest
 
 from memit_vc.errors import IntegrityError, MemitVCError, NoRepositoryError, RefMovedError, RevisionError, UsageError
 from memit_vc.objects import CommitId, RefUpdate, StatisticsId
+from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
 from tests.support.synthetic import EDITABLE, MANIFEST, fact, init, put_patch, record
 
@@ -177,7 +178,7 @@ def test_a_moved_ref_rolls_everything_back(plain_repository: Repository) -> None
     repository.keep_patch(late, [fact(2)], parent=root, message="late", details={"facts": 1})
     assert repository.kept_patches() == [late.id]
     assert repository.kept(late.id).patch == late
-    assert repository.gc(grace=0).blobs == 0
+    assert collect_garbage(repository, grace=0).blobs == 0
     record(repository, [fact(2)], patch=late)
     assert repository.kept_patches() == []
 
@@ -287,16 +288,16 @@ def test_gc_keeps_what_undo_needs_and_drops_the_rest(plain_repository: Repositor
     made = record(repository, [fact(1)])
     keep = record(repository, [fact(2)])
     repository.publish(verb="reset", description="back", refs=[RefUpdate("heads/main", keep.id, root)])
-    assert repository.gc(grace=0).commits == 0
+    assert collect_garbage(repository, grace=0).commits == 0
     assert repository.has_commit(keep.id)
     repository.put_evaluation(repository.state_id(keep.adds), keep.id, "fact", "k", 1)
     blobs = len(list(repository.blobs.iterate()))
-    trial = repository.gc(keep_operations=0, grace=0, dry_run=True)
+    trial = collect_garbage(repository, keep_operations=0, grace=0, dry_run=True)
     assert len(list(repository.blobs.iterate())) == blobs
     assert repository.has_commit(made.id)
     # two patches, two constraints, one provenance that they share
     assert (trial.commits, trial.blobs, trial.operations) == (2, 5, 4)
-    assert repository.gc(keep_operations=0, grace=0) == trial
+    assert collect_garbage(repository, keep_operations=0, grace=0) == trial
     assert list(repository.blobs.iterate()) == []
     assert not repository.has_commit(made.id)
     with pytest.raises(IntegrityError):
@@ -309,8 +310,8 @@ def test_gc_keeps_what_undo_needs_and_drops_the_rest(plain_repository: Repositor
 def test_gc_leaves_young_orphans_and_removes_old_ones(plain_repository: Repository) -> None:
     orphan = plain_repository.blobs.put(b"nobody")
     assert plain_repository.orphans() == [orphan]
-    assert plain_repository.gc().blobs == 0
-    assert plain_repository.gc(grace=0).bytes == len(b"nobody")
+    assert collect_garbage(plain_repository).blobs == 0
+    assert collect_garbage(plain_repository, grace=0).bytes == len(b"nobody")
     assert plain_repository.orphans() == []
 
 

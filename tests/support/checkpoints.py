@@ -47,6 +47,11 @@ def save(directory: Path, model_type: str, *, dtype: str = "float32", shard_size
     return directory
 
 
+def hash_directory(directory: Path) -> dict[str, str]:
+    """Tensor -> SHA-256 of any checkpoint, however it is sharded."""
+    return {record.name: record.sha256 for record in Checkpoint.find(directory).manifest().tensors}
+
+
 def weights_of(checkpoint: Checkpoint, layers: tuple[int, ...] = (0, 1)) -> list[EditableWeight]:
     """The MLP output projections, as `init` records them."""
     found = []

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 
 from memit_vc.errors import IntegrityError
-from memit_vc.objects import METADATA_KEY, PatchHeader
+from memit_vc.objects import METADATA_KEY, PatchHeader, is_sha256
 from memit_vc.objects.patch import PATCH_FORMAT
 from memit_vc.store.safetensors_file import FileHeader
 
 __all__ = ["check_layout", "decode_header", "expected_tensors"]
 
-_HASH = re.compile(r"[0-9a-f]{64}")
 _HINT = "The blob is damaged or was not written by memit-vc."
 
 
@@ -81,7 +79,7 @@ def _problem(header: PatchHeader) -> str | None:
     hashes = [header.base, *(column.fact for column in header.columns)]
     if header.provenance is not None:
         hashes.append(header.provenance)
-    if not all(isinstance(value, str) and _HASH.fullmatch(value) for value in hashes):
+    if not all(map(is_sha256, hashes)):
         return "has a base, fact or provenance that is no SHA-256"
     if not header.columns or not header.weights:
         return "lists no columns or no weights"

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from memit_vc.errors import IntegrityError, StorageError, UnsupportedModelError, UsageError
 from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, Term
 from memit_vc.numerics.output.hotshard import StaleShardError, copied_shard, hot_shard
 from memit_vc.objects import BaseManifest, EditableWeight, JsonValue, StateId, canonical_json
 from memit_vc.progress import Progress, silent
-from memit_vc.store.checkpoint import INDEX_FILE, RECORD_FILE, SINGLE_FILE, Checkpoint, hash_directory
+from memit_vc.store.checkpoint import INDEX_FILE, RECORD_FILE, SINGLE_FILE, Checkpoint
 from memit_vc.store.files import (
     make_directories,
     publish_directory,
@@ -24,11 +23,12 @@ from memit_vc.store.files import (
     write_atomic,
 )
 from memit_vc.store.hotcache import HotCache
+from memit_vc.store.jsoncache import read_or_empty
 from memit_vc.store.links import LinkKind, link
 from memit_vc.store.safetensors_file import read_header
 from memit_vc.store.shards import FILES, HOT_FILE, ShardedBase, build_base, clear_abandoned
 
-__all__ = ["RECORD_FILE", "CheckoutResult", "base_of", "checkout", "hash_directory", "prepare_base"]
+__all__ = ["RECORD_FILE", "CheckoutResult", "base_of", "checkout", "prepare_base"]
 
 CACHE_LIMIT = 8 << 30
 _BASE_KEY = "memitvc_base"
@@ -208,10 +208,8 @@ def base_of(out: Path, bases: Path) -> frozenset[str] | None:
 
 
 def _base_id(out: Path) -> str | None:
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        index: Any = json.loads((out / INDEX_FILE).read_bytes())
-        return str(index["metadata"][_BASE_KEY])
-    return None
+    metadata = read_or_empty(out / INDEX_FILE).get("metadata")
+    return str(metadata[_BASE_KEY]) if isinstance(metadata, dict) and _BASE_KEY in metadata else None
 
 
 def _link_cold(base: ShardedBase, directory: Path) -> dict[str, LinkKind]:

@@ -11,18 +11,19 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from memit_vc.errors import StorageError, UsageError
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.numerics.statistics.corpus_files import SUFFIXES, open_file
-from memit_vc.numerics.statistics.corpus_hub import open_dataset
+from memit_vc.numerics.statistics.corpus_files import SUFFIXES, Source, open_file, parquet_texts
 from memit_vc.numerics.statistics.corpus_sampled import sampled_texts, sampling_description
 from memit_vc.objects.ids import JsonValue
 from memit_vc.progress import Progress, silent
 
-__all__ = ["Corpus", "held_out_documentation", "named_kind", "open_corpus", "python_documentation"]
+__all__ = ["Corpus", "FindDataset", "held_out_documentation", "named_kind", "open_corpus", "python_documentation"]
 
+FindDataset: TypeAlias = Callable[[str], tuple[Mapping[str, str], Sequence[str], Callable[[str], Path]]]
+"""From a data set's name to what it is, its parquet files, and what fetches one of them."""
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+){0,2}")
 _PASSAGE = 1000
 """Characters of neighbouring paragraphs that are put together: about the length of an encyclopaedia's section."""
@@ -57,6 +58,7 @@ def open_corpus(
     adapter: ModelAdapter | None = None,
     cache: Path | None = None,
     tokens: int | None = None,
+    find_dataset: FindDataset | None = None,
     progress: Progress = silent,
 ) -> Corpus:
     """The corpus that `spec` names.
@@ -64,8 +66,9 @@ def open_corpus(
     `pydoc` (the language reference inside every CPython) · `self` (sampled from `adapter`'s model; kept in `cache`, a
     directory, so that a killed run does not sample again) · a .txt, .jsonl, .json or .parquet file (./pydoc for a file
     of that name) · `hub:owner/name[:config][:split]`, or `owner/name` where no such file exists: parquet files of a
-    Hub data set, fetched as they are needed. `field` is the text's field or column; without it the customary names
-    are tried. `tokens` is how many will be taken, where that is known: `progress` says how far sampling is.
+    Hub data set, which `find_dataset` knows, fetched as they are needed. `field` is the text's field or column; without
+    it the customary names are tried. `tokens` is how many will be taken, where that is known: `progress` says how far
+    sampling is.
 
     UsageError for a spec that cannot be understood, a missing field or an empty corpus; StorageError for a file that is
     missing or unreadable; RemoteError where the Hub fails.
@@ -84,7 +87,9 @@ def open_corpus(
             lambda: sampled_texts(model, seed=seed, cache=cache, tokens=tokens, progress=progress),
         )
     if kind == "hub":
-        return Corpus(*open_dataset(spec.removeprefix("hub:"), field=field, seed=seed))
+        if find_dataset is None:
+            raise UsageError(f"corpus {spec!r} needs the Hub", hint="Name pydoc, self or a file instead.")
+        return Corpus(*_dataset(*find_dataset(spec.removeprefix("hub:")), field=field, seed=seed))
     return Corpus(*open_file(Path(spec).expanduser(), field=field, seed=seed))
 
 
@@ -112,6 +117,28 @@ def named_kind(spec: str) -> Literal["pydoc", "self", "hub", "file"]:
         f"corpus {spec} cannot be read: there is no such file",
         hint=f"Give pydoc, self, hub:owner/name, or a file of type {', '.join(SUFFIXES)}.",
     )
+
+
+def _dataset(
+    named: Mapping[str, str], files: Sequence[str], fetch: Callable[[str], Path], *, field: str | None, seed: int
+) -> Source:
+    shuffled = list(files)
+    random.Random(seed).shuffle(shuffled)  # noqa: S311 (an order, not a secret)
+
+    def read() -> Iterator[str]:
+        empty = True
+        for file in shuffled:
+            for text in parquet_texts(fetch(file), field=field, seed=seed):
+                empty = False
+                yield text
+        if empty:
+            name = named["name"]
+            raise UsageError(
+                f"data set {name}: {named['config'] or 'its files'}/{named['split']} holds no text",
+                hint=f"Name another part of it: hub:{name}:CONFIG:SPLIT; or with `memitvc stats --field` its column.",
+            )
+
+    return {"kind": "hub", **named, "field": field, "seed": seed}, read
 
 
 def _python_corpus(seed: int) -> Corpus:

@@ -6,8 +6,7 @@ One metadata key whose value is canonical JSON: with several keys safetensors' b
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from torch import Tensor
 
 from memit_vc.errors import IntegrityError, StorageError
 from memit_vc.objects.ids import JsonValue, canonical_json
-from memit_vc.store.files import fsync_directory, temporary_path
+from memit_vc.store.files import replacing
 
-__all__ = ["read_metadata", "read_tensors", "write_bytes", "write_tensors"]
+__all__ = ["read_metadata", "read_tensors", "write_tensors"]
 
 _METADATA_KEY = "memit_vc"
 
@@ -28,29 +27,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Write `tensors` under `path`: temporary sibling, fsync, rename, fsync of the directory. StorageError."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     described = {_METADATA_KEY: canonical_json(metadata).decode()}
-    _replace(path, lambda temporary: save_file(contiguous, temporary, metadata=described))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a small file in the same way."""
-    _replace(path, lambda temporary: temporary.write_bytes(content))
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_path(path)
-        write(temporary)
-        _sync(temporary, os.O_RDWR)
-        temporary.replace(path)
-        temporary = None
-        fsync_directory(path.parent)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"{path}: cannot be written: {error}", hint="Check free space and permissions.") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        try:
+            save_file(contiguous, temporary, metadata=described)
+        except SafetensorError as error:
+            hint = "Check free space and permissions."
+            raise StorageError(f"{path}: cannot be written: {error}", hint=hint) from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -91,11 +73,3 @@ def _metadata(path: Path, file: Any) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise IntegrityError(f"{path}: its memit-vc metadata is not an object", hint="Delete it.")
     return found
-
-
-def _sync(path: Path, flags: int) -> None:
-    handle = os.open(path, flags)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -120,9 +120,10 @@ def _held_out() -> list[str]:
 
 def _read(source: str) -> list[str]:
     from memit_vc.numerics.statistics.corpus import open_corpus
+    from memit_vc.remote.hub_corpus import find_dataset
 
     try:
-        corpus = open_corpus(source)
+        corpus = open_corpus(source, find_dataset=find_dataset)
     except StorageError as error:
         raise MemitVCError(
             f"the held text of the perplexity probe cannot be read: {error.message}",

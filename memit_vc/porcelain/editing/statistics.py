@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from memit_vc.hparams import MEMITHyperParams
 from memit_vc.objects import JsonValue, StatisticsId, canonical_json, digest
 from memit_vc.progress import Progress, silent
 from memit_vc.store.files import write_atomic
+from memit_vc.store.jsoncache import read_or_empty
 
 if TYPE_CHECKING:
     from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
@@ -169,12 +169,21 @@ def _computed(
     from memit_vc.numerics.statistics.cache import StatisticsKey
     from memit_vc.numerics.statistics.corpus import open_corpus
     from memit_vc.numerics.statistics.moments import collect
+    from memit_vc.remote.hub_corpus import find_dataset
 
     repository, adapter = loaded.repository, loaded.adapter
     spec = corpus or repository.config.corpus or DEFAULT_CORPUS
     sampled = _sampled(repository) if spec == "self" else None
     wanted = tokens or TOKENS_PER_INPUT * max(adapter.dimensions(layer)[1] for layer in hparams.layers)
-    texts = open_corpus(spec, field=field, adapter=adapter, cache=sampled, tokens=wanted, progress=progress)
+    texts = open_corpus(
+        spec,
+        field=field,
+        adapter=adapter,
+        cache=sampled,
+        tokens=wanted,
+        find_dataset=find_dataset,
+        progress=progress,
+    )
     names = {layer: loaded.weights[layer].name for layer in hparams.layers}
     key = StatisticsKey.of(adapter, base=repository.base_id, names=names, corpus=texts.describe(), tokens=wanted)
     if cache.ready(key):
@@ -243,9 +252,8 @@ def _chosen(repository: Repository, cache: StatisticsCache, layers: Sequence[int
     from memit_vc.numerics.statistics.cache import StatisticsKey
 
     try:
-        record = json.loads((repository.root / "statistics" / _CHOSEN).read_text())
-        key = StatisticsKey.from_json(record["key"])
-    except (OSError, ValueError, KeyError, TypeError):
+        key = StatisticsKey.from_json(read_or_empty(repository.root / "statistics" / _CHOSEN)["key"])
+    except (ValueError, KeyError, TypeError):
         return None
     fits = set(layers) <= set(key.layers) and key.base == repository.base_id
     return key if fits and cache.ready(key) else None

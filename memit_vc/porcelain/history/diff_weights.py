@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memit_vc.errors import MemitVCError, StorageError
-from memit_vc.objects import CommitId, EditableWeight, JsonValue, PatchId, canonical_json
+from memit_vc.errors import MemitVCError
+from memit_vc.objects import CommitId, EditableWeight, JsonValue, PatchId
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import count
 from memit_vc.repository import Repository
-from memit_vc.store.files import write_atomic
+from memit_vc.store.jsoncache import read_or_empty, write_if_possible
 
 if TYPE_CHECKING:
     from memit_vc.numerics.exact.factor_arrays import Arrays, Factors, Floats
@@ -124,10 +122,7 @@ def _base_norms(repository: Repository, weights: Collection[EditableWeight]) -> 
     from memit_vc.porcelain.base import checked_base
 
     path = repository.root / "cache" / "base-norms.json"
-    try:
-        known: dict[str, float] = {str(k): float(v) for k, v in json.loads(path.read_bytes()).items()}
-    except (OSError, ValueError, AttributeError, TypeError):
-        known = {}
+    known: dict[str, float] = {sha: norm for sha, norm in read_or_empty(path).items() if isinstance(norm, float)}
     hashes = {tensor.name: tensor.sha256 for tensor in repository.base().tensors}
     missing = [weight for weight in weights if hashes[weight.name] not in known]
     note = None
@@ -137,8 +132,7 @@ def _base_norms(repository: Repository, weights: Collection[EditableWeight]) -> 
             for weight in missing:
                 squares = sum_of_squares(checkpoint.chunks(weight.name), weight.dtype)
                 known[hashes[weight.name]] = math.sqrt(squares)
-            with contextlib.suppress(StorageError):
-                write_atomic(path, canonical_json(known))
+            write_if_possible(path, known)
         except MemitVCError as error:
             note = f"no relative norms: {error.message}"
     return {w.name: known[hashes[w.name]] for w in weights if hashes[w.name] in known}, note

@@ -15,7 +15,6 @@ from memit_vc.objects import CommitId, EditableWeight, JsonValue, StateId, diges
 from memit_vc.porcelain.base import checked_base, find_base
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
-from memit_vc.store.base_check import damaged_files, stale_files
 from memit_vc.store.shards import ShardedBase
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ def _is_whole(repository: Repository, directory: Path) -> bool:
     manifest = repository.base()
     try:
         built = ShardedBase.open(directory)
-        stale = stale_files(built)
-        return not stale or not damaged_files(built, stale, manifest, repository.base_files())
+        stale = built.stale()
+        return not stale or not built.damaged(stale, manifest, repository.base_files())
     except (StorageError, IntegrityError):
         return False

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ from memit_vc.porcelain.base import checked_base
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, count, silent
 from memit_vc.store.checkpoint import RECORD_FILE, Checkpoint
+from memit_vc.store.jsoncache import read_or_empty
 
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
@@ -104,10 +103,8 @@ def verify(
 
 def _recorded_state(directory: Path) -> StateId | None:
     """What `memitvc.json` says of itself; None where there is none to be read. Nothing is proved by it."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        said = json.loads((directory / RECORD_FILE).read_bytes())["state"]
-        return StateId(said) if isinstance(said, str) else None
-    return None
+    said = read_or_empty(directory / RECORD_FILE).get("state")
+    return StateId(said) if isinstance(said, str) else None
 
 
 def _candidates(

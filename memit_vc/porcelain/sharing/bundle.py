@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from memit_vc.errors import IntegrityError, MemitVCError, UsageError
-from memit_vc.objects import METADATA_KEY, BaseId, BlobId, Commit, Fact, JsonValue, PatchId, canonical_json
+from memit_vc.objects import METADATA_KEY, BaseId, BlobId, Commit, Fact, JsonValue, PatchId, canonical_json, is_sha256
 from memit_vc.objects.commit import COMMIT_FORMAT
 from memit_vc.store.files import storage_errors, write_atomic
 from memit_vc.store.safetensors_file import FileHeader, parse_header, read_header, write_header
@@ -26,7 +26,6 @@ __all__ = ["BUNDLE_FORMAT", "Bundle", "Manifest", "parse_commit", "parse_fact", 
 BUNDLE_FORMAT = 1
 _KIND = "bundle"
 _MANIFEST = "manifest"
-_HEX = frozenset("0123456789abcdef")
 _HINT = "The file is damaged or was made to mislead; nothing was stored."
 _T = TypeVar("_T")
 
@@ -99,7 +98,7 @@ class Bundle:
         self._file: FileHeader = _header(path)
         self._check_kind()
         for name, entry in self._file.tensors.items():
-            known = name == _MANIFEST or (len(name) == 64 and _HEX.issuperset(name))
+            known = name == _MANIFEST or is_sha256(name)
             if not known or entry.dtype != "U8" or len(entry.shape) != 1:
                 raise self._bad(f"holds {name!r}, which is no object of memit-vc")
         if _MANIFEST not in self._file.tensors:
@@ -149,7 +148,7 @@ class Bundle:
             raise self._bad("its manifest has fields of another type")
         base = record["base"]
         names = [base, *record["patches"], *(blob for blob in record["patches"].values() if blob is not None)]
-        if not all(_is_hash(name) for name in names):
+        if not all(map(is_sha256, names)):
             raise self._bad("its manifest names something that is no SHA-256")
         commits = tuple(parse_commit(each, f"{self.path}: commit {n}") for n, each in enumerate(record["commits"], 1))
         facts = tuple(parse_fact(each, f"{self.path}: fact {n}") for n, each in enumerate(record["facts"], 1))
@@ -195,11 +194,11 @@ def parse_commit(record: object, where: str) -> Commit:
     texts = ("kind", "message", "author", "time")
     if (
         not isinstance(record, dict)
-        or not all(isinstance(record.get(key), list) and all(map(_is_hash, record[key])) for key in lists)
+        or not all(isinstance(record.get(key), list) and all(map(is_sha256, record[key])) for key in lists)
         or not all(_is_text(record.get(key)) for key in texts)
         or not isinstance(record.get("details"), dict)
-        or not _is_hash(record.get("base"))
-        or not (record.get("provenance") is None or _is_hash(record["provenance"]))
+        or not is_sha256(record.get("base"))
+        or not (record.get("provenance") is None or is_sha256(record["provenance"]))
     ):
         raise IntegrityError(f"{where} lacks a field or has one of another type", hint=_HINT)
     if any(len(set(record[key])) != len(record[key]) for key in lists):
@@ -242,10 +241,6 @@ def _whole(parse: Callable[[Any], _T], record: dict[str, Any], where: str) -> _T
     if not same:
         raise IntegrityError(f"{where} has fields that the format does not have", hint=_HINT)
     return made
-
-
-def _is_hash(value: object) -> bool:
-    return isinstance(value, str) and len(value) == 64 and _HEX.issuperset(value)
 
 
 def _is_text(value: object) -> bool:

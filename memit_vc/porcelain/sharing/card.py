@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from memit_vc.porcelain.history.scores_at_commit import Came, came_in
 from memit_vc.porcelain.state import LiveState
 from memit_vc.remote.card import Card, CardFact, card_with
 from memit_vc.remote.opening import hub_name
+from memit_vc.store.jsoncache import read_or_empty
 
 if TYPE_CHECKING:
     from memit_vc.repository import LiveFact, Repository
@@ -170,10 +170,9 @@ def _perplexity_of(scores: Any, side: Literal["before", "after"]) -> tuple[str, 
 def _model_type(repository: Repository) -> str | None:
     """What the base's config.json says; None where it cannot be read."""
     try:
-        record = json.loads(Path(find_base(repository.config), "config.json").read_bytes())
-    except (MemitVCError, OSError, ValueError):
+        found = read_or_empty(find_base(repository.config) / "config.json").get("model_type")
+    except MemitVCError:
         return None
-    found = record.get("model_type") if isinstance(record, dict) else None
     return found if isinstance(found, str) else None
 
 

@@ -37,7 +37,7 @@ from memit_vc.porcelain.sharing.remotes import DEFAULT, add_remote, remotes
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import HPARAMS
 from memit_vc.remote.opening import checked_url, hub_name, nothing_there, open_remote
-from memit_vc.store.files import fsync_directory, make_directories, storage_errors, write_atomic
+from memit_vc.store.files import fsync_path, make_directories, storage_errors, write_atomic
 
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
@@ -102,7 +102,7 @@ def clone(
                 config, tip = repository.config, repository.head().commit
             with storage_errors(place):
                 (staging / ".memitvc").rename(place / ".memitvc")
-                fsync_directory(place)
+                fsync_path(place)
         except (RemoteError, StorageError):
             _drop(place, existed, keep=any(staging.glob(".memitvc/cache/incoming/*")))
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from memit_vc.porcelain.sharing.remote_history import Published
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import object_path
 from memit_vc.store.blobs import BlobStore, blob_id
-from memit_vc.store.files import file_digest, make_directories, storage_errors, temporary_path
+from memit_vc.store.files import file_digest, fsync, make_directories, storage_errors, temporary_path
 
 __all__ = ["Incoming"]
 
@@ -138,7 +137,7 @@ class Incoming:
                     )
                 size = temporary.stat().st_size
                 with temporary.open("rb") as file:
-                    os.fsync(file.fileno())  # the next fetch takes what has its name here for whole
+                    fsync(file.fileno())  # the next fetch takes what has its name here for whole
                 temporary.replace(self.directory / blob)
         finally:
             temporary.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from memit_vc.remote.hub import HubChange, HubRemote
 from memit_vc.remote.hub_landed import CopySource
 from memit_vc.remote.manifest import MANIFEST
 from memit_vc.remote.opening import hub_name
+from memit_vc.store.checkpoint import RECORD_FILE
 from memit_vc.store.files import file_digest, make_directories, storage_errors, temporary_path
 from memit_vc.vcs.graph import is_ancestor
 
@@ -101,7 +102,7 @@ def _size(data: bytes | Path) -> int:
 def _files(out: Path) -> dict[str, Path]:
     """The checkout without what is only about the checkout, or about the base as its owner describes it."""
     found = {path.relative_to(out).as_posix(): path for path in sorted(out.rglob("*")) if path.is_file()}
-    return {name: path for name, path in found.items() if name not in (MANIFEST, _CARD)}
+    return {name: path for name, path in found.items() if name not in (RECORD_FILE, _CARD)}
 
 
 def _plan(

@@ -16,13 +16,13 @@ from memit_vc.objects import (
     JsonValue,
     PatchId,
     canonical_json,
+    is_sha256,
     root_commit,
     short,
 )
 from memit_vc.porcelain.history.scores_at_commit import HANDED_ON, handed_on_to
 from memit_vc.porcelain.sharing.bundle import parse_commit, parse_fact
 from memit_vc.porcelain.state import LiveState
-from memit_vc.remote.manifest import is_id
 from memit_vc.remote.strict_json import parsed
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class RemoteCommit:
         facts = tuple(parse_fact(each, f"{name}: fact {n}") for n, each in enumerate(record["facts"], 1))
         patches, scores = record["patches"], record["scores"]
         named = isinstance(patches, dict) and all(
-            is_id(patch) and (blob is None or is_id(blob)) for patch, blob in patches.items()
+            is_sha256(patch) and (blob is None or is_sha256(blob)) for patch, blob in patches.items()
         )
         if not named or not set(commit.patches) <= patches.keys():
             raise IntegrityError(f"{name}: its patches are not named as they should be", hint=_HINT)
@@ -148,7 +148,7 @@ def _are_handed_on(record: object) -> bool:
 
 
 def _are_by_fact(facts: object) -> bool:
-    return isinstance(facts, dict) and all(is_id(fact) and _are_numbers(each) for fact, each in facts.items())
+    return isinstance(facts, dict) and all(is_sha256(fact) and _are_numbers(each) for fact, each in facts.items())
 
 
 def _are_numbers(scores: object) -> bool:

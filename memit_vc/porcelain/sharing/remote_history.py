@@ -8,12 +8,12 @@ from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import IntegrityError, MemitVCError
-from memit_vc.objects import BaseId, CommitId, short
+from memit_vc.objects import BaseId, CommitId, is_sha256, short
 from memit_vc.porcelain.sharing.parallel import at_once
 from memit_vc.porcelain.sharing.remote_commit import MAX_RECORD, RemoteCommit
 from memit_vc.porcelain.sharing.remote_tree import published
 from memit_vc.progress import Progress, silent
-from memit_vc.remote.manifest import RemoteManifest, commit_path, is_id
+from memit_vc.remote.manifest import RemoteManifest, commit_path
 from memit_vc.remote.protocol import Remote, RemoteFile
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def late_constraints(found: Published, repository: Repository, *, progress: Prog
     """
     lacking = {patch for patch, blob in repository.patch_constraints().items() if blob is None}
     if not lacking or not any(
-        is_id(blob := path[len("objects/") :].replace("/", "")) and not repository.blobs.has(blob)
+        is_sha256(blob := path[len("objects/") :].replace("/", "")) and not repository.blobs.has(blob)
         for path in found.listing
         if path.startswith("objects/")
     ):
@@ -97,7 +97,7 @@ def late_constraints(found: Published, repository: Repository, *, progress: Prog
 def _listed(found: Published) -> list[CommitId]:
     """The commits in the tree."""
     names = (path[len("commits/") : -len(".json")] for path in found.listing)
-    return [CommitId(name) for name in names if is_id(name) and commit_path(name) in found.listing]
+    return [CommitId(name) for name in names if is_sha256(name) and commit_path(name) in found.listing]
 
 
 def _read(

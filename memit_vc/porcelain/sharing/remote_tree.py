@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import IntegrityError, RemoteError
-from memit_vc.objects import BaseManifest, EditableWeight, canonical_json, short
-from memit_vc.remote.manifest import BASE, HPARAMS, MANIFEST, RemoteManifest, is_id
+from memit_vc.objects import BaseManifest, EditableWeight, canonical_json, is_sha256, short
+from memit_vc.remote.manifest import BASE, HPARAMS, MANIFEST, RemoteManifest
 from memit_vc.remote.protocol import Remote, RemoteFile
 from memit_vc.remote.strict_json import parsed
 
@@ -78,6 +78,6 @@ def remote_base(there: Remote, revision: str, manifest: RemoteManifest) -> Remot
             or shapes.get(weight.name) != (weight.dtype, stored)
         ):
             raise bad
-    if not isinstance(files, dict) or not all(isinstance(n, str) and is_id(h) for n, h in files.items()):
+    if not isinstance(files, dict) or not all(isinstance(n, str) and is_sha256(h) for n, h in files.items()):
         raise bad
     return RemoteBase(found, weights, files, there.read(HPARAMS, revision, limit=1 << 20))

@@ -9,7 +9,7 @@ from memit_vc.errors import MemitVCError
 from memit_vc.objects import short
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
-from memit_vc.store.base_check import damaged_files, shard_files, stale_files
+from memit_vc.store.fsck import BAD_JSON
 from memit_vc.store.records import Problem
 from memit_vc.store.shards import ShardedBase
 
@@ -18,23 +18,21 @@ if TYPE_CHECKING:
 
 __all__ = ["fsck"]
 
-_BAD_JSON = (KeyError, TypeError, ValueError, AttributeError)
-
 
 def fsck(
-    repository: Repository, *, full: bool = True, weights: bool = False, progress: Progress = silent
+    repository: Repository, *, quick: bool = False, weights: bool = False, progress: Progress = silent
 ) -> tuple[list[Problem], int]:
     """(problems, number of orphan blobs).
 
-    With `full` every blob and every shard of the base is read, and every patch's factors are checked; without it, only
-    the shards that somebody wrote into since. `weights` also materialises every state whose tensors' hashes are
-    recorded, for `verify` goes by them: that needs the base and takes as long as so many checkouts.
+    Every blob and every shard of the base is read, and every patch's factors are checked; with `quick`, only the shards
+    that somebody wrote into since. `weights` also materialises every state whose tensors' hashes are recorded, for
+    `verify` goes by them: that needs the base and takes as long as so many checkouts.
     """
     from memit_vc.numerics.exact.patchfile import check_patch
 
-    problems = repository.fsck(full=full, check_patch=check_patch if full else None, progress=progress)
-    problems += _shards(repository, full=full, progress=progress)
-    if full:
+    problems = repository.fsck(quick=quick, check_patch=None if quick else check_patch, progress=progress)
+    problems += _shards(repository, quick=quick, progress=progress)
+    if not quick:
         problems += _constraints(repository, progress)
     if weights:
         problems += _states(repository, progress)
@@ -45,7 +43,7 @@ def _constraints(repository: Repository, progress: Progress) -> Iterator[Problem
     """Constraints that have the bytes of their name and still cannot be solved with."""
     from memit_vc.numerics.exact.constraints import read_constraints
 
-    recorded = repository.constraints_blobs()
+    recorded = {patch: blob for patch, blob in repository.patch_constraints().items() if blob is not None}
     for number, (patch, blob) in enumerate(recorded.items(), 1):
         if repository.blobs.verify(blob):  # else it is told as missing or damaged
             try:
@@ -71,12 +69,12 @@ def _states(repository: Repository, progress: Progress) -> Iterator[Problem]:
         progress("materialising states", number, len(states))
 
 
-def _shards(repository: Repository, *, full: bool, progress: Progress) -> Iterator[Problem]:
+def _shards(repository: Repository, *, quick: bool, progress: Progress) -> Iterator[Problem]:
     """What is wrong with the built shards: later checkouts would take their bytes."""
     built = sorted(path.parent for path in (repository.root / "base").glob("*/base.json"))
     try:
         manifest, others = (repository.base(), repository.base_files()) if built else (None, {})
-    except (MemitVCError, *_BAD_JSON):
+    except (MemitVCError, *BAD_JSON):
         return  # the rows are damaged, and told as such
     for number, directory in enumerate(built, 1):
         try:
@@ -84,7 +82,7 @@ def _shards(repository: Repository, *, full: bool, progress: Progress) -> Iterat
         except MemitVCError as error:
             yield Problem("base", directory.name, error.message)
             continue
-        files = shard_files(base) if full else stale_files(base)
-        for file in damaged_files(base, files, manifest, others) if manifest is not None else ():
+        files = base.stale() if quick else base.paths()
+        for file in base.damaged(files, manifest, others) if manifest is not None else ():
             yield Problem("base", file, f"{directory / file} is not the base's; the next checkout builds it again")
         progress("checking the base's shards", number, len(built))

@@ -10,6 +10,7 @@ from pathlib import Path
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import GcResult, Repository
 from memit_vc.store.files import storage_errors
+from memit_vc.store.gc import collect
 
 __all__ = ["GRACE", "SEARCHES", "collect_garbage"]
 
@@ -22,21 +23,26 @@ GRACE = 3600.0
 def collect_garbage(
     repository: Repository,
     *,
-    dry_run: bool = False,
-    prune_operations: bool = False,
-    keep_operations: int = 0,
+    keep_operations: int | None = None,
     grace: float = GRACE,
+    dry_run: bool = False,
     progress: Progress = silent,
 ) -> GcResult:
     """Remove commits, patches and facts that no branch, tag, operation or kept patch reaches, and their objects.
 
-    Operations keep what they name, so that `undo` can bring it back: with `prune_operations` all but the last
-    `keep_operations` are forgotten first, and what they alone held goes too. Of the cache of z, the oldest beyond
-    `SEARCHES` bytes go.
+    Operations keep what they name, so that `undo` can bring it back: with a number of `keep_operations` all but the
+    last so many are forgotten first, and what they alone held goes too. Of the cache of z, the oldest beyond `SEARCHES`
+    bytes go. What is younger than `grace` seconds stays. `dry_run` only counts.
     """
-    gone = repository.gc(
-        keep_operations=keep_operations if prune_operations else None, grace=grace, dry_run=dry_run, progress=progress
+    gone = collect(
+        repository.database,
+        repository.blobs,
+        keep_operations=keep_operations,
+        grace=grace,
+        dry_run=dry_run,
+        progress=progress,
     )
+    repository.forget_graph()
     files, size = _trim_searches(repository.root / "cache" / "z", grace=grace, dry_run=dry_run)
     return replace(gone, cached=files, bytes=gone.bytes + size)
 

@@ -19,13 +19,13 @@ from transformers import AutoModelForCausalLM
 
 from memit_vc.errors import BaseChangedError, IntegrityError, StorageError, UnsupportedModelError, UsageError
 from memit_vc.numerics.exact.materialise import Term, materialise
-from memit_vc.numerics.output.checkout import CheckoutResult, checkout, hash_directory, prepare_base
+from memit_vc.numerics.output.checkout import CheckoutResult, checkout, prepare_base
 from memit_vc.objects import EditableWeight, StateId
 from memit_vc.store import links
 from memit_vc.store.checkpoint import Checkpoint
 from memit_vc.store.shards import HOT_FILE, ShardedBase
 from tests.support.cases import bits
-from tests.support.checkpoints import EXTRA_FILES, save, tensor, terms_for, weights_of
+from tests.support.checkpoints import EXTRA_FILES, hash_directory, save, tensor, terms_for, weights_of
 
 CASES = [
     (family, dtype, size)

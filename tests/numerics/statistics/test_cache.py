@@ -177,8 +177,9 @@ def test_moments_that_do_not_fit_are_not_stored(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match="layer-2"):
+    with pytest.raises(StorageError) as caught:
         StatisticsCache(tmp_path / "file").store(key(), moments())
+    assert str(tmp_path / "file") in caught.value.message
 
 
 def test_the_key_of_a_loaded_model(tmp_path: Path) -> None:

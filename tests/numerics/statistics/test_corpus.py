@@ -18,9 +18,9 @@ import torch
 from memit_vc.errors import EngineError, RemoteError, StorageError, UsageError
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.statistics.corpus import held_out_documentation, open_corpus, python_documentation
-from memit_vc.numerics.statistics.corpus_hub import choose_files
 from memit_vc.numerics.statistics.corpus_sampled import sampled_texts
 from memit_vc.numerics.statistics.moments import collect
+from memit_vc.remote.hub_corpus import choose_files, find_dataset
 from tests.support.models import SENTENCES, load, tiny
 
 TEXTS = [f"Text number {i}: {sentence}" for i, sentence in enumerate(SENTENCES)]
@@ -194,7 +194,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 @pytest.mark.parametrize("spec", ["hub:owner/name", "owner/name", "owner/name:en", "hub:owner/name:en:train"])
 def test_hub_data_sets_are_fetched_as_needed(hub: Hub, spec: str) -> None:
-    corpus = open_corpus(spec)
+    corpus = open_corpus(spec, find_dataset=find_dataset)
     assert corpus.describe() == {
         "kind": "hub",
         "name": "owner/name",
@@ -213,27 +213,29 @@ def test_hub_data_sets_are_fetched_as_needed(hub: Hub, spec: str) -> None:
 def test_hub_data_sets_in_other_formats_are_read_from_the_hubs_copy(hub: Hub, tmp_path: Path) -> None:
     hub.converted = {"default/train/0000.parquet": hub.files["en/train-00000-of-00003.parquet"]}
     hub.files = {"data.csv": tmp_path}
-    assert sorted(open_corpus("owner/name").texts()) == sorted(TEXTS[:6])
+    assert sorted(open_corpus("owner/name", find_dataset=find_dataset).texts()) == sorted(TEXTS[:6])
     hub.converted = {}
     with pytest.raises(RemoteError, match="no parquet"):
-        open_corpus("owner/name")
+        open_corpus("owner/name", find_dataset=find_dataset)
 
 
 def test_hub_failures(hub: Hub) -> None:
-    corpus = open_corpus("owner/name")
+    corpus = open_corpus("owner/name", find_dataset=find_dataset)
     hub.error = huggingface_hub.errors.LocalEntryNotFoundError("offline")
-    with pytest.raises(RemoteError, match=r"owner/name/en/train.*offline"):
+    with pytest.raises(RemoteError, match=r"datasets/owner/name: offline \(while fetching en/train"):
         next(corpus.texts())
     hub.error = ConnectionError("no route")
-    with pytest.raises(RemoteError, match="no route"):
-        open_corpus("hub:owner/name")
+    with pytest.raises(RemoteError, match=r"no route.*looking for the data set"):
+        open_corpus("hub:owner/name", find_dataset=find_dataset)
     hub.error = None
     with pytest.raises(UsageError, match="split 'dev' is not among test, train"):
-        open_corpus("owner/name:en:dev")
+        open_corpus("owner/name:en:dev", find_dataset=find_dataset)
     with pytest.raises(UsageError, match="no configuration 'fr'; it has en"):
-        open_corpus("owner/name:fr")
+        open_corpus("owner/name:fr", find_dataset=find_dataset)
     with pytest.raises(UsageError, match="names no data set"):
-        open_corpus("hub:nothing")
+        open_corpus("hub:nothing", find_dataset=find_dataset)
+    with pytest.raises(UsageError, match="needs the Hub"):
+        open_corpus("owner/name")
 
 
 def test_layouts_of_hub_data_sets() -> None:

@@ -21,6 +21,7 @@ from memit_vc.porcelain.editing import models as models_module
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.state import LiveState
+from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
 from tests.support.models import FACTS
 from tests.support.opened import Opened
@@ -158,7 +159,7 @@ def test_a_run_that_was_killed_goes_on(opened: Opened, with_history: Path, tmp_p
     assert (tmp_path / "count").read_text() == "3"
     # the model that the killed run had checked out goes with `gc`
     assert len(list((repository.root / "cache").glob("bisect*"))) == 1
-    repository.gc(grace=0.0)
+    collect_garbage(repository, grace=0.0)
     assert not list((repository.root / "cache").glob("bisect*"))
 
 
@@ -253,7 +254,7 @@ def test_a_session_whose_commits_are_gone_says_how_to_end_it(plain_repository: R
     root = plain_repository.resolve("HEAD~3")
     moved = [RefUpdate("heads/main", plain_repository.head().commit, root)]
     plain_repository.publish(verb="reset", description="back", refs=moved)
-    plain_repository.gc(grace=0.0, keep_operations=0)
+    collect_garbage(plain_repository, grace=0.0, keep_operations=0)
     with pytest.raises(IntegrityError, match="no longer here") as stopped:
         bisect.current(plain_repository)
     assert "bisect reset" in str(stopped.value.hint)

@@ -20,7 +20,7 @@ from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.state import LiveState
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
-from memit_vc.store.checkpoint import hash_directory
+from tests.support.checkpoints import hash_directory
 from tests.support.models import facts
 from tests.support.places import TOKENS, make_place
 

@@ -18,6 +18,7 @@ from memit_vc.porcelain.recomputing.rebase import rebase
 from memit_vc.porcelain.recomputing.resolve import resolve_revert
 from memit_vc.porcelain.sets.commit_kept import commit_kept
 from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
 from tests.support.models import FACTS
 from tests.support.opened import Opened
@@ -111,7 +112,7 @@ def test_a_branch_that_moved_meanwhile_stays(opened: Opened, with_history: Path)
     with pytest.raises(RefMovedError, match="patches are kept") as moved:
         rebase(repository, "main", scores=False, loaded=loaded, progress=meanwhile)
     assert repository.resolve("side") == other
-    assert repository.gc(grace=0.0).commits == 0
+    assert collect_garbage(repository, grace=0.0).commits == 0
     (kept,) = repository.kept_patches()
     assert f"commit --patch {kept[:10]}" in str(moved.value.hint)
     commit_kept(repository, kept)
@@ -128,7 +129,7 @@ def test_gc_in_the_middle_loses_nothing(opened: Opened, with_history: Path) -> N
     def collect(stage: str, done: int, total: int) -> None:
         if stage == "rebase" and done == 1:
             with Repository.open(repository.directory) as another:
-                another.gc(grace=0.0)
+                collect_garbage(another, grace=0.0)
 
     made = rebase(repository, "main", scores=False, loaded=loaded, progress=collect)
     assert len(made.commits) == 2

@@ -51,7 +51,7 @@ def test_a_revert_that_contradicts(forked: Repository, world: World, capsys: pyt
     assert "--theirs" in capsys.readouterr().err
     assert main(["revert", "-C", where, "HEAD~1", "--theirs", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
-    assert (made["removed"], made["restored"], len(made["contradictions"])) == (1, 1, 1)
+    assert (made["removed"], made["added"], len(made["contradictions"])) == (1, 1, 1)
 
 
 def test_kept_patches(world: World, forked: Repository, capsys: pytest.CaptureFixture[str]) -> None:

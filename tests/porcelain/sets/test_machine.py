@@ -38,6 +38,7 @@ from memit_vc.porcelain.sets.squash import squash
 from memit_vc.porcelain.sets.switch import switch, switch_detached
 from memit_vc.porcelain.sets.tag import create_tag
 from memit_vc.porcelain.state import LiveState
+from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
 from memit_vc.vcs.contradictions import OnConflict
 from tests.support.algebra.plain import Place, Plain, Refused, State, Voice
@@ -430,11 +431,11 @@ class Algebra(RuleBasedStateMachine):
         self.plain.move(place, self.repository.operations(1)[0].id)
 
     def gc(self, keep: int | None) -> None:
-        self.repository.gc(grace=0.0, keep_operations=keep)
+        collect_garbage(self.repository, grace=0.0, keep_operations=keep)
         if keep is not None:
             del self.plain.operations[:-keep]
             self.plain.forget_kept()
-        assert self.repository.gc(grace=0.0, keep_operations=None).commits == 0
+        assert collect_garbage(self.repository, grace=0.0, keep_operations=None).commits == 0
 
     def reopen(self) -> None:
         root = self.repository.directory

@@ -15,6 +15,7 @@ from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.sets.squash import squash
 from memit_vc.porcelain.sets.switch import switch, switch_to_new
 from memit_vc.porcelain.state import LiveState
+from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
 from tests.support.algebra.world import World, fact
 
@@ -302,10 +303,10 @@ def test_a_kept_patch_is_never_lost(world: World, repository: Repository, tmp_pa
     assert repository.kept_patches() == []
     repository.undo()
     assert repository.kept_patches() == [patch.id]
-    repository.gc(grace=0.0, keep_operations=0)
+    collect_garbage(repository, grace=0.0, keep_operations=0)
     assert repository.kept_patches() == [patch.id]
     commit_kept(repository, patch.id, on_conflict="theirs")
-    repository.gc(grace=0.0, keep_operations=0)
+    collect_garbage(repository, grace=0.0, keep_operations=0)
     assert repository.kept_patches() == []
     with pytest.raises(RevisionError):
         repository.kept(patch.id)

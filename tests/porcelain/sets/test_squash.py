@@ -13,6 +13,7 @@ from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.sets.squash import squash
 from memit_vc.porcelain.sets.switch import switch, switch_to_new
 from memit_vc.porcelain.state import LiveState
+from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
 from tests.support.algebra.world import World, fact, same_bytes
 
@@ -179,9 +180,9 @@ def test_gc_drops_the_old_patches_when_operations_are_pruned(world: World, repos
         world.commit(repository, [fact(n)])
     made = squash(repository)
     before = world.weights(repository, repository.state(made.id))
-    kept = repository.gc(grace=0.0)
+    kept = collect_garbage(repository, grace=0.0)
     assert kept.commits == kept.blobs == 0
-    gone = repository.gc(grace=0.0, keep_operations=0)
+    gone = collect_garbage(repository, grace=0.0, keep_operations=0)
     assert gone.commits == 3
     assert repository.selection(repository.state(made.id)) == {repository.commit(made.id).patches[0]: (0, 1, 2)}
     assert same_bytes(world.weights(repository, repository.state(made.id)), before)

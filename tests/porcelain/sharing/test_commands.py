@@ -13,7 +13,6 @@ from memit_vc.cli import main
 from memit_vc.porcelain.sets.branch import create_branch
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.upkeep.fsck import fsck
-from memit_vc.porcelain.upkeep.operations import operation_log
 from memit_vc.repository import Repository
 from tests.support.places import Cli, Result
 from tests.support.remotes import World, edited
@@ -37,7 +36,7 @@ def edit(world: World, number: int) -> str:
 def test_remotes_are_named(world: World, here: Cli) -> None:
     assert here.ok("remote").out == f"origin  {world.shared}\n"
     config = world.work / ".memitvc" / "config.toml"
-    config.write_text(f"# mine\n{config.read_text()}")
+    config.write_text(f'# mine\n{config.read_text()}\n[mine]\nnote = "kept"\n')
     here.ok("remote", "add", "other", "../place")
     assert config.read_text().startswith("# mine\n")
     kept = str(world.work.parent / "place")
@@ -57,6 +56,8 @@ def test_remotes_are_named(world: World, here: Cli) -> None:
     assert "other/main" in here.ok("log").out
     here.ok("remote", "remove", "other")
     assert "other/main" not in here.ok("log").out
+    assert here.ok("remote").out == f"origin  {world.shared}\n"
+    assert 'note = "kept"' in config.read_text()
     assert Path(kept, "memitvc.json").is_file()
     with Repository.open(world.work) as repository:
         assert repository.config.base == str(world.base)
@@ -73,7 +74,7 @@ def test_push_says_what_went(world: World, here: Cli) -> None:
     assert sent["bytes"] == sum(sent["files"].values()) == sum((world.shared / p).stat().st_size for p in sent["files"])
     assert sent["new"] == made
     with Repository.open(world.work) as repository:
-        assert operation_log(repository, limit=1)[0].description == "main to origin"
+        assert repository.operations(1)[0].description == "main to origin"
 
 
 def test_a_stale_adapter_goes(world: World, here: Cli) -> None:

@@ -20,6 +20,7 @@ from memit_vc.porcelain.sharing.bundle import Bundle
 from memit_vc.porcelain.sharing.export_patch import export_patch
 from memit_vc.porcelain.sharing.import_patch import import_patch
 from memit_vc.porcelain.upkeep.fsck import fsck
+from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
 from memit_vc.store.safetensors_file import read_header
 from tests.support.histories import record
@@ -41,7 +42,7 @@ def empty(opened: Opened) -> Repository:
     """A repository on the same base whose history holds nothing, nor do its objects."""
     repository = opened("llama")
     to_root(repository)
-    repository.gc(keep_operations=0, grace=0)
+    collect_garbage(repository, keep_operations=0, grace=0)
     assert list(repository.blobs.iterate()) == []
     return repository
 

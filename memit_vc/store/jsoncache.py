@@ -1,0 +1,29 @@
+"""Small JSON files that only save time: a damaged one counts as absent, one that cannot be written is let go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from memit_vc.errors import StorageError
+from memit_vc.store.files import write_atomic
+
+__all__ = ["read_or_empty", "write_if_possible"]
+
+
+def read_or_empty(path: Path) -> dict[str, Any]:
+    """The JSON object of a file; {} where none can be read. Its values may be of any shape."""
+    with suppress(OSError, ValueError, RecursionError):
+        found = json.loads(path.read_bytes())
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def write_if_possible(path: Path, record: Mapping[str, Any]) -> None:
+    """Replace a file, whole or not at all; keys keep their order."""
+    with suppress(StorageError):
+        write_atomic(path, json.dumps(record, separators=(",", ":")).encode())

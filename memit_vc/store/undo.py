@@ -1,0 +1,57 @@
+"""Refs and HEAD put back to where an operation log says they were: an operation itself."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from memit_vc.errors import UsageError
+from memit_vc.store.records import OperationRow
+from memit_vc.store.rows_refs import load_operations, logged, mark_undone, replace_refs
+
+__all__ = ["restore", "undo"]
+
+
+def undo(connection: Connection) -> OperationRow:
+    """Undo the newest operation; the operation that does it. UsageError where only `init` is left."""
+    newest = next(iter(load_operations(connection, limit=1)), None)
+    if newest is None or not newest.head_before:
+        raise UsageError("there is nothing to undo", hint="`memitvc op log` lists the operations.")
+    with logged(connection, verb="undo", description=_undoing(connection, newest)):
+        replace_refs(connection, newest.refs_before, newest.head_before)
+    (made,) = load_operations(connection, limit=1)
+    if made.id != newest.id:
+        _mark(connection, made.id)
+    return made
+
+
+def restore(connection: Connection, operation: int) -> OperationRow:
+    """Go back to where things were after an operation; the newest operation. RevisionError where there is none such."""
+    (wanted,) = load_operations(connection, only=operation)
+    with logged(connection, verb="restore", description=f"restore operation {operation}"):
+        replace_refs(connection, wanted.refs_after, wanted.head_after)
+    return load_operations(connection, limit=1)[0]
+
+
+def _undoing(connection: Connection, newest: OperationRow) -> str:
+    """What an undo does to the last operation that was no undo itself: an undo of an undo does it again."""
+    verb, operation = "undo", newest
+    while operation.verb == "undo":
+        found = load_operations(connection, limit=1, before=operation.id)
+        if not found:  # pruned
+            return f"{verb} operation {operation.id}: {operation.description}"
+        verb, (operation,) = "redo" if verb == "undo" else "undo", found
+    stays = " (what was sent stays there)" if operation.verb == "push" else ""
+    return f"{verb} operation {operation.id}: {operation.verb}: {operation.description}{stays}"
+
+
+def _mark(connection: Connection, undo: int) -> None:
+    """An undo took back the operation before it, which, if it was an undo itself, no longer counts: what that one had
+    taken back stands again, and so on back through the undos.
+    """
+    standing, by = False, undo
+    while found := load_operations(connection, limit=1, before=by):
+        (operation,) = found
+        mark_undone(connection, operation.id, None if standing else by)
+        if operation.verb != "undo":
+            return
+        standing, by = not standing, operation.id
