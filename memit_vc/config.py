@@ -57,6 +57,11 @@ class Config:
     cache_bytes: int | None = None
     remotes: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def hub_base(self) -> str | None:
+        """The base's name on the Hub; None for a local directory, whose own name may be that of another model there."""
+        return self.base if self.revision is not None else None
+
     @classmethod
     def load(cls, path: Path) -> Config:
         """MemitVCError for a file that is not understood; tables that are not known are passed over."""

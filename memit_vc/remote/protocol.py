@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Change", "Remote", "RemoteFile"]
+__all__ = ["Change", "Remote", "RemoteFile", "Tree"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Change:
     deletes: frozenset[str] = field(default_factory=frozenset)
 
 
-class Remote(Protocol):
-    """A tree of files with a revision that changes whenever the tree does.
+class Tree(Protocol):
+    """A tree of files that can be read, with a revision that changes whenever the tree does.
 
     Every method raises RemoteError, with what failed and what to do, where the other side cannot be reached, refuses,
     or answers nonsense. Nothing that is read is trusted: hashes are the caller's to check.
@@ -50,17 +50,8 @@ class Remote(Protocol):
 
     url: str
 
-    @property
-    def remarks(self) -> Sequence[str]:
-        """What there is to know of the other end after a publication, in sentences."""
-        ...
-
     def head(self) -> str | None:
         """The present revision, opaque; None where nothing was ever pushed (or the repository does not exist yet)."""
-        ...
-
-    def start(self) -> str | None:
-        """Where there is no head: the revision that a first push builds on. A new branch of the Hub starts at main."""
         ...
 
     def listing(self, revision: str | None) -> Mapping[str, RemoteFile]:
@@ -73,6 +64,19 @@ class Remote(Protocol):
 
     def fetch(self, path: str, revision: str, target: Path, *, limit: int) -> None:
         """Write a file's bytes to `target`, which does not exist. RemoteError as `read`; a part of it may be left."""
+        ...
+
+
+class Remote(Tree, Protocol):
+    """A tree that can be published to. Errors as for `Tree`."""
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What there is to know of the other end after a publication, in sentences."""
+        ...
+
+    def start(self) -> str | None:
+        """Where there is no head: the revision that a first push builds on. A new branch of the Hub starts at main."""
         ...
 
     def holds(self, path: str, revision: str | None, content: bytes | Path) -> bool:

@@ -31,8 +31,7 @@ from memit_vc.hparams import MEMITHyperParams
 from memit_vc.objects import Commit, CommitId, short
 from memit_vc.porcelain.sharing.fetch import Fetched, Moves, Plan, fetch_from
 from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
-from memit_vc.porcelain.sharing.remote_history import Published, new_records
-from memit_vc.porcelain.sharing.remote_tree import RemoteBase, remote_base
+from memit_vc.porcelain.sharing.remote_history import Published, RemoteBase, new_records, remote_base
 from memit_vc.porcelain.sharing.remotes import DEFAULT, add_remote, remotes
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import HPARAMS

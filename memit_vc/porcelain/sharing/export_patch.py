@@ -7,16 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import UsageError
-from memit_vc.objects import BlobId, CommitId, FactId, PatchId, short
-from memit_vc.porcelain.sharing.bundle import Manifest, write_bundle
-from memit_vc.porcelain.state import LiveState
+from memit_vc.objects import CommitId, short
+from memit_vc.porcelain.sharing.push_tree import commit_files
 from memit_vc.progress import Progress, silent
+from memit_vc.remote.container import write_container
+from memit_vc.remote.manifest import MANIFEST, RemoteManifest
 from memit_vc.store.files import storage_errors
 
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
 __all__ = ["PatchExport", "export_patch"]
+
+_BRANCH = "patch"
+_REF = f"heads/{_BRANCH}"
+"""Where the tree in the file says that its last commit is; `import` takes all commits."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +61,11 @@ def export_patch(
             raise UsageError(
                 f"{short(commit.id)} is the base itself, which changes nothing", hint="Name a commit, or a range A..B."
             )
-    patches: dict[PatchId, BlobId | None] = {}
-    facts: dict[FactId, None] = {}
-    blobs: set[BlobId] = set()
-    for commit in commits:
-        for patch, known in LiveState(repository, commit.adds).patches.items():
-            kept = known.constraints if constraints and known.constraints is not None else None
-            # a blob that was never pulled is no reason not to pass the patch on
-            patches[patch] = kept if kept is not None and repository.blobs.has(kept) else None
-            facts |= dict.fromkeys(column.fact for column in known.header.columns)
-            blobs |= {BlobId(patch), *(b for b in (patches[patch], known.header.provenance) if b is not None)}
-        if commit.provenance is not None:
-            blobs.add(commit.provenance)
-    rows = repository.facts(list(facts))
-    manifest = Manifest(repository.base_id, tuple(commits), tuple(rows[fact] for fact in facts), patches)
-    for number, blob in enumerate(sorted(blobs), 1):
-        repository.blobs.read(blob)  # damage is better found here than by whoever gets the file
-        progress("check objects", number, len(blobs))
-    write_bundle(file, manifest, {blob: repository.blobs.path(blob) for blob in blobs})
+    config = repository.config
+    files = commit_files(repository, ids, constraints=constraints, progress=progress)
+    manifest = RemoteManifest(repository.base_id, config.hub_base, config.revision, _BRANCH, {_REF: ids[-1]})
+    write_container(file, {**files, MANIFEST: manifest.encode()})
+    patches = {patch for commit in commits for patch in commit.patches}
+    held = repository.patches(patches).values()
+    facts = {column.fact for patch in held for column in patch.header.columns}
     return PatchExport(file, tuple(ids), len(patches), len(facts), file.stat().st_size)

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError, RemoteError, StorageError
-from memit_vc.objects import BlobId, Commit, CommitId, Moved, moves, short
+from memit_vc.objects import Commit, CommitId, Moved, moves, short
 from memit_vc.porcelain.sharing.incoming import Incoming
-from memit_vc.porcelain.sharing.received_history import Received, received
-from memit_vc.porcelain.sharing.remote_history import Published, late_constraints, new_records
-from memit_vc.porcelain.sharing.remote_tree import same_base
+from memit_vc.porcelain.sharing.received_history import evaluations_of, received
+from memit_vc.porcelain.sharing.remote_history import Published, late_constraints, new_records, same_base
 from memit_vc.porcelain.sharing.remotes import named_remote
 from memit_vc.progress import Progress, count, silent
 from memit_vc.remote.manifest import object_path
@@ -105,6 +104,7 @@ def _fetch(
     records = new_records(found, repository.known_commits, progress=progress)
     late = late_constraints(found, repository, progress=progress)
     new = received(repository, found, records, incoming, late=late, progress=progress)
+    evaluations = evaluations_of(repository, found, records, new)
     lost = {blob for blob in repository.missing_objects() if object_path(blob) in found.listing}
     incoming.fetch(found, dict.fromkeys(lost), progress=progress)
     by_id = {record.commit.id: record.commit for record in records}
@@ -115,14 +115,14 @@ def _fetch(
     more = Moves("fetch") if plan is None else plan(found, commit_of)
     tracking, notes = _tracking(repository, name, found)
     before = repository.refs()
-    _store(new, lost, incoming)
+    incoming.store({*new.objects, *lost})
     repository.publish(
         verb=more.verb,
         description=f"{name} ({count(len(records), 'new commit')})",
         commits=[record.commit for record in records],
         patches=new.patches,
         facts=list(new.facts.values()),
-        evaluations=new.evaluations,
+        evaluations=evaluations,
         refs=[*tracking, *more.refs],
         head=more.head,
     )
@@ -136,13 +136,6 @@ def _fetch(
         moves(before, repository.refs()),
         (*notes, *more.notes),
     )
-
-
-def _store(new: Received, lost: Collection[BlobId], incoming: Incoming) -> None:
-    needed: set[BlobId] = {*new.provenance, *lost}
-    for patch in new.patches:
-        needed |= {BlobId(patch.id)} | ({patch.constraints} if patch.constraints is not None else set())
-    incoming.store(needed)
 
 
 def _tracking(repository: Repository, name: str, found: Published) -> tuple[list[RefUpdate], list[str]]:

@@ -1,25 +1,32 @@
-"""`import`: the commits of a patch file on HEAD, like cherry-picks. Everything is checked before anything is stored."""
+"""`import`: the commits of a patch file on HEAD, like cherry-picks. Everything is checked before anything is stored.
+
+The file is a remote's tree in one container (`remote/container.py`): what `fetch` reads of a remote is read of it here,
+by the same functions. Its commits are not taken over, for their parents may be elsewhere: their changes are.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import IntegrityError
-from memit_vc.objects import BlobId, ColumnId, Commit, CommitId, Fact, FactId, canonical_json, short
+from memit_vc.objects import ColumnId, Commit, CommitId, Fact, FactId, Patch, short
 from memit_vc.porcelain.record import Outcome, draft, record
 from memit_vc.porcelain.sets.join import Side, join
-from memit_vc.porcelain.sharing.bundle import Bundle
+from memit_vc.porcelain.sharing.incoming import Incoming
+from memit_vc.porcelain.sharing.received_history import Received, received
+from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
+from memit_vc.porcelain.sharing.remote_history import Published, new_records
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
+from memit_vc.remote.container import ContainerTree
+from memit_vc.remote.manifest import MANIFEST, commit_path, object_path
 from memit_vc.vcs.contradictions import Contradiction, OnConflict, conflict_details
 from memit_vc.vcs.state import Change, State, apply
 
 if TYPE_CHECKING:
-    from memit_vc.objects import Patch
     from memit_vc.repository import Repository
 
 __all__ = ["Imported", "import_patch"]
@@ -37,28 +44,35 @@ class Imported(Outcome):
 
 
 @dataclass(frozen=True)
-class _Incoming:
-    """What a file brings, checked; a repository together with it (see `state.Described`)."""
+class _Together:
+    """A repository together with what a file brings (see `state.Described`)."""
 
     repository: Repository
-    patches: Sequence[Patch]
-    new_facts: dict[FactId, Fact]
-    described: dict[ColumnId, list[tuple[FactId, str]]]
+    new: Received
+    described: Mapping[ColumnId, list[tuple[FactId, str]]]
+
+    @classmethod
+    def of(cls, repository: Repository, new: Received) -> _Together:
+        described: dict[ColumnId, list[tuple[FactId, str]]] = {}
+        for patch in new.patches:
+            pairs = [(column.fact, str(column.role)) for column in patch.header.columns]
+            one = [pairs] if not patch.header.divisible else [[pair] for pair in pairs]
+            described |= zip(patch.columns, one, strict=True)
+        return cls(repository, new, described)
 
     def column_facts(self, columns: Collection[ColumnId]) -> dict[ColumnId, list[tuple[FactId, str]]]:
         known = self.repository.column_facts([c for c in columns if c not in self.described])
         return {column: self.described.get(column) or known[column] for column in columns}
 
     def facts(self, ids: Collection[FactId]) -> dict[FactId, Fact]:
-        return self.repository.facts([id_ for id_ in ids if id_ not in self.new_facts]) | {
-            id_: self.new_facts[id_] for id_ in ids if id_ in self.new_facts
-        }
+        known = self.repository.facts([id_ for id_ in ids if id_ not in self.new.facts])
+        return {id_: self.new.facts.get(id_) or known[id_] for id_ in ids}
 
     def bounds(self, columns: Collection[ColumnId]) -> dict[str, float]:
         """As `Repository.bounds`, for a state of columns from both."""
         total = dict(self.repository.bounds([c for c in columns if c not in self.described]))
         counted: set[ColumnId] = set()
-        for patch in self.patches:
+        for patch in self.new.patches:
             for position, column in enumerate(patch.columns):
                 if column in columns and column not in counted:
                     counted.add(column)
@@ -67,7 +81,10 @@ class _Incoming:
         return total
 
     def holding(self, columns: Collection[ColumnId]) -> list[Patch]:
-        return [patch for patch in self.patches if not set(patch.columns).isdisjoint(columns)]
+        """New patches, and those of the repository for what they do not supply."""
+        new = [patch for patch in self.new.patches if not set(patch.columns).isdisjoint(columns)]
+        rest = LiveState(self.repository, [column for column in columns if column not in self.described])
+        return [*new, *rest.patches.values()]
 
 
 def import_patch(
@@ -83,16 +100,43 @@ def import_patch(
     of another base, ConflictError for a contradiction with a live fact (as `cherry_pick`), MemitVCError where its
     version is unknown. The repository is unchanged then.
     """
-    bundle = Bundle(file)
-    incoming, blobs = _checked(repository, bundle, progress)
+    found = Published.at(ContainerTree(file))
+    if found is None:
+        raise AssertionError("a container without a manifest was refused")
+    if found.manifest.base != repository.base_id:
+        raise IntegrityError(
+            f"{file}: belongs to base {short(found.manifest.base)}, this repository has {short(repository.base_id)}",
+            hint="Import it into a repository on the same base model and revision.",
+        )
+    # the parents of the first commits are not in the file, and need not be here
+    records = new_records(found, lambda ids: [id_ for id_ in ids if commit_path(id_) not in found.listing])
+    with Incoming(repository.root, repository.blobs) as incoming:
+        try:
+            new = received(repository, found, records, incoming, progress=progress)
+            _check_whole(repository, found, records, new)
+            return _picked(repository, file, records, new, incoming, on_conflict)
+        finally:
+            incoming.clear()
+
+
+def _picked(
+    repository: Repository,
+    file: Path,
+    records: Sequence[RemoteCommit],
+    new: Received,
+    incoming: Incoming,
+    on_conflict: OnConflict,
+) -> Imported:
+    """The changes of the file's commits made on HEAD."""
+    known = _Together.of(repository, new)
     head = repository.head()
     before = LiveState.at(repository, head.commit)
-    state = LiveState(repository, before.columns, origins=before.origins, known=incoming)
+    state = LiveState(repository, before.columns, origins=before.origins, known=known)
     made: list[Commit] = []
     skipped: list[CommitId] = []
     conflicts: list[Contradiction] = []
     warnings: list[str] = []
-    for commit in bundle.manifest.commits:
+    for commit in (each.commit for each in records):
         wanted = apply(state.columns, Change(frozenset(commit.adds), frozenset(commit.removes) & state.columns))
         side = Side(_there(state, wanted, commit), change=frozenset(commit.adds), commit=commit.id)
         joined = join(state, wanted, [side], on_conflict, what=f"commit {short(commit.id)} of {file.name}")
@@ -101,23 +145,26 @@ def import_patch(
             continue
         conflicts += joined.contradictions
         warnings += joined.warnings
-        new = draft(
-            repository,
-            [made[-1].id if made else head.commit],
-            joined.change,
-            kind="cherry-pick",
-            message=f"{commit.message}\n\nImported from commit {commit.id} by {commit.author or 'unknown'}.",
-            patches=[patch.id for patch in incoming.holding(joined.change.adds)],
-            provenance=commit.provenance,
-            details={"imports": commit.id, **conflict_details(joined.contradictions, on_conflict)},
+        made.append(
+            draft(
+                repository,
+                [made[-1].id if made else head.commit],
+                joined.change,
+                kind="cherry-pick",
+                message=f"{commit.message}\n\nImported from commit {commit.id} by {commit.author or 'unknown'}.",
+                patches=[patch.id for patch in known.holding(joined.change.adds)],
+                provenance=commit.provenance,
+                details={"imports": commit.id, **conflict_details(joined.contradictions, on_conflict)},
+            )
         )
-        made.append(new)
-        state = state.with_columns(joined.state, dict.fromkeys(joined.change.adds, new.id))
-    total = before.change_to(state.columns)
+        state = state.with_columns(joined.state, dict.fromkeys(joined.change.adds, made[-1].id))
     if made:
-        patches = incoming.holding({column for commit in made for column in commit.adds})
-        _store(repository, bundle, patches, made, blobs)
-        facts = {column.fact for patch in patches for column in patch.header.columns}
+        columns = {column for commit in made for column in commit.adds}
+        patches = [patch for patch in new.patches if not columns.isdisjoint(patch.columns)]
+        told = {commit.provenance for commit in made if commit.provenance is not None}
+        told |= {patch.header.provenance for patch in patches if patch.header.provenance is not None}
+        facts = {column.fact: new.facts[column.fact] for patch in patches for column in patch.header.columns}
+        incoming.store(Received(patches, facts, told).objects)
         record(
             repository,
             head,
@@ -125,8 +172,9 @@ def import_patch(
             verb="import",
             description=f"{file.name}: {made[0].subject if len(made) == 1 else f'{len(made)} commits'}",
             patches=patches,
-            facts=[incoming.new_facts[fact] for fact in incoming.new_facts if fact in facts],
+            facts=list(facts.values()),
         )
+    total = before.change_to(state.columns)
     return Imported(
         id=made[-1].id if made else head.commit,
         branch=head.branch,
@@ -136,7 +184,7 @@ def import_patch(
         contradictions=tuple(conflicts),
         warnings=tuple(warnings),
         ids=tuple(commit.id for commit in made),
-        imported=tuple(c.id for c in bundle.manifest.commits if c.id not in skipped),
+        imported=tuple(each.commit.id for each in records if each.commit.id not in skipped),
         skipped=tuple(skipped),
     )
 
@@ -152,74 +200,23 @@ def _there(state: LiveState, wanted: State, commit: Commit) -> LiveState:
     return LiveState(state.repository, frozenset(commit.adds) | paired, known=state.known)
 
 
-def _checked(repository: Repository, bundle: Bundle, progress: Progress) -> tuple[_Incoming, set[str]]:
-    """Every rule that the file must keep, blob by blob; also the names of the blobs that it may hold."""
-    from memit_vc.numerics.exact.received import received_patch
-
-    manifest, where = bundle.manifest, bundle.path
-    if manifest.base != repository.base_id:
-        raise IntegrityError(
-            f"{where}: belongs to base {short(manifest.base)}, this repository has {short(repository.base_id)}",
-            hint="Import it into a repository on the same base model and revision.",
-        )
-    weights = repository.weights()
-    facts = {fact.id: fact for fact in manifest.facts}
-    patches: list[Patch] = []
-    described: dict[ColumnId, list[tuple[FactId, str]]] = {}
-    records = {commit.provenance for commit in manifest.commits}
-    for number, (name, constraints) in enumerate(sorted(manifest.patches.items()), 1):
-        data = bundle.read(name)
-        extra = None if constraints is None else bundle.read(constraints)
-        patch = received_patch(data, extra, base=repository.base_id, weights=weights)
-        missing = {column.fact for column in patch.header.columns} - facts.keys()
-        if missing:
-            raise IntegrityError(f"{where}: lacks fact {short(min(missing))} of patch {short(name)}", hint=_HINT)
-        patches.append(patch)
-        records.add(patch.header.provenance)
-        for column, entry in zip(patch.columns, patch.header.columns, strict=False):
-            described[column] = [(entry.fact, entry.role)]
-        if not patch.header.divisible:
-            described[patch.columns[0]] = [(entry.fact, entry.role) for entry in patch.header.columns]
-        progress("check patches", number, len(manifest.patches))
-    for blob in sorted(each for each in records if each is not None):
-        _check_provenance(bundle, blob)
-    allowed = manifest.blobs | {str(each) for each in records if each is not None}
-    if bundle.blobs != allowed:
-        stray = sorted(bundle.blobs ^ allowed)[0]
-        raise IntegrityError(f"{where}: object {short(stray)} is missing or belongs to nothing in it", hint=_HINT)
-    for commit in manifest.commits:
-        _check_commit(repository, commit, described, str(where))
-    return _Incoming(repository, patches, facts, described), allowed
-
-
-def _check_commit(repository: Repository, commit: Commit, described: Collection[ColumnId], where: str) -> None:
-    name = f"{where}: commit {short(commit.id)}"
-    if commit.base != repository.base_id:
-        raise IntegrityError(f"{name} belongs to another base, {short(commit.base)}", hint=_HINT)
-    absent = set(commit.adds) - set(described)
-    if absent:
-        raise IntegrityError(f"{name}: no patch in the file holds its column {short(min(absent))}", hint=_HINT)
-    if not commit.parents or set(commit.adds) & set(commit.removes):
-        raise IntegrityError(f"{name} has no parent, or adds what it removes", hint=_HINT)
-
-
-def _check_provenance(bundle: Bundle, blob: BlobId) -> None:
-    data = bundle.read(blob)
-    try:
-        record = json.loads(data)
-        canonical = isinstance(record, dict) and canonical_json(record) == data
-    except (ValueError, RecursionError):
-        canonical = False
-    if not canonical:
-        raise IntegrityError(f"{bundle.path}: provenance {short(blob)} is not canonical JSON", hint=_HINT)
-
-
-def _store(
-    repository: Repository, bundle: Bundle, patches: Sequence[Patch], commits: Sequence[Commit], allowed: set[str]
-) -> None:
-    """The blobs that the new commits need; orphans for `gc` at worst."""
-    needed = {commit.provenance for commit in commits}
-    for patch in patches:
-        needed |= {BlobId(patch.id), patch.constraints, patch.header.provenance}
-    for blob in sorted(blob for blob in needed if blob is not None and blob in allowed):
-        repository.blobs.put(bundle.read(blob))
+def _check_whole(repository: Repository, found: Published, records: Sequence[RemoteCommit], new: Received) -> None:
+    """That the commits can be picked, and that the file holds nothing beside what they need. IntegrityError."""
+    where = found.remote.url
+    supplied = {column for patch in new.patches for column in patch.columns}
+    named = {column for each in records for column in each.commit.adds}
+    supplied |= repository.known_columns(named - supplied)
+    for commit in (each.commit for each in records):
+        name = f"{where}: commit {short(commit.id)}"
+        if absent := set(commit.adds) - supplied:
+            raise IntegrityError(f"{name}: no patch in the file holds its column {short(min(absent))}", hint=_HINT)
+        if not commit.parents or set(commit.adds) & set(commit.removes):
+            raise IntegrityError(f"{name} has no parent, or adds what it removes", hint=_HINT)
+    patches = {patch for each in records for patch in each.patches}
+    here = repository.patches(repository.known_patches(patches)).values()
+    blobs = {blob for each in records for pair in each.patches.items() for blob in pair}
+    blobs |= {*new.provenance, *(patch.header.provenance for patch in here)}
+    needed = {object_path(blob) for blob in blobs if blob is not None}
+    stray = found.listing.keys() - needed - {MANIFEST, *(commit_path(each.commit.id) for each in records)}
+    if stray:
+        raise IntegrityError(f"{where}: {min(stray)} belongs to nothing in it", hint=_HINT)

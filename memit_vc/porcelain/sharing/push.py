@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from memit_vc.errors import MemitVCError, RefMovedError, RevisionError, UsageError
 from memit_vc.objects import CommitId, RefUpdate, short
 from memit_vc.porcelain.sharing.push_tree import history_files, reader_files
-from memit_vc.porcelain.sharing.remote_history import Published
-from memit_vc.porcelain.sharing.remote_tree import same_base
+from memit_vc.porcelain.sharing.remote_history import Published, same_base
 from memit_vc.porcelain.sharing.remotes import named_remote, remotes
 from memit_vc.progress import Progress, count, silent, size_text
 from memit_vc.remote.manifest import MANIFEST, RemoteManifest, object_path
@@ -154,7 +153,7 @@ class _Attempt:
         config = repository.config
         manifest = RemoteManifest(
             repository.base_id,
-            config.base if config.revision is not None else None,
+            config.hub_base,
             config.revision,
             self.branch if before is None else before.manifest.default,
             wanted,

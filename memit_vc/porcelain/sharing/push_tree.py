@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from memit_vc.remote.protocol import Remote, RemoteFile
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["GREATEST_RANK", "history_files", "reader_files"]
+__all__ = ["GREATEST_RANK", "commit_files", "history_files", "reader_files"]
 
 GREATEST_RANK = 512
 """The greatest rank that vLLM takes (`max_lora_rank`)."""
@@ -45,6 +45,27 @@ def history_files(
     def is_there(path: str, content: bytes | Path) -> bool:
         return path in listing and there.holds(path, revision, content)
 
+    adds = commit_files(repository, commits, constraints=constraints, is_there=is_there, progress=progress)
+    for path, content in _about_the_base(repository).items():
+        if path not in listing:
+            adds[path] = content
+        elif MANIFEST not in listing and not is_there(path, content):
+            raise RemoteError(
+                f"{there.url}: nothing was pushed there yet, and it has a {path} of something else",
+                hint="Push to a place of its own, or move that file away first.",
+            )
+    return adds
+
+
+def commit_files(
+    repository: Repository,
+    commits: Sequence[CommitId],
+    *,
+    constraints: bool,
+    is_there: Callable[[str, bytes | Path], bool] = lambda _, __: False,
+    progress: Progress = silent,
+) -> dict[str, bytes | Path]:
+    """Records and objects of `commits` by their paths in the tree, but for those that are there. IntegrityError."""
     adds: dict[str, bytes | Path] = {}
     for number, commit in enumerate(commits, 1):
         entry = RemoteCommit.of(repository, commit, constraints=constraints)
@@ -57,14 +78,6 @@ def history_files(
                 repository.blobs.read(blob)
                 adds[path] = repository.blobs.path(blob)
         progress("collect commits", number, len(commits))
-    for path, content in _about_the_base(repository).items():
-        if path not in listing:
-            adds[path] = content
-        elif MANIFEST not in listing and not is_there(path, content):
-            raise RemoteError(
-                f"{there.url}: nothing was pushed there yet, and it has a {path} of something else",
-                hint="Push to a place of its own, or move that file away first.",
-            )
     return adds
 
 
@@ -74,7 +87,9 @@ def _about_the_base(repository: Repository) -> dict[str, bytes]:
         "manifest": repository.base().to_json(),
         "weights": [weight.to_json() for weight in repository.weights()],
     }
-    name = _hub_id(repository) or f"./{Path(repository.config.base).name}"  # "gpt2" alone would be another's name
+    name = (
+        repository.config.hub_base or f"./{Path(repository.config.base).name}"
+    )  # "gpt2" alone would be another's name
     values: MEMITHyperParams = repository.hparams().replace(model_name=name)
     return {BASE: canonical_json(record), HPARAMS: values.to_yaml().encode()}
 
@@ -126,10 +141,5 @@ def _adapter(
     if rank > GREATEST_RANK:
         return rank, None
     config = json.loads(files[ADAPTER[0]])
-    config["base_model_name_or_path"] = _hub_id(repository)
+    config["base_model_name_or_path"] = repository.config.hub_base
     return rank, {**files, ADAPTER[0]: json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"}
-
-
-def _hub_id(repository: Repository) -> str | None:
-    """The base's name on the Hub; None for a local directory, whose own name may be that of another model there."""
-    return repository.config.base if repository.config.revision is not None else None

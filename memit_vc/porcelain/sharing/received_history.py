@@ -14,7 +14,6 @@ from memit_vc.objects import (
     CommitId,
     Fact,
     FactId,
-    JsonValue,
     PatchId,
     StateId,
     canonical_json,
@@ -33,8 +32,9 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
     from memit_vc.porcelain.sharing.remote_history import Published
     from memit_vc.repository import Repository
+    from memit_vc.store.publish import Evaluation
 
-__all__ = ["Received", "received"]
+__all__ = ["Received", "evaluations_of", "received"]
 
 _HINT = "Nothing was stored. The remote is damaged or was made to mislead; ask whoever pushed it."
 _MAX_PROVENANCE = 1 << 24
@@ -51,7 +51,12 @@ class Received:
     patches: Sequence[Patch]
     facts: Mapping[FactId, Fact]
     provenance: Collection[BlobId]
-    evaluations: Sequence[tuple[StateId, CommitId | None, str, str, JsonValue]]
+
+    @property
+    def objects(self) -> set[BlobId]:
+        """Every blob that this needs."""
+        constraints = {patch.constraints for patch in self.patches if patch.constraints is not None}
+        return {*self.provenance, *constraints, *(BlobId(patch.id) for patch in self.patches)}
 
 
 def received(
@@ -63,12 +68,12 @@ def received(
     late: Sequence[RemoteCommit] = (),
     progress: Progress = silent,
 ) -> Received:
-    """Download the objects of `records` (parents first) and check all of it. Nothing is stored here.
+    """Download the objects of `records` and check all of them. Nothing is stored here.
 
     `late` are commits that are known here; of them constraints are taken for patches that have none.
 
-    IntegrityError, with the object and what is wrong: see `numerics.received` for patches; facts that are missing,
-    columns that no patch holds, states that could not be summed exactly.
+    IntegrityError, with the object and what is wrong: see `numerics.exact.received` for patches; facts that are
+    missing, provenance that is not canonical JSON.
     """
     where = found.remote.url
     listed: dict[PatchId, BlobId | None] = {}
@@ -97,15 +102,23 @@ def received(
     incoming.fetch(found, dict.fromkeys(provenance, _MAX_PROVENANCE))
     for blob in sorted(provenance):
         _check_provenance(incoming.read(blob), f"{where}: provenance {short(blob)}")
-    facts = _facts((*records, *late), patches, where)
-    states = _states(repository, records, patches, where)
-    evaluations = [
+    return Received(patches, _facts((*records, *late), patches, where), provenance)
+
+
+def evaluations_of(
+    repository: Repository, found: Published, records: Sequence[RemoteCommit], new: Received
+) -> list[Evaluation]:
+    """The scores that came with `records` (parents first), by the states that their commits have.
+
+    IntegrityError for columns that no patch holds and for states that could not be summed exactly.
+    """
+    states = _states(repository, records, new.patches, found.remote.url)
+    return [
         (states[record.commit.id], record.commit.id, kind, record.commit.id, dict(scores))
         for record in records
         for kind, scores in (("commit", record.scores), (HANDED_ON, record.handed_on))
         if scores is not None
     ]
-    return Received(patches, facts, provenance, evaluations)
 
 
 def _most_bytes(repository: Repository, records: Sequence[RemoteCommit]) -> dict[PatchId, int]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from memit_vc.errors import IntegrityError, RemoteError, UsageError
 from memit_vc.objects import (
@@ -20,8 +20,8 @@ from memit_vc.objects import (
     root_commit,
     short,
 )
+from memit_vc.objects.commit import COMMIT_FORMAT
 from memit_vc.porcelain.history.scores_at_commit import HANDED_ON, handed_on_to
-from memit_vc.porcelain.sharing.bundle import parse_commit, parse_fact
 from memit_vc.porcelain.state import LiveState
 from memit_vc.remote.strict_json import parsed
 
@@ -34,6 +34,7 @@ MAX_RECORD = 1 << 26
 """Bytes: a batch of ten thousand facts with their probes and scores has some 40 MB."""
 
 _HINT = "Nothing was stored. The remote is damaged or was made to mislead."
+_T = TypeVar("_T")
 _FIELDS = {"commit", "facts", "patches", "scores"}
 _OPTIONAL = {HANDED_ON}
 
@@ -104,7 +105,7 @@ class RemoteCommit:
         if not canonical or record.keys() - _OPTIONAL != _FIELDS or not isinstance(record["facts"], list):
             raise IntegrityError(f"{name} is not as memit-vc writes it", hint=_HINT)
         try:
-            commit = parse_commit(record["commit"], name)
+            commit = _parse_commit(record["commit"], name)
         except UsageError as error:
             raise RemoteError(error.message, hint=error.hint) from error
         if commit.id != id:
@@ -113,7 +114,7 @@ class RemoteCommit:
             made_root and commit != root_commit(commit.base, commit.message)
         ):
             raise IntegrityError(f"{name} is a root with more than a message, or has no parents", hint=_HINT)
-        facts = tuple(parse_fact(each, f"{name}: fact {n}") for n, each in enumerate(record["facts"], 1))
+        facts = tuple(_parse_fact(each, f"{name}: fact {n}") for n, each in enumerate(record["facts"], 1))
         patches, scores = record["patches"], record["scores"]
         named = isinstance(patches, dict) and all(
             is_sha256(patch) and (blob is None or is_sha256(blob)) for patch, blob in patches.items()
@@ -157,3 +158,71 @@ def _are_numbers(scores: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300)
+
+
+def _parse_commit(record: object, where: str) -> Commit:
+    """A commit from a record that somebody else wrote: all fields, of the right type, and none besides.
+
+    IntegrityError; UsageError for a commit format that this release does not know.
+    """
+    if isinstance(record, dict) and record.get("format") != COMMIT_FORMAT:
+        raise UsageError(
+            f"{where} has commit format {record.get('format')!r}, this memit-vc reads {COMMIT_FORMAT}",
+            hint="Upgrade memit-vc.",
+        )
+    lists = ("parents", "adds", "removes", "patches")
+    texts = ("kind", "message", "author", "time")
+    if (
+        not isinstance(record, dict)
+        or not all(isinstance(record.get(key), list) and all(map(is_sha256, record[key])) for key in lists)
+        or not all(_is_text(record.get(key)) for key in texts)
+        or not isinstance(record.get("details"), dict)
+        or not is_sha256(record.get("base"))
+        or not (record.get("provenance") is None or is_sha256(record["provenance"]))
+    ):
+        raise IntegrityError(f"{where} lacks a field or has one of another type", hint=_HINT)
+    if any(len(set(record[key])) != len(record[key]) for key in lists):
+        raise IntegrityError(f"{where} names a parent, column or patch twice", hint=_HINT)
+    return _whole(Commit.from_json, record, where)
+
+
+def _parse_fact(record: object, where: str) -> Fact:
+    """A fact from a record that somebody else wrote. IntegrityError."""
+    if not isinstance(record, dict):
+        raise IntegrityError(f"{where} is not an object", hint=_HINT)
+    probes = record.get("neighborhood_prompts", [])
+    occurrence = record.get("subject_occurrence")
+    if (
+        not all(_is_text(record.get(key)) and record[key].strip() for key in ("prompt", "subject", "target_new"))
+        or not _is_text(record.get("ground_truth", ""))
+        or not isinstance(record.get("paraphrase_prompts", []), list)
+        or not all(map(_is_text, record.get("paraphrase_prompts", [])))
+        or not isinstance(probes, list)
+        or not all(isinstance(each, dict) and _is_text(each.get("prompt")) for each in probes)
+        or not all(_is_text(each.get("ground_truth", "")) for each in probes)
+        or not (occurrence is None or (type(occurrence) is int and 0 <= occurrence < 2**31))
+    ):
+        raise IntegrityError(f"{where} lacks a field or has one of another type", hint=_HINT)
+    fact: Fact = _whole(Fact.from_json, record, where)
+    try:
+        _ = fact.subject_span
+    except ValueError as error:
+        raise IntegrityError(f"{where}: {error}", hint=_HINT) from error
+    return fact
+
+
+def _whole(parse: Callable[[Any], _T], record: dict[str, Any], where: str) -> _T:
+    """Parsed, and found to say the same when written again."""
+    try:
+        made = parse(record)
+        same = canonical_json(made.to_json()) == canonical_json(record)  # type: ignore[attr-defined]
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise IntegrityError(f"{where} cannot be read: {error}", hint=_HINT) from error
+    if not same:
+        raise IntegrityError(f"{where} has fields that the format does not have", hint=_HINT)
+    return made
+
+
+def _is_text(value: object) -> bool:
+    """Text that every database and terminal can hold: no NUL, no lone surrogate."""
+    return isinstance(value, str) and "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)

@@ -7,40 +7,46 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
-from memit_vc.errors import IntegrityError, MemitVCError
-from memit_vc.objects import BaseId, CommitId, is_sha256, short
+from memit_vc.errors import IntegrityError, MemitVCError, RemoteError
+from memit_vc.objects import BaseId, BaseManifest, CommitId, EditableWeight, canonical_json, is_sha256, short
 from memit_vc.porcelain.sharing.parallel import at_once
 from memit_vc.porcelain.sharing.remote_commit import MAX_RECORD, RemoteCommit
-from memit_vc.porcelain.sharing.remote_tree import published
 from memit_vc.progress import Progress, silent
-from memit_vc.remote.manifest import RemoteManifest, commit_path
-from memit_vc.remote.protocol import Remote, RemoteFile
+from memit_vc.remote.manifest import BASE, HPARAMS, MANIFEST, MAX_MANIFEST, RemoteManifest, commit_path
+from memit_vc.remote.protocol import RemoteFile, Tree
+from memit_vc.remote.strict_json import parsed
 
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["Published", "late_constraints", "new_records"]
+__all__ = ["Published", "RemoteBase", "late_constraints", "new_records", "remote_base", "same_base"]
 
 _MOST = 1 << 30
 """Bytes of records that are read for one fetch: some 250,000 facts with all their scores."""
 _HINT = "Nothing was stored. The remote is damaged or was made to mislead; ask whoever pushed it."
+_BASE_LIMIT = 64 << 20
+_NAMES = ("name", "parameter", "dtype")
+_NUMBERS = ("layer", "d_out", "d_in", "quantum")
 
 
 @dataclass(frozen=True)
 class Published:
     """A remote at one revision."""
 
-    remote: Remote
+    remote: Tree
     revision: str
     manifest: RemoteManifest
     listing: Mapping[str, RemoteFile]
 
     @classmethod
-    def at(cls, remote: Remote, revision: str | None = None) -> Published | None:
+    def at(cls, remote: Tree, revision: str | None = None) -> Published | None:
         """The publication at a revision, by default the present one; None where nothing was ever pushed."""
         revision = revision or remote.head()
-        manifest, listing = published(remote, revision)
-        return None if revision is None or manifest is None else cls(remote, revision, manifest, listing)
+        listing = {} if revision is None else remote.listing(revision)
+        if revision is None or MANIFEST not in listing:
+            return None
+        data = remote.read(MANIFEST, revision, limit=MAX_MANIFEST)
+        return cls(remote, revision, RemoteManifest.decode(data, remote.url), listing)
 
 
 def new_records(
@@ -163,3 +169,51 @@ def _check_base(record: RemoteCommit, base: BaseId, where: str) -> None:
             f"the remote says {short(base)}",
             hint=_HINT,
         )
+
+
+def same_base(repository: Repository, manifest: RemoteManifest, url: str) -> None:
+    """RemoteError where the remote is about another base: its patches could not be added to this one."""
+    if manifest.base != repository.base_id:
+        raise RemoteError(
+            f"{url} is about base {short(manifest.base)} ({manifest.source or 'a local directory'}), "
+            f"this repository has {short(repository.base_id)} ({repository.config.base})",
+            hint="`memitvc clone` it into a directory of its own.",
+        )
+
+
+@dataclass(frozen=True)
+class RemoteBase:
+    """What `init` recorded of the base at the other end; `manifest.id` was checked against memitvc.json."""
+
+    manifest: BaseManifest
+    weights: Sequence[EditableWeight]
+    files: Mapping[str, str]
+    hparams: bytes
+
+
+def remote_base(there: Tree, revision: str, manifest: RemoteManifest) -> RemoteBase:
+    """IntegrityError where it is not of the form that `push` writes, or of another base than the manifest says."""
+    data = there.read(BASE, revision, limit=_BASE_LIMIT)
+    bad = IntegrityError(f"{there.url}: {BASE} is damaged", hint=_HINT)
+    try:
+        record = parsed(data)
+        found = BaseManifest.from_json(record["manifest"])
+        weights = [EditableWeight.from_json(each) for each in record["weights"]]
+        files = record["files"]
+        whole = {"manifest": found.to_json(), "weights": [w.to_json() for w in weights], "files": files}
+        if canonical_json(whole) != data or found.id != manifest.base:
+            raise bad
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise bad from error
+    shapes = {record.name: (record.dtype, record.shape) for record in found.tensors}
+    for weight in weights:
+        stored = (weight.d_out, weight.d_in) if weight.orientation == "out_in" else (weight.d_in, weight.d_out)
+        if (
+            not all(isinstance(getattr(weight, name), str) for name in _NAMES)
+            or not all(type(getattr(weight, name)) is int for name in _NUMBERS)
+            or shapes.get(weight.name) != (weight.dtype, stored)
+        ):
+            raise bad
+    if not isinstance(files, dict) or not all(isinstance(n, str) and is_sha256(h) for n, h in files.items()):
+        raise bad
+    return RemoteBase(found, weights, files, there.read(HPARAMS, revision, limit=1 << 20))

@@ -5,24 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.numpy import save
 
 from memit_vc.cli import main
 from memit_vc.errors import ConflictError, IntegrityError, MemitVCError, UsageError
-from memit_vc.objects import Commit, RefUpdate, canonical_json
+from memit_vc.objects import RefUpdate, canonical_json
+from memit_vc.objects import digest as digest_of
 from memit_vc.porcelain.sets.revert import revert
-from memit_vc.porcelain.sharing.bundle import Bundle
 from memit_vc.porcelain.sharing.export_patch import export_patch
 from memit_vc.porcelain.sharing.import_patch import import_patch
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.porcelain.upkeep.gc import collect_garbage
+from memit_vc.remote.container import ContainerTree, write_container
 from memit_vc.repository import Repository
-from memit_vc.store.safetensors_file import read_header
 from tests.support.histories import record
 from tests.support.models import FACTS, tiny
 from tests.support.opened import Opened
@@ -131,42 +130,60 @@ def test_another_base_is_refused(opened: Opened, tmp_path: Path) -> None:
         assert other.fsck() == []
 
 
-# A hostile file: the tensors of a good one, changed and packed again with everything else made to fit.
-
-Tensors = dict[str, bytes]
-Change = Callable[[Tensors, dict[str, Any]], None]
+# A hostile file: the tree of a good one, changed and packed again with everything else made to fit.
 
 
-def unpack(file: Path) -> tuple[Tensors, dict[str, Any], dict[str, str]]:
-    header, data = read_header(file), file.read_bytes()
-    blobs = {n: data[header.data_start + e.begin : header.data_start + e.end] for n, e in header.tensors.items()}
-    manifest = json.loads(blobs.pop("manifest"))
-    return blobs, manifest, dict(header.metadata)
+@dataclass
+class Tree:
+    """One commit's record, the objects by name, and the manifest; `more` are files as they are."""
+
+    record: dict[str, Any]
+    objects: dict[str, bytes]
+    manifest: dict[str, Any]
+    more: dict[str, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, file: Path) -> Tree:
+        tree = ContainerTree(file)
+        files = {path: tree.read(path, None, limit=1 << 30) for path in tree.listing(None)}
+        manifest = json.loads(files.pop("memitvc.json"))
+        (record,) = (json.loads(data) for path, data in files.items() if path.startswith("commits/"))
+        objects = {p[8:].replace("/", ""): data for p, data in files.items() if p.startswith("objects/")}
+        return cls(record, objects, manifest)
+
+    @property
+    def commit(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.record["commit"]
+        return found
+
+    @property
+    def patch(self) -> str:
+        (name,) = self.record["patches"]
+        return str(name)
+
+    def pack(self, file: Path) -> Path:
+        """The record under the id that it has now, and published."""
+        name = digest_of("commit", canonical_json(self.commit))
+        manifest = {**self.manifest, "refs": {"heads/patch": name, **self.manifest["refs"].get("more", {})}}
+        files: dict[str, bytes | Path] = {f"objects/{n[:2]}/{n[2:]}": data for n, data in self.objects.items()}
+        files |= {f"commits/{name}.json": canonical_json(self.record), "memitvc.json": canonical_json(manifest)}
+        write_container(file, {**files, **self.more})
+        return file
 
 
-def pack(file: Path, blobs: Tensors, manifest: dict[str, Any] | bytes, metadata: dict[str, str]) -> Path:
-    import numpy as np
-
-    raw = manifest if isinstance(manifest, bytes) else canonical_json(manifest)
-    tensors = {name: np.frombuffer(data, np.uint8) for name, data in {**blobs, "manifest": raw}.items()}
-    file.write_bytes(save(tensors, metadata))
-    return file
-
-
-def the_patch(manifest: dict[str, Any]) -> str:
-    (name,) = manifest["patches"]
-    return str(name)
+Change = Callable[[Tree], None]
 
 
 def swap_patch(change: Callable[[bytes], bytes]) -> Change:
     """The patch with other bytes under its right new name."""
 
-    def apply(blobs: Tensors, manifest: dict[str, Any]) -> None:
-        old = the_patch(manifest)
-        data = change(blobs.pop(old))
+    def apply(tree: Tree) -> None:
+        old = tree.patch
+        data = change(tree.objects.pop(old))
         new = hashlib.sha256(data).hexdigest()
-        blobs[new] = data
-        manifest["patches"] = {new: manifest["patches"][old]}
+        tree.objects[new] = data
+        tree.record["patches"] = {new: tree.record["patches"][old]}
+        tree.commit["patches"] = [new]
 
     return apply
 
@@ -187,54 +204,53 @@ def header(old: str, new: str) -> Change:
     return swap_patch(change)
 
 
-def edit(work: Callable[[dict[str, Any]], Any]) -> Change:
-    return lambda _, manifest: work(manifest) and None
+def edit(work: Callable[[Tree], Any]) -> Change:
+    return lambda tree: work(tree) and None
 
 
 def rename(name: str) -> Change:
-    def apply(blobs: Tensors, manifest: dict[str, Any]) -> None:
-        blobs[name] = blobs.pop(the_patch(manifest))
+    def apply(tree: Tree) -> None:
+        tree.more[name] = tree.objects.pop(tree.patch)
 
     return apply
 
 
-def flip(blobs: Tensors, manifest: dict[str, Any]) -> None:
-    data = bytearray(blobs[the_patch(manifest)])
+def flip(tree: Tree) -> None:
+    data = bytearray(tree.objects[tree.patch])
     data[-1] ^= 1
-    blobs[the_patch(manifest)] = bytes(data)
+    tree.objects[tree.patch] = bytes(data)
 
 
-def doubled(manifest: dict[str, Any]) -> None:
-    manifest["commits"].append(manifest["commits"][0])
+def twice(tree: Tree) -> None:
+    """The same commit under two names."""
+    tree.more[f"commits/{'0' * 64}.json"] = canonical_json(tree.record)
+    tree.manifest["refs"]["more"] = {"heads/other": "0" * 64}
 
 
-def reversed_parents(manifest: dict[str, Any]) -> None:
-    """A child before its parent: the only way to write a cycle down, as ids hash their parents."""
-    first = manifest["commits"][0]
-    child = {**first, "parents": [Commit.from_json(first).id], "adds": [], "patches": [], "message": "child"}
-    manifest["commits"] = [child, first]
+def circle(tree: Tree) -> None:
+    """A commit that is its own parent can only be written down under a name that is not its own."""
+    name = "1" * 64
+    child = {**tree.record, "commit": {**tree.commit, "parents": [name]}}
+    tree.more[f"commits/{name}.json"] = canonical_json(child)
+    tree.manifest["refs"]["more"] = {"heads/other": name}
 
 
-def foreign_constraints(blobs: Tensors, manifest: dict[str, Any]) -> None:
+def foreign_constraints(tree: Tree) -> None:
     import torch
 
     from memit_vc.numerics.exact.constraints import encode_constraints
 
     data = encode_constraints({"w": torch.zeros(3, 3)}, {"w": torch.zeros(2, 3)}, torch.zeros(3, 2))
-    del blobs[manifest["patches"][the_patch(manifest)]]
+    del tree.objects[tree.record["patches"][tree.patch]]
     name = hashlib.sha256(data).hexdigest()
-    blobs[name] = data
-    manifest["patches"][the_patch(manifest)] = name
-
-
-def other_version(manifest: dict[str, Any]) -> None:
-    manifest["commits"][0]["format"] = 2
+    tree.objects[name] = data
+    tree.record["patches"][tree.patch] = name
 
 
 FORGED = {
     "a flipped byte": (flip, "not what its name says"),
-    "a path for a name": (rename("../../../etc/passwd"), "no object of memit-vc"),
-    "another name": (rename("0" * 64), "lacks the object"),
+    "a path for a name": (rename("../../../etc/passwd"), "no file of a remote"),
+    "another name": (rename(f"objects/00/{'0' * 62}"), "lacks object"),
     "NaN": (numbers(b"\x00\x00\xc0\x7f"), "NaN or infinity"),
     "infinity": (numbers(b"\x00\x00\x80\x7f"), "NaN or infinity"),
     "off the grid": (numbers(b"\x01\x00\x80\x3e"), "off the grid"),
@@ -243,20 +259,20 @@ FORGED = {
     "another weight": (header("layers.2.", "layers.9."), "the base does not have"),
     "another grid": (header('\\"quantum\\":-4', '\\"quantum\\":-5'), "off the grid|on the grid|gives weight"),
     "an unknown patch format": (header('\\"format\\":1', '\\"format\\":7'), "patch format 7"),
-    "an unknown commit format": (edit(other_version), "commit format 2"),
-    "a commit twice": (edit(doubled), "twice"),
-    "a cycle": (edit(reversed_parents), "before its parent"),
-    "no commits": (edit(lambda m: m.update(commits=[])), "no commit"),
-    "no facts": (edit(lambda m: m.update(facts=[])), "lacks fact"),
-    "a fact without its subject": (edit(lambda m: m["facts"][0].update(subject="Nobody")), "does not occur"),
-    "a fact of another type": (edit(lambda m: m["facts"][0].update(prompt=["x"])), "another type"),
-    "a NUL in a message": (edit(lambda m: m["commits"][0].update(message="a\0b")), "another type"),
-    "columns of nobody": (edit(lambda m: m["commits"][0].update(adds=["0" * 64])), "no patch in the file"),
-    "another base": (edit(lambda m: m.update(base="0" * 64)), "belongs to base"),
-    "another base in the commit": (edit(lambda m: m["commits"][0].update(base="0" * 64)), "another base"),
-    "a stray field": (edit(lambda m: m["commits"][0].update(extra=1)), "does not have"),
+    "an unknown commit format": (edit(lambda t: t.commit.update(format=2)), "commit format 2"),
+    "a commit twice": (twice, "another commit"),
+    "a cycle": (circle, "another commit"),
+    "no commits": (edit(lambda t: t.manifest["refs"].update(more={"heads/patch": "0" * 64})), "belongs to nothing"),
+    "no facts": (edit(lambda t: t.record.update(facts=[])), "lacks fact"),
+    "a fact without its subject": (edit(lambda t: t.record["facts"][0].update(subject="Nobody")), "does not occur"),
+    "a fact of another type": (edit(lambda t: t.record["facts"][0].update(prompt=["x"])), "another type"),
+    "a NUL in a message": (edit(lambda t: t.commit.update(message="a\0b")), "another type"),
+    "columns of nobody": (edit(lambda t: t.commit.update(adds=["0" * 64])), "no patch in the file"),
+    "another base": (edit(lambda t: t.manifest["base"].update(id="0" * 64)), "belongs to base"),
+    "another base in the commit": (edit(lambda t: t.commit.update(base="0" * 64)), "belongs to base"),
+    "a stray field": (edit(lambda t: t.commit.update(extra=1)), "does not have"),
     "constraints of other weights": (foreign_constraints, "its constraints"),
-    "a stray object": (lambda b, _: b.update({hashlib.sha256(b"x").hexdigest(): b"x"}), "belongs to nothing"),
+    "a stray object": (edit(lambda t: t.objects.update({hashlib.sha256(b"x").hexdigest(): b"x"})), "to nothing"),
 }
 
 
@@ -272,9 +288,9 @@ def test_a_forged_file_is_refused_before_anything_is_stored(
     empty: Repository, good: Path, tmp_path: Path, name: str
 ) -> None:
     change, message = FORGED[name]
-    blobs, manifest, metadata = unpack(good)
-    change(blobs, manifest)
-    file = pack(tmp_path / "forged", blobs, manifest, metadata)
+    tree = Tree.of(good)
+    change(tree)
+    file = tree.pack(tmp_path / "forged")
     before = digest(empty)
     with pytest.raises(MemitVCError, match=message) as raised:
         import_patch(empty, file)
@@ -290,8 +306,10 @@ def test_a_forged_file_is_refused_before_anything_is_stored(
         (lambda data: data[:5], "cut short"),
         (lambda data: b"", "cut short"),
         (lambda data: b"{}" * 50, "is JSON"),
-        (lambda data: data.replace(b'\\"format\\":1,\\"kind', b'\\"format\\":9,\\"kind', 1), "format 9"),
-        (lambda data: data.replace(b'\\"kind\\":\\"bundle', b'\\"kind\\":\\"bumble', 1), "no patch file"),
+        (lambda data: data.replace(b'\\"format\\":2,\\"kind', b'\\"format\\":9,\\"kind', 1), "format 9"),
+        (lambda data: data.replace(b'\\"format\\":2,\\"kind', b'\\"format\\":1,\\"kind', 1), "format 1, .*reads 2"),
+        (lambda data: data.replace(b'\\"kind\\":\\"patch file', b'\\"kind\\":\\"match file', 1), "no patch file"),
+        (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "not those that were written"),
     ],
 )
 def test_a_damaged_container_is_refused(
@@ -325,20 +343,22 @@ def test_random_damage_is_refused_or_harmless(empty: Repository, good: Path, tmp
     assert digest(empty) == before
 
 
-def test_manifests_that_are_not_canonical(good: Path, tmp_path: Path) -> None:
-    blobs, manifest, metadata = unpack(good)
-    raw = canonical_json(manifest)
+def test_manifests_that_are_not_canonical(empty: Repository, good: Path, tmp_path: Path) -> None:
+    tree = ContainerTree(good)
+    files = {path: tree.read(path, None, limit=1 << 30) for path in tree.listing(None)}
+    raw = files["memitvc.json"]
     for bad in (
         b"",
         b"[]",
         b"null",
         b"[" * 100_000,
         raw + b" ",
-        raw.replace(b'"facts"', b'"facts":[],"facts"', 1),
+        raw.replace(b'"default"', b'"default":"x","default"', 1),
         b"\xff",
     ):
+        write_container(tmp_path / "bad", {**files, "memitvc.json": bad})
         with pytest.raises(IntegrityError):
-            Bundle(pack(tmp_path / "bad", blobs, bad, metadata))
+            import_patch(empty, tmp_path / "bad")
 
 
 def test_the_command_line(
