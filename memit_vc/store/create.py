@@ -12,13 +12,12 @@ from memit_vc.errors import MemitVCError
 from memit_vc.objects import Commit, StateId
 from memit_vc.store.database import Database
 from memit_vc.store.files import (
-    is_temporary,
+    clear_abandoned,
     make_directories,
     publish_directory,
     storage_errors,
     temporary_path,
     write_atomic,
-    writer_is_alive,
 )
 from memit_vc.store.migrate import create_schema
 from memit_vc.store.rows_history import insert_commit
@@ -45,7 +44,7 @@ def create(root: Path, *, files: Mapping[str, bytes], base: Mapping[str, str], f
         )
     with storage_errors(root):
         make_directories(root.parent)
-        _remove_leftovers(root)
+        clear_abandoned(root)  # what a killed `init` left
     temporary = temporary_path(root)
     try:
         with storage_errors(root):
@@ -74,10 +73,3 @@ def _fill(connection: Connection, base: Mapping[str, str], first: Commit, state:
     connection.execute(insert(refs).values(name="heads/main", commit=first.id))
     after = {"heads/main": first.id}, "heads/main"
     append_operation(connection, verb="init", description=first.message, before=({}, ""), after=after)
-
-
-def _remove_leftovers(root: Path) -> None:
-    """What a killed `init` left beside `root`."""
-    for path in list(root.parent.iterdir()):
-        if is_temporary(path, root) and not writer_is_alive(path):
-            shutil.rmtree(path, ignore_errors=True)

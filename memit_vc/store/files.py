@@ -24,6 +24,7 @@ from memit_vc.errors import StorageError
 
 __all__ = [
     "Stat",
+    "clear_abandoned",
     "file_digest",
     "file_stat",
     "fsync",
@@ -141,6 +142,14 @@ def remove_temporary(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def clear_abandoned(target: Path) -> None:
+    """Remove the temporary siblings of `target` whose writers are dead."""
+    for path in list(target.parent.iterdir()) if target.parent.is_dir() else ():
+        if is_temporary(path, target) and not writer_is_alive(path):
+            with suppress(OSError):
+                remove_temporary(path)
 
 
 def fsync(descriptor: int) -> None:

@@ -16,6 +16,7 @@ from memit_vc.objects import BaseManifest, EditableWeight, JsonValue, StateId, c
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import INDEX_FILE, RECORD_FILE, SINGLE_FILE, Checkpoint
 from memit_vc.store.files import (
+    clear_abandoned,
     make_directories,
     publish_directory,
     storage_errors,
@@ -26,7 +27,7 @@ from memit_vc.store.hotcache import HotCache
 from memit_vc.store.jsoncache import read_or_empty
 from memit_vc.store.links import LinkKind, link
 from memit_vc.store.safetensors_file import read_header
-from memit_vc.store.shards import FILES, HOT_FILE, ShardedBase, build_base, clear_abandoned
+from memit_vc.store.shards import FILES, HOT_FILE, ShardedBase, build_base
 
 __all__ = ["RECORD_FILE", "CheckoutResult", "base_of", "checkout", "prepare_base"]
 

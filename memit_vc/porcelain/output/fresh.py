@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from memit_vc.errors import UsageError
-from memit_vc.store.files import make_directories, publish_directory, storage_errors, temporary_path
-from memit_vc.store.shards import clear_abandoned
+from memit_vc.store.files import clear_abandoned, make_directories, publish_directory, storage_errors, temporary_path
 
 __all__ = ["fresh_directory", "refuse_inside_repository"]
 
