@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from memit_vc.cli.io import IO, count, verb
@@ -36,12 +38,5 @@ def command(io: IO, quick: bool, full: bool) -> int:
         if not problems:
             click.echo("ok: every object, row and patch is what it says it is")
 
-    io.emit(
-        {
-            "ok": not problems,
-            "problems": [{"kind": p.kind, "object": p.object, "message": p.message} for p in problems],
-            "orphans": orphans,
-        },
-        render,
-    )
+    io.emit({"ok": not problems, "problems": [asdict(problem) for problem in problems], "orphans": orphans}, render)
     return 12 if problems else 0
