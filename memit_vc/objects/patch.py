@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from memit_vc.objects.ids import BaseId, BlobId, ColumnId, FactId, JsonValue, PatchId, canonical_json
@@ -40,13 +40,7 @@ class WeightForm:
 
     def to_json(self) -> dict[str, JsonValue]:
         """`rank` is written for a joint form only: the others are what they were before it."""
-        record: dict[str, JsonValue] = {
-            "form": self.form,
-            "d_out": self.d_out,
-            "d_in": self.d_in,
-            "quantum": self.quantum,
-        }
-        return record if self.rank is None else {**record, "rank": self.rank}
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

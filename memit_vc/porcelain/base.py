@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["checked_base", "fetch_base", "find_base", "remember_base"]
 
+_STAMPS = "cache/base-files.json"
+
 
 def fetch_base(source: str, revision: str | None, *, progress: Progress = silent) -> tuple[Path, str | None]:
     """(directory, Hub commit or None) of what `init` was given: a local directory, else a Hub id, downloaded if need
@@ -71,7 +73,8 @@ def checked_base(repository: Repository, *, progress: Progress = silent) -> Chec
     """The base, proved to be the one that `init` recorded; files are hashed again only where their stamps changed."""
     checkpoint = Checkpoint.find(find_base(repository.config))
     stamps = checkpoint.fingerprints()
-    recorded = _recorded(repository)
+    kept = read_or_empty(repository.root / _STAMPS)
+    recorded = {name: stamp for name, stamp in kept.items() if isinstance(stamp, list)}
     problems = checkpoint.differences(repository.base(), repository.base_files(), recorded=recorded, progress=progress)
     if problems:
         more = f" (and {len(problems) - 3} more differences)" if len(problems) > 3 else ""
@@ -86,12 +89,4 @@ def checked_base(repository: Repository, *, progress: Progress = silent) -> Chec
 
 def remember_base(repository: Repository, stamps: Mapping[str, Sequence[int]]) -> None:
     """Keep the stamps (size, mtime, inode) that files had before their bytes were checked. A cache: it may be lost."""
-    write_if_possible(_stamps(repository), stamps)
-
-
-def _recorded(repository: Repository) -> dict[str, list[int]]:
-    return {name: stamp for name, stamp in read_or_empty(_stamps(repository)).items() if isinstance(stamp, list)}
-
-
-def _stamps(repository: Repository) -> Path:
-    return repository.root / "cache" / "base-files.json"
+    write_if_possible(repository.root / _STAMPS, stamps)

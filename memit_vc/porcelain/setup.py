@@ -109,7 +109,9 @@ def init(
 
 def _file(path: str | None) -> str | None:
     """StorageError where there is no such file: a slip of the pen should be heard of before the first commit."""
-    if path is not None and not Path(path).expanduser().is_file():
+    if path is None:
+        return None
+    if not Path(path).expanduser().is_file():
         raise StorageError(f"held text {path}: there is no such file", hint="Give a text, JSON Lines or parquet file.")
     return _absolute(path)
 
@@ -121,11 +123,9 @@ def _source(corpus: str | None) -> str | None:
     return _absolute(corpus) if corpus is not None and named_kind(corpus) == "file" else corpus
 
 
-def _absolute(source: str | None) -> str | None:
-    """A file is found again from anywhere; other sources (pydoc, self, hub:…) are names."""
-    if source is None or not Path(source).expanduser().exists():
-        return source
-    return str(Path(source).expanduser().resolve())
+def _absolute(file: str) -> str:
+    """A file is found again from anywhere."""
+    return str(Path(file).expanduser().resolve())
 
 
 def _outline(path: Path, hparams: MEMITHyperParams | None) -> ModelAdapter:

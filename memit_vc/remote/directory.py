@@ -21,6 +21,7 @@ from memit_vc.errors import RefMovedError, RemoteError, StorageError
 from memit_vc.remote.manifest import ADAPTER, BASE, CARD, HPARAMS, MANIFEST, MAX_MANIFEST
 from memit_vc.remote.protocol import Change, RemoteFile
 from memit_vc.store.files import (
+    clear_abandoned,
     file_digest,
     is_temporary,
     make_directories,
@@ -28,7 +29,6 @@ from memit_vc.store.files import (
     remove_temporary,
     stale_temporaries,
     write_atomic,
-    writer_is_alive,
 )
 
 __all__ = ["DirectoryRemote"]
@@ -140,12 +140,11 @@ class DirectoryRemote:
 
     def _tidy(self) -> None:
         """Remove what a killed push left under the names that a push writes: whoever writes here holds the lock."""
-        stale = [path for name in ("commits", "objects") for path, _ in stale_temporaries(self.directory / name, 0)]
+        for name in ("commits", "objects"):
+            for path, _ in stale_temporaries(self.directory / name, 0):
+                remove_temporary(path)
         for name in (MANIFEST, BASE, HPARAMS, CARD, *ADAPTER):
-            found = self.directory.glob(f"{name}.*")
-            stale += [path for path in found if is_temporary(path, Path(name)) and not writer_is_alive(path)]
-        for path in stale:
-            remove_temporary(path)
+            clear_abandoned(self.directory / name)
 
     def _inside(self, path: str) -> Path:
         parts = path.split("/")

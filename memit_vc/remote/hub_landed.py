@@ -15,7 +15,7 @@ from memit_vc.store.files import file_digest
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["CopySource", "Landed", "landed", "listed", "same_content"]
+__all__ = ["CopySource", "Landed", "git_name", "landed", "listed", "same_content"]
 
 
 @dataclass(frozen=True)
@@ -99,5 +99,9 @@ def same_content(file: RemoteFile, data: bytes | Path) -> bool:
         return False
     if file.sha256 is not None:
         return file.sha256 == (hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else file_digest(data))
-    content = data if isinstance(data, bytes) else data.read_bytes()
-    return file.git == hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return file.git == git_name(data if isinstance(data, bytes) else data.read_bytes())
+
+
+def git_name(content: bytes) -> str:
+    """The name that git gives to a small file, as the Hub does."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

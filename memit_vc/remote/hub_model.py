@@ -6,7 +6,6 @@ large file and git's SHA-1 of a small one: bytes that are not what the Hub has a
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -16,8 +15,9 @@ from memit_vc.errors import IntegrityError
 from memit_vc.objects import is_sha256
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.hub_errors import hub_errors
+from memit_vc.remote.hub_landed import git_name
 from memit_vc.remote.hub_retry import repeated
-from memit_vc.store.files import file_digest, read_chunks
+from memit_vc.store.files import file_digest
 
 __all__ = ["IGNORED", "PATTERNS", "cached_model", "download_model"]
 
@@ -76,14 +76,9 @@ def _damaged(place: Path, progress: Progress) -> Sequence[str]:
     found = []
     for number, path in enumerate(files, 1):
         name = path.resolve().name  # a link to blobs/<name>; a plain copy, on some disks, has no such name
-        if (is_sha256(name) and file_digest(path) != name) or (_SHA1.fullmatch(name) and _git(path) != name):
+        if (is_sha256(name) and file_digest(path) != name) or (
+            _SHA1.fullmatch(name) and git_name(path.read_bytes()) != name
+        ):
             found.append(path.relative_to(place).as_posix())
         progress("check the download", number, len(files))
     return found
-
-
-def _git(path: Path) -> str:
-    sha = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    for chunk in read_chunks(path):
-        sha.update(chunk)
-    return sha.hexdigest()

@@ -36,10 +36,11 @@ class PushOptions:
 
 def nothing_there(url: str) -> RemoteError:
     """The error for a remote that has no history."""
-    if not is_hub(url, directory=Path("/")) and not Path(url).exists():
+    on_hub = is_hub(url, directory=Path("/"))
+    if not on_hub and not Path(url).exists():
         return RemoteError(f"{url}: there is no such directory", hint="Check the address.")
     private = " It may also be private: log in (`hf auth login`, or HF_TOKEN) as somebody who may see it."
-    hint = f"Check the address, or push to it first.{private if is_hub(url, directory=Path('/')) else ''}"
+    hint = f"Check the address, or push to it first.{private if on_hub else ''}"
     return RemoteError(f"{url}: nothing was pushed there yet", hint=hint)
 
 

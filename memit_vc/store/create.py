@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,15 +10,7 @@ from sqlalchemy import Connection, insert
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import Commit, StateId
 from memit_vc.store.database import Database
-from memit_vc.store.files import (
-    is_temporary,
-    make_directories,
-    publish_directory,
-    storage_errors,
-    temporary_path,
-    write_atomic,
-    writer_is_alive,
-)
+from memit_vc.store.files import new_directory, storage_errors, write_atomic
 from memit_vc.store.migrate import create_schema
 from memit_vc.store.rows_history import insert_commit
 from memit_vc.store.rows_refs import append_operation
@@ -43,14 +34,9 @@ def create(root: Path, *, files: Mapping[str, bytes], base: Mapping[str, str], f
             f"{root} exists already and holds {what}",
             hint="Work in it, or name another directory: `memitvc init BASE DIR`.",
         )
-    with storage_errors(root):
-        make_directories(root.parent)
-        _remove_leftovers(root)
-    temporary = temporary_path(root)
-    try:
-        with storage_errors(root):
-            for name in ("objects", "statistics", "cache"):
-                (temporary / name).mkdir(parents=True)
+    with new_directory(root) as temporary:
+        for name in ("objects", "statistics", "cache"):
+            (temporary / name).mkdir()
         for name, data in {"format": f"{FORMAT}\n".encode(), **files}.items():
             write_atomic(temporary / name, data)
         database = Database(temporary / "meta.db", create=True)
@@ -60,10 +46,6 @@ def create(root: Path, *, files: Mapping[str, bytes], base: Mapping[str, str], f
         finally:
             # the last connection to close moves the write-ahead log into the file: the directory is then safe to rename
             database.close()
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    publish_directory(temporary, root)
 
 
 def _fill(connection: Connection, base: Mapping[str, str], first: Commit, state: StateId) -> None:
@@ -74,10 +56,3 @@ def _fill(connection: Connection, base: Mapping[str, str], first: Commit, state:
     connection.execute(insert(refs).values(name="heads/main", commit=first.id))
     after = {"heads/main": first.id}, "heads/main"
     append_operation(connection, verb="init", description=first.message, before=({}, ""), after=after)
-
-
-def _remove_leftovers(root: Path) -> None:
-    """What a killed `init` left beside `root`."""
-    for path in list(root.parent.iterdir()):
-        if is_temporary(path, root) and not writer_is_alive(path):
-            shutil.rmtree(path, ignore_errors=True)

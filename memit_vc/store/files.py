@@ -20,16 +20,19 @@ from pathlib import Path
 from stat import S_ISDIR
 from typing import BinaryIO, TypeAlias
 
-from memit_vc.errors import StorageError
+from memit_vc.errors import StorageError, UsageError
 
 __all__ = [
     "Stat",
+    "clear_abandoned",
     "file_digest",
     "file_stat",
     "fsync",
     "fsync_path",
+    "is_free",
     "is_temporary",
     "make_directories",
+    "new_directory",
     "publish_directory",
     "read_chunks",
     "remove_temporary",
@@ -143,6 +146,14 @@ def remove_temporary(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def clear_abandoned(target: Path) -> None:
+    """Remove the temporary siblings of `target` whose writers are dead."""
+    for path in list(target.parent.iterdir()) if target.parent.is_dir() else ():
+        if is_temporary(path, target) and not writer_is_alive(path):
+            with suppress(OSError):
+                remove_temporary(path)
+
+
 def fsync(descriptor: int) -> None:
     """Make an open file or directory durable. File systems that cannot (EINVAL, ENOTSUP) are let pass; EIO is not."""
     try:
@@ -220,6 +231,45 @@ def _write_through(file: BinaryIO, data: Iterable[bytes | memoryview]) -> None:
                 syncing, unsynced = disk.submit(fsync, file.fileno()), 0
         if syncing is not None:
             syncing.result()
+
+
+def is_free(target: Path) -> bool:
+    """Whether a directory can be made at `target`: nothing is there, or an empty directory; False for a full one.
+
+    UsageError for a file, and for a symbolic link that leads nowhere.
+    """
+    with storage_errors(target):
+        if target.is_symlink() and not target.exists():
+            raise UsageError(
+                f"{target}: is a symbolic link to {target.readlink()}, which is not there",
+                hint="Remove it, or name another.",
+            )
+        if not target.exists():
+            return True
+        if not target.is_dir():
+            raise UsageError(f"{target}: is a file", hint="Choose another name for the directory.")
+        return not any(target.iterdir())
+
+
+@contextmanager
+def new_directory(target: Path) -> Iterator[Path]:
+    """A temporary directory beside `target`, which takes that name when the block ends well.
+
+    StorageError where the system refuses, in the block too; nothing is left then.
+    """
+    clear_abandoned(target)
+    temporary = temporary_path(target)
+    try:
+        with storage_errors(target):
+            make_directories(target.parent)
+            temporary.mkdir()
+            yield temporary
+            if target.is_dir():
+                target.rmdir()  # empty, as `is_free` has seen; anything that came since is not lost
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    publish_directory(temporary, target)
 
 
 def publish_directory(temporary: Path, target: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection, delete, select, update
 
-from memit_vc.objects import BlobId, Commit, CommitId, FactId, PatchHeader, PatchId
+from memit_vc.objects import BlobId, Commit, CommitId, PatchHeader, PatchId
 from memit_vc.progress import Progress, silent
 from memit_vc.store.blobs import BlobStore
 from memit_vc.store.database import Database, chunked
@@ -151,7 +151,7 @@ def _drop_commits(connection: Connection, gone: Iterable[CommitId]) -> None:
 
 
 def _drop_patches(connection: Connection) -> None:
-    """Patches that no commit and no kept patch names, unless they alone supply a column of some commit."""
+    """Patches that no commit and no kept patch names, unless they alone supply a column of some commit; their facts."""
     everything = {PatchId(p) for p in connection.execute(select(patches.c.id)).scalars()}
     used = {PatchId(p) for p in connection.execute(select(commit_patches.c.patch)).scalars()}
     used.update(PatchId(p) for p in connection.execute(select(kept.c.patch)).scalars())
@@ -168,11 +168,4 @@ def _drop_patches(connection: Connection) -> None:
         connection.execute(delete(patch_columns).where(patch_columns.c.patch.in_(part)))
         connection.execute(delete(patches).where(patches.c.id.in_(part)))
     connection.execute(delete(column_bounds).where(column_bounds.c.column.not_in(select(patch_columns.c.column))))
-    _drop_facts(connection)
-
-
-def _drop_facts(connection: Connection) -> None:
-    told = {FactId(f) for f in connection.execute(select(patch_columns.c.fact).distinct()).scalars()}
-    all_facts = {FactId(f) for f in connection.execute(select(facts.c.id)).scalars()}
-    for part in chunked(all_facts - told):
-        connection.execute(delete(facts).where(facts.c.id.in_(part)))
+    connection.execute(delete(facts).where(facts.c.id.not_in(select(patch_columns.c.fact))))

@@ -50,10 +50,7 @@ class HotCache:
             self.trim()
 
     def drop(self, state: StateId, base: ShardedBase) -> None:
-        path = self._path(state, base)
-        with contextlib.suppress(OSError):
-            path.with_suffix(".json").unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+        _remove(self._path(state, base))
 
     def trim(self) -> None:
         """Remove the least recently used shards until the rest fits the limit."""
@@ -63,11 +60,16 @@ class HotCache:
             for path in shards:
                 size += path.stat().st_size
                 if size > self.limit:
-                    path.with_suffix(".json").unlink(missing_ok=True)
-                    path.unlink(missing_ok=True)
+                    _remove(path)
 
     def _path(self, state: StateId, base: ShardedBase) -> Path:
         return self.directory / f"{state}-{base.id[:16]}.safetensors"
+
+
+def _remove(shard: Path) -> None:
+    with contextlib.suppress(OSError):
+        shard.with_suffix(".json").unlink(missing_ok=True)
+        shard.unlink(missing_ok=True)
 
 
 def _last_use(path: Path) -> int:

@@ -52,7 +52,7 @@ def check_revision(connection: Connection) -> None:
     found = current_revision(connection)
     if found == HEAD_REVISION:
         return
-    if found.isdigit() and int(found) < int(HEAD_REVISION):
+    if _is_older(found):
         raise MemitVCError(
             f"the repository's database is at revision {found}, this version needs {HEAD_REVISION}",
             hint="Run `memitvc upgrade`; it makes a backup first.",
@@ -63,15 +63,17 @@ def check_revision(connection: Connection) -> None:
     )
 
 
+def _is_older(revision: str) -> bool:
+    return revision.isdigit() and int(revision) < int(HEAD_REVISION)
+
+
 def upgrade_schema(database: Database) -> tuple[str, str, Path | None]:
     """Bring a database to the head revision, after a backup beside it; (revision before, revision after, backup)."""
     with database.read() as connection:
         before = current_revision(connection)
-    if before == HEAD_REVISION:
-        return before, before, None
-    if not before.isdigit() or int(before) > int(HEAD_REVISION):
-        with database.read() as connection:
+        if not _is_older(before):
             check_revision(connection)
+            return before, before, None
     backup = _backup(database.path, before)
     from alembic import command
     from alembic.config import Config

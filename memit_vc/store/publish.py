@@ -102,13 +102,10 @@ def insert_commits(
             raise IntegrityError(f"{where} both adds and removes column {short(min(both))}")
         if commit.provenance is not None:
             blobs.path(commit.provenance)
-        first = commit.parents[0] if commit.parents else None
-        if first is None:
-            state: frozenset[ColumnId] = frozenset()
-        elif first in states:
-            state = states[first]
-        else:
-            state = frozenset(load_state(connection, first))
+        state: frozenset[ColumnId] = frozenset()
+        if commit.parents:
+            first = commit.parents[0]
+            state = states[first] if first in states else frozenset(load_state(connection, first))
         if absent_columns := set(commit.removes) - state:
             raise IntegrityError(
                 f"{where} removes column {short(min(absent_columns))}, which is not in its parent's state"

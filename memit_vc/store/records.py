@@ -61,17 +61,7 @@ class Problem:
     """One finding of fsck: what kind of object, which one, what is wrong with it."""
 
     kind: Literal[
-        "base",
-        "blob",
-        "commit",
-        "column",
-        "database",
-        "evaluation",
-        "fact",
-        "head",
-        "operation",
-        "patch",
-        "ref",
+        "base", "blob", "commit", "column", "database", "evaluation", "fact", "head", "operation", "patch", "ref"
     ]
     object: str
     message: str

@@ -128,17 +128,24 @@ def insert_patch(connection: Connection, patch: Patch) -> None:
 def load_patches(connection: Connection, ids: Collection[PatchId]) -> dict[PatchId, Patch]:
     """IntegrityError where one is not stored."""
     rows = {}
-    columns: dict[PatchId, dict[ColumnId, None]] = {}
     for part in chunked(ids):
         rows.update({row.id: row for row in connection.execute(select(patches).where(patches.c.id.in_(part)))})
-        held = select(patch_columns.c.patch, patch_columns.c.column).where(patch_columns.c.patch.in_(part))
-        for row in connection.execute(held.order_by(patch_columns.c.patch, patch_columns.c.position)):
-            columns.setdefault(PatchId(row.patch), {})[ColumnId(row.column)] = None
+    columns = _layout(connection, ids)
     bounds: dict[tuple[str, str], float] = {}
     for some in chunked({column for held in columns.values() for column in held}):
         for row in connection.execute(select(column_bounds).where(column_bounds.c.column.in_(some))):
             bounds[row.weight, row.column] = float(row.bound)
-    return {patch: _loaded(patch, rows.get(patch), tuple(columns.get(patch, ())), bounds) for patch in ids}
+    return {patch: _loaded(patch, rows.get(patch), columns.get(patch, ()), bounds) for patch in ids}
+
+
+def _layout(connection: Connection, ids: Collection[PatchId]) -> dict[PatchId, tuple[ColumnId, ...]]:
+    """The columns of patches, each once, in their order."""
+    found: dict[PatchId, dict[ColumnId, None]] = {}
+    for part in chunked(ids):
+        held = select(patch_columns.c.patch, patch_columns.c.column).where(patch_columns.c.patch.in_(part))
+        for row in connection.execute(held.order_by(patch_columns.c.patch, patch_columns.c.position)):
+            found.setdefault(PatchId(row.patch), {})[ColumnId(row.column)] = None
+    return {patch: tuple(columns) for patch, columns in found.items()}
 
 
 def _loaded(
@@ -200,7 +207,6 @@ def patches_holding(
     for part in chunked(columns):
         statement = select(patch_columns.c.patch).where(patch_columns.c.column.in_(part)).distinct()
         touched.update(PatchId(p) for p in connection.execute(statement).scalars())
-    layout: dict[PatchId, tuple[ColumnId, ...]] = {}
     dense: set[PatchId] = set()
     constraints: dict[PatchId, BlobId | None] = {}
     for some in chunked(touched):
@@ -208,16 +214,7 @@ def patches_holding(
             constraints[PatchId(row.id)] = None if row.constraints is None else BlobId(row.constraints)
             if row.dense:
                 dense.add(PatchId(row.id))
-        listed: dict[PatchId, dict[ColumnId, None]] = {}
-        statement = (
-            select(patch_columns.c.patch, patch_columns.c.column)
-            .where(patch_columns.c.patch.in_(some))
-            .order_by(patch_columns.c.patch, patch_columns.c.position)
-        )
-        for row in connection.execute(statement):
-            listed.setdefault(PatchId(row.patch), {})[ColumnId(row.column)] = None
-        layout.update({patch: tuple(found) for patch, found in listed.items()})
-    return layout, dense, constraints
+    return _layout(connection, touched), dense, constraints
 
 
 def column_positions(connection: Connection, brought: Mapping[ColumnId, CommitId]) -> dict[ColumnId, int]:

@@ -5,6 +5,8 @@ JSON is kept as canonical text, so that what was hashed is what is stored. Ids a
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     Boolean,
     Column,
@@ -17,6 +19,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+from sqlalchemy.schema import SchemaItem
 
 __all__ = [
     "changes",
@@ -51,16 +54,18 @@ def _id() -> String:
     return String(64)
 
 
-meta = Table(
+def _table(name: str, *parts: SchemaItem, **options: Any) -> Table:
+    return Table(name, metadata, *parts, **options)
+
+
+meta = _table(
     "meta",
-    metadata,
     Column("key", String(64), primary_key=True),  # head, base_id, manifest, weights, files
     Column("value", Text, nullable=False),
 )
 
-commits = Table(
+commits = _table(
     "commits",
-    metadata,
     # parents are inserted before children, so descending seq is a topological order
     Column("seq", Integer, primary_key=True, autoincrement=True),
     Column("id", _id(), nullable=False, unique=True),
@@ -72,25 +77,22 @@ commits = Table(
     Column("state", _id(), nullable=False, index=True),
 )
 
-parents = Table(
+parents = _table(
     "parents",
-    metadata,
     Column("commit", _id(), ForeignKey(commits.c.id), primary_key=True),
     Column("n", Integer, primary_key=True),
     Column("parent", _id(), ForeignKey(commits.c.id), nullable=False, index=True),
 )
 
-changes = Table(
+changes = _table(
     "changes",
-    metadata,
     Column("commit", _id(), ForeignKey(commits.c.id), primary_key=True),
     Column("column", _id(), primary_key=True, index=True),
     Column("change", String(6), nullable=False),  # add or remove
 )
 
-facts = Table(
+facts = _table(
     "facts",
-    metadata,
     Column("id", _id(), primary_key=True),
     Column("json", Text, nullable=False),
     Column("prompt", Text, nullable=False),
@@ -98,9 +100,8 @@ facts = Table(
     Column("target", Text, nullable=False),
 )
 
-patches = Table(
+patches = _table(
     "patches",
-    metadata,
     Column("id", _id(), primary_key=True),
     Column("header", Text, nullable=False),
     Column("dense", Boolean, nullable=False),
@@ -108,9 +109,8 @@ patches = Table(
     Column("size", Integer, nullable=False),  # number of columns: the length of patch_columns
 )
 
-patch_columns = Table(
+patch_columns = _table(
     "patch_columns",
-    metadata,
     Column("patch", _id(), ForeignKey(patches.c.id), primary_key=True),
     Column("position", Integer, primary_key=True),
     Column("column", _id(), nullable=False, index=True),
@@ -118,31 +118,27 @@ patch_columns = Table(
     Column("role", String(8), nullable=False),
 )
 
-column_bounds = Table(
+column_bounds = _table(
     "column_bounds",
-    metadata,
     Column("column", _id(), primary_key=True),
     Column("weight", Text, primary_key=True),
     Column("bound", Double, nullable=False),
 )
 
-commit_patches = Table(
+commit_patches = _table(
     "commit_patches",
-    metadata,
     Column("commit", _id(), ForeignKey(commits.c.id), primary_key=True),
     Column("patch", _id(), ForeignKey(patches.c.id), primary_key=True, index=True),
 )
 
-refs = Table(
+refs = _table(
     "refs",
-    metadata,
     Column("name", String(255), primary_key=True),  # heads/main, tags/v1, remotes/origin/main
     Column("commit", _id(), ForeignKey(commits.c.id), nullable=False),
 )
 
-operations = Table(
+operations = _table(
     "operations",
-    metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("time", String(32), nullable=False),
     Column("verb", String(32), nullable=False),
@@ -156,9 +152,8 @@ operations = Table(
     sqlite_autoincrement=True,  # the number of a pruned operation is never given out again
 )
 
-evaluations = Table(
+evaluations = _table(
     "evaluations",
-    metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("state", _id(), nullable=False),
     Column("commit", _id(), ForeignKey(commits.c.id), nullable=True),
@@ -169,17 +164,15 @@ evaluations = Table(
     UniqueConstraint("state", "kind", "key"),
 )
 
-statistics = Table(
+statistics = _table(
     "statistics",
-    metadata,
     Column("id", _id(), primary_key=True),
     Column("json", Text, nullable=False),
     Column("time", String(32), nullable=False),
 )
 
-kept = Table(
+kept = _table(
     "kept",
-    metadata,
     Column("patch", _id(), ForeignKey(patches.c.id), primary_key=True),
     Column("parent", _id(), ForeignKey(commits.c.id), nullable=False),
     Column("message", Text, nullable=False),

@@ -29,22 +29,20 @@ from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import Checkpoint
 from memit_vc.store.files import (
     Stat,
+    clear_abandoned,
     file_digest,
     file_stat,
     fsync_path,
-    is_temporary,
     publish_directory,
-    remove_temporary,
     storage_errors,
     temporary_path,
     write_atomic,
-    writer_is_alive,
 )
 from memit_vc.store.jsoncache import read_or_empty, write_if_possible
 from memit_vc.store.links import in_hub_cache, link
 from memit_vc.store.safetensors_file import parse_header, read_header, write_header
 
-__all__ = ["FILES", "HOT_FILE", "ShardedBase", "build_base", "clear_abandoned"]
+__all__ = ["FILES", "HOT_FILE", "ShardedBase", "build_base"]
 
 HOT_FILE = "model-hot.safetensors"
 FILES = "files"
@@ -214,16 +212,6 @@ def build_base(
     publish_directory(temporary, into)
     clear_abandoned(into)
     return ShardedBase(into, base.hot, base.cold, base.layout)
-
-
-def clear_abandoned(target: Path) -> None:
-    """Remove the temporary siblings of `target` whose writers are dead."""
-    if not target.parent.is_dir():
-        return
-    for path in list(target.parent.iterdir()):
-        if is_temporary(path, target) and not writer_is_alive(path):
-            with contextlib.suppress(OSError):
-                remove_temporary(path)
 
 
 _REBUILD = "Delete the directory; the next checkout builds it again from the base checkpoint."

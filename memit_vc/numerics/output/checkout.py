@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,18 +14,12 @@ from memit_vc.numerics.output.hotshard import StaleShardError, copied_shard, hot
 from memit_vc.objects import BaseManifest, EditableWeight, JsonValue, StateId, canonical_json
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import INDEX_FILE, RECORD_FILE, SINGLE_FILE, Checkpoint
-from memit_vc.store.files import (
-    make_directories,
-    publish_directory,
-    storage_errors,
-    temporary_path,
-    write_atomic,
-)
+from memit_vc.store.files import clear_abandoned, is_free, new_directory, storage_errors, write_atomic
 from memit_vc.store.hotcache import HotCache
 from memit_vc.store.jsoncache import read_or_empty
 from memit_vc.store.links import LinkKind, link
 from memit_vc.store.safetensors_file import read_header
-from memit_vc.store.shards import FILES, HOT_FILE, ShardedBase, build_base, clear_abandoned
+from memit_vc.store.shards import FILES, HOT_FILE, ShardedBase, build_base
 
 __all__ = ["RECORD_FILE", "CheckoutResult", "base_of", "checkout", "prepare_base"]
 
@@ -139,12 +132,7 @@ def checkout(
 def _publish(
     base: ShardedBase, out: Path, record: JsonValue, write_hot: Callable[[Path], tuple[dict[str, str], bool]]
 ) -> tuple[dict[str, str], bool, dict[str, LinkKind]]:
-    clear_abandoned(out)
-    temporary = temporary_path(out)
-    try:
-        with storage_errors(out):
-            make_directories(out.parent)
-            temporary.mkdir()
+    with new_directory(out) as temporary:
         hashes, cached = write_hot(temporary / HOT_FILE)
         links = _link_cold(base, temporary)
         for name in base.other_files:
@@ -153,27 +141,14 @@ def _publish(
             write_atomic(temporary / name, data)
         write_atomic(temporary / INDEX_FILE, _index(base))
         _write_record(temporary, record)
-        with storage_errors(out):
-            if out.is_dir():
-                out.rmdir()  # empty, as `_is_fresh` has seen; anything that came since is not lost
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    publish_directory(temporary, out)
     return hashes, cached, links
 
 
 def _is_fresh(out: Path, base: ShardedBase, *, replace: bool) -> bool:
     """True where `out` is to be made, False where it is a checkout to switch; UsageError for anything else."""
+    if is_free(out):
+        return True
     with storage_errors(out):
-        if out.is_symlink() and not out.exists():
-            raise UsageError(
-                f"{out}: is a symbolic link to {out.readlink()}, which is not there", hint="Remove it, or name another."
-            )
-        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-            return True
-        if not out.is_dir():
-            raise UsageError(f"{out}: is a file", hint="Choose another name for the directory.")
         ours = (out / RECORD_FILE).is_file()
     if not ours and replace:
         raise UsageError(

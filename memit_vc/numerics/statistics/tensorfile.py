@@ -6,7 +6,8 @@ One metadata key whose value is canonical JSON: with several keys safetensors' b
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +39,24 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors (CPU) and metadata of a file that `write_tensors` wrote.
 
-    FileNotFoundError is left to the caller, who knows whether the file had to be there. IntegrityError for a file that
-    is cut short or not ours, StorageError where the system refuses the read.
+    FileNotFoundError where there is none, IntegrityError for a file that is cut short or not ours, StorageError where
+    the system refuses the read.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, _metadata(path, file)  # noqa: SIM118
-    except SafetensorError as error:
-        raise IntegrityError(f"{path}: not a whole safetensors file: {error}", hint="Delete it.") from error
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be read: {error}", hint="Check its permissions.") from error
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _metadata(path, file)  # noqa: SIM118
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """The metadata alone; raises as `read_tensors` does."""
+    with _opened(path) as file:
+        return _metadata(path, file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return _metadata(path, file)
+            yield file
     except SafetensorError as error:
         raise IntegrityError(f"{path}: not a whole safetensors file: {error}", hint="Delete it.") from error
     except FileNotFoundError:

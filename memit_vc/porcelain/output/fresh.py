@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from memit_vc.errors import UsageError
-from memit_vc.store.files import make_directories, publish_directory, storage_errors, temporary_path
-from memit_vc.store.shards import clear_abandoned
+from memit_vc.store.files import is_free, new_directory, storage_errors
 
 __all__ = ["fresh_directory", "refuse_inside_repository"]
 
@@ -33,27 +31,7 @@ def fresh_directory(out: Path) -> Iterator[Path]:
     UsageError where `out` exists and is not an empty directory; StorageError where the system refuses, in the block
     too, and nothing is left then.
     """
-    with storage_errors(out):
-        if out.is_symlink() and not out.exists():
-            raise UsageError(
-                f"{out}: is a symbolic link to {out.readlink()}, which is not there", hint="Remove it, or name another."
-            )
-        if out.exists() and not out.is_dir():
-            raise UsageError(f"{out}: is a file", hint="Choose another name for the directory.")
-        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-            raise UsageError(
-                f"{out}: exists and is not empty", hint="Choose another directory; nothing is overwritten."
-            )
-    clear_abandoned(out)
-    temporary = temporary_path(out)
-    try:
-        with storage_errors(out):
-            make_directories(out.parent)
-            temporary.mkdir()
-            yield temporary
-            if out.is_dir():
-                out.rmdir()  # empty, as seen above; anything that came since is not lost
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    publish_directory(temporary, out)
+    if not is_free(out):
+        raise UsageError(f"{out}: exists and is not empty", hint="Choose another directory; nothing is overwritten.")
+    with new_directory(out) as temporary:
+        yield temporary

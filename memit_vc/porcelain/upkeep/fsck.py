@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError
-from memit_vc.objects import short
+from memit_vc.objects import Patch, short
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.store.fsck import BAD_JSON
@@ -28,15 +29,19 @@ def fsck(
     that somebody wrote into since. `weights` also materialises every state whose tensors' hashes are recorded, for
     `verify` goes by them: that needs the base and takes as long as so many checkouts.
     """
-    from memit_vc.numerics.exact.patchfile import check_patch
-
-    problems = repository.fsck(quick=quick, check_patch=None if quick else check_patch, progress=progress)
+    problems = repository.fsck(quick=quick, check_patch=None if quick else _factors, progress=progress)
     problems += _shards(repository, quick=quick, progress=progress)
     if not quick:
         problems += _constraints(repository, progress)
     if weights:
         problems += _states(repository, progress)
     return problems, len(repository.orphans())
+
+
+def _factors(path: Path, patch: Patch) -> list[str]:
+    from memit_vc.numerics.exact.patchfile import check_patch
+
+    return check_patch(path, patch)
 
 
 def _constraints(repository: Repository, progress: Progress) -> Iterator[Problem]:
