@@ -6,11 +6,9 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
 from memit_vc.numerics.exact.constraints import encode_constraints, read_constraints
-from memit_vc.numerics.exact.grid import snap, snap_dense
+from memit_vc.numerics.exact.grid import Floats, snap, snap_dense
 from memit_vc.numerics.exact.patchfile import (
     Dense,
     LowRank,
@@ -26,11 +24,11 @@ QUANTA = {"h.0.w": -47, "h.11.w": -44, "h.2.w": -50}
 SHAPES = {"h.0.w": (12, 7), "h.11.w": (5, 9), "h.2.w": (8, 6)}
 
 
-def numbers(seed: int, *shape: int) -> Tensor:
+def numbers(seed: int, *shape: int) -> Floats:
     """Between −1 and 1, by arithmetic that no library may change: float64."""
     count = int(np.prod(shape))
     whole = (np.arange(count, dtype=np.int64) * 7919 + seed * 104729) % 100003
-    return torch.from_numpy((whole.reshape(shape) - 50001) / 50001)
+    return np.asarray((whole.reshape(shape) - 50001) / 50001)
 
 
 def header(forms: dict[str, WeightForm], roles: str) -> PatchHeader:

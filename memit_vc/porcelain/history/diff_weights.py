@@ -5,18 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError, StorageError
-from memit_vc.objects import ColumnId, CommitId, EditableWeight, JsonValue, PatchId, canonical_json
+from memit_vc.objects import CommitId, EditableWeight, JsonValue, canonical_json
 from memit_vc.progress import count
 from memit_vc.repository import Repository
 from memit_vc.store.files import write_atomic
-
-if TYPE_CHECKING:
-    from memit_vc.numerics.exact.factor_arrays import Arrays, Factors, Floats
 
 __all__ = ["TensorChange", "WeightsDiff", "diff_weights"]
 
@@ -73,14 +69,16 @@ class WeightsDiff:
 
 def diff_weights(repository: Repository, older: CommitId, newer: CommitId) -> WeightsDiff:
     """Every tensor whose delta differs between two commits. Columns that both have cancel exactly and are not read."""
+    from memit_vc.numerics.exact.patchfile import state_terms
     from memit_vc.numerics.exact.weights_diff import spectrum
 
     before, after = repository.state(older), repository.state(newer)
-    plus, minus = _Side(repository, after - before), _Side(repository, before - after)
+    sides = [repository.selection(after - before), repository.selection(before - after)]
+    touched = repository.bounds(after ^ before).keys()
     found: dict[EditableWeight, tuple[float, ...]] = {}
     for weight in repository.weights():
-        if weight.name in plus.touched or weight.name in minus.touched:
-            values = spectrum(plus.terms(weight.name), minus.terms(weight.name)).values
+        if weight.name in touched:
+            values = spectrum(*(state_terms(repository.patch_path, side, weight.name) for side in sides))
             if values:
                 found[weight] = values
     norms, note = _base_norms(repository, list(found))
@@ -91,30 +89,6 @@ def diff_weights(repository: Repository, older: CommitId, newer: CommitId) -> We
         ),
         note,
     )
-
-
-class _Side:
-    """The columns that only one of the two states has; each patch is read once."""
-
-    def __init__(self, repository: Repository, columns: Collection[ColumnId]) -> None:
-        from memit_vc.numerics.exact.factor_arrays import read_arrays
-
-        self._selection: Mapping[PatchId, tuple[int, ...]] = repository.selection(columns)
-        self._arrays: dict[PatchId, Arrays] = {p: read_arrays(repository.patch_path(p)) for p in self._selection}
-        self.touched = repository.bounds(columns).keys()
-
-    def terms(self, weight: str) -> list[Factors | Floats]:
-        from memit_vc.numerics.exact.factor_arrays import Factors
-
-        found: list[Factors | Floats] = []
-        for patch, positions in self._selection.items():
-            arrays = self._arrays[patch]
-            if f"{weight}.dense" in arrays:
-                found.append(arrays[f"{weight}.dense"])
-            elif f"{weight}.left" in arrays:
-                whole = Factors(arrays[f"{weight}.left"], arrays[f"{weight}.right"])
-                found.append(whole.select(positions) if positions else whole)
-        return found
 
 
 def _base_norms(repository: Repository, weights: Collection[EditableWeight]) -> tuple[dict[str, float], str | None]:

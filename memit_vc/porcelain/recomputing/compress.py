@@ -140,7 +140,7 @@ def _within(
 ) -> dict[str, Compressed]:
     """The compressed update of each weight that the state changes; errors as for `compress`."""
     from memit_vc.numerics.exact.compress import compress as fewer
-    from memit_vc.numerics.exact.materialise import state_terms
+    from memit_vc.numerics.exact.patchfile import state_terms
 
     selection, touched = repository.selection(state), repository.bounds(state)
     weights = [weight for weight in repository.weights() if weight.name in touched]
@@ -170,7 +170,7 @@ def _constraints(
     """The live facts in the order of the new patch, and their constraints in that order: None where some are not here,
     or are of different layers.
     """
-    from memit_vc.numerics.exact.factor_arrays import encode_constraints, read_constraints
+    from memit_vc.numerics.exact.constraints import Constraints, encode_constraints, read_constraints
 
     positions: dict[PatchId, dict[FactId, int]] = {}
     for source in live_sources(repository, state):
@@ -183,6 +183,7 @@ def _constraints(
         if blob is None or not repository.blobs.has(blob):
             return order, None
         parts.append(read_constraints(repository.blobs.path(blob), list(facts.values())))
-    if any(part.keys() != parts[0].keys() for part in parts):
+    if any(part.keys.keys() != parts[0].keys.keys() for part in parts):
         return order, None
-    return order, encode_constraints(parts)
+    joined = Constraints.joined(parts)
+    return order, encode_constraints(joined.keys, joined.targets, joined.z)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
+from memit_vc.concurrency import ordered_map
 from memit_vc.errors import IntegrityError, MemitVCError
 from memit_vc.objects import BaseId, CommitId, short
-from memit_vc.porcelain.sharing.parallel import at_once
 from memit_vc.porcelain.sharing.remote_commit import MAX_RECORD, RemoteCommit
 from memit_vc.porcelain.sharing.remote_tree import published
 from memit_vc.progress import Progress, silent
@@ -127,7 +127,7 @@ def _records(
             return _light(error)
 
     read: dict[CommitId, RemoteCommit | MemitVCError] = {}
-    for number, (commit, data) in enumerate(zip(wanted, at_once(fetch, wanted), strict=True), 1):
+    for number, (commit, data) in enumerate(zip(wanted, ordered_map(fetch, wanted), strict=True), 1):
         read[commit] = data if isinstance(data, MemitVCError) else _decoded(data, commit, where)
         progress("read commits", number, len(wanted))
     return read
