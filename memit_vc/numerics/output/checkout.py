@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,13 +15,8 @@ from memit_vc.numerics.output.hotshard import StaleShardError, copied_shard, hot
 from memit_vc.objects import BaseManifest, EditableWeight, JsonValue, StateId, canonical_json
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import INDEX_FILE, RECORD_FILE, SINGLE_FILE, Checkpoint, hash_directory
-from memit_vc.store.files import (
-    make_directories,
-    publish_directory,
-    storage_errors,
-    temporary_path,
-    write_atomic,
-)
+from memit_vc.store.files import storage_errors, write_atomic
+from memit_vc.store.fresh import fresh_directory
 from memit_vc.store.hotcache import HotCache
 from memit_vc.store.links import LinkKind, link
 from memit_vc.store.safetensors_file import read_header
@@ -107,7 +101,7 @@ def checkout(
     """
     base = ShardedBase.open(base_dir)
     hots = HotCache(cache / "hot", cache_limit) if cache is not None and state is not None else None
-    fresh = _is_fresh(out, base, replace=replace)
+    switching = _switches(out, base, replace=replace)
 
     def write_hot(path: Path) -> tuple[dict[str, str], bool]:
         if hots is not None and state is not None:
@@ -121,14 +115,20 @@ def checkout(
         write_atomic(path, hot_shard(base_dir / HOT_FILE, weights, terms, hashes, progress))
         return hashes, False
 
-    if not fresh:
+    if switching:
         for name in (HOT_FILE, RECORD_FILE):
             clear_abandoned(out / name)
         hashes, cached = write_hot(out / HOT_FILE)
         links = _link_cold(base, out)
         _write_record(out, record)
     else:
-        hashes, cached, links = _publish(base, out, record, write_hot)
+        with fresh_directory(out) as temporary:
+            hashes, cached = write_hot(temporary / HOT_FILE)
+            links = _link_cold(base, temporary)
+            for name in base.other_files:
+                write_atomic(temporary / name, (base.directory / FILES / name).read_bytes())
+            write_atomic(temporary / INDEX_FILE, _index(base))
+            _write_record(temporary, record)
     if hots is not None and state is not None and not cached:
         hots.keep(state, base, out / HOT_FILE, hashes)
     with storage_errors(out):
@@ -136,62 +136,28 @@ def checkout(
     return CheckoutResult(out, size, hashes, links, cached)
 
 
-def _publish(
-    base: ShardedBase, out: Path, record: JsonValue, write_hot: Callable[[Path], tuple[dict[str, str], bool]]
-) -> tuple[dict[str, str], bool, dict[str, LinkKind]]:
-    clear_abandoned(out)
-    temporary = temporary_path(out)
-    try:
-        with storage_errors(out):
-            make_directories(out.parent)
-            temporary.mkdir()
-        hashes, cached = write_hot(temporary / HOT_FILE)
-        links = _link_cold(base, temporary)
-        for name in base.other_files:
-            with storage_errors(base.directory / FILES / name):
-                data = (base.directory / FILES / name).read_bytes()
-            write_atomic(temporary / name, data)
-        write_atomic(temporary / INDEX_FILE, _index(base))
-        _write_record(temporary, record)
-        with storage_errors(out):
-            if out.is_dir():
-                out.rmdir()  # empty, as `_is_fresh` has seen; anything that came since is not lost
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    publish_directory(temporary, out)
-    return hashes, cached, links
-
-
-def _is_fresh(out: Path, base: ShardedBase, *, replace: bool) -> bool:
-    """True where `out` is to be made, False where it is a checkout to switch; UsageError for anything else."""
+def _switches(out: Path, base: ShardedBase, *, replace: bool) -> bool:
+    """Whether `out` is a checkout to switch; UsageError where it is one and may not or cannot be. All else is for
+    `fresh_directory` to make or to refuse.
+    """
     with storage_errors(out):
-        if out.is_symlink() and not out.exists():
-            raise UsageError(
-                f"{out}: is a symbolic link to {out.readlink()}, which is not there", hint="Remove it, or name another."
-            )
-        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-            return True
-        if not out.is_dir():
-            raise UsageError(f"{out}: is a file", hint="Choose another name for the directory.")
-        ours = (out / RECORD_FILE).is_file()
-    if not ours and replace:
+        full = out.is_dir() and any(out.iterdir())
+        ours = full and (out / RECORD_FILE).is_file()
+    if replace and full and not ours:
         raise UsageError(
             f"{out}: is no checkout of memit-vc, and cannot be switched",
             hint="Make a checkout: -o with a new directory.",
         )
-    if not ours:
-        raise UsageError(f"{out}: exists and is not empty", hint="Choose another directory; nothing is overwritten.")
-    if not replace:
+    if ours and not replace:
         raise UsageError(
             f"{out}: holds an earlier checkout", hint="Choose another directory, or switch this one with --in-place."
         )
-    if _base_id(out) == base.id and not (out / SINGLE_FILE).exists():
-        return False
-    raise UsageError(
-        f"{out}: is a checkout of another base, or from before other layers were edited, or its index was changed",
-        hint="Check out into another directory.",
-    )
+    if ours and (_base_id(out) != base.id or (out / SINGLE_FILE).exists()):
+        raise UsageError(
+            f"{out}: is a checkout of another base, or from before other layers were edited, or its index was changed",
+            hint="Check out into another directory.",
+        )
+    return ours
 
 
 def base_of(out: Path, bases: Path) -> frozenset[str] | None:
