@@ -82,6 +82,17 @@ def test_pieces_are_the_columns_of_the_patch(tmp_path: Path, monkeypatch: pytest
         list(read_pieces(tmp_path / "0", (40,), weight.name))
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_no_file_stays_open_for_its_columns(tmp_path: Path) -> None:
+    _, weight = base_weight(5, 30, 20)
+    selection = stored(tmp_path, weight, dense=True)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    held = [state_terms(lambda p: tmp_path / p, selection, weight.name) for _ in range(20)]
+    held += [list(read_pieces(tmp_path / patch, (), weight.name)) for patch in selection]
+    assert len(held) == 23
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_terms_are_checked_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     _, weight = base_weight(1, 30, 20)
     monkeypatch.setattr(module, "_HELD", 10)

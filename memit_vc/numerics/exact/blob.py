@@ -1,4 +1,8 @@
-"""Safetensors blobs of float32 arrays: written whole, read array by array. A file is mapped, so nothing is copied."""
+"""Safetensors blobs of float32 arrays: written whole, read array by array.
+
+A file is mapped, so nothing is copied, and it is open for as long as an array of it is in use: what is kept of many
+files has to be copied out of them.
+"""
 
 from __future__ import annotations
 

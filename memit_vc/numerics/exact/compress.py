@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memit_vc.numerics.exact.factored import LowRank, Term, stacked
+from memit_vc.numerics.exact.factored import LowRank, Term, beside_identity, of_rank, stacked, summed
 from memit_vc.numerics.exact.grid import snap
-from memit_vc.numerics.exact.materialise import delta
 from memit_vc.objects import EditableWeight
 
 __all__ = ["Compressed", "compress"]
@@ -54,8 +53,7 @@ def compress(terms: Sequence[Term], weight: EditableWeight, tolerance: float) ->
     tails = [float(np.linalg.norm(s[rank:])) / size for rank in range(len(s) + 1)]
     rank = max(1, next(n for n, tail in enumerate(tails) if tail <= tolerance))
     while True:
-        root = np.sqrt(s[:rank])
-        found = _small_enough(LowRank(u[:, :rank] * root, root[:, None] * vh[:rank]), weight.quantum)
+        found = _small_enough(of_rank(rank, u, s, vh), weight.quantum)
         term = LowRank(*snap(found.left, found.right, weight.quantum))
         # of the triangles of two QRs, which lose nothing where the difference is small
         away = stacked([term, LowRank(-exact.left, exact.right)], weight.d_out, weight.d_in).core()
@@ -72,8 +70,7 @@ def _whole(terms: Sequence[Term], weight: EditableWeight) -> LowRank:
     low_rank = [term for term in terms if isinstance(term, LowRank)]
     if len(low_rank) == len(terms) and sum(term.rank for term in low_rank) <= full:
         return stacked(low_rank, weight.d_out, weight.d_in)
-    total = delta(terms, weight).numpy()
-    return LowRank(total, np.eye(full)) if weight.d_in <= weight.d_out else LowRank(np.eye(full), total)
+    return beside_identity(summed(terms, weight))
 
 
 def _small_enough(update: LowRank, quantum: int) -> LowRank:

@@ -34,6 +34,14 @@ class Constraints:
     def n(self) -> int:
         return len(self.z)
 
+    def select(self, positions: Sequence[int]) -> Constraints:
+        """Those of some columns, in the given order (none given: all), in memory of their own."""
+        chosen = positions or range(self.n)
+        keys, targets = (
+            {name: array.take(chosen, axis=1) for name, array in side.items()} for side in (self.keys, self.targets)
+        )
+        return Constraints(keys, targets, self.z.take(chosen, axis=0))
+
     @classmethod
     def joined(cls, parts: Sequence[Constraints]) -> Constraints:
         """Those of several, column after column; all are of the same weights."""
@@ -67,18 +75,15 @@ def read_constraints(source: Path | bytes, positions: Sequence[int] = ()) -> Con
         raise IntegrityError(f"{blob.where}: holds a tensor that is not an F32 matrix", hint=_HINT)
     stored = {name: blob[name] for name in sorted(blob.header.tensors)}
     problem = _problem(stored)
-    n = len(stored["z"]) if problem is None else 0
-    if problem is None and not all(0 <= position < n for position in positions):
-        problem = f"holds {n} columns, not {max(positions) + 1}"
+    if problem is None and not all(0 <= position < len(stored["z"]) for position in positions):
+        problem = f"holds {len(stored['z'])} columns, not {max(positions) + 1}"
     if problem is not None:
         raise IntegrityError(f"{blob.where}: {problem}", hint=_HINT)
-    if positions:
-        stored = {name: array.take(positions, axis=0 if name == "z" else 1) for name, array in stored.items()}
     keys, targets = (
         {name.removesuffix(side): array for name, array in stored.items() if name.endswith(side)}
         for side in (".keys", ".targets")
     )
-    return Constraints(keys, targets, stored["z"])
+    return Constraints(keys, targets, stored["z"]).select(positions)
 
 
 def _problem(arrays: Mapping[str, Floats]) -> str | None:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from memit_vc.errors import EngineError, IntegrityError, UnsupportedModelError
 from memit_vc.numerics.exact.blockwise import block_map
-from memit_vc.numerics.exact.factored import Dense, LowRank, Term, stacked
-from memit_vc.numerics.exact.grid import Floats, check_bound
+from memit_vc.numerics.exact.factored import Dense, LowRank, Term, check_terms, stacked
+from memit_vc.numerics.exact.grid import Floats
 from memit_vc.numerics.exact.patchfile import state_terms
 from memit_vc.objects import EditableWeight
 
@@ -36,7 +36,6 @@ __all__ = [
     "stored_shape",
     "survived",
     "tensor_of",
-    "term_bound",
 ]
 
 STORAGE_DTYPES: Mapping[str, torch.dtype] = {
@@ -82,7 +81,7 @@ class Materialiser:
     ) -> None:
         self.weight = weight
         if not checked:
-            check_bound({weight.name: sum(term_bound(term, weight) for term in terms)})
+            check_terms(terms, weight)
         low_rank = [term for term in terms if isinstance(term, LowRank) and term.rank]
         self._dense = [tensor_of(term.delta).to(device) for term in terms if isinstance(term, Dense)]
         self._left, self._right = (factor.to(device) for factor in _concatenated(low_rank, weight))
@@ -257,12 +256,6 @@ def survived(
     return sum(along for along, _ in pairs) / whole if whole else 1.0
 
 
-def term_bound(term: Term, weight: EditableWeight) -> float:
-    """What one summand of D can come to, in grid units. IntegrityError where it does not fit or is off the grid."""
-    _check(term, weight)
-    return sum(term.bounds(weight.quantum))
-
-
 def _is_plain(base: Tensor) -> bool:
     """Whether no entry is NaN, infinite or −0.0, the smallest of all integers in the integer view."""
     if not base.numel():
@@ -287,22 +280,6 @@ def _concatenated(terms: Sequence[LowRank], weight: EditableWeight) -> tuple[Ten
     small = max(left.numel(), right.numel()) <= _COPY
     # the right one column by column: a product of some columns then reads one piece of memory
     return (left.double(), right.T.contiguous().double().T) if small else (left, right)
-
-
-def _check(term: Term, weight: EditableWeight) -> None:
-    arrays, n = list(term.arrays.values()), term.rank if isinstance(term, LowRank) else 0
-    expected = [(weight.d_out, weight.d_in)] if isinstance(term, Dense) else [(weight.d_out, n), (n, weight.d_in)]
-    if [array.shape for array in arrays] != expected or any(array.dtype != np.float32 for array in arrays):
-        raise IntegrityError(
-            f"{weight.name}: an update of {[list(array.shape) for array in arrays]} does not fit a weight of "
-            f"{weight.d_out} × {weight.d_in}",
-            hint="The patch is of another base. Run `memitvc fsck`.",
-        )
-    if term.off_grid(weight.quantum):
-        raise IntegrityError(
-            f"{weight.name}: an update is off the grid 2^{weight.quantum}, so it cannot be applied exactly",
-            hint="The patch is of another base, or damaged. Run `memitvc fsck`.",
-        )
 
 
 def _check_base(base: Tensor, update: Materialiser) -> None:

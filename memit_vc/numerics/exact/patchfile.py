@@ -106,12 +106,13 @@ def read_weight(path: Path, positions: Sequence[int], weight: str) -> Term | Non
     """The columns `positions` (in that order; none given: all) of one weight; a dense update whole, and None where the
     patch leaves the weight alone.
 
+    The numbers are copied out of the file, of which many may be needed at once: each that is mapped is open as well.
     IntegrityError where the patch has no such column. The blob is taken at its word otherwise: `read_patch` checked it
     when it came in.
     """
     term = _term(Blob(path, str(path)), weight)
-    if not isinstance(term, LowRank) or not positions:
-        return term
+    if not isinstance(term, LowRank):
+        return None if term is None else Dense(term.delta.copy())
     if not all(0 <= position < term.rank for position in positions):
         raise IntegrityError(f"{path}: {weight!r} has {term.rank} columns, not {max(positions) + 1}", hint=_HINT)
     return term.select(positions)

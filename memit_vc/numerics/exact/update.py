@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from memit_vc.numerics.exact.blockwise import block_map
-from memit_vc.numerics.exact.materialise import Materialiser, Term, add_delta, block_step, stored_shape, term_bound
+from memit_vc.numerics.exact.factored import term_bound
+from memit_vc.numerics.exact.materialise import Materialiser, Term, add_delta, block_step, stored_shape
 from memit_vc.numerics.exact.patchfile import read_pieces
 from memit_vc.objects import EditableWeight, PatchId
 from memit_vc.vcs.exact import check_bound

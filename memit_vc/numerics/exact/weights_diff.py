@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from memit_vc.errors import UnsupportedModelError
-from memit_vc.numerics.exact.factored import LowRank, Term, stacked
+from memit_vc.numerics.exact.factored import Dense, LowRank, Term, stacked
 from memit_vc.numerics.exact.grid import Floats
 
 __all__ = ["spectrum", "sum_of_squares"]
@@ -16,24 +16,25 @@ __all__ = ["spectrum", "sum_of_squares"]
 
 def spectrum(plus: Sequence[Term], minus: Sequence[Term]) -> tuple[float, ...]:
     """Singular values of D = Σ plus − Σ minus in float64, descending, without those that are rounding."""
-    signed = [(1.0, term) for term in plus] + [(-1.0, term) for term in minus]
-    low_rank = [LowRank(sign * term.left, term.right) for sign, term in signed if isinstance(term, LowRank)]
+    signed = [(np.float32(1), term) for term in plus] + [(np.float32(-1), term) for term in minus]
     if not signed:
         return ()
-    if len(low_rank) < len(signed):
-        core = signed[0][0] * signed[0][1].matrix()
-        for sign, term in signed[1:]:
-            core += sign * term.matrix()
-        scale, largest = float(np.linalg.norm(core)), max(core.shape)
+    d_out, d_in = signed[0][1].shape
+    whole = stacked(
+        [LowRank(s * term.left, term.right) for s, term in signed if isinstance(term, LowRank)], d_out, d_in
+    )
+    dense = [sign * term.delta for sign, term in signed if isinstance(term, Dense)]
+    if dense:
+        core = whole.matrix()
+        for update in dense:
+            core += update
+        scale = float(np.linalg.norm(core))
     else:
-        d_out, d_in = len(low_rank[0].left), low_rank[0].right.shape[1]
-        whole = stacked(low_rank, d_out, d_in)
         # columns of one length: only the products matter, and QR loses nothing to a large spread
         lengths = np.linalg.norm(whole.left.astype(np.float64), axis=0)
         even = LowRank(whole.left / np.where(lengths, lengths, 1.0), whole.right * lengths[:, None])
         core, scale = even.core(), float(np.linalg.norm(even.left) * np.linalg.norm(even.right))
-        largest = max(d_out, d_in)
-    cutoff = largest * sys.float_info.epsilon * scale
+    cutoff = max(d_out, d_in) * sys.float_info.epsilon * scale
     return tuple(float(value) for value in np.linalg.svd(core, compute_uv=False) if value > cutoff)
 
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from memit_vc.numerics.exact.blob import encode
-from memit_vc.numerics.exact.factored import LowRank, Term, stacked
-from memit_vc.numerics.exact.materialise import Materialiser
+from memit_vc.numerics.exact.factored import LowRank, Term, beside_identity, check_terms, of_rank, stacked, summed
 from memit_vc.objects import EditableWeight, JsonValue
 
 __all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "LoraLayer", "adapter_config", "adapter_weights", "lora_layer"]
@@ -53,10 +52,10 @@ def lora_layer(
     Low-rank columns are taken as they are. Where dense updates are among them, or more columns than the matrix has
     rows or columns, D itself stands on one side and the identity on the other (float32: a relative error of 6e-8).
     `max_rank` below the rank takes the truncated SVD, the best approximation of that rank; its error is measured.
-    IntegrityError and EngineError as for `Materialiser`.
+    IntegrityError and EngineError as for `check_terms`.
     """
-    Materialiser(added, weight)
-    Materialiser(removed, weight)
+    check_terms(added, weight)
+    check_terms(removed, weight)
     full = min(weight.d_out, weight.d_in)
     signed = [(term, sign) for terms, sign in ((added, 1), (removed, -1)) for term in terms]
     low_rank = [LowRank(term.left * sign, term.right) for term, sign in signed if isinstance(term, LowRank)]
@@ -66,18 +65,13 @@ def lora_layer(
             return LoraLayer(weight, columns)
         u, s, vh = columns.svd()
     else:
-        total = (
-            Materialiser(added, weight).delta(slice(None)) - Materialiser(removed, weight).delta(slice(None))
-        ).numpy()
+        total = summed(added, weight) - summed(removed, weight)
         if max_rank is None or max_rank >= full:
-            exact, identity = total.astype(np.float32), np.eye(full, dtype=np.float32)
-            return LoraLayer(
-                weight, LowRank(*((exact, identity) if weight.d_in <= weight.d_out else (identity, exact)))
-            )
+            return LoraLayer(weight, beside_identity(total.astype(np.float32)))
         u, s, vh = np.linalg.svd(total, full_matrices=False)
-    whole, root = float(np.linalg.norm(s)), np.sqrt(s[:max_rank])
-    best = LowRank((u[:, :max_rank] * root).astype(np.float32), (root[:, None] * vh[:max_rank]).astype(np.float32))
-    return LoraLayer(weight, best, float(np.linalg.norm(s[max_rank:])) / whole if whole else 0.0)
+    best, whole = of_rank(max_rank, u, s, vh), float(np.linalg.norm(s))
+    error = float(np.linalg.norm(s[max_rank:])) / whole if whole else 0.0
+    return LoraLayer(weight, LowRank(best.left.astype(np.float32), best.right.astype(np.float32)), error)
 
 
 def adapter_weights(layers: Sequence[LoraLayer]) -> bytes:

@@ -63,7 +63,7 @@ def adapter_files(
     repository: Repository, revision: str, *, max_rank: int | None = None, progress: Progress = silent
 ) -> tuple[AdapterExport, dict[str, bytes]]:
     """The files' names and bytes, for whoever puts them elsewhere than in a directory."""
-    from memit_vc.numerics.exact.materialise import state_terms
+    from memit_vc.numerics.exact.patchfile import state_terms
     from memit_vc.numerics.output.lora import CONFIG_FILE, WEIGHTS_FILE, adapter_config, adapter_weights, lora_layer
 
     if max_rank is not None and max_rank < 1:

@@ -101,6 +101,7 @@ def _pack(repository: Repository, reader: _Reader, group: Sequence[_Place]) -> t
     from memit_vc.numerics.exact.patchfile import LowRank, bounds, column_ids, encode_patch, read_patch, read_weight
 
     runs = _runs(group)
+    used = {patch for patch, _ in runs}
     first = reader.sources[group[0].patch].header
     settings = settings_of_record(repository, (reader.sources[patch].header.provenance for patch, _ in runs))
     origin: dict[str, JsonValue] = {
@@ -117,9 +118,9 @@ def _pack(repository: Repository, reader: _Reader, group: Sequence[_Place]) -> t
     )
     tensors = {}
     for name, form in header.weights.items():
-        parts = [read_weight(repository.patch_path(patch), positions, name) for patch, positions in runs]
-        low_rank = [part for part in parts if isinstance(part, LowRank)]
-        tensors[name] = stacked(low_rank, form.d_out, form.d_in)
+        whole = {patch: read_weight(repository.patch_path(patch), (), name) for patch in used}
+        parts = [term.select(at) for patch, at in runs if isinstance(term := whole[patch], LowRank)]
+        tensors[name] = stacked(parts, form.d_out, form.d_in)
     encoded = encode_patch(header, tensors)
     # the bytes that will be stored, not the arrays they were made of, must be the same columns
     identifier, (_, stored) = PatchId(blob_id(encoded)), read_patch(encoded)
@@ -133,10 +134,9 @@ def _pack(repository: Repository, reader: _Reader, group: Sequence[_Place]) -> t
     blobs = [provenance, encoded]
     constraints = None
     if reader.constraints(group[0].patch) is not None:
-        found = [(reader.constraints(patch), positions) for patch, positions in runs]
-        joined = Constraints.joined(
-            [read_constraints(repository.blobs.path(blob), positions) for blob, positions in found if blob is not None]
-        )
+        found = {patch: reader.constraints(patch) for patch in used}
+        read = {p: read_constraints(repository.blobs.path(blob)) for p, blob in found.items() if blob is not None}
+        joined = Constraints.joined([read[patch].select(positions) for patch, positions in runs])
         blobs.insert(1, encode_constraints(joined.keys, joined.targets, joined.z))
         constraints = blob_id(blobs[1])
     return Patch(identifier, header, ids, bounds(header, stored), constraints), blobs
