@@ -61,7 +61,7 @@ def add_commit(repository: Repository, number: int) -> None:
             left = torch.randn(weight.d_out, PER_COMMIT, generator=generator, dtype=torch.float64)
             right = torch.randn(PER_COMMIT, weight.d_in, generator=generator, dtype=torch.float64)
             left, right = LEFT_NORM * left / left.norm(dim=0), RIGHT_NORM * right / right.norm(dim=1, keepdim=True)
-            tensors[weight.name] = LowRank(*snap(left, right, weight.quantum))
+            tensors[weight.name] = LowRank(*snap(left.numpy(), right.numpy(), weight.quantum))
     patch, blobs = pack(
         repository,
         [PatchColumn(fact=fact.id) for fact in facts],

@@ -112,7 +112,7 @@ def write_patches(root: Path, name: str, seed: int, columns: int) -> dict[str, A
         for weight in weights:
             left = torch.randn(weight.d_out, width, generator=generator) * 0.01
             right = torch.randn(width, weight.d_in, generator=generator) * 0.01
-            terms[weight.name] = LowRank(*snap(left, right, weight.quantum))
+            terms[weight.name] = LowRank(*snap(left.numpy(), right.numpy(), weight.quantum))
         header = PatchHeader(
             base=BaseId("0" * 64),
             weights={

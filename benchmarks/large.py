@@ -132,7 +132,7 @@ def _same_bytes(adapter: ModelAdapter) -> bool:
     random = torch.Generator().manual_seed(0)
     left = torch.randn(d_out, 100, generator=random) * 0.01
     right = torch.randn(100, d_in, generator=random) * 0.01
-    terms: list[Term] = [LowRank(*snap(left, right, weight.quantum))]
+    terms: list[Term] = [LowRank(*snap(left.numpy(), right.numpy(), weight.quantum))]
     there = materialise(base, terms, weight, device=adapter.weight(5).device)
     return torch.equal(there.view(torch.int16), materialise(base, terms, weight).view(torch.int16))
 

@@ -18,7 +18,7 @@ def command(io: IO, revision: str, output: Path | None, in_place: Path | None) -
     Only the edited tensors are written; every other file is linked to the repository's.
     """
     from memit_vc.porcelain.output.checkout import checkout
-    from memit_vc.porcelain.output.fresh import refuse_inside_repository
+    from memit_vc.store.fresh import refuse_inside_repository
 
     target = output or in_place
     if target is None or (output and in_place):

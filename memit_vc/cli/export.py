@@ -34,7 +34,7 @@ def command(
 
     --adapter and --merged write the whole state of REV; --patch writes what the one commit REV changed.
     """
-    from memit_vc.porcelain.output.fresh import refuse_inside_repository
+    from memit_vc.store.fresh import refuse_inside_repository
 
     if sum(target is not None for target in (adapter, merged, patch)) != 1:
         raise click.UsageError("give one of --adapter DIR, --merged DIR and --patch FILE")

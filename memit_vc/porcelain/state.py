@@ -13,7 +13,7 @@ from memit_vc.vcs.settling import Roles, live_edits
 from memit_vc.vcs.state import Change, State, change_between
 
 if TYPE_CHECKING:
-    from memit_vc.numerics.exact.materialise import Term
+    from memit_vc.numerics.exact.factored import Term
     from memit_vc.repository import LiveFact, Repository
 
 __all__ = ["Described", "LiveState", "Source"]
@@ -152,7 +152,7 @@ class LiveState:
 
     def terms(self, weight: EditableWeight) -> list[Term]:
         """The summands of a weight's update, read from the patches."""
-        from memit_vc.numerics.exact.materialise import state_terms
+        from memit_vc.numerics.exact.patchfile import state_terms
 
         return state_terms(self.repository.patch_path, self.selection, weight.name)
 

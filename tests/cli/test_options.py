@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from memit_vc.cli import main
 from memit_vc.errors import EngineError, MemitVCError
-from memit_vc.numerics.model.failures import memory_errors
+from memit_vc.numerics.model.memory import memory_errors
 from memit_vc.objects import Fact
 from memit_vc.porcelain.editing import commit as commit_module
 from memit_vc.porcelain.upkeep import gc as gc_module

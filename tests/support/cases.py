@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from memit_vc.numerics.exact.grid import quantum_of, snap, snap_dense
-from memit_vc.numerics.exact.materialise import STORAGE_DTYPES
+from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, Term, add_delta
 from memit_vc.numerics.exact.patchfile import Dense, LowRank
 from memit_vc.objects import BaseId, EditableWeight, FactId, PatchColumn, PatchHeader, WeightForm
 
@@ -38,13 +41,20 @@ def batch(seed: int, weight: EditableWeight, n: int, *, size: float = 1e-3) -> L
     generator = torch.Generator().manual_seed(seed)
     left = torch.randn(weight.d_out, n, generator=generator, dtype=torch.float64) * 3
     right = torch.randn(n, weight.d_in, generator=generator, dtype=torch.float64) * size / 3
-    return LowRank(*snap(left, right, weight.quantum))
+    return LowRank(*snap(left.numpy(), right.numpy(), weight.quantum))
 
 
 def dense_batch(seed: int, weight: EditableWeight, *, size: float = 1e-3) -> Dense:
     generator = torch.Generator().manual_seed(seed)
     delta = torch.randn(weight.d_out, weight.d_in, generator=generator, dtype=torch.float64) * size
-    return Dense(snap_dense(delta, weight.quantum))
+    return Dense(snap_dense(delta.numpy(), weight.quantum))
+
+
+def by_numpy(base: Tensor, terms: Sequence[Term], weight: EditableWeight) -> Tensor:
+    """The edited weight with D summed by another library than torch, all of it at once."""
+    total = sum((term.matrix() for term in terms), np.zeros((weight.d_out, weight.d_in)))
+    stored = torch.from_numpy(np.array(total if weight.orientation == "out_in" else total.T))
+    return add_delta(base, lambda columns: stored[:, columns].clone(), weight)
 
 
 def header_of(weight: EditableWeight, n: int, *, form: str = "low_rank") -> PatchHeader:

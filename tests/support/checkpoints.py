@@ -84,4 +84,4 @@ def terms_for(weight: EditableWeight, seed: int, n: int = 2) -> list[Term]:
     generator = torch.Generator().manual_seed(seed)
     left = torch.randn(weight.d_out, n, generator=generator, dtype=torch.float64)
     right = torch.randn(n, weight.d_in, generator=generator, dtype=torch.float64) * 0.01
-    return [LowRank(*snap(left, right, weight.quantum))]
+    return [LowRank(*snap(left.numpy(), right.numpy(), weight.quantum))]

@@ -62,9 +62,9 @@ def patch_bytes(
     for weight in weights:
         left = torch.randn(weight.d_out, n, generator=generator, dtype=torch.float64) * 0.5
         right = torch.randn(n, weight.d_in, generator=generator, dtype=torch.float64) * 0.2
-        tensors[weight.name] = LowRank(*snap(left, right, weight.quantum))
-        keys[weight.name] = torch.randn(weight.d_in, n, generator=generator)
-        targets[weight.name] = torch.randn(weight.d_out, n, generator=generator)
+        tensors[weight.name] = LowRank(*snap(left.numpy(), right.numpy(), weight.quantum))
+        keys[weight.name] = torch.randn(weight.d_in, n, generator=generator).numpy()
+        targets[weight.name] = torch.randn(weight.d_out, n, generator=generator).numpy()
     provenance = canonical_json({"algorithm": "none", "seed": seed})
     header = PatchHeader(
         base=repository.base_id,
@@ -72,7 +72,7 @@ def patch_bytes(
         columns=tuple(PatchColumn(fact=fact.id) for fact in facts),
         provenance=repository.blobs.put(provenance),
     )
-    z = torch.randn(n, weights[0].d_out, generator=generator)
+    z = torch.randn(n, weights[0].d_out, generator=generator).numpy()
     return encode_patch(header, tensors), encode_constraints(keys, targets, z), provenance
 
 

@@ -20,7 +20,7 @@ from memit_vc.numerics.forward.rows import prompt_rows
 from memit_vc.numerics.forward.tokens import Template, TokenRow
 from memit_vc.numerics.forward.trees import grouped, laid_out
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.numerics.model.scarcity import halving
+from memit_vc.numerics.model.memory import halving
 from memit_vc.objects import Fact
 
 __all__ = ["Frontier"]

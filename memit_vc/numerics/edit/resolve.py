@@ -12,28 +12,20 @@ difference. What comes in is read at the present D, as a commit reads it, so tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from memit_vc.errors import EngineError
 from memit_vc.numerics.edit.solve import adjusted_keys, downdate_keys, state_delta
+from memit_vc.numerics.exact.factored import Dense, LowRank, Term, difference
 from memit_vc.numerics.exact.grid import break_even, snap, snap_dense
-from memit_vc.numerics.exact.materialise import Term
-from memit_vc.numerics.exact.patchfile import Dense, LowRank
+from memit_vc.numerics.exact.materialise import tensor_of
 from memit_vc.numerics.statistics.factors import Factor
 from memit_vc.objects import EditableWeight
 
-__all__ = ["Factors", "change", "distance", "norm", "product", "snapped", "whole"]
-
-
-@dataclass(frozen=True)
-class Factors:
-    """An update left @ right before it is snapped: left [d_out, n], right [n, d_in], float64, y = W x orientation."""
-
-    left: Tensor
-    right: Tensor
+__all__ = ["change", "distance", "product", "snapped", "whole"]
 
 
 def product(terms: Sequence[Term], keys: Tensor, d_out: int) -> Tensor:
@@ -42,9 +34,9 @@ def product(terms: Sequence[Term], keys: Tensor, d_out: int) -> Tensor:
     total = torch.zeros(d_out, keys.shape[1], dtype=torch.float64)
     for term in terms:
         if isinstance(term, Dense):
-            total += term.delta.double() @ keys
+            total += tensor_of(term.delta).double() @ keys
         else:
-            total += term.left.double() @ (term.right.double() @ keys)
+            total += tensor_of(term.left).double() @ (tensor_of(term.right).double() @ keys)
     return total
 
 
@@ -55,10 +47,10 @@ def change(
     out: tuple[Tensor, Tensor],
     into: tuple[Tensor, Tensor],
     staying: tuple[Tensor, Tensor],
-) -> Factors:
+) -> LowRank:
     """The update that takes the constraints `out` = (K_c, B_c) out of D = Σ `terms` and puts `into` = (K_a, B_a) in.
 
-    K are [d_in, n], B [d_out, n] relative to the base; `staying` are those of the facts in both states.
+    It is float64. K are [d_in, n], B [d_out, n] relative to the base; `staying` are those of the facts in both states.
     Columns: those of `out` first, then those of `into`.
     """
     d_out = into[1].shape[0]
@@ -67,7 +59,7 @@ def change(
     residuals = [solved - out[1].double(), into[1].double() - product(terms, into[0], d_out)]
     keys = torch.cat([out[0], into[0]], dim=1).double()
     after = torch.cat([staying[0], into[0]], dim=1)
-    return Factors(torch.cat(residuals, dim=1), downdate_keys(factor, keys, after).T.contiguous())
+    return LowRank(torch.cat(residuals, dim=1).numpy(), downdate_keys(factor, keys, after).T.numpy())
 
 
 def distance(factor: Factor, terms: Sequence[Term], keys: Tensor, targets: Tensor) -> float:
@@ -78,41 +70,32 @@ def distance(factor: Factor, terms: Sequence[Term], keys: Tensor, targets: Tenso
     return _share(float((present - joint).norm()), float(present.norm()))
 
 
-def whole(factor: Factor, keys: Tensor, targets: Tensor) -> Factors:
-    """D(S) itself from all live constraints, K [d_in, m] and B [d_out, m]."""
+def whole(factor: Factor, keys: Tensor, targets: Tensor) -> LowRank:
+    """D(S) itself, float64, from all live constraints, K [d_in, m] and B [d_out, m]."""
     left, right = state_delta(factor, keys, targets)
-    return Factors(left, right.contiguous())
+    return LowRank(left.numpy(), right.numpy())
 
 
-def snapped(update: Factors, weight: EditableWeight) -> tuple[Term, float]:
-    """The update on the weight's grid, and the relative change that snapping made.
+def snapped(update: LowRank, weight: EditableWeight) -> tuple[Term, float]:
+    """The update (float64) on the weight's grid, and the relative change that snapping made.
 
     Dense above the break-even rank, and where single columns are too large for the grid though their sum is not, as
     those of facts with almost equal keys are. EngineError for an update that no form can hold.
     """
-    if update.right.shape[0] > break_even(weight.d_out, weight.d_in):
+    if update.rank > break_even(weight.d_out, weight.d_in):
         return _dense(update, weight)
     try:
-        left, right = snap(update.left, update.right, weight.quantum)
+        made = LowRank(*snap(update.left, update.right, weight.quantum))
     except EngineError:
         return _dense(update, weight)
-    difference = Factors(
-        torch.cat([left.double() - update.left, update.left], dim=1),
-        torch.cat([right.double(), right.double() - update.right]),
-    )
-    return LowRank(left, right), _share(norm(difference), norm(update))
+    return made, _share(difference(made, update).norm(), update.norm())
 
 
-def _dense(update: Factors, weight: EditableWeight) -> tuple[Term, float]:
-    full = update.left @ update.right
+def _dense(update: LowRank, weight: EditableWeight) -> tuple[Term, float]:
+    # by torch, on as many threads as the provenance records: what is stored depends on them
+    full = (tensor_of(update.left) @ tensor_of(update.right)).numpy()
     dense = snap_dense(full, weight.quantum)
-    return Dense(dense), _share(float((dense.double() - full).norm()), float(full.norm()))
-
-
-def norm(update: Factors) -> float:
-    """Frobenius norm of left @ right from two small Gram matrices."""
-    squared = ((update.left.T @ update.left) * (update.right @ update.right.T)).sum()
-    return float(squared.clamp_min(0.0).sqrt())
+    return Dense(dense), _share(float(np.linalg.norm(dense - full)), float(np.linalg.norm(full)))
 
 
 def _share(part: float, all_of_it: float) -> float:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TypeVar
 
 import torch
 
-__all__ = ["ordered_map"]
+from memit_vc.concurrency import ordered_map
+
+__all__ = ["block_map"]
 
 _AHEAD = 4
 """Results that may wait while all workers work, so that nobody runs dry."""
@@ -19,7 +19,7 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def ordered_map(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+def block_map(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
     """`work(item)` for each item, in order, on as many threads as torch would use; few results wait at any time.
 
     Whole blocks go to threads, each of them single-threaded inside: that keeps every processor busy without a barrier
@@ -36,18 +36,9 @@ def ordered_map(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Ite
     workers = min(threads, os.cpu_count() or 1) if own else 1
     initializer = _single_threaded if own else None
     try:
-        with ThreadPoolExecutor(max_workers=workers, initializer=initializer) as pool:
-            waiting: deque[Future[_Result]] = deque()
-            try:
-                for item in chain(head, items):
-                    waiting.append(pool.submit(work, item))
-                    if len(waiting) > workers + min(workers, _AHEAD):
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+        yield from ordered_map(
+            work, chain(head, items), workers=workers, ahead=min(workers, _AHEAD), initializer=initializer
+        )
     finally:
         if own:
             torch.set_num_threads(threads)  # for threads that are still to come: see `_single_threaded`

@@ -8,16 +8,20 @@ their magnitudes stays below 2^53 of them, sums are exact in any order, on any B
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from memit_vc.errors import EngineError
-from memit_vc.numerics.exact.blockwise import ordered_map
 from memit_vc.vcs.exact import EXACT_SUM, check_bound
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "EXACT_SUM",
+    "Floats",
     "break_even",
     "check_bound",
     "column_bounds",
@@ -30,6 +34,8 @@ __all__ = [
     "snap_dense",
 ]
 
+Floats: TypeAlias = "NDArray[np.floating[Any]]"
+
 BITS = 24
 """Significant bits of float32: what one factor can hold."""
 _DEPTH = 44
@@ -37,6 +43,8 @@ _PIECE = 1 << 16
 """Entries looked at together, so that checking a large patch takes little memory."""
 _NONE = 1 << 20
 """Exponent of the lowest bit of zeros: larger than any."""
+_FRACTION = (1 << (BITS - 1)) - 1
+"""Bits of a float32 that are written behind its exponent; the leading one of a normal number is not."""
 _EXPONENTS = range(-126, 128 - BITS + 1)
 """Steps 2^e of which every multiple below 2^24 is a normal float32: subnormals are lost where a CPU flushes them."""
 
@@ -54,7 +62,7 @@ def quantum(max_abs: float) -> int:
 
 def quantum_of(tensor: Tensor, name: str = "tensor") -> int:
     """`quantum` of a base tensor (any float dtype and shape). EngineError names it where it holds NaN or infinity."""
-    bad = int((~torch.isfinite(tensor)).sum())
+    bad = int((~tensor.isfinite()).sum())
     if bad:
         raise EngineError(
             f"{name}: {bad} of {tensor.numel()} entries are NaN or infinite, so it cannot be edited",
@@ -63,34 +71,32 @@ def quantum_of(tensor: Tensor, name: str = "tensor") -> int:
     return quantum(float(tensor.abs().max()) if tensor.numel() else 0.0)
 
 
-def snap(left: Tensor, right: Tensor, quantum: int) -> tuple[Tensor, Tensor]:
+def snap(left: Floats, right: Floats, quantum: int) -> tuple[Floats, Floats]:
     """The nearest grid factors of `left` [d_out, n] and `right` [n, d_in] (float64), as float32 of the same shapes.
 
     Per column both factors keep about the same number of significant bits. A column below the grid becomes zero, which
     changes no weight by more than 2^quantum. EngineError, with its numbers, for a column that the grid cannot hold:
     a product of more than 2^46 grid units or so (a few times max|W|), a value that is not finite or beyond float32.
     """
-    left, right = left.double(), right.double()
     tops = zip(_maxima(left, 0), _maxima(right, 1), strict=True)
-    steps = torch.tensor([_steps(i, *top, quantum) for i, top in enumerate(tops)], dtype=torch.float64).reshape(-1, 2)
+    steps = np.array([_steps(i, *top, quantum) for i, top in enumerate(tops)]).reshape(-1, 2)
     steps_left, steps_right = steps[:, 0], steps[:, 1, None]
-    units_left, units_right = torch.round(left / steps_left), torch.round(right / steps_right)
+    units_left, units_right = np.rint(left / steps_left), np.rint(right / steps_right)
     for index, (top_left, top_right) in enumerate(zip(_maxima(units_left, 0), _maxima(units_right, 1), strict=True)):
         if not max(top_left, top_right) < 2**BITS:
             raise _unsnappable(index, f"{max(top_left, top_right):.0f} steps, float32 holds {2**BITS - 1}")
         if not top_left or not top_right:
             units_left[:, index], units_right[index] = 0.0, 0.0
     # + 0.0 turns −0.0 into 0.0: equal columns must have equal bytes, and so equal ids
-    return (units_left * steps_left + 0.0).float(), (units_right * steps_right + 0.0).float()
+    return (units_left * steps_left + 0.0).astype(np.float32), (units_right * steps_right + 0.0).astype(np.float32)
 
 
-def snap_dense(delta: Tensor, quantum: int) -> Tensor:
+def snap_dense(delta: Floats, quantum: int) -> Floats:
     """`delta` (float64) rounded to multiples of 2^k grid units, as float32: the smallest k >= 0 at which all fit.
 
     EngineError for values that are not finite or out of float32's range.
     """
-    delta = delta.double()
-    largest = float(delta.abs().max()) if delta.numel() else 0.0
+    largest = _largest(delta)
     if not math.isfinite(largest):
         raise EngineError(f"a dense update holds {largest}: the solve has failed", hint=_SOLVE_HINT)
     exponent = max(quantum, _exponent(largest) - BITS) if largest else quantum
@@ -99,18 +105,18 @@ def snap_dense(delta: Tensor, quantum: int) -> Tensor:
     if largest and exponent not in _EXPONENTS:
         raise EngineError(f"a dense update of at most {largest:.3g} needs steps of 2^{exponent}, outside float32")
     step = math.ldexp(1.0, exponent)
-    return (torch.round(delta / step) * step + 0.0).float()
+    return np.asarray(np.rint(delta / step) * step + 0.0, np.float32)
 
 
-def column_bounds(left: Tensor, right: Tensor, quantum: int) -> tuple[float, ...]:
+def column_bounds(left: Floats, right: Floats, quantum: int) -> tuple[float, ...]:
     """Per column max|left|·max|right| in grid units: no product of the column is larger. Exact for grid factors."""
     tops = zip(_maxima(left, 0), _maxima(right, 1), strict=True)
     return tuple(math.ldexp(top_left * top_right, -quantum) for top_left, top_right in tops)
 
 
-def dense_bound(delta: Tensor, quantum: int) -> float:
+def dense_bound(delta: Floats, quantum: int) -> float:
     """max|delta| in grid units."""
-    return math.ldexp(float(delta.abs().max()) if delta.numel() else 0.0, -quantum)
+    return math.ldexp(_largest(delta), -quantum)
 
 
 def break_even(d_out: int, d_in: int) -> float:
@@ -118,7 +124,7 @@ def break_even(d_out: int, d_in: int) -> float:
     return d_out * d_in / (d_out + d_in)
 
 
-def low_rank_off_grid(left: Tensor, right: Tensor, quantum: int) -> list[int]:
+def low_rank_off_grid(left: Floats, right: Floats, quantum: int) -> list[int]:
     """Columns of float32 factors for which no pair of steps eL + eR = quantum exists; [] where all are on the grid."""
     low_left, low_right = _lowest_bit(left, 0), _lowest_bit(right, 1)
     off = []
@@ -133,18 +139,23 @@ def low_rank_off_grid(left: Tensor, right: Tensor, quantum: int) -> list[int]:
     return off
 
 
-def dense_off_grid(delta: Tensor, quantum: int) -> bool:
+def dense_off_grid(delta: Floats, quantum: int) -> bool:
     """Whether some entry of a float32 update is no multiple of 2^quantum, or they do not share one 24-bit step."""
-    if not delta.numel() or not bool(delta.any()):
+    largest = _largest(delta)
+    if not largest:
         return False
     low = min(_lowest_bit(delta, 1))
-    return low < max(quantum, _EXPONENTS[0]) or _exponent(float(delta.abs().max())) - low > BITS
+    return low < max(quantum, _EXPONENTS[0]) or _exponent(largest) - low > BITS
 
 
-def _maxima(matrix: Tensor, axis: int) -> list[float]:
-    if not matrix.shape[axis]:
-        return [0.0] * matrix.shape[1 - axis]
-    return [float(value) for value in matrix.abs().amax(dim=axis).double().tolist()]
+def _maxima(matrix: Floats, axis: int) -> list[float]:
+    """The largest magnitude of each slice, NaN where it holds one."""
+    tops = np.maximum(matrix.max(axis, initial=0.0), 0.0 - matrix.min(axis, initial=0.0))
+    return [float(top) for top in tops]
+
+
+def _largest(matrix: Floats) -> float:
+    return float(np.maximum(matrix.max(initial=0.0), 0.0 - matrix.min(initial=0.0)))
 
 
 def _exponent(value: float) -> int:
@@ -172,21 +183,23 @@ def _steps(index: int, left: float, right: float, quantum: int) -> tuple[float, 
     return math.ldexp(1.0, step_left), math.ldexp(1.0, step_right)
 
 
-def _lowest_bit(matrix: Tensor, axis: int) -> list[int]:
+def _lowest_bit(matrix: Floats, axis: int) -> list[int]:
     """Per slice the exponent of the lowest set bit of any entry; a large number for all zeros. Float32 only."""
-    count, length = matrix.shape[1 - axis], matrix.shape[axis]
-    if not length:
-        return [_NONE] * count
 
-    def lowest(part: Tensor) -> list[int]:
-        mantissa, exponent = torch.frexp(part.double())
-        whole = (mantissa.abs() * 2**BITS).long()
-        trailing = torch.frexp((whole & -whole).double()).exponent - 1
-        found = torch.where(whole == 0, torch.full_like(exponent, _NONE), exponent - BITS + trailing)
-        return [int(value) for value in found.amin(dim=axis).tolist()]
+    def lowest(part: Floats) -> NDArray[np.int32]:
+        bits = part.view(np.int32)
+        exponent, whole = bits >> (BITS - 1) & 0xFF, bits & _FRACTION
+        whole[exponent > 0] |= _FRACTION + 1
+        # the lowest bit alone is a power of two, whose logarithm its float32 holds in the same place
+        trailing = ((whole & -whole).astype(np.float32).view(np.int32) >> (BITS - 1)) - 127
+        found = np.maximum(exponent, 1) - (126 + BITS) + trailing
+        found[whole == 0] = _NONE
+        made: NDArray[np.int32] = found.min(axis, initial=_NONE)
+        return made
 
-    parts = torch.split(matrix, max(1, _PIECE // length), dim=1 - axis)
-    return [value for values in ordered_map(lowest, parts) for value in values]
+    rows = max(1, _PIECE // max(1, matrix.shape[1]))
+    parts = [lowest(matrix[start : start + rows]) for start in range(0, max(1, len(matrix)), rows)]
+    return [int(value) for value in (np.concatenate(parts) if axis else np.min(parts, axis=0))]
 
 
 _SOLVE_HINT = "The keys or the statistics are degenerate: raise mom2_update_weight or collect more tokens."

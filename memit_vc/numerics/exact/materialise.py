@@ -12,21 +12,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from memit_vc.errors import EngineError, IntegrityError, UnsupportedModelError
-from memit_vc.numerics.exact.blockwise import ordered_map
-from memit_vc.numerics.exact.grid import check_bound, column_bounds, dense_bound, dense_off_grid, low_rank_off_grid
-from memit_vc.numerics.exact.patchfile import Dense, LowRank, read_weight
-from memit_vc.objects import EditableWeight, PatchId
+from memit_vc.numerics.exact.blockwise import block_map
+from memit_vc.numerics.exact.factored import Dense, LowRank, Term, check_terms, stacked
+from memit_vc.numerics.exact.grid import Floats
+from memit_vc.numerics.exact.patchfile import state_terms
+from memit_vc.objects import EditableWeight
 
 __all__ = [
     "STORAGE_DTYPES",
-    "Backend",
     "Materialiser",
     "Term",
     "add_delta",
@@ -36,12 +35,8 @@ __all__ = [
     "state_terms",
     "stored_shape",
     "survived",
-    "term_bound",
+    "tensor_of",
 ]
-
-Term: TypeAlias = "LowRank | Dense"
-"""One summand of D for one weight."""
-Backend: TypeAlias = Literal["torch", "numpy"]
 
 STORAGE_DTYPES: Mapping[str, torch.dtype] = {
     "F32": torch.float32,
@@ -81,15 +76,14 @@ class Materialiser:
         terms: Sequence[Term],
         weight: EditableWeight,
         *,
-        backend: Backend = "torch",
         checked: bool = False,
         device: torch.device | None = None,
     ) -> None:
-        self.weight, self._backend = weight, backend
+        self.weight = weight
         if not checked:
-            check_bound({weight.name: sum(term_bound(term, weight) for term in terms)})
-        low_rank = [term for term in terms if isinstance(term, LowRank) and term.right.shape[0]]
-        self._dense = [term.delta.to(device) for term in terms if isinstance(term, Dense)]
+            check_terms(terms, weight)
+        low_rank = [term for term in terms if isinstance(term, LowRank) and term.rank]
+        self._dense = [tensor_of(term.delta).to(device) for term in terms if isinstance(term, Dense)]
         self._left, self._right = (factor.to(device) for factor in _concatenated(low_rank, weight))
 
     @property
@@ -139,10 +133,10 @@ class Materialiser:
     def _sum(self, left: Tensor, right: Tensor, dense: Sequence[Tensor]) -> Tensor:
         """left @ right + Σ dense in float64, the factors copied piece by piece."""
         (_, first), *others = self._pieces(right)
-        total = self._product(left[:, :first], right[:first])
+        total = left[:, :first].double() @ right[:first].double()
         for start, stop in others:
             # exact, so the order of the sum is free
-            total += self._product(left[:, start:stop], right[start:stop])
+            total += left[:, start:stop].double() @ right[start:stop].double()
         for update in dense:
             total += update
         return total
@@ -152,11 +146,6 @@ class Materialiser:
         """Columns of D's factors that are copied to float64 at once; one piece at least."""
         count, step = right.shape[0], max(1, _COPY // max(1, right.shape[1]))
         return [(start, min(start + step, count)) for start in range(0, max(count, 1), step)]
-
-    def _product(self, left: Tensor, right: Tensor) -> Tensor:
-        if self._backend == "numpy":
-            return torch.from_numpy(left.double().numpy() @ right.double().numpy())
-        return left.double() @ right.double()
 
 
 def add_delta(
@@ -205,14 +194,12 @@ def stored_shape(weight: EditableWeight) -> tuple[int, int]:
     return (weight.d_out, weight.d_in) if weight.orientation == "out_in" else (weight.d_in, weight.d_out)
 
 
-def delta(
-    terms: Sequence[Term], weight: EditableWeight, *, rows: slice | None = None, backend: Backend = "torch"
-) -> Tensor:
+def delta(terms: Sequence[Term], weight: EditableWeight, *, rows: slice = _ALL) -> Tensor:
     """D of a weight (or some of its rows), float64 [rows, d_in] in y = W x orientation, exact.
 
     IntegrityError for terms that do not fit the weight or are off its grid, EngineError where sums could round.
     """
-    return Materialiser(terms, weight, backend=backend).delta(slice(None) if rows is None else rows)
+    return Materialiser(terms, weight).delta(rows)
 
 
 def materialise(
@@ -220,7 +207,6 @@ def materialise(
     terms: Sequence[Term],
     weight: EditableWeight,
     *,
-    backend: Backend = "torch",
     block_rows: int | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
@@ -230,13 +216,13 @@ def materialise(
     result is a few blocks. Errors as for `delta`; UnsupportedModelError for a storage dtype other than F32, BF16, F16
     and F64; EngineError where the result overflows it.
     """
-    update = Materialiser(terms, weight, backend=backend, device=device)
+    update = Materialiser(terms, weight, device=device)
     _check_base(base, update)
     base = base.detach().cpu()
     result = base.clone(memory_format=torch.contiguous_format)
     if not update.is_zero:
         blocks = list(update.blocks(block_rows))
-        edited = ordered_map(lambda rows: update.apply(base[rows].to(device), rows.start), blocks)
+        edited = block_map(lambda rows: update.apply(base[rows].to(device), rows.start), blocks)
         for rows, block in zip(blocks, edited, strict=True):
             result[rows] = block
     return result
@@ -265,28 +251,9 @@ def survived(
         achieved = new.apply(base[rows], rows.start).double() - old.apply(base[rows], rows.start).double()
         return float((achieved * wanted).nansum()), float((wanted * wanted).sum())
 
-    pairs = list(ordered_map(products, new.blocks()))
+    pairs = list(block_map(products, new.blocks()))
     whole = sum(square for _, square in pairs)
     return sum(along for along, _ in pairs) / whole if whole else 1.0
-
-
-def state_terms(
-    read: Callable[[PatchId], Path], selection: Mapping[PatchId, tuple[int, ...]], weight_name: str
-) -> list[Term]:
-    """The terms of a state for one weight: `selection` maps each patch to its live columns, () meaning all of it.
-
-    Patches that leave the weight alone give none. Sorted by patch, for the reader of a debugger; the sum has no order.
-    """
-    found = (read_weight(read(patch), positions, weight_name) for patch, positions in sorted(selection.items()))
-    return [term for term in found if term is not None]
-
-
-def term_bound(term: Term, weight: EditableWeight) -> float:
-    """What one summand of D can come to, in grid units. IntegrityError where it does not fit or is off the grid."""
-    _check(term, weight)
-    if isinstance(term, Dense):
-        return dense_bound(term.delta, weight.quantum)
-    return sum(column_bounds(term.left, term.right, weight.quantum))
 
 
 def _is_plain(base: Tensor) -> bool:
@@ -301,39 +268,18 @@ def _is_finite(tensor: Tensor) -> bool:
     return all(math.isfinite(float(extreme)) for extreme in tensor.aminmax())
 
 
+def tensor_of(array: Floats) -> Tensor:
+    """The same numbers in the same memory; copied only where torch could not use it."""
+    return torch.from_numpy(np.require(array, requirements=["A", "W"]))
+
+
 def _concatenated(terms: Sequence[LowRank], weight: EditableWeight) -> tuple[Tensor, Tensor]:
     """All columns as one pair of factors, in float64 already where that is small."""
-    if len(terms) == 1:  # no copy
-        left, right = terms[0].left, terms[0].right
-    else:
-        left = torch.cat([torch.empty(weight.d_out, 0), *(term.left for term in terms)], dim=1)
-        right = torch.cat([torch.empty(0, weight.d_in), *(term.right for term in terms)], dim=0)
+    joined = stacked(terms, weight.d_out, weight.d_in)
+    left, right = tensor_of(joined.left), tensor_of(joined.right)
     small = max(left.numel(), right.numel()) <= _COPY
     # the right one column by column: a product of some columns then reads one piece of memory
     return (left.double(), right.T.contiguous().double().T) if small else (left, right)
-
-
-def _check(term: Term, weight: EditableWeight) -> None:
-    if isinstance(term, Dense):
-        fits = tuple(term.delta.shape) == (weight.d_out, weight.d_in)
-        on_grid = fits and not dense_off_grid(term.delta, weight.quantum)
-        tensors: tuple[Tensor, ...] = (term.delta,)
-    else:
-        left, right = tuple(term.left.shape), tuple(term.right.shape)
-        fits = (*left, *right) == (weight.d_out, right[0], right[0], weight.d_in)
-        on_grid = fits and not low_rank_off_grid(term.left, term.right, weight.quantum)
-        tensors = (term.left, term.right)
-    if not fits or any(tensor.dtype != torch.float32 for tensor in tensors):
-        raise IntegrityError(
-            f"{weight.name}: an update of {[list(t.shape) for t in tensors]} does not fit a weight of "
-            f"{weight.d_out} × {weight.d_in}",
-            hint="The patch is of another base. Run `memitvc fsck`.",
-        )
-    if not on_grid:
-        raise IntegrityError(
-            f"{weight.name}: an update is off the grid 2^{weight.quantum}, so it cannot be applied exactly",
-            hint="The patch is of another base, or damaged. Run `memitvc fsck`.",
-        )
 
 
 def _check_base(base: Tensor, update: Materialiser) -> None:

@@ -14,8 +14,8 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
+from memit_vc.numerics.exact.factored import Dense, LowRank
 from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, Term, materialise
-from memit_vc.numerics.exact.patchfile import Dense, LowRank
 from memit_vc.numerics.model.devices import CPU, computed_on, is_full_rate
 from memit_vc.objects import EditableWeight
 
@@ -79,4 +79,4 @@ def _case(dtype: str, stored: str) -> tuple[Tensor, list[Term], EditableWeight]:
         d_in=_COLUMNS,
         quantum=_QUANTUM,
     )
-    return base, [LowRank(left, right), Dense(dense)], weight
+    return base, [LowRank(left.numpy(), right.numpy()), Dense(dense.numpy())], weight

@@ -15,9 +15,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from memit_vc.numerics.exact.blockwise import ordered_map
-from memit_vc.numerics.exact.materialise import Materialiser, Term, add_delta, block_step, stored_shape, term_bound
-from memit_vc.numerics.exact.patchfile import LowRank, read_pieces
+from memit_vc.numerics.exact.blockwise import block_map
+from memit_vc.numerics.exact.factored import term_bound
+from memit_vc.numerics.exact.materialise import Materialiser, Term, add_delta, block_step, stored_shape
+from memit_vc.numerics.exact.patchfile import read_pieces
 from memit_vc.objects import EditableWeight, PatchId
 from memit_vc.vcs.exact import check_bound
 
@@ -61,7 +62,7 @@ class Update:
         bound, size = 0.0, 0
         for term in terms:
             bound += term_bound(term, weight)
-            size += term.left.numel() + term.right.numel() if isinstance(term, LowRank) else term.delta.numel()
+            size += sum(array.size for array in term.arrays.values())
             if size > _HELD:
                 held = None
             if held is not None:
@@ -93,7 +94,7 @@ class Update:
         for term in self._terms:
             update = Materialiser([term], self._weight, checked=True)
             del term
-            for _ in ordered_map(partial(_accumulate, slab, start, update), blocks):
+            for _ in block_map(partial(_accumulate, slab, start, update), blocks):
                 pass
             del update
         for rows in blocks:

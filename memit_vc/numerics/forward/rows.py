@@ -23,11 +23,6 @@ class FactRow:
     kind: Literal["nll", "kl"]
     row: TokenRow
 
-    @property
-    def suffix_length(self) -> int:
-        """Tokens from the subject's last token on: all that an edit there can influence."""
-        return len(self.row.ids) - self.row.pivot
-
 
 def search_rows(tokenizer: Any, facts: Sequence[Fact], templates: Sequence[Template]) -> list[FactRow]:
     """Rows of the search for z: for each fact one per template with the target behind it, then "{subject} is a".

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from memit_vc.numerics.model.scarcity import is_out_of_memory, let_go
+from memit_vc.numerics.model.memory import is_out_of_memory, let_go
 
 __all__ = ["CPU", "computed_on", "is_full_rate", "solve_device"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.numerics.model.failures import memory_errors
+from memit_vc.numerics.model.memory import memory_errors
 
 __all__ = ["frozen", "masters", "swapped"]
 

@@ -1,19 +1,41 @@
-"""How much a forward with gradients may hold: free memory of the device, and what a token of the search costs."""
+"""Memory: how much is free, what a token of the search costs, and what happens where it runs out.
+
+Forwards that run out are tried again with half as many tokens, on any device. The second try begins when the `except`
+block of the first has ended: until then the error's traceback holds every tensor of the forward that failed, and the
+memory that was to be got back is still taken.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
+from memit_vc.errors import EngineError
 from memit_vc.numerics.model.adapter import ModelAdapter
 
-__all__ = ["free_memory", "free_ram", "search_tokens"]
+__all__ = [
+    "free_memory",
+    "free_ram",
+    "halving",
+    "is_out_of_memory",
+    "let_go",
+    "memory_errors",
+    "search_tokens",
+]
 
+_T = TypeVar("_T")
 _MOST = {"cpu": 384, "cuda": 16384}
 """Larger forwards gain nothing: a CPU's cores are busy, and its caches overflow, with far fewer tokens than a GPU's."""
 _LEAST = 48
+_LEAST_HALVED = 16
+_SAID = ("DefaultCPUAllocator", "out of memory", "not enough memory", "can't allocate memory")
+"""In the messages of torch's CPU allocator, a plain RuntimeError, and of GPUs that have no error class of their own."""
 _GROUP = Path("/sys/fs/cgroup")
 
 
@@ -80,3 +102,47 @@ def _left_in_group() -> int | None:
         return max(0, limit - used + int(stat.get("inactive_file", 0)))
     except (OSError, ValueError):
         return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: a GPU's, the machine's, or Python's own."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID)
+
+
+def let_go() -> None:
+    """Give back what nothing holds any more. To be called when no handler of the error is left."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def halving(tokens: int, run: Callable[[int], _T]) -> _T:
+    """`run(tokens)`; where memory runs out, again with half as many, down to 16, then the error. `run` starts afresh
+    or goes on with what is left, as it likes.
+    """
+    while True:
+        try:
+            return run(tokens)
+        except (RuntimeError, MemoryError) as error:
+            if tokens <= _LEAST_HALVED or not is_out_of_memory(error):
+                raise
+        let_go()
+        tokens //= 2
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """EngineError in the place of what torch raises where an allocation fails; all else goes through."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        first = str(error).strip().split("\n", 1)[0]
+        raise EngineError(
+            f"there is not enough memory for this: {first or 'an allocation failed'}",
+            hint="Commit fewer facts at once, close other programs, or take a machine with more memory; nothing was "
+            "stored.",
+        ) from error

@@ -15,8 +15,9 @@ from typing import BinaryIO, TypeAlias
 import numpy as np
 import torch
 
+from memit_vc.concurrency import ordered_map
 from memit_vc.errors import IntegrityError, StorageError
-from memit_vc.numerics.exact.blockwise import ordered_map
+from memit_vc.numerics.exact.blockwise import block_map
 from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, Term, stored_shape
 from memit_vc.numerics.exact.update import Edit, Update
 from memit_vc.objects import EditableWeight
@@ -65,13 +66,14 @@ def hot_shard(
         yield file.read(header.data_start)
         unhashed: deque[tuple[Future[None], Buffer]] = deque()
         spare: list[Buffer] = []
-        updates = _ahead(lambda name: Update(terms(name), by_name[name]), header.tensors)
+        # one ahead: the next one is made while this one is in use
+        updates = ordered_map(lambda name: Update(terms(name), by_name[name]), header.tensors, workers=1)
         jobs = (
             block
             for name, update in zip(header.tensors, updates, strict=True)
             for block in _blocks(file, base, header, by_name[name], update)
         )
-        for name, buffer, block in ordered_map(partial(_edited, spare), jobs):
+        for name, buffer, block in block_map(partial(_edited, spare), jobs):
             # one thread, so in the order of the bytes; it leaves the interpreter's lock, as do products and writes
             unhashed.append((hasher.submit(digests[name].update, block), buffer))
             while len(unhashed) > _UNHASHED:
@@ -160,15 +162,3 @@ def _edited(spare: list[Buffer], block: _Block) -> tuple[str, Buffer, memoryview
     if block.edit is not None:
         block.edit(torch.frombuffer(raw, dtype=block.dtype).reshape(-1, block.columns))
     return block.name, buffer, raw
-
-
-def _ahead(make: Callable[[str], Update], names: Iterable[str]) -> Iterator[Update]:
-    """`make(name)` for each, the next one made while this one is in use."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        waiting: deque[Future[Update]] = deque()
-        for name in names:
-            waiting.append(pool.submit(make, name))
-            if len(waiting) > 1:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from safetensors.torch import save
-from torch import Tensor
+import numpy as np
 
-from memit_vc.numerics.exact.materialise import Materialiser, Term
-from memit_vc.numerics.exact.patchfile import Dense, LowRank
+from memit_vc.numerics.exact.blob import encode
+from memit_vc.numerics.exact.factored import LowRank, Term, beside_identity, check_terms, of_rank, stacked, summed
 from memit_vc.objects import EditableWeight, JsonValue
 
 __all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "LoraLayer", "adapter_config", "adapter_weights", "lora_layer"]
@@ -26,20 +24,19 @@ _PREFIX = "base_model.model."
 """What PEFT puts in front of a module's path."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class LoraLayer:
-    """D of one weight as B @ A, float32: `b` [d_out, r], `a` [r, d_in]. `error` is ‖D − BA‖ / ‖D‖, 0 where none was
-    made on purpose (see `lora_layer`).
+    """D of one weight as B @ A, float32: B [d_out, r] is `update.left`, A [r, d_in] `update.right`. `error` is
+    ‖D − BA‖ / ‖D‖, 0 where none was made on purpose (see `lora_layer`).
     """
 
     weight: EditableWeight
-    a: Tensor
-    b: Tensor
+    update: LowRank
     error: float = 0.0
 
     @property
     def rank(self) -> int:
-        return int(self.a.shape[0])
+        return self.update.rank
 
     @property
     def module(self) -> str:
@@ -55,39 +52,35 @@ def lora_layer(
     Low-rank columns are taken as they are. Where dense updates are among them, or more columns than the matrix has
     rows or columns, D itself stands on one side and the identity on the other (float32: a relative error of 6e-8).
     `max_rank` below the rank takes the truncated SVD, the best approximation of that rank; its error is measured.
-    IntegrityError and EngineError as for `Materialiser`.
+    IntegrityError and EngineError as for `check_terms`.
     """
-    Materialiser(added, weight)
-    Materialiser(removed, weight)
+    check_terms(added, weight)
+    check_terms(removed, weight)
     full = min(weight.d_out, weight.d_in)
-    low_rank = [
-        (term.left * sign, term.right)
-        for terms, sign in ((added, 1.0), (removed, -1.0))
-        for term in terms
-        if isinstance(term, LowRank)
-    ]
-    b = torch.cat([torch.empty(weight.d_out, 0), *(left for left, _ in low_rank)], dim=1)
-    a = torch.cat([torch.empty(0, weight.d_in), *(right for _, right in low_rank)], dim=0)
-    dense = any(isinstance(term, Dense) for term in (*added, *removed))
-    if not dense and a.shape[0] <= full:
-        if max_rank is None or a.shape[0] <= max_rank:
-            return LoraLayer(weight, a, b)
-        return _truncated_factors(weight, a.double(), b.double(), max_rank)
-    total = Materialiser(added, weight).delta(slice(None)) - Materialiser(removed, weight).delta(slice(None))
-    if max_rank is not None and max_rank < full:
-        u, s, vh = torch.linalg.svd(total, full_matrices=False)
-        return _pair(weight, u, s, vh, max_rank)
-    exact, identity = total.float(), torch.eye(full)
-    return LoraLayer(weight, identity, exact) if weight.d_in <= weight.d_out else LoraLayer(weight, exact, identity)
+    signed = [(term, sign) for terms, sign in ((added, 1), (removed, -1)) for term in terms]
+    low_rank = [LowRank(term.left * sign, term.right) for term, sign in signed if isinstance(term, LowRank)]
+    columns = stacked(low_rank, weight.d_out, weight.d_in)
+    if len(low_rank) == len(signed) and columns.rank <= full:
+        if max_rank is None or columns.rank <= max_rank:
+            return LoraLayer(weight, columns)
+        u, s, vh = columns.svd()
+    else:
+        total = summed(added, weight) - summed(removed, weight)
+        if max_rank is None or max_rank >= full:
+            return LoraLayer(weight, beside_identity(total.astype(np.float32)))
+        u, s, vh = np.linalg.svd(total, full_matrices=False)
+    best, whole = of_rank(max_rank, u, s, vh), float(np.linalg.norm(s))
+    error = float(np.linalg.norm(s[max_rank:])) / whole if whole else 0.0
+    return LoraLayer(weight, LowRank(best.left.astype(np.float32), best.right.astype(np.float32)), error)
 
 
 def adapter_weights(layers: Sequence[LoraLayer]) -> bytes:
     """`adapter_model.safetensors`."""
-    tensors: dict[str, Tensor] = {}
+    arrays = {}
     for layer in layers:
-        tensors[f"{_PREFIX}{layer.module}.lora_A.weight"] = layer.a.contiguous()
-        tensors[f"{_PREFIX}{layer.module}.lora_B.weight"] = layer.b.contiguous()
-    return bytes(save(tensors, {"format": "pt"}))
+        arrays[f"{_PREFIX}{layer.module}.lora_A.weight"] = layer.update.right
+        arrays[f"{_PREFIX}{layer.module}.lora_B.weight"] = layer.update.left
+    return encode(arrays, {"format": "pt"})
 
 
 def adapter_config(layers: Sequence[LoraLayer], *, base: str, revision: str | None) -> dict[str, JsonValue]:
@@ -119,22 +112,3 @@ def adapter_config(layers: Sequence[LoraLayer], *, base: str, revision: str | No
         "target_modules": sorted(layer.module for layer in layers),
         "modules_to_save": None,
     }
-
-
-def _truncated_factors(weight: EditableWeight, a: Tensor, b: Tensor, rank: int) -> LoraLayer:
-    """SVD of B A by way of the two small QR factors: the product is never formed."""
-    q_b, r_b = torch.linalg.qr(b)
-    q_a, r_a = torch.linalg.qr(a.T)
-    u, s, vh = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
-    return _pair(weight, q_b @ u, s, vh @ q_a.T, rank)
-
-
-def _pair(weight: EditableWeight, u: Tensor, s: Tensor, vh: Tensor, rank: int) -> LoraLayer:
-    whole = float(s.norm())
-    root = s[:rank].sqrt()
-    return LoraLayer(
-        weight,
-        (root[:, None] * vh[:rank]).float(),
-        (u[:, :rank] * root).float(),
-        float(s[rank:].norm()) / whole if whole else 0.0,
-    )

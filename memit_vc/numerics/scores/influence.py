@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from memit_vc.errors import EngineError
 from memit_vc.numerics.edit.keys import Frontier
-from memit_vc.numerics.exact.materialise import Term
-from memit_vc.numerics.exact.patchfile import Dense
+from memit_vc.numerics.exact.factored import Dense, Term
+from memit_vc.numerics.exact.grid import Floats
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.objects import Fact
@@ -36,23 +36,22 @@ def output_norm(adapter: ModelAdapter, layer: int, key: Tensor) -> float:
     return float((adapter.weight(layer).detach().cpu().double() @ key).norm())
 
 
-def shift_norms(terms: Sequence[tuple[Term, Sequence[int]]], key: Tensor, groups: int) -> Tensor:
-    """‖Σ Δ_j k‖ of each group, float64 [groups], for `key` [d_in].
+def shift_norms(terms: Sequence[tuple[Term, Sequence[int]]], key: Tensor, groups: int) -> list[float]:
+    """‖Σ Δ_j k‖ of each group for `key` [d_in] float64.
 
     `terms` are updates with the group of each of their columns (one for all of a dense or joint update); −1 counts
     nowhere.
     """
-    total: dict[int, Tensor] = {}
+    k: Floats = key.numpy()
+    total: dict[int, Floats] = {}
     for term, labels in terms:
         if isinstance(term, Dense):
-            shifts = (term.delta.double() @ key)[:, None]
+            shifts = (term.matrix() @ k)[:, None]
         else:
-            shifts = term.left.double() * (term.right.double() @ key)
+            shifts = term.left * (term.right.astype(np.float64) @ k)
             if len(labels) == 1:  # a patch that cannot be split is one entry, whatever its rank
-                shifts = shifts.sum(dim=1, keepdim=True)
+                shifts = shifts.sum(axis=1, keepdims=True)
         for index, group in enumerate(labels):
             if group >= 0:
-                total[group] = total[group] + shifts[:, index] if group in total else shifts[:, index]
-    return torch.tensor(
-        [float(total[group].norm()) if group in total else 0.0 for group in range(groups)], dtype=torch.float64
-    )
+                total[group] = total.get(group, 0.0) + shifts[:, index]
+    return [float(np.linalg.norm(total[group])) if group in total else 0.0 for group in range(groups)]

@@ -15,7 +15,7 @@ from memit_vc.numerics.forward.replay import evaluating
 from memit_vc.numerics.forward.tokens import TokenRow, encode, join_target, target_row
 from memit_vc.numerics.forward.trees import grouped, laid_out
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.numerics.model.scarcity import halving
+from memit_vc.numerics.model.memory import halving
 
 __all__ = ["Continued", "continuations", "greedy", "perplexity"]
 

@@ -21,7 +21,7 @@ from memit_vc.numerics.forward.rows import search_rows
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.masters import frozen
-from memit_vc.numerics.model.scarcity import halving
+from memit_vc.numerics.model.memory import halving
 from memit_vc.numerics.search.continuation import Continuation, Continuations
 from memit_vc.objects import Fact
 

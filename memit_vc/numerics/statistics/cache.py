@@ -157,18 +157,6 @@ class StatisticsCache:
                 return False
         return True
 
-    def load(self, key: StatisticsKey) -> Moments | None:
-        """The moments, checked for size and SHA-256; None where a layer is absent or damaged."""
-        moment: dict[int, Tensor] = {}
-        counts = []
-        for weight in key.weights:
-            found = _read_layer(self._layer(key, weight.layer), weight.d_in)
-            if found is None:
-                return None
-            moment[weight.layer], count = found
-            counts.append(count)
-        return Moments(moment, min(counts), key.tokens)
-
     def store(self, key: StatisticsKey, moments: Moments) -> None:
         """Write the moments of every layer of the key; factors of earlier ones go. EngineError, StorageError."""
         directory = self.directory(key)

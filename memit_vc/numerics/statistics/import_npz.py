@@ -1,4 +1,4 @@
-"""Statistics and targets that EasyEdit, memit and their relatives have cached on disk.
+"""Statistics that EasyEdit, memit and their relatives have cached on disk.
 
 Second moments lie in {stats_dir}/{model}/{data set}_stats/{module}_{precision}_mom2{_samples}.npz, where {model} is
 spelt in three ways: "EleutherAI_gpt-j-6B" (memit), "gpt-j-6B" (EasyEdit, AlphaEdit), "._hugging_cache_gpt-j-6B" (early
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,10 @@ from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.statistics.moments import Moments
 from memit_vc.objects.ids import JsonValue
 
-__all__ = ["Asked", "find_statistics", "import_statistics", "import_z", "imported_corpus", "read_statistics"]
+__all__ = ["Asked", "find_statistics", "imported_corpus", "read_statistics"]
 
 _LOG = logging.getLogger(__name__)
 
-_Z_FILE = re.compile(r"(?P<dataset>.*?)_?layer_(?P<layer>\d+)_clamp_(?P<clamp>[^_]+)_case_(?P<case>.+)\.npz")
 _ANEW = "The file is damaged: copy it again, or compute second moments here with `memitvc stats`."
 
 
@@ -54,26 +52,11 @@ class Asked:
         return f"{self.dataset}, {self.samples} samples, {self.dtype}"
 
 
-def import_statistics(
-    source: Path,
-    *,
-    model_name: str,
-    adapter: ModelAdapter,
-    layers: Sequence[int] | None = None,
-    asked: Asked | None = None,
-) -> Moments:
-    """Second moments C = mom2 / count from a directory or one file; `layers` None takes every layer that is found.
-
-    `model_name` is the model's Hub id or path, as in EasyEdit's files. StorageError for what is missing or unreadable,
-    EngineError for a size that does not fit the model (naming file and layer), UsageError where several files fit.
-    """
-    return read_statistics(
-        find_statistics(source, model_name=model_name, adapter=adapter, layers=layers, asked=asked), adapter
-    )
-
-
 def read_statistics(files: Mapping[int, Path], adapter: ModelAdapter) -> Moments:
-    """The moments of files that `find_statistics` found. Errors as `import_statistics`."""
+    """Second moments C = mom2 / count of the files that `find_statistics` found.
+
+    StorageError for what is unreadable, EngineError for a size that does not fit the model (naming file and layer).
+    """
     moment, counts = {}, []
     for layer, path in files.items():
         moment[layer], count = _read_moment(path, layer, adapter)
@@ -105,7 +88,8 @@ def find_statistics(
     layers: Sequence[int] | None = None,
     asked: Asked | None = None,
 ) -> dict[int, Path]:
-    """The file of each layer. `source` may be the stats_dir, a model's or a data set's directory in it, or a file.
+    """The file of each layer; `layers` None takes every layer that is found. `source` may be the stats_dir, a model's
+    or a data set's directory in it, or a file. `model_name` is the model's Hub id or path, as in EasyEdit's files.
 
     Of several, the one that is `asked` for by its name. Another one is taken where it is the only one, and a warning is
     logged.
@@ -143,49 +127,6 @@ def find_statistics(
             f"{source}: no second moment of {what} of {model_name}",
             hint=f"The file's name must begin with {module}_ and the model's directory be one of "
             f"{', '.join(sorted(_spellings(model_name)))}.",
-        )
-    return found
-
-
-def import_z(
-    directory: Path, *, layer: int, clamp: float, size: int, cases: Collection[str] | None = None
-) -> dict[str, Tensor]:
-    """Targets z by case id, float32 [d_model], of `…_layer_{layer}_clamp_{clamp}_case_{id}.npz` files (key v_star).
-
-    `size` is the model's d_model. Files of other layers or clamps are left alone. StorageError where nothing is found
-    or a file is unreadable, EngineError for a vector that does not fit the model.
-    """
-    if not directory.is_dir():
-        raise StorageError(
-            f"{directory}: not a directory", hint="It is the one that holds EasyEdit's cached v_star files."
-        )
-    found: dict[str, Tensor] = {}
-    others: set[str] = set()
-    for path in sorted(directory.glob("*.npz")):
-        match = _Z_FILE.fullmatch(path.name)
-        if match is None or (cases is not None and match["case"] not in cases):
-            continue
-        if int(match["layer"]) != layer or _number(match["clamp"]) != float(clamp):
-            others.add(f"layer {match['layer']}, clamp {match['clamp']}")
-            continue
-        z = torch.from_numpy(np.asarray(_read(path, ("v_star",))["v_star"], dtype=np.float32))
-        if z.shape != (size,):
-            raise EngineError(
-                f"{path}: v_star has shape {tuple(z.shape)}, the model's hidden size is {size}",
-                hint="The file is another model's.",
-            )
-        if not bool(z.isfinite().all()):
-            raise EngineError(
-                f"{path}: v_star holds values that are not finite", hint="Remove the file, or make it anew."
-            )
-        if match["case"] in found:
-            raise UsageError(f"{directory}: several files for case {match['case']}", hint="Keep one data set's files.")
-        found[match["case"]] = z
-    if not found:
-        there = f"; there are {'; '.join(sorted(others))}" if others else ""
-        raise StorageError(
-            f"{directory}: no v_star file of layer {layer}, clamp {clamp:g}{there}",
-            hint="Set layers and clamp_norm_factor to those that the files were made with.",
         )
     return found
 
@@ -251,10 +192,3 @@ def _read(path: Path, keys: Sequence[str]) -> dict[str, Any]:
 
 def _unreadable(path: Path, error: OSError) -> StorageError:
     return StorageError(f"{path}: cannot be read: {error.strerror or error}", hint="Check its permissions.")
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None

@@ -22,7 +22,7 @@ from memit_vc.errors import IntegrityError, UsageError
 from memit_vc.numerics.forward.replay import evaluating, watching
 from memit_vc.numerics.forward.rows import pad
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.numerics.model.scarcity import is_out_of_memory, let_go
+from memit_vc.numerics.model.memory import is_out_of_memory, let_go
 from memit_vc.numerics.statistics.gram import Gram
 from memit_vc.numerics.statistics.moments_team import Rows, SharedSums, not_finite
 from memit_vc.numerics.statistics.tensorfile import read_tensors, write_tensors

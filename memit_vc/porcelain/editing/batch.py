@@ -197,14 +197,14 @@ def _patch(
                 hint="Lower v_lr, raise mom2_update_weight (λ), or compute statistics with more text.",
             )
         if len(facts) > break_even(weight.d_out, weight.d_in):
-            tensors[weight.name] = Dense(snap_dense(update.delta, weight.quantum))
+            tensors[weight.name] = Dense(snap_dense(update.delta.numpy(), weight.quantum))
         else:
-            tensors[weight.name] = LowRank(*snap(update.residual, update.adjusted.T.contiguous(), weight.quantum))
+            tensors[weight.name] = LowRank(*snap(update.residual.numpy(), update.adjusted.T.numpy(), weight.quantum))
     names = {layer: loaded.weights[layer].name for layer in updates}
     constraints = encode_constraints(
-        {names[layer]: update.keys.float() for layer, update in updates.items()},
-        {names[layer]: update.targets.float() for layer, update in updates.items()},
-        z,
+        {names[layer]: update.keys.numpy() for layer, update in updates.items()},
+        {names[layer]: update.targets.numpy() for layer, update in updates.items()},
+        z.numpy(),
     )
     columns = [PatchColumn(fact=fact.id) for fact in facts]
     packed = pack(loaded.repository, columns, tensors, constraints=constraints, provenance=provenance)

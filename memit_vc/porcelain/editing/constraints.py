@@ -59,8 +59,8 @@ def live_constraints(state: LiveState, weights: Mapping[int, EditableWeight], la
                     f"patch {short(patch)} has no constraints for {name}",
                     hint="It was computed with other layers; use the same layers, or set `history: false`.",
                 )
-            keys[layer].append(found.keys[name].double())
-            targets[layer].append(found.targets[name].double())
+            keys[layer].append(torch.from_numpy(found.keys[name]).double())
+            targets[layer].append(torch.from_numpy(found.targets[name]).double())
     if not sources:
         return LiveConstraints((), {}, {})
     return LiveConstraints(

@@ -51,7 +51,7 @@ def open_adapter(
 
     from memit_vc.numerics.model.adapter import ModelAdapter
     from memit_vc.numerics.model.architecture import architecture_for
-    from memit_vc.numerics.model.failures import memory_errors
+    from memit_vc.numerics.model.memory import memory_errors
 
     logging.disable_progress_bar()
     dtypes = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}

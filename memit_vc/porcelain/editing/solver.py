@@ -25,7 +25,8 @@ from memit_vc.progress import Progress, silent
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from memit_vc.numerics.edit.resolve import Factors
+    from memit_vc.numerics.exact.factored import LowRank
+    from memit_vc.numerics.exact.grid import Floats
     from memit_vc.objects import Patch
     from memit_vc.porcelain.editing.models import LoadedModel
     from memit_vc.repository import Repository
@@ -40,7 +41,7 @@ _APART = 0.01
 class Solution:
     """An update before it is snapped, per layer, with the constraint and the role of each of its columns."""
 
-    updates: Mapping[int, Factors]
+    updates: Mapping[int, LowRank]
     columns: tuple[PatchColumn, ...]
     constraints: LiveConstraints
     distance: float = 0.0
@@ -122,8 +123,8 @@ class Solver:
             changes.append(moved)
         names = {layer: loaded.weights[layer].name for layer in self.hparams.layers}
         constraints = encode_constraints(
-            {names[layer]: keys for layer, keys in solution.constraints.keys.items()},
-            {names[layer]: targets for layer, targets in solution.constraints.targets.items()},
+            {names[layer]: keys.numpy() for layer, keys in solution.constraints.keys.items()},
+            {names[layer]: targets.numpy() for layer, targets in solution.constraints.targets.items()},
             _stored_z(repository, solution.constraints.sources),
         )
         record = describe(
@@ -204,12 +205,12 @@ def _joined(first: LiveConstraints, second: LiveConstraints) -> LiveConstraints:
     )
 
 
-def _stored_z(repository: Repository, sources: Sequence[Source]) -> Tensor:
+def _stored_z(repository: Repository, sources: Sequence[Source]) -> Floats:
     """z [n, d_model] float32 of the sources, in their order."""
-    import torch
+    import numpy as np
 
     from memit_vc.numerics.exact.constraints import read_constraints
 
     blobs = {source.patch: repository.patch(source.patch).constraints for source in sources}
     z = {patch: read_constraints(repository.blobs.path(blob)).z for patch, blob in blobs.items() if blob is not None}
-    return torch.stack([z[source.patch][source.position] for source in sources])
+    return np.stack([z[source.patch][source.position] for source in sources])

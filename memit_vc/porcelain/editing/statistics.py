@@ -165,7 +165,7 @@ def _computed(
     field: str | None,
     progress: Progress,
 ) -> tuple[StatisticsKey, bool]:
-    from memit_vc.numerics.model.failures import memory_errors
+    from memit_vc.numerics.model.memory import memory_errors
     from memit_vc.numerics.statistics.cache import StatisticsKey
     from memit_vc.numerics.statistics.corpus import open_corpus
     from memit_vc.numerics.statistics.moments import collect

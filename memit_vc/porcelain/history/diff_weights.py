@@ -5,17 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError
-from memit_vc.objects import CommitId, EditableWeight, JsonValue, PatchId
+from memit_vc.objects import CommitId, EditableWeight, JsonValue
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import count
 from memit_vc.repository import Repository
 from memit_vc.store.jsoncache import read_or_empty, write_if_possible
-
-if TYPE_CHECKING:
-    from memit_vc.numerics.exact.factor_arrays import Arrays, Factors, Floats
 
 __all__ = ["TensorChange", "WeightsDiff", "diff_weights"]
 
@@ -75,13 +71,12 @@ def diff_weights(repository: Repository, older: CommitId, newer: CommitId) -> We
     from memit_vc.numerics.exact.weights_diff import spectrum
 
     before, after = (LiveState.at(repository, commit).columns for commit in (older, newer))
-    plus, minus = (_Side(LiveState(repository, columns)) for columns in (after - before, before - after))
+    sides = [LiveState(repository, columns) for columns in (after - before, before - after)]
     found: dict[EditableWeight, tuple[float, ...]] = {}
-    for weight in repository.weights():
-        if weight.name in plus.touched or weight.name in minus.touched:
-            values = spectrum(plus.terms(weight.name), minus.terms(weight.name)).values
-            if values:
-                found[weight] = values
+    for weight in LiveState(repository, before ^ after).touched:
+        values = spectrum(*(side.terms(weight) for side in sides))
+        if values:
+            found[weight] = values
     norms, note = _base_norms(repository, list(found))
     return WeightsDiff(
         tuple(
@@ -90,30 +85,6 @@ def diff_weights(repository: Repository, older: CommitId, newer: CommitId) -> We
         ),
         note,
     )
-
-
-class _Side:
-    """The columns that only one of the two states has; each patch is read once."""
-
-    def __init__(self, state: LiveState) -> None:
-        from memit_vc.numerics.exact.factor_arrays import read_arrays
-
-        self._selection = state.selection
-        self._arrays: dict[PatchId, Arrays] = {p: read_arrays(state.repository.patch_path(p)) for p in state.selection}
-        self.touched = state.bounds.keys()
-
-    def terms(self, weight: str) -> list[Factors | Floats]:
-        from memit_vc.numerics.exact.factor_arrays import Factors
-
-        found: list[Factors | Floats] = []
-        for patch, positions in self._selection.items():
-            arrays = self._arrays[patch]
-            if f"{weight}.dense" in arrays:
-                found.append(arrays[f"{weight}.dense"])
-            elif f"{weight}.left" in arrays:
-                whole = Factors(arrays[f"{weight}.left"], arrays[f"{weight}.right"])
-                found.append(whole.select(positions) if positions else whole)
-        return found
 
 
 def _base_norms(repository: Repository, weights: Collection[EditableWeight]) -> tuple[dict[str, float], str | None]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from memit_vc.errors import UsageError
 from memit_vc.objects import CommitId
-from memit_vc.porcelain.output.fresh import fresh_directory
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.store.files import write_atomic
+from memit_vc.store.fresh import fresh_directory
 from memit_vc.vcs.revisions import split_range
 
 if TYPE_CHECKING:

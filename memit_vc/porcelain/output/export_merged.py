@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from memit_vc.errors import UsageError
 from memit_vc.objects import CommitId, StateId
 from memit_vc.porcelain.base import checked_base
-from memit_vc.porcelain.output.fresh import fresh_directory
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.store.files import write_atomic
+from memit_vc.store.fresh import fresh_directory
 
 if TYPE_CHECKING:
     from memit_vc.repository import Repository

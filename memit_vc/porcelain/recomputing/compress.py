@@ -144,7 +144,7 @@ def _constraints(state: LiveState, live: Mapping[FactId, ColumnId]) -> tuple[Seq
     """The live facts in the order of the new patch, and their constraints in that order: None where some are not here,
     or are of different layers.
     """
-    from memit_vc.numerics.exact.factor_arrays import encode_constraints, read_constraints
+    from memit_vc.numerics.exact.constraints import Constraints, encode_constraints, read_constraints
 
     positions: dict[PatchId, dict[FactId, int]] = {}
     repository = state.repository
@@ -158,6 +158,7 @@ def _constraints(state: LiveState, live: Mapping[FactId, ColumnId]) -> tuple[Seq
         if blob is None or not repository.blobs.has(blob):
             return order, None
         parts.append(read_constraints(repository.blobs.path(blob), list(facts.values())))
-    if any(part.keys() != parts[0].keys() for part in parts):
+    if any(part.keys.keys() != parts[0].keys.keys() for part in parts):
         return order, None
-    return order, encode_constraints(parts)
+    joined = Constraints.joined(parts)
+    return order, encode_constraints(joined.keys, joined.targets, joined.z)

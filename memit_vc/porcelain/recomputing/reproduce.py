@@ -14,8 +14,6 @@ from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from memit_vc.numerics.exact.patchfile import PatchTensors
     from memit_vc.porcelain.editing.models import LoadedModel
 
@@ -111,6 +109,8 @@ def _again(
 def _solved_again(
     loaded: LoadedModel, commit: Commit, old: Patch, recorded: Recorded, progress: Progress
 ) -> tuple[Patch, tuple[bytes, ...]]:
+    import torch
+
     from memit_vc.numerics.exact.constraints import read_constraints
     from memit_vc.porcelain.editing.constraints import LiveConstraints
     from memit_vc.porcelain.editing.solver import Solver
@@ -125,8 +125,8 @@ def _solved_again(
     single = old.columns if old.header.divisible else old.columns * len(described)
     own = LiveConstraints(
         tuple(Source(column.fact, single[i], old.id, i) for i, column in enumerate(described)),
-        {layer: stored.keys[name].double() for layer, name in names.items()},
-        {layer: stored.targets[name].double() for layer, name in names.items()},
+        {layer: torch.from_numpy(stored.keys[name]).double() for layer, name in names.items()},
+        {layer: torch.from_numpy(stored.targets[name]).double() for layer, name in names.items()},
     )
     verb = recorded.verb or commit.kind
     if verb in ("squash", "merge"):
@@ -162,29 +162,16 @@ def _same(before: PatchTensors, after: PatchTensors) -> bool:
 
 
 def _difference(before: PatchTensors, after: PatchTensors, name: str) -> float:
-    import torch
+    import numpy as np
 
-    from memit_vc.numerics.edit.resolve import Factors, norm
-    from memit_vc.numerics.exact.patchfile import Dense
+    from memit_vc.numerics.exact.factored import Dense, difference
 
     old, new = before[name], after[name]
     if isinstance(old, Dense) or isinstance(new, Dense):
-        first, second = (
-            term.delta.double() if isinstance(term, Dense) else term.left.double() @ term.right.double()
-            for term in (old, new)
-        )
-        return _share(first, second - first)
-    if torch.equal(old.left, new.left) and torch.equal(old.right, new.right):
+        first = old.matrix()
+        part, whole = float(np.linalg.norm(new.matrix() - first)), float(np.linalg.norm(first))
+        return part / whole if whole else float(part > 0)
+    if np.array_equal(old.left, new.left) and np.array_equal(old.right, new.right):
         return 0.0
-    left, right = old.left.double(), old.right.double()
-    # written as a sum of small parts, so that nearly equal updates do not cancel
-    change = Factors(
-        torch.cat([new.left.double() - left, left], dim=1), torch.cat([new.right.double(), new.right.double() - right])
-    )
-    whole = norm(Factors(left, right))
-    return norm(change) / whole if whole else float("inf")
-
-
-def _share(whole: Tensor, part: Tensor) -> float:
-    size = float(whole.norm())
-    return float(part.norm()) / size if size else float(part.norm() > 0)
+    whole = old.norm()
+    return difference(new, old).norm() / whole if whole else float("inf")

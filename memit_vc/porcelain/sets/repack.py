@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from memit_vc.errors import IntegrityError
 from memit_vc.objects import BlobId, ColumnId, JsonValue, Patch, PatchHeader, PatchId, canonical_json, short
 from memit_vc.porcelain.history.settings import settings_json, settings_of_record
 from memit_vc.repository import Repository
 from memit_vc.store.blobs import blob_id
-
-if TYPE_CHECKING:
-    from memit_vc.numerics.exact.factor_arrays import Arrays, Factors
 
 __all__ = ["Packed", "repack"]
 
@@ -78,12 +75,12 @@ def repack(repository: Repository, columns: Sequence[ColumnId]) -> Packed:
     return Packed(tuple(patches), tuple(blobs), tuple(sorted(kept)))
 
 
+@dataclass(frozen=True)
 class _Reader:
-    """Opens each source once."""
+    """The patches that columns come from, and their constraints."""
 
-    def __init__(self, repository: Repository, sources: Mapping[PatchId, Patch]) -> None:
-        self.repository, self.sources = repository, sources
-        self._arrays: dict[PatchId, Arrays] = {}
+    repository: Repository
+    sources: Mapping[PatchId, Patch]
 
     def constraints(self, patch: PatchId) -> BlobId | None:
         """The patch's constraints blob where it is here: they are optional to pull."""
@@ -97,29 +94,14 @@ class _Reader:
         blob = self.constraints(patch)
         return weights, None if blob is None else tuple(sorted(read_header(self.repository.blobs.path(blob)).tensors))
 
-    def factors(self, patch: PatchId, weight: str) -> Factors:
-        from memit_vc.numerics.exact.factor_arrays import Factors, read_arrays
-
-        if patch not in self._arrays:
-            self._arrays[patch] = read_arrays(self.repository.patch_path(patch))
-        arrays = self._arrays[patch]
-        return Factors(arrays[f"{weight}.left"], arrays[f"{weight}.right"])
-
 
 def _pack(repository: Repository, reader: _Reader, group: Sequence[_Place]) -> tuple[Patch, list[bytes]]:
-    import numpy as np
-
-    from memit_vc.numerics.exact.factor_arrays import (
-        Factors,
-        column_bounds,
-        column_ids,
-        encode,
-        encode_constraints,
-        read_back,
-        read_constraints,
-    )
+    from memit_vc.numerics.exact.constraints import Constraints, encode_constraints, read_constraints
+    from memit_vc.numerics.exact.factored import stacked
+    from memit_vc.numerics.exact.patchfile import LowRank, bounds, column_ids, encode_patch, read_patch, read_weight
 
     runs = _runs(group)
+    used = {patch for patch, _ in runs}
     first = reader.sources[group[0].patch].header
     settings = settings_of_record(repository, (reader.sources[patch].header.provenance for patch, _ in runs))
     origin: dict[str, JsonValue] = {
@@ -134,16 +116,15 @@ def _pack(repository: Repository, reader: _Reader, group: Sequence[_Place]) -> t
         columns=tuple(reader.sources[place.patch].header.columns[place.position] for place in group),
         provenance=blob_id(provenance),
     )
-    factors = {}
-    for name in header.weights:
-        parts = [reader.factors(patch, name).select(positions) for patch, positions in runs]
-        factors[name] = Factors(
-            np.concatenate([part.left for part in parts], axis=1),
-            np.concatenate([part.right for part in parts], axis=0),
-        )
-    encoded = encode(header, factors)
+    tensors = {}
+    for name, form in header.weights.items():
+        whole = {patch: read_weight(repository.patch_path(patch), (), name) for patch in used}
+        parts = [term.select(at) for patch, at in runs if isinstance(term := whole[patch], LowRank)]
+        tensors[name] = stacked(parts, form.d_out, form.d_in)
+    encoded = encode_patch(header, tensors)
     # the bytes that will be stored, not the arrays they were made of, must be the same columns
-    ids = column_ids(header, read_back(encoded, header))
+    identifier, (_, stored) = PatchId(blob_id(encoded)), read_patch(encoded)
+    ids = column_ids(identifier, header, stored)
     expected = tuple(place.column for place in group)
     if ids != expected:
         wrong = next(column for column, made in zip(expected, ids, strict=True) if column != made)
@@ -153,14 +134,12 @@ def _pack(repository: Repository, reader: _Reader, group: Sequence[_Place]) -> t
     blobs = [provenance, encoded]
     constraints = None
     if reader.constraints(group[0].patch) is not None:
-        found = [(reader.constraints(patch), positions) for patch, positions in runs]
-        joined = encode_constraints(
-            [read_constraints(repository.blobs.path(blob), positions) for blob, positions in found if blob is not None]
-        )
-        constraints = blob_id(joined)
-        blobs.insert(1, joined)
-    patch = Patch(PatchId(blob_id(encoded)), header, ids, column_bounds(header, factors), constraints)
-    return patch, blobs
+        found = {patch: reader.constraints(patch) for patch in used}
+        read = {p: read_constraints(repository.blobs.path(blob)) for p, blob in found.items() if blob is not None}
+        joined = Constraints.joined([read[patch].select(positions) for patch, positions in runs])
+        blobs.insert(1, encode_constraints(joined.keys, joined.targets, joined.z))
+        constraints = blob_id(blobs[1])
+    return Patch(identifier, header, ids, bounds(header, stored), constraints), blobs
 
 
 def _runs(group: Sequence[_Place]) -> list[tuple[PatchId, tuple[int, ...]]]:

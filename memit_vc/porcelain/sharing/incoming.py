@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 
+from memit_vc.concurrency import ordered_map
 from memit_vc.errors import IntegrityError, LockedError, RemoteError
 from memit_vc.objects import BlobId, short
-from memit_vc.porcelain.sharing.parallel import at_once
 from memit_vc.porcelain.sharing.remote_history import Published
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import object_path
@@ -82,7 +82,7 @@ class Incoming:
                 hint="Free some space (`memitvc gc` helps) and run the command again; nothing was stored.",
             )
         done = 0
-        for got in at_once(lambda blob: self._download(found, blob), missing):
+        for got in ordered_map(lambda blob: self._download(found, blob), missing):
             done += got
             progress("fetch objects", done, size)
         self.bytes += done

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
+from memit_vc.concurrency import ordered_map
 from memit_vc.errors import IntegrityError, MemitVCError, RemoteError
 from memit_vc.objects import BaseId, BaseManifest, CommitId, EditableWeight, canonical_json, is_sha256, short
-from memit_vc.porcelain.sharing.parallel import at_once
 from memit_vc.porcelain.sharing.remote_commit import MAX_RECORD, RemoteCommit
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import BASE, HPARAMS, MANIFEST, MAX_MANIFEST, RemoteManifest, commit_path
@@ -133,7 +133,7 @@ def _records(
             return _light(error)
 
     read: dict[CommitId, RemoteCommit | MemitVCError] = {}
-    for number, (commit, data) in enumerate(zip(wanted, at_once(fetch, wanted), strict=True), 1):
+    for number, (commit, data) in enumerate(zip(wanted, ordered_map(fetch, wanted), strict=True), 1):
         read[commit] = data if isinstance(data, MemitVCError) else _decoded(data, commit, where)
         progress("read commits", number, len(wanted))
     return read

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,7 +25,7 @@ def stored(directory: Path, weight: EditableWeight, dense: bool) -> Selection:
     """Patches as files named by number, some of their columns live."""
     patches = [batch(1, weight, 40), batch(2, weight, 3), *([dense_batch(3, weight)] if dense else [])]
     for i, term in enumerate(patches):
-        kind, count = ("dense", 1) if isinstance(term, Dense) else ("low_rank", term.right.shape[0])
+        kind, count = ("dense", 1) if isinstance(term, Dense) else ("low_rank", term.rank)
         header = header_of(weight, count, form=kind)
         (directory / str(i)).write_bytes(encode_patch(header, {weight.name: term}))
     live: list[tuple[int, ...]] = [(0, 3, 21, 39), (), ()]
@@ -53,7 +54,7 @@ def test_the_bytes_are_the_same_however_few_columns_are_read_at_a_time(
     monkeypatch.setattr(module, "_SLAB", 64 * 70)
     monkeypatch.setattr("memit_vc.numerics.exact.materialise._BLOCK", 1)
     monkeypatch.setattr("memit_vc.numerics.exact.materialise._ROWS", 64)
-    monkeypatch.setattr("memit_vc.numerics.exact.patchfile._PIECE", 7)
+    monkeypatch.setattr("memit_vc.numerics.exact.patchfile._PIECE", 2)
     terms = StateTerms(lambda p: tmp_path / p, selection.items(), weight.name)
     assert len(list(terms)) > 3
     update = Update(terms, weight)
@@ -74,11 +75,22 @@ def test_pieces_are_the_columns_of_the_patch(tmp_path: Path, monkeypatch: pytest
             continue
         assert whole is not None
         parts = [piece for piece in pieces if not isinstance(piece, Dense)]
-        assert torch.equal(torch.cat([part.left for part in parts], dim=1), whole.left)
-        assert torch.equal(torch.cat([part.right for part in parts]), whole.right)
+        assert np.array_equal(np.concatenate([part.left for part in parts], axis=1), whole.left)
+        assert np.array_equal(np.concatenate([part.right for part in parts]), whole.right)
     assert list(read_pieces(tmp_path / "0", (), "another.weight")) == []
     with pytest.raises(IntegrityError, match="has 40 columns, not 41"):
         list(read_pieces(tmp_path / "0", (40,), weight.name))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_no_file_stays_open_for_its_columns(tmp_path: Path) -> None:
+    _, weight = base_weight(5, 30, 20)
+    selection = stored(tmp_path, weight, dense=True)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    held = [state_terms(lambda p: tmp_path / p, selection, weight.name) for _ in range(20)]
+    held += [list(read_pieces(tmp_path / patch, (), weight.name)) for patch in selection]
+    assert len(held) == 23
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_terms_are_checked_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

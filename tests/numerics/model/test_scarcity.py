@@ -14,7 +14,7 @@ from memit_vc.numerics.edit import keys as keys_module
 from memit_vc.numerics.edit.keys import Frontier
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.numerics.model.scarcity import halving, is_out_of_memory
+from memit_vc.numerics.model.memory import halving, is_out_of_memory
 from memit_vc.numerics.scores import likelihood as likelihood_module
 from memit_vc.numerics.scores.likelihood import continuations
 from memit_vc.numerics.search import continuation as continuation_module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from memit_vc.errors import EngineError, IntegrityError, StorageError, UsageError
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.numerics.statistics.import_npz import Asked, find_statistics, import_statistics, import_z, imported_corpus
+from memit_vc.numerics.statistics.import_npz import Asked, find_statistics, imported_corpus, read_statistics
+from memit_vc.numerics.statistics.moments import Moments
 from tests.support.models import load, tiny
 
 NAME = "EleutherAI/gpt-j-6B"
@@ -41,12 +43,16 @@ def write(root: Path, layer: int, *, total: Tensor | None = None, count: object 
     return path
 
 
+def imported(source: Path, *, model_name: str, adapter: ModelAdapter, layers: Sequence[int] | None = None) -> Moments:
+    return read_statistics(find_statistics(source, model_name=model_name, adapter=adapter, layers=layers), adapter)
+
+
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_each_spelling_is_found_and_normalised(tmp_path: Path, adapter: ModelAdapter, spelling: str) -> None:
     for layer in (1, 2):
         write(tmp_path / spelling / "wikipedia_stats", layer)
         write(tmp_path / "another-model" / "wikipedia_stats", layer)
-    found = import_statistics(tmp_path, model_name=NAME, adapter=adapter)
+    found = imported(tmp_path, model_name=NAME, adapter=adapter)
     assert sorted(found.moment) == [1, 2]
     assert found.count == 300
     for layer in (1, 2):
@@ -56,13 +62,13 @@ def test_each_spelling_is_found_and_normalised(tmp_path: Path, adapter: ModelAda
 @pytest.mark.parametrize("below", ["", "gpt-j-6B", "gpt-j-6B/wikipedia_stats"])
 def test_any_level_of_the_tree_can_be_named(tmp_path: Path, adapter: ModelAdapter, below: str) -> None:
     write(tmp_path / "gpt-j-6B" / "wikipedia_stats", 1, suffix="_t{batch_tokens}_100000")
-    found = import_statistics(tmp_path / below, model_name=NAME, adapter=adapter, layers=[1])
+    found = imported(tmp_path / below, model_name=NAME, adapter=adapter, layers=[1])
     assert torch.equal(found.moment[1], summed(1) / 300)
 
 
 def test_one_file(tmp_path: Path, adapter: ModelAdapter) -> None:
     path = write(tmp_path, 3)
-    assert list(import_statistics(path, model_name="anything", adapter=adapter).moment) == [3]
+    assert list(imported(path, model_name="anything", adapter=adapter).moment) == [3]
 
 
 def test_the_corpus_of_imported_moments_is_their_content(tmp_path: Path, adapter: ModelAdapter) -> None:
@@ -77,27 +83,27 @@ def test_the_corpus_of_imported_moments_is_their_content(tmp_path: Path, adapter
 def test_another_models_size_names_file_and_layer(tmp_path: Path, adapter: ModelAdapter) -> None:
     path = write(tmp_path / "gpt-j-6B" / "wikipedia_stats", 1, total=summed(1, 64))
     with pytest.raises(EngineError, match=r"64 × 64, layer 1 .* size 128") as caught:
-        import_statistics(tmp_path, model_name=NAME, adapter=adapter)
+        imported(tmp_path, model_name=NAME, adapter=adapter)
     assert str(path) in caught.value.message
 
 
 def test_what_is_missing_is_said(tmp_path: Path, adapter: ModelAdapter) -> None:
     write(tmp_path / "gpt-j-6B" / "wikipedia_stats", 1)
     with pytest.raises(StorageError, match="layers 2, 3"):
-        import_statistics(tmp_path, model_name=NAME, adapter=adapter, layers=[1, 2, 3])
+        imported(tmp_path, model_name=NAME, adapter=adapter, layers=[1, 2, 3])
     with pytest.raises(StorageError, match="any layer of gpt2-xl"):
-        import_statistics(tmp_path, model_name="gpt2-xl", adapter=adapter)
+        imported(tmp_path, model_name="gpt2-xl", adapter=adapter)
     with pytest.raises(StorageError, match="absent"):
-        import_statistics(tmp_path / "absent", model_name=NAME, adapter=adapter)
+        imported(tmp_path / "absent", model_name=NAME, adapter=adapter)
 
 
 def test_two_candidates_are_not_guessed_between(tmp_path: Path, adapter: ModelAdapter) -> None:
     write(tmp_path / "gpt-j-6B" / "wikipedia_stats", 1)
     write(tmp_path / "gpt-j-6B" / "wikitext_stats", 1)
     with pytest.raises(UsageError, match=r"wikipedia_stats.*wikitext_stats"):
-        import_statistics(tmp_path, model_name=NAME, adapter=adapter)
+        imported(tmp_path, model_name=NAME, adapter=adapter)
     chosen = tmp_path / "gpt-j-6B" / "wikitext_stats"
-    assert list(import_statistics(chosen, model_name=NAME, adapter=adapter).moment) == [1]
+    assert list(imported(chosen, model_name=NAME, adapter=adapter).moment) == [1]
 
 
 def test_the_file_that_is_asked_for_is_used(
@@ -126,7 +132,7 @@ def test_the_file_that_is_asked_for_is_used(
 def test_damaged_files(tmp_path: Path, adapter: ModelAdapter) -> None:
     def refused(match: str, kind: type[Exception] = IntegrityError) -> None:
         with pytest.raises(kind, match=match):
-            import_statistics(path, model_name=NAME, adapter=adapter)
+            imported(path, model_name=NAME, adapter=adapter)
 
     path = write(tmp_path, 1, count=0)
     refused("mom2.count")
@@ -147,23 +153,3 @@ def test_damaged_files(tmp_path: Path, adapter: ModelAdapter) -> None:
     pickled[0] = {"never": "loaded"}
     np.savez(path, **{"mom2.mom2": pickled, "mom2.count": np.array(3)})
     refused("not a whole")
-
-
-def test_cached_targets(tmp_path: Path) -> None:
-    z = {case: np.random.default_rng(int(case)).normal(size=32).astype(np.float32) for case in ("0", "17")}
-    for case, vector in z.items():
-        np.savez(tmp_path / f"mcf_layer_8_clamp_0.75_case_{case}.npz", v_star=vector)
-    np.savez(tmp_path / "mcf_layer_17_clamp_0.75_case_3.npz", v_star=np.zeros(64))
-    found = import_z(tmp_path, layer=8, clamp=0.75, size=32)
-    assert sorted(found) == ["0", "17"]
-    assert all(torch.equal(found[case], torch.from_numpy(vector)) for case, vector in z.items())
-    assert list(import_z(tmp_path, layer=8, clamp=0.75, size=32, cases={"17"})) == ["17"]
-    with pytest.raises(EngineError, match=r"case_3\.npz.*\(64,\).*32"):
-        import_z(tmp_path, layer=17, clamp=0.75, size=32)
-    with pytest.raises(StorageError, match=r"layer 8, clamp 0\.75"):
-        import_z(tmp_path, layer=8, clamp=4, size=32)
-    with pytest.raises(StorageError, match="not a directory"):
-        import_z(tmp_path / "absent", layer=8, clamp=4, size=32)
-    np.savez(tmp_path / "zsre_layer_8_clamp_0.75_case_0.npz", v_star=z["0"])
-    with pytest.raises(UsageError, match="several files for case 0"):
-        import_z(tmp_path, layer=8, clamp=0.75, size=32)

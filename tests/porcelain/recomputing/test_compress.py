@@ -43,8 +43,11 @@ def terms(singular: list[float], where: EditableWeight, *, dense: bool = False) 
     v = torch.linalg.qr(torch.randn(where.d_in, len(singular), generator=generator, dtype=torch.float64)).Q
     left, right = u * torch.tensor(singular, dtype=torch.float64), v.T
     if dense:
-        return [Dense(snap_dense(left @ right, where.quantum))]
-    return [LowRank(*snap(left[:, part], right[part], where.quantum)) for part in (slice(0, 2), slice(2, None))]
+        return [Dense(snap_dense((left @ right).numpy(), where.quantum))]
+    return [
+        LowRank(*snap(left[:, part].numpy(), right[part].numpy(), where.quantum))
+        for part in (slice(0, 2), slice(2, None))
+    ]
 
 
 @pytest.mark.parametrize("dense", [False, True])

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from memit_vc.errors import EngineError, MemitVCError, RevisionError
-from memit_vc.numerics.edit.resolve import Factors, change, snapped, whole
+from memit_vc.numerics.edit.resolve import change, snapped, whole
 from memit_vc.numerics.edit.solve import adjusted_keys
 from memit_vc.numerics.exact.materialise import delta
-from memit_vc.numerics.exact.patchfile import Dense
+from memit_vc.numerics.exact.patchfile import Dense, LowRank
 from memit_vc.objects import ColumnId
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.evaluate import evaluate
@@ -34,8 +34,8 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-def dense(update: Factors) -> Tensor:
-    return update.left @ update.right
+def dense(update: LowRank) -> Tensor:
+    return torch.from_numpy(update.matrix())
 
 
 def direct(solver: Solver, layer: int, columns: Collection[ColumnId], facts: Collection[str]) -> Tensor:
@@ -88,10 +88,10 @@ def test_history_and_downdate_are_exact_before_snapping(history: Repository) -> 
         # the second batch out again
         rest = [0, 1, 4, 5]
         second, nothing, others = ((K[:, rows], B[:, rows]) for rows in ([2, 3], [], rest))
-        downdate = change(factor, [Dense(at_once)], out=second, into=nothing, staying=others)
+        downdate = change(factor, [Dense(at_once.numpy())], out=second, into=nothing, staying=others)
         without = B[:, rest] @ K[:, rest].T @ torch.linalg.inv(factor.matrix() + K[:, rest] @ K[:, rest].T)
         assert relative(at_once + dense(downdate), without) < 1e-9
-        update = change(factor, [Dense(without)], out=nothing, into=second, staying=others)
+        update = change(factor, [Dense(without.numpy())], out=nothing, into=second, staying=others)
         assert relative(without + dense(update), at_once) < 1e-9
 
 
@@ -216,11 +216,11 @@ def test_columns_that_the_grid_cannot_hold_are_stored_as_their_sum(
     generator = torch.Generator().manual_seed(0)
     one, other = (torch.randn(weight.d_out, 1, generator=generator, dtype=torch.float64) for _ in range(2))
     row = torch.randn(1, weight.d_in, generator=generator, dtype=torch.float64)
-    pulling = Factors(torch.cat([1e4 * one, other - 1e4 * one], dim=1), torch.cat([row, row]))
+    pulling = LowRank(torch.cat([1e4 * one, other - 1e4 * one], dim=1).numpy(), torch.cat([row, row]).numpy())
     term, moved = snapped(pulling, weight)
     assert isinstance(term, Dense)
     assert moved < 1e-6
-    assert relative(term.delta.double(), other @ row) < 1e-6
+    assert relative(torch.from_numpy(term.matrix()), other @ row) < 1e-6
 
     def refuse(*_: object) -> None:
         raise EngineError("too large")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from memit_vc.errors import MemitVCError, UsageError
@@ -67,9 +68,9 @@ def test_constraints_come_along_in_the_order_of_the_columns(world: World, reposi
             if column in patch.columns:
                 assert patch.columns[position] == column
                 for name in old.keys:
-                    assert old.keys[name][:, n].equal(joined.keys[name][:, position])
-                    assert old.targets[name][:, n].equal(joined.targets[name][:, position])
-                assert old.z[n].equal(joined.z[position])
+                    assert np.array_equal(old.keys[name][:, n], joined.keys[name][:, position])
+                    assert np.array_equal(old.targets[name][:, n], joined.targets[name][:, position])
+                assert np.array_equal(old.z[n], joined.z[position])
                 position += 1
     assert position == len(patch.columns) == 5
     assert len(LiveState.at(repository, made.id).sources) == 5

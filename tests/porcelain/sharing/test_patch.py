@@ -236,11 +236,11 @@ def circle(tree: Tree) -> None:
 
 
 def foreign_constraints(tree: Tree) -> None:
-    import torch
+    import numpy as np
 
     from memit_vc.numerics.exact.constraints import encode_constraints
 
-    data = encode_constraints({"w": torch.zeros(3, 3)}, {"w": torch.zeros(2, 3)}, torch.zeros(3, 2))
+    data = encode_constraints({"w": np.zeros((3, 3))}, {"w": np.zeros((2, 3))}, np.zeros((3, 2)))
     del tree.objects[tree.record["patches"][tree.patch]]
     name = hashlib.sha256(data).hexdigest()
     tree.objects[name] = data

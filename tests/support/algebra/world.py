@@ -90,7 +90,9 @@ class World:
         for w in weights:
             left, right = normal(w.d_out, n) * 0.05, normal(n, w.d_in)
             tensors[w.name] = (
-                Dense(snap_dense(left @ right, w.quantum)) if dense else LowRank(*snap(left, right, w.quantum))
+                Dense(snap_dense((left @ right).numpy(), w.quantum))
+                if dense
+                else LowRank(*snap(left.numpy(), right.numpy(), w.quantum))
             )
         provenance = canonical_json({"seed": seed})
         header = PatchHeader(
@@ -108,9 +110,9 @@ class World:
         if constraints:
             blobs.append(
                 encode_constraints(
-                    {w.name: normal(w.d_in, n).float() for w in weights},
-                    {w.name: normal(w.d_out, n).float() for w in weights},
-                    normal(n, 8).float(),
+                    {w.name: normal(w.d_in, n).numpy() for w in weights},
+                    {w.name: normal(w.d_out, n).numpy() for w in weights},
+                    normal(n, 8).numpy(),
                 )
             )
             blob = blob_id(blobs[2])

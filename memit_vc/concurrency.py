@@ -1,4 +1,4 @@
-"""The same call for many items at once: for answers that one waits for, not for work."""
+"""The same call for many items on a few threads, results in order: for work, or for answers that one waits for."""
 
 from __future__ import annotations
 
@@ -7,24 +7,31 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["at_once"]
+__all__ = ["ordered_map"]
 
-WORKERS = 4
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def at_once(call: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """Results in the order of the items, few of them made before they are asked for: they may be large.
+def ordered_map(
+    call: Callable[[_Item], _Result],
+    items: Iterable[_Item],
+    *,
+    workers: int = 4,
+    ahead: int = 0,
+    initializer: Callable[[], None] | None = None,
+) -> Iterator[_Result]:
+    """`call(item)` for each item; at most `workers` + `ahead` results are made before they are asked for: they may be
+    large. `initializer` is called once on each thread.
 
     The first error is raised; what had not begun by then is left undone.
     """
-    pool = ThreadPoolExecutor(WORKERS)
     running: deque[Future[_Result]] = deque()
+    pool = ThreadPoolExecutor(workers, initializer=initializer)
     try:
         for item in items:
             running.append(pool.submit(call, item))
-            if len(running) > WORKERS:
+            if len(running) > workers + ahead:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
