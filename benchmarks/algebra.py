@@ -32,8 +32,8 @@ from safetensors import safe_open
 from benchmarks.report import machine
 from memit_vc.cli.demo_model import demo_model
 from memit_vc.config import user_cache
+from memit_vc.numerics.exact.factored import LowRank
 from memit_vc.numerics.exact.grid import snap
-from memit_vc.numerics.exact.patchfile import LowRank
 from memit_vc.objects import Commit, Fact, PatchColumn, canonical_json
 from memit_vc.porcelain.editing.pack import pack
 from memit_vc.porcelain.history.diff_weights import diff_weights

@@ -99,8 +99,9 @@ def write_patches(root: Path, name: str, seed: int, columns: int) -> dict[str, A
     """A state of random factors, RANK columns at most in each patch, as a repository would keep them."""
     import torch
 
+    from memit_vc.numerics.exact.factored import LowRank
     from memit_vc.numerics.exact.grid import snap
-    from memit_vc.numerics.exact.patchfile import LowRank, encode_patch
+    from memit_vc.numerics.exact.patchfile import encode_patch
     from memit_vc.objects import BaseId, FactId, PatchColumn, PatchHeader, WeightForm
 
     weights = editable(root)

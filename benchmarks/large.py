@@ -19,10 +19,10 @@ from benchmarks.places import Options
 from benchmarks.report import Report, Row
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.engine import search_targets
+from memit_vc.numerics.exact.factored import LowRank, Term
 from memit_vc.numerics.exact.grid import quantum, snap
-from memit_vc.numerics.exact.materialise import Term, materialise
+from memit_vc.numerics.exact.materialise import materialise
 from memit_vc.numerics.exact.materialise_near import gives_the_cpus_bytes
-from memit_vc.numerics.exact.patchfile import LowRank
 from memit_vc.numerics.forward.templates import parse_templates, sample_templates
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.objects import EditableWeight, Fact

@@ -17,7 +17,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Config", "data_directory", "user_cache"]
 
 _PLACES = {
     "base": ("base", "source"),

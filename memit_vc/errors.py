@@ -8,25 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-__all__ = [
-    "BaseChangedError",
-    "ConflictError",
-    "EditFileError",
-    "EngineError",
-    "HparamsError",
-    "IntegrityError",
-    "LockedError",
-    "MemitVCError",
-    "NoRepositoryError",
-    "RefMovedError",
-    "RemoteError",
-    "RevisionError",
-    "StorageError",
-    "UnsupportedModelError",
-    "UsageError",
-    "VerificationError",
-]
-
 
 class MemitVCError(Exception):
     """Base of every error that a user can meet.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-__all__ = ["Progress", "count", "silent", "size_text"]
-
 Progress: TypeAlias = Callable[[str, int, int], None]
 """`progress(stage, done, total)`: called from time to time; `total` 0 means unknown; `done == total` ends the stage."""
 

@@ -43,7 +43,7 @@ from memit_vc.store.files import storage_errors, write_atomic
 from memit_vc.store.fsck import CheckPatch, check
 from memit_vc.store.gc import referenced_blobs
 from memit_vc.store.migrate import check_revision, upgrade_schema
-from memit_vc.store.records import GcResult, KeptPatch, OperationRow, Problem
+from memit_vc.store.records import KeptPatch, OperationRow, Problem
 from memit_vc.vcs import revisions
 from memit_vc.vcs.facts import LiveFact, live_fact_columns
 from memit_vc.vcs.graph import ancestors, commits_between, newest_first
@@ -54,7 +54,6 @@ from memit_vc.vcs.state import state_id
 if TYPE_CHECKING:
     from memit_vc.hparams import MEMITHyperParams
 
-__all__ = ["GcResult", "KeptPatch", "LiveFact", "OperationRow", "Problem", "Repository"]
 
 DIRECTORY, CONFIG = ".memitvc", "config.toml"
 _T = TypeVar("_T")

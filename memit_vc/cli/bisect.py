@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memit_vc.cli.io import IO, count, verb
+from memit_vc.cli.io import IO, verb
 from memit_vc.errors import UsageError
+from memit_vc.progress import count
 
 if TYPE_CHECKING:
     from memit_vc.objects import CommitId

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from memit_vc.cli.io import IO, count, verb
-from memit_vc.progress import size_text
+from memit_vc.cli.io import IO, verb
+from memit_vc.progress import count, size_text
 
 
 @verb(name="clone")

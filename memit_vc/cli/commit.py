@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memit_vc.cli.io import IO, FiniteRange, count, verb
+from memit_vc.cli.io import IO, FiniteRange, verb
 from memit_vc.cli.render import score_rows
 from memit_vc.cli.sides import check_overlap_option, conflict_options, likely_conflicts
 from memit_vc.errors import UsageError
+from memit_vc.progress import count
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.editing.commit import Committed

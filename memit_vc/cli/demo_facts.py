@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from memit_vc.objects import Fact, Probe
 
-__all__ = ["FIRST", "SECOND"]
-
 
 def _fact(prompt: str, subject: str, new: str, old: str, paraphrase: str, neighbour: str, answer: str) -> Fact:
     return Fact(

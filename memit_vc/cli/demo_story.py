@@ -18,8 +18,6 @@ from memit_vc.cli.io import IO
 from memit_vc.errors import MemitVCError, UsageError
 from memit_vc.objects import Fact, JsonValue
 
-__all__ = ["tell"]
-
 _POINTS = ("base", "after_both", "first_reverted")
 
 

@@ -4,8 +4,9 @@ import sys
 
 import click
 
-from memit_vc.cli.io import IO, count, verb
+from memit_vc.cli.io import IO, verb
 from memit_vc.cli.render import fact_line, number, score_rows
+from memit_vc.progress import count
 
 
 @verb(name="eval")

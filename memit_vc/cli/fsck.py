@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import click
 
-from memit_vc.cli.io import IO, count, verb
+from memit_vc.cli.io import IO, verb
 from memit_vc.errors import UsageError
+from memit_vc.progress import count
 
 
 @verb(name="fsck")

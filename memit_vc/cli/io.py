@@ -22,13 +22,12 @@ import click
 from memit_vc.cli.terminal import escaped_json
 from memit_vc.errors import UsageError
 from memit_vc.objects import short
-from memit_vc.progress import Progress, count
+from memit_vc.progress import Progress
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.record import Outcome
     from memit_vc.repository import Repository
 
-__all__ = ["IO", "FiniteRange", "count", "verb"]
 
 JSON = "memitvc.as_json"
 """Key of click's meta: --json stood before the command."""

@@ -10,8 +10,6 @@ import click
 from memit_vc.cli.main import main as run
 from memit_vc.errors import MemitVCError
 
-__all__ = ["main"]
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; under torchrun rank 0 runs it and the others help. Returns the exit code; a launched process

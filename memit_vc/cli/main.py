@@ -17,8 +17,6 @@ from memit_vc.cli.io import JSON
 from memit_vc.cli.terminal import shown
 from memit_vc.errors import MemitVCError
 
-__all__ = ["main"]
-
 # name: (module, what `memitvc --help` says of it), so that help and shell completion load no command
 COMMANDS = {
     "init": ("init", "Start a repository on a base model."),

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memit_vc.cli.io import IO, count, verb
+from memit_vc.cli.io import IO, verb
 from memit_vc.cli.render import show_resolved
 from memit_vc.cli.sides import UNSEEN, change_text, check_overlap_option, conflict_options, likely_conflicts
+from memit_vc.progress import count
 
 if TYPE_CHECKING:
     from memit_vc.vcs.contradictions import OnConflict

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memit_vc.cli.io import IO, count, verb
+from memit_vc.cli.io import IO, verb
 from memit_vc.errors import UsageError
-from memit_vc.progress import size_text
+from memit_vc.progress import count, size_text
 
 if TYPE_CHECKING:
     from memit_vc.remote.opening import PushOptions

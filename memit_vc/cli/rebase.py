@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import click
 
-from memit_vc.cli.io import IO, count, verb
+from memit_vc.cli.io import IO, verb
+from memit_vc.progress import count
 
 
 @verb(name="rebase")

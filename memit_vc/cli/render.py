@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.asking.behaviour import Behaviour, Sides
     from memit_vc.porcelain.recomputing.resolve import Resolved
     from memit_vc.porcelain.sharing.fetch import Fetched
-    from memit_vc.repository import OperationRow
+    from memit_vc.store.records import OperationRow
 
 
 MEASURES = {

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.record import Outcome
     from memit_vc.repository import Repository
 
-__all__ = ["UNSEEN", "change_text", "check_overlap_option", "conflict_options", "likely_conflicts"]
 
 _SHOWN = 10
 UNSEEN = "likely conflicts (keys that overlap) were not looked for: --check-overlap does"

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import click
 
-from memit_vc.cli.io import IO, FiniteRange, count, verb
+from memit_vc.cli.io import IO, FiniteRange, verb
 from memit_vc.cli.render import show_resolved
 from memit_vc.errors import UsageError
+from memit_vc.progress import count
 
 
 @verb(name="squash")

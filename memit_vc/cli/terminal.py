@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any, TextIO, cast
 
-__all__ = ["escaped_json", "shown"]
-
 _COLOURS = r"\x1b\[(?:(?:[012]|22|39|3[0-7]|9[0-7])(?:;(?=\d)|(?=m)))*m"
 _CURSOR = r"\x1b\[[0-9;?]*[A-Za-z]"
 _CONTROLS = r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
-from memit_vc.cli.io import IO, count, verb
+from memit_vc.cli.io import IO, verb
 from memit_vc.errors import UsageError
+from memit_vc.progress import count
 
 
 @verb(name="verify")

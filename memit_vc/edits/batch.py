@@ -13,8 +13,6 @@ from memit_vc.edits.sources import decode, read_bytes
 from memit_vc.errors import EditFileError
 from memit_vc.objects import Fact
 
-__all__ = ["EditBatch", "parse_records", "read_edits"]
-
 _SHOWN = 5
 """Problems shown together, and records listed in one note."""
 

@@ -16,8 +16,6 @@ from typing import Any
 from memit_vc.edits.subjects import find_subject, near_miss
 from memit_vc.objects import Fact, Probe
 
-__all__ = ["RecordProblem", "fact_of"]
-
 _READ = (
     "prompt",
     "subject",

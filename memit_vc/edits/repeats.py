@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from memit_vc.objects import Fact
 
-__all__ = ["duplicates"]
-
 
 def duplicates(facts: Sequence[Fact]) -> list[tuple[int, int]]:
     """Positions (earlier, later) of facts with one question and one target; probes may differ."""

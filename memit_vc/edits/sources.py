@@ -11,8 +11,6 @@ from typing import IO, Any
 
 from memit_vc.errors import EditFileError
 
-__all__ = ["STDIN", "decode", "read_bytes"]
-
 STDIN = "standard input"
 
 _LIST_CELLS = ("rephrase_prompt", "paraphrase_prompts", "neighborhood_prompts", "locality", "requested_rewrite")

@@ -12,8 +12,6 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["Candidate", "find_subject", "near_miss"]
-
 
 @dataclass(frozen=True, slots=True)
 class Candidate:

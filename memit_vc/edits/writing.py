@@ -10,8 +10,6 @@ from typing import Literal
 
 from memit_vc.objects import Fact
 
-__all__ = ["COLUMNS", "write_records"]
-
 COLUMNS = (
     "prompt",
     "subject",

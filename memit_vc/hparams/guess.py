@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 from memit_vc.hparams.params import MEMITHyperParams
 
-__all__ = ["guess"]
-
 _LAYERS = 5
 _DEPTH = 0.14
 """Share of the depth at which editing starts: layer 3 or 4 of 28 to 32 in every published setting but GPT-2's."""

@@ -21,8 +21,6 @@ from memit_vc.errors import HparamsError
 from memit_vc.hparams.shipped import no_such_file, shipped_path
 from memit_vc.hparams.values import READERS
 
-__all__ = ["EarlyStop", "MEMITHyperParams"]
-
 EarlyStop: TypeAlias = Literal["loss", "argmax"]
 """Stop the search for z below a loss, as the reference does, or when the target is the argmax in every template."""
 

@@ -10,8 +10,6 @@ from pathlib import Path
 from memit_vc.config import data_directory
 from memit_vc.errors import HparamsError
 
-__all__ = ["for_model", "no_such_file", "shipped", "shipped_path"]
-
 # Shipped files, and the one size of model that each was written for: model type, blocks, hidden size.
 _SHIPPED: Mapping[str, tuple[str, int, int]] = {
     "gemma-2-2b": ("gemma2", 26, 2304),

@@ -9,8 +9,6 @@ from typing import Any
 
 from memit_vc.errors import HparamsError
 
-__all__ = ["READERS"]
-
 
 def _type_error(where: str, value: object, wanted: str) -> HparamsError:
     return HparamsError(f"{where} is {value!r}, not {wanted}", hint=f"Give {wanted}.")

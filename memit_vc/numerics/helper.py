@@ -11,8 +11,6 @@ from memit_vc.numerics.search import targets_team
 from memit_vc.numerics.statistics import moments_team
 from memit_vc.numerics.statistics.moments import key_pieces
 
-__all__ = ["opening", "serve", "stopping"]
-
 
 def opening(directory: str, *, dtype: str, device: str, hparams: str | None = None) -> Message:
     """Leader: the base that the next jobs are about, and the YAML text that names its parts."""

@@ -8,8 +8,6 @@ from typing import Any, Literal
 
 from memit_vc.objects.ids import BaseId, JsonValue, canonical_json, digest
 
-__all__ = ["BaseManifest", "EditableWeight", "TensorRecord"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorRecord:

@@ -9,8 +9,6 @@ from typing import Any
 
 from memit_vc.objects.ids import BaseId, BlobId, ColumnId, CommitId, JsonValue, PatchId, canonical_json, digest
 
-__all__ = ["COMMIT_FORMAT", "Commit", "root_commit", "utc_now"]
-
 COMMIT_FORMAT = 1
 
 

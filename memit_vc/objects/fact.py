@@ -8,8 +8,6 @@ from typing import Any
 
 from memit_vc.objects.ids import FactId, JsonValue, canonical_json, digest
 
-__all__ = ["Fact", "Probe"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:

@@ -8,22 +8,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NewType, TypeAlias, TypeGuard
 
-__all__ = [
-    "BaseId",
-    "BlobId",
-    "ColumnId",
-    "CommitId",
-    "FactId",
-    "JsonValue",
-    "PatchId",
-    "StateId",
-    "StatisticsId",
-    "canonical_json",
-    "digest",
-    "is_sha256",
-    "short",
-]
-
 BlobId = NewType("BlobId", str)
 """SHA-256 of a blob's bytes, 64 hex digits: `sha256sum` of the object file prints it."""
 PatchId = NewType("PatchId", str)

@@ -8,8 +8,6 @@ from typing import Any, Literal
 
 from memit_vc.objects.ids import BaseId, BlobId, ColumnId, FactId, JsonValue, PatchId, canonical_json
 
-__all__ = ["METADATA_KEY", "PATCH_FORMAT", "Patch", "PatchColumn", "PatchHeader", "WeightForm"]
-
 PATCH_FORMAT = 1
 METADATA_KEY = "memitvc"
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from memit_vc.objects.ids import CommitId
 
-__all__ = ["Head", "Moved", "RefUpdate", "moves"]
-
 
 @dataclass(frozen=True, slots=True)
 class Head:

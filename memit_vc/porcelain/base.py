@@ -15,7 +15,6 @@ from memit_vc.store.jsoncache import read_or_empty, write_if_possible
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["checked_base", "fetch_base", "find_base", "remember_base"]
 
 _STAMPS = "cache/base-files.json"
 

@@ -24,8 +24,6 @@ from memit_vc.store.checkpoint import Checkpoint
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["AppliedState", "apply_state", "from_pretrained"]
-
 
 class AppliedState:
     """A state on a model. A context manager that restores at its end; `switch` moves to another state.

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from memit_vc.store.publish import Evaluation
     from memit_vc.vcs.contradictions import Contradiction
 
-__all__ = ["Kind", "Outcome", "author_name", "draft", "move_head", "record"]
 
 Kind: TypeAlias = Literal["commit", "revert", "squash", "merge", "cherry-pick", "rebase"]
 

@@ -20,7 +20,6 @@ from memit_vc.store.checkpoint import Checkpoint
 if TYPE_CHECKING:
     from memit_vc.numerics.model.adapter import ModelAdapter
 
-__all__ = ["InitResult", "init"]
 
 DEFAULT_STOP: EarlyStop = "argmax"
 """A repository's own rule for ending the search for z (docs/performance.md); a file that the user gave keeps its

@@ -14,9 +14,8 @@ from memit_vc.vcs.state import Change, State, change_between
 
 if TYPE_CHECKING:
     from memit_vc.numerics.exact.factored import Term
-    from memit_vc.repository import LiveFact, Repository
-
-__all__ = ["Described", "LiveState", "Source"]
+    from memit_vc.repository import Repository
+    from memit_vc.vcs.facts import LiveFact
 
 
 class Described(Protocol):

@@ -16,8 +16,6 @@ from typing import Any, Literal
 from memit_vc.errors import RemoteError
 from memit_vc.progress import count
 
-__all__ = ["BEGIN", "END", "Card", "CardFact", "card_with", "cell"]
-
 BEGIN = "<!-- memitvc: begin. Written by `memitvc push`; what stands outside these two markers is yours and stays. -->"
 END = "<!-- memitvc: end -->"
 _BEGIN = "<!-- memitvc: begin"

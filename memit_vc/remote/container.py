@@ -19,8 +19,6 @@ from memit_vc.remote.protocol import RemoteFile
 from memit_vc.store.files import read_chunks, storage_errors, write_atomic
 from memit_vc.store.safetensors_file import FileHeader, read_header, write_header
 
-__all__ = ["PATCH_FILE_FORMAT", "ContainerTree", "write_container"]
-
 PATCH_FILE_FORMAT = 2
 _KIND = "patch file"
 _CHUNK = 1 << 20

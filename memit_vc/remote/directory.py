@@ -31,8 +31,6 @@ from memit_vc.store.files import (
     write_atomic,
 )
 
-__all__ = ["DirectoryRemote"]
-
 _LOCK = ".memitvc-lock"
 
 

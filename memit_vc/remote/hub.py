@@ -20,7 +20,6 @@ from memit_vc.store.files import temporary_path
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["HubChange", "HubRemote"]
 
 _T = TypeVar("_T")
 

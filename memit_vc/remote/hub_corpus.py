@@ -11,8 +11,6 @@ from pathlib import Path, PurePosixPath
 from memit_vc.errors import RemoteError, UsageError
 from memit_vc.remote.hub_errors import hub_errors
 
-__all__ = ["choose_files", "find_dataset"]
-
 _CONVERTED = "refs/convert/parquet"
 """Where the Hub keeps its own parquet copy of data sets in other formats."""
 

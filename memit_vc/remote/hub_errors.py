@@ -18,8 +18,6 @@ from typing import Any
 from memit_vc.errors import MemitVCError, RemoteError
 from memit_vc.store.files import storage_errors
 
-__all__ = ["cause", "hub_errors", "is_transport", "status_of", "translated", "wait_asked", "xet_status"]
-
 _LOGIN = "Run `hf auth login`, or set HF_TOKEN, with a token that may {verb} it."
 _SECRET = re.compile(r"\bhf_\w+|(?i:bearer)\s+\S+|(?<=[?&])[^\s=]*(?:signature|token|credential)[^\s=]*=\S+")
 _LONGEST = 300

@@ -15,8 +15,6 @@ from memit_vc.store.files import file_digest
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["CopySource", "Landed", "git_name", "landed", "listed", "same_content"]
-
 
 @dataclass(frozen=True)
 class CopySource:

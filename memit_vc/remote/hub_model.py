@@ -19,8 +19,6 @@ from memit_vc.remote.hub_landed import git_name
 from memit_vc.remote.hub_retry import repeated
 from memit_vc.store.files import file_digest
 
-__all__ = ["IGNORED", "PATTERNS", "cached_model", "download_model"]
-
 PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja", "*.py")
 IGNORED = ("consolidated*.safetensors", "*/*.safetensors")
 """The same weights once more in their maker's own format, and what lies in folders: adapters, other exports."""

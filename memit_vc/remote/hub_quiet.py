@@ -8,9 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["quiet"]
-
-
 _lock = threading.Lock()
 _inside = 0
 _before: tuple[int, bool] = (logging.WARNING, False)

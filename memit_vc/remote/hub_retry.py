@@ -10,7 +10,6 @@ from memit_vc.remote.hub_errors import cause, is_transport, status_of, wait_aske
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-__all__ = ["ATTEMPTS", "LONGEST_WAIT", "passes", "repeated", "wait_unasked"]
 
 ATTEMPTS = 4
 LONGEST_WAIT = 120.0

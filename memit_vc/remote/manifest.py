@@ -11,19 +11,6 @@ from memit_vc.objects import BaseId, CommitId, JsonValue, canonical_json, is_sha
 from memit_vc.remote.strict_json import parsed
 from memit_vc.vcs.refnames import check_ref_name
 
-__all__ = [
-    "ADAPTER",
-    "BASE",
-    "CARD",
-    "HPARAMS",
-    "MANIFEST",
-    "MAX_MANIFEST",
-    "REMOTE_FORMAT",
-    "RemoteManifest",
-    "commit_path",
-    "object_path",
-]
-
 REMOTE_FORMAT = 1
 MANIFEST, BASE, HPARAMS = "memitvc.json", "base.json", "hparams.yaml"
 CARD = "README.md"

@@ -13,8 +13,6 @@ from memit_vc.errors import RemoteError, UsageError
 from memit_vc.remote.directory import DirectoryRemote
 from memit_vc.remote.protocol import Remote
 
-__all__ = ["PushOptions", "checked_url", "hub_name", "is_hub", "nothing_there", "on_branch", "open_remote"]
-
 _HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(?:@([A-Za-z0-9_][\w./-]*))?", re.ASCII)
 _PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/]+?)(?:\.git)?(?:/tree/([^?#]+?))?/?")
 _SECRET = re.compile(r"hf_\w{10,}|:[^/@]*@|^[^/]*@[^/]*:")

@@ -20,8 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Change", "Remote", "RemoteFile", "Tree"]
-
 
 @dataclass(frozen=True)
 class RemoteFile:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-__all__ = ["MOST_VALUES", "parsed"]
-
 MOST_VALUES = 1 << 21
 """Twice what a batch of ten thousand facts with all its probes and scores has."""
 

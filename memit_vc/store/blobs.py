@@ -13,8 +13,6 @@ from memit_vc.errors import IntegrityError
 from memit_vc.objects import BlobId, is_sha256, short
 from memit_vc.store.files import file_digest, read_chunks, storage_errors, write_atomic
 
-__all__ = ["BlobStore", "blob_id"]
-
 
 def blob_id(data: bytes) -> BlobId:
     """The name that these bytes have as a blob."""

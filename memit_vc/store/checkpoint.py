@@ -17,8 +17,6 @@ from memit_vc.progress import Progress, silent
 from memit_vc.store.files import Stat, file_digest, file_stat, storage_errors
 from memit_vc.store.safetensors_file import Entry, FileHeader, read_header
 
-__all__ = ["INDEX_FILE", "RECORD_FILE", "SINGLE_FILE", "Checkpoint"]
-
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 RECORD_FILE = "memitvc.json"

@@ -16,8 +16,6 @@ from memit_vc.store.rows_history import insert_commit
 from memit_vc.store.rows_refs import append_operation
 from memit_vc.store.schema import meta, refs
 
-__all__ = ["FORMAT", "create"]
-
 FORMAT = "1"
 
 

@@ -17,8 +17,6 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from memit_vc.errors import IntegrityError, LockedError, MemitVCError, StorageError
 
-__all__ = ["BUSY_SECONDS", "Database", "chunked", "insert_missing", "known"]
-
 BUSY_SECONDS = 30.0
 _T = TypeVar("_T")
 _Id = TypeVar("_Id", bound=str)

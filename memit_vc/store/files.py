@@ -22,28 +22,6 @@ from typing import BinaryIO, TypeAlias
 
 from memit_vc.errors import StorageError, UsageError
 
-__all__ = [
-    "Stat",
-    "clear_abandoned",
-    "file_digest",
-    "file_stat",
-    "fsync",
-    "fsync_path",
-    "is_free",
-    "is_temporary",
-    "make_directories",
-    "new_directory",
-    "publish_directory",
-    "read_chunks",
-    "remove_temporary",
-    "replacing",
-    "stale_temporaries",
-    "storage_errors",
-    "temporary_path",
-    "write_atomic",
-    "writer_is_alive",
-]
-
 Stat: TypeAlias = "list[int]"
 """[size in bytes, modification time in ns, inode]"""
 _MARK = ".tmp-"

@@ -9,8 +9,6 @@ from pathlib import Path
 from memit_vc.errors import UsageError
 from memit_vc.store.files import is_free, new_directory, storage_errors
 
-__all__ = ["fresh_directory", "refuse_inside_repository"]
-
 
 def refuse_inside_repository(out: Path) -> None:
     """UsageError for a place in `.memitvc` that a user named: nothing but the repository's own files belongs there."""

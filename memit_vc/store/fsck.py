@@ -48,8 +48,6 @@ from memit_vc.store.schema import (
     patches,
 )
 
-__all__ = ["BAD_JSON", "CheckPatch", "check"]
-
 CheckPatch = Callable[[Path, Patch], list[str]]
 BAD_JSON = (KeyError, TypeError, ValueError, AttributeError)
 """What reading a damaged record raises."""

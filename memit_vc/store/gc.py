@@ -30,8 +30,6 @@ from memit_vc.store.schema import (
     patches,
 )
 
-__all__ = ["collect", "referenced_blobs"]
-
 
 def collect(
     database: Database,

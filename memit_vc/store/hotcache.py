@@ -13,8 +13,6 @@ from memit_vc.store.jsoncache import read_or_empty, write_if_possible
 from memit_vc.store.links import link
 from memit_vc.store.shards import ShardedBase
 
-__all__ = ["HotCache"]
-
 
 @dataclass(frozen=True)
 class HotCache:

@@ -11,8 +11,6 @@ from typing import Any
 from memit_vc.errors import StorageError
 from memit_vc.store.files import write_atomic
 
-__all__ = ["read_or_empty", "write_if_possible"]
-
 
 def read_or_empty(path: Path) -> dict[str, Any]:
     """The JSON object of a file; {} where none can be read. Its values may be of any shape."""

@@ -10,8 +10,6 @@ from typing import Literal, TypeAlias
 
 from memit_vc.store.files import fsync, read_chunks, storage_errors
 
-__all__ = ["LinkKind", "in_hub_cache", "link"]
-
 LinkKind: TypeAlias = Literal["hardlink", "reflink", "symlink", "copy"]
 
 _FICLONE = 0x40049409

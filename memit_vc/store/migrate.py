@@ -17,7 +17,6 @@ from memit_vc.store.schema import metadata
 if TYPE_CHECKING:
     from memit_vc.store.database import Database
 
-__all__ = ["HEAD_REVISION", "check_revision", "create_schema", "upgrade_schema"]
 
 HEAD_REVISION = "0001"
 """The newest file in migrations/versions/; a test holds the two together."""

@@ -26,8 +26,6 @@ from memit_vc.store.rows_history import insert_commit, load_state, present
 from memit_vc.store.rows_patches import insert_facts, insert_patch, known_columns
 from memit_vc.store.rows_refs import move_ref, raw_head, write_meta
 
-__all__ = ["Evaluation", "StateHash", "check_unmoved", "insert_commits", "insert_patches", "move"]
-
 Evaluation: TypeAlias = tuple[StateId, "CommitId | None", str, str, JsonValue]
 """(state, commit, kind, key, value)."""
 StateHash: TypeAlias = Callable[[Collection[ColumnId]], StateId]

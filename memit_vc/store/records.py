@@ -7,8 +7,6 @@ from typing import Literal
 
 from memit_vc.objects import CommitId, JsonValue, Moved, Patch, moves
 
-__all__ = ["GcResult", "KeptPatch", "OperationRow", "Problem"]
-
 
 @dataclass(frozen=True, slots=True)
 class OperationRow:

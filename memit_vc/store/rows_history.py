@@ -12,18 +12,6 @@ from memit_vc.objects import ColumnId, Commit, CommitId, StateId, canonical_json
 from memit_vc.store.database import chunked, known
 from memit_vc.store.schema import changes, commit_patches, commits, parents
 
-__all__ = [
-    "bringers",
-    "commits_of_state",
-    "find_prefix",
-    "first_parent_changes",
-    "insert_commit",
-    "load_commits",
-    "load_graph",
-    "load_state",
-    "present",
-]
-
 
 def load_commits(connection: Connection, ids: Collection[CommitId]) -> dict[CommitId, Commit]:
     """In the order of `ids`. IntegrityError names the first id that is not stored."""

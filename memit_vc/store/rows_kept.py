@@ -19,8 +19,6 @@ from memit_vc.store.rows_patches import load_patches
 from memit_vc.store.rows_refs import load_operations, load_refs, raw_head
 from memit_vc.store.schema import changes, kept, patch_columns
 
-__all__ = ["delete_kept", "forget_held", "insert_kept", "load_kept", "waiting"]
-
 
 def insert_kept(connection: Connection, patch: PatchId, *, parent: CommitId, message: str, details: JsonValue) -> None:
     delete_kept(connection, [patch])

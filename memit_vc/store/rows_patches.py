@@ -25,21 +25,6 @@ from memit_vc.objects import (
 from memit_vc.store.database import chunked, insert_missing, known
 from memit_vc.store.schema import column_bounds, commit_patches, facts, patch_columns, patches
 
-__all__ = [
-    "all_constraints",
-    "column_facts",
-    "column_positions",
-    "insert_facts",
-    "insert_patch",
-    "edited_weights",
-    "known_columns",
-    "known_patches",
-    "load_facts",
-    "load_patches",
-    "patches_holding",
-    "sum_bounds",
-]
-
 
 def insert_facts(connection: Connection, new: Sequence[Fact]) -> None:
     insert_missing(

@@ -13,21 +13,6 @@ from memit_vc.objects import CommitId, Head, RefUpdate, canonical_json, short, u
 from memit_vc.store.records import OperationRow
 from memit_vc.store.schema import meta, operations, refs
 
-__all__ = [
-    "append_operation",
-    "latest_operation",
-    "load_head",
-    "load_operations",
-    "load_refs",
-    "logged",
-    "mark_undone",
-    "move_ref",
-    "raw_head",
-    "read_meta",
-    "replace_refs",
-    "write_meta",
-]
-
 
 def read_meta(connection: Connection, key: str) -> str:
     value = connection.execute(select(meta.c.value).where(meta.c.key == key)).scalar_one_or_none()

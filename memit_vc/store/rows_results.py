@@ -11,14 +11,6 @@ from memit_vc.objects import CommitId, JsonValue, StateId, StatisticsId, canonic
 from memit_vc.store.database import chunked
 from memit_vc.store.schema import evaluations, statistics
 
-__all__ = [
-    "load_evaluations",
-    "load_evaluations_of",
-    "load_statistics",
-    "replace_evaluation",
-    "replace_statistics",
-]
-
 
 def load_evaluations(
     connection: Connection, state: StateId, kind: str | None = None

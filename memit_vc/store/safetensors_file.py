@@ -14,8 +14,6 @@ from typing import Any
 
 from memit_vc.errors import IntegrityError, StorageError
 
-__all__ = ["DTYPE_BITS", "Entry", "FileHeader", "parse_header", "read_header", "write_header"]
-
 MAX_HEADER = 100_000_000
 """The safetensors library's own limit, in bytes."""
 

@@ -21,24 +21,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import SchemaItem
 
-__all__ = [
-    "changes",
-    "column_bounds",
-    "commit_patches",
-    "commits",
-    "evaluations",
-    "facts",
-    "kept",
-    "meta",
-    "metadata",
-    "operations",
-    "parents",
-    "patch_columns",
-    "patches",
-    "refs",
-    "statistics",
-]
-
 # named constraints: a later migration can drop them
 metadata = MetaData(
     naming_convention={

@@ -42,8 +42,6 @@ from memit_vc.store.jsoncache import read_or_empty, write_if_possible
 from memit_vc.store.links import in_hub_cache, link
 from memit_vc.store.safetensors_file import parse_header, read_header, write_header
 
-__all__ = ["FILES", "HOT_FILE", "ShardedBase", "build_base"]
-
 HOT_FILE = "model-hot.safetensors"
 FILES = "files"
 _STAMPS = "stamps.json"

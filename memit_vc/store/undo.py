@@ -8,8 +8,6 @@ from memit_vc.errors import UsageError
 from memit_vc.store.records import OperationRow
 from memit_vc.store.rows_refs import load_operations, logged, mark_undone, replace_refs
 
-__all__ = ["restore", "undo"]
-
 
 def undo(connection: Connection) -> OperationRow:
     """Undo the newest operation; the operation that does it. UsageError where only `init` is left."""

@@ -10,8 +10,6 @@ from memit_vc.errors import ConflictError
 from memit_vc.objects import CommitId, Fact, FactId, JsonValue, PatchId, short
 from memit_vc.progress import count
 
-__all__ = ["Contradiction", "OnConflict", "conflict_details", "contradicting", "losers", "pairs_apart"]
-
 OnConflict: TypeAlias = Literal["stop", "ours", "theirs", "keep-both"]
 """ours keeps the live fact, theirs the new one, keep-both both."""
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 from memit_vc.errors import EngineError
 
-__all__ = ["EXACT_SUM", "check_bound"]
-
 EXACT_SUM = 2.0**53
 """Grid units up to which float64 holds every integer."""
 

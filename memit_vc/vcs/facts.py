@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from memit_vc.objects import ColumnId, CommitId, Fact, FactId
 
-__all__ = ["LiveFact", "live_fact_columns"]
-
 
 @dataclass(frozen=True, slots=True)
 class LiveFact:

@@ -8,8 +8,6 @@ from typing import TypeAlias
 
 from memit_vc.objects import CommitId
 
-__all__ = ["Order", "Parents", "ancestors", "commits_between", "is_ancestor", "merge_bases", "newest_first"]
-
 Parents: TypeAlias = Callable[[CommitId], Sequence[CommitId]]
 Order: TypeAlias = Callable[[CommitId], int]
 """A number that is greater for a commit than for its parents: the sequence in which they were stored."""

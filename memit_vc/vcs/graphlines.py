@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from memit_vc.objects import CommitId
 
-__all__ = ["GraphRow", "graph_rows"]
-
 
 @dataclass(frozen=True, slots=True)
 class GraphRow:

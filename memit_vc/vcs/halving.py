@@ -7,8 +7,6 @@ from collections.abc import Collection, Sequence
 from memit_vc.objects import CommitId
 from memit_vc.vcs.graph import Parents
 
-__all__ = ["next_to_try"]
-
 
 def next_to_try(
     candidates: Sequence[CommitId], bad: CommitId, parents: Parents, skipped: Collection[CommitId] = ()

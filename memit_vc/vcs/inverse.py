@@ -9,8 +9,6 @@ from memit_vc.objects import ColumnId, FactId
 from memit_vc.vcs.settling import Roles, live_edits
 from memit_vc.vcs.state import Change, State, apply
 
-__all__ = ["Questions", "inverse", "inverse_facts"]
-
 Questions: TypeAlias = Mapping[FactId, tuple[str, str]]
 """What each fact asks (`Fact.question`)."""
 

@@ -6,8 +6,6 @@ import re
 
 from memit_vc.errors import UsageError
 
-__all__ = ["check_ref_name"]
-
 _KINDS = ("heads", "tags", "remotes")
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:?*\[\]\\@{}]|\.\.|//|\.lock(/|$)")
 _LOOKS_LIKE_ID = re.compile(r"[0-9a-fA-F]{40,64}")

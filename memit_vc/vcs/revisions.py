@@ -11,8 +11,6 @@ from memit_vc.errors import RevisionError
 from memit_vc.objects import CommitId, short
 from memit_vc.vcs.graph import Parents
 
-__all__ = ["Names", "resolve", "split_range"]
-
 _SUFFIX = re.compile(r"([~^])(\d*)")
 _HEX = re.compile(r"[0-9a-f]{4,64}")
 _SHOWN = 6

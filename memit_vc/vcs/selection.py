@@ -7,8 +7,6 @@ from collections.abc import Collection, Mapping
 from memit_vc.errors import IntegrityError
 from memit_vc.objects import ColumnId, PatchId, short
 
-__all__ = ["select_columns"]
-
 
 def select_columns(
     columns: Collection[ColumnId],

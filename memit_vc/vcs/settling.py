@@ -14,8 +14,6 @@ from typing import TypeAlias
 from memit_vc.objects import ColumnId, FactId
 from memit_vc.vcs.state import State
 
-__all__ = ["Columns", "Roles", "Split", "columns_of_facts", "drop", "live_edits", "unpaired"]
-
 Roles: TypeAlias = Mapping[ColumnId, Sequence[tuple[FactId, str]]]
 """(fact, role) of each column; several for a patch that cannot be split."""
 

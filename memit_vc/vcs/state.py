@@ -9,8 +9,6 @@ from typing import TypeAlias
 from memit_vc.objects import BaseId, ColumnId, Commit, CommitId, StateId, canonical_json, digest
 from memit_vc.vcs.graph import Parents, merge_bases
 
-__all__ = ["Change", "State", "apply", "change_between", "merge", "merge_commits", "state_id"]
-
 State: TypeAlias = frozenset[ColumnId]
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from memit_vc.numerics.exact.factored import Dense, LowRank, Term
 from memit_vc.numerics.exact.grid import quantum_of, snap, snap_dense
-from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, Term, add_delta
-from memit_vc.numerics.exact.patchfile import Dense, LowRank
+from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, add_delta
 from memit_vc.objects import BaseId, EditableWeight, FactId, PatchColumn, PatchHeader, WeightForm
 
 

@@ -8,9 +8,8 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from memit_vc.numerics.exact.factored import LowRank, Term
 from memit_vc.numerics.exact.grid import quantum_of, snap
-from memit_vc.numerics.exact.materialise import Term
-from memit_vc.numerics.exact.patchfile import LowRank
 from memit_vc.objects import EditableWeight
 from memit_vc.store.checkpoint import Checkpoint
 

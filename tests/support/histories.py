@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from memit_vc.numerics.exact.constraints import encode_constraints
+from memit_vc.numerics.exact.factored import LowRank
 from memit_vc.numerics.exact.grid import snap
-from memit_vc.numerics.exact.patchfile import LowRank, bounds, column_ids, encode_patch
+from memit_vc.numerics.exact.patchfile import bounds, column_ids, encode_patch
 from memit_vc.objects import (
     Commit,
     Fact,

@@ -27,8 +27,6 @@ from memit_vc.numerics.statistics.factors import Factor
 from memit_vc.objects import Fact
 from memit_vc.progress import Progress, silent
 
-__all__ = ["Context", "Edit", "FoundTarget", "chunks", "compute_edit", "search_targets"]
-
 CHUNK = 32
 """Facts searched for together: enough to fill a forward, few enough that a killed commit loses little."""
 

@@ -21,8 +21,6 @@ from memit_vc.numerics.model.masters import masters
 from memit_vc.numerics.statistics.factors import Factor
 from memit_vc.objects import Fact
 
-__all__ = ["LayerUpdate", "insert", "solved"]
-
 
 @dataclass(frozen=True)
 class LayerUpdate:

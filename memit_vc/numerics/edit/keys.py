@@ -23,8 +23,6 @@ from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.memory import halving
 from memit_vc.objects import Fact
 
-__all__ = ["Frontier"]
-
 _HELD = 2 << 30
 """Bytes of hidden states that are kept from layer to layer: about 2,000 facts of an 8B model in bfloat16."""
 

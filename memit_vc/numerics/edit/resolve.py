@@ -25,8 +25,6 @@ from memit_vc.numerics.exact.materialise import tensor_of
 from memit_vc.numerics.statistics.factors import Factor
 from memit_vc.objects import EditableWeight
 
-__all__ = ["change", "distance", "product", "snapped", "whole"]
-
 
 def product(terms: Sequence[Term], keys: Tensor, d_out: int) -> Tensor:
     """D K, float64 [d_out, n], for D = Σ terms and K [d_in, n], without forming a low-rank D."""

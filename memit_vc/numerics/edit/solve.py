@@ -12,8 +12,6 @@ from torch import Tensor
 from memit_vc.errors import EngineError
 from memit_vc.numerics.statistics.factors import Factor
 
-__all__ = ["adjusted_keys", "downdate_keys", "state_delta"]
-
 
 def adjusted_keys(factor: Factor, keys: Tensor, *, history: Tensor | None = None) -> Tensor:
     """A⁻¹ K, float64 [d_in, n], so that Δ = R (A⁻¹ K)ᵀ.

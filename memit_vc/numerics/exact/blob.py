@@ -17,8 +17,6 @@ from memit_vc.errors import IntegrityError, StorageError
 from memit_vc.numerics.exact.grid import Floats
 from memit_vc.store.safetensors_file import parse_header, read_header, write_header
 
-__all__ = ["Blob", "encode"]
-
 _FLOAT = np.dtype("<f4")
 
 

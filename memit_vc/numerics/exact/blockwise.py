@@ -11,8 +11,6 @@ import torch
 
 from memit_vc.concurrency import ordered_map
 
-__all__ = ["block_map"]
-
 _AHEAD = 4
 """Results that may wait while all workers work, so that nobody runs dry."""
 _Item = TypeVar("_Item")

@@ -15,8 +15,6 @@ from memit_vc.numerics.exact.factored import LowRank, Term, beside_identity, of_
 from memit_vc.numerics.exact.grid import snap
 from memit_vc.objects import EditableWeight
 
-__all__ = ["Compressed", "compress"]
-
 _COLUMN_BITS = 48
 """Bits of a column's largest product that two float32 factors hold."""
 _MOST_HALVINGS = 4

@@ -13,8 +13,6 @@ from memit_vc.numerics.exact.blob import Blob, encode
 from memit_vc.numerics.exact.grid import Floats
 from memit_vc.objects import METADATA_KEY, canonical_json
 
-__all__ = ["Constraints", "encode_constraints", "read_constraints"]
-
 _METADATA = {METADATA_KEY: canonical_json({"format": 1, "kind": "constraints"}).decode()}
 _HINT = "The blob is damaged. Run `memitvc fsck`; pull it again from a remote that has it."
 

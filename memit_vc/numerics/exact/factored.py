@@ -17,26 +17,13 @@ from numpy.typing import NDArray
 from memit_vc.errors import IntegrityError
 from memit_vc.numerics.exact.grid import (
     Floats,
-    check_bound,
     column_bounds,
     dense_bound,
     dense_off_grid,
     low_rank_off_grid,
 )
 from memit_vc.objects import EditableWeight
-
-__all__ = [
-    "Dense",
-    "LowRank",
-    "Term",
-    "beside_identity",
-    "check_terms",
-    "difference",
-    "of_rank",
-    "stacked",
-    "summed",
-    "term_bound",
-]
+from memit_vc.vcs.exact import check_bound
 
 
 @dataclass(frozen=True)

@@ -14,25 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memit_vc.errors import EngineError
-from memit_vc.vcs.exact import EXACT_SUM, check_bound
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "EXACT_SUM",
-    "Floats",
-    "break_even",
-    "check_bound",
-    "column_bounds",
-    "dense_bound",
-    "dense_off_grid",
-    "low_rank_off_grid",
-    "quantum",
-    "quantum_of",
-    "snap",
-    "snap_dense",
-]
 
 Floats: TypeAlias = "NDArray[np.floating[Any]]"
 

@@ -21,22 +21,7 @@ from memit_vc.errors import EngineError, IntegrityError, UnsupportedModelError
 from memit_vc.numerics.exact.blockwise import block_map
 from memit_vc.numerics.exact.factored import Dense, LowRank, Term, check_terms, stacked
 from memit_vc.numerics.exact.grid import Floats
-from memit_vc.numerics.exact.patchfile import state_terms
 from memit_vc.objects import EditableWeight
-
-__all__ = [
-    "STORAGE_DTYPES",
-    "Materialiser",
-    "Term",
-    "add_delta",
-    "block_step",
-    "delta",
-    "materialise",
-    "state_terms",
-    "stored_shape",
-    "survived",
-    "tensor_of",
-]
 
 STORAGE_DTYPES: Mapping[str, torch.dtype] = {
     "F32": torch.float32,

@@ -14,12 +14,10 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from memit_vc.numerics.exact.factored import Dense, LowRank
-from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, Term, materialise
+from memit_vc.numerics.exact.factored import Dense, LowRank, Term
+from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, materialise
 from memit_vc.numerics.model.devices import CPU, computed_on, is_full_rate
 from memit_vc.objects import EditableWeight
-
-__all__ = ["gives_the_cpus_bytes", "materialise_near"]
 
 _LOG = logging.getLogger(__name__)
 _QUANTUM = -44

@@ -15,21 +15,6 @@ from memit_vc.numerics.exact.grid import Floats
 from memit_vc.numerics.exact.patchheader import check_layout, decode_header, expected_tensors
 from memit_vc.objects import ColumnId, PatchHeader, PatchId, canonical_json, digest
 
-__all__ = [
-    "Dense",
-    "ExpectedPatch",
-    "LowRank",
-    "PatchTensors",
-    "bounds",
-    "check_patch",
-    "column_ids",
-    "encode_patch",
-    "read_patch",
-    "read_pieces",
-    "read_weight",
-    "state_terms",
-]
-
 _PIECE = 512
 """Columns that `read_pieces` reads at once."""
 

@@ -10,8 +10,6 @@ from memit_vc.objects import METADATA_KEY, PatchHeader, is_sha256
 from memit_vc.objects.patch import PATCH_FORMAT
 from memit_vc.store.safetensors_file import FileHeader
 
-__all__ = ["check_layout", "decode_header", "expected_tensors"]
-
 _HINT = "The blob is damaged or was not written by memit-vc."
 
 

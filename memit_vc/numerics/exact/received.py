@@ -10,8 +10,6 @@ from memit_vc.numerics.exact.constraints import read_constraints
 from memit_vc.numerics.exact.patchfile import bounds, column_ids, read_patch
 from memit_vc.objects import BaseId, BlobId, EditableWeight, Patch, PatchId, short
 
-__all__ = ["received_patch"]
-
 _HINT = "The file is damaged or was made to mislead; nothing was stored."
 
 

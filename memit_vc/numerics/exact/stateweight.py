@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from memit_vc.errors import EngineError
-from memit_vc.numerics.exact.materialise import Term, materialise
+from memit_vc.numerics.exact.factored import Term
+from memit_vc.numerics.exact.materialise import materialise
 from memit_vc.objects import EditableWeight
-
-__all__ = ["convert", "state_weight"]
 
 
 def state_weight(base: Tensor, terms: Sequence[Term], weight: EditableWeight, dtype: torch.dtype) -> Tensor:

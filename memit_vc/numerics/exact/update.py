@@ -16,13 +16,11 @@ import torch
 from torch import Tensor
 
 from memit_vc.numerics.exact.blockwise import block_map
-from memit_vc.numerics.exact.factored import term_bound
-from memit_vc.numerics.exact.materialise import Materialiser, Term, add_delta, block_step, stored_shape
+from memit_vc.numerics.exact.factored import Term, term_bound
+from memit_vc.numerics.exact.materialise import Materialiser, add_delta, block_step, stored_shape
 from memit_vc.numerics.exact.patchfile import read_pieces
 from memit_vc.objects import EditableWeight, PatchId
 from memit_vc.vcs.exact import check_bound
-
-__all__ = ["Edit", "StateTerms", "Update"]
 
 _HELD = 1 << 22
 """Float32 entries of terms that are held: 16 MB, and as much again while they are joined."""

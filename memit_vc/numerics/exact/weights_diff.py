@@ -11,8 +11,6 @@ from memit_vc.errors import UnsupportedModelError
 from memit_vc.numerics.exact.factored import Dense, LowRank, Term, stacked
 from memit_vc.numerics.exact.grid import Floats
 
-__all__ = ["spectrum", "sum_of_squares"]
-
 
 def spectrum(plus: Sequence[Term], minus: Sequence[Term]) -> tuple[float, ...]:
     """Singular values of D = Σ plus − Σ minus in float64, descending, without those that are rounding."""

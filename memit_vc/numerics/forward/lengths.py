@@ -10,8 +10,6 @@ from memit_vc.numerics.forward.tokens import Template, encode, join_target
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.objects import Fact
 
-__all__ = ["check_lengths", "positions"]
-
 _ALIBI = ("bloom", "mpt")
 _NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 

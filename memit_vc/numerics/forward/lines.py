@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Lines"]
-
 _ATTENTION = 0.004
 """What a token's attention costs for each token of its line, backward included, against all else that a block does with
 it: measured.

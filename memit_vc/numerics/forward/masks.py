@@ -10,8 +10,6 @@ from torch import Tensor
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.architecture import ARCHITECTURES
 
-__all__ = ["additive", "packs", "takes_positions", "window"]
-
 
 def packs(adapter: ModelAdapter) -> bool:
     """Whether rows may share a line: tokens have their positions by number, and nothing is counted off a mask.

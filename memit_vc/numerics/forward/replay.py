@@ -18,16 +18,6 @@ from torch import Tensor, nn
 
 from memit_vc.numerics.model.adapter import ModelAdapter
 
-__all__ = [
-    "Recording",
-    "cache_argument",
-    "evaluating",
-    "hidden_of",
-    "record",
-    "replay",
-    "watching",
-]
-
 
 class _StopForwardError(Exception):
     """Raised by a hook to leave a forward whose rest is not needed."""

@@ -12,8 +12,6 @@ from torch import Tensor
 from memit_vc.numerics.forward.tokens import Template, TokenRow, encode, join_target, last_token, target_row
 from memit_vc.objects import Fact
 
-__all__ = ["FactRow", "buckets", "pad", "portions", "prompt_rows", "search_rows"]
-
 
 @dataclass(frozen=True, slots=True)
 class FactRow:

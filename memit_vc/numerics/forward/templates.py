@@ -16,8 +16,6 @@ from memit_vc.numerics.forward.replay import evaluating
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
 
-__all__ = ["PREFIXES", "parse_templates", "sample_templates"]
-
 PREFIXES = ("The", "Therefore", "Because", "I", "You")
 """First words of the sampled prefixes, as in the reference implementation."""
 

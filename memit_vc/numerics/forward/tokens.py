@@ -13,8 +13,6 @@ from typing import Any
 
 from memit_vc.errors import EngineError, UnsupportedModelError
 
-__all__ = ["Encoded", "Template", "TokenRow", "encode", "join_target", "last_token", "target_row"]
-
 _SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "FULLWIDTH")
 """Scripts written without spaces between words, as the first word of a character's Unicode name."""
 

@@ -17,8 +17,6 @@ from memit_vc.numerics.forward.masks import additive, packs, window
 from memit_vc.numerics.forward.rows import buckets, pad, portions
 from memit_vc.numerics.model.adapter import ModelAdapter
 
-__all__ = ["Laid", "grouped", "laid_out"]
-
 _WIDTHS = 12
 _WIDEST = 512
 _ATTENTION = 0.0004

@@ -17,7 +17,6 @@ from memit_vc.numerics.model.architecture import Architecture, architecture_of
 if TYPE_CHECKING:
     from memit_vc.numerics.model.distributed import Team
 
-__all__ = ["ModelAdapter", "Orientation"]
 
 Orientation = Literal["out_in", "in_out"]
 

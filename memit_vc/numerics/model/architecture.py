@@ -10,15 +10,6 @@ from torch import nn
 from memit_vc.errors import HparamsError, UnsupportedModelError
 from memit_vc.hparams import MEMITHyperParams
 
-__all__ = [
-    "ARCHITECTURES",
-    "Architecture",
-    "architecture_for",
-    "architecture_of",
-    "named_architecture",
-    "refuse_experts",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:

@@ -10,8 +10,6 @@ from torch import Tensor
 from memit_vc.store.checkpoint import Checkpoint
 from memit_vc.store.files import storage_errors
 
-__all__ = ["read_tensor", "tensor_digest"]
-
 
 def read_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
     """One tensor as stored: shape, dtype and orientation of the file. StorageError."""

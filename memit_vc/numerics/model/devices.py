@@ -13,8 +13,6 @@ import torch
 
 from memit_vc.numerics.model.memory import is_out_of_memory, let_go
 
-__all__ = ["CPU", "computed_on", "is_full_rate", "solve_device"]
-
 CPU = torch.device("cpu")
 _FULL_RATE = frozenset({(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)})
 """Compute capabilities of the data-centre parts (P100, V100, A100, H100, B200); 6.1, 7.5, 8.6, 8.9, 10.3 and 12.0 have

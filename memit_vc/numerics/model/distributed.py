@@ -27,8 +27,6 @@ from torch import Tensor
 
 from memit_vc.errors import EngineError, MemitVCError
 
-__all__ = ["LeftError", "Message", "Team", "joined", "leave", "present_team", "reported"]
-
 _BODY = "body"
 _TIMEOUT = timedelta(days=30)
 """A helper waits for as long as the leader is busy with what cannot be split; a dead leader is noticed at once."""

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.memory import memory_errors
 
-__all__ = ["frozen", "masters", "swapped"]
-
 
 @contextmanager
 def masters(adapter: ModelAdapter, layers: Sequence[int]) -> Iterator[Mapping[int, Tensor]]:

@@ -19,16 +19,6 @@ import torch
 from memit_vc.errors import EngineError
 from memit_vc.numerics.model.adapter import ModelAdapter
 
-__all__ = [
-    "free_memory",
-    "free_ram",
-    "halving",
-    "is_out_of_memory",
-    "let_go",
-    "memory_errors",
-    "search_tokens",
-]
-
 _T = TypeVar("_T")
 _MOST = {"cpu": 384, "cuda": 16384}
 """Larger forwards gain nothing: a CPU's cores are busy, and its caches overflow, with far fewer tokens than a GPU's."""

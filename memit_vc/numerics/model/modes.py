@@ -10,8 +10,6 @@ import torch
 
 from memit_vc.errors import EngineError
 
-__all__ = ["outside_inference_mode", "refuse_inference_tensors"]
-
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from memit_vc.errors import IntegrityError, StorageError, UnsupportedModelError, UsageError
-from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, Term
+from memit_vc.numerics.exact.factored import Term
+from memit_vc.numerics.exact.materialise import STORAGE_DTYPES
 from memit_vc.numerics.output.hotshard import StaleShardError, copied_shard, hot_shard
 from memit_vc.objects import BaseManifest, EditableWeight, JsonValue, StateId, canonical_json
 from memit_vc.progress import Progress, silent
@@ -20,8 +21,6 @@ from memit_vc.store.jsoncache import read_or_empty
 from memit_vc.store.links import LinkKind, link
 from memit_vc.store.safetensors_file import read_header
 from memit_vc.store.shards import FILES, HOT_FILE, ShardedBase, build_base
-
-__all__ = ["RECORD_FILE", "CheckoutResult", "base_of", "checkout", "prepare_base"]
 
 CACHE_LIMIT = 8 << 30
 _BASE_KEY = "memitvc_base"

@@ -18,14 +18,13 @@ import torch
 from memit_vc.concurrency import ordered_map
 from memit_vc.errors import IntegrityError, StorageError
 from memit_vc.numerics.exact.blockwise import block_map
-from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, Term, stored_shape
+from memit_vc.numerics.exact.factored import Term
+from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, stored_shape
 from memit_vc.numerics.exact.update import Edit, Update
 from memit_vc.objects import EditableWeight
 from memit_vc.progress import Progress
 from memit_vc.store.files import storage_errors
 from memit_vc.store.safetensors_file import FileHeader, read_header
-
-__all__ = ["StaleShardError", "copied_shard", "hot_shard"]
 
 _CHUNK = 1 << 23
 Buffer: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.uint8]]"

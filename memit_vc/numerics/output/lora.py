@@ -16,8 +16,6 @@ from memit_vc.numerics.exact.blob import encode
 from memit_vc.numerics.exact.factored import LowRank, Term, beside_identity, check_terms, of_rank, stacked, summed
 from memit_vc.objects import EditableWeight, JsonValue
 
-__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "LoraLayer", "adapter_config", "adapter_weights", "lora_layer"]
-
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."

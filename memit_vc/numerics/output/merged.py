@@ -11,7 +11,8 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from torch import Tensor
 
 from memit_vc.errors import UnsupportedModelError, UsageError
-from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, Term
+from memit_vc.numerics.exact.factored import Term
+from memit_vc.numerics.exact.materialise import STORAGE_DTYPES
 from memit_vc.numerics.exact.stateweight import convert, state_weight
 from memit_vc.numerics.model.checkpoint_tensors import read_tensor
 from memit_vc.objects import EditableWeight
@@ -19,8 +20,6 @@ from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import INDEX_FILE, Checkpoint
 from memit_vc.store.files import write_atomic
 from memit_vc.store.safetensors_file import DTYPE_BITS, parse_header, write_header
-
-__all__ = ["write_merged"]
 
 _PIECE = 1 << 22
 """Entries that are converted at once."""

@@ -15,8 +15,6 @@ from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.objects import Fact
 
-__all__ = ["keys_at", "output_norm", "shift_norms"]
-
 
 def keys_at(adapter: ModelAdapter, prompt: str, subject: str | None, layers: Sequence[int]) -> dict[int, Tensor]:
     """k [d_in] float64 of each layer at the subject's last token (None: the prompt's), with the weights as they stand.

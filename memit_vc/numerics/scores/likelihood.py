@@ -17,8 +17,6 @@ from memit_vc.numerics.forward.trees import grouped, laid_out
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.memory import halving
 
-__all__ = ["Continued", "continuations", "greedy", "perplexity"]
-
 
 @dataclass(frozen=True, slots=True)
 class Continued:

@@ -16,8 +16,6 @@ from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.scores.likelihood import Continued, continuations
 from memit_vc.objects import Fact
 
-__all__ = ["FactScores", "MEASURES", "score", "total"]
-
 MEASURES = ("ES", "PS", "NS", "rewrite_acc", "paraphrase_acc", "neighbourhood_acc")
 
 FactScores: TypeAlias = "dict[str, float | None]"

@@ -23,8 +23,6 @@ from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.architecture import ARCHITECTURES
 from memit_vc.numerics.search.prefixes import Prefixes
 
-__all__ = ["Continuation", "Continuations", "Suffix", "Whole"]
-
 
 class Continuation(Protocol):
     """Some rows, ready to be run with a change δ at each row's pivot."""

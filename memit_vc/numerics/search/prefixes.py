@@ -15,8 +15,6 @@ from memit_vc.numerics.forward.tokens import TokenRow
 from memit_vc.numerics.forward.trees import Laid, grouped, laid_out
 from memit_vc.numerics.model.adapter import ModelAdapter
 
-__all__ = ["Prefixes"]
-
 
 class _FrozenLayer(DynamicLayer):  # type: ignore[misc]  # untyped in transformers
     """Keys and values of prefixes that every call sees and no call changes.

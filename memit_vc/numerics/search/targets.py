@@ -25,8 +25,6 @@ from memit_vc.numerics.model.memory import halving
 from memit_vc.numerics.search.continuation import Continuation, Continuations
 from memit_vc.objects import Fact
 
-__all__ = ["Targets", "find_targets"]
-
 _COMPACT_BELOW = 0.75
 """Rows are laid out anew once this share of them is still searched for: a layout costs about one step."""
 

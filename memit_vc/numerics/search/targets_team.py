@@ -17,8 +17,6 @@ from memit_vc.numerics.model.masters import swapped
 from memit_vc.numerics.search.targets import Targets, find_targets
 from memit_vc.objects import Fact
 
-__all__ = ["JOB", "help_search", "search_order", "searched"]
-
 JOB = "targets"
 
 

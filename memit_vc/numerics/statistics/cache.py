@@ -29,8 +29,6 @@ from memit_vc.numerics.statistics.tensorfile import read_metadata, read_tensors,
 from memit_vc.objects.ids import JsonValue, StatisticsId, canonical_json, digest
 from memit_vc.store.files import write_atomic
 
-__all__ = ["KeyedWeight", "StatisticsCache", "StatisticsKey"]
-
 FORMAT = 1
 """Of the files."""
 ALGORITHM = 2

@@ -20,8 +20,6 @@ from memit_vc.numerics.statistics.corpus_sampled import sampled_texts, sampling_
 from memit_vc.objects.ids import JsonValue
 from memit_vc.progress import Progress, silent
 
-__all__ = ["Corpus", "FindDataset", "held_out_documentation", "named_kind", "open_corpus", "python_documentation"]
-
 FindDataset: TypeAlias = Callable[[str], tuple[Mapping[str, str], Sequence[str], Callable[[str], Path]]]
 """From a data set's name to what it is, its parquet files, and what fetches one of them."""
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+){0,2}")

@@ -15,8 +15,6 @@ from typing import Any, BinaryIO, TypeAlias
 from memit_vc.errors import StorageError, UsageError
 from memit_vc.objects.ids import JsonValue
 
-__all__ = ["FIELDS", "SUFFIXES", "Source", "open_file", "parquet_texts", "text_field"]
-
 Source: TypeAlias = tuple[dict[str, JsonValue], Callable[[], Iterator[str]]]
 """A description, and a function that reads the texts from the start."""
 

@@ -25,8 +25,6 @@ from memit_vc.objects.ids import JsonValue, canonical_json, digest, short
 from memit_vc.progress import Progress, silent
 from memit_vc.store.files import write_atomic
 
-__all__ = ["sampled_texts", "sampling_description"]
-
 _PREFIXES = (
     "The",
     "In",

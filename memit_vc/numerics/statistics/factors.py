@@ -14,8 +14,6 @@ from torch import Tensor
 from memit_vc.errors import EngineError, IntegrityError
 from memit_vc.numerics.statistics.tensorfile import read_tensors, write_tensors
 
-__all__ = ["RIDGES", "Factor", "factorise"]
-
 RIDGES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """Ridges tried in turn, as shares of the mean diagonal of λC, where λC alone is not positive definite."""
 

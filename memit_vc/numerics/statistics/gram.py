@@ -17,8 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Gram"]
-
 _TOKENS = 2048
 """Tokens per product: few enough that float32 keeps 1e-6 of a long sum, many enough to keep the product fast."""
 _BLOCKS = 8

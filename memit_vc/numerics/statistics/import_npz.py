@@ -25,8 +25,6 @@ from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.statistics.moments import Moments
 from memit_vc.objects.ids import JsonValue
 
-__all__ = ["Asked", "find_statistics", "imported_corpus", "read_statistics"]
-
 _LOG = logging.getLogger(__name__)
 
 _ANEW = "The file is damaged: copy it again, or compute second moments here with `memitvc stats`."

@@ -30,8 +30,6 @@ from memit_vc.numerics.statistics.token_batches import SHORTEST, token_batches
 from memit_vc.objects.ids import JsonValue
 from memit_vc.progress import Progress, silent
 
-__all__ = ["Moments", "collect", "key_pieces"]
-
 _STAGE = "second moments"
 _PARTIAL = "partial moments"
 

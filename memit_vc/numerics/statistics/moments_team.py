@@ -18,8 +18,6 @@ from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.distributed import Message, Team, reported
 from memit_vc.numerics.statistics.gram import Gram
 
-__all__ = ["JOB", "Pieces", "Rows", "SharedSums", "help_moments", "not_finite"]
-
 JOB = "moments"
 _TILE = "tile"
 

@@ -19,8 +19,6 @@ from memit_vc.errors import IntegrityError, StorageError
 from memit_vc.objects.ids import JsonValue, canonical_json
 from memit_vc.store.files import replacing
 
-__all__ = ["read_metadata", "read_tensors", "write_tensors"]
-
 _METADATA_KEY = "memit_vc"
 
 

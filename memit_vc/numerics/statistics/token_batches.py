@@ -8,8 +8,6 @@ from typing import Any
 
 from memit_vc.numerics.forward.rows import buckets
 
-__all__ = ["SHORTEST", "token_batches"]
-
 SHORTEST = 4
 """Texts of fewer tokens are skipped: headings and debris, most of whose keys are the first token's outlier."""
 _WINDOW = 16

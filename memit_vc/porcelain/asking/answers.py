@@ -11,8 +11,6 @@ from memit_vc.progress import Progress, silent
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["answers"]
-
 
 def answers(
     repository: Repository,

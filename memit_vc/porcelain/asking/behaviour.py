@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.editing.models import LoadedModel
     from memit_vc.repository import Repository
 
-__all__ = ["Asked", "Behaviour", "behaviour"]
 
 Kind: TypeAlias = Literal["prompt", "paraphrase", "neighbour", "given"]
 Sides: TypeAlias = tuple[float, float]

@@ -19,8 +19,6 @@ from memit_vc.repository import Repository
 from memit_vc.store.files import remove_temporary, storage_errors, temporary_path, write_atomic
 from memit_vc.vcs.halving import next_to_try
 
-__all__ = ["Session", "Step", "Verdict", "current", "mark", "reset", "run", "start", "suspects"]
-
 Verdict: TypeAlias = Literal["good", "bad", "skip"]
 _SKIP = 125
 _FORMAT = 1

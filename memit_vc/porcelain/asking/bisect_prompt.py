@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.editing.models import LoadedModel
     from memit_vc.repository import Repository
 
-__all__ = ["Bisected", "bisect_prompt"]
 
 _KIND = "asked"
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.editing.models import LoadedModel
     from memit_vc.repository import Repository
 
-__all__ = ["Blame", "Blamed", "blame"]
-
 
 @dataclass(frozen=True)
 class Blamed:

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.editing.models import LoadedModel
     from memit_vc.store.publish import Evaluation
 
-__all__ = ["Batch", "compute_batch"]
 
 SCARCE = 2
 """Fewer tokens than this many per input estimate the second moment too badly (docs/statistics.md)."""
@@ -185,8 +184,8 @@ def _patch(
 ) -> tuple[Patch, tuple[bytes, ...], PatchTensors]:
     """Snap the updates onto the grid and pack them; above the break-even rank, dense."""
     from memit_vc.numerics.exact.constraints import encode_constraints
+    from memit_vc.numerics.exact.factored import Dense, LowRank
     from memit_vc.numerics.exact.grid import break_even, snap, snap_dense
-    from memit_vc.numerics.exact.patchfile import Dense, LowRank
 
     tensors: dict[str, LowRank | Dense] = {}
     for layer, update in updates.items():

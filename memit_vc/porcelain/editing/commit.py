@@ -23,7 +23,6 @@ from memit_vc.vcs.state import Change
 if TYPE_CHECKING:
     from memit_vc.porcelain.editing.models import LoadedModel
 
-__all__ = ["Committed", "commit_facts"]
 
 PERPLEXITY_WARNING = 0.05
 """A relative rise of the held text's perplexity above this is worth a warning."""

@@ -13,8 +13,6 @@ from memit_vc.porcelain.state import LiveState, Source
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["LiveConstraints", "live_constraints"]
-
 
 @dataclass(frozen=True)
 class LiveConstraints:

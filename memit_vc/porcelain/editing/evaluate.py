@@ -15,9 +15,8 @@ from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.editing.models import LoadedModel
-    from memit_vc.repository import LiveFact, Repository
-
-__all__ = ["Evaluation", "MeasuredFact", "evaluate", "measured_facts"]
+    from memit_vc.repository import Repository
+    from memit_vc.vcs.facts import LiveFact
 
 
 @dataclass(frozen=True)

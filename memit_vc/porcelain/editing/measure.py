@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from memit_vc.numerics.model.adapter import ModelAdapter
     from memit_vc.repository import Repository
 
-__all__ = ["HEALTH_TOKENS", "Measured", "Probe", "measure", "measure_base"]
 
 HEALTH_TOKENS = 512
 """Predicted tokens of the held text: the relative change between two states, not the level, is what is wanted."""

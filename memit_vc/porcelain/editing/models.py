@@ -24,11 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from memit_vc.numerics.edit.engine import Context
-    from memit_vc.numerics.exact.materialise import Term
+    from memit_vc.numerics.exact.factored import Term
     from memit_vc.numerics.model.adapter import ModelAdapter
     from memit_vc.repository import Repository
-
-__all__ = ["LoadedModel", "load_model", "model_of", "open_adapter"]
 
 
 def open_adapter(

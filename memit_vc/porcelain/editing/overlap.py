@@ -14,8 +14,6 @@ from memit_vc.objects import ColumnId, CommitId, Fact, JsonValue, StatisticsId
 from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
 
-__all__ = ["LIKELY", "Overlap", "commit_overlaps", "overlaps"]
-
 LIKELY = 0.8
 """Overlap from which a conflict is likely; 1 is the same key."""
 

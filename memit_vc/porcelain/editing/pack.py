@@ -12,8 +12,6 @@ from memit_vc.store.blobs import blob_id
 if TYPE_CHECKING:
     from memit_vc.numerics.exact.patchfile import PatchTensors
 
-__all__ = ["pack"]
-
 
 def pack(
     repository: Repository,
@@ -29,7 +27,8 @@ def pack(
     `joint`: the columns of the tensors belong to all facts together, not one to each. EngineError for tensors off the
     grid.
     """
-    from memit_vc.numerics.exact.patchfile import Dense, bounds, column_ids, encode_patch
+    from memit_vc.numerics.exact.factored import Dense
+    from memit_vc.numerics.exact.patchfile import bounds, column_ids, encode_patch
 
     weights = {weight.name: weight for weight in repository.weights()}
     forms = {}

@@ -15,8 +15,6 @@ from memit_vc.store.checkpoint import Checkpoint
 if TYPE_CHECKING:
     from memit_vc.numerics.model.adapter import ModelAdapter
 
-__all__ = ["in_team", "leave"]
-
 
 def in_team(lead: Callable[[], int], *, local_rank: int) -> int:
     """Rank 0: what `lead` returns, helped by the others wherever it loads a base. Others: 0, when the leader is done.

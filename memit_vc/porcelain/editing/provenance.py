@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.editing.models import LoadedModel
     from memit_vc.repository import Repository
 
-__all__ = ["Recorded", "computed_by", "describe", "threads"]
 
 RESOLVED = "re-solve"
 _PACKAGES = ("torch", "transformers", "safetensors")

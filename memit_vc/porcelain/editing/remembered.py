@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from memit_vc.numerics.edit.engine import FoundTarget
     from memit_vc.porcelain.editing.models import LoadedModel
 
-__all__ = ["Known", "context_templates", "known_targets"]
 
 SEARCH_FIELDS = (
     "layers",

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.editing.models import LoadedModel
     from memit_vc.repository import Repository
 
-__all__ = ["Solution", "Solver", "solver_for"]
 
 _APART = 0.01
 """Snapping alone is far below it; a plain MEMIT history or a plain merge far above."""

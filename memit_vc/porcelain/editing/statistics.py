@@ -21,14 +21,6 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.editing.models import LoadedModel
     from memit_vc.repository import Repository
 
-__all__ = [
-    "DEFAULT_CORPUS",
-    "TOKENS_PER_INPUT",
-    "Prepared",
-    "compute_statistics",
-    "prepare_statistics",
-    "recorded_statistics",
-]
 
 DEFAULT_CORPUS = "self"
 _CHOSEN = "chosen.json"

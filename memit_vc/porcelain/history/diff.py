@@ -8,10 +8,9 @@ from typing import TypeAlias
 
 from memit_vc.objects import CommitId, Fact, JsonValue
 from memit_vc.porcelain.state import LiveState
-from memit_vc.repository import LiveFact, Repository
+from memit_vc.repository import Repository
+from memit_vc.vcs.facts import LiveFact
 from memit_vc.vcs.revisions import split_range
-
-__all__ = ["Changed", "FactsDiff", "diff", "ends"]
 
 _Answer: TypeAlias = tuple[tuple[str, str], str]
 

@@ -13,8 +13,6 @@ from memit_vc.progress import count
 from memit_vc.repository import Repository
 from memit_vc.store.jsoncache import read_or_empty, write_if_possible
 
-__all__ = ["TensorChange", "WeightsDiff", "diff_weights"]
-
 _TOP = 5
 
 

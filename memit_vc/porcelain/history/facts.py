@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from memit_vc.porcelain.state import LiveState
 
 if TYPE_CHECKING:
-    from memit_vc.repository import LiveFact, Repository
-
-__all__ = ["facts"]
+    from memit_vc.repository import Repository
+    from memit_vc.vcs.facts import LiveFact
 
 
 def facts(repository: Repository, revision: str = "HEAD") -> list[LiveFact]:

@@ -12,8 +12,6 @@ from memit_vc.vcs.revisions import split_range
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["LogEntry", "entry_of", "log"]
-
 
 @dataclass(frozen=True)
 class LogEntry:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from memit_vc.repository import Repository
     from memit_vc.store.publish import Evaluation
 
-__all__ = ["HANDED_ON", "Came", "Scores", "came_in", "handed_on", "handed_on_to", "scores_at_commit", "scores_of"]
 
 Scores: TypeAlias = Mapping[str, float | None]
 """ES, PS, NS, rewrite_acc, …, nll of one fact (`numerics.scores`)."""

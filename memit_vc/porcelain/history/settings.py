@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.state import LiveState
     from memit_vc.repository import Repository
 
-__all__ = ["Settings", "settings_json", "settings_of", "settings_of_record"]
 
 Settings: TypeAlias = tuple[tuple[int, ...], float, str]
 """(layers, λ, id of the statistics)."""

@@ -15,8 +15,6 @@ from memit_vc.porcelain.state import LiveState
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["ShownCommit", "ShownFact", "show"]
-
 
 @dataclass(frozen=True)
 class ShownFact:

@@ -14,8 +14,6 @@ from memit_vc.vcs.graph import ancestors
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["Followed", "Status", "status"]
-
 
 @dataclass(frozen=True)
 class Followed:

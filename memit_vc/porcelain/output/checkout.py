@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from memit_vc.numerics.output.checkout import CheckoutResult
     from memit_vc.repository import Repository
 
-__all__ = ["Checked", "checkout", "hot_weights"]
-
 
 @dataclass(frozen=True)
 class Checked:

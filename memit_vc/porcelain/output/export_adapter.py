@@ -19,8 +19,6 @@ from memit_vc.vcs.revisions import split_range
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["AdapterExport", "adapter_files", "export_adapter"]
-
 
 @dataclass(frozen=True)
 class AdapterExport:

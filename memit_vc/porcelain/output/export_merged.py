@@ -19,7 +19,6 @@ from memit_vc.store.fresh import fresh_directory
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["DTYPES", "MergedExport", "export_merged"]
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 

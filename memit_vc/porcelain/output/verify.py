@@ -18,8 +18,6 @@ from memit_vc.store.jsoncache import read_or_empty
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["Verified", "state_hashes", "verify"]
-
 
 @dataclass(frozen=True)
 class Verified:

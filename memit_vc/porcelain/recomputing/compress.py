@@ -23,8 +23,6 @@ from memit_vc.repository import Repository
 if TYPE_CHECKING:
     from memit_vc.numerics.exact.compress import Compressed as Smaller
 
-__all__ = ["Compressed", "compress"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Compressed(Outcome):

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from memit_vc.repository import Repository
     from memit_vc.store.publish import Evaluation
 
-__all__ = ["Rebased", "rebase"]
 
 _SHOWN = 10
 

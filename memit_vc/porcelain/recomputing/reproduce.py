@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from memit_vc.numerics.exact.patchfile import PatchTensors
     from memit_vc.porcelain.editing.models import LoadedModel
 
-__all__ = ["Reproduced", "reproduce"]
-
 
 @dataclass(frozen=True)
 class Reproduced:

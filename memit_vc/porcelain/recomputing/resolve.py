@@ -29,17 +29,6 @@ from memit_vc.vcs.state import Change, State
 if TYPE_CHECKING:
     from memit_vc.porcelain.editing.models import LoadedModel
 
-__all__ = [
-    "Resolved",
-    "Solved",
-    "chosen_constraints",
-    "record_solution",
-    "refuse_cancelled",
-    "resolve_revert",
-    "resolve_squash",
-    "solve_whole",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved(Outcome):

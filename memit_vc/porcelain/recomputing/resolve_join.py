@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.editing.models import LoadedModel
     from memit_vc.repository import Repository
 
-__all__ = ["resolve_merge", "resolve_pick"]
-
 
 def resolve_merge(
     repository: Repository,

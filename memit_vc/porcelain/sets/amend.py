@@ -12,8 +12,6 @@ from memit_vc.porcelain.record import Outcome, record
 from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
 
-__all__ = ["Amended", "amend_message", "amended_parent"]
-
 _COMPUTED = ("commit", "rebase", "cherry-pick")
 
 

@@ -10,8 +10,6 @@ from memit_vc.repository import Repository
 from memit_vc.vcs.graph import is_ancestor
 from memit_vc.vcs.refnames import check_ref_name
 
-__all__ = ["Branch", "branches", "create_branch", "delete_branch", "rename_branch"]
-
 
 @dataclass(frozen=True)
 class Branch:

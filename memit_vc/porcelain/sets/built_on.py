@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.state import LiveState
     from memit_vc.repository import Repository
 
-__all__ = ["built_on"]
-
 
 def built_on(state: LiveState, staying: Collection[ColumnId], gone: Collection[ColumnId]) -> tuple[CommitId, ...]:
     """The commits in the history of a state's whose columns among `staying` were computed with one of `gone` in place.

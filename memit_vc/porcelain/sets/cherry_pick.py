@@ -14,8 +14,6 @@ from memit_vc.repository import Repository
 from memit_vc.vcs.contradictions import Contradiction, OnConflict, conflict_details
 from memit_vc.vcs.state import Change, apply
 
-__all__ = ["Picked", "cherry_pick", "picked_state"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Picked(Outcome):

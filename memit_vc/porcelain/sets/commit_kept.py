@@ -14,8 +14,6 @@ from memit_vc.repository import Repository
 from memit_vc.vcs.contradictions import OnConflict, conflict_details
 from memit_vc.vcs.state import State
 
-__all__ = ["KeptCommitted", "commit_kept", "drop_kept"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class KeptCommitted(Outcome):

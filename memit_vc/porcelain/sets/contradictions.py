@@ -12,10 +12,9 @@ from memit_vc.vcs.contradictions import OnConflict, contradicting
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.state import LiveState
-    from memit_vc.repository import LiveFact
+    from memit_vc.vcs.facts import LiveFact
     from memit_vc.vcs.state import State
 
-__all__ = ["Settled", "cancelled_columns", "settle"]
 
 _SHOWN = 10
 

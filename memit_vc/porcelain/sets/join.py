@@ -16,8 +16,6 @@ from memit_vc.vcs.contradictions import Contradiction, OnConflict, losers, pairs
 from memit_vc.vcs.settling import Roles, Split, columns_of_facts, drop, live_edits, unpaired
 from memit_vc.vcs.state import Change, State
 
-__all__ = ["Joined", "Side", "join", "touched"]
-
 
 @dataclass(frozen=True)
 class Side:

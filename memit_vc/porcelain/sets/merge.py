@@ -14,8 +14,6 @@ from memit_vc.vcs.contradictions import OnConflict, conflict_details
 from memit_vc.vcs.graph import is_ancestor
 from memit_vc.vcs.state import merge_commits
 
-__all__ = ["Merged", "merge", "merged_state"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Merged(Outcome):

@@ -11,7 +11,6 @@ from memit_vc.objects import FactId, short
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["named_facts"]
 
 _PREFIX = 4
 """Digits of a fact's id that name it: fewer are more likely a short subject."""

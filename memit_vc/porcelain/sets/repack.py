@@ -12,8 +12,6 @@ from memit_vc.porcelain.history.settings import settings_json, settings_of_recor
 from memit_vc.repository import Repository
 from memit_vc.store.blobs import blob_id
 
-__all__ = ["Packed", "repack"]
-
 _Key: TypeAlias = "tuple[tuple[str, ...], tuple[str, ...] | None]"
 
 
@@ -97,8 +95,8 @@ class _Reader:
 
 def _pack(repository: Repository, reader: _Reader, group: Sequence[_Place]) -> tuple[Patch, list[bytes]]:
     from memit_vc.numerics.exact.constraints import Constraints, encode_constraints, read_constraints
-    from memit_vc.numerics.exact.factored import stacked
-    from memit_vc.numerics.exact.patchfile import LowRank, bounds, column_ids, encode_patch, read_patch, read_weight
+    from memit_vc.numerics.exact.factored import LowRank, stacked
+    from memit_vc.numerics.exact.patchfile import bounds, column_ids, encode_patch, read_patch, read_weight
 
     runs = _runs(group)
     used = {patch for patch, _ in runs}

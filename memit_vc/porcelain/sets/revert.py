@@ -18,8 +18,6 @@ from memit_vc.vcs.contradictions import OnConflict, conflict_details
 from memit_vc.vcs.inverse import inverse
 from memit_vc.vcs.state import Change, State
 
-__all__ = ["Reverted", "revert", "revert_message", "reverted_commits"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Reverted(Outcome):

@@ -22,8 +22,6 @@ from memit_vc.vcs.graph import ancestors, is_ancestor
 from memit_vc.vcs.revisions import split_range
 from memit_vc.vcs.state import State
 
-__all__ = ["Squashed", "squash"]
-
 _LISTED = 50
 
 

@@ -9,8 +9,6 @@ from memit_vc.objects import CommitId, short
 from memit_vc.porcelain.sets.branch import new_branch
 from memit_vc.repository import Repository
 
-__all__ = ["Switched", "previous", "switch", "switch_detached", "switch_to_new"]
-
 
 @dataclass(frozen=True)
 class Switched:

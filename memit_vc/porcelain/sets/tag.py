@@ -9,8 +9,6 @@ from memit_vc.objects import CommitId, RefUpdate, short
 from memit_vc.repository import Repository
 from memit_vc.vcs.refnames import check_ref_name
 
-__all__ = ["Tag", "create_tag", "delete_tag", "tags"]
-
 
 @dataclass(frozen=True)
 class Tag:

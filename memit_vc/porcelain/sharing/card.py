@@ -17,9 +17,9 @@ from memit_vc.remote.opening import hub_name
 from memit_vc.store.jsoncache import read_or_empty
 
 if TYPE_CHECKING:
-    from memit_vc.repository import LiveFact, Repository
+    from memit_vc.repository import Repository
+    from memit_vc.vcs.facts import LiveFact
 
-__all__ = ["gather_card", "model_card"]
 
 _NAMES = {
     "ES": "ES (new answer preferred)",

@@ -41,7 +41,6 @@ from memit_vc.store.files import fsync_path, make_directories, storage_errors, w
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["Cloned", "clone"]
 
 _STAGING = ".memitvc-clone"
 _SHOWN = 3

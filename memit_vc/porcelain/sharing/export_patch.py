@@ -17,7 +17,6 @@ from memit_vc.store.files import storage_errors
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["PatchExport", "export_patch"]
 
 _BRANCH = "patch"
 _REF = f"heads/{_BRANCH}"

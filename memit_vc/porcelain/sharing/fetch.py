@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from memit_vc.objects import RefUpdate
     from memit_vc.repository import Repository
 
-__all__ = ["Fetched", "Moves", "Plan", "fetch", "fetch_from"]
-
 
 @dataclass(frozen=True)
 class Fetched:

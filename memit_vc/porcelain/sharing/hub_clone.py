@@ -20,7 +20,6 @@ from memit_vc.store.files import make_directories, storage_errors
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["cached_clone", "resolve_there"]
 
 logger = logging.getLogger(__name__)
 

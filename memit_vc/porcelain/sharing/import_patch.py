@@ -29,7 +29,6 @@ from memit_vc.vcs.state import Change, State, apply
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["Imported", "import_patch"]
 
 _HINT = "The file is damaged or was made to mislead; nothing was stored."
 

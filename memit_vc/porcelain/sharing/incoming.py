@@ -17,8 +17,6 @@ from memit_vc.remote.manifest import object_path
 from memit_vc.store.blobs import BlobStore, blob_id
 from memit_vc.store.files import file_digest, fsync, make_directories, storage_errors, temporary_path
 
-__all__ = ["Incoming"]
-
 
 class Incoming:
     """The directory `cache/incoming`: whole objects of a fetch that is not done, so that the next one goes on there.

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.sharing.remote_history import Published
     from memit_vc.repository import Repository
 
-__all__ = ["Pulled", "pull"]
-
 
 @dataclass(frozen=True)
 class Pulled:

@@ -22,7 +22,6 @@ from memit_vc.vcs.refnames import check_ref_name
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["Pushed", "push"]
 
 _ATTEMPTS = 5
 """Tries where others push other branches to the same place at the same time."""

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from memit_vc.remote.protocol import RemoteFile
     from memit_vc.repository import Repository
 
-__all__ = ["MergedPush", "push_merged"]
 
 _CARD = "README.md"
 _LARGEST_CARD = 1 << 24

@@ -19,7 +19,6 @@ from memit_vc.remote.protocol import Remote, RemoteFile
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["GREATEST_RANK", "commit_files", "history_files", "reader_files"]
 
 GREATEST_RANK = 512
 """The greatest rank that vLLM takes (`max_lora_rank`)."""

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from memit_vc.repository import Repository
     from memit_vc.store.publish import Evaluation
 
-__all__ = ["Received", "evaluations_of", "received"]
 
 _HINT = "Nothing was stored. The remote is damaged or was made to mislead; ask whoever pushed it."
 _MAX_PROVENANCE = 1 << 24

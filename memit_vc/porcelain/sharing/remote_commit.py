@@ -28,7 +28,6 @@ from memit_vc.remote.strict_json import parsed
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["MAX_RECORD", "RemoteCommit"]
 
 MAX_RECORD = 1 << 26
 """Bytes: a batch of ten thousand facts with their probes and scores has some 40 MB."""

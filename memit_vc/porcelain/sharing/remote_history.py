@@ -19,7 +19,6 @@ from memit_vc.remote.strict_json import parsed
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["Published", "RemoteBase", "late_constraints", "new_records", "remote_base", "same_base"]
 
 _MOST = 1 << 30
 """Bytes of records that are read for one fetch: some 250,000 facts with all their scores."""

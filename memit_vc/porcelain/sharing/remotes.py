@@ -14,7 +14,6 @@ from memit_vc.vcs.refnames import check_ref_name
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["DEFAULT", "add_remote", "named_remote", "remotes", "remove_remote"]
 
 DEFAULT = "origin"
 

@@ -17,8 +17,6 @@ from memit_vc.store.shards import ShardedBase
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
-__all__ = ["fsck"]
-
 
 def fsck(
     repository: Repository, *, quick: bool = False, weights: bool = False, progress: Progress = silent

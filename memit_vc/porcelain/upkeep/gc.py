@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from memit_vc.progress import Progress, silent
-from memit_vc.repository import GcResult, Repository
+from memit_vc.repository import Repository
 from memit_vc.store.files import storage_errors
 from memit_vc.store.gc import collect
-
-__all__ = ["GRACE", "SEARCHES", "collect_garbage"]
+from memit_vc.store.records import GcResult
 
 SEARCHES = 1 << 28
 """Bytes that the z of earlier searches may keep."""

@@ -18,17 +18,9 @@ from safetensors.numpy import load, save
 
 from memit_vc.errors import EngineError, IntegrityError, StorageError
 from memit_vc.numerics.exact.constraints import encode_constraints, read_constraints
+from memit_vc.numerics.exact.factored import Dense, LowRank
 from memit_vc.numerics.exact.grid import Floats
-from memit_vc.numerics.exact.patchfile import (
-    Dense,
-    LowRank,
-    bounds,
-    check_patch,
-    column_ids,
-    encode_patch,
-    read_patch,
-    read_weight,
-)
+from memit_vc.numerics.exact.patchfile import bounds, check_patch, column_ids, encode_patch, read_patch, read_weight
 from memit_vc.objects import METADATA_KEY, ColumnId, PatchHeader, PatchId, WeightForm, canonical_json, digest
 from tests.support.cases import base_weight, batch, dense_batch, header_of
 

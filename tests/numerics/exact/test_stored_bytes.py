@@ -8,16 +8,9 @@ import numpy as np
 import pytest
 
 from memit_vc.numerics.exact.constraints import encode_constraints, read_constraints
+from memit_vc.numerics.exact.factored import Dense, LowRank
 from memit_vc.numerics.exact.grid import Floats, snap, snap_dense
-from memit_vc.numerics.exact.patchfile import (
-    Dense,
-    LowRank,
-    PatchTensors,
-    bounds,
-    column_ids,
-    encode_patch,
-    read_patch,
-)
+from memit_vc.numerics.exact.patchfile import PatchTensors, bounds, column_ids, encode_patch, read_patch
 from memit_vc.objects import BaseId, BlobId, FactId, PatchColumn, PatchHeader, PatchId, WeightForm
 
 QUANTA = {"h.0.w": -47, "h.11.w": -44, "h.2.w": -50}

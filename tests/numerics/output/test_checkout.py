@@ -18,7 +18,8 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from memit_vc.errors import BaseChangedError, IntegrityError, StorageError, UnsupportedModelError, UsageError
-from memit_vc.numerics.exact.materialise import Term, materialise
+from memit_vc.numerics.exact.factored import Term
+from memit_vc.numerics.exact.materialise import materialise
 from memit_vc.numerics.output.checkout import CheckoutResult, checkout, prepare_base
 from memit_vc.objects import EditableWeight, StateId
 from memit_vc.store import links

@@ -12,8 +12,8 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer as PeftLayer
 
 from memit_vc.errors import UsageError
+from memit_vc.numerics.exact.factored import Dense, LowRank
 from memit_vc.numerics.exact.materialise import delta
-from memit_vc.numerics.exact.patchfile import Dense, LowRank
 from memit_vc.numerics.output.lora import lora_layer
 from memit_vc.objects import EditableWeight
 from memit_vc.porcelain.output.checkout import checkout

@@ -12,8 +12,8 @@ from torch import Tensor
 from memit_vc.errors import EngineError, MemitVCError, RevisionError
 from memit_vc.numerics.edit.resolve import change, snapped, whole
 from memit_vc.numerics.edit.solve import adjusted_keys
+from memit_vc.numerics.exact.factored import Dense, LowRank
 from memit_vc.numerics.exact.materialise import delta
-from memit_vc.numerics.exact.patchfile import Dense, LowRank
 from memit_vc.objects import ColumnId
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.evaluate import evaluate

@@ -285,8 +285,9 @@ def test_sums_that_could_round(world: World) -> None:
     """Each patch is exact; the state that a commit makes of many is not."""
     import numpy as np
 
+    from memit_vc.numerics.exact.factored import LowRank
     from memit_vc.numerics.exact.grid import snap
-    from memit_vc.numerics.exact.patchfile import LowRank, column_ids, encode_patch
+    from memit_vc.numerics.exact.patchfile import column_ids, encode_patch
     from memit_vc.objects import Fact, PatchColumn, PatchHeader, PatchId, WeightForm
 
     forge = Forge(world.shared)
