@@ -121,7 +121,8 @@ def hashes(repository: Path, name: str) -> dict[str, str]:
 
 def dense_spectrum(repository: Repository, name: str) -> torch.Tensor:
     """Singular values of the dense delta of a tensor, by another way than `diff --weights` takes."""
-    from memit_vc.numerics.exact.materialise import delta, state_terms
+    from memit_vc.numerics.exact.materialise import delta
+    from memit_vc.numerics.exact.patchfile import state_terms
 
     weight = next(weight for weight in repository.weights() if weight.name == name)
     columns = repository.state(repository.head().commit)

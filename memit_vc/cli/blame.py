@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 @click.option("--measure", is_flag=True, help="Also leave each out and measure the answer's log-probability.")
 @click.option("--answer", help="The answer to measure. Default: the model's present one.")
 @click.option("-n", "--number", "limit", type=click.IntRange(min=1), default=10, show_default=True, help="Rows shown.")
-def command(
-    io: IO, prompt: str, revision: str, subject: str | None, measure: bool, answer: str | None, limit: int
-) -> None:
+def command(io: IO, prompt: str, measure: bool, **options: Any) -> None:
     """Rank the commits and facts that are live at REVISION by how far each moves the model's output at PROMPT: the norm
     of its update at the prompt's key, as a share of the whole output, summed over the edited layers.
     """
@@ -34,18 +32,10 @@ def command(
 
     with io.repository() as repository:
         with io.progress() as progress:
-            found = blame(
-                repository,
-                prompt,
-                revision=revision,
-                subject=subject,
-                measure=measure or answer is not None,
-                answer=answer,
-                limit=limit,
-                progress=progress,
-            )
+            asked = measure or options["answer"] is not None
+            found = blame(repository, prompt, measure=asked, progress=progress, **options)
         subjects = {entry.commit: repository.commit(entry.commit).subject for entry in found.commits}
-    io.emit(found, lambda: _render(io, found, subjects, limit))
+    io.emit(found, lambda: _render(io, found, subjects, options["limit"]))
 
 
 def _render(io: IO, found: Blame, subjects: Mapping[CommitId, str], limit: int) -> None:

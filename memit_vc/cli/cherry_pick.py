@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from memit_vc.cli.io import IO, verb
 from memit_vc.cli.render import show_resolved
 from memit_vc.cli.sides import UNSEEN, change_text, check_overlap_option, conflict_options, likely_conflicts
-
-if TYPE_CHECKING:
-    from memit_vc.vcs.contradictions import OnConflict
 
 
 @verb(name="cherry-pick")
@@ -18,14 +15,7 @@ if TYPE_CHECKING:
 @click.option("--resolve", is_flag=True, help="Solve the facts in by their stored constraints. Needs the model.")
 @check_overlap_option
 @click.option("-m", "--message", help="Message of the new commits. Default: the picked ones'.")
-def command(
-    io: IO,
-    revisions: tuple[str, ...],
-    on_conflict: OnConflict,
-    resolve: bool,
-    check_overlap: bool | None,
-    message: str | None,
-) -> None:
+def command(io: IO, revisions: tuple[str, ...], resolve: bool, check_overlap: bool | None, **options: Any) -> None:
     """Put the columns that REVISIONS (commits, or ranges A..B) brought in into HEAD's state, one new commit for each.
     No model is loaded.
 
@@ -35,25 +25,14 @@ def command(
         from memit_vc.porcelain.recomputing.resolve_join import resolve_pick
 
         with io.repository() as repository, io.progress() as progress:
-            solved = resolve_pick(
-                repository,
-                revisions,
-                on_conflict=on_conflict,
-                message=message,
-                progress=progress,
-            )
+            solved = resolve_pick(repository, revisions, progress=progress, **options)
             likely = likely_conflicts(io, repository, [solved.id], check_overlap)
         show_resolved(io, solved, overlaps=likely)
         return
     from memit_vc.porcelain.sets.cherry_pick import cherry_pick
 
     with io.repository() as repository:
-        made = cherry_pick(
-            repository,
-            revisions,
-            on_conflict=on_conflict,
-            message=message,
-        )
+        made = cherry_pick(repository, revisions, **options)
         likely = likely_conflicts(io, repository, made.ids, True) if check_overlap else None
 
     def details() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
@@ -8,9 +8,6 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.cli.render import show_resolved
 from memit_vc.cli.sides import UNSEEN, change_text, check_overlap_option, conflict_options, likely_conflicts
 from memit_vc.progress import count
-
-if TYPE_CHECKING:
-    from memit_vc.vcs.contradictions import OnConflict
 
 
 @verb(name="merge")
@@ -20,15 +17,7 @@ if TYPE_CHECKING:
 @click.option("--resolve", is_flag=True, help="Solve the facts of both sides together. Needs the model.")
 @check_overlap_option
 @click.option("-m", "--message", help="Message of the merge commit.")
-def command(
-    io: IO,
-    revision: str,
-    on_conflict: OnConflict,
-    no_ff: bool,
-    resolve: bool,
-    check_overlap: bool | None,
-    message: str | None,
-) -> None:
+def command(io: IO, revision: str, no_ff: bool, resolve: bool, check_overlap: bool | None, **options: Any) -> None:
     """Merge REVISION into HEAD: the union of both sides' columns. No model is loaded; the result does not depend on
     the order, and a patch that both sides have counts once.
 
@@ -38,33 +27,21 @@ def command(
         from memit_vc.porcelain.recomputing.resolve_join import resolve_merge
 
         with io.repository() as repository, io.progress() as progress:
-            solved = resolve_merge(
-                repository,
-                revision,
-                on_conflict=on_conflict,
-                message=message,
-                progress=progress,
-            )
+            solved = resolve_merge(repository, revision, progress=progress, **options)
             likely = likely_conflicts(io, repository, [solved.id], check_overlap)
         show_resolved(io, solved, overlaps=likely)
         return
     from memit_vc.porcelain.sets.merge import merge
 
     with io.repository() as repository:
-        made = merge(
-            repository,
-            revision,
-            on_conflict=on_conflict,
-            message=message,
-            fast_forward=not no_ff,
-        )
+        made = merge(repository, revision, fast_forward=not no_ff, **options)
         likely = likely_conflicts(io, repository, [made.id], True) if check_overlap and made.how == "merge" else None
 
     def details() -> None:
         if made.how == "merge" and made.added and check_overlap is None:
             io.note(UNSEEN)
         if made.contradictions:
-            io.note(f"{count(len(made.contradictions), 'contradiction')} settled: {on_conflict}")
+            io.note(f"{count(len(made.contradictions), 'contradiction')} settled: {options['on_conflict']}")
 
     more = {} if likely is None else {"overlaps": likely}
     if made.how == "up-to-date":

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,7 +10,7 @@ from memit_vc.errors import UsageError
 from memit_vc.progress import count, size_text
 
 if TYPE_CHECKING:
-    from memit_vc.remote.opening import PushOptions
+    from memit_vc.remote.opening import PushOptions, Visibility
 
 
 @verb(name="push")
@@ -29,14 +29,13 @@ def command(
     io: IO,
     remote: str | None,
     branch: str | None,
-    tag: str | None,
     hub_branch: str | None,
     create_pr: bool,
-    visibility: str | None,
+    visibility: Visibility | None,
     no_constraints: bool,
     no_adapter: bool,
     merged: bool,
-    dry_run: bool,
+    **more: Any,
 ) -> None:
     """Push BRANCH (default: the current one) with the tags on it to REMOTE (default: origin).
 
@@ -49,24 +48,15 @@ def command(
     from memit_vc.porcelain.sharing.push import push
     from memit_vc.remote.opening import PushOptions
 
-    options = PushOptions(hub_branch, create_pr, visibility)  # type: ignore[arg-type]  # one of the flags
+    options, dry_run = PushOptions(hub_branch, create_pr, visibility), more["dry_run"]
     if merged:
         if no_constraints or no_adapter:
             raise click.UsageError("--merged pushes a model: there are no constraints and no adapter to leave out")
-        _push_model(io, remote, branch or "HEAD", options, tag, dry_run)
+        _push_model(io, remote, branch or "HEAD", options, **more)
         return
     with io.repository() as repository, io.progress() as progress:
-        made = push(
-            repository,
-            remote,
-            branch,
-            tag=tag,
-            options=options,
-            constraints=not no_constraints,
-            adapter=not no_adapter,
-            dry_run=dry_run,
-            progress=progress,
-        )
+        kept: dict[str, Any] = {"constraints": not no_constraints, "adapter": not no_adapter}
+        made = push(repository, remote, branch, options=options, progress=progress, **kept, **more)
     for note in made.notes:
         io.note(note)
 

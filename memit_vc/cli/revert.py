@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
@@ -8,9 +8,6 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.cli.render import show_resolved
 from memit_vc.cli.sides import conflict_options
 from memit_vc.progress import count
-
-if TYPE_CHECKING:
-    from memit_vc.vcs.contradictions import OnConflict
 
 
 @verb(name="revert")
@@ -23,14 +20,7 @@ if TYPE_CHECKING:
 )
 @conflict_options
 @click.option("-m", "--message", help="Message of the new commit.")
-def command(
-    io: IO,
-    revisions: tuple[str, ...],
-    fact: str | None,
-    resolve: bool,
-    on_conflict: OnConflict,
-    message: str | None,
-) -> None:
+def command(io: IO, revisions: tuple[str, ...], resolve: bool, **options: Any) -> None:
     """Undo the change of state of REVISIONS (commits, or ranges A..B), wherever they are in the history, the newest
     first. No model is loaded; what they brought in goes, bit for bit, and what they took out comes back where nothing
     else has taken its place since. A revert can be reverted.
@@ -44,26 +34,13 @@ def command(
         from memit_vc.porcelain.recomputing.resolve import resolve_revert
 
         with io.repository() as repository, io.progress() as progress:
-            solved = resolve_revert(
-                repository,
-                revisions,
-                fact=fact,
-                on_conflict=on_conflict,
-                message=message,
-                progress=progress,
-            )
+            solved = resolve_revert(repository, revisions, progress=progress, **options)
         show_resolved(io, solved)
         return
     from memit_vc.porcelain.sets.revert import revert
 
     with io.repository() as repository:
-        made = revert(
-            repository,
-            revisions,
-            fact=fact,
-            on_conflict=on_conflict,
-            message=message,
-        )
+        made = revert(repository, revisions, **options)
         later = [(commit, repository.commit(commit).subject) for commit in made.later]
 
     def details() -> None:

@@ -39,6 +39,7 @@ class Outcome:
     """What a verb did. `id` is the newest commit that it made, or HEAD's where there was none to make.
 
     `added` and `removed` count columns against HEAD's state before. `notes` are worth knowing, `warnings` need a look.
+    A verb that has more to say makes a subclass of it: `Reverted(**vars(record(…)), later=…)`.
     """
 
     id: CommitId
@@ -94,12 +95,15 @@ def record(
     blobs: Iterable[bytes] = (),
     facts: Sequence[Fact] = (),
     evaluations: Sequence[Evaluation] = (),
-) -> None:
+    contradictions: Sequence[Contradiction] = (),
+    notes: Sequence[str] = (),
+    warnings: Sequence[str] = (),
+) -> Outcome:
     """Store `commits` (parents first) with what is new in them, and move HEAD from `head` to the last one.
 
     Blobs come before rows; a crash in between leaves orphans, which `gc` removes. One operation, by default named after
     the last commit's kind and described by the only commit's subject. RefMovedError, with the history unchanged, where
-    HEAD or its branch is no longer at `head`.
+    HEAD or its branch is no longer at `head`. The outcome has the contradictions, notes and warnings that were given.
     """
     tip = commits[-1]
     for blob in blobs:
@@ -116,6 +120,17 @@ def record(
         patches=patches,
         facts=facts,
         evaluations=evaluations,
+    )
+    before, after = repository.state(head.commit), repository.state(tip.id)
+    return Outcome(
+        id=tip.id,
+        branch=head.branch,
+        state=repository.state_id(after),
+        added=len(after - before),
+        removed=len(before - after),
+        contradictions=tuple(contradictions),
+        notes=tuple(notes),
+        warnings=tuple(warnings),
     )
 
 

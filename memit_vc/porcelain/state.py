@@ -61,9 +61,9 @@ class LiveState:
         self._origins = origins
 
     @classmethod
-    def at(cls, repository: Repository, commit: CommitId) -> LiveState:
+    def at(cls, repository: Repository, commit: CommitId, *, known: Described | None = None) -> LiveState:
         """The state at a commit."""
-        return cls(repository, repository.state(commit), commit=commit)
+        return cls(repository, repository.state(commit), commit=commit, known=known)
 
     @classmethod
     def of_head(cls, repository: Repository) -> LiveState:

@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from memit_vc.errors import RemoteError, UsageError
@@ -19,13 +19,16 @@ _SECRET = re.compile(r"hf_\w{10,}|:[^/@]*@|^[^/]*@[^/]*:")
 """A token, a password, or a name before a host: what addresses of git hold, and what is not to be kept or printed."""
 
 
+Visibility: TypeAlias = Literal["private", "public"]
+
+
 @dataclass(frozen=True)
 class PushOptions:
     """What only the Hub knows: its own branch, pull requests, and who may see a repository that a push creates."""
 
     branch: str | None = None
     create_pr: bool = False
-    visibility: Literal["private", "public"] | None = None
+    visibility: Visibility | None = None
 
     @property
     def hub_only(self) -> bool:

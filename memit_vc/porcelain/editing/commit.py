@@ -118,7 +118,7 @@ def commit_facts(
     )
     after = repository.state_id(state.columns.union(batch.patch.columns))
     try:
-        record(
+        done = record(
             repository,
             head,
             [made],
@@ -127,6 +127,8 @@ def commit_facts(
             blobs=batch.blobs,
             facts=settled.facts,
             evaluations=batch.evaluations(after, made.id),
+            notes=settled.notes,
+            warnings=warnings,
         )
     except RefMovedError as error:
         repository.keep_patch(batch.patch, settled.facts, parent=parent, message=made.message, details=made.details)
@@ -135,11 +137,7 @@ def commit_facts(
             hint=f"Put it on the new tip: memitvc commit --patch {short(batch.patch.id)}",
         ) from error
     return Committed(
-        id=made.id,
-        branch=head.branch,
-        state=after,
-        added=len(made.adds),
-        removed=len(made.removes),
+        **vars(done),
         patch=batch.patch.id,
         facts=len(settled.facts),
         before={} if batch.before is None else batch.before.total,
@@ -149,8 +147,6 @@ def commit_facts(
         survived=batch.survived,
         steps=sum(batch.steps),
         seconds=batch.seconds,
-        notes=settled.notes,
-        warnings=tuple(warnings),
     )
 
 

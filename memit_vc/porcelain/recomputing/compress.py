@@ -97,13 +97,8 @@ def compress(
         details={"compress": tolerance, "error": max(errors.values()), "rank": max(ranks.values())},
     )
     before = sum(repository.patch_path(source).stat().st_size for source in state.selection)
-    record(repository, head, [made], patches=[patch], blobs=blobs)
     return Compressed(
-        id=made.id,
-        branch=head.branch,
-        state=repository.state_id(patch.columns),
-        added=len(made.adds),
-        removed=len(made.removes),
+        **vars(record(repository, head, [made], patches=[patch], blobs=blobs)),
         patch=patch.id,
         facts=len(live),
         columns=len(state.columns),

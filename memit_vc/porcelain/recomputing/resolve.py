@@ -249,15 +249,17 @@ def record_solution(
         provenance=None if patch is None else patch.header.provenance,
         details=details,
     )
-    record(repository, head, [made], patches=() if patch is None else [patch], blobs=solved.blobs)
-    return Resolved(
-        id=made.id,
-        branch=head.branch,
-        state=repository.state_id((state.columns - gone) | adds),
-        added=len(made.adds),
-        removed=len(made.removes),
-        contradictions=tuple(contradictions),
+    done = record(
+        repository,
+        head,
+        [made],
+        patches=() if patch is None else [patch],
+        blobs=solved.blobs,
+        contradictions=contradictions,
         notes=(*solved.solver.notes, *solved.solution.notes()),
+    )
+    return Resolved(
+        **vars(done),
         patch=None if patch is None else patch.id,
         taken_out=sum(column.role == "cancel" for column in solved.solution.columns),
         put_in=sum(column.role == "edit" for column in solved.solution.columns),

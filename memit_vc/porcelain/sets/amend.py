@@ -9,7 +9,6 @@ from memit_vc.errors import MemitVCError
 from memit_vc.objects import CommitId, short
 from memit_vc.porcelain.history.scores_at_commit import scores_of
 from memit_vc.porcelain.record import Outcome, record
-from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
 
 _COMPUTED = ("commit", "rebase", "cherry-pick")
@@ -32,9 +31,8 @@ def amend_message(repository: Repository, message: str) -> Amended:
     made = dataclasses.replace(commit, message=message)
     if made.id == commit.id:
         raise MemitVCError("nothing to amend: the message is the same", hint="Give another one with -m.")
-    record(repository, head, [made], verb="amend", evaluations=scores_of(repository, commit.id, made.id))
-    state = LiveState.at(repository, made.id).id
-    return Amended(id=made.id, branch=head.branch, state=state, old=commit.id, subject=made.subject)
+    done = record(repository, head, [made], verb="amend", evaluations=scores_of(repository, commit.id, made.id))
+    return Amended(**vars(done), old=commit.id, subject=made.subject)
 
 
 def amended_parent(repository: Repository, tip: CommitId) -> CommitId:

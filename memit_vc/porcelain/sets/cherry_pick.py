@@ -39,7 +39,7 @@ def cherry_pick(
     """
     picked = list(dict.fromkeys(c for revision in revisions for c in repository.resolve_range(revision)))
     head = repository.head()
-    before = state = LiveState.at(repository, head.commit)
+    state = LiveState.at(repository, head.commit)
     made: list[Commit] = []
     skipped: list[CommitId] = []
     conflicts: list[Contradiction] = []
@@ -66,16 +66,8 @@ def cherry_pick(
         state = state.with_columns(joined.state, dict.fromkeys(joined.change.adds, new.id))
     if not made:
         raise _nothing(state, skipped)
-    record(repository, head, made)
-    total = before.change_to(state.columns)
     return Picked(
-        id=made[-1].id,
-        branch=head.branch,
-        state=state.id,
-        added=len(total.adds),
-        removed=len(total.removes),
-        contradictions=tuple(conflicts),
-        warnings=tuple(warnings),
+        **vars(record(repository, head, made, contradictions=conflicts, warnings=warnings)),
         ids=tuple(commit.id for commit in made),
         picked=tuple(target for target in picked if target not in skipped),
         skipped=tuple(skipped),

@@ -63,7 +63,6 @@ def commit_kept(
             **conflict_details(joined.contradictions, on_conflict),
         },
     )
-    record(repository, head, [made])
     notes = list(joined.warnings)
     if known:
         many = len(known) != 1
@@ -76,18 +75,8 @@ def commit_kept(
             f"the patch was computed on {short(kept.parent)}, without what came after it; "
             "`memitvc squash --resolve` solves all facts together"
         )
-    return KeptCommitted(
-        id=made.id,
-        branch=head.branch,
-        state=repository.state_id(joined.state),
-        added=len(made.adds),
-        removed=len(made.removes),
-        contradictions=joined.contradictions,
-        notes=tuple(notes),
-        patch=kept.patch.id,
-        facts=facts,
-        computed_on=kept.parent,
-    )
+    done = record(repository, head, [made], contradictions=joined.contradictions, notes=notes)
+    return KeptCommitted(**vars(done), patch=kept.patch.id, facts=facts, computed_on=kept.parent)
 
 
 def drop_kept(repository: Repository, patch: str) -> PatchId:

@@ -62,17 +62,8 @@ def merge(
         message=message or _message(repository, revision, theirs),
         details={"merges": theirs, **conflict_details(joined.contradictions, on_conflict)},
     )
-    record(repository, head, [made])
-    return Merged(
-        id=made.id,
-        branch=head.branch,
-        state=repository.state_id(joined.state),
-        added=len(made.adds),
-        removed=len(made.removes),
-        contradictions=joined.contradictions,
-        warnings=joined.warnings,
-        how="merge",
-    )
+    done = record(repository, head, [made], contradictions=joined.contradictions, warnings=joined.warnings)
+    return Merged(**vars(done), how="merge")
 
 
 def merged_state(ours: LiveState, theirs: CommitId, on_conflict: OnConflict, *, what: str) -> Joined:

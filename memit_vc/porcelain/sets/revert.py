@@ -66,18 +66,8 @@ def revert(
         },
     )
     later = built_on(live, joined.state & live.columns, joined.change.removes)
-    record(repository, head, [made])
-    return Reverted(
-        id=made.id,
-        branch=head.branch,
-        state=repository.state_id(joined.state),
-        added=len(made.adds),
-        removed=len(made.removes),
-        contradictions=joined.contradictions,
-        warnings=joined.warnings,
-        reverted=tuple(commit.id for commit in commits),
-        later=later,
-    )
+    done = record(repository, head, [made], contradictions=joined.contradictions, warnings=joined.warnings)
+    return Reverted(**vars(done), reverted=tuple(commit.id for commit in commits), later=later)
 
 
 def reverted_commits(repository: Repository, revisions: Sequence[str]) -> list[Commit]:

@@ -129,8 +129,7 @@ def _picked(
     """The changes of the file's commits made on HEAD."""
     known = _Together.of(repository, new)
     head = repository.head()
-    before = LiveState.at(repository, head.commit)
-    state = LiveState(repository, before.columns, origins=before.origins, known=known)
+    state = LiveState.at(repository, head.commit, known=known)
     made: list[Commit] = []
     skipped: list[CommitId] = []
     conflicts: list[Contradiction] = []
@@ -157,6 +156,7 @@ def _picked(
             )
         )
         state = state.with_columns(joined.state, dict.fromkeys(joined.change.adds, made[-1].id))
+    done = Outcome(id=head.commit, branch=head.branch, state=state.id)
     if made:
         columns = {column for commit in made for column in commit.adds}
         patches = [patch for patch in new.patches if not columns.isdisjoint(patch.columns)]
@@ -164,7 +164,7 @@ def _picked(
         told |= {patch.header.provenance for patch in patches if patch.header.provenance is not None}
         facts = {column.fact: new.facts[column.fact] for patch in patches for column in patch.header.columns}
         incoming.store(Received(patches, facts, told).objects)
-        record(
+        done = record(
             repository,
             head,
             made,
@@ -172,16 +172,11 @@ def _picked(
             description=f"{file.name}: {made[0].subject if len(made) == 1 else f'{len(made)} commits'}",
             patches=patches,
             facts=list(facts.values()),
+            contradictions=conflicts,
+            warnings=warnings,
         )
-    total = before.change_to(state.columns)
     return Imported(
-        id=made[-1].id if made else head.commit,
-        branch=head.branch,
-        state=state.id,
-        added=len(total.adds),
-        removed=len(total.removes),
-        contradictions=tuple(conflicts),
-        warnings=tuple(warnings),
+        **vars(done),
         ids=tuple(commit.id for commit in made),
         imported=tuple(each.commit.id for each in records if each.commit.id not in skipped),
         skipped=tuple(skipped),

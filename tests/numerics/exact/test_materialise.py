@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from memit_vc.errors import EngineError, IntegrityError, UnsupportedModelError
 from memit_vc.numerics.exact.factored import Dense, LowRank, Term
 from memit_vc.numerics.exact.grid import snap
-from memit_vc.numerics.exact.materialise import delta, materialise, state_terms, survived
-from memit_vc.numerics.exact.patchfile import encode_patch
+from memit_vc.numerics.exact.materialise import delta, materialise, survived
+from memit_vc.numerics.exact.patchfile import encode_patch, state_terms
 from memit_vc.objects import PatchId
 from tests.support.cases import base_weight, batch, bits, by_numpy, dense_batch, header_of
 from tests.support.paths import ROOT

@@ -13,8 +13,8 @@ import torch
 from memit_vc.errors import EngineError, IntegrityError
 from memit_vc.numerics.exact import update as module
 from memit_vc.numerics.exact.factored import Dense, Term
-from memit_vc.numerics.exact.materialise import materialise, state_terms
-from memit_vc.numerics.exact.patchfile import encode_patch, read_pieces, read_weight
+from memit_vc.numerics.exact.materialise import materialise
+from memit_vc.numerics.exact.patchfile import encode_patch, read_pieces, read_weight, state_terms
 from memit_vc.numerics.exact.update import StateTerms, Update
 from memit_vc.objects import EditableWeight, PatchId
 from tests.support.cases import base_weight, batch, bits, dense_batch, header_of

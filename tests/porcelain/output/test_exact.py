@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from memit_vc.errors import VerificationError
-from memit_vc.numerics.exact.materialise import materialise, state_terms
+from memit_vc.numerics.exact.materialise import materialise
+from memit_vc.numerics.exact.patchfile import state_terms
 from memit_vc.numerics.model.checkpoint_tensors import read_tensor, tensor_digest
 from memit_vc.objects import ColumnId, Commit, CommitId, RefUpdate
 from memit_vc.porcelain.base import checked_base

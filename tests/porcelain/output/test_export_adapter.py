@@ -95,7 +95,7 @@ def test_a_rank_limit_states_its_error(opened: Opened, tmp_path: Path) -> None:
     for each in touched:
         from safetensors.torch import load_file
 
-        from memit_vc.numerics.exact.materialise import state_terms
+        from memit_vc.numerics.exact.patchfile import state_terms
 
         tensors = load_file(made.directory / "adapter_model.safetensors")
         module = f"base_model.model.{each.parameter.removesuffix('.weight')}"

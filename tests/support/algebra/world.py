@@ -15,8 +15,8 @@ from torch import Tensor
 from memit_vc.numerics.exact.constraints import encode_constraints
 from memit_vc.numerics.exact.factored import Dense, LowRank
 from memit_vc.numerics.exact.grid import snap, snap_dense
-from memit_vc.numerics.exact.materialise import materialise, state_terms
-from memit_vc.numerics.exact.patchfile import bounds, column_ids, encode_patch
+from memit_vc.numerics.exact.materialise import materialise
+from memit_vc.numerics.exact.patchfile import bounds, column_ids, encode_patch, state_terms
 from memit_vc.numerics.model.checkpoint_tensors import read_tensor
 from memit_vc.objects import (
     ColumnId,
