@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from memit_vc.errors import EngineError
 from memit_vc.numerics.exact.grid import (
     break_even,
-    check_bound,
     column_bounds,
     dense_off_grid,
     low_rank_off_grid,
@@ -22,6 +21,7 @@ from memit_vc.numerics.exact.grid import (
     snap,
     snap_dense,
 )
+from memit_vc.vcs.exact import check_bound
 
 
 @pytest.mark.parametrize(
