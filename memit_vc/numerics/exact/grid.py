@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memit_vc.errors import EngineError
-from memit_vc.vcs.exact import EXACT_SUM, check_bound
+from memit_vc.vcs.exact import check_bound
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "EXACT_SUM",
     "Floats",
     "break_even",
     "check_bound",

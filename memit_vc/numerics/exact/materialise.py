@@ -19,7 +19,7 @@ from torch import Tensor
 
 from memit_vc.errors import EngineError, IntegrityError, UnsupportedModelError
 from memit_vc.numerics.exact.blockwise import block_map
-from memit_vc.numerics.exact.factored import Dense, LowRank, Term, check_terms, stacked
+from memit_vc.numerics.exact.factored import Dense, LowRank, Term, check_terms, stacked, summed
 from memit_vc.numerics.exact.grid import Floats
 from memit_vc.numerics.exact.patchfile import state_terms
 from memit_vc.objects import EditableWeight
@@ -95,13 +95,17 @@ class Materialiser:
     def stored_shape(self) -> tuple[int, int]:
         return stored_shape(self.weight)
 
-    def delta(self, rows: slice) -> Tensor:
-        """Rows of D, float64 [rows, d_in], y = W x orientation."""
-        return self._sum(self._left[rows], self._right, [dense[rows] for dense in self._dense])
-
     def stored_delta(self, rows: slice, columns: slice = _ALL) -> Tensor:
         """D for a part of the tensor as stored, float64, in the stored orientation."""
-        return self._sum(*self._part(rows, columns))
+        left, right, dense = self._part(rows, columns)
+        # factors are copied piece by piece; sums are exact, so their order is free
+        (_, first), *others = self._pieces(right)
+        total = left[:, :first].double() @ right[:first].double()
+        for start, stop in others:
+            total += left[:, start:stop].double() @ right[start:stop].double()
+        for update in dense:
+            total += update
+        return total
 
     def accumulate(self, total: Tensor, rows: slice) -> None:
         """Add D of these stored rows to `total`, float64, of the same shape, in place."""
@@ -124,22 +128,11 @@ class Materialiser:
         rows = slice(start, start + base.shape[0])
         return add_delta(base, lambda columns: self.stored_delta(rows, columns), self.weight, in_place=in_place)
 
-    def blocks(self, block_rows: int | None = None) -> Iterator[slice]:
+    def blocks(self) -> Iterator[slice]:
         """The stored rows, cut so that one block takes a few megabytes."""
         rows, columns = self.stored_shape
-        step = block_rows or block_step(columns)
+        step = block_step(columns)
         return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
-
-    def _sum(self, left: Tensor, right: Tensor, dense: Sequence[Tensor]) -> Tensor:
-        """left @ right + Σ dense in float64, the factors copied piece by piece."""
-        (_, first), *others = self._pieces(right)
-        total = left[:, :first].double() @ right[:first].double()
-        for start, stop in others:
-            # exact, so the order of the sum is free
-            total += left[:, start:stop].double() @ right[start:stop].double()
-        for update in dense:
-            total += update
-        return total
 
     @staticmethod
     def _pieces(right: Tensor) -> list[tuple[int, int]]:
@@ -194,12 +187,9 @@ def stored_shape(weight: EditableWeight) -> tuple[int, int]:
     return (weight.d_out, weight.d_in) if weight.orientation == "out_in" else (weight.d_in, weight.d_out)
 
 
-def delta(terms: Sequence[Term], weight: EditableWeight, *, rows: slice = _ALL) -> Tensor:
-    """D of a weight (or some of its rows), float64 [rows, d_in] in y = W x orientation, exact.
-
-    IntegrityError for terms that do not fit the weight or are off its grid, EngineError where sums could round.
-    """
-    return Materialiser(terms, weight).delta(rows)
+def delta(terms: Sequence[Term], weight: EditableWeight) -> Tensor:
+    """D of a weight, float64 [d_out, d_in] in y = W x orientation, exact. Errors as for `check_terms`."""
+    return tensor_of(summed(terms, weight))
 
 
 def materialise(
@@ -207,7 +197,6 @@ def materialise(
     terms: Sequence[Term],
     weight: EditableWeight,
     *,
-    block_rows: int | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
     """The edited weight: shape, dtype and orientation of `base`, the tensor as stored; a new tensor on the CPU.
@@ -221,7 +210,7 @@ def materialise(
     base = base.detach().cpu()
     result = base.clone(memory_format=torch.contiguous_format)
     if not update.is_zero:
-        blocks = list(update.blocks(block_rows))
+        blocks = list(update.blocks())
         edited = block_map(lambda rows: update.apply(base[rows].to(device), rows.start), blocks)
         for rows, block in zip(blocks, edited, strict=True):
             result[rows] = block

@@ -25,8 +25,9 @@ from memit_vc.errors import EngineError, IntegrityError, StorageError
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.statistics.factors import Factor, factorise
 from memit_vc.numerics.statistics.moments import Moments
-from memit_vc.numerics.statistics.tensorfile import read_metadata, read_tensors, write_bytes, write_tensors
+from memit_vc.numerics.statistics.tensorfile import read_metadata, read_tensors, write_tensors
 from memit_vc.objects.ids import JsonValue, StatisticsId, canonical_json, digest
+from memit_vc.store.files import write_atomic
 
 __all__ = ["KeyedWeight", "StatisticsCache", "StatisticsKey"]
 
@@ -178,7 +179,7 @@ class StatisticsCache:
                 "sha256": _content(matrix),
             }
             write_tensors(self._layer(key, weight.layer), {"moment": matrix}, metadata)
-        write_bytes(directory / "key.json", canonical_json(key.to_json()) + b"\n")
+        write_atomic(directory / "key.json", canonical_json(key.to_json()) + b"\n")
         with suppress(OSError):
             self.partial(key).unlink(missing_ok=True)
 

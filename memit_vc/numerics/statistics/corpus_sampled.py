@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from memit_vc.errors import EngineError
+from memit_vc.errors import EngineError, StorageError
 from memit_vc.numerics.forward.replay import cache_argument, evaluating
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.objects.ids import JsonValue, canonical_json, digest, short
 from memit_vc.progress import Progress, silent
-from memit_vc.store.files import temporary_path
+from memit_vc.store.files import write_atomic
 
 __all__ = ["sampled_texts", "sampling_description"]
 
@@ -124,14 +124,8 @@ class _Kept:
         self._rewrite()
 
     def _rewrite(self) -> None:
-        temporary = temporary_path(self._path)
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text("".join(json.dumps(b) + "\n" for b in self._batches), encoding="utf-8")
-            temporary.replace(self._path)
-        except OSError:  # a cache: what cannot be kept is sampled again, the same
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        with suppress(StorageError, OSError):  # a cache: what cannot be kept is sampled again, the same
+            write_atomic(self._path, "".join(json.dumps(b) + "\n" for b in self._batches).encode())
 
 
 def _new_tokens(adapter: ModelAdapter) -> int:

@@ -7,7 +7,6 @@ EasyEdit).
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.statistics.moments import Moments
 from memit_vc.objects.ids import JsonValue
+from memit_vc.store.files import file_digest, storage_errors
 
 __all__ = ["Asked", "find_statistics", "imported_corpus", "read_statistics"]
 
@@ -68,14 +68,8 @@ def imported_corpus(files: Mapping[int, Path]) -> dict[str, JsonValue]:
     """What stands in a statistics key for the corpus of imported moments: the files, by content. StorageError."""
     hashes: dict[str, JsonValue] = {}
     for layer, path in files.items():
-        sha256 = hashlib.sha256()
-        try:
-            with path.open("rb") as file:
-                for block in iter(lambda: file.read(1 << 20), b""):
-                    sha256.update(block)
-        except OSError as error:
-            raise _unreadable(path, error) from error
-        hashes[str(layer)] = sha256.hexdigest()
+        with storage_errors(path):
+            hashes[str(layer)] = file_digest(path)
     name = next(iter(files.values())).parent.name if files else ""
     return {"kind": "imported", "name": name, "files": hashes, "field": None}
 
@@ -185,10 +179,8 @@ def _read(path: Path, keys: Sequence[str]) -> dict[str, Any]:
                 )
             return {key: archive[key] for key in keys}
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise StorageError(
+            f"{path}: cannot be read: {error.strerror or error}", hint="Check its permissions."
+        ) from error
     except (ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise IntegrityError(f"{path}: not a whole .npz file: {error}", hint="Copy it again.") from error
-
-
-def _unreadable(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"{path}: cannot be read: {error.strerror or error}", hint="Check its permissions.")

@@ -6,51 +6,33 @@ One metadata key whose value is canonical JSON: with several keys safetensors' b
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from memit_vc.errors import IntegrityError, StorageError
 from memit_vc.objects.ids import JsonValue, canonical_json
-from memit_vc.store.files import fsync_directory, temporary_path
+from memit_vc.store.files import storage_errors, write_atomic
+from memit_vc.store.safetensors_file import parse_header, write_header
 
-__all__ = ["read_metadata", "read_tensors", "write_bytes", "write_tensors"]
+__all__ = ["read_metadata", "read_tensors", "write_tensors"]
 
 _METADATA_KEY = "memit_vc"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, JsonValue]) -> None:
-    """Write `tensors` under `path`: temporary sibling, fsync, rename, fsync of the directory. StorageError."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    described = {_METADATA_KEY: canonical_json(metadata).decode()}
-    _replace(path, lambda temporary: save_file(contiguous, temporary, metadata=described))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a small file in the same way."""
-    _replace(path, lambda temporary: temporary.write_bytes(content))
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_path(path)
-        write(temporary)
-        _sync(temporary, os.O_RDWR)
-        temporary.replace(path)
-        temporary = None
-        fsync_directory(path.parent)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"{path}: cannot be written: {error}", hint="Check free space and permissions.") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+    """Write float or integer `tensors` under `path`, whole or not at all. StorageError."""
+    arrays = {name: np.ascontiguousarray(tensor.detach().cpu().numpy()) for name, tensor in tensors.items()}
+    entries = {name: (f"{a.dtype.kind.upper()}{8 * a.itemsize}", a.shape) for name, a in arrays.items()}
+    head = write_header(entries, {_METADATA_KEY: canonical_json(metadata).decode()})
+    order = parse_header(head, len(head) + sum(array.nbytes for array in arrays.values()), source=str(path)).tensors
+    with storage_errors(path):  # of a place below a file, too
+        write_atomic(path, [head, *(arrays[name].reshape(-1).view(np.uint8).data for name in order)])
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -59,22 +41,21 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     FileNotFoundError is left to the caller, who knows whether the file had to be there. IntegrityError for a file that
     is cut short or not ours, StorageError where the system refuses the read.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, _metadata(path, file)  # noqa: SIM118
-    except SafetensorError as error:
-        raise IntegrityError(f"{path}: not a whole safetensors file: {error}", hint="Delete it.") from error
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be read: {error}", hint="Check its permissions.") from error
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, _metadata(path, file)  # noqa: SIM118
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """The metadata alone; raises as `read_tensors` does."""
+    with _opened(path) as file:
+        return _metadata(path, file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return _metadata(path, file)
+            yield file
     except SafetensorError as error:
         raise IntegrityError(f"{path}: not a whole safetensors file: {error}", hint="Delete it.") from error
     except FileNotFoundError:
@@ -91,11 +72,3 @@ def _metadata(path: Path, file: Any) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise IntegrityError(f"{path}: its memit-vc metadata is not an object", hint="Delete it.")
     return found
-
-
-def _sync(path: Path, flags: int) -> None:
-    handle = os.open(path, flags)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
