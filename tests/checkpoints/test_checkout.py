@@ -19,10 +19,10 @@ from transformers import AutoModelForCausalLM
 
 from memit_vc.errors import BaseChangedError, IntegrityError, StorageError, UnsupportedModelError, UsageError
 from memit_vc.numerics.exact.materialise import Term, materialise
-from memit_vc.numerics.output.checkout import CheckoutResult, checkout, hash_directory, prepare_base
+from memit_vc.numerics.output.checkout import CheckoutResult, checkout, prepare_base
 from memit_vc.objects import EditableWeight, StateId
 from memit_vc.store import links
-from memit_vc.store.checkpoint import Checkpoint
+from memit_vc.store.checkpoint import Checkpoint, hash_directory
 from memit_vc.store.shards import HOT_FILE, ShardedBase
 from tests.checkpoints.models import EXTRA_FILES, save, tensor, terms_for, weights_of
 from tests.exactness.cases import bits

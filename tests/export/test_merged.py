@@ -11,9 +11,9 @@ from safetensors import safe_open
 
 from memit_vc.cli import main
 from memit_vc.errors import UsageError
-from memit_vc.numerics.output.checkout import hash_directory
 from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.porcelain.output.export_merged import export_merged
+from memit_vc.store.checkpoint import hash_directory
 from tests.export.conftest import Opened, plain_model
 
 

@@ -91,10 +91,6 @@ class Materialiser:
         """No term at all: the weight is the base's."""
         return not self._right.shape[0] and not self._dense
 
-    @property
-    def stored_shape(self) -> tuple[int, int]:
-        return stored_shape(self.weight)
-
     def stored_delta(self, rows: slice, columns: slice = _ALL) -> Tensor:
         """D for a part of the tensor as stored, float64, in the stored orientation."""
         left, right, dense = self._part(rows, columns)
@@ -130,7 +126,7 @@ class Materialiser:
 
     def blocks(self) -> Iterator[slice]:
         """The stored rows, cut so that one block takes a few megabytes."""
-        rows, columns = self.stored_shape
+        rows, columns = stored_shape(self.weight)
         step = block_step(columns)
         return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
@@ -206,7 +202,7 @@ def materialise(
     and F64; EngineError where the result overflows it.
     """
     update = Materialiser(terms, weight, device=device)
-    _check_base(base, update)
+    _check_base(base, weight)
     base = base.detach().cpu()
     result = base.clone(memory_format=torch.contiguous_format)
     if not update.is_zero:
@@ -232,7 +228,7 @@ def survived(
     """
     intended, old = Materialiser(terms, weight), Materialiser(before, weight)
     new = Materialiser([*before, *terms], weight)
-    _check_base(base, new)
+    _check_base(base, weight)
     base = base.detach().cpu()
 
     def products(rows: slice) -> tuple[float, float]:
@@ -271,15 +267,14 @@ def _concatenated(terms: Sequence[LowRank], weight: EditableWeight) -> tuple[Ten
     return (left.double(), right.T.contiguous().double().T) if small else (left, right)
 
 
-def _check_base(base: Tensor, update: Materialiser) -> None:
-    weight = update.weight
+def _check_base(base: Tensor, weight: EditableWeight) -> None:
     if base.dtype not in _BITS:
         raise UnsupportedModelError(
             f"{weight.name}: weights of {base.dtype} cannot be edited exactly",
             hint="Edit the checkpoint in float32, bfloat16 or float16; export an adapter for the quantised one.",
         )
-    if tuple(base.shape) != update.stored_shape:
+    if tuple(base.shape) != stored_shape(weight):
         raise IntegrityError(
-            f"{weight.name}: the base tensor is {list(base.shape)}, the history says {list(update.stored_shape)}",
+            f"{weight.name}: the base tensor is {list(base.shape)}, the history says {list(stored_shape(weight))}",
             hint="The base is not the one that `init` recorded: put its files back, or start a new repository.",
         )

@@ -14,7 +14,7 @@ from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, Term
 from memit_vc.numerics.output.hotshard import StaleShardError, copied_shard, hot_shard
 from memit_vc.objects import BaseManifest, EditableWeight, JsonValue, StateId, canonical_json
 from memit_vc.progress import Progress, silent
-from memit_vc.store.checkpoint import INDEX_FILE, RECORD_FILE, SINGLE_FILE, Checkpoint, hash_directory
+from memit_vc.store.checkpoint import INDEX_FILE, RECORD_FILE, SINGLE_FILE, Checkpoint
 from memit_vc.store.files import storage_errors, write_atomic
 from memit_vc.store.fresh import fresh_directory
 from memit_vc.store.hotcache import HotCache
@@ -22,7 +22,7 @@ from memit_vc.store.links import LinkKind, link
 from memit_vc.store.safetensors_file import read_header
 from memit_vc.store.shards import FILES, HOT_FILE, ShardedBase, build_base, clear_abandoned
 
-__all__ = ["RECORD_FILE", "CheckoutResult", "base_of", "checkout", "hash_directory", "prepare_base"]
+__all__ = ["RECORD_FILE", "CheckoutResult", "base_of", "checkout", "prepare_base"]
 
 CACHE_LIMIT = 8 << 30
 _BASE_KEY = "memitvc_base"

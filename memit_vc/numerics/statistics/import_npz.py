@@ -154,7 +154,7 @@ def _read_moment(path: Path, layer: int, adapter: ModelAdapter) -> tuple[Tensor,
     if not bool(matrix.isfinite().all()):
         raise EngineError(f"{path}: its second moment (layer {layer}) holds values that are not finite", hint=_ANEW)
     if bool((matrix.diagonal() < 0).any()) or not torch.allclose(
-        matrix, matrix.T, rtol=1e-3, atol=1e-6 * _scale(matrix)
+        matrix, matrix.T, rtol=1e-3, atol=1e-6 * float(matrix.diagonal().max())
     ):
         raise IntegrityError(
             f"{path}: mom2.mom2 (layer {layer}) is not a second moment: it must be symmetric, without negative entries "
@@ -162,10 +162,6 @@ def _read_moment(path: Path, layer: int, adapter: ModelAdapter) -> tuple[Tensor,
             hint=_ANEW,
         )
     return matrix, int(count.reshape(()))
-
-
-def _scale(matrix: Tensor) -> float:
-    return float(matrix.diagonal().max())
 
 
 def _read(path: Path, keys: Sequence[str]) -> dict[str, Any]:
