@@ -19,7 +19,7 @@ from torch import Tensor
 
 from memit_vc.errors import EngineError, IntegrityError, UnsupportedModelError
 from memit_vc.numerics.exact.blockwise import block_map
-from memit_vc.numerics.exact.factored import Dense, LowRank, Term, check_terms, stacked
+from memit_vc.numerics.exact.factored import Dense, LowRank, Term, check_terms, stacked, summed
 from memit_vc.numerics.exact.grid import Floats
 from memit_vc.objects import EditableWeight
 
@@ -76,17 +76,17 @@ class Materialiser:
         """No term at all: the weight is the base's."""
         return not self._right.shape[0] and not self._dense
 
-    @property
-    def stored_shape(self) -> tuple[int, int]:
-        return stored_shape(self.weight)
-
-    def delta(self, rows: slice) -> Tensor:
-        """Rows of D, float64 [rows, d_in], y = W x orientation."""
-        return self._sum(self._left[rows], self._right, [dense[rows] for dense in self._dense])
-
     def stored_delta(self, rows: slice, columns: slice = _ALL) -> Tensor:
         """D for a part of the tensor as stored, float64, in the stored orientation."""
-        return self._sum(*self._part(rows, columns))
+        left, right, dense = self._part(rows, columns)
+        # factors are copied piece by piece; sums are exact, so their order is free
+        (_, first), *others = self._pieces(right)
+        total = left[:, :first].double() @ right[:first].double()
+        for start, stop in others:
+            total += left[:, start:stop].double() @ right[start:stop].double()
+        for update in dense:
+            total += update
+        return total
 
     def accumulate(self, total: Tensor, rows: slice) -> None:
         """Add D of these stored rows to `total`, float64, of the same shape, in place."""
@@ -109,22 +109,11 @@ class Materialiser:
         rows = slice(start, start + base.shape[0])
         return add_delta(base, lambda columns: self.stored_delta(rows, columns), self.weight, in_place=in_place)
 
-    def blocks(self, block_rows: int | None = None) -> Iterator[slice]:
+    def blocks(self) -> Iterator[slice]:
         """The stored rows, cut so that one block takes a few megabytes."""
-        rows, columns = self.stored_shape
-        step = block_rows or block_step(columns)
+        rows, columns = stored_shape(self.weight)
+        step = block_step(columns)
         return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
-
-    def _sum(self, left: Tensor, right: Tensor, dense: Sequence[Tensor]) -> Tensor:
-        """left @ right + Σ dense in float64, the factors copied piece by piece."""
-        (_, first), *others = self._pieces(right)
-        total = left[:, :first].double() @ right[:first].double()
-        for start, stop in others:
-            # exact, so the order of the sum is free
-            total += left[:, start:stop].double() @ right[start:stop].double()
-        for update in dense:
-            total += update
-        return total
 
     @staticmethod
     def _pieces(right: Tensor) -> list[tuple[int, int]]:
@@ -179,12 +168,9 @@ def stored_shape(weight: EditableWeight) -> tuple[int, int]:
     return (weight.d_out, weight.d_in) if weight.orientation == "out_in" else (weight.d_in, weight.d_out)
 
 
-def delta(terms: Sequence[Term], weight: EditableWeight, *, rows: slice = _ALL) -> Tensor:
-    """D of a weight (or some of its rows), float64 [rows, d_in] in y = W x orientation, exact.
-
-    IntegrityError for terms that do not fit the weight or are off its grid, EngineError where sums could round.
-    """
-    return Materialiser(terms, weight).delta(rows)
+def delta(terms: Sequence[Term], weight: EditableWeight) -> Tensor:
+    """D of a weight, float64 [d_out, d_in] in y = W x orientation, exact. Errors as for `check_terms`."""
+    return tensor_of(summed(terms, weight))
 
 
 def materialise(
@@ -192,7 +178,6 @@ def materialise(
     terms: Sequence[Term],
     weight: EditableWeight,
     *,
-    block_rows: int | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
     """The edited weight: shape, dtype and orientation of `base`, the tensor as stored; a new tensor on the CPU.
@@ -202,11 +187,11 @@ def materialise(
     and F64; EngineError where the result overflows it.
     """
     update = Materialiser(terms, weight, device=device)
-    _check_base(base, update)
+    _check_base(base, weight)
     base = base.detach().cpu()
     result = base.clone(memory_format=torch.contiguous_format)
     if not update.is_zero:
-        blocks = list(update.blocks(block_rows))
+        blocks = list(update.blocks())
         edited = block_map(lambda rows: update.apply(base[rows].to(device), rows.start), blocks)
         for rows, block in zip(blocks, edited, strict=True):
             result[rows] = block
@@ -228,7 +213,7 @@ def survived(
     """
     intended, old = Materialiser(terms, weight), Materialiser(before, weight)
     new = Materialiser([*before, *terms], weight)
-    _check_base(base, new)
+    _check_base(base, weight)
     base = base.detach().cpu()
 
     def products(rows: slice) -> tuple[float, float]:
@@ -267,15 +252,14 @@ def _concatenated(terms: Sequence[LowRank], weight: EditableWeight) -> tuple[Ten
     return (left.double(), right.T.contiguous().double().T) if small else (left, right)
 
 
-def _check_base(base: Tensor, update: Materialiser) -> None:
-    weight = update.weight
+def _check_base(base: Tensor, weight: EditableWeight) -> None:
     if base.dtype not in _BITS:
         raise UnsupportedModelError(
             f"{weight.name}: weights of {base.dtype} cannot be edited exactly",
             hint="Edit the checkpoint in float32, bfloat16 or float16; export an adapter for the quantised one.",
         )
-    if tuple(base.shape) != update.stored_shape:
+    if tuple(base.shape) != stored_shape(weight):
         raise IntegrityError(
-            f"{weight.name}: the base tensor is {list(base.shape)}, the history says {list(update.stored_shape)}",
+            f"{weight.name}: the base tensor is {list(base.shape)}, the history says {list(stored_shape(weight))}",
             hint="The base is not the one that `init` recorded: put its files back, or start a new repository.",
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -13,26 +13,13 @@ from memit_vc.numerics.exact.blob import Blob, encode
 from memit_vc.numerics.exact.factored import Dense, LowRank, Term
 from memit_vc.numerics.exact.grid import Floats
 from memit_vc.numerics.exact.patchheader import check_layout, decode_header, expected_tensors
-from memit_vc.objects import ColumnId, PatchHeader, PatchId, canonical_json, digest
+from memit_vc.objects import ColumnId, Patch, PatchHeader, PatchId, canonical_json, digest
 
 _PIECE = 512
 """Columns that `read_pieces` reads at once."""
 
 PatchTensors: TypeAlias = Mapping[str, Term]
 """Weight name (as in the checkpoint) -> its update."""
-
-
-class ExpectedPatch(Protocol):
-    """What the history says of a patch; `memit_vc.repository.Patch` is one."""
-
-    @property
-    def id(self) -> PatchId: ...
-    @property
-    def header(self) -> PatchHeader: ...
-    @property
-    def columns(self) -> tuple[ColumnId, ...]: ...
-    @property
-    def bounds(self) -> Mapping[str, tuple[float, ...]]: ...
 
 
 def encode_patch(header: PatchHeader, tensors: PatchTensors) -> bytes:
@@ -128,7 +115,7 @@ def state_terms(
     return [term for term in found if term is not None]
 
 
-def check_patch(path: Path, expected: ExpectedPatch) -> list[str]:
+def check_patch(path: Path, expected: Patch) -> list[str]:
     """What is wrong with a stored patch, one sentence each, for fsck; [] where it is what the history says."""
     try:
         header, tensors = read_patch(path)
@@ -137,7 +124,7 @@ def check_patch(path: Path, expected: ExpectedPatch) -> list[str]:
     problems = []
     if header != expected.header:
         problems.append(f"{path}: its header is not the one the history recorded")
-    elif column_ids(expected.id, header, tensors) != tuple(expected.columns):
+    elif column_ids(expected.id, header, tensors) != expected.columns:
         problems.append(f"{path}: its columns are not the ones the history recorded")
     elif bounds(header, tensors) != {name: tuple(units) for name, units in expected.bounds.items()}:
         problems.append(f"{path}: its bounds are not the ones the history recorded")

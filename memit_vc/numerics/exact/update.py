@@ -7,7 +7,8 @@ same D.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -31,21 +32,20 @@ Edit: TypeAlias = Callable[[Tensor], Tensor]
 """Makes the state's rows of the base's, in place; to be called once."""
 
 
+@dataclass(frozen=True)
 class StateTerms:
     """The terms of a state for one weight, read from its patches anew by each iteration, some columns at a time.
 
-    `selection` maps each patch to its live columns, () meaning all of it, as for `materialise.state_terms`.
+    `selection` maps each patch to its live columns, () meaning all of it, as for `state_terms`.
     """
 
-    def __init__(
-        self, read: Callable[[PatchId], Path], selection: Iterable[tuple[PatchId, tuple[int, ...]]], weight: str
-    ) -> None:
-        self._patches = [(read(patch), positions) for patch, positions in sorted(selection)]
-        self._weight = weight
+    read: Callable[[PatchId], Path]
+    selection: Collection[tuple[PatchId, tuple[int, ...]]]
+    weight: str
 
     def __iter__(self) -> Iterator[Term]:
-        for path, positions in self._patches:
-            yield from read_pieces(path, positions, self._weight)
+        for patch, positions in sorted(self.selection):
+            yield from read_pieces(self.read(patch), positions, self.weight)
 
 
 class Update:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from memit_vc.numerics.model.adapter import ModelAdapter
 
 
-class _StopForwardError(Exception):
-    """Raised by a hook to leave a forward whose rest is not needed."""
+class StopForwardError(Exception):
+    """Raised by a hook to leave a forward whose rest is not needed; for its caller to catch."""
 
 
 def cache_argument(module: nn.Module) -> str:
@@ -115,7 +115,7 @@ def record(
         if index in keep:
             kept[index] = hidden
         if index == last:
-            raise _StopForwardError
+            raise StopForwardError
         if change is None or index != change[0]:
             return None
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
@@ -124,7 +124,7 @@ def record(
     with (
         torch.set_grad_enabled(change is not None and torch.is_grad_enabled()),
         evaluating(adapter.model),
-        suppress(_StopForwardError),
+        suppress(StopForwardError),
         watching(blocks, on_call, on_output),
     ):
         adapter.backbone(**inputs)

@@ -59,9 +59,11 @@ def searched(
 def help_search(adapter: ModelAdapter, team: Team, order: Message) -> None:
     """Helper: search its share of the parts. LeftError where the leader gives up or any process fails."""
     body = order.body
-    adapter = _named(adapter, MEMITHyperParams.from_json(body["hparams"]))
-    parts = [[Fact.from_json(record) for record in part] for part in body["parts"]]
     hparams = MEMITHyperParams.from_json(body["hparams"])
+    # the helper's model with the parts that this search's hyperparameters name: a commit may have its own
+    model = adapter.model
+    adapter = replace(adapter, architecture=architecture_for(model, model.config.model_type, hparams))
+    parts = [[Fact.from_json(record) for record in part] for part in body["parts"]]
     weights = {int(layer): weight for layer, weight in order.tensors.items()}
 
     def search(index: int) -> Targets:
@@ -80,12 +82,6 @@ def help_search(adapter: ModelAdapter, team: Team, order: Message) -> None:
             mine = start + team.rank
             answer = _answer(lambda mine=mine: search(mine)) if mine < len(parts) else Message()  # type: ignore[misc]
             list(team.exchange(answer))
-
-
-def _named(adapter: ModelAdapter, hparams: MEMITHyperParams) -> ModelAdapter:
-    """The helper's model with the parts that this search's hyperparameters name: a commit may have its own."""
-    model = adapter.model
-    return replace(adapter, architecture=architecture_for(model, model.config.model_type, hparams))
 
 
 def _answer(search: Callable[[], Targets]) -> Message:

@@ -202,12 +202,8 @@ def _passages(paragraphs: Sequence[str]) -> Iterator[str]:
     gathered: list[str] = []
     for paragraph in paragraphs:
         gathered.append(paragraph)
-        if _length(gathered) >= _PASSAGE:
+        if sum(map(len, gathered)) >= _PASSAGE:
             yield "\n".join(gathered)
             gathered = []
     if gathered:
         yield "\n".join(gathered)
-
-
-def _length(parts: Sequence[str]) -> int:
-    return sum(map(len, parts))

@@ -5,15 +5,16 @@ Large files are never held in memory: their records are found once, then read in
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from memit_vc.errors import StorageError, UsageError
 from memit_vc.objects.ids import JsonValue
+from memit_vc.store.files import file_digest
 
 Source: TypeAlias = tuple[dict[str, JsonValue], Callable[[], Iterator[str]]]
 """A description, and a function that reads the texts from the start."""
@@ -38,16 +39,13 @@ def open_file(path: Path, *, field: str | None, seed: int) -> Source:
         raise UsageError(f"{path}: files of type {suffix} are not read", hint=f"Use one of {', '.join(SUFFIXES)}.")
     try:
         with path.open("rb") as file:
-            sha256 = hashlib.sha256()
-            for block in iter(lambda: file.read(1 << 20), b""):
-                sha256.update(block)
-            file.seek(0)
+            sha256 = file_digest(path)
             if suffix in _PLAIN:
                 reader = _spans_reader(path, _paragraph_spans(file), lambda raw, where: _decode(raw, where), seed)
             elif suffix == ".json":
                 reader = _json_reader(path, file, field, seed)
             elif suffix == ".parquet":
-                reader = _parquet_reader(path, field, seed)
+                reader = partial(parquet_texts, path, field=field, seed=seed)
             else:
                 reader = _lines_reader(path, file, field, seed)
     except OSError as error:
@@ -61,7 +59,7 @@ def open_file(path: Path, *, field: str | None, seed: int) -> Source:
         "kind": "file",
         "name": path.name,
         "size": size,
-        "sha256": sha256.hexdigest(),
+        "sha256": sha256,
         "field": field,
         "seed": seed,
     }
@@ -103,10 +101,6 @@ def parquet_texts(path: Path, *, field: str | None, seed: int) -> Iterator[str]:
         raise StorageError(
             f"{path}: not a readable parquet file: {error}", hint="Copy or download it again."
         ) from error
-
-
-def _parquet_reader(path: Path, field: str | None, seed: int) -> Callable[[], Iterator[str]]:
-    return lambda: parquet_texts(path, field=field, seed=seed)
 
 
 def _spans_reader(

@@ -51,14 +51,8 @@ class Factor:
 
     def save(self, path: Path) -> None:
         """Write the lower triangle, row by row without the zeros (half the bytes). StorageError."""
-        size = self.size
-        packed = torch.empty(size * (size + 1) // 2, dtype=torch.float64)
-        lower = self.lower.cpu()
-        start = 0
-        for row in range(size):
-            packed[start : start + row + 1] = lower[row, : row + 1]
-            start += row + 1
-        write_tensors(path, {_TENSOR: packed}, {"kind": "factor", "size": size, "ridge": self.ridge})
+        packed = torch.cat([row[: index + 1] for index, row in enumerate(self.lower.cpu())])
+        write_tensors(path, {_TENSOR: packed}, {"kind": "factor", "size": self.size, "ridge": self.ridge})
 
     @classmethod
     def load(cls, path: Path) -> Factor:
@@ -74,10 +68,8 @@ class Factor:
         ):
             raise IntegrityError(f"{path}: does not hold a factor", hint="Delete it; it is computed again when needed.")
         lower = torch.zeros(size, size, dtype=torch.float64)
-        start = 0
-        for row in range(size):
-            lower[row, : row + 1] = packed[start : start + row + 1]
-            start += row + 1
+        for row, part in zip(lower, torch.split(packed, list(range(1, size + 1))), strict=True):
+            row[: len(part)] = part
         if not bool(packed.isfinite().all()) or not bool((lower.diagonal() > 0).all()):
             raise IntegrityError(f"{path}: holds a factor with impossible values", hint="Delete it; it is recomputed.")
         return cls(lower, float(ridge))

@@ -7,7 +7,6 @@ EasyEdit).
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.statistics.moments import Moments
 from memit_vc.objects.ids import JsonValue
+from memit_vc.store.files import file_digest, storage_errors
 
 _LOG = logging.getLogger(__name__)
 
@@ -66,14 +66,8 @@ def imported_corpus(files: Mapping[int, Path]) -> dict[str, JsonValue]:
     """What stands in a statistics key for the corpus of imported moments: the files, by content. StorageError."""
     hashes: dict[str, JsonValue] = {}
     for layer, path in files.items():
-        sha256 = hashlib.sha256()
-        try:
-            with path.open("rb") as file:
-                for block in iter(lambda: file.read(1 << 20), b""):
-                    sha256.update(block)
-        except OSError as error:
-            raise _unreadable(path, error) from error
-        hashes[str(layer)] = sha256.hexdigest()
+        with storage_errors(path):
+            hashes[str(layer)] = file_digest(path)
     name = next(iter(files.values())).parent.name if files else ""
     return {"kind": "imported", "name": name, "files": hashes, "field": None}
 
@@ -158,7 +152,7 @@ def _read_moment(path: Path, layer: int, adapter: ModelAdapter) -> tuple[Tensor,
     if not bool(matrix.isfinite().all()):
         raise EngineError(f"{path}: its second moment (layer {layer}) holds values that are not finite", hint=_ANEW)
     if bool((matrix.diagonal() < 0).any()) or not torch.allclose(
-        matrix, matrix.T, rtol=1e-3, atol=1e-6 * _scale(matrix)
+        matrix, matrix.T, rtol=1e-3, atol=1e-6 * float(matrix.diagonal().max())
     ):
         raise IntegrityError(
             f"{path}: mom2.mom2 (layer {layer}) is not a second moment: it must be symmetric, without negative entries "
@@ -166,10 +160,6 @@ def _read_moment(path: Path, layer: int, adapter: ModelAdapter) -> tuple[Tensor,
             hint=_ANEW,
         )
     return matrix, int(count.reshape(()))
-
-
-def _scale(matrix: Tensor) -> float:
-    return float(matrix.diagonal().max())
 
 
 def _read(path: Path, keys: Sequence[str]) -> dict[str, Any]:
@@ -183,10 +173,8 @@ def _read(path: Path, keys: Sequence[str]) -> dict[str, Any]:
                 )
             return {key: archive[key] for key in keys}
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise StorageError(
+            f"{path}: cannot be read: {error.strerror or error}", hint="Check its permissions."
+        ) from error
     except (ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise IntegrityError(f"{path}: not a whole .npz file: {error}", hint="Copy it again.") from error
-
-
-def _unreadable(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"{path}: cannot be read: {error.strerror or error}", hint="Check its permissions.")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from memit_vc.errors import IntegrityError, UsageError
-from memit_vc.numerics.forward.replay import evaluating, watching
+from memit_vc.numerics.forward.replay import StopForwardError, evaluating, watching
 from memit_vc.numerics.forward.rows import pad
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.memory import is_out_of_memory, let_go
@@ -32,10 +32,6 @@ from memit_vc.progress import Progress, silent
 
 _STAGE = "second moments"
 _PARTIAL = "partial moments"
-
-
-class _StopForwardError(Exception):
-    """Leaves a forward whose rest is not needed."""
 
 
 @dataclass(frozen=True)
@@ -214,9 +210,9 @@ def _keys(adapter: ModelAdapter, rows: Rows, layers: Sequence[int]) -> dict[int,
         flat = given.reshape(-1, given.shape[-1])  # some families flatten rows and tokens before the MLP
         found[layer] = flat[real.to(flat.device)]
         if layer == layers[-1]:
-            raise _StopForwardError
+            raise StopForwardError
 
-    with watching({layer: adapter.projection(layer) for layer in layers}, on_call), suppress(_StopForwardError):
+    with watching({layer: adapter.projection(layer) for layer in layers}, on_call), suppress(StopForwardError):
         adapter.backbone(input_ids=ids.to(adapter.device), attention_mask=mask.to(adapter.device), use_cache=False)
     return found
 

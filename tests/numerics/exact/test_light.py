@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from tests.exactness.test_stored_bytes import CASES, QUANTA, SHAPES, numbers
+from tests.numerics.exact.test_stored_bytes import CASES, QUANTA, SHAPES, numbers
 from memit_vc.numerics.exact.constraints import Constraints, encode_constraints, read_constraints
 from memit_vc.numerics.exact.factored import LowRank, stacked
 from memit_vc.numerics.exact.patchfile import check_patch, encode_patch, read_pieces, read_weight

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from memit_vc.errors import EngineError, IntegrityError, UnsupportedModelError
 from memit_vc.numerics.exact.factored import Dense, LowRank, Term
 from memit_vc.numerics.exact.grid import snap
-from memit_vc.numerics.exact.materialise import delta, materialise, survived
+from memit_vc.numerics.exact.materialise import Materialiser, delta, materialise, survived
 from memit_vc.numerics.exact.patchfile import encode_patch, state_terms
 from memit_vc.objects import PatchId
 from tests.support.cases import base_weight, batch, bits, by_numpy, dense_batch, header_of
@@ -59,8 +59,10 @@ def test_order_grouping_blocks_and_backend_do_not_matter(
     split = [*columns, *(term for term in terms if isinstance(term, Dense))]
     random.Random(seed).shuffle(split)
     assert bits(materialise(base, split, weight)) == expected
-    assert bits(materialise(base, terms[::-1], weight, block_rows=block_rows)) == expected
-    assert bits(materialise(base, split, weight, block_rows=block_rows)) == expected
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("memit_vc.numerics.exact.materialise.block_step", lambda _: block_rows)
+        assert bits(materialise(base, terms[::-1], weight)) == expected
+        assert bits(materialise(base, split, weight)) == expected
     assert bits(by_numpy(base, split, weight)) == expected
 
 
@@ -150,7 +152,7 @@ def test_rows_of_the_delta(seed: int, rows: tuple[int, int]) -> None:
     terms: list[Term] = [batch(seed, weight, 3), dense_batch(seed, weight)]
     whole = delta(terms, weight)
     part = slice(min(rows), max(rows))
-    assert torch.equal(delta(terms, weight, rows=part), whole[part])
+    assert torch.equal(Materialiser(terms, weight).stored_delta(part), whole[part])
     assert np.array_equal(sum(term.matrix() for term in terms), whole.numpy())
     assert whole.dtype == torch.float64
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from memit_vc.numerics.exact.constraints import encode_constraints, read_constra
 from memit_vc.numerics.exact.factored import Dense, LowRank
 from memit_vc.numerics.exact.grid import Floats
 from memit_vc.numerics.exact.patchfile import bounds, check_patch, column_ids, encode_patch, read_patch, read_weight
-from memit_vc.objects import METADATA_KEY, ColumnId, PatchHeader, PatchId, WeightForm, canonical_json, digest
+from memit_vc.objects import METADATA_KEY, ColumnId, Patch, PatchHeader, PatchId, WeightForm, canonical_json, digest
 from tests.support.cases import base_weight, batch, dense_batch, header_of
 
 _, WEIGHT = base_weight(1, 6, 5)
@@ -200,21 +200,13 @@ def test_a_mutated_blob_is_refused_or_harmless(data: st.DataObject) -> None:
     encode_patch(header, tensors)
 
 
-@dataclass(frozen=True)
-class Recorded:
-    id: PatchId
-    header: PatchHeader
-    columns: tuple[ColumnId, ...]
-    bounds: dict[str, tuple[float, ...]]
-
-
 def test_check_patch_says_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "p"
     path.write_bytes(BLOB)
     tensors = {WEIGHT.name: TERM}
-    right = Recorded(blob_id(BLOB), HEADER, column_ids(blob_id(BLOB), HEADER, tensors), bounds(HEADER, tensors))
+    right = Patch(blob_id(BLOB), HEADER, column_ids(blob_id(BLOB), HEADER, tensors), bounds(HEADER, tensors))
     assert check_patch(path, right) == []
-    wrongs: list[tuple[Recorded, str]] = [
+    wrongs: list[tuple[Patch, str]] = [
         (replace(right, header=replace(HEADER, provenance=None, base=HEADER.columns[0].fact)), "header"),  # type: ignore[arg-type]
         (replace(right, columns=right.columns[::-1]), "columns"),
         (replace(right, bounds={WEIGHT.name: (1.0, 1.0, 1.0)}), "bounds"),
