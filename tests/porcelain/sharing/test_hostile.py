@@ -272,7 +272,7 @@ def test_a_history_in_a_circle(world: World, monkeypatch: pytest.MonkeyPatch) ->
 
         record = json.loads(data)
         if record["commit"]["parents"] == [name]:
-            made = module.parse_commit(record["commit"], where)
+            made = module._parse_commit(record["commit"], where)
             monkeypatch.setattr(type(made), "id", name)
             return RemoteCommit(made, (), {}, None)
         return decode(RemoteCommit, data, name, where)  # type: ignore[no-any-return]
