@@ -1,8 +1,9 @@
-"""The base checkpoint: where it lies, whether it is still the one that `init` recorded."""
+"""The base checkpoint: where it lies, its grids, and whether it is still the one that `init` recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,39 @@ if TYPE_CHECKING:
 _STAMPS = "cache/base-files.json"
 
 
-def fetch_base(source: str, revision: str | None, *, progress: Progress = silent) -> tuple[Path, str | None]:
-    """(directory, Hub commit or None) of what `init` was given: a local directory, else a Hub id, downloaded if need
-    be.
+@dataclass(frozen=True)
+class SeenBase:
+    """A checkpoint that may become a base. `name` is its Hub id, with the Hub commit as `revision`, or its directory.
 
-    The one place that may use the network for a base. RemoteError where the Hub has no such model or is out of reach,
-    IntegrityError where what comes is damaged.
+    `stamps` are those that its files had before they were read.
+    """
+
+    name: str
+    revision: str | None
+    checkpoint: Checkpoint
+    stamps: Mapping[str, Sequence[int]]
+
+    @classmethod
+    def find(cls, source: str, revision: str | None, *, progress: Progress = silent) -> SeenBase:
+        """Find `source` as `fetch_base` does, and read the headers of its weight files."""
+        path, found = fetch_base(source, revision, progress=progress)
+        checkpoint = Checkpoint.find(path)
+        return cls(source if found else str(path), found, checkpoint, checkpoint.fingerprints())
+
+    def check_untouched(self) -> None:
+        """BaseChangedError if a file changed since it was seen."""
+        if self.checkpoint.fingerprints() != self.stamps:
+            raise BaseChangedError(
+                f"{self.checkpoint.directory}: its files changed while they were read",
+                hint="Wait until nothing writes there, then try again.",
+            )
+
+
+def fetch_base(source: str, revision: str | None, *, progress: Progress = silent) -> tuple[Path, str | None]:
+    """(directory, Hub commit or None) of `source`: a local directory, or else a Hub id, downloaded if it is not cached.
+
+    The one place that may use the network for a base. RemoteError if the Hub has no such model or cannot be reached,
+    IntegrityError if the download is damaged.
     """
     local = Path(source).expanduser()
     if local.is_dir():
@@ -39,20 +67,20 @@ def fetch_base(source: str, revision: str | None, *, progress: Progress = silent
         path = download_model(source, revision, progress=progress)
     except RemoteError as error:
         raise RemoteError(
-            f"{source} is no directory here, and did not come from the Hub: {error.message}", hint=error.hint
+            f"{source} is not a directory here, and could not be fetched from the Hub: {error.message}", hint=error.hint
         ) from error
     return path, path.name
 
 
 def find_base(config: Config) -> Path:
-    """The base's directory without any network call. BaseChangedError where it is gone."""
+    """The base's directory without any network call. BaseChangedError if it is gone."""
     if config.revision is None:
         local = Path(config.base)
         if not local.is_dir():
             raise BaseChangedError(
                 f"the base directory {config.base} is gone",
                 hint="Put it back, or correct [base] source in .memitvc/config.toml. `memitvc checkout` works without "
-                "it where the base was split before.",
+                "it if an earlier checkout has split the base.",
             )
         return local
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -69,7 +97,7 @@ def find_base(config: Config) -> Path:
 
 
 def checked_base(repository: Repository, *, progress: Progress = silent) -> Checkpoint:
-    """The base, proved to be the one that `init` recorded; files are hashed again only where their stamps changed."""
+    """The base, proved to be the one that `init` recorded. Only files whose stamps changed are hashed again."""
     checkpoint = Checkpoint.find(find_base(repository.config))
     stamps = checkpoint.fingerprints()
     kept = read_or_empty(repository.root / _STAMPS)
@@ -87,5 +115,5 @@ def checked_base(repository: Repository, *, progress: Progress = silent) -> Chec
 
 
 def remember_base(repository: Repository, stamps: Mapping[str, Sequence[int]]) -> None:
-    """Keep the stamps (size, mtime, inode) that files had before their bytes were checked. A cache: it may be lost."""
+    """Keep the stamps (size, mtime, inode) that files had before their bytes were checked. They may be lost."""
     write_if_possible(repository.root / _STAMPS, stamps)

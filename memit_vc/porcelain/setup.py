@@ -1,4 +1,4 @@
-"""`init`: look at a base, write down what it is, choose hyperparameters, start the history."""
+"""`init`: look at a base, record what it is, choose hyperparameters, start the history."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memit_vc.config import Config
-from memit_vc.errors import BaseChangedError, EngineError, MemitVCError, StorageError, UnsupportedModelError
+from memit_vc.errors import EngineError, MemitVCError, StorageError, UnsupportedModelError
 from memit_vc.hparams import MEMITHyperParams, for_model, guess
 from memit_vc.hparams.params import EarlyStop
 from memit_vc.objects import BaseManifest, EditableWeight, TensorRecord, short
-from memit_vc.porcelain.base import fetch_base, remember_base
+from memit_vc.porcelain.base import SeenBase, remember_base
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
 from memit_vc.store.checkpoint import Checkpoint
@@ -50,14 +50,12 @@ def init(
     hparams: str | Path | None = None,
     corpus: str | None = None,
     health: str | None = None,
-    description: str | None = None,
     progress: Progress = silent,
 ) -> InitResult:
     """Start a repository in `directory` on `base` (a local directory or a Hub id).
 
     `hparams` is a file or a shipped name; by default the shipped file that fits the model, else values guessed from its
     config. `corpus` becomes the default source of statistics, `health` the text whose perplexity commits watch.
-    `description` is the root commit's message, for a clone, whose root is that of its origin.
     """
     if (directory / ".memitvc").exists():
         raise MemitVCError(
@@ -65,45 +63,58 @@ def init(
             hint="Work in it, or name another directory: `memitvc init BASE DIR`.",
         )
     text, held = _source(corpus), _file(health)
-    path, found = fetch_base(base, revision, progress=progress)
-    checkpoint = Checkpoint.find(path)
-    stamps = checkpoint.fingerprints()
+    seen = SeenBase.find(base, revision, progress=progress)
     named = None if hparams is None else MEMITHyperParams.from_hparams(hparams)
-    adapter = _outline(path, named)
-    manifest = checkpoint.manifest(progress)
-    values, origin, guessed = _hyperparameters(adapter, base if found else str(path), hparams)
+    adapter = _outline(seen.checkpoint.directory, named)
+    manifest = seen.checkpoint.manifest(progress)
+    values, origin, guessed = _hyperparameters(adapter, seen.name, hparams)
     values.validate(n_layers=adapter.n_layers, modules=adapter.modules.keys())
-    weights, left_out = _editable(adapter, checkpoint, manifest, values.layers, progress)
-    notes = [*guessed, *left_out]
+    weights, left_out = _editable(adapter, seen.checkpoint, manifest, values.layers, progress)
+    notes = (*guessed, *left_out)
+    model_type = adapter.model.config.model_type
+    start_repository(
+        directory,
+        seen,
+        manifest,
+        weights,
+        hparams=values.to_yaml(comments=_comments(origin, notes)),
+        # nothing of where the base lies: repositories on one base share their root, and so can merge
+        description=f"base {model_type} {short(manifest.id)}",
+        corpus=text,
+        health=held,
+    ).close()
+    layers = tuple(values.layers)
+    return InitResult(directory.resolve(), seen.name, seen.revision, manifest.id, model_type, layers, origin, notes)
+
+
+def start_repository(
+    directory: Path,
+    seen: SeenBase,
+    manifest: BaseManifest,
+    weights: Sequence[EditableWeight],
+    *,
+    hparams: str,
+    description: str,
+    corpus: str | None = None,
+    health: str | None = None,
+) -> Repository:
+    """A new repository in `directory` on a base whose tensors `manifest` lists. `hparams` is the text of its YAML file,
+    `description` the root commit's message. BaseChangedError if the base changed while it was read.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    config = Config(base=base if found else str(path), revision=found, corpus=text, health=held)
-    files = checkpoint.file_hashes()
-    if checkpoint.fingerprints() != stamps:
-        raise BaseChangedError(
-            f"{path}: its files changed while they were read", hint="Wait until nothing writes there, then try again."
-        )
+    files = seen.checkpoint.file_hashes()
+    seen.check_untouched()
     repository = Repository.init(
         directory,
-        config=config,
+        config=Config(base=seen.name, revision=seen.revision, corpus=corpus, health=health),
         manifest=manifest,
         weights=weights,
         files=files,
-        hparams=values.to_yaml(comments=_comments(origin, notes)).encode(),
-        # nothing of where the base lies: repositories on one base share their root, and so can merge
-        description=description or f"base {adapter.model.config.model_type} {short(manifest.id)}",
+        hparams=hparams.encode(),
+        description=description,
     )
-    with repository:
-        remember_base(repository, stamps)
-        return InitResult(
-            directory=directory.resolve(),
-            base=config.base,
-            revision=found,
-            base_id=manifest.id,
-            model_type=adapter.model.config.model_type,
-            layers=tuple(values.layers),
-            hparams_from=origin,
-            notes=tuple(notes),
-        )
+    remember_base(repository, seen.stamps)
+    return repository
 
 
 def _file(path: str | None) -> str | None:
@@ -172,7 +183,6 @@ def _editable(
     A weight without a grid (it holds NaN or infinity) is an error only in a layer that is `needed`.
     """
     from memit_vc.numerics.exact.grid import quantum_of
-    from memit_vc.numerics.model.checkpoint_tensors import read_tensor
 
     tensors = {t.name: t for t in manifest.tensors}
     weights: list[EditableWeight] = []
@@ -189,7 +199,7 @@ def _editable(
                 hint="Edit the unquantised checkpoint; its edits can be exported as an adapter.",
             )
         try:
-            quantum = quantum_of(read_tensor(checkpoint, record.name), name=record.name)
+            quantum = quantum_of(checkpoint.chunks(record.name), record.dtype, record.name)
         except EngineError as error:
             if layer in needed:
                 raise

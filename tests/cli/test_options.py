@@ -172,7 +172,7 @@ def test_a_name_without_an_owner_is_a_hub_id(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", absent)
     assert main(["init", "gpt2", str(tmp_path / "work")]) == 14
-    assert "gpt2 is no directory here" in capsys.readouterr().err
+    assert "gpt2 is not a directory here" in capsys.readouterr().err
     assert main(["init", "./gpt2", str(tmp_path / "work")]) == 1
     assert "./gpt2 is not a directory" in capsys.readouterr().err
     assert asked == ["gpt2"]

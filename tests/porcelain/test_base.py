@@ -104,7 +104,7 @@ def test_offline_is_said_at_once(base: Loopback, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_model_that_is_not_there(base: Loopback) -> None:
-    with pytest.raises(RemoteError, match="is no directory here") as caught:
+    with pytest.raises(RemoteError, match="is not a directory here") as caught:
         fetch_base("ada/nothing", None)
     assert "hf auth login" in str(caught.value.hint)
 

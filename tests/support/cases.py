@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from memit_vc.numerics.exact.factored import Dense, LowRank, Term
-from memit_vc.numerics.exact.grid import quantum_of, snap, snap_dense
+from memit_vc.numerics.exact.grid import quantum, snap, snap_dense
 from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, add_delta
 from memit_vc.objects import BaseId, EditableWeight, FactId, PatchColumn, PatchHeader, WeightForm
 
@@ -31,7 +31,7 @@ def base_weight(
         d_out=d_out,
         d_in=d_in,
         dtype=dtype,
-        quantum=quantum_of(tensor),
+        quantum=quantum(float(tensor.abs().max())),
     )
     return tensor, weight
 

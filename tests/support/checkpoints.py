@@ -9,7 +9,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from memit_vc.numerics.exact.factored import LowRank, Term
-from memit_vc.numerics.exact.grid import quantum_of, snap
+from memit_vc.numerics.exact.grid import quantum, snap
 from memit_vc.objects import EditableWeight
 from memit_vc.store.checkpoint import Checkpoint
 
@@ -68,7 +68,7 @@ def weights_of(checkpoint: Checkpoint, layers: tuple[int, ...] = (0, 1)) -> list
                 d_out=d_out,
                 d_in=d_in,
                 dtype=entry.dtype,
-                quantum=quantum_of(tensor(checkpoint.directory / file, name)),
+                quantum=quantum(float(tensor(checkpoint.directory / file, name).abs().max())),
             )
         )
     return found

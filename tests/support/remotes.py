@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from memit_vc.objects import Commit, Fact, RefUpdate, canonical_json
+from memit_vc.porcelain.base import SeenBase
 from memit_vc.porcelain.sets.revert import revert
-from memit_vc.porcelain.setup import init
+from memit_vc.porcelain.setup import start_repository
 from memit_vc.porcelain.sharing.push import push
 from memit_vc.porcelain.sharing.remotes import add_remote
 from memit_vc.porcelain.upkeep.fsck import fsck
@@ -42,9 +43,13 @@ class World:
                 description="as before the push",
                 refs=[RefUpdate("remotes/origin/main", tip(repository), None)],
             )
+            manifest, weights = repository.base(), repository.weights()
             description = repository.commit(repository.resolve("HEAD~4")).message
-        init(str(world.base), directory=world.empty, hparams=root / "hparams.yaml", description=description)
-        with Repository.open(world.empty) as repository:
+        seen = SeenBase.find(str(world.base), None)
+        hparams = (root / "hparams.yaml").read_text()
+        with start_repository(
+            world.empty, seen, manifest, weights, hparams=hparams, description=description
+        ) as repository:
             add_remote(repository, "origin", str(world.shared), directory=root)
         return world
 

@@ -8,16 +8,13 @@ their magnitudes stays below 2^53 of them, sums are exact in any order, on any B
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Iterable
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memit_vc.errors import EngineError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 Floats: TypeAlias = "NDArray[np.floating[Any]]"
 
@@ -30,6 +27,8 @@ _NONE = 1 << 20
 """Exponent of the lowest bit of zeros: larger than any."""
 _FRACTION = (1 << (BITS - 1)) - 1
 """Bits of a float32 that are written behind its exponent; the leading one of a normal number is not."""
+_BITS_OF = {"F32": ("<u4", 0x7F80_0000), "BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00)}
+"""Storage dtype -> the integer of an entry's size, and the bits of infinity."""
 _EXPONENTS = range(-126, 128 - BITS + 1)
 """Steps 2^e of which every multiple below 2^24 is a normal float32: subnormals are lost where a CPU flushes them."""
 
@@ -45,15 +44,26 @@ def quantum(max_abs: float) -> int:
     return (_exponent(max_abs) - 1 if max_abs else 0) - _DEPTH
 
 
-def quantum_of(tensor: Tensor, name: str = "tensor") -> int:
-    """`quantum` of a base tensor (any float dtype and shape). EngineError names it where it holds NaN or infinity."""
-    bad = int((~tensor.isfinite()).sum())
+def quantum_of(chunks: Iterable[bytes], dtype: str, name: str = "tensor") -> int:
+    """`quantum` of a tensor as a checkpoint stores it: pieces of whole entries; `dtype` is F32, BF16 or F16.
+
+    Of two floats without sign the larger one has the larger bits, so no conversion is needed. EngineError names the
+    tensor if it holds NaN or infinity.
+    """
+    kind, infinity = _BITS_OF[dtype]
+    top, bad, entries = 0, 0, 0
+    for chunk in chunks:
+        bits = np.frombuffer(chunk, kind) & np.iinfo(kind).max >> 1
+        top = max(top, int(bits.max(initial=0)))
+        bad += int((bits >= infinity).sum())
+        entries += bits.size
     if bad:
         raise EngineError(
-            f"{name}: {bad} of {tensor.numel()} entries are NaN or infinite, so it cannot be edited",
+            f"{name}: {bad} of {entries} entries are NaN or infinite, so it cannot be edited",
             hint="The checkpoint is damaged, or overflowed when it was converted. Fetch it again or edit other layers.",
         )
-    return quantum(float(tensor.abs().max()) if tensor.numel() else 0.0)
+    widened = np.array([top << 16 if dtype == "BF16" else top], "<u2" if dtype == "F16" else "<u4")
+    return quantum(float(widened.view("<f2" if dtype == "F16" else "<f4")[0]))
 
 
 def snap(left: Floats, right: Floats, quantum: int) -> tuple[Floats, Floats]:

@@ -1,9 +1,12 @@
 """`clone`: a repository made of a remote and its base, which is checked tensor by tensor.
 
-1. What the remote publishes is read and its graph checked, before anything large is fetched.
+1. The remote's commits are read and their graph is checked, before anything large is fetched.
 2. The repository is made in a directory `.memitvc-clone` beside its final place, on the base; the history is fetched.
 3. One rename puts `.memitvc` in its place.
-A crash leaves `.memitvc-clone`; the next clone of the same remote goes on with the objects that are in it.
+A crash leaves `.memitvc-clone`. The next clone of the same remote uses the objects in it.
+
+The model is never built: the remote says which weights may be edited, and their names, shapes and grids are checked
+against the base's own tensors.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import (
     BaseChangedError,
@@ -28,21 +30,23 @@ from memit_vc.errors import (
     UsageError,
 )
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.objects import Commit, CommitId, short
+from memit_vc.numerics.exact.grid import quantum_of
+from memit_vc.objects import BaseManifest, Commit, CommitId, EditableWeight, RefUpdate, short
+from memit_vc.porcelain.base import SeenBase
+from memit_vc.porcelain.setup import start_repository
 from memit_vc.porcelain.sharing.fetch import Fetched, Moves, Plan, fetch_from
 from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
 from memit_vc.porcelain.sharing.remote_history import Published, RemoteBase, new_records, remote_base
 from memit_vc.porcelain.sharing.remotes import DEFAULT, add_remote, remotes
 from memit_vc.progress import Progress, silent
-from memit_vc.remote.manifest import HPARAMS
+from memit_vc.remote.manifest import BASE, HPARAMS
 from memit_vc.remote.opening import checked_url, hub_name, nothing_there, open_remote
-from memit_vc.store.files import fsync_path, make_directories, storage_errors, write_atomic
-
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
-
+from memit_vc.repository import Repository
+from memit_vc.store.checkpoint import Checkpoint
+from memit_vc.store.files import fsync_path, make_directories, storage_errors
 
 _STAGING = ".memitvc-clone"
+_HINT = "Nothing was stored. Ask the person who pushed it."
 _SHOWN = 3
 
 
@@ -56,7 +60,6 @@ class Cloned:
     revision: str | None
     branch: str
     commit: CommitId
-    notes: tuple[str, ...]
 
 
 def clone(
@@ -69,10 +72,10 @@ def clone(
 ) -> Cloned:
     """Make a repository of the remote at `url`; paths are taken from `start`, `directory` is named after the remote.
 
-    The base is the Hub model at the revision that the remote records, or `base`, a directory or Hub id. UsageError
-    where neither is known; BaseChangedError, with the tensors that differ, where it is another model; RemoteError and
-    IntegrityError as for `fetch`. Nothing is left behind then, except where the remote failed half-way: what came is
-    kept for the next try.
+    The base is the Hub model at the revision that the remote records, or `base`, a directory or Hub id. UsageError if
+    neither is known; BaseChangedError, with the tensors that differ, if it is another model; RemoteError and
+    IntegrityError as for `fetch`. A failure leaves nothing behind, except objects that came before the remote failed:
+    these are kept for the next try.
     """
     there = open_remote(checked_url(url, directory=start))
     place = start / (directory or _name(there.url))
@@ -90,10 +93,7 @@ def clone(
     existed = place.exists()
     with _staging(place) as staging:
         try:
-            repository, notes = _prepared(
-                staging, source, revision, found, described, hparams, message, progress=progress
-            )
-            with repository:
+            with _prepared(staging, source, revision, found, described, hparams, message, progress) as repository:
                 fetched = fetch_from(
                     repository, DEFAULT, there.url, found=found, plan=_moves(repository), progress=progress
                 )
@@ -108,7 +108,7 @@ def clone(
             _drop(place, existed, keep=False)
             raise
         shutil.rmtree(staging, ignore_errors=True)
-    return Cloned(place, fetched, config.base, config.revision, found.manifest.default, tip, tuple(notes))
+    return Cloned(place, fetched, config.base, config.revision, found.manifest.default, tip)
 
 
 def _name(url: str) -> str:
@@ -134,7 +134,7 @@ def _staging(place: Path) -> Iterator[Path]:
 
 
 def _drop(place: Path, existed: bool, *, keep: bool) -> None:
-    """What a failed clone leaves: nothing, unless there are objects that the next try can use."""
+    """Remove what a failed clone made, unless it holds objects that the next try can use."""
     if keep:
         return
     shutil.rmtree(place / _STAGING, ignore_errors=True)
@@ -156,13 +156,11 @@ def _hparams(described: RemoteBase, url: str) -> MEMITHyperParams:
     try:
         return MEMITHyperParams.from_yaml(described.hparams.decode(), source=f"{url}: {HPARAMS}")
     except (HparamsError, ValueError, RecursionError) as error:
-        raise IntegrityError(
-            f"{url}: {HPARAMS} is damaged: {error}", hint="Nothing was stored. Ask whoever pushed it."
-        ) from error
+        raise IntegrityError(f"{url}: {HPARAMS} is damaged: {error}", hint=_HINT) from error
 
 
 def _source(found: Published, given: str | None, start: Path) -> tuple[str, str | None]:
-    """Where the base is taken from: what the user says, else the Hub model that the remote records."""
+    """Where to take the base from: what the user says, or else the Hub model that the remote records."""
     if given is not None:
         local = start / Path(given).expanduser()
         return (str(local), None) if local.is_dir() else (given, None)
@@ -170,7 +168,7 @@ def _source(found: Published, given: str | None, start: Path) -> tuple[str, str 
     if manifest.source is None:
         raise UsageError(
             f"{found.remote.url}: its base was a local directory, fingerprint {short(manifest.base)}",
-            hint="Say where that model lies here: --base DIR (or --base HUB-ID).",
+            hint="Say where that model is here: --base DIR (or --base HUB-ID).",
         )
     return manifest.source, manifest.revision
 
@@ -183,62 +181,79 @@ def _prepared(
     described: RemoteBase,
     hparams: MEMITHyperParams,
     message: str,
-    *,
     progress: Progress,
-) -> tuple[Repository, Sequence[str]]:
+) -> Repository:
     """The repository in the staging directory: that of a clone that was cut off, or a new one on the checked base."""
-    from memit_vc.porcelain.setup import init
-    from memit_vc.repository import Repository
-
     url = found.remote.url
     if (staging / ".memitvc").exists():
         with suppress(MemitVCError):
             kept = Repository.open(staging)
             if kept.base_id == found.manifest.base and remotes(kept) == {DEFAULT: url}:
-                return kept, ()
+                return kept
             kept.close()
         shutil.rmtree(staging / ".memitvc", ignore_errors=True)
-    given = staging / HPARAMS
-    write_atomic(given, hparams.to_yaml().encode())
-    made = init(source, directory=staging, revision=revision, hparams=given, description=message, progress=progress)
-    repository = Repository.open(staging)
+    seen = SeenBase.find(source, revision, progress=progress)
+    manifest = seen.checkpoint.manifest(progress)
+    if manifest.id != found.manifest.base:
+        raise _other_base(seen.name, manifest, described, url)
+    for wrong in _misfits(described.weights, hparams, seen.checkpoint, progress):
+        raise IntegrityError(f"{url}: {BASE} does not fit the model: {wrong}", hint=_HINT)
+    text = hparams.replace(model_name=seen.name).to_yaml(
+        comments={"": f"hyperparameters of this repository, from {url}"}
+    )
+    repository = start_repository(staging, seen, manifest, described.weights, hparams=text, description=message)
     try:
-        if made.base_id != found.manifest.base:
-            raise _other_base(repository, described, url)
-        text = hparams.replace(model_name=made.base).to_yaml(
-            comments={"": f"hyperparameters of this repository, from {url}"}
-        )
-        write_atomic(repository.hparams_path, text.encode())
         add_remote(repository, DEFAULT, url, directory=staging)
     except BaseException:
         repository.close()
         raise
-    return repository, made.notes
+    return repository
 
 
-def _other_base(repository: Repository, described: RemoteBase, url: str) -> BaseChangedError:
+def _misfits(
+    weights: Sequence[EditableWeight], hparams: MEMITHyperParams, checkpoint: Checkpoint, progress: Progress
+) -> Iterator[str]:
+    """Why the weights are not what `init` would record: one tensor for each layer, under the name that the
+    hyperparameters give it in the model, on the grid of its own values. Shapes were checked before.
+    """
+    layers = {weight.layer for weight in weights}
+    if not len(weights) == len(layers) == len({weight.name for weight in weights}):
+        yield "a weight is listed twice"
+    if not layers.issuperset(hparams.layers):
+        yield f"its layers are not those of {HPARAMS}"
+    for number, weight in enumerate(weights, 1):
+        progress("measure the editable weights", number, len(weights))
+        parameter = f"{hparams.rewrite_module_tmp.format(weight.layer)}.weight"
+        # a checkpoint is written with or without the prefix of the model's own class
+        ends = weight.name.endswith(f".{parameter.partition('.')[2]}") or f".{parameter}".endswith(f".{weight.name}")
+        if weight.parameter != parameter or not ends:
+            yield f"{weight.name} is not {parameter}"
+        if quantum_of(checkpoint.chunks(weight.name), weight.dtype, weight.name) != weight.quantum:
+            yield f"the grid of {weight.name} is not that of its values"
+
+
+def _other_base(name: str, manifest: BaseManifest, described: RemoteBase, url: str) -> BaseChangedError:
     """Which tensors differ: nothing of the history fits another model."""
-    here = {t.name: t for t in repository.base().tensors}
+    here = {t.name: t for t in manifest.tensors}
     there = {t.name: t for t in described.manifest.tensors}
-    facts = [f"{name} is not in it" for name in sorted(there.keys() - here.keys())]
-    facts += [f"{name} is only in it" for name in sorted(here.keys() - there.keys())]
-    for name in sorted(there.keys() & here.keys()):
-        mine, theirs = here[name], there[name]
+    facts = [f"{tensor} is not in it" for tensor in sorted(there.keys() - here.keys())]
+    facts += [f"{tensor} is only in it" for tensor in sorted(here.keys() - there.keys())]
+    for tensor in sorted(there.keys() & here.keys()):
+        mine, theirs = here[tensor], there[tensor]
         if (mine.dtype, mine.shape) != (theirs.dtype, theirs.shape):
-            facts.append(f"{name} is {mine.dtype} {list(mine.shape)} instead of {theirs.dtype} {list(theirs.shape)}")
+            facts.append(f"{tensor} is {mine.dtype} {list(mine.shape)} instead of {theirs.dtype} {list(theirs.shape)}")
         elif mine.sha256 != theirs.sha256:
-            facts.append(f"{name} has other bytes")
+            facts.append(f"{tensor} has other bytes")
     more = f" (and {len(facts) - _SHOWN} more)" if len(facts) > _SHOWN else ""
     return BaseChangedError(
-        f"{repository.config.base} is not the base of {url}: of {len(there)} tensors, "
+        f"{name} is not the base of {url}: of {len(there)} tensors, "
         f"{len(facts)} differ: {'; '.join(facts[:_SHOWN])}{more}",
         hint="Give the model that it was made on: --base DIR, or the same revision of the Hub model.",
     )
 
 
 def _moves(repository: Repository) -> Plan:
-    """The default branch, where HEAD goes to, in place of the branch that `init` made."""
-    from memit_vc.objects import RefUpdate
+    """HEAD goes to the remote's default branch, which replaces the branch of the new repository."""
 
     def plan(found: Published, commit_of: Callable[[CommitId], Commit]) -> Moves:
         del commit_of

@@ -21,6 +21,7 @@ from memit_vc.numerics.exact.grid import (
     snap,
     snap_dense,
 )
+from memit_vc.numerics.exact.materialise import STORAGE_DTYPES
 from memit_vc.vcs.exact import check_bound
 
 
@@ -31,12 +32,32 @@ def test_quantum_is_44_bits_below_the_largest_entry(largest: float, exponent: in
     assert quantum(largest) == exponent
 
 
+def stored(tensor: torch.Tensor) -> list[bytes]:
+    """Its bytes, in two pieces."""
+    data = tensor.contiguous().view(torch.uint8).numpy().tobytes()
+    half = len(data) // 2
+    return [data[:half], data[half:]]
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 0.04, 3.0])
+def test_the_quantum_of_stored_bytes_is_that_of_their_largest_entry(dtype: str, scale: float) -> None:
+    tensor = (torch.randn(6, 8, generator=torch.Generator().manual_seed(3)) * scale).to(STORAGE_DTYPES[dtype])
+    tensor[5, 7] = -tensor.abs().max() * 2
+    assert quantum_of(stored(tensor), dtype) == quantum(float(tensor.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_base_tensor_that_is_not_finite_is_refused_by_name(value: float) -> None:
-    tensor = torch.zeros(3, 4)
+def test_a_base_tensor_that_is_not_finite_is_refused_by_name(value: float, dtype: str) -> None:
+    tensor = torch.zeros(3, 4, dtype=STORAGE_DTYPES[dtype])
     tensor[1, 2] = value
     with pytest.raises(EngineError, match=r"h\.4\.mlp: 1 of 12 entries"):
-        quantum_of(tensor, "h.4.mlp")
+        quantum_of(stored(tensor), dtype, "h.4.mlp")
+
+
+def test_no_entries_have_the_quantum_of_zeros() -> None:
+    assert quantum_of([], "F32") == quantum(0.0)
 
 
 @given(
@@ -74,7 +95,7 @@ def test_snapping_costs_two_millionths_of_an_ordinary_delta() -> None:
     left = random.normal(size=(96, 20)) * 3
     right = random.normal(size=(20, 256)) * 0.01 / 3 / math.sqrt(20)
     exact = left @ right
-    snapped_left, snapped_right = snap(left, right, quantum_of(weight))
+    snapped_left, snapped_right = snap(left, right, quantum(float(weight.abs().max())))
     error = snapped_left.astype(float) @ snapped_right.astype(float) - exact
     assert float(np.linalg.norm(error) / np.linalg.norm(exact)) <= 2e-6
 

@@ -14,6 +14,7 @@ from memit_vc.porcelain.sets.branch import create_branch
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
+from tests.cli import test_lazy
 from tests.support.places import Cli, Result
 from tests.support.remotes import World, edited
 
@@ -238,6 +239,20 @@ def test_naming_a_remote_loads_nothing_heavy(world: World) -> None:
     )
     made = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
+
+
+@pytest.mark.parametrize("command", ["fetch", "pull", "clone", "import"])
+def test_what_comes_from_others_needs_no_torch(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    edit(world, 1)
+    work, patch = ["-C", str(world.work)], str(tmp_path / "one.memitvc")
+    assert main(["push", *work]) == 0
+    assert main(["export", "--patch", patch, *work]) == 0
+    arguments = {"clone": [str(world.shared), str(tmp_path / "copy"), "--base", str(world.base)], "import": [patch]}
+    where = [] if command == "clone" else ["-C", str(world.empty)]
+    monkeypatch.setattr(test_lazy, "HEAVY", ("torch", "transformers"))
+    assert test_lazy.offenders([[command, *arguments.get(command, []), *where]]) == {}
 
 
 def test_fetch_makes_a_damaged_object_good(world: World, here: Cli) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from memit_vc.errors import MemitVCError
+from memit_vc.errors import IntegrityError, MemitVCError
 from memit_vc.porcelain.sharing.clone import clone
 from memit_vc.porcelain.sharing.fetch import fetch
 from memit_vc.porcelain.sharing.pull import pull
@@ -348,6 +348,29 @@ def test_a_spoilt_base_or_setting_stops_a_clone(
     with pytest.raises(MemitVCError, match=reason) as caught:
         clone(str(world.shared), Path("copy"), base=str(world.base), start=tmp_path)
     assert caught.value.exit_code in (12, 14)
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("quantum", -40, "the grid of model.layers.0.mlp.down_proj.weight"),
+        ("parameter", "model.layers.1.mlp.down_proj.weight", "layers.0.mlp.down_proj.weight is not"),
+        ("parameter", "lm_head.weight", "is not model.layers.0.mlp.down_proj.weight"),
+        ("name", "model.layers.1.mlp.down_proj.weight", "listed twice"),
+        ("layer", 1, "listed twice"),
+        ("layer", 70, "its layers are not those of hparams.yaml"),
+        ("orientation", "in_out", "base.json is damaged"),
+    ],
+)
+def test_a_clone_checks_what_the_remote_says_of_the_weights(
+    world: World, tmp_path: Path, field: str, value: object, reason: str
+) -> None:
+    record = json.loads((world.shared / "base.json").read_bytes())
+    record["weights"][0][field] = value
+    Forge(world.shared).write("base.json", canonical(record))
+    with pytest.raises(IntegrityError, match=reason):
+        clone(str(world.shared), Path("copy"), base=str(world.base), start=tmp_path)
     assert not (tmp_path / "copy").exists()
 
 
