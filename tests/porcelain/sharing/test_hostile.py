@@ -359,7 +359,7 @@ def test_a_spoilt_base_or_setting_stops_a_clone(
         ("parameter", "lm_head.weight", "is not model.layers.0.mlp.down_proj.weight"),
         ("name", "model.layers.1.mlp.down_proj.weight", "listed twice"),
         ("layer", 1, "listed twice"),
-        ("layer", 70, "its layers are not those of hparams.yaml"),
+        ("layer", 70, "is not model.layers.70.mlp.down_proj.weight"),
         ("orientation", "in_out", "base.json is damaged"),
     ],
 )
@@ -372,6 +372,14 @@ def test_a_clone_checks_what_the_remote_says_of_the_weights(
     with pytest.raises(IntegrityError, match=reason):
         clone(str(world.shared), Path("copy"), base=str(world.base), start=tmp_path)
     assert not (tmp_path / "copy").exists()
+
+
+def test_a_clone_needs_the_layers_that_are_edited(world: World, tmp_path: Path) -> None:
+    record = json.loads((world.shared / "base.json").read_bytes())
+    del record["weights"][1:]
+    Forge(world.shared).write("base.json", canonical(record))
+    with pytest.raises(IntegrityError, match=r"its layers are not those of hparams\.yaml"):
+        clone(str(world.shared), Path("copy"), base=str(world.base), start=tmp_path)
 
 
 def test_a_manifest_that_is_no_file(world: World) -> None:
