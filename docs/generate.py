@@ -1,7 +1,7 @@
 """Writes docs/commands.md from the commands themselves: `python docs/generate.py`, or `make docs`.
 
 Everything comes from click's parameters, not from its help pages, so that neither the width of a terminal nor click's
-version changes a line. What click does not know, examples and exit codes, stands here.
+version changes a line. What click does not know, the exit codes, is here.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from memit_vc.cli.main import COMMANDS, cli
 
 PAGE = Path(__file__).parent / "commands.md"
 _COMMON = {"chdir", "as_json", "help"}
-_SEEN_BY_CLICK = "\b"
-"""Before a paragraph whose lines click leaves alone: an example."""
 
 EXIT_CODES = {
     0: "done",
@@ -59,53 +57,6 @@ SPECIAL: dict[str, dict[int, str]] = {
     "demo": {14: _HUB},
 }
 """What an exit code of `EXIT_CODES` means for one command, where that is more than the table says."""
-
-EXAMPLES = {
-    "init": "memitvc init HuggingFaceTB/SmolLM2-135M-Instruct my-edits",
-    "stats": "memitvc stats --corpus wikitext.jsonl --tokens 20000",
-    "commit": 'memitvc commit edits.json -m "Where things are"\nmemitvc commit --amend -m "Where things are now"',
-    "log": "memitvc log --graph --all\nmemitvc log -3 v1.0..HEAD",
-    "show": "memitvc show HEAD~1 --provenance",
-    "status": "memitvc status",
-    "facts": "memitvc facts --subject Eiffel\nmemitvc facts v1.0 --csv",
-    "diff": "memitvc diff v1.0..HEAD\nmemitvc diff HEAD~1 --behaviour",
-    "revert": 'memitvc revert HEAD~1\nmemitvc revert HEAD~1 --fact "Eiffel Tower"',
-    "squash": 'memitvc squash v1.0..HEAD -m "All of autumn"\nmemitvc squash --all --resolve',
-    "branch": "memitvc branch trial HEAD~2\nmemitvc branch -d trial",
-    "switch": "memitvc switch trial\nmemitvc switch -c other v1.0",
-    "tag": "memitvc tag v1.0",
-    "merge": "memitvc merge origin/main --theirs",
-    "cherry-pick": "memitvc cherry-pick trial~1",
-    "blame": 'memitvc blame "The Eiffel Tower is located in the city of"',
-    "bisect start": "memitvc bisect start HEAD v1.0",
-    "bisect good": "memitvc bisect good",
-    "bisect bad": "memitvc bisect bad HEAD~2",
-    "bisect skip": "memitvc bisect skip",
-    "bisect run": "memitvc bisect run python test_model.py {}",
-    "bisect log": "memitvc bisect log",
-    "bisect reset": "memitvc bisect reset",
-    "reproduce": "memitvc reproduce HEAD~1",
-    "rebase": "memitvc rebase main",
-    "checkout": "memitvc checkout v1.0 -o model\nmemitvc checkout HEAD --in-place model",
-    "export": "memitvc export --adapter lora\nmemitvc export v1.0..HEAD --patch changes.memitvc",
-    "import": "memitvc import changes.memitvc",
-    "eval": "memitvc eval v1.0 --per-fact",
-    "verify": "memitvc verify model --expect v1.0",
-    "remote": "memitvc remote add origin hf://owner/name\nmemitvc remote",
-    "push": "memitvc push\nmemitvc push origin main --tag v1.0",
-    "fetch": "memitvc fetch",
-    "pull": "memitvc pull",
-    "clone": "memitvc clone hf://owner/name edits --base models/smollm2",
-    "undo": "memitvc undo",
-    "op": "memitvc op log -n 5",
-    "op log": "memitvc op log -n 5",
-    "op restore": "memitvc op restore 12",
-    "gc": "memitvc gc --dry-run",
-    "upgrade": "memitvc upgrade",
-    "fsck": "memitvc fsck --full",
-    "demo": "memitvc demo --keep demo",
-}
-"""For commands whose help has no example of its own."""
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
@@ -151,7 +102,7 @@ def page() -> str:
 
 def section(name: str, command: click.Command) -> str:
     """One command: usage, description, arguments, options, example, exit codes."""
-    prose, example = _described(command)
+    prose, examples = _described(command)
     arguments = [each for each in command.params if isinstance(each, click.Argument)]
     options = [p for p in command.params if isinstance(p, click.Option) and p.name not in _COMMON]
     usage = ["memitvc", *name.split(), "[OPTIONS]", *map(argument_name, arguments)]
@@ -164,8 +115,7 @@ def section(name: str, command: click.Command) -> str:
     if options:
         rows = [f"| {option_names(each)} | {option_help(each)} |" for each in options]
         parts.append("\n".join(["| option | meaning |", "| --- | --- |", *rows]))
-    text = example or EXAMPLES[name]
-    shown = "\n".join(f"$ {line}" for line in text.splitlines())
+    shown = "\n".join(f"$ {line}" for line in examples)
     parts.append(f"Example:\n\n```console\n{shown}\n```")
     special = SPECIAL.get(name, {})
     if special:
@@ -221,19 +171,13 @@ def _count(argument: click.Argument) -> str:
     return "any number" if several else "optional"
 
 
-def _described(command: click.Command) -> tuple[list[str], str]:
-    """The paragraphs of the help, and the example in it ("" where it has none)."""
+def _described(command: click.Command) -> tuple[list[str], list[str]]:
+    """The paragraphs of the help, and the lines of its example."""
     paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
-    prose, examples = [], []
-    for paragraph in paragraphs:
-        if paragraph.startswith(_SEEN_BY_CLICK):
-            examples += [line.strip() for line in paragraph.splitlines()[1:] if line.strip()]
-        elif paragraph.strip():
-            # a plus in front would be a list
-            prose.append(re.sub(r"^([+-]) ", r"\\\1 ", " ".join(paragraph.split())))
+    # a plus in front would be a list
+    prose = [re.sub(r"^([+-]) ", r"\\\1 ", " ".join(paragraph.split())) for paragraph in paragraphs]
     epilog = inspect.cleandoc(command.epilog or "")
-    examples += [line.strip() for line in epilog.splitlines() if line.strip().startswith("memitvc ")]
-    return prose, "\n".join(examples)
+    return prose, [line.strip() for line in epilog.splitlines() if line.strip().startswith("memitvc ")]
 
 
 def _anchor(name: str) -> str:

@@ -26,25 +26,28 @@ _FOREIGN = {
 _STDERR = 2
 
 
-@verb(name="bisect", cls=click.Group, invoke_without_command=True)
-@click.option("--prompt", help="Ask the model this on each candidate, instead of testing by hand.")
+@verb(
+    name="bisect",
+    example=(
+        'memitvc bisect --prompt "The Eiffel Tower is in" --expect Rome\n'
+        "memitvc bisect start HEAD v1.0\n"
+        "memitvc bisect run python test_model.py {}"
+    ),
+    cls=click.Group,
+    invoke_without_command=True,
+)
+@click.option("--prompt", help="Ask the model this at each candidate, instead of testing by hand.")
 @click.option("--expect", help="The text whose tokens must be the most likely ones.")
 @click.option("--good", metavar="REV", help="With --prompt: the older end. Default: the base.")
 @click.option("--bad", metavar="REV", default="HEAD", show_default=True, help="With --prompt: the newer end.")
-@click.option("--pairs", is_flag=True, help="With --prompt: a smallest set of commits that is guilty together.")
+@click.option("--pairs", is_flag=True, help="With --prompt: find a smallest set of commits that cause it together.")
 def command(io: IO, prompt: str | None, expect: str | None, good: str | None, bad: str, pairs: bool) -> None:
-    """Find the commit that changed something, by halving. HEAD does not move.
-
-    \b
-    memitvc bisect --prompt "The Eiffel Tower is in" --expect Rome
-    memitvc bisect start HEAD v1.0
-    memitvc bisect run python test_model.py {}
-    """
+    """Find the commit that changed something, by halving. HEAD does not move."""
     context = click.get_current_context()
     if context.invoked_subcommand is not None:
         if prompt is not None or expect is not None:
             raise UsageError(
-                "--prompt and --expect go without a subcommand",
+                "--prompt and --expect take no subcommand",
                 hint="Leave out the options, or the subcommand.",
             )
         context.obj = io.start
@@ -76,19 +79,19 @@ def command(io: IO, prompt: str | None, expect: str | None, good: str | None, ba
     io.emit(made, render)
 
 
-@verb(name="start")
+@verb(name="start", example="memitvc bisect start HEAD v1.0")
 @click.argument("bad", required=False)
 @click.argument("good", nargs=-1)
 def start(io: IO, bad: str | None, good: tuple[str, ...]) -> None:
-    """Begin a session. The ends can also be said later, with `good` and `bad`."""
+    """Begin a session. The ends can also be named later, with `good` and `bad`."""
     from memit_vc.porcelain.asking.bisect import start as begin
 
     with io.repository() as repository:
         _tell(io, repository, begin(repository, bad, good))
 
 
-def _verdict(name: Verdict, help_text: str) -> click.Command:
-    @verb(name=name)
+def _verdict(name: Verdict, help_text: str, *, example: str) -> click.Command:
+    @verb(name=name, example=example)
     @click.argument("revisions", nargs=-1)
     def say(io: IO, revisions: tuple[str, ...]) -> None:
         from memit_vc.porcelain.asking.bisect import mark
@@ -96,16 +99,18 @@ def _verdict(name: Verdict, help_text: str) -> click.Command:
         with io.repository() as repository:
             _tell(io, repository, mark(repository, name, revisions))
 
-    say.help = f"{help_text} Without REVISIONS, the present candidate."
+    say.help = f"{help_text} Default: the present candidate."
     return say
 
 
-@verb(name="run", context_settings=_FOREIGN)
+@verb(name="run", example="memitvc bisect run python test_model.py {}", context_settings=_FOREIGN)
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="CMD...")
 def run(io: IO, argv: tuple[str, ...]) -> None:
-    """Check each candidate out to a temporary directory and run CMD, with {} in it replaced by that directory (also in
-    the environment as MEMITVC_MODEL, the commit as MEMITVC_COMMIT). It ends with 0 where the candidate is good, 125
-    where it cannot be tested, 1 to 127 where it is bad. Its output goes to stderr.
+    """Check each candidate out to a temporary directory and run CMD. {} in CMD is replaced by that directory. It is
+    also in the environment as MEMITVC_MODEL, and the commit as MEMITVC_COMMIT.
+
+    CMD must exit with 0 if the candidate is good, 125 if it cannot be tested, and 1 to 127 if it is bad. Its output
+    goes to stderr.
     """
     from memit_vc.porcelain.asking.bisect import run as run_all
 
@@ -126,9 +131,9 @@ def run(io: IO, argv: tuple[str, ...]) -> None:
         _tell(io, repository, step)
 
 
-@verb(name="log")
+@verb(name="log", example="memitvc bisect log")
 def log(io: IO) -> None:
-    """Show what was said so far, and what is next."""
+    """Show the verdicts so far and the next candidate."""
     from memit_vc.porcelain.asking.bisect import current
 
     with io.repository() as repository:
@@ -139,9 +144,9 @@ def log(io: IO) -> None:
         _tell(io, repository, step)
 
 
-@verb(name="reset")
+@verb(name="reset", example="memitvc bisect reset")
 def reset(io: IO) -> None:
-    """Forget the session. Nothing else was changed by it."""
+    """End the session. It changed nothing else."""
     from memit_vc.porcelain.asking.bisect import reset as forget
 
     with io.repository() as repository:
@@ -178,9 +183,9 @@ def _tell(io: IO, repository: Repository, step: Step) -> None:
 assert isinstance(command, click.Group)  # noqa: S101 (what `verb` was asked for)
 for part in (
     start,
-    _verdict("good", "Say that revisions are like the older end."),
-    _verdict("bad", "Say that a revision is like the newer end."),
-    _verdict("skip", "Say that revisions cannot be tested."),
+    _verdict("good", "Mark revisions as good: they behave like the older end.", example="memitvc bisect good"),
+    _verdict("bad", "Mark a revision as bad: it behaves like the newer end.", example="memitvc bisect bad HEAD~2"),
+    _verdict("skip", "Mark revisions that cannot be tested.", example="memitvc bisect skip"),
     run,
     log,
     reset,

@@ -13,20 +13,22 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.asking.blame import Blame, Blamed
 
 
-@verb(name="blame")
+@verb(name="blame", example='memitvc blame "The Eiffel Tower is located in the city of"')
 @click.argument("prompt")
 @click.argument("revision", default="HEAD")
 @click.option(
     "--subject",
-    help="The words of PROMPT whose key is looked at. Default: those of a live fact with this prompt, else found, else "
-    "the prompt's end.",
+    help="Use the key of these words of PROMPT. Default: the subject of a live fact with this prompt, or of one that "
+    "PROMPT contains, or else the prompt's end.",
 )
-@click.option("--measure", is_flag=True, help="Also leave each out and measure the answer's log-probability.")
-@click.option("--answer", help="The answer to measure. Default: the model's present one.")
+@click.option("--measure", is_flag=True, help="Also leave each one out and measure the answer's log-probability.")
+@click.option("--answer", help="The answer to measure. Default: the model's present answer.")
 @click.option("-n", "--number", "limit", type=click.IntRange(min=1), default=10, show_default=True, help="Rows shown.")
 def command(io: IO, prompt: str, measure: bool, **options: Any) -> None:
-    """Rank the commits and facts that are live at REVISION by how far each moves the model's output at PROMPT: the norm
-    of its update at the prompt's key, as a share of the whole output, summed over the edited layers.
+    """Rank the commits and facts that are live at REVISION by how far each moves the model's output at PROMPT.
+
+    The measure is the norm of the update at the prompt's key, as a share of the whole output, summed over the edited
+    layers.
     """
     from memit_vc.porcelain.asking.blame import blame
 

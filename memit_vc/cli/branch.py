@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.sets.branch import Branch
 
 
-@verb(name="branch")
+@verb(name="branch", example="memitvc branch trial HEAD~2\nmemitvc branch -d trial")
 @click.argument("name", required=False)
 @click.argument("other", required=False, metavar="[REV]")
 @click.option("-d", "--delete", is_flag=True, help="Delete branch NAME.")
-@click.option("-D", "force", is_flag=True, help="Delete branch NAME even where nothing else has its commits.")
+@click.option("-D", "force", is_flag=True, help="Delete branch NAME even if nothing else has its commits.")
 @click.option("-m", "--move", is_flag=True, help="Rename: -m NEW (the current branch) or -m OLD NEW.")
 def command(io: IO, name: str | None, other: str | None, delete: bool, force: bool, move: bool) -> None:
     """List the branches, or make branch NAME at REV (default HEAD). HEAD stays: see `memitvc switch`."""
     from memit_vc.porcelain.sets.branch import branches, create_branch, delete_branch, rename_branch
 
     if (delete or force or move) and name is None:
-        raise UsageError("which branch?", hint="Give its name; `memitvc branch` lists the branches.")
+        raise UsageError("no branch is named", hint="Give its name; `memitvc branch` lists the branches.")
     if (delete or force) and (move or other is not None):
         raise UsageError("-d takes one name and no other option", hint="Type: memitvc branch -d NAME")
     with io.repository() as repository:

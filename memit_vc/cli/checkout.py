@@ -9,7 +9,7 @@ from memit_vc.errors import UsageError
 from memit_vc.progress import count
 
 
-@verb(name="checkout")
+@verb(name="checkout", example="memitvc checkout v1.0 -o model\nmemitvc checkout HEAD --in-place model")
 @click.argument("revision", default="HEAD")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="New directory to write.")
 @click.option("--in-place", type=click.Path(path_type=Path), help="Earlier checkout to switch to REVISION.")

@@ -9,17 +9,19 @@ from memit_vc.cli.render import show_resolved
 from memit_vc.cli.sides import UNSEEN, change_text, check_overlap_option, conflict_options, likely_conflicts
 
 
-@verb(name="cherry-pick")
+@verb(name="cherry-pick", example="memitvc cherry-pick trial~1")
 @click.argument("revisions", nargs=-1, required=True)
 @conflict_options
-@click.option("--resolve", is_flag=True, help="Solve the facts in by their stored constraints. Needs the model.")
+@click.option(
+    "--resolve", is_flag=True, help="Solve the picked facts again from their stored constraints. Loads the model."
+)
 @check_overlap_option
-@click.option("-m", "--message", help="Message of the new commits. Default: the picked ones'.")
+@click.option("-m", "--message", help="Message of the new commits. Default: those of the picked commits.")
 def command(io: IO, revisions: tuple[str, ...], resolve: bool, check_overlap: bool | None, **options: Any) -> None:
-    """Put the columns that REVISIONS (commits, or ranges A..B) brought in into HEAD's state, one new commit for each.
-    No model is loaded.
+    """Add the columns that REVISIONS (commits, or ranges A..B) brought in to HEAD's state, one new commit for each. No
+    model is loaded.
 
-    What is here already is left out. A contradiction with a live fact stops with exit code 13.
+    Columns that are here already are left out. A contradiction with a live fact stops with exit code 13.
     """
     if resolve:
         from memit_vc.porcelain.recomputing.resolve_join import resolve_pick

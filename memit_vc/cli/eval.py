@@ -9,11 +9,11 @@ from memit_vc.cli.render import fact_line, number, score_rows
 from memit_vc.progress import count
 
 
-@verb(name="eval")
+@verb(name="eval", example="memitvc eval v1.0 --per-fact")
 @click.argument("revision", default="HEAD")
 @click.option("--edits", metavar="FILE", help="Measure these facts. Default: the facts that are live at REVISION.")
-@click.option("--per-fact", is_flag=True, help="Also each fact's scores.")
-@click.option("--no-perplexity", is_flag=True, help="Leave the perplexity of the held text out.")
+@click.option("--per-fact", is_flag=True, help="Also show each fact's scores.")
+@click.option("--no-perplexity", is_flag=True, help="Do not measure the perplexity of the held text.")
 def command(io: IO, revision: str, edits: str | None, per_fact: bool, no_perplexity: bool) -> None:
     """Measure ES, PS, NS, S, argmax accuracy and perplexity on the weights of REVISION (default HEAD)."""
     from memit_vc.edits import read_edits

@@ -10,15 +10,17 @@ from memit_vc.progress import count, size_text
 _PATH = click.Path(path_type=Path)
 
 
-@verb(name="export")
+@verb(name="export", example="memitvc export --adapter lora\nmemitvc export v1.0..HEAD --patch changes.memitvc")
 @click.argument("revision", default="HEAD", metavar="[REV | A..B]")
-@click.option("--adapter", type=_PATH, metavar="DIR", help="PEFT LoRA of a state, or of A..B.")
+@click.option("--adapter", type=_PATH, metavar="DIR", help="PEFT LoRA adapter of a state, or of the difference A..B.")
 @click.option("--max-rank", type=int, metavar="R", help="With --adapter: cut to this rank; the error is printed.")
-@click.option("--merged", type=_PATH, metavar="DIR", help="Plain checkpoint, every byte copied.")
+@click.option("--merged", type=_PATH, metavar="DIR", help="Plain checkpoint with the edited weights.")
 @click.option("--dtype", metavar="DTYPE", help="With --merged: float32, bfloat16 or float16.")
 @click.option("--max-shard-size", metavar="SIZE", help="With --merged: for instance 2GB (default 5GB).")
 @click.option("--patch", type=_PATH, metavar="FILE", help="One file with the commits REV or A..B, for `import`.")
-@click.option("--no-constraints", is_flag=True, help="With --patch: leave out what only --resolve needs.")
+@click.option(
+    "--no-constraints", is_flag=True, help="With --patch: leave out the constraints; only --resolve needs them."
+)
 def command(
     io: IO,
     revision: str,
@@ -30,9 +32,10 @@ def command(
     patch: Path | None,
     no_constraints: bool,
 ) -> None:
-    """Write REV (default HEAD) for somebody who has no memit-vc, or no access to this repository.
+    """Write REV (default HEAD) for someone who has no memit-vc, or no access to this repository.
 
-    --adapter and --merged write the whole state of REV; --patch writes what the one commit REV changed.
+    --adapter and --merged write the whole state of REV. --patch writes only the changes of the commit REV, or of the
+    commits A..B.
     """
     from memit_vc.store.fresh import refuse_inside_repository
 

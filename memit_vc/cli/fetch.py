@@ -6,14 +6,14 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.cli.render import render_fetched
 
 
-@verb(name="fetch")
+@verb(name="fetch", example="memitvc fetch")
 @click.argument("remote", required=False)
 def command(io: IO, remote: str | None) -> None:
-    """Fetch from REMOTE (default: origin, or the only one there is). Its branches are then REMOTE/BRANCH, for `log`,
-    `diff` and `merge`.
+    """Fetch from REMOTE (default: origin, or the only remote). Its branches become REMOTE/BRANCH, for `log`, `diff` and
+    `merge`.
 
-    Only what is missing travels. Everything is checked against its name and against the base before any of it is
-    stored. A fetch that was cut off goes on where it was.
+    Only missing commits and objects are sent. Everything is checked against its name and against the base before any of
+    it is stored. An interrupted fetch continues where it stopped.
     """
     from memit_vc.porcelain.sharing.fetch import fetch
 

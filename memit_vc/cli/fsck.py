@@ -7,14 +7,14 @@ from memit_vc.errors import UsageError
 from memit_vc.progress import count
 
 
-@verb(name="fsck")
-@click.option("--quick", is_flag=True, help="Do not read the blobs and shards again.")
+@verb(name="fsck", example="memitvc fsck --full")
+@click.option("--quick", is_flag=True, help="Do not read blobs and shards again.")
 @click.option("--full", is_flag=True, help="Also compute the weights of every state that was checked out, and compare.")
 def command(io: IO, quick: bool, full: bool) -> int:
-    """Check that every blob has the bytes of its name, every row the content of its id, every patch exact factors, and
-    the shards that checkouts are made of the bytes of the base.
+    """Check the repository: every blob against its name, every row against its id, every patch against the grid, and
+    the shards of checkouts against the base.
 
-    Exit code 12 where anything is wrong.
+    Exit code 12 if anything is wrong.
     """
     from memit_vc.porcelain.upkeep.fsck import fsck
 

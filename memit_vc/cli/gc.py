@@ -6,12 +6,12 @@ from memit_vc.cli.io import IO, FiniteRange, verb
 from memit_vc.progress import count
 
 
-@verb(name="gc")
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@verb(name="gc", example="memitvc gc --dry-run")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option(
     "--prune-operations",
     is_flag=True,
-    help="Forget the operation log first, and with it what only `undo` could bring back (replaced, squashed, deleted).",
+    help="First forget the operation log: `undo` can then not bring back replaced, squashed or deleted commits.",
 )
 @click.option(
     "--keep", type=click.IntRange(min=0), default=0, show_default=True, help="With --prune-operations: keep the last N."
@@ -22,7 +22,7 @@ from memit_vc.progress import count
     default=3600.0,
     show_default=True,
     metavar="SECONDS",
-    help="Spare objects that were written this recently: a running command may be about to use them.",
+    help="Keep objects that are younger than this: a running command may need them.",
 )
 def command(io: IO, dry_run: bool, prune_operations: bool, keep: int, grace: float) -> None:
     """Remove commits, patches and objects that no branch, tag, operation or kept patch reaches."""

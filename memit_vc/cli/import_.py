@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from memit_vc.vcs.contradictions import OnConflict
 
 
-@verb(name="import")
+@verb(name="import", example="memitvc import changes.memitvc")
 @click.argument("file", type=click.Path(path_type=Path))
 @conflict_options
 def command(io: IO, file: Path, on_conflict: OnConflict) -> None:
     """Put the commits of FILE (from `export --patch`) on HEAD, one new commit for each. No model is loaded.
 
-    FILE must belong to the same base. It is checked whole before anything is stored; what is here already is left out.
+    FILE must belong to the same base. The whole file is checked before anything is stored. What is here already is left
+    out.
     """
     from memit_vc.porcelain.sharing.import_patch import import_patch
 

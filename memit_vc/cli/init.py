@@ -8,13 +8,13 @@ import click
 from memit_vc.cli.io import IO, verb
 
 
-@verb(name="init")
+@verb(name="init", example="memitvc init HuggingFaceTB/SmolLM2-135M-Instruct my-edits")
 @click.argument("base")
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
 @click.option("--revision", help="Commit, tag or branch of a Hub model.")
 @click.option("--hparams", metavar="FILE|NAME", help="Hyperparameters: an EasyEdit YAML file, or a shipped name.")
 @click.option("--corpus", metavar="SOURCE", help="Default text for statistics (see `memitvc stats --help`).")
-@click.option("--health", metavar="FILE", help="Text whose perplexity each commit watches.")
+@click.option("--health", metavar="FILE", help="Text whose perplexity is measured at each commit.")
 def command(io: IO, base: str, directory: Path | None, **options: Any) -> None:
     """Start a repository on BASE: a model directory, or a Hub id such as HuggingFaceTB/SmolLM2-135M-Instruct.
 

@@ -211,8 +211,12 @@ class Verb(click.Command):
         return super().parse_args(ctx, args)
 
 
-def verb(**attributes: Any) -> Callable[[_F], click.Command]:
-    """Make a function `f(io, **options)` a click command with `-C` and `--json`."""
+def verb(*, example: str, **attributes: Any) -> Callable[[_F], click.Command]:
+    """Make a function `f(io, **options)` a click command with `-C` and `--json`; its help ends with `example`, command
+    lines as they are typed.
+    """
+    lines = "\n".join(f"  {line}" for line in example.splitlines())
+    attributes["epilog"] = f"\b\nFor example:\n{lines}"  # \b: click leaves these lines as they are
 
     def decorate(function: _F) -> click.Command:
         @click.pass_context

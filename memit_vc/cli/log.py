@@ -18,7 +18,7 @@ class _Log(Verb):
         return super().parse_args(ctx, [*short, *args[end:]])
 
 
-@verb(name="log", cls=_Log)
+@verb(name="log", example="memitvc log --graph --all\nmemitvc log -3 v1.0..HEAD", cls=_Log)
 @click.argument("revisions", nargs=-1, metavar="[REV | A..B]...")
 @click.option("--graph", is_flag=True, help="Draw branches and merges.")
 @click.option("--oneline", is_flag=True, help="One line for each commit.")

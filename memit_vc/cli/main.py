@@ -128,7 +128,12 @@ def _run(arguments: Sequence[str] | None) -> int:
         _report(f"{error.object[error.start : error.end]!r} in an argument is not UTF-8 text", None, 2, as_json)
         return 2
     except MemoryError:
-        _report("there is not enough memory for this", "Close other programs, or take a machine with more.", 1, as_json)
+        _report(
+            "there is not enough memory for this",
+            "Close other programs, or use a machine with more memory.",
+            1,
+            as_json,
+        )
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -138,7 +143,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _interrupted() -> int:
-    click.echo("interrupted; what a command does is done whole or not at all (`memitvc op log` shows it)", err=True)
+    click.echo("interrupted: either everything was done or nothing; check with `memitvc op log`", err=True)
     return 130
 
 

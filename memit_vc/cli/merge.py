@@ -10,16 +10,16 @@ from memit_vc.cli.sides import UNSEEN, change_text, check_overlap_option, confli
 from memit_vc.progress import count
 
 
-@verb(name="merge")
+@verb(name="merge", example="memitvc merge origin/main --theirs")
 @click.argument("revision")
 @conflict_options
-@click.option("--no-ff", is_flag=True, help="Make a merge commit even where the branch could simply move forward.")
-@click.option("--resolve", is_flag=True, help="Solve the facts of both sides together. Needs the model.")
+@click.option("--no-ff", is_flag=True, help="Make a merge commit even if the branch could fast-forward.")
+@click.option("--resolve", is_flag=True, help="Solve the facts of both sides together. Loads the model.")
 @check_overlap_option
 @click.option("-m", "--message", help="Message of the merge commit.")
 def command(io: IO, revision: str, no_ff: bool, resolve: bool, check_overlap: bool | None, **options: Any) -> None:
-    """Merge REVISION into HEAD: the union of both sides' columns. No model is loaded; the result does not depend on
-    the order, and a patch that both sides have counts once.
+    """Merge REVISION into HEAD: the union of both sides' columns. No model is loaded. The result does not depend on the
+    order. A patch that both sides have counts once.
 
     Facts that contradict each other (same subject and prompt, different targets) stop the merge with exit code 13.
     """

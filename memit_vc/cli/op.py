@@ -6,7 +6,7 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.cli.render import moved_lines
 
 
-@verb(name="log")
+@verb(name="log", example="memitvc op log -n 5")
 @click.option("-n", "--max-count", "limit", type=click.IntRange(min=1), help="At most this many operations.")
 def log(io: IO, limit: int | None) -> None:
     """Show the operations, newest first: one for each command that changed a branch, a tag or HEAD."""
@@ -24,7 +24,7 @@ def log(io: IO, limit: int | None) -> None:
     io.emit(found, render)
 
 
-@verb(name="restore")
+@verb(name="restore", example="memitvc op restore 12")
 @click.argument("number", type=click.IntRange(min=1))
 def restore(io: IO, number: int) -> None:
     """Put branches, tags and HEAD back to where they were after operation NUMBER. It is an operation itself: `memitvc
@@ -41,7 +41,7 @@ def restore(io: IO, number: int) -> None:
     io.emit(made, render, head=head)
 
 
-@verb(name="op", cls=click.Group)
+@verb(name="op", example="memitvc op log -n 5", cls=click.Group)
 def command(io: IO) -> None:
     """The log of operations, and the way back to any point of it."""
     click.get_current_context().obj = io.start

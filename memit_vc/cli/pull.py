@@ -6,15 +6,15 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.cli.render import render_fetched
 
 
-@verb(name="pull")
+@verb(name="pull", example="memitvc pull")
 @click.argument("remote", required=False)
 @click.argument("branch", required=False)
 def command(io: IO, remote: str | None, branch: str | None) -> None:
-    """Fetch from REMOTE (default: origin, or the only one there is), then move the current branch to its BRANCH
-    (default: of the same name).
+    """Fetch from REMOTE (default: origin, or the only remote), then move the current branch to its BRANCH (default: the
+    one of the same name).
 
-    The branch only moves forward. Where both sides have new commits, these are fetched, the branch stays, and the exit
-    code is 11: join them with `memitvc merge REMOTE/BRANCH`.
+    The branch only moves forward. If both sides have new commits, these are fetched, the branch stays, and the exit
+    code is 11. Join them with `memitvc merge REMOTE/BRANCH`.
     """
     from memit_vc.porcelain.sharing.pull import pull
 

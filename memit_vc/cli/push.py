@@ -13,17 +13,19 @@ if TYPE_CHECKING:
     from memit_vc.remote.opening import PushOptions, Visibility
 
 
-@verb(name="push")
+@verb(name="push", example="memitvc push\nmemitvc push origin main --tag v1.0")
 @click.argument("remote", required=False)
 @click.argument("branch", required=False)
-@click.option("--tag", help="Also publish the branch's tip as TAG (made here too where it does not exist).")
-@click.option("--branch", "hub_branch", metavar="NAME", help="On the Hub: push to its branch NAME, made from main.")
+@click.option("--tag", help="Also publish the branch's tip as TAG (created here if it does not exist).")
+@click.option("--branch", "hub_branch", metavar="NAME", help="On the Hub: push to its branch NAME, created from main.")
 @click.option("--create-pr", is_flag=True, help="On the Hub: open a pull request.")
-@click.option("--public", "visibility", flag_value="public", help="On the Hub: make a new repository public.")
-@click.option("--private", "visibility", flag_value="private", help="On the Hub: make a new repository private.")
-@click.option("--no-constraints", is_flag=True, help="Leave out what only --resolve needs: half of the bytes.")
+@click.option("--public", "visibility", flag_value="public", help="On the Hub: create the repository as public.")
+@click.option("--private", "visibility", flag_value="private", help="On the Hub: create the repository as private.")
+@click.option(
+    "--no-constraints", is_flag=True, help="Leave out the constraints, half of the bytes; only --resolve needs them."
+)
 @click.option("--no-adapter", is_flag=True, help="Leave out the PEFT adapter for readers without memit-vc.")
-@click.option("--merged", is_flag=True, help="Push the whole edited model: REMOTE is OWNER/NAME, BRANCH any revision.")
+@click.option("--merged", is_flag=True, help="Push the whole edited model. REMOTE is OWNER/NAME, BRANCH any revision.")
 @click.option("--dry-run", is_flag=True, help="List what would be sent, and send nothing.")
 def command(
     io: IO,
@@ -37,13 +39,13 @@ def command(
     merged: bool,
     **more: Any,
 ) -> None:
-    """Push BRANCH (default: the current one) with the tags on it to REMOTE (default: origin).
+    """Push BRANCH (default: the current one) and its tags to REMOTE (default: origin).
 
-    History at the other end only grows: where it has commits that are not here, the push is refused with exit code 11;
-    pull first. Everything goes in one change, or nothing does. Only what is missing there is sent.
+    The remote's history only grows. If it has commits that are not here, the push is refused with exit code 11: pull
+    first. Everything goes in one change, or nothing does. Only missing objects are sent.
 
-    --merged pushes no history but the model itself, which transformers and vLLM load by its name, to a Hub repository
-    of its own. Shards without an edit are copied on the Hub where the base is there.
+    --merged pushes no history but the model itself, to a Hub repository of its own. transformers and vLLM load it by
+    name. Shards without an edit are copied on the Hub if the base is there.
     """
     from memit_vc.porcelain.sharing.push import push
     from memit_vc.remote.opening import PushOptions
@@ -51,7 +53,7 @@ def command(
     options, dry_run = PushOptions(hub_branch, create_pr, visibility), more["dry_run"]
     if merged:
         if no_constraints or no_adapter:
-            raise click.UsageError("--merged pushes a model: there are no constraints and no adapter to leave out")
+            raise click.UsageError("--merged pushes a model: it takes neither --no-constraints nor --no-adapter")
         _push_model(io, remote, branch or "HEAD", options, **more)
         return
     with io.repository() as repository, io.progress() as progress:
@@ -67,7 +69,7 @@ def command(
         if dry_run:
             io.table(["file", "bytes"], [[path, str(size)] for path, size in made.files.items()], right=["bytes"])
         for path in made.deleted:
-            io.note(f"{path} no longer holds and {'would go' if dry_run else 'is gone'}")
+            io.note(f"{path} is out of date and {'would be' if dry_run else 'was'} removed")
         sent = f"{count(made.edits, 'commit')}, {count(made.objects, 'object')}, {size_text(made.bytes)}"
         click.echo(f"{'would send' if dry_run else 'sent'} {sent} to {made.url}")
         click.echo(f"{made.branch}: {'new' if made.old is None else made.old[:10]} → {made.new[:10]}")
@@ -88,7 +90,7 @@ def _push_model(io: IO, name: str | None, revision: str, options: PushOptions, t
     there = open_remote(checked_url(name, directory=Path()), options)
     if not isinstance(there, HubRemote):
         raise UsageError(
-            f"{name} is no repository on the Hub; a model is pushed to one of its own",
+            f"{name} is not a repository on the Hub: a model is pushed to one of its own",
             hint="Give its name: memitvc push --merged OWNER/NAME. `memitvc export --merged DIR` writes a directory.",
         )
     with io.repository() as repository, io.progress() as progress:

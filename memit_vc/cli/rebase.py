@@ -6,15 +6,15 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.progress import count
 
 
-@verb(name="rebase")
+@verb(name="rebase", example="memitvc rebase main")
 @click.argument("onto")
 @click.option("--no-scores", is_flag=True, help="Do not measure scores before and after each batch.")
 def command(io: IO, onto: str, no_scores: bool) -> None:
-    """Put the commits that HEAD has and ONTO has not on top of ONTO: each batch is computed again there, with the
-    settings it was made with; reverts are replayed. The branch moves at the end, in one step.
+    """Put the commits that HEAD has and ONTO has not on top of ONTO. Each batch is computed again there, with its own
+    settings; reverts are replayed. The branch moves at the end, in one step.
 
-    `merge` joins two branches without computing anything; this is for batches that should take the other side's facts
-    into account.
+    `merge` joins two branches without computing anything. Use `rebase` if the batches should take the other side's
+    facts into account.
     """
     from memit_vc.porcelain.recomputing.rebase import rebase
 
@@ -27,7 +27,7 @@ def command(io: IO, onto: str, no_scores: bool) -> None:
         for old, new in made.commits:
             click.echo(f"  {old[:10]} → {new[:10]} {subjects[new]}")
         for old in made.skipped:
-            io.note(f"  {old[:10]} has nothing left to do there")
+            io.note(f"  {old[:10]} has nothing left to change there")
 
     io.outcome(
         made,

@@ -9,16 +9,16 @@ from memit_vc.errors import UsageError
 from memit_vc.progress import count
 
 
-@verb(name="remote")
+@verb(name="remote", example="memitvc remote add origin hf://owner/name\nmemitvc remote")
 @click.argument("action", required=False, type=click.Choice(["list", "add", "remove"]))
 @click.argument("name", required=False)
 @click.argument("url", required=False)
 def command(io: IO, action: str | None, name: str | None, url: str | None) -> None:
     """List the remotes (`remote`, `remote list`), or `remote add NAME URL`, `remote remove NAME`.
 
-    URL is a directory, or a repository on the Hugging Face Hub: hf://owner/name, or owner/name where no such directory
-    exists; with @BRANCH behind it, that branch of the Hub instead of main. A directory need not exist yet. The first
-    push makes it. Nothing is sent or fetched here.
+    URL is a directory, or a repository on the Hugging Face Hub: hf://owner/name, or owner/name if no such directory
+    exists. hf://owner/name@BRANCH means that branch of the Hub instead of main. A directory need not exist yet: the
+    first push makes it. Nothing is sent or fetched here.
     """
     from memit_vc.porcelain.sharing.remotes import add_remote, remotes, remove_remote
 

@@ -62,7 +62,7 @@ def show_resolved(io: IO, made: Resolved, *, overlaps: Sequence[JsonValue] | Non
         if number
     ]
     if made.dense:
-        io.note("stored as one dense patch: single facts of it can be taken out with `revert --resolve` only")
+        io.note("stored as one dense patch: only `revert --resolve` can take single facts out of it")
     io.outcome(
         made,
         ", ".join(parts),

@@ -6,13 +6,13 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.progress import count
 
 
-@verb(name="reproduce")
+@verb(name="reproduce", example="memitvc reproduce HEAD~1")
 @click.argument("revision", default="HEAD")
 def command(io: IO, revision: str) -> int:
     """Compute the patch of REVISION again from its provenance (state, hyperparameters, templates, statistics) and
     compare it with the stored one, byte by byte. Stores nothing.
 
-    Exit code 15 where it comes out otherwise, as it does on other hardware or with other versions.
+    Exit code 15 if the bytes differ, as they do on other hardware or with other versions of the libraries.
     """
     from memit_vc.porcelain.recomputing.reproduce import reproduce
 
@@ -23,7 +23,7 @@ def command(io: IO, revision: str) -> int:
         if made.equal:
             click.echo(f"{made.commit[:10]}: {count(made.columns, 'column')} computed again, every byte equal")
             return
-        click.echo(f"{made.commit[:10]}: computed again, and not the same")
+        click.echo(f"{made.commit[:10]}: computed again, with another result")
         for name, difference in made.differences.items():
             click.echo(f"  {name}: relative difference {difference:.2e}")
         io.note("`memitvc show --provenance` says on what it was computed; compare versions, device and threads")

@@ -10,25 +10,24 @@ from memit_vc.cli.sides import conflict_options
 from memit_vc.progress import count
 
 
-@verb(name="revert")
+@verb(name="revert", example='memitvc revert HEAD~1\nmemitvc revert HEAD~1 --fact "Eiffel Tower"')
 @click.argument("revisions", nargs=-1, required=True)
 @click.option("--fact", metavar="ID|SUBJECT", help="Only this fact of the commits.")
 @click.option(
     "--resolve",
     is_flag=True,
-    help="Solve for the rest, so that it is what it would be had these facts never been in. Needs the model.",
+    help="Re-solve the remaining facts as if these had never been committed. Loads the model.",
 )
 @conflict_options
 @click.option("-m", "--message", help="Message of the new commit.")
 def command(io: IO, revisions: tuple[str, ...], resolve: bool, **options: Any) -> None:
-    """Undo the change of state of REVISIONS (commits, or ranges A..B), wherever they are in the history, the newest
-    first. No model is loaded; what they brought in goes, bit for bit, and what they took out comes back where nothing
-    else has taken its place since. A revert can be reverted.
+    """Undo REVISIONS (commits, or ranges A..B), newest first, anywhere in the history. Facts they added are removed
+    exactly. Facts they removed return unless something has replaced them. No model is loaded. A revert can be reverted.
 
-    A fact that comes back and contradicts a live one stops the revert with exit code 13.
+    If a fact that returns contradicts a live one, the revert stops with exit code 13.
 
-    Later commits were computed on top of what is taken out; --resolve also takes that influence out of them, in a
-    state that is the joint solution of its facts (`squash --resolve` makes any state one).
+    Later commits were computed on top of the removed ones and keep their influence. --resolve removes that too: it
+    solves the remaining facts again, together (`squash --resolve` does so for any state).
     """
     if resolve:
         from memit_vc.porcelain.recomputing.resolve import resolve_revert
@@ -45,7 +44,7 @@ def command(io: IO, revisions: tuple[str, ...], resolve: bool, **options: Any) -
 
     def details() -> None:
         if later:
-            io.note("computed on top of what was taken out (their facts stay):")
+            io.note("these later commits were computed on top of it (their facts stay):")
         for commit, subject in later:
             io.note(f"  {commit[:10]} {subject}")
 

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.history.show import ShownCommit
 
 
-@verb(name="show")
+@verb(name="show", example="memitvc show HEAD~1 --provenance")
 @click.argument("revision", default="HEAD")
-@click.option("--provenance", is_flag=True, help="Also everything the patch was computed from.")
+@click.option("--provenance", is_flag=True, help="Also everything that the patch was computed from.")
 def command(io: IO, revision: str, provenance: bool) -> None:
     """Show the commit REVISION (default HEAD)."""
     from memit_vc.porcelain.history.show import show
@@ -43,7 +43,7 @@ def _render(io: IO, shown: ShownCommit, provenance: bool) -> None:
             rows.append([f"{sign} {fact_line(item.fact)}", *scores])
         io.table(["fact", *measures], rows)
         if shown.scores is None and measures:
-            click.echo("scores: before and after the commits in whose place this one stands")
+            click.echo("scores are those of the commits that this one replaced")
     for fact in shown.removed:
         click.echo(f"− {fact_line(fact)}")
     if shown.scores is not None:

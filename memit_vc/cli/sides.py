@@ -1,4 +1,4 @@
-"""What verbs that bring two sides together share: the options, likely conflicts, how a change is told."""
+"""What verbs that join two sides share: their options, likely conflicts, the words for a change."""
 
 from __future__ import annotations
 
@@ -18,39 +18,40 @@ if TYPE_CHECKING:
 
 
 _SHOWN = 10
-UNSEEN = "likely conflicts (keys that overlap) were not looked for: --check-overlap does"
+UNSEEN = "likely conflicts (similar keys) were not checked: --check-overlap does that"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def conflict_options(function: _F) -> _F:
-    """--ours, --theirs, --keep-both as `on_conflict`; "stop" where none is given."""
+    """--ours, --theirs, --keep-both as `on_conflict`; "stop" if none is given."""
     for name, text in (
         ("keep-both", "Keep both sides of a contradiction."),
-        ("theirs", "Where facts contradict each other, keep theirs."),
-        ("ours", "Where facts contradict each other, keep ours."),
+        ("theirs", "If facts contradict each other, keep theirs."),
+        ("ours", "If facts contradict each other, keep ours."),
     ):
         function = click.option(f"--{name}", "on_conflict", flag_value=name, default="stop", help=text)(function)
     return function
 
 
 def check_overlap_option(function: _F) -> _F:
-    """--check-overlap as True, False, or None where nothing is said."""
+    """--check-overlap as True, False, or None if it is not given."""
     return click.option(
         "--check-overlap/--no-check-overlap",
         default=None,
-        help="Warn of facts whose keys overlap and whose targets differ, with the number. Needs statistics and "
-        "constraints. Default: where the model is loaded anyway.",
+        help="Warn about facts that are likely to interfere: similar keys, different targets. Needs statistics and "
+        "constraints. Default: on if the model is loaded anyway.",
     )(function)
 
 
 def likely_conflicts(
     io: IO, repository: Repository, commits: Sequence[CommitId], wanted: bool | None
 ) -> list[JsonValue] | None:
-    """Warn of likely conflicts that commits made, with the numbers; as JSON what they are, None where nobody looked.
+    """Warn about likely conflicts that commits made, with the numbers. Returns them as JSON, None if they were not
+    checked.
 
-    `wanted` None: if it can be done. That it could not is worth a word where it was asked for, and is no failure: the
-    commits are made.
+    With `wanted` None they are checked if that is possible. If it is asked for and not possible, that is a warning and
+    not a failure: the commits are made.
     """
     if wanted is False:
         return None

@@ -8,39 +8,39 @@ from memit_vc.errors import UsageError
 from memit_vc.progress import count
 
 
-@verb(name="squash")
+@verb(name="squash", example='memitvc squash v1.0..HEAD -m "All of autumn"\nmemitvc squash --all --resolve')
 @click.argument("span", required=False, metavar="[A..B]")
 @click.option("--all", "everything", is_flag=True, help="The whole history of HEAD.")
 @click.option(
     "--resolve",
     is_flag=True,
-    help="Solve all live facts afresh, in one commit on top. Repairs plain and much-reverted histories.",
+    help="Solve all live facts again, in one commit on top. Repairs a history of many reverts and merges.",
 )
 @click.option(
     "--compress",
     "tolerance",
     type=FiniteRange(min=0, max=1, min_open=True, max_open=True),
     metavar="TOL",
-    help="Fewer columns for all of HEAD's state, in one commit on top: the smallest rank at which no tensor's update "
-    "changes by more than this share of its norm.",
+    help="Store HEAD's whole state in fewer columns, in one commit on top. No tensor's update changes by more than "
+    "this share of its norm.",
 )
 @click.option("-m", "--message", help="Message of the new commit. Default: the subjects of the squashed ones.")
 def command(
     io: IO, span: str | None, everything: bool, resolve: bool, tolerance: float | None, message: str | None
 ) -> None:
-    """Squash the commits that B has and A has not into one patch of the columns that are still live at B; what was
-    brought in and taken out again cancels. No model is loaded, and the weights are bit-identical: that is checked
+    """Replace the commits that B has and A has not by one. Its patch holds the columns that are still live at B; an
+    edit that was reverted within the range cancels. No model is loaded. The weights stay bit-identical: this is checked
     before the branch moves.
 
-    With --resolve the weights do change: one new patch, solved from the constraints of all live facts, takes the place
-    of every column. With --compress they change by no more than TOL: one patch of lower rank takes that place.
+    --resolve changes the weights: all live facts are solved again, in one new patch. --compress changes them by at most
+    TOL: one patch of lower rank replaces all others.
 
-    Commits behind B get new ids. The old ones stay in the operation log (`memitvc undo`) until it is pruned.
+    Commits after B get new ids. The old ones stay in the operation log (`memitvc undo`) until it is pruned.
     """
     if tolerance is not None:
         if span is not None or resolve:
             raise UsageError(
-                "--compress takes all of HEAD's columns together: no range, no --resolve",
+                "--compress works on HEAD's whole state: it takes no range and no --resolve",
                 hint="Type: memitvc squash --compress TOL",
             )
         _compress(io, tolerance, message)
@@ -50,7 +50,7 @@ def command(
 
         if span is not None:
             raise UsageError(
-                "--resolve solves all live facts of HEAD: a range cannot be solved by itself",
+                "--resolve solves all live facts of HEAD: it takes no range",
                 hint="Type: memitvc squash --resolve",
             )
         with io.repository() as repository, io.progress() as progress:
@@ -69,7 +69,7 @@ def command(
 
     def details() -> None:
         if made.patches > 1:
-            io.note(f"{made.patches} patches: dense ones, and ones on other layers, cannot be joined")
+            io.note(f"{made.patches} patches stay apart: dense patches, and patches on other layers, cannot be joined")
         if made.rewritten:
             have = "has a new id" if made.rewritten == 1 else "have new ids"
             io.note(f"{count(made.rewritten, 'later commit')} {have}; the tip is {made.tip[:10]}")
@@ -77,8 +77,8 @@ def command(
             io.note(f"still on the old history: {', '.join(made.left_behind)}")
         if made.brings_back:
             io.note(
-                f"a merge of {', '.join(made.brings_back)} brings back what the range took out again: the squash does "
-                "not remember that"
+                f"merging {', '.join(made.brings_back)} will bring back facts that the range removed: the squash does "
+                "not remember the removal"
             )
 
     cancelled = f", {made.cancelled} cancelled" if made.cancelled else ""
@@ -101,7 +101,8 @@ def _compress(io: IO, tolerance: float, message: str | None) -> None:
             right=("rank", "error"),
         )
         io.note(
-            "the facts leave together, or one by one with `revert --resolve`; a revert of this brings all bits back"
+            "these facts can now only be reverted together, or one by one with `revert --resolve`; reverting this "
+            "commit restores the previous weights exactly"
         )
 
     sizes = f"{made.bytes_before / 1e6:.2f} MB → {made.bytes_after / 1e6:.2f} MB"

@@ -7,22 +7,22 @@ import click
 from memit_vc.cli.io import IO, verb
 
 
-@verb(name="stats")
+@verb(name="stats", example="memitvc stats --corpus wikitext.jsonl --tokens 20000")
 @click.option(
     "--corpus",
     metavar="SOURCE",
     help="A .txt, .jsonl, .json or .parquet file; hub:OWNER/NAME[:CONFIG[:SPLIT]]; `pydoc` (English text that "
-    "comes with Python); `self` (text sampled from the model). Default: what `stats` was last told, else what `init` "
-    "was, else `self`.",
+    "comes with Python); `self` (text sampled from the model). Default: the source of the last `stats`, or of "
+    "`init`, or else `self`.",
 )
 @click.option("--field", help="Field or column that holds the text.")
 @click.option("--tokens", type=click.IntRange(min=1), help="Tokens to use. Default: 10 · d_in.")
-@click.option("--hparams", metavar="FILE|NAME", help="Hyperparameters other than the repository's.")
+@click.option("--hparams", metavar="FILE|NAME", help="Use these hyperparameters instead of the repository's.")
 @click.option("--import", "source", metavar="PATH", help="Take EasyEdit's or memit's .npz files instead of computing.")
 def command(io: IO, source: str | None, **options: Any) -> None:
     """Compute the second moment of the keys of every edited layer over plain text, in one pass.
 
-    `commit` does this by itself when it has to. A killed run goes on where it was.
+    `commit` does this itself if it has to. A killed run continues where it stopped.
     """
     from memit_vc.porcelain.editing.statistics import compute_statistics
 

@@ -6,10 +6,10 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.progress import count
 
 
-@verb(name="status")
+@verb(name="status", example="memitvc status")
 def command(io: IO) -> None:
-    """Show the base, the branch, how many facts are live, how far the remotes' branches of that name are away, and what
-    is ready. Loads no model and asks no remote: `memitvc fetch` does.
+    """Show the base, the branch, the number of live facts, how far the remotes' branches are ahead or behind, and
+    whether statistics are ready. Loads no model and asks no remote: `memitvc fetch` does.
     """
     from memit_vc.porcelain.history.status import status
 
@@ -28,7 +28,7 @@ def command(io: IO) -> None:
             ahead, behind = count(each.ahead, "commit"), count(each.behind, "commit")
             apart = [f"{ahead} to push"] if each.ahead else []
             apart += [f"{behind} to pull"] if each.behind else []
-            click.echo(f"remote  {each.name}: {', '.join(apart) or 'the same'}, as last heard of")
+            click.echo(f"remote  {each.name}: {', '.join(apart) or 'the same'}, as of the last fetch")
         ready = f"{found.statistics} computed" if found.statistics else "none yet (`memitvc stats` or the first commit)"
         click.echo(f"ready   statistics: {ready}")
         for patch in found.kept:

@@ -6,7 +6,7 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.errors import UsageError
 
 
-@verb(name="switch")
+@verb(name="switch", example="memitvc switch trial\nmemitvc switch -c other v1.0")
 @click.argument("target", metavar="NAME|REV")
 @click.argument("start", required=False, metavar="[REV]")
 @click.option("-c", "--create", is_flag=True, help="Make branch NAME at REV (default HEAD) and go there.")
@@ -21,7 +21,7 @@ def command(io: IO, target: str, start: str | None, create: bool, detach: bool) 
     if create and detach:
         raise UsageError("-c and --detach exclude each other", hint="-c makes a branch; --detach goes without one.")
     if start is not None and not create:
-        raise UsageError("a second argument makes sense with -c only", hint=f"memitvc switch -c {target} {start}")
+        raise UsageError("a second argument needs -c", hint=f"Type: memitvc switch -c {target} {start}")
     with io.repository() as repository:
         if create:
             now = switch_to_new(repository, target, start or "HEAD")

@@ -6,7 +6,7 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.errors import UsageError
 
 
-@verb(name="tag")
+@verb(name="tag", example="memitvc tag v1.0")
 @click.argument("name", required=False)
 @click.argument("revision", required=False, metavar="[REV]")
 @click.option("-d", "--delete", is_flag=True, help="Delete tag NAME.")

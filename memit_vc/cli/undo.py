@@ -6,9 +6,9 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.cli.render import moved_lines
 
 
-@verb(name="undo")
+@verb(name="undo", example="memitvc undo")
 def command(io: IO) -> None:
-    """Put branches, tags and HEAD back to where they were before the last operation. Undoing twice is a redo; `memitvc
+    """Put branches, tags and HEAD back to where they were before the last operation. A second undo is a redo. `memitvc
     op restore` goes back further.
     """
     with io.repository() as repository:

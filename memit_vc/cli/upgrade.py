@@ -7,7 +7,7 @@ import click
 from memit_vc.cli.io import IO, verb
 
 
-@verb(name="upgrade")
+@verb(name="upgrade", example="memitvc upgrade")
 def command(io: IO) -> None:
     """Migrate the repository's database to the schema of this version of memit-vc, after a backup."""
     from memit_vc.repository import Repository

@@ -9,13 +9,13 @@ from memit_vc.errors import UsageError
 from memit_vc.progress import count
 
 
-@verb(name="verify")
+@verb(name="verify", example="memitvc verify model --expect v1.0")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--expect", metavar="REV", help="Fail unless the directory is this revision.")
 def command(io: IO, model: Path, expect: str | None) -> None:
     """Hash every tensor of the model directory MODEL and say which state of this repository it is.
 
-    Exit code 15 where it is none, or not the expected one.
+    Exit code 15 if it is not a state of this repository, or not the expected one.
     """
     from memit_vc.porcelain.output.verify import verify
 

@@ -505,7 +505,7 @@ def test_control_c_leaves_nothing_half_done(cli: Cli, place: Place) -> None:
     running.send_signal(signal.SIGINT)
     _, err = running.communicate()
     assert running.returncode == 130
-    assert err.strip().startswith("interrupted; what a command does is done whole or not at all")
+    assert err.strip().startswith("interrupted: either everything was done or nothing; check with `memitvc op log`")
     assert contents(place.work) == before
     assert cli.ok("fsck", "--json").json == {"ok": True, "problems": [], "orphans": 0}
 

@@ -342,7 +342,7 @@ def test_what_goes_where(two: Cli) -> None:
     assert 'record 1: subject "Pellan" found in the prompt' in noted.err
     assert noted.json["facts"] == 1
     reverted = two.ok("revert", "HEAD~1")
-    assert "computed on top of what was taken out" in reverted.err
+    assert "these later commits were computed on top of it" in reverted.err
     assert masked(reverted.out) == "[main #] 2 columns out\n"
 
 

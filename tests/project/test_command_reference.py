@@ -35,7 +35,7 @@ def test_every_command_is_on_the_page(generate: ModuleType) -> None:
 
 def test_what_stands_beside_the_commands_is_of_commands(generate: ModuleType) -> None:
     names = {name for name, _ in generate.commands()}
-    assert generate.EXAMPLES.keys() <= names
+    assert all(command.epilog for _, command in generate.commands())
     assert generate.SPECIAL.keys() <= names
     assert {code for codes in generate.SPECIAL.values() for code in codes} <= generate.EXIT_CODES.keys()
 

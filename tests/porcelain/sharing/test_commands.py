@@ -85,7 +85,7 @@ def test_a_stale_adapter_goes(world: World, here: Cli) -> None:
     assert f"a LoRA of rank {config['r']})" in (world.shared / "README.md").read_text()
     assert "model_name: ./base\n" in (world.shared / "hparams.yaml").read_text()
     edit(world, 1)
-    assert "no longer holds" in here.ok("push", "--no-adapter").err
+    assert "is out of date and was removed" in here.ok("push", "--no-adapter").err
     assert not list(world.shared.glob("adapter_*"))
     assert str(world.base.parent) not in "".join(
         path.read_text(errors="replace") for path in world.shared.iterdir() if path.is_file()
@@ -116,11 +116,11 @@ def test_pull_moves_the_branch_and_undo_takes_it_back(world: World, here: Cli, t
 
 def test_status_tells_how_far_the_remote_is(world: World, here: Cli, there: Cli) -> None:
     there.ok("pull")
-    assert "remote  origin/main: the same, as last heard of" in there.ok("status").out
+    assert "remote  origin/main: the same, as of the last fetch" in there.ok("status").out
     edit(world, 1)
     here.ok("push")
     there.ok("fetch")
-    assert "remote  origin/main: 1 commit to pull, as last heard of" in there.ok("status").out
+    assert "remote  origin/main: 1 commit to pull, as of the last fetch" in there.ok("status").out
     there.ok("revert", "HEAD~1")
     assert there.ok("status", "--json").json["followed"] == [{"name": "origin/main", "ahead": 1, "behind": 1}]
     there.ok("switch", "--detach", "HEAD~1")
