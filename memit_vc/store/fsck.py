@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import Connection, select, text
@@ -86,10 +87,9 @@ def check(
 def _editable_names(connection: Connection) -> set[str]:
     """The editable weights, as far as their record can be read: `_base` says where it cannot."""
     found = connection.execute(select(meta.c.value).where(meta.c.key == "weights")).scalar_one_or_none()
-    try:
+    with suppress(*BAD_JSON):
         return {str(weight["name"]) for weight in json.loads(found or "[]")}
-    except BAD_JSON:
-        return set()
+    return set()
 
 
 def _database(connection: Connection) -> Iterator[Problem]:
@@ -108,12 +108,11 @@ def _base(connection: Connection, base: BaseId) -> Iterator[Problem]:
     for key in ("manifest", "weights", "files"):
         if key not in rows:
             yield Problem("base", key, "the database has no such record")
-    try:
-        manifest = BaseManifest.from_json(json.loads(rows["manifest"]))
-        whole = manifest.id == base
-    except BAD_JSON:
-        whole = False
-    if not whole:
+    manifest: BaseManifest | None = None
+    with suppress(*BAD_JSON):
+        found = BaseManifest.from_json(json.loads(rows["manifest"]))
+        manifest = found if found.id == base else None
+    if manifest is None:
         yield Problem("base", "manifest", "the recorded tensors do not hash to the base's id")
         return
     try:
@@ -122,11 +121,9 @@ def _base(connection: Connection, base: BaseId) -> Iterator[Problem]:
         yield Problem("base", "weights", "the record of the editable weights cannot be read")
         return
     yield from _weights(connection, manifest, weights)
-    try:
-        files = json.loads(rows["files"])
-        known = all(is_sha256(sha) for sha in files.values())
-    except BAD_JSON:
-        known = False
+    known = False
+    with suppress(*BAD_JSON):
+        known = all(is_sha256(sha) for sha in json.loads(rows["files"]).values())
     if not known:
         yield Problem("base", "files", "the record of the base's other files cannot be read")
 
@@ -135,11 +132,9 @@ def _evaluations(connection: Connection, weights: set[str]) -> Iterator[Problem]
     """Hashes of tensors that `verify` compares with: each of a weight that can be edited, each a SHA-256."""
     statement = select(evaluations).where(evaluations.c.kind == "tensors")
     for row in connection.execute(statement):
-        try:
-            found = json.loads(row.json)
-            whole = all(name in weights and is_sha256(sha) for name, sha in found.items())
-        except BAD_JSON:
-            whole = False
+        whole = False
+        with suppress(*BAD_JSON):
+            whole = all(name in weights and is_sha256(sha) for name, sha in json.loads(row.json).items())
         if not whole:
             yield Problem("evaluation", row.state, "its hashes of tensors cannot be read as such")
 
@@ -173,10 +168,9 @@ def _commit_rows(connection: Connection) -> dict[CommitId, Commit | None]:
 
 
 def _parsed(record: str) -> Commit | None:
-    try:
+    with suppress(*BAD_JSON):
         return Commit.from_json(json.loads(record))
-    except BAD_JSON:
-        return None
+    return None
 
 
 def _commits(connection: Connection, known: dict[CommitId, Commit | None], base: BaseId) -> Iterator[Problem]:
@@ -322,7 +316,6 @@ def _blobs(connection: Connection, blobs: BlobStore, quick: bool, progress: Prog
 
 def _readable_references(connection: Connection) -> set[BlobId]:
     """As `referenced_blobs`; nothing where a damaged row, reported by then, stands in the way."""
-    try:
+    with suppress(*BAD_JSON):
         return referenced_blobs(connection)
-    except BAD_JSON:
-        return set()
+    return set()

@@ -117,12 +117,11 @@ def parse_header(head: bytes, size: int, *, source: str) -> FileHeader:
 def write_header(entries: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
     """The bytes before the data for tensors name -> (dtype, shape), as the safetensors library would write them.
 
-    The data follows in the order of `tensors` of the parsed result: widest type first, then by name.
-    Metadata is written in the order given; the library's own order is random when there are several keys.
+    The data follows in `file_order`. Metadata keeps the order given; the library's order of several keys is random.
     """
     record: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0
-    for name in sorted(entries, key=lambda n: (-_RANK[entries[n][0]], n)):
+    for name in file_order(entries):
         dtype, shape = entries[name]
         end = position + math.prod(shape) * DTYPE_BITS[dtype] // 8
         record[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
@@ -130,6 +129,11 @@ def write_header(entries: Mapping[str, tuple[str, tuple[int, ...]]], metadata: M
     text = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+def file_order(entries: Mapping[str, tuple[str, tuple[int, ...]]]) -> list[str]:
+    """Tensor names as their data follow each other in a file: widest type first, then by name."""
+    return sorted(entries, key=lambda name: (-_RANK[entries[name][0]], name))
 
 
 _HINT = "The file is damaged or not safetensors; fetch it again."

@@ -40,14 +40,13 @@ from memit_vc.store.files import (
 )
 from memit_vc.store.jsoncache import read_or_empty, write_if_possible
 from memit_vc.store.links import in_hub_cache, link
-from memit_vc.store.safetensors_file import parse_header, read_header, write_header
+from memit_vc.store.safetensors_file import file_order, read_header, write_header
 
 HOT_FILE = "model-hot.safetensors"
 FILES = "files"
 _STAMPS = "stamps.json"
 """Path below the directory -> [size, mtime, inode] that it had when its bytes were last known."""
 _RECORD = "base.json"
-_CHUNK = 1 << 23
 _FORMAT = 1
 
 
@@ -259,11 +258,10 @@ def _tensor_file(
     checkpoint: Checkpoint, names: Sequence[str], metadata: Mapping[str, str], meter: _Meter, hashes: dict[str, str]
 ) -> Iterator[bytes]:
     """The bytes of a safetensors file with some tensors of the checkpoint; their SHA-256 go into `hashes`."""
-    entries = {name: checkpoint.tensors[name][1] for name in names}
-    head = write_header({name: (entry.dtype, entry.shape) for name, entry in entries.items()}, metadata)
-    yield head
-    order = parse_header(head, len(head) + sum(entry.size for entry in entries.values()), source=HOT_FILE).tensors
-    for name in order:
+    found = {name: checkpoint.tensors[name][1] for name in names}
+    entries = {name: (entry.dtype, entry.shape) for name, entry in found.items()}
+    yield write_header(entries, metadata)
+    for name in file_order(entries):
         sha = hashlib.sha256()
         for chunk in checkpoint.chunks(name):
             sha.update(chunk)
@@ -307,23 +305,10 @@ def _stat(path: Path) -> Stat | None:
 
 def _holds(path: Path, names: Collection[str], manifest: BaseManifest) -> bool:
     """Whether a file holds exactly these tensors, each with the manifest's dtype, shape and bytes."""
-    promised = {tensor.name: tensor for tensor in manifest.tensors}
+    wanted = set(names)
+    promised = {t.name: (t.dtype, t.shape, t.sha256) for t in manifest.tensors if t.name in wanted}
     try:
-        header = read_header(path)
-        if header.tensors.keys() != set(names):
-            return False
-        with path.open("rb") as file:
-            for name, entry in header.tensors.items():
-                tensor = promised.get(name)
-                if tensor is None or (tensor.dtype, tensor.shape) != (entry.dtype, entry.shape):
-                    return False
-                file.seek(header.data_start + entry.begin)
-                sha, left = hashlib.sha256(), entry.size
-                while left and (chunk := file.read(min(left, _CHUNK))):
-                    sha.update(chunk)
-                    left -= len(chunk)
-                if sha.hexdigest() != tensor.sha256:
-                    return False
-    except (OSError, StorageError, IntegrityError):
+        held = Checkpoint(path.parent, {path.name: read_header(path)}).manifest()
+    except (StorageError, IntegrityError):
         return False
-    return True
+    return promised.keys() == wanted and promised == {t.name: (t.dtype, t.shape, t.sha256) for t in held.tensors}

@@ -19,7 +19,7 @@ from memit_vc.objects import EditableWeight
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import INDEX_FILE, Checkpoint
 from memit_vc.store.files import write_atomic
-from memit_vc.store.safetensors_file import DTYPE_BITS, parse_header, write_header
+from memit_vc.store.safetensors_file import DTYPE_BITS, file_order, write_header
 
 _PIECE = 1 << 22
 """Entries that are converted at once."""
@@ -74,10 +74,8 @@ def write_merged(
 
     def content(names: Sequence[str]) -> Iterator[bytes]:
         entries = {name: (target[name], checkpoint.tensors[name][1].shape) for name in names}
-        head = write_header(entries, {"format": "pt"})
-        yield head
-        size = len(head) + sum(sizes[name] for name in names)
-        for name in parse_header(head, size, source="model.safetensors").tensors:
+        yield write_header(entries, {"format": "pt"})
+        for name in file_order(entries):
             found = terms(name) if name in edited else []
             if found:
                 base = read_tensor(checkpoint, name)
