@@ -7,7 +7,9 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from memit_vc.compat.metrics import Measurement, compare
 from memit_vc.compat.models import load
@@ -18,11 +20,6 @@ from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.modes import outside_inference_mode
 from memit_vc.objects import Fact
 from memit_vc.progress import Progress, silent
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-__all__ = ["BaseEditor"]
 
 _LOG = logging.getLogger(__name__)
 

@@ -10,8 +10,6 @@ from memit_vc.edits import parse_records
 from memit_vc.errors import UsageError
 from memit_vc.objects import Fact
 
-__all__ = ["Request", "facts_of", "prepare_requests"]
-
 _LOG = logging.getLogger(__name__)
 
 Request: TypeAlias = "dict[str, Any]"

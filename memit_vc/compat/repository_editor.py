@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from memit_vc.compat.models import adapter_for, second_model
 from memit_vc.errors import UsageError
@@ -17,11 +20,6 @@ from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-__all__ = ["RepositorySession"]
 
 
 class RepositorySession:
@@ -57,8 +55,6 @@ class RepositorySession:
 
     def show(self, adapter: ModelAdapter, state: LiveState) -> None:
         """Give the model the materialised weights of a state."""
-        import torch
-
         touched = self.loaded.materialised(state)
         if beyond := sorted(set(touched) - set(self.names)):
             raise UsageError(

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
 
 from memit_vc.compat.factors import FactorSource
 from memit_vc.compat.memit import add_deltas, deltas_of, templates_for
@@ -18,11 +21,6 @@ from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.checkpoint_tensors import tensor_digest
 from memit_vc.objects import Fact
 from memit_vc.progress import Progress, silent
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-__all__ = ["Change", "MemorySession", "Session"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -149,8 +147,6 @@ class MemoryChange:
         if kind is None:
             self._session.remember(self._keys, self.original)
             return
-        import torch
-
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         with torch.no_grad():
             for name, value in self.original.items():
@@ -164,7 +160,7 @@ class MemoryChange:
             hparams=hparams,
             templates=parse_templates(self._session.templates(hparams)),
             factor=self._session.factors(self._sources, hparams),
-            context=Context(weights={}, keys=self._history()),
+            context=Context(keys=self._history()),
             progress=self._session.progress,
         )
         add_deltas(self.model, deltas_of(self.adapter, edit))
@@ -173,16 +169,12 @@ class MemoryChange:
     def _history(self) -> dict[int, Tensor] | None:
         if not self._keys:
             return None
-        import torch
-
         return {
             layer: self._keys.get(layer, torch.empty(self.adapter.dimensions(layer)[1], 0, dtype=torch.float64))
             for layer in self._hparams.layers
         }
 
     def _remember(self, updates: Mapping[int, LayerUpdate]) -> None:
-        import torch
-
         for layer, update in updates.items():
             keys = update.keys.cpu().double()
             self._keys[layer] = torch.cat([self._keys[layer], keys], dim=1) if layer in self._keys else keys

@@ -7,7 +7,7 @@ order, with the weights of the present state in the model while z is searched fo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -43,20 +43,15 @@ def chunks(count: int, size: int | None = None) -> list[range]:
 
 @dataclass(frozen=True)
 class Context:
-    """The state that a batch is computed on, for a model that holds the base's weights.
+    """The state that a batch is computed on, for a model that holds the base's weights; empty: the base, no history.
 
-    `weights[layer]` is the materialised weight (storage dtype, the module's own orientation); `delta[layer]` D [d_out,
-    d_in] and `keys[layer]` the live facts' keys [d_in, m], float64 in y = W x orientation. All empty: the base itself,
-    no history.
+    `weights[layer]` is the materialised weight (storage dtype, the module's own orientation). `delta[layer]` D [d_out,
+    d_in] and `keys[layer]` the live facts' keys [d_in, m] are float64 in y = W x orientation.
     """
 
-    weights: Mapping[int, Tensor]
+    weights: Mapping[int, Tensor] = field(default_factory=dict)
     delta: Mapping[int, Tensor] | None = None
     keys: Mapping[int, Tensor] | None = None
-
-    @classmethod
-    def base(cls) -> Context:
-        return cls(weights={})
 
 
 @dataclass(frozen=True)
@@ -135,11 +130,8 @@ def search_targets(
         )
 
     for number, result in searched(adapter.team, len(parts), order, search):
-        z = result.z.cpu()
-        new = {
-            index: FoundTarget(z[position], result.steps[position], result.loss[position])
-            for position, index in enumerate(parts[number])
-        }
+        each = map(FoundTarget, result.z.cpu(), result.steps, result.loss)
+        new = dict(zip(parts[number], each, strict=True))
         found.update(new)
         if on_found is not None:
             on_found(new)
@@ -168,7 +160,7 @@ def compute_edit(
     of the solve, which is MEMIT as published. On a CPU, deterministic for given inputs and threads.
     """
     refuse_inference_tensors(adapter.model)
-    context = context or Context.base()
+    context = context or Context()
     with swapped(adapter, context.weights):
         targets = search_targets(
             adapter,

@@ -33,14 +33,6 @@ def adjusted_keys(factor: Factor, keys: Tensor, *, history: Tensor | None = None
     return torch.cholesky_solve(keys, _cholesky(gram, "λC + KKᵀ"))
 
 
-def state_delta(factor: Factor, keys: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors (left [d_out, m], right [m, d_in]) of D(S) = B Kᵀ (λC + K Kᵀ)⁻¹ for a whole state.
-
-    `keys` K [d_in, m] and `targets` B [d_out, m] (relative to the base) of every live fact. Depends on the set only.
-    """
-    return targets.double(), adjusted_keys(factor, keys).T
-
-
 def downdate_keys(factor: Factor, keys: Tensor, remaining: Tensor) -> Tensor:
     """A′⁻¹ K_c, float64 [d_in, n], with A′ = λC + Σ K K ᵀ over the facts that remain.
 

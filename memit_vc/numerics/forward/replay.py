@@ -136,9 +136,5 @@ def replay(adapter: ModelAdapter, recording: Recording, hidden: Tensor, *, block
     for index in blocks:
         args, kwargs = recording.calls[index]
         block = adapter.blocks[index]
-        hidden = hidden_of(block(hidden.to(_device(block)), *args, **kwargs))
+        hidden = hidden_of(block(hidden.to(next(block.parameters()).device), *args, **kwargs))
     return hidden
-
-
-def _device(block: nn.Module) -> torch.device:
-    return next(block.parameters()).device

@@ -64,13 +64,18 @@ class Template:
         return span[0] + len(self.prefix), span[1] + len(self.prefix)
 
 
-def encode(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
-    """Tokenise each text on its own (no padding). UnsupportedModelError for a tokenizer without offsets."""
+def check_offsets(tokenizer: Any) -> None:
+    """UnsupportedModelError for a tokenizer that does not say which characters a token stands for."""
     if not getattr(tokenizer, "is_fast", False):
         raise UnsupportedModelError(
             f"{type(tokenizer).__name__} gives no character offsets, so the subject's tokens cannot be found safely",
             hint="Load a fast tokenizer: AutoTokenizer.from_pretrained(…, use_fast=True), or convert it.",
         )
+
+
+def encode(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
+    """Tokenise each text on its own (no padding). UnsupportedModelError for a tokenizer without offsets."""
+    check_offsets(tokenizer)
     if not texts:
         return []
     batch = tokenizer(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from memit_vc.errors import HparamsError, UnsupportedModelError
 from memit_vc.hparams import MEMITHyperParams
@@ -160,9 +161,9 @@ def _inspect(model: nn.Module, model_type: str) -> Architecture:
     found = [
         name
         for name, module in stacks[stack][0].named_modules()
-        if _output_size(module) == hidden and not any("att" in part.lower() for part in name.split("."))
+        if _sizes(module)[1] == hidden and not any("att" in part.lower() for part in name.split("."))
     ]
-    back = [name for name in found if _input_size(modules[f"{stack}.0.{name}"]) != hidden] or found
+    back = [name for name in found if _sizes(modules[f"{stack}.0.{name}"])[0] != hidden] or found
     owner = stack.rpartition(".")[0]
     norms = [
         f"{owner}.{name}"
@@ -182,16 +183,11 @@ def _head_of(model: nn.Module) -> str | None:
     return next((name for name, module in model.named_modules() if module is found), None)
 
 
-def _output_size(module: nn.Module) -> int | None:
+def _sizes(module: nn.Module) -> tuple[int | None, int | None]:
+    """How many inputs and outputs a projection has; None for another module."""
     if isinstance(module, nn.Linear):
-        return module.out_features
-    return int(module.weight.shape[1]) if type(module).__name__ == "Conv1D" else None  # type: ignore[index]
-
-
-def _input_size(module: nn.Module) -> int | None:
-    if isinstance(module, nn.Linear):
-        return module.in_features
-    return int(module.weight.shape[0]) if type(module).__name__ == "Conv1D" else None  # type: ignore[index]
+        return module.in_features, module.out_features
+    return tuple(module.weight.shape) if isinstance(module, Conv1D) else (None, None)
 
 
 def _unknown(model_type: str, found: str) -> UnsupportedModelError:

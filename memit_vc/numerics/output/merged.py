@@ -12,8 +12,7 @@ from torch import Tensor
 
 from memit_vc.errors import UnsupportedModelError, UsageError
 from memit_vc.numerics.exact.factored import Term
-from memit_vc.numerics.exact.materialise import STORAGE_DTYPES
-from memit_vc.numerics.exact.stateweight import convert, state_weight
+from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, convert, state_weight
 from memit_vc.numerics.model.checkpoint_tensors import read_tensor
 from memit_vc.objects import EditableWeight
 from memit_vc.progress import Progress, silent

@@ -32,12 +32,10 @@ def score(
     on_done: Callable[[int, int], None] | None = None,
 ) -> list[FactScores]:
     """Scores of each fact with the weights that the model now holds."""
-    asked: dict[tuple[str, str], int] = {}
-    for fact in facts:
-        for pair in _pairs(fact):
-            asked.setdefault(pair, len(asked))
-    found = continuations(adapter, list(asked), max_tokens=max_tokens, on_done=on_done)
-    return [_of_fact(fact, {pair: found[asked[pair]] for pair in _pairs(fact)}) for fact in facts]
+    asked = list(dict.fromkeys(pair for fact in facts for pair in _pairs(fact)))
+    found = continuations(adapter, asked, max_tokens=max_tokens, on_done=on_done)
+    answers = dict(zip(asked, found, strict=True))
+    return [_of_fact(fact, answers) for fact in facts]
 
 
 def total(scores: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
