@@ -91,7 +91,7 @@ class FactorSource:
         return matrix.detach().cpu()
 
     def _imported(self) -> Mapping[int, Tensor] | None:
-        """EasyEdit's and memit's files; None where `stats_dir` has none of this model."""
+        """EasyEdit's and memit's files; None if `stats_dir` has none of this model."""
         directory, layers = Path(self._hparams.stats_dir), list(self._hparams.layers)
         name = str(self._hparams.to_json()["model_name"])
         try:

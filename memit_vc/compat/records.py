@@ -54,7 +54,7 @@ def prepare_requests(
     subject: str | Sequence[str | None] | None = None,
     loc_prompts: str | Sequence[str | None] | None = None,
 ) -> list[Request]:
-    """Request dicts from parallel lists (or single strings). UsageError where two lengths differ."""
+    """Request dicts from parallel lists (or single strings). UsageError if two lengths differ."""
     asked = _listed(prompts, "prompts")
     n = len(asked)
     if not n:
@@ -108,7 +108,7 @@ def _column(value: Any, name: str, n: int) -> list[Any] | None:
     if len(listed) != n:
         raise UsageError(
             f"{name} holds {len(listed)}, prompts {n}",
-            hint=f"Give one {name} for each prompt (None where there is none).",
+            hint=f"Give one {name} for each prompt (None if there is none).",
         )
     return listed
 

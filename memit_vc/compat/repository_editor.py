@@ -25,7 +25,7 @@ from memit_vc.repository import Repository
 class RepositorySession:
     """The repository at `directory` (or above it), its base loaded once, and a model with the weights of HEAD.
 
-    That model shares every tensor that is not editable with the base. NoRepositoryError where there is none.
+    That model shares every tensor that is not editable with the base. NoRepositoryError if there is none.
     """
 
     commits = True

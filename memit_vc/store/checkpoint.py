@@ -43,7 +43,7 @@ class Checkpoint:
     def find(cls, directory: Path) -> Checkpoint:
         """Look at a directory as transformers does: `model.safetensors` first, else the index and its shards.
 
-        StorageError where there is nothing to load or a file cannot be read, UnsupportedModelError for a checkpoint
+        StorageError if there is nothing to load or a file cannot be read, UnsupportedModelError for a checkpoint
         without safetensors files, IntegrityError for an index that its files contradict.
         """
         if not directory.is_dir():

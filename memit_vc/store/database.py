@@ -45,7 +45,7 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """One transaction that holds the write lock from its start; committed at the end, or rolled back by any error.
 
-        LockedError where another process holds the lock for longer than `busy_seconds`.
+        LockedError if another process holds the lock for longer than `busy_seconds`.
         """
         with (
             self._errors(),

@@ -233,7 +233,7 @@ def is_free(target: Path) -> bool:
 def new_directory(target: Path) -> Iterator[Path]:
     """A temporary directory beside `target`, which takes that name when the block ends well.
 
-    StorageError where the system refuses, in the block too; nothing is left then.
+    StorageError if the system refuses, in the block too; nothing is left then.
     """
     clear_abandoned(target)
     temporary = temporary_path(target)

@@ -26,7 +26,7 @@ def _named(place: Path) -> list[Path]:
 def fresh_directory(out: Path) -> Iterator[Path]:
     """A temporary directory beside `out`, which takes that name when the block ends well.
 
-    UsageError where `out` exists and is not an empty directory; StorageError where the system refuses, in the block
+    UsageError if `out` exists and is not an empty directory; StorageError if the system refuses, in the block
     too, and nothing is left then.
     """
     if not is_free(out):

@@ -160,7 +160,7 @@ def _weights(
 
 
 def _commit_rows(connection: Connection) -> dict[CommitId, Commit | None]:
-    """Every commit in the order of storing; None where its JSON cannot be read as one."""
+    """Every commit in the order of storing; None if its JSON cannot be read as one."""
     found: dict[CommitId, Commit | None] = {}
     for row in connection.execute(select(commits.c.id, commits.c.json).order_by(commits.c.seq)):
         found[CommitId(row.id)] = _parsed(row.json)

@@ -40,7 +40,7 @@ def raw_head(connection: Connection) -> str:
 
 
 def load_head(connection: Connection) -> Head:
-    """IntegrityError where HEAD names a branch that does not exist."""
+    """IntegrityError if HEAD names a branch that does not exist."""
     head = raw_head(connection)
     if not head.startswith("heads/"):
         return Head(None, CommitId(head))
@@ -54,7 +54,7 @@ def load_head(connection: Connection) -> Head:
 
 
 def move_ref(connection: Connection, change: RefUpdate) -> None:
-    """Compare-and-swap of one ref; RefMovedError where it is not at `change.old`."""
+    """Compare-and-swap of one ref; RefMovedError if it is not at `change.old`."""
     found = connection.execute(select(refs.c.commit).where(refs.c.name == change.name)).scalar_one_or_none()
     if found != change.old:
         raise RefMovedError(
@@ -92,7 +92,7 @@ def replace_refs(connection: Connection, wanted: Mapping[str, str], head: str) -
 def logged(connection: Connection, *, verb: str, description: str) -> Iterator[None]:
     """An operation of what the block changes in refs and HEAD; none where that is nothing.
 
-    IntegrityError where HEAD would be on a branch that does not exist.
+    IntegrityError if HEAD would be on a branch that does not exist.
     """
     before = load_refs(connection), raw_head(connection)
     yield

@@ -72,7 +72,7 @@ class FileHeader:
 def read_header(path: Path) -> FileHeader:
     """The checked header of a file; nothing that it claims is believed before the file's size has been compared.
 
-    IntegrityError for anything but a whole safetensors file, StorageError where the system refuses the read.
+    IntegrityError for anything but a whole safetensors file, StorageError if the system refuses the read.
     """
     try:
         with path.open("rb") as file:

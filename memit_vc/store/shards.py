@@ -69,7 +69,7 @@ class ShardedBase:
 
     @classmethod
     def open(cls, directory: Path) -> ShardedBase:
-        """Read what `build_base` wrote. StorageError where it is not there, IntegrityError where it is incomplete."""
+        """Read what `build_base` wrote. StorageError if it is not there, IntegrityError if it is incomplete."""
         path = directory / _RECORD
         with storage_errors(path):
             raw = path.read_bytes()

@@ -10,7 +10,7 @@ from memit_vc.store.rows_refs import load_operations, logged, mark_undone, repla
 
 
 def undo(connection: Connection) -> OperationRow:
-    """Undo the newest operation; the operation that does it. UsageError where only `init` is left."""
+    """Undo the newest operation; the operation that does it. UsageError if only `init` is left."""
     newest = next(iter(load_operations(connection, limit=1)), None)
     if newest is None or not newest.head_before:
         raise UsageError("there is nothing to undo", hint="`memitvc op log` lists the operations.")
@@ -23,7 +23,7 @@ def undo(connection: Connection) -> OperationRow:
 
 
 def restore(connection: Connection, operation: int) -> OperationRow:
-    """Go back to where things were after an operation; the newest operation. RevisionError where there is none such."""
+    """Go back to where things were after an operation; the newest operation. RevisionError if there is none such."""
     (wanted,) = load_operations(connection, only=operation)
     with logged(connection, verb="restore", description=f"restore operation {operation}"):
         replace_refs(connection, wanted.refs_after, wanted.head_after)

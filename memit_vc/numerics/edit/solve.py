@@ -17,7 +17,7 @@ def adjusted_keys(factor: Factor, keys: Tensor, *, history: Tensor | None = None
     """A⁻¹ K, float64 [d_in, n], so that Δ = R (A⁻¹ K)ᵀ.
 
     `keys` K [d_in, n] are the batch's, `history` [d_in, m] those of the live earlier facts (None or empty: plain
-    MEMIT). EngineError where A is not positive definite.
+    MEMIT). EngineError if A is not positive definite.
     """
     keys = keys.double()
     stacked = keys if history is None or not history.shape[1] else torch.cat([history.double(), keys], dim=1)

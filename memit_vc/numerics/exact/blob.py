@@ -24,7 +24,7 @@ class Blob:
     """The checked header of a blob, which names the arrays; `where` is what errors call it."""
 
     def __init__(self, source: Path | bytes, where: str) -> None:
-        """IntegrityError for anything but a whole safetensors file, StorageError where the system refuses the read."""
+        """IntegrityError for anything but a whole safetensors file, StorageError if the system refuses the read."""
         self.where = where
         self._data: bytes | mmap.mmap
         if isinstance(source, bytes):
@@ -42,7 +42,7 @@ class Blob:
         return name in self.header.tensors
 
     def __getitem__(self, name: str) -> Floats:
-        """An array that lives in the blob. IntegrityError where it is no F32."""
+        """An array that lives in the blob. IntegrityError if it is no F32."""
         entry = self.header.tensors[name]
         if entry.dtype != "F32":
             raise IntegrityError(f"{self.where}: tensor {name!r} is {entry.dtype}, not F32", hint="Run `memitvc fsck`.")

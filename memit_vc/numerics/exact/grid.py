@@ -110,7 +110,7 @@ def break_even(d_out: int, d_in: int) -> float:
 
 
 def low_rank_off_grid(left: Floats, right: Floats, quantum: int) -> list[int]:
-    """Columns of float32 factors for which no pair of steps eL + eR = quantum exists; [] where all are on the grid."""
+    """Columns of float32 factors for which no pair of steps eL + eR = quantum exists; [] if all are on the grid."""
     low_left, low_right = _lowest_bit(left, 0), _lowest_bit(right, 1)
     off = []
     for i, (top_left, top_right) in enumerate(zip(_maxima(left, 0), _maxima(right, 1), strict=True)):

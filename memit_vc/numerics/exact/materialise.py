@@ -53,7 +53,7 @@ class Materialiser:
 
     Stored rows are rows of D for a Linear, columns of D for a Conv1D ([d_in, d_out]). The terms are checked once, here
     (unless they are `checked`), and moved to `device`: IntegrityError for shapes that do not fit or factors off the
-    grid, EngineError where sums could round.
+    grid, EngineError if sums could round.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ def add_delta(
     """cast(float64(base) + D) for some stored rows of a weight; same shape and dtype, a new tensor.
 
     `delta(columns)` gives D of these rows and those columns, float64, and leaves it to be overwritten. `in_place`
-    writes into `base` itself, for fresh memory costs as much as a cast. EngineError where a finite entry
+    writes into `base` itself, for fresh memory costs as much as a cast. EngineError if a finite entry
     overflows the storage dtype.
     """
     # D = 0 changes the bits of NaNs and of −0.0 only: where there are none, nobody has to look where D is 0
@@ -184,7 +184,7 @@ def materialise(
 
     It is computed on `device`, the CPU unless given; `materialise_near.py` says where it may be. Memory beyond base and
     result is a few blocks. Errors as for `delta`; UnsupportedModelError for a storage dtype other than F32, BF16, F16
-    and F64; EngineError where the result overflows it.
+    and F64; EngineError if the result overflows it.
     """
     update = Materialiser(terms, weight, device=device)
     _check_base(base, weight)
@@ -203,7 +203,7 @@ def state_weight(base: Tensor, terms: Sequence[Term], weight: EditableWeight, dt
 
     In the storage dtype it is `materialise`, bit for bit what `checkout` writes. In another one the sum float64(W) + D
     is rounded to float32 and then to `dtype`, never to the storage dtype between: a float32 copy of a bfloat16 model
-    holds the whole edit. Errors as for `materialise`, and EngineError where `dtype` is too narrow.
+    holds the whole edit. Errors as for `materialise`, and EngineError if `dtype` is too narrow.
     """
     if dtype == base.dtype:
         return materialise(base, terms, weight)
@@ -213,7 +213,7 @@ def state_weight(base: Tensor, terms: Sequence[Term], weight: EditableWeight, dt
 
 
 def convert(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
-    """A cast to nearest even. EngineError where a finite value overflows."""
+    """A cast to nearest even. EngineError if a finite value overflows."""
     made = tensor.to(dtype)
     if bool((torch.isfinite(tensor) & ~torch.isfinite(made)).any()):
         raise EngineError(

@@ -38,7 +38,7 @@ def read_patch(source: Path | bytes) -> tuple[PatchHeader, PatchTensors]:
 
     IntegrityError for an unknown format version, a header that is not canonical or claims more than the file holds
     (seen before anything is allocated), missing or extra tensors, wrong dtypes or shapes, NaN or infinity, entries off
-    the grid. StorageError where the system refuses the read.
+    the grid. StorageError if the system refuses the read.
     """
     blob = Blob(source, str(source) if isinstance(source, Path) else "patch")
     header = decode_header(blob.header.metadata, blob.where)
@@ -75,11 +75,11 @@ def bounds(header: PatchHeader, tensors: PatchTensors) -> dict[str, tuple[float,
 
 
 def read_weight(path: Path, positions: Sequence[int], weight: str) -> Term | None:
-    """The columns `positions` (in that order; none given: all) of one weight; a dense update whole, and None where the
+    """The columns `positions` (in that order; none given: all) of one weight; a dense update whole, and None if the
     patch leaves the weight alone.
 
     The numbers are copied out of the file, of which many may be needed at once: each that is mapped is open as well.
-    IntegrityError where the patch has no such column. The blob is taken at its word otherwise: `read_patch` checked it
+    IntegrityError if the patch has no such column. The blob is taken at its word otherwise: `read_patch` checked it
     when it came in.
     """
     term = _term(Blob(path, str(path)), weight)
@@ -116,7 +116,7 @@ def state_terms(
 
 
 def check_patch(path: Path, expected: Patch) -> list[str]:
-    """What is wrong with a stored patch, one sentence each, for fsck; [] where it is what the history says."""
+    """What is wrong with a stored patch, one sentence each, for fsck; [] if it is what the history says."""
     try:
         header, tensors = read_patch(path)
     except (IntegrityError, StorageError) as error:

@@ -1,4 +1,4 @@
-"""The header of a patch read from bytes that somebody else may have written: parsed, never trusted."""
+"""The header of a patch read from bytes that someone else may have written: parsed, never trusted."""
 
 from __future__ import annotations
 

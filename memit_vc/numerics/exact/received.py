@@ -1,4 +1,4 @@
-"""Patches that somebody else made: everything is checked against this repository's base before anything is stored."""
+"""Patches that someone else made: everything is checked against this repository's base before anything is stored."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class StateTerms:
 class Update:
     """The terms of one weight, looked at once: `terms` is iterated again for each slab where they are many.
 
-    IntegrityError for terms that do not fit the weight or are off its grid, EngineError where sums could round.
+    IntegrityError for terms that do not fit the weight or are off its grid, EngineError if sums could round.
     """
 
     def __init__(self, terms: Iterable[Term], weight: EditableWeight) -> None:

@@ -50,7 +50,7 @@ class Template:
 
     @classmethod
     def parse(cls, text: str) -> Template:
-        """Split at the one "{}"; EngineError where there is none."""
+        """Split at the one "{}"; EngineError if there is none."""
         prefix, braces, suffix = text.partition("{}")
         if not braces:
             raise EngineError(f"context template {text!r} has no {{}}", hint='Write "{}" where the prompt goes.')

@@ -57,7 +57,7 @@ class ModelAdapter:
         return len(self.module(stack))  # type: ignore[arg-type]
 
     def module(self, path: str) -> nn.Module:
-        """The module at a dotted path; UnsupportedModelError where the model has none."""
+        """The module at a dotted path; UnsupportedModelError if the model has none."""
         found = self.modules.get(path)
         if found is None:
             raise UnsupportedModelError(

@@ -31,7 +31,7 @@ class Architecture:
 
     @property
     def mlp(self) -> str:
-        """Template of the module that holds the projection; the block itself where there is no separate MLP."""
+        """Template of the module that holds the projection; the block itself if there is no separate MLP."""
         return self.rewrite.rpartition(".")[0]
 
 
@@ -98,7 +98,7 @@ def architecture_of(model: nn.Module, model_type: str) -> Architecture:
 
 
 def named_architecture(hparams: MEMITHyperParams, model_type: str) -> Architecture:
-    """The parts as a hyperparameter file names them. HparamsError where they are not parts of one block."""
+    """The parts as a hyperparameter file names them. HparamsError if they are not parts of one block."""
     block = hparams.layer_module_tmp
     known = ARCHITECTURES.get(model_type)
     for key in ("rewrite_module_tmp", "attn_module_tmp"):
@@ -120,7 +120,7 @@ def named_architecture(hparams: MEMITHyperParams, model_type: str) -> Architectu
 def architecture_for(model: nn.Module, model_type: str, hparams: MEMITHyperParams | None) -> Architecture:
     """What the table or inspection finds, unless `hparams` name other parts; these alone where nothing is found.
 
-    UnsupportedModelError where nothing is found and nothing is named; HparamsError as `named_architecture`.
+    UnsupportedModelError if nothing is found and nothing is named; HparamsError as `named_architecture`.
     """
     if hparams is None:
         return architecture_of(model, model_type)

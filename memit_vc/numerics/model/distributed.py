@@ -64,11 +64,11 @@ class Team:
     size: int
 
     def tell(self, message: Message) -> None:
-        """Leader: give every helper a message. EngineError where one of them is gone."""
+        """Leader: give every helper a message. EngineError if one of them is gone."""
         self._broadcast(message, 0)
 
     def told(self) -> Message:
-        """Helper: the leader's next message. LeftError where it gave the job up."""
+        """Helper: the leader's next message. LeftError if it gave the job up."""
         message = self._broadcast(None, 0)
         if message.body.get("leave"):
             raise LeftError

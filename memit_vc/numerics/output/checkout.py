@@ -94,7 +94,7 @@ def checkout(
     weights are wholly the old state's or the new one's. `memitvc.json` may then still name the old state: `verify` goes
     by the weights and says so, and the next switch writes both anew.
 
-    UsageError where `out` holds anything else, StorageError (nothing left) where the system refuses,
+    UsageError if `out` holds anything else, StorageError (nothing left) where the system refuses,
     IntegrityError and EngineError from materialising.
     """
     base = ShardedBase.open(base_dir)
@@ -144,7 +144,7 @@ def _publish(
 
 
 def _is_fresh(out: Path, base: ShardedBase, *, replace: bool) -> bool:
-    """True where `out` is to be made, False where it is a checkout to switch; UsageError for anything else."""
+    """True if `out` is to be made, False if it is a checkout to switch; UsageError for anything else."""
     if is_free(out):
         return True
     with storage_errors(out):

@@ -19,7 +19,7 @@ from memit_vc.objects import Fact
 def keys_at(adapter: ModelAdapter, prompt: str, subject: str | None, layers: Sequence[int]) -> dict[int, Tensor]:
     """k [d_in] float64 of each layer at the subject's last token (None: the prompt's), with the weights as they stand.
 
-    EngineError where the subject does not occur in the prompt.
+    EngineError if the subject does not occur in the prompt.
     """
     asked = Fact(prompt=prompt, subject=prompt if subject is None else subject, target="")
     try:

@@ -104,7 +104,7 @@ def _share(rows: Sequence[TokenRow]) -> tuple[list[tuple[int, ...]], list[int]]:
 def perplexity(adapter: ModelAdapter, texts: Sequence[str], *, tokens: int = 4096, window: int = 512) -> float:
     """exp(mean NLL per token) over windows of at most `window` tokens, until `tokens` tokens are predicted.
 
-    EngineError where the texts hold no two tokens in a row.
+    EngineError if the texts hold no two tokens in a row.
     """
     limit = positions(adapter.model.config)
     window = min(window, limit) if limit else window

@@ -19,7 +19,7 @@ from memit_vc.objects import Fact
 MEASURES = ("ES", "PS", "NS", "rewrite_acc", "paraphrase_acc", "neighbourhood_acc")
 
 FactScores: TypeAlias = "dict[str, float | None]"
-"""One fact: each of MEASURES in [0, 1], None where the fact has no such probe; `nll` of the new target on the
+"""One fact: each of MEASURES in [0, 1], None if the fact has no such probe; `nll` of the new target on the
 prompt.
 """
 
@@ -39,7 +39,7 @@ def score(
 
 
 def total(scores: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Mean of each measure over the facts that have it, and S; None where no fact has it."""
+    """Mean of each measure over the facts that have it, and S; None if no fact has it."""
     means: dict[str, float | None] = {name: _mean([s.get(name) for s in scores]) for name in (*MEASURES, "nll")}
     parts = [means[name] for name in ("ES", "PS", "NS")]
     known = [p for p in parts if p is not None]

@@ -79,7 +79,7 @@ class Continuations:
         return [[rows[i] for i in group] for group in groups]
 
     def _lines(self, part: Sequence[int]) -> tuple[Lines, Lines] | None:
-        """Where prefixes and suffixes lie; None where no line is short enough for the model's window or table."""
+        """Where prefixes and suffixes lie; None if no line is short enough for the model's window or table."""
         pivots = [self._rows[i].pivot for i in part]
         lengths = [len(self._rows[i].ids) - self._rows[i].pivot for i in part]
         for lines in (*([Lines.packed(lengths, pivots)] if self._packed else []), Lines.single(lengths)):

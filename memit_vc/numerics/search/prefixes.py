@@ -70,7 +70,7 @@ class Prefixes:
         self._layers = [_joined([part[layer] for part in kept]) for layer in range(adapter.n_layers)]
 
     def _run(self, laid: Laid, tokens: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Tensor] | None]:
-        """Keys and values [heads, tokens, width of a head] of each layer; None where it keeps none."""
+        """Keys and values [heads, tokens, width of a head] of each layer; None if it keeps none."""
         adapter = self._adapter
         filled = DynamicCache()
         with torch.no_grad():

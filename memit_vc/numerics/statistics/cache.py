@@ -171,7 +171,7 @@ class StatisticsCache:
     def factor(self, key: StatisticsKey | StatisticsId, layer: int, weight: float) -> Factor:
         """The factor of λC for λ = `weight`, from memory, from disk, or computed from the moments and kept.
 
-        EngineError where there are no moments of this layer or they cannot be factored.
+        EngineError if there are no moments of this layer or they cannot be factored.
         """
         identifier = (_id(key), layer, float(weight))
         found = self._factors.get(identifier)

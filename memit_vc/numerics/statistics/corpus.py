@@ -69,7 +69,7 @@ def open_corpus(
     sampling is.
 
     UsageError for a spec that cannot be understood, a missing field or an empty corpus; StorageError for a file that is
-    missing or unreadable; RemoteError where the Hub fails.
+    missing or unreadable; RemoteError if the Hub fails.
     """
     kind = named_kind(spec)
     if kind == "pydoc":
@@ -162,7 +162,7 @@ def python_documentation() -> list[str]:
     """English prose of `pydoc_data.topics`, in passages of about a thousand characters: no code, grammar or markup,
     and no paragraph twice.
 
-    The text differs between Python versions. StorageError where the distribution leaves the module out.
+    The text differs between Python versions. StorageError if the distribution leaves the module out.
     """
     try:
         from pydoc_data.topics import topics

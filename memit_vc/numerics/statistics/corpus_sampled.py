@@ -76,7 +76,7 @@ def sampled_texts(
     `tokens`, how many the reader is going to take, is for the progress alone, which is told batch by batch: how many
     there will be shows from the second on, because texts end early.
 
-    No global random state is read or changed. EngineError where the model writes nothing but its end mark.
+    No global random state is read or changed. EngineError if the model writes nothing but its end mark.
     """
     kept = None if cache is None else _Kept(cache, adapter, seed)
     barren = written = 0

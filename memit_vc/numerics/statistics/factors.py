@@ -22,7 +22,7 @@ _TENSOR = "lower"
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """λC + ridge·I = L Lᵀ. `lower` is L, float64 [d_in, d_in]; `ridge` is 0.0 where λC was positive definite."""
+    """λC + ridge·I = L Lᵀ. `lower` is L, float64 [d_in, d_in]; `ridge` is 0.0 if λC was positive definite."""
 
     lower: Tensor
     ridge: float = 0.0
@@ -33,7 +33,7 @@ class Factor:
         return int(self.lower.shape[0])
 
     def to(self, device: torch.device) -> Factor:
-        """The same factor on a device; itself where it is there."""
+        """The same factor on a device; itself if it is there."""
         return self if self.lower.device == device else Factor(self.lower.to(device), self.ridge)
 
     def solve(self, x: Tensor) -> Tensor:

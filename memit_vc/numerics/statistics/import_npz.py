@@ -129,7 +129,7 @@ def _spellings(model_name: str) -> set[str]:
 
 
 def _model_directories(source: Path, model_name: str) -> list[Path]:
-    """Directories below `source` that are this model's; `source` itself where it is one, or holds the files itself."""
+    """Directories below `source` that are this model's; `source` itself if it is one, or holds the files itself."""
     spelt = {name.lower() for name in _spellings(model_name)}
     if source.name.lower() in spelt or source.parent.name.lower() in spelt or any(source.glob("*.npz")):
         return [source]

@@ -88,7 +88,7 @@ class SharedSums:
 
 
 def help_moments(adapter: ModelAdapter, team: Team, order: Message) -> None:
-    """Helper: its share of a pass. LeftError where the leader gives up or any process fails."""
+    """Helper: its share of a pass. LeftError if the leader gives up or any process fails."""
     own = empty_sums(adapter, order.body["layers"])
     with torch.no_grad(), evaluating(adapter.model):
         while True:
