@@ -277,7 +277,7 @@ class BaseEditor:
         measure = Measurement(rest.pop("eval_metric", None) or "exact match", bool(rest.pop("test_generation", False)))
         pre, pre_file = rest.pop("pre_edit", None), rest.pop("pre_file", None)
         if pre is not None and len(pre) != n:
-            raise UsageError(f"pre_edit holds {len(pre)}, prompts {n}", hint="Give one dict for each request.")
+            raise UsageError(f"pre_edit has length {len(pre)}, prompts {n}", hint="Give one dict for each request.")
         if unused := sorted(key for key, value in rest.items() if value is not None and key not in _IGNORED):
             _LOG.warning("edit: %s: not an argument of MEMIT, ignored", ", ".join(unused))
         return measure, pre, pre_file

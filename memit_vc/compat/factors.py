@@ -86,7 +86,7 @@ class FactorSource:
         if tuple(matrix.shape) != (size, size):
             raise EngineError(
                 f"statistics[{layer}] has shape {tuple(matrix.shape)}, not [{size}, {size}]",
-                hint="It belongs to another layer or another model.",
+                hint="Give the C of this layer of this model.",
             )
         return matrix.detach().cpu()
 

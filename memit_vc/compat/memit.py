@@ -50,7 +50,7 @@ def execute_memit(
     The model is given back bit-identical, also on error. `context_templates` is EasyEdit's nested list (None: those of
     the hyperparameters, else sampled with their seed); `statistics` maps a layer to C = E[k kᵀ] [d_in, d_in] (None:
     `stats_dir`, else the cache, else collected). `cache_template` names z files as memit does, read and written.
-    EditFileError for a request that is no fact, HparamsError, UnsupportedModelError, EngineError.
+    EditFileError for a request that is not a fact, HparamsError, UnsupportedModelError, EngineError.
     """
     adapter = adapter_for(model, tok, hparams)
     facts = facts_of(requests)

@@ -34,7 +34,7 @@ class Measurement:
 
     def __post_init__(self) -> None:
         if self.eval_metric not in ("exact match", "token_em", "ppl"):
-            raise UsageError(f"eval_metric {self.eval_metric!r} is not offered", hint='Use "exact match" or "ppl".')
+            raise UsageError(f"eval_metric {self.eval_metric!r} is not supported", hint='Use "exact match" or "ppl".')
 
     def __call__(
         self, adapter: ModelAdapter, requests: Sequence[Request], hparams: MEMITHyperParams
@@ -44,8 +44,8 @@ class Measurement:
         """
         if getattr(hparams, "evaluation_type", None) not in (None, "traditional"):
             raise UsageError(
-                f"evaluation_type {hparams.evaluation_type!r} is not offered",  # type: ignore[attr-defined]
-                hint="Metrics here are teacher-forced; generate from the returned model to judge its texts.",
+                f"evaluation_type {hparams.evaluation_type!r} is not supported",  # type: ignore[attr-defined]
+                hint="Generate from the returned model to judge its texts: metrics here are teacher-forced.",
             )
         plans = [_Plan.of(request, number) for number, request in enumerate(requests, 1)]
         asked = list(dict.fromkeys(pair for plan in plans for _, _, pairs in plan.questions for pair in pairs))

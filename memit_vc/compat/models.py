@@ -47,7 +47,7 @@ def load(hparams: MEMITHyperParams) -> tuple[Any, Any]:
     source = hparams.model_name
     if isinstance(source, tuple | list):
         if len(source) != 2:
-            raise UsageError(f"model_name holds {len(source)} things", hint="Give a (model, tokenizer) pair.")
+            raise UsageError(f"model_name has {len(source)} elements", hint="Give a (model, tokenizer) pair.")
         return source[0], source[1]
     if not isinstance(source, str | os.PathLike) or not str(source):
         raise UsageError(f"model_name is {source!r}", hint="Give a directory, a Hub id, or a (model, tokenizer) pair.")

@@ -95,7 +95,7 @@ def _attach(requests: list[Request], kind: str, name: str, probes: Mapping[str, 
             _listed(answer, where)
         ):
             raise UsageError(
-                f"{where}: prompt and ground_truth of number {number} do not fit together",
+                f"{where}: prompt and ground_truth of entry {number} do not fit together",
                 hint="Give a string for each, or two lists of one length.",
             )
         request[kind][name] = {"prompt": prompt, "ground_truth": answer}
@@ -107,7 +107,7 @@ def _column(value: Any, name: str, n: int) -> list[Any] | None:
     listed = _listed(value, name)
     if len(listed) != n:
         raise UsageError(
-            f"{name} holds {len(listed)}, prompts {n}",
+            f"{name} has length {len(listed)}, prompts {n}",
             hint=f"Give one {name} for each prompt (None if there is none).",
         )
     return listed

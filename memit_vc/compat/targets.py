@@ -51,8 +51,8 @@ class TargetCache:
                 raise StorageError(f"{path}: not a z file: {error}", hint="Delete it; it is computed again.") from error
             if z.shape != (self._size,) or not bool(z.isfinite().all()):
                 raise EngineError(
-                    f"{path}: v_star has shape {tuple(z.shape)}, the model's states {self._size} values",
-                    hint="It belongs to another model; name another cache_template.",
+                    f"{path}: v_star has shape {tuple(z.shape)}, this model needs {self._size} finite values",
+                    hint="Name another cache_template: the file belongs to another model.",
                 )
             found[index] = FoundTarget(z, 0, float("nan"))
         return found

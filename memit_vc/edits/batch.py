@@ -21,8 +21,8 @@ _SHOWN = 5
 class EditBatch:
     """Checked facts, in the file's order.
 
-    `notes` say what was found, assumed or passed over; `origins` say for each fact where it stands, counted from 1
-    ("edits.json: record 3"). Facts that contradict each other are still here: `batch_contradictions` finds them.
+    `notes` say what was found, assumed or ignored; `origins` say where each fact comes from, counted from 1
+    ("edits.json: record 3"). Facts that contradict each other are still here.
     """
 
     facts: tuple[Fact, ...]

@@ -1,4 +1,4 @@
-"""What every process but the first does in a torchrun launch: hold the base, and do its share of what it is told."""
+"""What every process but the first does in a torchrun launch: hold the base, and do its share of the work."""
 
 from __future__ import annotations
 

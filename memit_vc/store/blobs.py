@@ -34,7 +34,7 @@ class BlobStore:
         """Store bytes, or a file's bytes, durably; the id. Storing again what is there is cheap and safe.
 
         An existing blob gets a fresh modification time: it tells `gc` that someone is about to refer to it. One that
-        was damaged is written anew.
+        was damaged is written again.
         """
         if isinstance(data, Path):
             with storage_errors(data):
@@ -112,7 +112,7 @@ class BlobStore:
 
 
 def _checked(source: Path, blob: BlobId) -> Iterator[bytes]:
-    """A file's bytes; IntegrityError at their end where they are no longer those of `blob`."""
+    """A file's bytes; IntegrityError at the end if they are no longer those of `blob`."""
     sha = hashlib.sha256()
     for chunk in read_chunks(source):
         sha.update(chunk)

@@ -102,7 +102,7 @@ def writer_is_alive(path: Path) -> bool:
 def stale_temporaries(root: Path, older_than: float) -> list[tuple[Path, int]]:
     """Temporary files and directories anywhere under `root` whose writer is dead, with their bytes.
 
-    Only those that nobody touched for `older_than` seconds: on a shared disk the writer may live on another machine.
+    Only those that no one touched for `older_than` seconds: on a shared disk the writer may live on another machine.
     """
     found = []
     for directory, below, names in os.walk(root):
@@ -219,8 +219,8 @@ def is_free(target: Path) -> bool:
     with storage_errors(target):
         if target.is_symlink() and not target.exists():
             raise UsageError(
-                f"{target}: is a symbolic link to {target.readlink()}, which is not there",
-                hint="Remove it, or name another.",
+                f"{target}: is a broken symbolic link to {target.readlink()}",
+                hint="Remove it, or choose another name.",
             )
         if not target.exists():
             return True

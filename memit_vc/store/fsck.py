@@ -136,7 +136,7 @@ def _evaluations(connection: Connection, weights: set[str]) -> Iterator[Problem]
         with suppress(*BAD_JSON):
             whole = all(name in weights and is_sha256(sha) for name, sha in json.loads(row.json).items())
         if not whole:
-            yield Problem("evaluation", row.state, "its hashes of tensors cannot be read as such")
+            yield Problem("evaluation", row.state, "its tensor hashes cannot be read")
 
 
 def _weights(
@@ -147,12 +147,12 @@ def _weights(
         tensor = tensors.get(name)
         shape = (weight.d_out, weight.d_in) if weight.orientation == "out_in" else (weight.d_in, weight.d_out)
         if tensor is None or (tensor.dtype, tensor.shape) != (weight.dtype, shape):
-            yield Problem("base", name, "its record as an editable weight differs from that of the tensor")
+            yield Problem("base", name, "its record as an editable weight differs from the tensor's")
     for row in connection.execute(select(patches.c.id, patches.c.header)):
         try:
             forms = PatchHeader.from_json(json.loads(row.header)).weights
         except BAD_JSON:
-            continue  # told with the patches
+            continue  # reported with the patches
         for name, form in forms.items():
             own = weights.get(name)
             if own is None or (own.d_out, own.d_in, own.quantum) != (form.d_out, form.d_in, form.quantum):
@@ -206,7 +206,7 @@ def _commits(connection: Connection, known: dict[CommitId, Commit | None], base:
         if brought.get(identifier, set()) != set(commit.patches):
             yield Problem("commit", identifier, "its patches differ from its record")
         for column in sorted({*commit.adds, *commit.removes} - supplied):
-            yield Problem("column", column, f"no patch holds it; commit {short(identifier)} needs it")
+            yield Problem("column", column, f"commit {short(identifier)} needs it, but no patch holds it")
 
 
 def _states(
@@ -236,7 +236,7 @@ def _states(
         if uses.get(identifier):
             states[identifier] = state
         if state_hash(state) != recorded[identifier]:
-            yield Problem("commit", identifier, "its recorded state is not what its history gives")
+            yield Problem("commit", identifier, "its recorded state differs from the one its history gives")
 
 
 def _refs(connection: Connection, known: dict[CommitId, Commit | None]) -> Iterator[Problem]:
@@ -251,10 +251,12 @@ def _refs(connection: Connection, known: dict[CommitId, Commit | None]) -> Itera
         named = {*operation.refs_before.values(), *operation.refs_after.values()}
         named.update(h for h in (operation.head_before, operation.head_after) if h and not h.startswith("heads/"))
         for commit_name in sorted(named - set(known)):
-            yield Problem("operation", str(operation.id), f"names commit {short(commit_name)}, which is not here")
+            yield Problem(
+                "operation", str(operation.id), f"names commit {short(commit_name)}, which is not in this repository"
+            )
     for parent in connection.execute(select(kept.c.parent)).scalars():
         if parent not in known:
-            yield Problem("patch", parent, "a kept patch names it as parent, and it is not here")
+            yield Problem("patch", parent, "is the parent of a kept patch, but is not in this repository")
 
 
 def _facts(connection: Connection) -> Iterator[Problem]:

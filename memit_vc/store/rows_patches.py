@@ -66,10 +66,10 @@ def insert_patch(connection: Connection, patch: Patch) -> None:
         if length != expected:
             raise IntegrityError(f"patch {short(patch.id)}: {length} {what}, the header has {expected}")
     if set(patch.bounds) != set(header.weights):
-        raise IntegrityError(f"patch {short(patch.id)}: bounds are not given for exactly the header's weights")
+        raise IntegrityError(f"patch {short(patch.id)}: the bounds and the header name different weights")
     if len(set(patch.columns)) != len(patch.columns):
         raise IntegrityError(
-            f"patch {short(patch.id)} holds a column twice", hint="A state is a set: leave one of them out."
+            f"patch {short(patch.id)} holds a column twice", hint="Leave one of them out: a state is a set of columns."
         )
     known = connection.execute(select(patches.c.constraints).where(patches.c.id == patch.id)).one_or_none()
     if known is not None:

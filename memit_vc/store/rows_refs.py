@@ -48,7 +48,7 @@ def load_head(connection: Connection) -> Head:
     if commit is None:
         raise IntegrityError(
             f"HEAD is on branch {head.removeprefix('heads/')!r}, which does not exist",
-            hint="`memitvc op log` shows where HEAD was; `memitvc op restore NUMBER` goes back there.",
+            hint="See where HEAD was with `memitvc op log`; go back there with `memitvc op restore NUMBER`.",
         )
     return Head(head.removeprefix("heads/"), CommitId(commit))
 
@@ -142,7 +142,7 @@ def load_operations(
         statement = statement.limit(limit)
     found = [_operation(row) for row in connection.execute(statement)]
     if only is not None and not found:
-        raise RevisionError(f"there is no operation {only}", hint="`memitvc op log` lists them.")
+        raise RevisionError(f"there is no operation {only}", hint="Choose one that `memitvc op log` lists.")
     return found
 
 

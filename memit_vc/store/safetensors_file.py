@@ -82,7 +82,7 @@ def read_header(path: Path) -> FileHeader:
             return parse_header(length + file.read(int.from_bytes(length, "little")), size, source=str(path))
     except OSError as error:
         raise StorageError(
-            f"{path}: cannot be read: {error.strerror}", hint="Check that it exists and its permissions."
+            f"{path}: cannot be read: {error.strerror}", hint="Check that it exists and that you may read it."
         ) from error
 
 
@@ -136,18 +136,18 @@ def file_order(entries: Mapping[str, tuple[str, tuple[int, ...]]]) -> list[str]:
     return sorted(entries, key=lambda name: (-_RANK[entries[name][0]], name))
 
 
-_HINT = "The file is damaged or not safetensors; fetch it again."
+_HINT = "Fetch it again: the file is damaged or not safetensors."
 
 
 def _check_length(length: bytes, size: int, source: str) -> int:
     claimed = int.from_bytes(length, "little")
     if len(length) < 8 or claimed > size - 8:
         raise IntegrityError(
-            f"{source}: cut short: {size} bytes, its header alone should have {claimed if len(length) == 8 else 8}",
+            f"{source}: is cut short: it has {size} bytes, its header alone needs {claimed if len(length) == 8 else 8}",
             hint=_HINT,
         )
     if claimed > MAX_HEADER:
-        raise IntegrityError(f"{source}: a header of {claimed} bytes, the format allows {MAX_HEADER}", hint=_HINT)
+        raise IntegrityError(f"{source}: its header has {claimed} bytes, the format allows {MAX_HEADER}", hint=_HINT)
     return claimed
 
 
@@ -164,7 +164,7 @@ def _entry(name: str, value: Any, source: str) -> Entry:
         raise IntegrityError(f"{where}: not a record of dtype, shape and data_offsets", hint=_HINT)
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise IntegrityError(f"{where}: unknown dtype {dtype!r}", hint="A newer memit-vc may know it.")
+        raise IntegrityError(f"{where}: unknown dtype {dtype!r}", hint="Upgrade memit-vc: a newer version may know it.")
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise IntegrityError(f"{where}: shape or offsets are not natural numbers", hint=_HINT)
     begin, end = offsets

@@ -104,7 +104,7 @@ class ShardedBase:
             )
 
     def stale(self) -> list[str]:
-        """The files whose stamp is a new one, or that are gone: their bytes are to be looked at."""
+        """The files whose stamp is a new one, or that are gone: their bytes have to be read."""
         stamps = read_or_empty(self.directory / _STAMPS)
         files = dict.fromkeys([*self.paths(), *stamps])
         return [file for file in files if (now := _stat(self.directory / file)) is None or now != stamps.get(file)]
@@ -112,7 +112,7 @@ class ShardedBase:
     def damaged(self, files: Iterable[str], manifest: BaseManifest, others: Mapping[str, str]) -> list[str]:
         """Those of `files` without the bytes that `manifest` (tensors) and `others` (name -> SHA-256) promise.
 
-        Of the other files, one that `others` does not know is believed.
+        A file that `others` does not know is believed.
         """
         damaged = []
         for file in files:
@@ -153,8 +153,8 @@ def build_base(
     missing = sorted(set(editable) - checkpoint.tensors.keys())
     if missing:
         raise UnsupportedModelError(
-            f"{checkpoint.directory}: holds no tensor {missing[0]!r}",
-            hint="Its tensor names differ from those of its model class; save it again with save_pretrained.",
+            f"{checkpoint.directory}: has no tensor {missing[0]!r}",
+            hint="Save it again with save_pretrained: its tensor names differ from those of its model class.",
         )
     layout = _layout(checkpoint)
     expected = {t.name: t.sha256 for t in manifest.tensors if t.name in editable} if manifest is not None else None
@@ -175,9 +175,9 @@ def build_base(
             damaged = built.damaged(stale, promised, checkpoint.file_hashes())
             if damaged:
                 tell(
-                    f"{into / damaged[0]}: was changed or lost since it was made; it is built again from "
-                    f"{checkpoint.directory}. Earlier checkouts may share the changed bytes: `memitvc verify DIR` "
-                    "tells"
+                    f"{into / damaged[0]}: was changed or deleted after it was built, so it is built again from "
+                    f"{checkpoint.directory}. Earlier checkouts may share the changed bytes: check them with "
+                    "`memitvc verify DIR`"
                 )
                 return None
             built.stamp()

@@ -54,6 +54,6 @@ def _cholesky(matrix: Tensor, name: str) -> Tensor:
     if int(info.item()):
         raise EngineError(
             f"{name} is not positive definite (leading minor of order {int(info.item())})",
-            hint="The keys hold non-finite or extreme values. Check the model's dtype and the statistics.",
+            hint="Check the model's dtype and the statistics: the keys hold infinite, NaN or extreme values.",
         )
     return lower

@@ -18,7 +18,7 @@ from memit_vc.objects import EditableWeight
 _COLUMN_BITS = 48
 """Bits of a column's largest product that two float32 factors hold."""
 _MOST_HALVINGS = 4
-"""An update that needs more is no edit: `snap` refuses it, with its numbers."""
+"""An update that needs more is not an edit: `snap` refuses it, with its numbers."""
 
 
 @dataclass(frozen=True)

@@ -164,12 +164,12 @@ def term_bound(term: Term, weight: EditableWeight) -> float:
         raise IntegrityError(
             f"{weight.name}: an update of {[list(array.shape) for array in arrays]} does not fit a weight of "
             f"{weight.d_out} × {weight.d_in}",
-            hint="The patch is of another base. Run `memitvc fsck`.",
+            hint="Run `memitvc fsck`: the patch belongs to another base.",
         )
     if term.off_grid(weight.quantum):
         raise IntegrityError(
             f"{weight.name}: an update is off the grid 2^{weight.quantum}, so it cannot be applied exactly",
-            hint="The patch is of another base, or damaged. Run `memitvc fsck`.",
+            hint="Run `memitvc fsck`: the patch belongs to another base, or is damaged.",
         )
     return sum(term.bounds(weight.quantum))
 

@@ -51,7 +51,7 @@ def quantum_of(tensor: Tensor, name: str = "tensor") -> int:
     if bad:
         raise EngineError(
             f"{name}: {bad} of {tensor.numel()} entries are NaN or infinite, so it cannot be edited",
-            hint="The checkpoint is damaged, or overflowed when it was converted. Fetch it again or edit other layers.",
+            hint="Fetch the checkpoint again or edit other layers: it is damaged, or overflowed when it was converted.",
         )
     return quantum(float(tensor.abs().max()) if tensor.numel() else 0.0)
 
@@ -125,7 +125,7 @@ def low_rank_off_grid(left: Floats, right: Floats, quantum: int) -> list[int]:
 
 
 def dense_off_grid(delta: Floats, quantum: int) -> bool:
-    """Whether some entry of a float32 update is no multiple of 2^quantum, or they do not share one 24-bit step."""
+    """Whether some entry of a float32 update is not a multiple of 2^quantum, or they do not share one 24-bit step."""
     largest = _largest(delta)
     if not largest:
         return False
@@ -187,7 +187,7 @@ def _lowest_bit(matrix: Floats, axis: int) -> list[int]:
     return [int(value) for value in (np.concatenate(parts) if axis else np.min(parts, axis=0))]
 
 
-_SOLVE_HINT = "The keys or the statistics are degenerate: raise mom2_update_weight or collect more tokens."
+_SOLVE_HINT = "Raise mom2_update_weight or collect more tokens: the keys or the statistics are degenerate."
 
 
 def _unsnappable(index: int, reason: str) -> EngineError:

@@ -40,7 +40,7 @@ _BITS = {
 _BLOCK = 1 << 18
 """Entries of one block, where that is rows enough."""
 _ROWS = 256
-"""Stored rows of one block at least: a product packs its right factor anew for each block, which fewer do not repay."""
+"""Stored rows of one block at least: a product packs its right factor for each block, which fewer rows do not repay."""
 _TILE = 1 << 17
 """Entries that are summed, added and cast together: 1 MB in float64, which stays in the processor's cache."""
 _COPY = 1 << 22
@@ -131,7 +131,7 @@ def add_delta(
     writes into `base` itself, for fresh memory costs as much as a cast. EngineError if a finite entry
     overflows the storage dtype.
     """
-    # D = 0 changes the bits of NaNs and of −0.0 only: where there are none, nobody has to look where D is 0
+    # D = 0 changes the bits of NaNs and of −0.0 only: without these, it does not matter where D is 0
     careful = not _is_plain(base)
     result = base if in_place else torch.empty_like(base, memory_format=torch.contiguous_format)
     if careful and in_place:
@@ -286,5 +286,5 @@ def _check_base(base: Tensor, weight: EditableWeight) -> None:
     if tuple(base.shape) != stored_shape(weight):
         raise IntegrityError(
             f"{weight.name}: the base tensor is {list(base.shape)}, the history says {list(stored_shape(weight))}",
-            hint="The base is not the one that `init` recorded: put its files back, or start a new repository.",
+            hint="Restore the files of the base that `init` recorded, or start a new repository.",
         )

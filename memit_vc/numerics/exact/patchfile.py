@@ -131,7 +131,7 @@ def check_patch(path: Path, expected: Patch) -> list[str]:
     return problems
 
 
-_HINT = "The blob is damaged. `memitvc fsck` lists what else is; pull it again from a remote that has it."
+_HINT = "Pull the damaged blob again from a remote that has it; `memitvc fsck` lists other damage."
 
 
 def _term(blob: Blob, weight: str) -> Term | None:

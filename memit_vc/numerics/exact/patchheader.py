@@ -10,7 +10,7 @@ from memit_vc.objects import METADATA_KEY, PatchHeader, is_sha256
 from memit_vc.objects.patch import PATCH_FORMAT
 from memit_vc.store.safetensors_file import FileHeader
 
-_HINT = "The blob is damaged or was not written by memit-vc."
+_HINT = "Fetch the blob again: it is damaged, or was not written by memit-vc."
 
 
 def decode_header(metadata: Mapping[str, str], where: str) -> PatchHeader:
@@ -78,7 +78,7 @@ def _problem(header: PatchHeader) -> str | None:
     if header.provenance is not None:
         hashes.append(header.provenance)
     if not all(map(is_sha256, hashes)):
-        return "has a base, fact or provenance that is no SHA-256"
+        return "has a base, fact or provenance that is not a SHA-256"
     if not header.columns or not header.weights:
         return "lists no columns or no weights"
     if any(column.role not in ("edit", "cancel") for column in header.columns):
@@ -86,7 +86,7 @@ def _problem(header: PatchHeader) -> str | None:
     for name, form in header.weights.items():
         numbers = (form.d_out, form.d_in, form.quantum)
         if not all(type(number) is int for number in numbers) or min(form.d_out, form.d_in) < 1:
-            return f"gives weight {name!r} sizes or a quantum that are no whole numbers"
+            return f"gives weight {name!r} sizes or a quantum that are not whole numbers"
         if form.form not in ("low_rank", "joint", "dense") or not -256 < form.quantum < 256:
             return f"gives weight {name!r} the form {form.form!r} and the quantum {form.quantum}"
         if (form.form == "joint") != (type(form.rank) is int and form.rank >= 0):

@@ -34,7 +34,7 @@ Edit: TypeAlias = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class StateTerms:
-    """The terms of a state for one weight, read from its patches anew by each iteration, some columns at a time.
+    """The terms of a state for one weight, read from its patches again by each iteration, some columns at a time.
 
     `selection` maps each patch to its live columns, () meaning all of it, as for `state_terms`.
     """

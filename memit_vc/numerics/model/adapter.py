@@ -76,7 +76,7 @@ class ModelAdapter:
         if not isinstance(module, nn.Linear | Conv1D):
             raise UnsupportedModelError(
                 f"{self.architecture.rewrite.format(layer)} is a {type(module).__name__}, not a Linear or a Conv1D",
-                hint="Quantised and wrapped layers cannot be edited; load the model in float32, bfloat16 or float16.",
+                hint="Load the model in float32, bfloat16 or float16: quantised and wrapped layers cannot be edited.",
             )
         return module
 

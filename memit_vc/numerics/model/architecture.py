@@ -104,8 +104,8 @@ def named_architecture(hparams: MEMITHyperParams, model_type: str) -> Architectu
     for key in ("rewrite_module_tmp", "attn_module_tmp"):
         if not getattr(hparams, key).startswith(f"{block}."):
             raise HparamsError(
-                f"{hparams.source}: {key} {getattr(hparams, key)!r} does not lie below layer_module_tmp {block!r}",
-                hint="Both must name parts of one block.",
+                f"{hparams.source}: {key} {getattr(hparams, key)!r} is not inside layer_module_tmp {block!r}",
+                hint="Name parts of one block in both.",
             )
     named = Architecture(
         block=block,
@@ -141,7 +141,7 @@ def refuse_experts(model: nn.Module, model_type: str) -> None:
     if counted or any(name.endswith(".experts") for name, _ in model.named_modules()):
         raise UnsupportedModelError(
             f"{model_type} is a mixture of experts: a fact is spread over projections that a router chooses between",
-            hint="MEMIT needs one down projection per layer. Edit a dense model of the family instead.",
+            hint="Edit a dense model of the family instead: MEMIT needs one down projection per layer.",
         )
 
 
@@ -156,7 +156,7 @@ def _inspect(model: nn.Module, model_type: str) -> Architecture:
     outer = [name for name in stacks if not any(name.startswith(other + ".") for other in stacks)]
     hidden = getattr(model.config, "hidden_size", None)
     if len(outer) != 1 or hidden is None:
-        raise _unknown(model_type, f"its block lists are {sorted(outer) or 'not to be found'}")
+        raise _unknown(model_type, f"its block lists are {sorted(outer) or 'not found'}")
     stack = outer[0]
     found = [
         name

@@ -124,7 +124,7 @@ def halving(tokens: int, run: Callable[[int], _T]) -> _T:
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """EngineError in the place of what torch raises where an allocation fails; all else goes through."""
+    """EngineError instead of what torch raises when an allocation fails; all else goes through."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -110,7 +110,7 @@ def copied_shard(path: Path, hashes: dict[str, str], progress: Progress) -> Iter
 
 @dataclass(frozen=True)
 class _Block:
-    """Some rows of a tensor in the base's shard, and what is to be done to them."""
+    """Some rows of a tensor in the base's shard, and their edit."""
 
     name: str
     file: BinaryIO
@@ -155,7 +155,7 @@ def _edited(spare: list[Buffer], block: _Block) -> tuple[str, Buffer, memoryview
         count = os.preadv(block.file.fileno(), [raw[done:]], block.offset + done)
         if not count:
             raise StorageError(
-                f"{block.file.name}: ends inside tensor {block.name!r}", hint="It was cut short; delete it."
+                f"{block.file.name}: ends inside tensor {block.name!r}", hint="Delete it: it was cut short."
             )
         done += count
     if block.edit is not None:

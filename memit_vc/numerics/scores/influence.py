@@ -25,7 +25,7 @@ def keys_at(adapter: ModelAdapter, prompt: str, subject: str | None, layers: Seq
     try:
         frontier = Frontier(adapter, [asked], layers=sorted(layers), templates=[[Template("")]])
     except ValueError as error:
-        raise EngineError(str(error), hint="Write the subject as it stands in the prompt.") from error
+        raise EngineError(str(error), hint="Write the subject as the prompt does.") from error
     return {layer: frontier.keys(layer)[:, 0].double().cpu() for layer in sorted(layers)}
 
 

@@ -89,7 +89,7 @@ def continuations(
 
 
 def _share(rows: Sequence[TokenRow]) -> tuple[list[tuple[int, ...]], list[int]]:
-    """Distinct rows that are no beginning of another row, and for each row the one that it is read off."""
+    """Distinct rows that are not the beginning of another row, and for each row the one that it is read off."""
     order = sorted(range(len(rows)), key=lambda i: rows[i].ids, reverse=True)
     hosts: list[tuple[int, ...]] = []
     host_of = [0] * len(rows)

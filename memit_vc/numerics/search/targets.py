@@ -26,7 +26,7 @@ from memit_vc.numerics.search.continuation import Continuation, Continuations
 from memit_vc.objects import Fact
 
 _COMPACT_BELOW = 0.75
-"""Rows are laid out anew once this share of them is still searched for: a layout costs about one step."""
+"""Rows are laid out again once this share of them is still searched for: a layout costs about one step."""
 
 
 @dataclass(frozen=True)

@@ -249,7 +249,7 @@ def _check(moments: Moments, weight: KeyedWeight) -> None:
         shape = "nothing" if matrix is None else f"shape {tuple(matrix.shape)}"
         raise EngineError(
             f"layer {weight.layer} ({weight.name}) has keys of size {weight.d_in}; its second moment has {shape}",
-            hint="The statistics are another model's; compute them with `memitvc stats`.",
+            hint="Compute them with `memitvc stats`: these belong to another model.",
         )
     if not bool(matrix.isfinite().all()):
         raise EngineError(f"the second moment of layer {weight.layer} ({weight.name}) is not finite")

@@ -102,7 +102,7 @@ def named_kind(spec: str) -> Literal["pydoc", "self", "hub", "file"]:
     if spec.startswith("hub:"):
         if not _HUB.fullmatch(spec.removeprefix("hub:")):
             raise UsageError(
-                f"corpus {spec!r} names no data set",
+                f"corpus {spec!r} does not name a data set",
                 hint="Write hub:owner/name, hub:owner/name:config or …:config:split.",
             )
         return "hub"
@@ -168,7 +168,7 @@ def python_documentation() -> list[str]:
         from pydoc_data.topics import topics
     except ImportError as error:
         raise StorageError(
-            "this Python comes without pydoc_data.topics", hint="Name another corpus: `memitvc stats --corpus FILE`."
+            "this Python does not include pydoc_data.topics", hint="Name another corpus: `memitvc stats --corpus FILE`."
         ) from error
     seen: set[str] = set()  # some topics hold others whole
     found: list[str] = []

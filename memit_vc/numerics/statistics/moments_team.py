@@ -165,5 +165,5 @@ def _not_finite(adapter: ModelAdapter, layer: int) -> EngineError:
     """The error of activations that overflow."""
     return EngineError(
         f"the activations at layer {layer} ({adapter.parameter_name(layer)}) are not finite",
-        hint="The model overflows in its dtype: compute the statistics in float32 or bfloat16.",
+        hint="Compute the statistics in float32 or bfloat16: the model overflows in its own dtype.",
     )

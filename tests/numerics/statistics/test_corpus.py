@@ -232,7 +232,7 @@ def test_hub_failures(hub: Hub) -> None:
         open_corpus("owner/name:en:dev", find_dataset=find_dataset)
     with pytest.raises(UsageError, match="no configuration 'fr'; it has en"):
         open_corpus("owner/name:fr", find_dataset=find_dataset)
-    with pytest.raises(UsageError, match="names no data set"):
+    with pytest.raises(UsageError, match="does not name a data set"):
         open_corpus("hub:nothing", find_dataset=find_dataset)
     with pytest.raises(UsageError, match="needs the Hub"):
         open_corpus("owner/name")
@@ -305,7 +305,7 @@ def test_a_model_that_writes_nothing_is_refused(tmp_path: Path) -> None:
     end = adapter.tokenizer.eos_token_id
     adapter.model.generation_config.eos_token_id = [i for i in range(480) if i != end]
     adapter.tokenizer.decode = lambda *args, **kwargs: ""
-    with pytest.raises(EngineError, match="writes no text"):
+    with pytest.raises(EngineError, match="gives no text"):
         next(sampled_texts(adapter, seed=0))
 
 
