@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,10 +78,6 @@ class RepositoryChange:
         parameters = dict(adapter.model.named_parameters(remove_duplicate=False))
         names = [session.names[layer] for layer in hparams.layers]
         self.original: dict[str, Tensor] = {name: parameters[name].detach().clone() for name in names}
-
-    @property
-    def model(self) -> Any:
-        return self.adapter.model
 
     def apply(self, facts: Sequence[Fact]) -> None:
         session = self._session

@@ -34,9 +34,6 @@ class Change(Protocol):
     @property
     def adapter(self) -> ModelAdapter: ...
 
-    @property
-    def model(self) -> Any: ...
-
     def apply(self, facts: Sequence[Fact]) -> None:
         """One batch, on top of those before it."""
 
@@ -134,10 +131,6 @@ class MemoryChange:
             self.adapter = ModelAdapter.of(second, adapter.tokenizer, architecture=adapter.architecture)
         self._sources = adapter
 
-    @property
-    def model(self) -> Any:
-        return self.adapter.model
-
     def __enter__(self) -> MemoryChange:
         return self
 
@@ -147,7 +140,7 @@ class MemoryChange:
         if kind is None:
             self._session.remember(self._keys, self.original)
             return
-        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        parameters = dict(self.adapter.model.named_parameters(remove_duplicate=False))
         with torch.no_grad():
             for name, value in self.original.items():
                 parameters[name].copy_(value)
@@ -163,7 +156,7 @@ class MemoryChange:
             context=Context(keys=self._history()),
             progress=self._session.progress,
         )
-        add_deltas(self.model, deltas_of(self.adapter, edit))
+        add_deltas(self.adapter.model, deltas_of(self.adapter, edit))
         self._remember(edit.updates)
 
     def _history(self) -> dict[int, Tensor] | None:

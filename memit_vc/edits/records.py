@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -189,10 +189,7 @@ def _occurrence(fields: Mapping[str, Any], prompt: str, subject: str | None) -> 
 
 def _neighbours(fields: Mapping[str, Any]) -> list[Probe]:
     """MEMIT's `neighborhood_prompts`: texts, or objects with a prompt and its answer."""
-    value = fields.get("neighborhood_prompts")
-    if value is None or value == "":
-        return []
-    entries = value if isinstance(value, list | tuple) else [value]
+    entries = _listed(fields.get("neighborhood_prompts"))
     return [probe for entry in entries for probe in _probes(entry, "neighborhood_prompts")]
 
 
@@ -204,7 +201,7 @@ def _locality(fields: Mapping[str, Any]) -> list[Probe]:
     if not isinstance(nested, Mapping):
         raise RecordProblem(f'"locality" is {_kind(nested)}, not an object', 'Write {"name": {"prompt": …}}.')
     for entries in nested.values():
-        for entry in entries if isinstance(entries, list | tuple) else [entries]:
+        for entry in _listed(entries):
             probes.extend(_probes(entry, "locality"))
     return probes
 
@@ -237,11 +234,12 @@ def _answer(value: object, key: str) -> str | None:
 
 
 def _texts(fields: Mapping[str, Any], key: str) -> list[str]:
-    value = fields.get(key)
-    if value is None:
-        return []
-    entries = value if isinstance(value, list | tuple) else [value]
-    return [text for text in (_text(entry, key) for entry in entries if entry is not None) if text.strip()]
+    entries = (_text(entry, key) for entry in _listed(fields.get(key)) if entry is not None)
+    return [text for text in entries if text.strip()]
+
+
+def _listed(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
 def _first(value: object) -> object:

@@ -94,8 +94,8 @@ def writer_is_alive(path: Path) -> bool:
         os.kill(int(number), 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # another user's
+        pass
     return True
 
 
@@ -244,20 +244,15 @@ def new_directory(target: Path) -> Iterator[Path]:
             yield temporary
             if target.is_dir():
                 target.rmdir()  # empty, as `is_free` has seen; anything that came since is not lost
+            publish_directory(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    publish_directory(temporary, target)
 
 
 def publish_directory(temporary: Path, target: Path) -> None:
-    """Rename a finished directory to its final name, which must not exist. StorageError removes `temporary`."""
-    try:
-        with storage_errors(target):
-            for directory, _, _ in os.walk(temporary):
-                fsync_path(Path(directory))
-            temporary.rename(target)
-            fsync_path(target.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    """Rename a finished directory to its final name, which must not exist. OSError."""
+    for directory, _, _ in os.walk(temporary):
+        fsync_path(Path(directory))
+    temporary.rename(target)
+    fsync_path(target.parent)

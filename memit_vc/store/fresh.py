@@ -14,12 +14,9 @@ def refuse_inside_repository(out: Path) -> None:
     """UsageError for a place in `.memitvc` that a user named: nothing but the repository's own files belongs there."""
     with storage_errors(out):
         place = out.resolve()
-    if any((each / "meta.db").is_file() or (each / "format").is_file() for each in _named(place)):
+    named = (each for each in (place, *place.parents) if each.name == ".memitvc")
+    if any((each / "meta.db").is_file() or (each / "format").is_file() for each in named):
         raise UsageError(f"{out}: is inside the repository's own directory", hint="Choose a place outside of .memitvc.")
-
-
-def _named(place: Path) -> list[Path]:
-    return [each for each in (place, *place.parents) if each.name == ".memitvc"]
 
 
 @contextmanager

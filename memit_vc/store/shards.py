@@ -203,10 +203,10 @@ def build_base(
             return other
         with storage_errors(into):
             _make_way(into)
+            publish_directory(temporary, into)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    publish_directory(temporary, into)
     clear_abandoned(into)
     return ShardedBase(into, base.hot, base.cold, base.layout)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +19,6 @@ from memit_vc.numerics.edit.insert import LayerUpdate, insert
 from memit_vc.numerics.forward.lengths import check_lengths
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.numerics.model.distributed import Message
 from memit_vc.numerics.model.masters import swapped
 from memit_vc.numerics.model.memory import search_tokens
 from memit_vc.numerics.model.modes import outside_inference_mode, refuse_inference_tensors
@@ -92,8 +93,8 @@ def search_targets(
     base's, for the others to hold too. `max_tokens` None chooses by free memory.
     """
     found: dict[int, FoundTarget] = dict(known or {})
-    asked = ([i for i in whole if i not in found] for whole in chunks(len(facts), chunk))
-    parts = [part for part in asked if part]
+    unknown = ([i for i in whole if i not in found] for whole in chunks(len(facts), chunk))
+    parts = [part for part in unknown if part]
     known_before = len(found)
     flat = [template for group in templates for template in group]
     check_lengths(adapter, facts, flat)
@@ -101,34 +102,19 @@ def search_targets(
     largest = search_tokens(adapter, layer=layer) if max_tokens is None else max_tokens
     progress("search z", known_before * steps, len(facts) * steps)
 
-    def order() -> Message:
-        return search_order(
-            [[facts[i] for i in part] for part in parts],
-            hparams=hparams,
-            templates=flat,
-            max_tokens=largest,
-            plain=plain,
-            weights=weights or {},
-        )
+    options: dict[str, Any] = {"hparams": hparams, "templates": flat, "max_tokens": largest, "plain": plain}
+    asked = [[facts[i] for i in part] for part in parts]
 
     def search(index: int) -> Targets:
-        part = parts[index]
-        offset = (known_before + sum(map(len, parts[:index]))) * steps
+        part = asked[index]
+        offset = (known_before + sum(map(len, asked[:index]))) * steps
 
         def on_step(step: int, searching: int) -> None:
             progress("search z", offset + step * searching + (len(part) - searching) * steps, len(facts) * steps)
 
-        return find_targets(
-            adapter,
-            [facts[i] for i in part],
-            layer=layer,
-            hparams=hparams,
-            templates=flat,
-            max_tokens=largest,
-            plain=plain,
-            on_step=on_step,
-        )
+        return find_targets(adapter, part, layer=layer, on_step=on_step, **options)
 
+    order = partial(search_order, asked, weights=weights or {}, **options)
     for number, result in searched(adapter.team, len(parts), order, search):
         each = map(FoundTarget, result.z.cpu(), result.steps, result.loss)
         new = dict(zip(parts[number], each, strict=True))

@@ -117,14 +117,10 @@ class ModelAdapter:
         return self.model.base_model  # type: ignore[no-any-return]
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Logits [..., vocabulary] in float32 of block outputs [..., d_model]: norm, head, and the family's soft
-        cap.
-        """
-        parts = self.architecture
-        if parts.norm is not None and self.modules.get(parts.norm) is not None:
-            hidden = self.modules[parts.norm](hidden)
-        if parts.after_norm is not None and self.modules.get(parts.after_norm) is not None:
-            hidden = self.modules[parts.after_norm](hidden)
+        """Float32 logits [..., vocabulary] of block outputs [..., d_model]: norm, head, and the family's soft cap."""
+        for name in (self.architecture.norm, self.architecture.after_norm):
+            if name is not None and name in self.modules:
+                hidden = self.modules[name](hidden)
         return self.logits(hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:

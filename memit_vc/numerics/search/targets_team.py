@@ -29,7 +29,7 @@ def search_order(
     plain: bool,
     weights: Mapping[int, Tensor],
 ) -> Message:
-    """What a helper needs to know: `weights` are those that the leader's model holds in place of the base's."""
+    """What a helper needs to know: `weights` are those that the leader's model holds instead of the base's."""
     body = {
         "job": JOB,
         "parts": [[fact.to_json() for fact in part] for part in parts],

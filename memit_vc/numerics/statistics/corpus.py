@@ -31,7 +31,10 @@ _HELD_OUT = 16
 
 @dataclass(frozen=True)
 class Corpus:
-    """A source of text. `read()` gives the same texts in the same order each time it is called."""
+    """A source of text, shuffled with the seed: the first tokens of a large corpus are representative of it.
+
+    `read()` gives the same texts in the same order each time it is called.
+    """
 
     description: Mapping[str, JsonValue]
     read: Callable[[], Iterator[str]]
@@ -41,10 +44,6 @@ class Corpus:
         return dict(self.description)
 
     def __iter__(self) -> Iterator[str]:
-        return self.read()
-
-    def texts(self) -> Iterator[str]:
-        """The texts, shuffled with the seed, so that the first tokens of a large corpus are representative of it."""
         return self.read()
 
 
