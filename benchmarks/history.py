@@ -88,7 +88,7 @@ def _identities(here: Lab, batches: Sequence[Sequence[Fact]]) -> list[Row]:
     keys: dict[int, Tensor] = {}
     for batch in batches:
         weights = {layer: _edited(here, layer, d) for layer, d in delta.items()}
-        context = Context(weights, delta, keys) if delta else Context.base()
+        context = Context(weights, delta, keys) if delta else Context()
         with swapped(loaded.adapter, {}):
             made = compute_edit(
                 loaded.adapter, batch, hparams=hparams, templates=templates, factor=factor, context=context

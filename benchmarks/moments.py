@@ -22,7 +22,7 @@ def run(options: Options) -> Report:
     tokens = options.tokens or (2_000 if options.quick else 40_000)
     with place(options) as here:
         adapter, layers = here.loaded.adapter, here.hparams.layers
-        texts = list(open_corpus(options.corpus, find_dataset=find_dataset).texts())
+        texts = list(open_corpus(options.corpus, find_dataset=find_dataset))
         length = min(LENGTH, getattr(adapter.model.config, "max_position_embeddings", None) or LENGTH)
         collect(adapter, texts[:4], layers, tokens=100)  # what only a first call does
         began = time.perf_counter()

@@ -7,7 +7,9 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from memit_vc.compat.metrics import Measurement, compare
 from memit_vc.compat.models import load
@@ -18,11 +20,6 @@ from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.modes import outside_inference_mode
 from memit_vc.objects import Fact
 from memit_vc.progress import Progress, silent
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-__all__ = ["BaseEditor"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -216,7 +213,7 @@ class BaseEditor:
         change = self._session.begin(self.hparams, in_place=not keep_original_weight)
         with change:
             change.apply(facts_of(requests))
-        return None, change.model, change.original
+        return None, change.adapter.model, change.original
 
     def _in_place(self, sequential_edit: bool, keep_original_weight: bool | None) -> bool:
         if keep_original_weight is None:
@@ -240,7 +237,6 @@ class BaseEditor:
         self, given: Sequence[Request], size: int, in_place: bool, verbose: bool, options: dict[str, Any]
     ) -> tuple[list[dict[str, Any]], Any, dict[str, Tensor], list[float]]:
         """Batches of `size` requests one after the other, measured before, after each (if several) and at the end."""
-        options = dict(options)
         change = self._session.begin(self.hparams, in_place=in_place, message=options.pop("message", None))
         measure, pre, pre_file = self._options(options, len(given))
         facts = facts_of(given)
@@ -269,19 +265,19 @@ class BaseEditor:
         for index, (record, post) in enumerate(zip(metrics, after, strict=True)):
             record["post"] = compare(post, before[index])
             _LOG.log(level, "%d editing: %s -> %s\n%s", index, facts[index].prompt, facts[index].target, record)
-        return metrics, change.model, change.original, seconds
+        return metrics, change.adapter.model, change.original, seconds
 
     def _options(
         self, options: dict[str, Any], n: int
     ) -> tuple[Measurement, Sequence[Mapping[str, Any]] | None, str | Path | None]:
         if not n:
             raise UsageError("there is nothing to edit", hint="Give at least one prompt with its target_new.")
-        rest = dict(options)
-        measure = Measurement(rest.pop("eval_metric", None) or "exact match", bool(rest.pop("test_generation", False)))
-        pre, pre_file = rest.pop("pre_edit", None), rest.pop("pre_file", None)
+        metric, generate = options.pop("eval_metric", None) or "exact match", options.pop("test_generation", False)
+        measure = Measurement(metric, bool(generate))
+        pre, pre_file = options.pop("pre_edit", None), options.pop("pre_file", None)
         if pre is not None and len(pre) != n:
-            raise UsageError(f"pre_edit holds {len(pre)}, prompts {n}", hint="Give one dict for each request.")
-        if unused := sorted(key for key, value in rest.items() if value is not None and key not in _IGNORED):
+            raise UsageError(f"pre_edit has length {len(pre)}, prompts {n}", hint="Give one dict for each request.")
+        if unused := sorted(key for key, value in options.items() if value is not None and key not in _IGNORED):
             _LOG.warning("edit: %s: not an argument of MEMIT, ignored", ", ".join(unused))
         return measure, pre, pre_file
 

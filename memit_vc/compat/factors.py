@@ -7,7 +7,9 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from memit_vc.config import user_cache
 from memit_vc.errors import EngineError, StorageError
@@ -22,11 +24,6 @@ from memit_vc.objects.ids import JsonValue, canonical_json, digest
 from memit_vc.porcelain.editing.statistics import DEFAULT_CORPUS, TOKENS_PER_INPUT
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.hub_corpus import find_dataset
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-__all__ = ["FactorSource", "fingerprint"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -89,12 +86,12 @@ class FactorSource:
         if tuple(matrix.shape) != (size, size):
             raise EngineError(
                 f"statistics[{layer}] has shape {tuple(matrix.shape)}, not [{size}, {size}]",
-                hint="It belongs to another layer or another model.",
+                hint="Give the C of this layer of this model.",
             )
         return matrix.detach().cpu()
 
     def _imported(self) -> Mapping[int, Tensor] | None:
-        """EasyEdit's and memit's files; None where `stats_dir` has none of this model."""
+        """EasyEdit's and memit's files; None if `stats_dir` has none of this model."""
         directory, layers = Path(self._hparams.stats_dir), list(self._hparams.layers)
         name = str(self._hparams.to_json()["model_name"])
         try:
@@ -150,8 +147,6 @@ def fingerprint(adapter: ModelAdapter, layers: list[int]) -> str:
     The edited projections themselves are left out, so that an edited model finds the moments of the model that it
     was: MEMIT's C is the original model's.
     """
-    import torch
-
     edited = {adapter.parameter_name(layer) for layer in layers}
     above = tuple(f"{adapter.architecture.block.format(i)}." for i in range(layers[-1] + 1, adapter.n_layers))
     tensors: dict[str, JsonValue] = {}

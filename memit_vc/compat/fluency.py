@@ -6,14 +6,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList
 
-    from memit_vc.numerics.model.adapter import ModelAdapter
-
-__all__ = ["entropy", "ngram_entropy"]
+from memit_vc.numerics.forward.replay import evaluating
+from memit_vc.numerics.model.adapter import ModelAdapter
 
 _TOP_K = 5
 _WEIGHTS = {2: 2 / 3, 3: 4 / 3}
@@ -25,11 +25,6 @@ def ngram_entropy(adapter: ModelAdapter, prompts: Sequence[str], *, seed: int, t
 
     Sampled with a generator of its own: no global random state is read or changed.
     """
-    import torch
-    from transformers import LogitsProcessorList
-
-    from memit_vc.numerics.forward.replay import evaluating
-
     generator = torch.Generator().manual_seed(seed)
 
     def choose(_: Tensor, scores: Tensor) -> Tensor:
@@ -56,9 +51,7 @@ def ngram_entropy(adapter: ModelAdapter, prompts: Sequence[str], *, seed: int, t
 
 
 def entropy(text: str) -> float:
-    """Weighted entropy in bits of the text's bigrams and trigrams (weights 2/3 and 4/3, halved), as in the
-    benchmarks.
-    """
+    """Weighted entropy in bits of a text's bigrams and trigrams (weights 2/3 and 4/3, halved), as the benchmarks do."""
     words = _WORD.findall(text)
     total = 0.0
     for n, weight in _WEIGHTS.items():

@@ -9,7 +9,11 @@ from __future__ import annotations
 import copy as copying
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from memit_vc.compat.factors import FactorSource
 from memit_vc.compat.models import adapter_for, second_model
@@ -17,16 +21,11 @@ from memit_vc.compat.records import facts_of
 from memit_vc.compat.targets import TargetCache
 from memit_vc.errors import UsageError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.edit.engine import Context, Edit, compute_edit
+from memit_vc.numerics.edit.engine import Edit, compute_edit
 from memit_vc.numerics.forward.templates import PREFIXES, parse_templates, sample_templates
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.modes import outside_inference_mode
 from memit_vc.progress import Progress, silent
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-__all__ = ["Deltas", "add_deltas", "apply_memit_to_model", "deltas_of", "execute_memit", "templates_for"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ def execute_memit(
     The model is given back bit-identical, also on error. `context_templates` is EasyEdit's nested list (None: those of
     the hyperparameters, else sampled with their seed); `statistics` maps a layer to C = E[k kᵀ] [d_in, d_in] (None:
     `stats_dir`, else the cache, else collected). `cache_template` names z files as memit does, read and written.
-    EditFileError for a request that is no fact, HparamsError, UnsupportedModelError, EngineError.
+    EditFileError for a request that is not a fact, HparamsError, UnsupportedModelError, EngineError.
     """
     adapter = adapter_for(model, tok, hparams)
     facts = facts_of(requests)
@@ -62,7 +61,6 @@ def execute_memit(
         hparams=hparams,
         templates=parse_templates(templates_for(adapter, hparams, context_templates)),
         factor=FactorSource(adapter, hparams, statistics, progress=progress),
-        context=Context.base(),
         known=None if cache is None else cache.known(),
         on_found=None if cache is None else cache.keep,
         progress=progress,
@@ -111,9 +109,6 @@ def add_deltas(model: Any, deltas: Mapping[str, tuple[Tensor, Tensor]]) -> None:
     The product and the sum are float64, rounded once to the weight's dtype: what torch's in-place sum of a float32
     weight and a float64 product does.
     """
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         updates = {}

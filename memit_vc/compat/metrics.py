@@ -9,18 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from memit_vc.compat.fluency import ngram_entropy
 from memit_vc.compat.records import Request
 from memit_vc.errors import UsageError
 from memit_vc.hparams import MEMITHyperParams
-
-if TYPE_CHECKING:
-    from memit_vc.numerics.model.adapter import ModelAdapter
-    from memit_vc.numerics.scores.likelihood import Continued
-
-__all__ = ["Measurement", "compare"]
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.scores.likelihood import Continued, continuations
 
 _SEMANTICS = {"rewrite": "reliability", "rephrase": "generalization"}
 
@@ -38,7 +34,7 @@ class Measurement:
 
     def __post_init__(self) -> None:
         if self.eval_metric not in ("exact match", "token_em", "ppl"):
-            raise UsageError(f"eval_metric {self.eval_metric!r} is not offered", hint='Use "exact match" or "ppl".')
+            raise UsageError(f"eval_metric {self.eval_metric!r} is not supported", hint='Use "exact match" or "ppl".')
 
     def __call__(
         self, adapter: ModelAdapter, requests: Sequence[Request], hparams: MEMITHyperParams
@@ -46,23 +42,17 @@ class Measurement:
         """One dict per request, with the weights that the model now holds: rewrite_acc, rephrase_acc, locality
         {`<name>_output`}, portability {`<name>_acc`}, fluency, metric_meta.
         """
-        from memit_vc.numerics.scores.likelihood import continuations
-
         if getattr(hparams, "evaluation_type", None) not in (None, "traditional"):
             raise UsageError(
-                f"evaluation_type {hparams.evaluation_type!r} is not offered",  # type: ignore[attr-defined]
-                hint="Metrics here are teacher-forced; generate from the returned model to judge its texts.",
+                f"evaluation_type {hparams.evaluation_type!r} is not supported",  # type: ignore[attr-defined]
+                hint="Generate from the returned model to judge its texts: metrics here are teacher-forced.",
             )
         plans = [_Plan.of(request, number) for number, request in enumerate(requests, 1)]
-        asked: dict[tuple[str, str], int] = {}
-        for plan in plans:
-            for _, _, pairs in plan.questions:
-                for pair in pairs:
-                    asked.setdefault(pair, len(asked))
-        answers = continuations(adapter, list(asked))
+        asked = list(dict.fromkeys(pair for plan in plans for _, _, pairs in plan.questions for pair in pairs))
+        answers = dict(zip(asked, continuations(adapter, asked), strict=True))
         results = []
         for plan in plans:
-            result = self._result(plan, {pair: answers[index] for pair, index in asked.items()}, hparams)
+            result = self._result(plan, answers, hparams)
             if self.test_generation:
                 result["fluency"] = {"ngram_entropy": ngram_entropy(adapter, [plan.prompt], seed=hparams.seed)}
             results.append(result)
@@ -80,7 +70,7 @@ class Measurement:
             elif kind == "portability":
                 result["portability"][f"{name}_acc"] = [v.matched for v in values]
             else:
-                measure: Literal["acc", "ppl"] = "ppl" if self.eval_metric == "ppl" else "acc"
+                measure = "ppl" if self.eval_metric == "ppl" else "acc"
                 result[f"{kind}_{measure}"] = [math.exp(v.nll) if measure == "ppl" else v.matched for v in values]
                 described[kind] = _meta(kind, measure, self.eval_metric, hparams)
         return {**result, "metric_meta": described}

@@ -7,12 +7,15 @@ import os
 from collections.abc import Collection
 from typing import Any
 
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from memit_vc.errors import UnsupportedModelError, UsageError
 from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.forward.tokens import check_offsets
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.architecture import named_architecture, refuse_experts
-
-__all__ = ["adapter_for", "load", "second_model"]
 
 
 def adapter_for(model: Any, tok: Any, hparams: MEMITHyperParams) -> ModelAdapter:
@@ -27,11 +30,7 @@ def adapter_for(model: Any, tok: Any, hparams: MEMITHyperParams) -> ModelAdapter
             f"the model is a {type(model).__name__}, not a transformers model",
             hint="Load it with AutoModelForCausalLM.",
         )
-    if not getattr(tok, "is_fast", False):
-        raise UnsupportedModelError(
-            f"{type(tok).__name__} gives no character offsets, so the subject's tokens cannot be found safely",
-            hint="Load a fast tokenizer: AutoTokenizer.from_pretrained(…, use_fast=True).",
-        )
+    check_offsets(tok)
     refuse_experts(model, config.model_type)
     n_layers = getattr(config, "num_hidden_layers", None)
     if n_layers is not None:
@@ -48,13 +47,10 @@ def load(hparams: MEMITHyperParams) -> tuple[Any, Any]:
     source = hparams.model_name
     if isinstance(source, tuple | list):
         if len(source) != 2:
-            raise UsageError(f"model_name holds {len(source)} things", hint="Give a (model, tokenizer) pair.")
+            raise UsageError(f"model_name has {len(source)} elements", hint="Give a (model, tokenizer) pair.")
         return source[0], source[1]
     if not isinstance(source, str | os.PathLike) or not str(source):
         raise UsageError(f"model_name is {source!r}", hint="Give a directory, a Hub id, or a (model, tokenizer) pair.")
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     dtype = torch.float32
     if getattr(hparams, "bf16", False):
         dtype = torch.bfloat16
@@ -82,8 +78,6 @@ def second_model(model: Any, names: Collection[str]) -> Any:
 
     Costs the bytes of the named parameters and nothing else; a change of either model's other weights shows in both.
     """
-    from torch import nn
-
     # deepcopy looks here first, so what stands here is shared instead of copied
     memo: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
     parameters = dict(model.named_parameters(remove_duplicate=False))

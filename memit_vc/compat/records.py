@@ -10,8 +10,6 @@ from memit_vc.edits import parse_records
 from memit_vc.errors import UsageError
 from memit_vc.objects import Fact
 
-__all__ = ["Request", "facts_of", "prepare_requests"]
-
 _LOG = logging.getLogger(__name__)
 
 Request: TypeAlias = "dict[str, Any]"
@@ -56,17 +54,15 @@ def prepare_requests(
     subject: str | Sequence[str | None] | None = None,
     loc_prompts: str | Sequence[str | None] | None = None,
 ) -> list[Request]:
-    """Request dicts from parallel lists (or single strings). UsageError where two lengths differ."""
+    """Request dicts from parallel lists (or single strings). UsageError if two lengths differ."""
     asked = _listed(prompts, "prompts")
     n = len(asked)
     if not n:
         raise UsageError("prompts is empty", hint="Give at least one prompt.")
-    targets = _column(target_new, "target_new", n)
+    targets, truths = _column(target_new, "target_new", n), _column(ground_truth, "ground_truth", n)
     requests: list[Request] = [
         {"prompt": prompt, "target_new": target, "ground_truth": truth, "portability": {}, "locality": {}}
-        for prompt, target, truth in zip(
-            asked, targets or [None] * n, _column(ground_truth, "ground_truth", n) or [None] * n, strict=True
-        )
+        for prompt, target, truth in zip(asked, targets, truths, strict=True)
     ]
     columns = {
         "target_neg": _column(target_neg, "target_neg", n),
@@ -75,7 +71,7 @@ def prepare_requests(
         "rephrase_prompt": _column(rephrase_prompts, "rephrase_prompts", n),
     }
     for key, values in columns.items():
-        for request, value in zip(requests, values or [], strict=False):
+        for request, value in zip(requests, values, strict=True):
             if value is not None:
                 request[key] = value
     for kind, inputs in (("locality", locality_inputs), ("portability", portability_inputs)):
@@ -88,29 +84,27 @@ def _attach(requests: list[Request], kind: str, name: str, probes: Mapping[str, 
     where = f"{kind}_inputs[{name!r}]"
     if not isinstance(probes, Mapping) or not {"prompt", "ground_truth"} <= set(probes):
         raise UsageError(f"{where} lacks prompt or ground_truth", hint="Give {'prompt': […], 'ground_truth': […]}.")
-    prompts = _column(probes["prompt"], f"{where}['prompt']", len(requests)) or []
-    answers = _column(probes["ground_truth"], f"{where}['ground_truth']", len(requests)) or []
+    prompts, answers = (_column(probes[key], f"{where}[{key!r}]", len(requests)) for key in ("prompt", "ground_truth"))
     for number, (request, prompt, answer) in enumerate(zip(requests, prompts, answers, strict=True), 1):
         if prompt is None:
             continue
-        if isinstance(prompt, str) != isinstance(answer, str) or len(_listed(prompt, where)) != len(
-            _listed(answer, where)
-        ):
+        one, other = _listed(prompt, where), _listed(answer, where)
+        if isinstance(prompt, str) != isinstance(answer, str) or len(one) != len(other):
             raise UsageError(
-                f"{where}: prompt and ground_truth of number {number} do not fit together",
+                f"{where}: prompt and ground_truth of entry {number} do not fit together",
                 hint="Give a string for each, or two lists of one length.",
             )
         request[kind][name] = {"prompt": prompt, "ground_truth": answer}
 
 
-def _column(value: Any, name: str, n: int) -> list[Any] | None:
+def _column(value: Any, name: str, n: int) -> list[Any]:
     if value is None:
-        return None
+        return [None] * n
     listed = _listed(value, name)
     if len(listed) != n:
         raise UsageError(
-            f"{name} holds {len(listed)}, prompts {n}",
-            hint=f"Give one {name} for each prompt (None where there is none).",
+            f"{name} has length {len(listed)}, prompts {n}",
+            hint=f"Give one {name} for each prompt (None if there is none).",
         )
     return listed
 

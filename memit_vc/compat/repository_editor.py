@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
 
 from memit_vc.compat.models import adapter_for, second_model
 from memit_vc.errors import UsageError
@@ -18,16 +20,11 @@ from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-__all__ = ["RepositorySession"]
-
 
 class RepositorySession:
     """The repository at `directory` (or above it), its base loaded once, and a model with the weights of HEAD.
 
-    That model shares every tensor that is not editable with the base. NoRepositoryError where there is none.
+    That model shares every tensor that is not editable with the base. NoRepositoryError if there is none.
     """
 
     commits = True
@@ -57,8 +54,6 @@ class RepositorySession:
 
     def show(self, adapter: ModelAdapter, state: LiveState) -> None:
         """Give the model the materialised weights of a state."""
-        import torch
-
         touched = self.loaded.materialised(state)
         if beyond := sorted(set(touched) - set(self.names)):
             raise UsageError(
@@ -83,10 +78,6 @@ class RepositoryChange:
         parameters = dict(adapter.model.named_parameters(remove_duplicate=False))
         names = [session.names[layer] for layer in hparams.layers]
         self.original: dict[str, Tensor] = {name: parameters[name].detach().clone() for name in names}
-
-    @property
-    def model(self) -> Any:
-        return self.adapter.model
 
     def apply(self, facts: Sequence[Fact]) -> None:
         session = self._session

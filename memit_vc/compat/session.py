@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
 
 from memit_vc.compat.factors import FactorSource
 from memit_vc.compat.memit import add_deltas, deltas_of, templates_for
@@ -19,11 +22,6 @@ from memit_vc.numerics.model.checkpoint_tensors import tensor_digest
 from memit_vc.objects import Fact
 from memit_vc.progress import Progress, silent
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-__all__ = ["Change", "MemorySession", "Session"]
-
 _LOG = logging.getLogger(__name__)
 
 
@@ -35,9 +33,6 @@ class Change(Protocol):
 
     @property
     def adapter(self) -> ModelAdapter: ...
-
-    @property
-    def model(self) -> Any: ...
 
     def apply(self, facts: Sequence[Fact]) -> None:
         """One batch, on top of those before it."""
@@ -136,10 +131,6 @@ class MemoryChange:
             self.adapter = ModelAdapter.of(second, adapter.tokenizer, architecture=adapter.architecture)
         self._sources = adapter
 
-    @property
-    def model(self) -> Any:
-        return self.adapter.model
-
     def __enter__(self) -> MemoryChange:
         return self
 
@@ -149,9 +140,7 @@ class MemoryChange:
         if kind is None:
             self._session.remember(self._keys, self.original)
             return
-        import torch
-
-        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        parameters = dict(self.adapter.model.named_parameters(remove_duplicate=False))
         with torch.no_grad():
             for name, value in self.original.items():
                 parameters[name].copy_(value)
@@ -164,25 +153,21 @@ class MemoryChange:
             hparams=hparams,
             templates=parse_templates(self._session.templates(hparams)),
             factor=self._session.factors(self._sources, hparams),
-            context=Context(weights={}, keys=self._history()),
+            context=Context(keys=self._history()),
             progress=self._session.progress,
         )
-        add_deltas(self.model, deltas_of(self.adapter, edit))
+        add_deltas(self.adapter.model, deltas_of(self.adapter, edit))
         self._remember(edit.updates)
 
     def _history(self) -> dict[int, Tensor] | None:
         if not self._keys:
             return None
-        import torch
-
         return {
             layer: self._keys.get(layer, torch.empty(self.adapter.dimensions(layer)[1], 0, dtype=torch.float64))
             for layer in self._hparams.layers
         }
 
     def _remember(self, updates: Mapping[int, LayerUpdate]) -> None:
-        import torch
-
         for layer, update in updates.items():
             keys = update.keys.cpu().double()
             self._keys[layer] = torch.cat([self._keys[layer], keys], dim=1) if layer in self._keys else keys

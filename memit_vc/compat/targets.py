@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
+import numpy as np
+import torch
+
 from memit_vc.errors import EngineError, StorageError, UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.engine import FoundTarget
-
-__all__ = ["TargetCache"]
+from memit_vc.store.files import replacing
 
 
 class TargetCache:
@@ -39,9 +40,6 @@ class TargetCache:
 
     def known(self) -> dict[int, FoundTarget]:
         """What is on disk, by position in the batch. EngineError for a file of another model; StorageError."""
-        import numpy as np
-        import torch
-
         found = {}
         for index, path in enumerate(self._paths):
             if not path.is_file():
@@ -53,8 +51,8 @@ class TargetCache:
                 raise StorageError(f"{path}: not a z file: {error}", hint="Delete it; it is computed again.") from error
             if z.shape != (self._size,) or not bool(z.isfinite().all()):
                 raise EngineError(
-                    f"{path}: v_star has shape {tuple(z.shape)}, the model's states {self._size} values",
-                    hint="It belongs to another model; name another cache_template.",
+                    f"{path}: v_star has shape {tuple(z.shape)}, this model needs {self._size} finite values",
+                    hint="Name another cache_template: the file belongs to another model.",
                 )
             found[index] = FoundTarget(z, 0, float("nan"))
         return found
@@ -62,17 +60,5 @@ class TargetCache:
     def keep(self, found: Mapping[int, FoundTarget]) -> None:
         """Write what was found, by position in the batch; a reader never sees half a file. StorageError."""
         for index, target in found.items():
-            self._write(self._paths[index], target)
-
-    @staticmethod
-    def _write(path: Path, target: FoundTarget) -> None:
-        import numpy as np
-
-        partial = path.with_name(f".{path.name}.{os.getpid()}.npz")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(partial, v_star=target.z.numpy())
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise StorageError(f"{path}: {error.strerror}", hint="Choose a directory that can be written.") from error
+            with replacing(self._paths[index]) as temporary, temporary.open("wb") as file:
+                np.savez(file, v_star=target.z.numpy())

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from memit_vc.edits.records import RecordProblem, fact_of
-from memit_vc.edits.repeats import duplicates
 from memit_vc.edits.sources import decode, read_bytes
 from memit_vc.errors import EditFileError
 from memit_vc.objects import Fact
@@ -21,8 +20,8 @@ _SHOWN = 5
 class EditBatch:
     """Checked facts, in the file's order.
 
-    `notes` say what was found, assumed or passed over; `origins` say for each fact where it stands, counted from 1
-    ("edits.json: record 3"). Facts that contradict each other are still here: `batch_contradictions` finds them.
+    `notes` say what was found, assumed or ignored; `origins` say where each fact comes from, counted from 1
+    ("edits.json: record 3"). Facts that contradict each other are still here.
     """
 
     facts: tuple[Fact, ...]
@@ -66,6 +65,13 @@ def parse_records(records: Iterable[Mapping[str, Any]], *, source: str, deduplic
         notes=tuple(lines),
         origins=tuple(f"{source}: record {i + 1}" for i in kept),
     )
+
+
+def duplicates(facts: Sequence[Fact]) -> list[tuple[int, int]]:
+    """Positions (earlier, later) of facts with one question and one target; probes may differ."""
+    first: dict[object, int] = {}
+    pairs = [(first.setdefault(fact.claim, position), position) for position, fact in enumerate(facts)]
+    return [(earlier, later) for earlier, later in pairs if earlier != later]
 
 
 def _records(numbers: Sequence[int]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -60,24 +60,26 @@ class RecordProblem(Exception):  # noqa: N818 (never leaves this package)
 
 
 def fact_of(record: object, notes: list[str]) -> Fact:
-    """The fact of one record; `notes` takes what was assumed or passed over. RecordProblem where it cannot be one."""
+    """The fact of one record; `notes` takes what was assumed or ignored. RecordProblem if it cannot be one."""
     if not isinstance(record, Mapping):
         kind = _kind(record)
-        raise RecordProblem(f"is {kind}, not an object", 'Each record is {"prompt": …, "subject": …, "target_new": …}.')
+        raise RecordProblem(
+            f"is {kind}, not an object", 'Write each record as {"prompt": …, "subject": …, "target_new": …}.'
+        )
     for key in record:
         near = _misspelt(key) if isinstance(key, str) else None
         if near is not None and near not in record:
-            notes.append(f'key "{key}" is not known and was passed over; did you mean "{near}"?')
+            notes.append(f'unknown key "{key}" was ignored; did you mean "{near}"?')
     fields = _flat(record)
     _require(record, fields)
     target = _target(fields["target_new"], "target_new").lstrip(" ")
     if not target.strip():
-        raise RecordProblem('"target_new" is empty', "Give the text that the model shall say after the prompt.")
+        raise RecordProblem('"target_new" is empty', "Give the text that the model should produce after the prompt.")
     memit = isinstance(fields["target_new"], Mapping) or "requested_rewrite" in record
     prompt, subject, occurrence = _placed(fields, memit, notes)
     truth = fields.get("ground_truth") or fields.get("target_true")
     if fields.get("portability"):
-        notes.append("portability prompts are not scored and were passed over")
+        notes.append("portability prompts are not scored and were ignored")
     return Fact(
         prompt=prompt,
         subject=subject,
@@ -94,7 +96,9 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     if inner is None:
         return dict(record)
     if not isinstance(inner, Mapping):
-        raise RecordProblem(f'"requested_rewrite" is {_kind(inner)}, not an object', "See CounterFact's records.")
+        raise RecordProblem(
+            f'"requested_rewrite" is {_kind(inner)}, not an object', "Write it as in CounterFact's records."
+        )
     return {**record, **inner}
 
 
@@ -111,9 +115,11 @@ def _placed(fields: Mapping[str, Any], memit: bool, notes: list[str]) -> tuple[s
     given = _text(fields["prompt"], "prompt")
     prompt = given.rstrip(" ")
     if not prompt.strip():
-        raise RecordProblem('"prompt" is empty', "Give the text that the model shall complete, with the subject in it.")
+        raise RecordProblem(
+            '"prompt" is empty', "Give the text that the model should complete, with the subject in it."
+        )
     if prompt != given:
-        notes.append("spaces at the end of the prompt were removed: one is put before the target")
+        notes.append("spaces at the end of the prompt were removed; one space goes before the target")
     raw = fields.get("subject")
     subject = _text(raw, "subject").strip() if raw is not None else ""
     gaps = prompt.count("{}")
@@ -125,7 +131,7 @@ def _placed(fields: Mapping[str, Any], memit: bool, notes: list[str]) -> tuple[s
         notes.append(f'spaces around the subject "{subject}" were removed')
     if gaps and (memit or (gaps == 1 and subject not in prompt)):
         if gaps > 1:
-            raise RecordProblem(f'"prompt" has {gaps} "{{}}"', "Exactly one stands for the subject.")
+            raise RecordProblem(f'"prompt" has {gaps} "{{}}"', "Write exactly one, for the subject.")
         return _filled(fields, prompt, subject)
     if subject not in prompt:
         raise RecordProblem(f'"subject" {subject!r} is not in the prompt {prompt!r}', _not_there(prompt, subject))
@@ -148,20 +154,18 @@ def _found(prompt: str, notes: list[str]) -> str:
         notes.append(f'subject "{candidates[0].text}" found in the prompt')
         return candidates[0].text
     names = ", ".join(f'"{c.text}"' for c in candidates)
-    what = (
-        f"more than one part of the prompt can be it: {names}" if names else "no capitalised name stands in the prompt"
-    )
+    what = f"several parts of the prompt can be it: {names}" if names else "the prompt has no capitalised name"
     raise RecordProblem(
         f'"subject" is missing, and {what} ({prompt!r})',
-        'Give "subject": the words of the prompt that the fact is about, written as they are there.',
+        'Give "subject": the words of the prompt that the fact is about, spelled the same.',
     )
 
 
 def _not_there(prompt: str, subject: str) -> str:
     near = near_miss(prompt, subject)
     if near is not None:
-        return f"The prompt has {near!r}; give the subject exactly so."
-    return 'The subject is copied from the prompt, letter by letter, or the prompt has one "{}" in its place.'
+        return f"Write the subject as the prompt does: {near!r}."
+    return 'Copy the subject from the prompt letter by letter, or write one "{}" in the prompt for it.'
 
 
 def _occurrence(fields: Mapping[str, Any], prompt: str, subject: str | None) -> int | None:
@@ -171,22 +175,21 @@ def _occurrence(fields: Mapping[str, Any], prompt: str, subject: str | None) -> 
     if isinstance(value, str) and value.strip().isdecimal():  # a CSV cell
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise RecordProblem(f'"subject_occurrence" is {value!r}, not a whole number', "0 is the first occurrence.")
+        raise RecordProblem(
+            f'"subject_occurrence" is {value!r}, not a whole number', "Count from 0, the first occurrence."
+        )
     if subject is None:
         raise RecordProblem('"subject_occurrence" needs "subject"', "Give the subject whose occurrences are counted.")
     count = sum(prompt.startswith(subject, i) for i in range(len(prompt)))
     if value >= count:
         what = f'"subject_occurrence" is {value}, but the prompt has {subject!r} {count} time(s)'
-        raise RecordProblem(what, "0 is the first occurrence; without the key the last one is meant.")
+        raise RecordProblem(what, "Count from 0, or leave the key out for the last occurrence.")
     return value
 
 
 def _neighbours(fields: Mapping[str, Any]) -> list[Probe]:
     """MEMIT's `neighborhood_prompts`: texts, or objects with a prompt and its answer."""
-    value = fields.get("neighborhood_prompts")
-    if value is None or value == "":
-        return []
-    entries = value if isinstance(value, list | tuple) else [value]
+    entries = _listed(fields.get("neighborhood_prompts"))
     return [probe for entry in entries for probe in _probes(entry, "neighborhood_prompts")]
 
 
@@ -198,7 +201,7 @@ def _locality(fields: Mapping[str, Any]) -> list[Probe]:
     if not isinstance(nested, Mapping):
         raise RecordProblem(f'"locality" is {_kind(nested)}, not an object', 'Write {"name": {"prompt": …}}.')
     for entries in nested.values():
-        for entry in entries if isinstance(entries, list | tuple) else [entries]:
+        for entry in _listed(entries):
             probes.extend(_probes(entry, "locality"))
     return probes
 
@@ -209,14 +212,18 @@ def _probes(entry: object, key: str) -> list[Probe]:
     if isinstance(entry, str):
         return [Probe(prompt=_text(entry, key))]
     if not isinstance(entry, Mapping) or "prompt" not in entry:
-        raise RecordProblem(f'"{key}" holds {_kind(entry)}', 'Each is a text, or {"prompt": …, "ground_truth": …}.')
+        raise RecordProblem(
+            f'"{key}" holds {_kind(entry)}', 'Write a text, or {"prompt": …, "ground_truth": …}, for each.'
+        )
     prompts, answers = entry["prompt"], entry.get("ground_truth", entry.get("target"))
     if not isinstance(prompts, list | tuple):
         return [Probe(prompt=_text(prompts, key), answer=_answer(answers, key))]
     if answers is None:
         answers = [None] * len(prompts)
     if not isinstance(answers, list | tuple) or len(answers) != len(prompts):
-        raise RecordProblem(f'"{key}" has {len(prompts)} prompts and not as many answers', "Give one for each prompt.")
+        raise RecordProblem(
+            f'"{key}" has {len(prompts)} prompts and another number of answers', "Give one for each prompt."
+        )
     pairs = zip(prompts, answers, strict=True)
     return [Probe(prompt=_text(p, key), answer=_answer(a, key)) for p, a in pairs if p is not None]
 
@@ -227,11 +234,12 @@ def _answer(value: object, key: str) -> str | None:
 
 
 def _texts(fields: Mapping[str, Any], key: str) -> list[str]:
-    value = fields.get(key)
-    if value is None:
-        return []
-    entries = value if isinstance(value, list | tuple) else [value]
-    return [text for text in (_text(entry, key) for entry in entries if entry is not None) if text.strip()]
+    entries = (_text(entry, key) for entry in _listed(fields.get(key)) if entry is not None)
+    return [text for text in entries if text.strip()]
+
+
+def _listed(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
 def _first(value: object) -> object:

@@ -16,7 +16,7 @@ STDIN = "standard input"
 _LIST_CELLS = ("rephrase_prompt", "paraphrase_prompts", "neighborhood_prompts", "locality", "requested_rewrite")
 """Columns whose cell may hold JSON; a cell that is not JSON is one text."""
 
-_FORMS = "JSON (a list of records), JSON Lines and CSV are understood."
+_FORMS = "Use JSON (a list of records), JSON Lines or CSV."
 
 
 def read_bytes(source: str | Path, stdin: IO[bytes] | None) -> tuple[bytes, str]:
@@ -84,7 +84,7 @@ def _json_lines(text: str, name: str) -> list[Any]:
             records.append(_loads(line))
         except json.JSONDecodeError as error:
             where = f"{name}: line {number}, column {error.colno}"
-            hint = "Each line of JSON Lines is one whole record."
+            hint = "Write one whole record on each line."
             raise EditFileError(f"{where}: not JSON: {error.msg}", hint=hint) from error
         except (ValueError, RecursionError) as error:
             raise EditFileError(f"{name}: line {number}: not usable JSON: {_reason(error)}", hint=_FORMS) from error
@@ -99,7 +99,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):  # the last would win in silence, and an edit would be lost
         keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(k for k in keys if keys.count(k) > 1)!r} stands twice in one record")
+        raise ValueError(f"key {next(k for k in keys if keys.count(k) > 1)!r} occurs twice in one record")
     return found
 
 
@@ -141,12 +141,12 @@ def _header(row: list[str], name: str) -> list[str]:
     missing = [key for key in ("prompt", "target_new") if key not in header]
     if missing and "requested_rewrite" not in header:
         raise EditFileError(
-            f"{name}: not JSON, and no CSV with the columns {' and '.join(missing)}; it starts with {row[0][:40]!r}",
-            hint="The first line of a CSV names the columns: prompt,subject,target_new and more.",
+            f"{name}: neither JSON nor a CSV with the columns {' and '.join(missing)}; it starts with {row[0][:40]!r}",
+            hint="Name the columns in the first line: prompt,subject,target_new and more.",
         )
     twice = next((key for key in header if key and header.count(key) > 1), None)
     if twice is not None:
-        raise EditFileError(f"{name}: column {twice!r} stands twice in the header", hint="Rename or remove one.")
+        raise EditFileError(f"{name}: column {twice!r} occurs twice in the header", hint="Rename or remove one.")
     return header
 
 

@@ -104,11 +104,9 @@ def _words(text: str) -> Iterator[_Word]:
         between = text[end : match.start()]
         dotted = between.strip() == "." and (previous.lower() in _ABBREVIATIONS or len(previous) == 1)
         junior = between.strip() == "," and match.group().lower() in ("jr", "sr", "ii", "iii")
-        plain = not between.strip() and "\n" not in between
+        plain = (not between.strip() and "\n" not in between) or between.strip() == "&"
         sentence = not dotted and re.search(r"[.!?:\n]\W*$", between) is not None
         opens = sentence or (opens and (end == 0 or previous.lower() in _OPENERS))
-        if "&" in between and between.strip() == "&":
-            plain = True
         yield _Word(match.group(), match.start(), match.end(), opens, plain or dotted or junior)
         end, previous = match.end(), match.group()
 

@@ -1,4 +1,4 @@
-"""Values for a model that nobody has written a file for, and plain sentences that say what was guessed and why."""
+"""Values for a model without a file of its own, and plain sentences that say what was guessed and why."""
 
 from __future__ import annotations
 

@@ -206,10 +206,10 @@ class MEMITHyperParams:
         self._check()
         for layer in self.layers:
             if layer >= n_layers:
-                raise self._wrong("layers", f"names layer {layer}", f"The model has layers 0 to {n_layers - 1}.")
+                raise self._wrong("layers", f"names layer {layer}", f"Choose from layers 0 to {n_layers - 1}.")
         if not self.layers[-1] <= self.v_loss_layer < n_layers:
             span = f"from the last edited layer, {self.layers[-1]}, to the model's last, {n_layers - 1}"
-            raise self._wrong("v_loss_layer", f"is {self.v_loss_layer}", f"It must lie {span}.")
+            raise self._wrong("v_loss_layer", f"is {self.v_loss_layer}", f"Choose a layer {span}.")
         for key in _TEMPLATES:
             for layer in self.layers:
                 self._require(key, getattr(self, key).format(layer), modules)
@@ -242,7 +242,7 @@ class MEMITHyperParams:
         return "cpu"
 
     def _check(self) -> None:
-        """Values against their types and ranges, whoever set them."""
+        """Check types and ranges of all values, also of those set from outside."""
         for f in fields(self):
             if f.init:
                 setattr(self, f.name, READERS[str(f.type)](getattr(self, f.name), f"{self.source}: {f.name}"))
@@ -250,21 +250,19 @@ class MEMITHyperParams:
             raise self._wrong("layers", f"is {self.layers}", "Give at least one layer, from 0, in increasing order.")
         for key, allowed in _CHOICES.items():
             if getattr(self, key) not in allowed:
-                raise self._wrong(key, f"is {getattr(self, key)!r}", f"Supported: {', '.join(allowed)}.")
+                raise self._wrong(key, f"is {getattr(self, key)!r}", f"Use {' or '.join(allowed)}.")
         for key, (least, strict) in _RANGES.items():
             value = getattr(self, key)
             if not math.isfinite(value) or value < least or (strict and value == least):
-                raise self._wrong(key, f"is {value}", f"It must be {'more than' if strict else 'at least'} {least}.")
+                raise self._wrong(key, f"is {value}", f"Give a number {'above' if strict else 'of at least'} {least}.")
         for key in _TEMPLATES:
             if not _FILL_IN.fullmatch(getattr(self, key)):
-                raise self._wrong(
-                    key, f"is {getattr(self, key)!r}", 'It needs one "{}" where the layer\'s number goes.'
-                )
+                raise self._wrong(key, f"is {getattr(self, key)!r}", 'Write one "{}" where the layer\'s number goes.')
         for text in (text for group in self.context_templates or () for text in group):
             if text.count("{}") != 1:
-                raise self._wrong("context_templates", f"holds {text!r}", 'Each needs one "{}" for the prompt.')
+                raise self._wrong("context_templates", f"holds {text!r}", 'Write one "{}" in each, for the prompt.')
         if self.context_templates is not None and not (self.context_templates and all(self.context_templates)):
-            raise self._wrong("context_templates", "has an empty list", 'The least that works is [["{}"]].')
+            raise self._wrong("context_templates", "has an empty list", 'Give at least [["{}"]].')
 
     def _require(self, key: str, name: str, modules: Collection[str]) -> None:
         if name in modules:

@@ -71,7 +71,7 @@ def no_such_file(name: str) -> HparamsError:
     near = [
         essences[e] for e in difflib.get_close_matches(_essence(name.removesuffix(".yaml")), essences, n=3, cutoff=0.5)
     ]
-    hint = f"Near names: {', '.join(near)}." if near else f"Shipped: {', '.join(names)}."
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"Choose from {', '.join(names)}."
     return HparamsError(f"{name}: no such file, and no shipped hyperparameters of that name", hint=hint)
 
 

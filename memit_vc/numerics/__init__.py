@@ -1,1 +1,1 @@
-"""MEMIT, the patch algebra and exact materialisation: the only package that imports torch at module level."""
+"""MEMIT, the patch algebra and exact materialisation. Only this package and `compat` import torch at the top."""

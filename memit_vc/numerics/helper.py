@@ -1,4 +1,4 @@
-"""What every process but the first does in a torchrun launch: hold the base, and do its share of what it is told."""
+"""What every process but the first does in a torchrun launch: hold the base, and do its share of the work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.distributed import LeftError, Message, Team
 from memit_vc.numerics.search import targets_team
 from memit_vc.numerics.statistics import moments_team
-from memit_vc.numerics.statistics.moments import key_pieces
 
 
 def opening(directory: str, *, dtype: str, device: str, hparams: str | None = None) -> Message:
@@ -37,4 +36,4 @@ def serve(team: Team, open_base: Callable[[str, str, str, str | None], ModelAdap
             elif adapter is not None and job == targets_team.JOB:
                 targets_team.help_search(adapter, team, order)
             elif adapter is not None and job == moments_team.JOB:
-                moments_team.help_moments(adapter, team, order, key_pieces)
+                moments_team.help_moments(adapter, team, order)

@@ -176,7 +176,7 @@ def _differing(
     """The state's id, and the parameters that do not hold its weights yet with the tensors that do."""
     import torch
 
-    from memit_vc.numerics.exact.stateweight import state_weight
+    from memit_vc.numerics.exact.materialise import state_weight
     from memit_vc.numerics.model.checkpoint_tensors import read_tensor
 
     checkpoint = checkpoint or checked_base(repository)

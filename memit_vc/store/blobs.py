@@ -33,8 +33,8 @@ class BlobStore:
     def put(self, data: bytes | Path) -> BlobId:
         """Store bytes, or a file's bytes, durably; the id. Storing again what is there is cheap and safe.
 
-        An existing blob gets a fresh modification time: it tells `gc` that somebody is about to refer to it. One that
-        was damaged is written anew.
+        An existing blob gets a fresh modification time: it tells `gc` that someone is about to refer to it. One that
+        was damaged is written again.
         """
         if isinstance(data, Path):
             with storage_errors(data):
@@ -57,7 +57,7 @@ class BlobStore:
             return location.is_file()
 
     def path(self, blob: BlobId | str) -> Path:
-        """The file of a blob; IntegrityError where it is absent. Its bytes are not checked here, see `verify`."""
+        """The file of a blob; IntegrityError if it is absent. Its bytes are not checked here, see `verify`."""
         location = self._location(blob)
         if not self.has(blob):
             raise IntegrityError(
@@ -67,7 +67,7 @@ class BlobStore:
         return location
 
     def read(self, blob: BlobId | str) -> bytes:
-        """A blob's bytes, checked against its name: IntegrityError where they differ or the blob is absent."""
+        """A blob's bytes, checked against its name: IntegrityError if they differ or the blob is absent."""
         location = self.path(blob)
         with storage_errors(location):
             data = location.read_bytes()
@@ -79,7 +79,7 @@ class BlobStore:
         return data
 
     def size(self, blob: BlobId | str) -> int:
-        """Bytes; IntegrityError where the blob is absent."""
+        """Bytes; IntegrityError if the blob is absent."""
         return self.path(blob).stat().st_size
 
     def verify(self, blob: BlobId | str) -> bool:
@@ -112,7 +112,7 @@ class BlobStore:
 
 
 def _checked(source: Path, blob: BlobId) -> Iterator[bytes]:
-    """A file's bytes; IntegrityError at their end where they are no longer those of `blob`."""
+    """A file's bytes; IntegrityError at the end if they are no longer those of `blob`."""
     sha = hashlib.sha256()
     for chunk in read_chunks(source):
         sha.update(chunk)

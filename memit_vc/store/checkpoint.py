@@ -43,7 +43,7 @@ class Checkpoint:
     def find(cls, directory: Path) -> Checkpoint:
         """Look at a directory as transformers does: `model.safetensors` first, else the index and its shards.
 
-        StorageError where there is nothing to load or a file cannot be read, UnsupportedModelError for a checkpoint
+        StorageError if there is nothing to load or a file cannot be read, UnsupportedModelError for a checkpoint
         without safetensors files, IntegrityError for an index that its files contradict.
         """
         if not directory.is_dir():
@@ -59,7 +59,7 @@ class Checkpoint:
         for tensor, file in index.items():
             if tensor not in files[file].tensors:
                 raise IntegrityError(
-                    f"{directory / INDEX_FILE}: says that {tensor!r} is in {file}, which does not hold it",
+                    f"{directory / INDEX_FILE}: lists {tensor!r} in {file}, which does not contain it",
                     hint="Download the checkpoint again.",
                 )
         _ = found.tensors
@@ -139,7 +139,7 @@ class Checkpoint:
         """What is not as `init` recorded it: tensors of `manifest` and `files` (name -> SHA-256), one sentence each.
 
         Files that `unchanged(recorded)` names are taken as they are; the others are hashed, so that the same bytes
-        with a new date are no difference.
+        with a new date do not count as a difference.
         """
         trusted = set(self.unchanged(recorded or {}))
         tensors, expected = self.tensors, {record.name: record for record in manifest.tensors}
@@ -178,7 +178,7 @@ class Checkpoint:
                 if not chunk:
                     raise StorageError(
                         f"{path}: ends inside tensor {name!r}",
-                        hint="It changed while it was read: run the command again when nothing writes there.",
+                        hint="Run the command again when nothing else writes to the file: it changed meanwhile.",
                     )
                 left -= len(chunk)
                 yield chunk
@@ -196,9 +196,11 @@ def _read_index(path: Path) -> dict[str, str]:
         raise IntegrityError(f"{path}: has no weight_map of tensors to files", hint=hint)
     for file in sorted(set(index.values())):
         if Path(file).name != file or not file.endswith(".safetensors"):
-            raise IntegrityError(f"{path}: names {file!r}, which is no safetensors file beside it", hint=hint)
+            raise IntegrityError(
+                f"{path}: names {file!r}, which is not a safetensors file in the same directory", hint=hint
+            )
         if not (path.parent / file).is_file():
-            raise StorageError(f"{path.parent / file}: is listed in {path.name} and is not there", hint=hint)
+            raise StorageError(f"{path.parent / file}: is missing, though {path.name} lists it", hint=hint)
     return index
 
 
@@ -206,7 +208,7 @@ def _nothing_to_load(directory: Path) -> StorageError | UnsupportedModelError:
     found = sorted(path.name for path in directory.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".gguf"))
     if found:
         return UnsupportedModelError(
-            f"{directory}: has {found[0]} and no safetensors files; memit-vc reads safetensors only",
+            f"{directory}: has {found[0]} but no safetensors files; memit-vc reads safetensors only",
             hint="Convert it once with transformers: AutoModelForCausalLM.from_pretrained(old).save_pretrained(new), "
             "and the tokenizer likewise.",
         )

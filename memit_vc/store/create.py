@@ -20,7 +20,7 @@ FORMAT = "1"
 
 
 def create(root: Path, *, files: Mapping[str, bytes], base: Mapping[str, str], first: Commit, state: StateId) -> None:
-    """Make the repository `root` with the one commit `first`, on branch main. MemitVCError where `root` exists.
+    """Make the repository `root` with the one commit `first`, on branch main. MemitVCError if `root` exists.
 
     `files` lie in the directory; `base` is what the database says of the base: base_id, manifest, weights, files.
     """

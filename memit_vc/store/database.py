@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import Column, Connection, Engine, Table, create_engine, event, select
+from sqlalchemy import Column, Connection, Engine, Row, Select, Table, create_engine, event, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
@@ -45,7 +45,7 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """One transaction that holds the write lock from its start; committed at the end, or rolled back by any error.
 
-        LockedError where another process holds the lock for longer than `busy_seconds`.
+        LockedError if another process holds the lock for longer than `busy_seconds`.
         """
         with (
             self._errors(),
@@ -127,11 +127,17 @@ def chunked(values: Collection[_T], size: int = _VARIABLES) -> Iterator[list[_T]
         yield listed[start : start + size]
 
 
+def rows_with(
+    connection: Connection, statement: Select[Any], column: Column[str], values: Collection[str]
+) -> Iterator[Row[Any]]:
+    """The rows of `statement` that have one of `values` in `column`, however many values there are."""
+    for part in chunked(values):
+        yield from connection.execute(statement.where(column.in_(part)))
+
+
 def known(connection: Connection, column: Column[str], values: Collection[_Id]) -> set[_Id]:
     """Those of `values` that some row has in `column`."""
-    found: set[str] = set()
-    for part in chunked(values):
-        found.update(connection.execute(select(column).where(column.in_(part)).distinct()).scalars())
+    found = {row[0] for row in rows_with(connection, select(column).distinct(), column, values)}
     return {value for value in values if value in found}
 
 

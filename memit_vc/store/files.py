@@ -94,15 +94,15 @@ def writer_is_alive(path: Path) -> bool:
         os.kill(int(number), 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # another user's
+        pass
     return True
 
 
 def stale_temporaries(root: Path, older_than: float) -> list[tuple[Path, int]]:
     """Temporary files and directories anywhere under `root` whose writer is dead, with their bytes.
 
-    Only those that nobody touched for `older_than` seconds: on a shared disk the writer may live on another machine.
+    Only those that no one touched for `older_than` seconds: on a shared disk the writer may live on another machine.
     """
     found = []
     for directory, below, names in os.walk(root):
@@ -219,8 +219,8 @@ def is_free(target: Path) -> bool:
     with storage_errors(target):
         if target.is_symlink() and not target.exists():
             raise UsageError(
-                f"{target}: is a symbolic link to {target.readlink()}, which is not there",
-                hint="Remove it, or name another.",
+                f"{target}: is a broken symbolic link to {target.readlink()}",
+                hint="Remove it, or choose another name.",
             )
         if not target.exists():
             return True
@@ -233,7 +233,7 @@ def is_free(target: Path) -> bool:
 def new_directory(target: Path) -> Iterator[Path]:
     """A temporary directory beside `target`, which takes that name when the block ends well.
 
-    StorageError where the system refuses, in the block too; nothing is left then.
+    StorageError if the system refuses, in the block too; nothing is left then.
     """
     clear_abandoned(target)
     temporary = temporary_path(target)
@@ -244,20 +244,15 @@ def new_directory(target: Path) -> Iterator[Path]:
             yield temporary
             if target.is_dir():
                 target.rmdir()  # empty, as `is_free` has seen; anything that came since is not lost
+            publish_directory(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    publish_directory(temporary, target)
 
 
 def publish_directory(temporary: Path, target: Path) -> None:
-    """Rename a finished directory to its final name, which must not exist. StorageError removes `temporary`."""
-    try:
-        with storage_errors(target):
-            for directory, _, _ in os.walk(temporary):
-                fsync_path(Path(directory))
-            temporary.rename(target)
-            fsync_path(target.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    """Rename a finished directory to its final name, which must not exist. OSError."""
+    for directory, _, _ in os.walk(temporary):
+        fsync_path(Path(directory))
+    temporary.rename(target)
+    fsync_path(target.parent)

@@ -14,19 +14,16 @@ def refuse_inside_repository(out: Path) -> None:
     """UsageError for a place in `.memitvc` that a user named: nothing but the repository's own files belongs there."""
     with storage_errors(out):
         place = out.resolve()
-    if any((each / "meta.db").is_file() or (each / "format").is_file() for each in _named(place)):
+    named = (each for each in (place, *place.parents) if each.name == ".memitvc")
+    if any((each / "meta.db").is_file() or (each / "format").is_file() for each in named):
         raise UsageError(f"{out}: is inside the repository's own directory", hint="Choose a place outside of .memitvc.")
-
-
-def _named(place: Path) -> list[Path]:
-    return [each for each in (place, *place.parents) if each.name == ".memitvc"]
 
 
 @contextmanager
 def fresh_directory(out: Path) -> Iterator[Path]:
     """A temporary directory beside `out`, which takes that name when the block ends well.
 
-    UsageError where `out` exists and is not an empty directory; StorageError where the system refuses, in the block
+    UsageError if `out` exists and is not an empty directory; StorageError if the system refuses, in the block
     too, and nothing is left then.
     """
     if not is_free(out):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import Connection, select, text
@@ -86,10 +87,9 @@ def check(
 def _editable_names(connection: Connection) -> set[str]:
     """The editable weights, as far as their record can be read: `_base` says where it cannot."""
     found = connection.execute(select(meta.c.value).where(meta.c.key == "weights")).scalar_one_or_none()
-    try:
+    with suppress(*BAD_JSON):
         return {str(weight["name"]) for weight in json.loads(found or "[]")}
-    except BAD_JSON:
-        return set()
+    return set()
 
 
 def _database(connection: Connection) -> Iterator[Problem]:
@@ -108,12 +108,11 @@ def _base(connection: Connection, base: BaseId) -> Iterator[Problem]:
     for key in ("manifest", "weights", "files"):
         if key not in rows:
             yield Problem("base", key, "the database has no such record")
-    try:
-        manifest = BaseManifest.from_json(json.loads(rows["manifest"]))
-        whole = manifest.id == base
-    except BAD_JSON:
-        whole = False
-    if not whole:
+    manifest: BaseManifest | None = None
+    with suppress(*BAD_JSON):
+        found = BaseManifest.from_json(json.loads(rows["manifest"]))
+        manifest = found if found.id == base else None
+    if manifest is None:
         yield Problem("base", "manifest", "the recorded tensors do not hash to the base's id")
         return
     try:
@@ -122,11 +121,9 @@ def _base(connection: Connection, base: BaseId) -> Iterator[Problem]:
         yield Problem("base", "weights", "the record of the editable weights cannot be read")
         return
     yield from _weights(connection, manifest, weights)
-    try:
-        files = json.loads(rows["files"])
-        known = all(is_sha256(sha) for sha in files.values())
-    except BAD_JSON:
-        known = False
+    known = False
+    with suppress(*BAD_JSON):
+        known = all(is_sha256(sha) for sha in json.loads(rows["files"]).values())
     if not known:
         yield Problem("base", "files", "the record of the base's other files cannot be read")
 
@@ -135,13 +132,11 @@ def _evaluations(connection: Connection, weights: set[str]) -> Iterator[Problem]
     """Hashes of tensors that `verify` compares with: each of a weight that can be edited, each a SHA-256."""
     statement = select(evaluations).where(evaluations.c.kind == "tensors")
     for row in connection.execute(statement):
-        try:
-            found = json.loads(row.json)
-            whole = all(name in weights and is_sha256(sha) for name, sha in found.items())
-        except BAD_JSON:
-            whole = False
+        whole = False
+        with suppress(*BAD_JSON):
+            whole = all(name in weights and is_sha256(sha) for name, sha in json.loads(row.json).items())
         if not whole:
-            yield Problem("evaluation", row.state, "its hashes of tensors cannot be read as such")
+            yield Problem("evaluation", row.state, "its tensor hashes cannot be read")
 
 
 def _weights(
@@ -152,12 +147,12 @@ def _weights(
         tensor = tensors.get(name)
         shape = (weight.d_out, weight.d_in) if weight.orientation == "out_in" else (weight.d_in, weight.d_out)
         if tensor is None or (tensor.dtype, tensor.shape) != (weight.dtype, shape):
-            yield Problem("base", name, "its record as an editable weight differs from that of the tensor")
+            yield Problem("base", name, "its record as an editable weight differs from the tensor's")
     for row in connection.execute(select(patches.c.id, patches.c.header)):
         try:
             forms = PatchHeader.from_json(json.loads(row.header)).weights
         except BAD_JSON:
-            continue  # told with the patches
+            continue  # reported with the patches
         for name, form in forms.items():
             own = weights.get(name)
             if own is None or (own.d_out, own.d_in, own.quantum) != (form.d_out, form.d_in, form.quantum):
@@ -165,7 +160,7 @@ def _weights(
 
 
 def _commit_rows(connection: Connection) -> dict[CommitId, Commit | None]:
-    """Every commit in the order of storing; None where its JSON cannot be read as one."""
+    """Every commit in the order of storing; None if its JSON cannot be read as one."""
     found: dict[CommitId, Commit | None] = {}
     for row in connection.execute(select(commits.c.id, commits.c.json).order_by(commits.c.seq)):
         found[CommitId(row.id)] = _parsed(row.json)
@@ -173,10 +168,9 @@ def _commit_rows(connection: Connection) -> dict[CommitId, Commit | None]:
 
 
 def _parsed(record: str) -> Commit | None:
-    try:
+    with suppress(*BAD_JSON):
         return Commit.from_json(json.loads(record))
-    except BAD_JSON:
-        return None
+    return None
 
 
 def _commits(connection: Connection, known: dict[CommitId, Commit | None], base: BaseId) -> Iterator[Problem]:
@@ -212,7 +206,7 @@ def _commits(connection: Connection, known: dict[CommitId, Commit | None], base:
         if brought.get(identifier, set()) != set(commit.patches):
             yield Problem("commit", identifier, "its patches differ from its record")
         for column in sorted({*commit.adds, *commit.removes} - supplied):
-            yield Problem("column", column, f"no patch holds it; commit {short(identifier)} needs it")
+            yield Problem("column", column, f"commit {short(identifier)} needs it, but no patch holds it")
 
 
 def _states(
@@ -242,7 +236,7 @@ def _states(
         if uses.get(identifier):
             states[identifier] = state
         if state_hash(state) != recorded[identifier]:
-            yield Problem("commit", identifier, "its recorded state is not what its history gives")
+            yield Problem("commit", identifier, "its recorded state differs from the one its history gives")
 
 
 def _refs(connection: Connection, known: dict[CommitId, Commit | None]) -> Iterator[Problem]:
@@ -257,10 +251,12 @@ def _refs(connection: Connection, known: dict[CommitId, Commit | None]) -> Itera
         named = {*operation.refs_before.values(), *operation.refs_after.values()}
         named.update(h for h in (operation.head_before, operation.head_after) if h and not h.startswith("heads/"))
         for commit_name in sorted(named - set(known)):
-            yield Problem("operation", str(operation.id), f"names commit {short(commit_name)}, which is not here")
+            yield Problem(
+                "operation", str(operation.id), f"names commit {short(commit_name)}, which is not in this repository"
+            )
     for parent in connection.execute(select(kept.c.parent)).scalars():
         if parent not in known:
-            yield Problem("patch", parent, "a kept patch names it as parent, and it is not here")
+            yield Problem("patch", parent, "is the parent of a kept patch, but is not in this repository")
 
 
 def _facts(connection: Connection) -> Iterator[Problem]:
@@ -322,7 +318,6 @@ def _blobs(connection: Connection, blobs: BlobStore, quick: bool, progress: Prog
 
 def _readable_references(connection: Connection) -> set[BlobId]:
     """As `referenced_blobs`; nothing where a damaged row, reported by then, stands in the way."""
-    try:
+    with suppress(*BAD_JSON):
         return referenced_blobs(connection)
-    except BAD_JSON:
-        return set()
+    return set()

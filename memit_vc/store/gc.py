@@ -40,7 +40,7 @@ def collect(
     dry_run: bool,
     progress: Progress = silent,
 ) -> GcResult:
-    """Remove what nobody can reach any more; `dry_run` only counts.
+    """Remove what is no longer reachable; `dry_run` only counts.
 
     With `keep_operations` None every operation stays, and with it all that `undo` and `restore` can bring back; with N
     the log is cut to its last N operations first. Blobs and temporary files younger than `grace` seconds stay.
@@ -76,7 +76,7 @@ def referenced_blobs(connection: Connection) -> set[BlobId]:
 
 
 def _drop_rows(connection: Connection, keep_operations: int | None) -> tuple[int, int]:
-    """Remove old operations (all but the last `keep_operations`; None keeps all), then the rows nobody can reach.
+    """Remove old operations (all but the last `keep_operations`; None keeps all), then the rows no longer reachable.
 
     Reachable is what refs, HEAD, the remaining operations and kept patches name, with all ancestors.
     Returns how many commits and operations went.

@@ -19,7 +19,7 @@ class HotCache:
     """`directory` holds `<state>-<base>.safetensors` with the hashes of its tensors beside it.
 
     A shard may share its bytes with a checkout (a hard link), which its owner may write into. So the hashes are not
-    trust but a check: whoever takes a shard compares them while copying.
+    trust but a check: copying a shard compares them.
     """
 
     directory: Path
@@ -37,7 +37,7 @@ class HotCache:
         return path, record
 
     def keep(self, state: StateId, base: ShardedBase, shard: Path, hashes: Mapping[str, str]) -> None:
-        """Remember a shard; a cache that cannot be written is no error."""
+        """Remember a shard; a cache that cannot be written is not an error."""
         path = self._path(state, base)
         with contextlib.suppress(StorageError, OSError):
             self.directory.mkdir(parents=True, exist_ok=True)

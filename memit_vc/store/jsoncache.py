@@ -13,7 +13,7 @@ from memit_vc.store.files import write_atomic
 
 
 def read_or_empty(path: Path) -> dict[str, Any]:
-    """The JSON object of a file; {} where none can be read. Its values may be of any shape."""
+    """The JSON object of a file; {} if none can be read. Its values may be of any shape."""
     with suppress(OSError, ValueError, RecursionError):
         found = json.loads(path.read_bytes())
         if isinstance(found, dict):

@@ -29,7 +29,7 @@ def link(src: Path, dst: Path, *, symlink: bool = False) -> LinkKind:
         if _hardlink(real, dst):
             return "hardlink"
         if os.path.lexists(dst):
-            raise FileExistsError(errno.EEXIST, "is there already", str(dst))
+            raise FileExistsError(errno.EEXIST, "exists already", str(dst))
         if _reflink(real, dst):
             return "reflink"
         if symlink:

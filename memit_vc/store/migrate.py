@@ -36,7 +36,7 @@ def create_schema(connection: Connection) -> None:
 
 
 def current_revision(connection: Connection) -> str:
-    """IntegrityError where the database has none: it is not one of ours."""
+    """IntegrityError if the database has none: it is not one of ours."""
     version = _version_table()
     if not inspect(connection).has_table(version.name):
         raise IntegrityError("the database holds no repository", hint="Restore meta.db from a backup.")

@@ -32,7 +32,7 @@ StateHash: TypeAlias = Callable[[Collection[ColumnId]], StateId]
 
 
 def check_unmoved(connection: Connection, refs: Sequence[RefUpdate], head_was: str | None) -> None:
-    """RefMovedError where a ref that is to move, or HEAD, is not where it was when the work began."""
+    """RefMovedError if a ref that is to move, or HEAD, is not where it was when the work began."""
     head = raw_head(connection)
     if head_was is not None and head != head_was:
         raise RefMovedError(
@@ -45,7 +45,7 @@ def check_unmoved(connection: Connection, refs: Sequence[RefUpdate], head_was: s
 
 
 def move(connection: Connection, refs: Sequence[RefUpdate], head: str | None) -> None:
-    """Refs by compare-and-swap, and HEAD; IntegrityError where one would point at what is not stored."""
+    """Refs by compare-and-swap, and HEAD; IntegrityError if one would point at what is not stored."""
     targets = {change.new for change in refs if change.new is not None}
     missing = targets - present(connection, targets)
     if missing:
@@ -61,7 +61,7 @@ def move(connection: Connection, refs: Sequence[RefUpdate], head: str | None) ->
 def insert_patches(
     connection: Connection, blobs: BlobStore, base: BaseId, patches: Sequence[Patch], facts: Sequence[Fact]
 ) -> None:
-    """Facts and patches. IntegrityError where bytes are missing or belong to another base.
+    """Facts and patches. IntegrityError if bytes are missing or belong to another base.
 
     Blobs are looked for inside the transaction: gc, which deletes them, holds the same lock.
     """

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
-from sqlalchemy import Connection, Integer, and_, func, insert, literal, select
+from sqlalchemy import Connection, Integer, Table, and_, func, insert, literal, select
 
 from memit_vc.errors import IntegrityError
 from memit_vc.objects import ColumnId, Commit, CommitId, StateId, canonical_json, short
-from memit_vc.store.database import chunked, known
+from memit_vc.store.database import known, rows_with
 from memit_vc.store.schema import changes, commit_patches, commits, parents
 
 
 def load_commits(connection: Connection, ids: Collection[CommitId]) -> dict[CommitId, Commit]:
     """In the order of `ids`. IntegrityError names the first id that is not stored."""
-    found: dict[CommitId, Commit] = {}
-    for part in chunked(ids):
-        for row in connection.execute(select(commits.c.id, commits.c.json).where(commits.c.id.in_(part))):
-            found[CommitId(row.id)] = Commit.from_json(json.loads(row.json))
+    rows = rows_with(connection, select(commits.c.id, commits.c.json), commits.c.id, ids)
+    found = {CommitId(row.id): Commit.from_json(json.loads(row.json)) for row in rows}
     for wanted in ids:
         if wanted not in found:
             raise IntegrityError(f"commit {short(wanted)} is not in this repository", hint="Run `memitvc fsck`.")
@@ -69,12 +67,9 @@ def load_state(connection: Connection, tip: CommitId) -> dict[ColumnId, CommitId
 def bringers(connection: Connection, columns: Collection[ColumnId]) -> dict[ColumnId, list[CommitId]]:
     """Every commit, of any history, that brings each column in."""
     found: dict[ColumnId, list[CommitId]] = {column: [] for column in columns}
-    for part in chunked(columns):
-        statement = select(changes.c.column, changes.c.commit).where(
-            and_(changes.c.column.in_(part), changes.c.change == "add")
-        )
-        for row in connection.execute(statement):
-            found[ColumnId(row.column)].append(CommitId(row.commit))
+    added = select(changes.c.column, changes.c.commit).where(changes.c.change == "add")
+    for row in rows_with(connection, added, changes.c.column, columns):
+        found[ColumnId(row.column)].append(CommitId(row.commit))
     return found
 
 
@@ -103,15 +98,12 @@ def insert_commit(connection: Connection, commit: Commit, state: StateId) -> Non
             state=state,
         )
     )
-    rows: Sequence[Mapping[str, object]] = [
-        {"commit": commit.id, "n": n, "parent": parent} for n, parent in enumerate(commit.parents)
-    ]
-    if rows:
-        connection.execute(insert(parents), rows)
-    rows = [{"commit": commit.id, "column": c, "change": "add"} for c in commit.adds]
-    rows += [{"commit": commit.id, "column": c, "change": "remove"} for c in commit.removes]
-    if rows:
-        connection.execute(insert(changes), rows)
-    rows = [{"commit": commit.id, "patch": patch} for patch in commit.patches]
-    if rows:
-        connection.execute(insert(commit_patches), rows)
+    changed = [(column, "add") for column in commit.adds] + [(column, "remove") for column in commit.removes]
+    rows: Mapping[Table, list[dict[str, object]]] = {
+        parents: [{"n": n, "parent": parent} for n, parent in enumerate(commit.parents)],
+        changes: [{"column": column, "change": change} for column, change in changed],
+        commit_patches: [{"patch": patch} for patch in commit.patches],
+    }
+    for table, listed in rows.items():
+        if listed:
+            connection.execute(insert(table), [{"commit": commit.id, **row} for row in listed])

@@ -37,7 +37,7 @@ def delete_kept(connection: Connection, patches: Sequence[PatchId]) -> None:
 def load_kept(connection: Connection, patch: PatchId) -> KeptPatch:
     row = connection.execute(select(kept).where(kept.c.patch == patch)).one_or_none()
     if row is None:
-        raise RevisionError(f"no patch {short(patch)} is kept here", hint="`memitvc status` lists the kept patches.")
+        raise RevisionError(f"no patch {short(patch)} is kept here", hint="Choose one that `memitvc status` lists.")
     return KeptPatch(
         patch=load_patches(connection, [patch])[patch],
         parent=CommitId(row.parent),

@@ -22,7 +22,7 @@ from memit_vc.objects import (
     canonical_json,
     short,
 )
-from memit_vc.store.database import chunked, insert_missing, known
+from memit_vc.store.database import insert_missing, known, rows_with
 from memit_vc.store.schema import column_bounds, commit_patches, facts, patch_columns, patches
 
 
@@ -45,10 +45,8 @@ def insert_facts(connection: Connection, new: Sequence[Fact]) -> None:
 
 def load_facts(connection: Connection, ids: Collection[FactId]) -> dict[FactId, Fact]:
     """IntegrityError names the first id that is not stored."""
-    found: dict[FactId, Fact] = {}
-    for part in chunked(ids):
-        for row in connection.execute(select(facts.c.id, facts.c.json).where(facts.c.id.in_(part))):
-            found[FactId(row.id)] = Fact.from_json(json.loads(row.json))
+    rows = rows_with(connection, select(facts.c.id, facts.c.json), facts.c.id, ids)
+    found = {FactId(row.id): Fact.from_json(json.loads(row.json)) for row in rows}
     for wanted in ids:
         if wanted not in found:
             raise IntegrityError(f"fact {short(wanted)} is not in this repository", hint="Run `memitvc fsck`.")
@@ -56,9 +54,9 @@ def load_facts(connection: Connection, ids: Collection[FactId]) -> dict[FactId, 
 
 
 def insert_patch(connection: Connection, patch: Patch) -> None:
-    """A patch's rows. Where it is known already, only constraints that were missing are filled in.
+    """A patch's rows. If the patch is stored already, only constraints that were missing are filled in.
 
-    IntegrityError where `columns` or `bounds` do not fit the header.
+    IntegrityError if `columns` or `bounds` do not fit the header.
     """
     header = patch.header
     dense = not header.divisible
@@ -68,10 +66,10 @@ def insert_patch(connection: Connection, patch: Patch) -> None:
         if length != expected:
             raise IntegrityError(f"patch {short(patch.id)}: {length} {what}, the header has {expected}")
     if set(patch.bounds) != set(header.weights):
-        raise IntegrityError(f"patch {short(patch.id)}: bounds are not given for exactly the header's weights")
+        raise IntegrityError(f"patch {short(patch.id)}: the bounds and the header name different weights")
     if len(set(patch.columns)) != len(patch.columns):
         raise IntegrityError(
-            f"patch {short(patch.id)} holds a column twice", hint="A state is a set: leave one of them out."
+            f"patch {short(patch.id)} holds a column twice", hint="Leave one of them out: a state is a set of columns."
         )
     known = connection.execute(select(patches.c.constraints).where(patches.c.id == patch.id)).one_or_none()
     if known is not None:
@@ -111,25 +109,21 @@ def insert_patch(connection: Connection, patch: Patch) -> None:
 
 
 def load_patches(connection: Connection, ids: Collection[PatchId]) -> dict[PatchId, Patch]:
-    """IntegrityError where one is not stored."""
-    rows = {}
-    for part in chunked(ids):
-        rows.update({row.id: row for row in connection.execute(select(patches).where(patches.c.id.in_(part)))})
+    """IntegrityError if one is not stored."""
+    rows = {row.id: row for row in rows_with(connection, select(patches), patches.c.id, ids)}
     columns = _layout(connection, ids)
-    bounds: dict[tuple[str, str], float] = {}
-    for some in chunked({column for held in columns.values() for column in held}):
-        for row in connection.execute(select(column_bounds).where(column_bounds.c.column.in_(some))):
-            bounds[row.weight, row.column] = float(row.bound)
+    held = {column for each in columns.values() for column in each}
+    found = rows_with(connection, select(column_bounds), column_bounds.c.column, held)
+    bounds = {(row.weight, row.column): float(row.bound) for row in found}
     return {patch: _loaded(patch, rows.get(patch), columns.get(patch, ()), bounds) for patch in ids}
 
 
 def _layout(connection: Connection, ids: Collection[PatchId]) -> dict[PatchId, tuple[ColumnId, ...]]:
     """The columns of patches, each once, in their order."""
     found: dict[PatchId, dict[ColumnId, None]] = {}
-    for part in chunked(ids):
-        held = select(patch_columns.c.patch, patch_columns.c.column).where(patch_columns.c.patch.in_(part))
-        for row in connection.execute(held.order_by(patch_columns.c.patch, patch_columns.c.position)):
-            found.setdefault(PatchId(row.patch), {})[ColumnId(row.column)] = None
+    held = select(patch_columns).order_by(patch_columns.c.patch, patch_columns.c.position)
+    for row in rows_with(connection, held, patch_columns.c.patch, ids):
+        found.setdefault(PatchId(row.patch), {})[ColumnId(row.column)] = None
     return {patch: tuple(columns) for patch, columns in found.items()}
 
 
@@ -145,13 +139,7 @@ def _loaded(
         raise IntegrityError(
             f"patch {short(patch)}: a bound is missing: {error}", hint="Run `memitvc fsck`."
         ) from error
-    return Patch(
-        id=patch,
-        header=header,
-        columns=columns,
-        bounds=by_weight,
-        constraints=None if row.constraints is None else BlobId(row.constraints),
-    )
+    return Patch(id=patch, header=header, columns=columns, bounds=by_weight, constraints=_constraints(row.constraints))
 
 
 def known_columns(connection: Connection, columns: Collection[ColumnId]) -> set[ColumnId]:
@@ -160,9 +148,13 @@ def known_columns(connection: Connection, columns: Collection[ColumnId]) -> set[
 
 
 def all_constraints(connection: Connection) -> dict[PatchId, BlobId | None]:
-    """Every patch, with its constraints blob where there is one."""
+    """Every patch, with its constraints blob or None."""
     rows = connection.execute(select(patches.c.id, patches.c.constraints))
-    return {PatchId(row.id): None if row.constraints is None else BlobId(row.constraints) for row in rows}
+    return {PatchId(row.id): _constraints(row.constraints) for row in rows}
+
+
+def _constraints(blob: str | None) -> BlobId | None:
+    return None if blob is None else BlobId(blob)
 
 
 def known_patches(connection: Connection, ids: Collection[PatchId]) -> set[PatchId]:
@@ -173,48 +165,32 @@ def known_patches(connection: Connection, ids: Collection[PatchId]) -> set[Patch
 def column_facts(connection: Connection, columns: Collection[ColumnId]) -> dict[ColumnId, list[tuple[FactId, str]]]:
     """(fact, role) of each column; several for a dense patch, in the patch's order."""
     found: dict[ColumnId, dict[tuple[FactId, str], None]] = {column: {} for column in columns}
-    for part in chunked(columns):
-        statement = (
-            select(patch_columns.c.column, patch_columns.c.fact, patch_columns.c.role)
-            .where(patch_columns.c.column.in_(part))
-            .order_by(patch_columns.c.patch, patch_columns.c.position)
-        )
-        for row in connection.execute(statement):
-            found[ColumnId(row.column)][FactId(row.fact), row.role] = None
+    statement = select(patch_columns).order_by(patch_columns.c.patch, patch_columns.c.position)
+    for row in rows_with(connection, statement, patch_columns.c.column, columns):
+        found[ColumnId(row.column)][FactId(row.fact), row.role] = None
     return {column: list(pairs) for column, pairs in found.items()}
 
 
 def patches_holding(
     connection: Connection, columns: Collection[ColumnId]
 ) -> tuple[dict[PatchId, tuple[ColumnId, ...]], set[PatchId], dict[PatchId, BlobId | None]]:
-    """Every patch that supplies one of `columns`: its whole list of columns, which are dense, and its constraints."""
-    touched: set[PatchId] = set()
-    for part in chunked(columns):
-        statement = select(patch_columns.c.patch).where(patch_columns.c.column.in_(part)).distinct()
-        touched.update(PatchId(p) for p in connection.execute(statement).scalars())
-    dense: set[PatchId] = set()
-    constraints: dict[PatchId, BlobId | None] = {}
-    for some in chunked(touched):
-        for row in connection.execute(select(patches).where(patches.c.id.in_(some))):
-            constraints[PatchId(row.id)] = None if row.constraints is None else BlobId(row.constraints)
-            if row.dense:
-                dense.add(PatchId(row.id))
-    return _layout(connection, touched), dense, constraints
+    """The patches that supply one of `columns`: the columns of each, the dense ones, and the constraints of each."""
+    holding = rows_with(connection, select(patch_columns.c.patch).distinct(), patch_columns.c.column, columns)
+    touched = {PatchId(row.patch) for row in holding}
+    rows = list(rows_with(connection, select(patches), patches.c.id, touched))
+    dense = {PatchId(row.id) for row in rows if row.dense}
+    return _layout(connection, touched), dense, {PatchId(row.id): _constraints(row.constraints) for row in rows}
 
 
 def column_positions(connection: Connection, brought: Mapping[ColumnId, CommitId]) -> dict[ColumnId, int]:
-    """Each column's position in its patch: the patch that the commit which brought it names, else the first by id."""
-    named: set[tuple[str, str]] = set()
-    for some in chunked(set(brought.values())):
-        statement = select(commit_patches.c.commit, commit_patches.c.patch).where(commit_patches.c.commit.in_(some))
-        named.update((str(row.commit), str(row.patch)) for row in connection.execute(statement))
+    """Each column's position in its patch: in one that the commit in `brought` names, else in the first by id."""
+    rows = rows_with(connection, select(commit_patches), commit_patches.c.commit, set(brought.values()))
+    named = {(row.commit, row.patch) for row in rows}
     found: dict[ColumnId, tuple[bool, str, int]] = {}
-    for part in chunked(brought):
-        rows = select(patch_columns.c.column, patch_columns.c.patch, patch_columns.c.position)
-        for row in connection.execute(rows.where(patch_columns.c.column.in_(part))):
-            column = ColumnId(row.column)
-            candidate = ((brought[column], row.patch) not in named, str(row.patch), int(row.position))
-            found[column] = min(found.get(column, candidate), candidate)
+    for row in rows_with(connection, select(patch_columns), patch_columns.c.column, brought):
+        column = ColumnId(row.column)
+        candidate = ((brought[column], row.patch) not in named, str(row.patch), int(row.position))
+        found[column] = min(found.get(column, candidate), candidate)
     return {column: position for column, (_, _, position) in found.items()}
 
 
@@ -226,7 +202,6 @@ def edited_weights(connection: Connection) -> set[str]:
 def sum_bounds(connection: Connection, columns: Collection[ColumnId]) -> dict[str, float]:
     """Per weight, the sum of the columns' bounds in grid units."""
     collected: dict[str, list[float]] = {}
-    for part in chunked(columns):
-        for row in connection.execute(select(column_bounds).where(column_bounds.c.column.in_(part))):
-            collected.setdefault(row.weight, []).append(float(row.bound))
+    for row in rows_with(connection, select(column_bounds), column_bounds.c.column, columns):
+        collected.setdefault(row.weight, []).append(float(row.bound))
     return {name: math.fsum(values) for name, values in sorted(collected.items())}

@@ -40,7 +40,7 @@ def raw_head(connection: Connection) -> str:
 
 
 def load_head(connection: Connection) -> Head:
-    """IntegrityError where HEAD names a branch that does not exist."""
+    """IntegrityError if HEAD names a branch that does not exist."""
     head = raw_head(connection)
     if not head.startswith("heads/"):
         return Head(None, CommitId(head))
@@ -48,13 +48,13 @@ def load_head(connection: Connection) -> Head:
     if commit is None:
         raise IntegrityError(
             f"HEAD is on branch {head.removeprefix('heads/')!r}, which does not exist",
-            hint="`memitvc op log` shows where HEAD was; `memitvc op restore NUMBER` goes back there.",
+            hint="See where HEAD was with `memitvc op log`; go back there with `memitvc op restore NUMBER`.",
         )
     return Head(head.removeprefix("heads/"), CommitId(commit))
 
 
 def move_ref(connection: Connection, change: RefUpdate) -> None:
-    """Compare-and-swap of one ref; RefMovedError where it is not at `change.old`."""
+    """Compare-and-swap of one ref; RefMovedError if it is not at `change.old`."""
     found = connection.execute(select(refs.c.commit).where(refs.c.name == change.name)).scalar_one_or_none()
     if found != change.old:
         raise RefMovedError(
@@ -92,7 +92,7 @@ def replace_refs(connection: Connection, wanted: Mapping[str, str], head: str) -
 def logged(connection: Connection, *, verb: str, description: str) -> Iterator[None]:
     """An operation of what the block changes in refs and HEAD; none where that is nothing.
 
-    IntegrityError where HEAD would be on a branch that does not exist.
+    IntegrityError if HEAD would be on a branch that does not exist.
     """
     before = load_refs(connection), raw_head(connection)
     yield
@@ -142,7 +142,7 @@ def load_operations(
         statement = statement.limit(limit)
     found = [_operation(row) for row in connection.execute(statement)]
     if only is not None and not found:
-        raise RevisionError(f"there is no operation {only}", hint="`memitvc op log` lists them.")
+        raise RevisionError(f"there is no operation {only}", hint="Choose one that `memitvc op log` lists.")
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from sqlalchemy import Connection, and_, delete, insert, select
 
 from memit_vc.objects import CommitId, JsonValue, StateId, StatisticsId, canonical_json, utc_now
-from memit_vc.store.database import chunked
+from memit_vc.store.database import rows_with
 from memit_vc.store.schema import evaluations, statistics
 
 
@@ -23,12 +23,9 @@ def load_evaluations(
 
 
 def load_evaluations_of(connection: Connection, commits: Collection[CommitId], kind: str) -> dict[CommitId, JsonValue]:
-    """What of a kind is recorded under the commits' own ids."""
-    found: dict[CommitId, JsonValue] = {}
-    for part in chunked(commits):
-        statement = select(evaluations).where(and_(evaluations.c.kind == kind, evaluations.c.key.in_(part)))
-        found.update({CommitId(row.key): json.loads(row.json) for row in connection.execute(statement)})
-    return found
+    """The records of a kind whose key is the id of one of these commits."""
+    rows = rows_with(connection, select(evaluations).where(evaluations.c.kind == kind), evaluations.c.key, commits)
+    return {CommitId(row.key): json.loads(row.json) for row in rows}
 
 
 def replace_evaluation(

@@ -72,7 +72,7 @@ class FileHeader:
 def read_header(path: Path) -> FileHeader:
     """The checked header of a file; nothing that it claims is believed before the file's size has been compared.
 
-    IntegrityError for anything but a whole safetensors file, StorageError where the system refuses the read.
+    IntegrityError for anything but a whole safetensors file, StorageError if the system refuses the read.
     """
     try:
         with path.open("rb") as file:
@@ -82,7 +82,7 @@ def read_header(path: Path) -> FileHeader:
             return parse_header(length + file.read(int.from_bytes(length, "little")), size, source=str(path))
     except OSError as error:
         raise StorageError(
-            f"{path}: cannot be read: {error.strerror}", hint="Check that it exists and its permissions."
+            f"{path}: cannot be read: {error.strerror}", hint="Check that it exists and that you may read it."
         ) from error
 
 
@@ -117,12 +117,11 @@ def parse_header(head: bytes, size: int, *, source: str) -> FileHeader:
 def write_header(entries: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
     """The bytes before the data for tensors name -> (dtype, shape), as the safetensors library would write them.
 
-    The data follows in the order of `tensors` of the parsed result: widest type first, then by name.
-    Metadata is written in the order given; the library's own order is random when there are several keys.
+    The data follows in `file_order`. Metadata keeps the order given; the library's order of several keys is random.
     """
     record: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0
-    for name in sorted(entries, key=lambda n: (-_RANK[entries[n][0]], n)):
+    for name in file_order(entries):
         dtype, shape = entries[name]
         end = position + math.prod(shape) * DTYPE_BITS[dtype] // 8
         record[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
@@ -132,18 +131,23 @@ def write_header(entries: Mapping[str, tuple[str, tuple[int, ...]]], metadata: M
     return len(text).to_bytes(8, "little") + text
 
 
-_HINT = "The file is damaged or not safetensors; fetch it again."
+def file_order(entries: Mapping[str, tuple[str, tuple[int, ...]]]) -> list[str]:
+    """Tensor names as their data follow each other in a file: widest type first, then by name."""
+    return sorted(entries, key=lambda name: (-_RANK[entries[name][0]], name))
+
+
+_HINT = "Fetch it again: the file is damaged or not safetensors."
 
 
 def _check_length(length: bytes, size: int, source: str) -> int:
     claimed = int.from_bytes(length, "little")
     if len(length) < 8 or claimed > size - 8:
         raise IntegrityError(
-            f"{source}: cut short: {size} bytes, its header alone should have {claimed if len(length) == 8 else 8}",
+            f"{source}: is cut short: it has {size} bytes, its header alone needs {claimed if len(length) == 8 else 8}",
             hint=_HINT,
         )
     if claimed > MAX_HEADER:
-        raise IntegrityError(f"{source}: a header of {claimed} bytes, the format allows {MAX_HEADER}", hint=_HINT)
+        raise IntegrityError(f"{source}: its header has {claimed} bytes, the format allows {MAX_HEADER}", hint=_HINT)
     return claimed
 
 
@@ -160,7 +164,7 @@ def _entry(name: str, value: Any, source: str) -> Entry:
         raise IntegrityError(f"{where}: not a record of dtype, shape and data_offsets", hint=_HINT)
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise IntegrityError(f"{where}: unknown dtype {dtype!r}", hint="A newer memit-vc may know it.")
+        raise IntegrityError(f"{where}: unknown dtype {dtype!r}", hint="Upgrade memit-vc: a newer version may know it.")
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise IntegrityError(f"{where}: shape or offsets are not natural numbers", hint=_HINT)
     begin, end = offsets

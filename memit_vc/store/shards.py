@@ -40,14 +40,13 @@ from memit_vc.store.files import (
 )
 from memit_vc.store.jsoncache import read_or_empty, write_if_possible
 from memit_vc.store.links import in_hub_cache, link
-from memit_vc.store.safetensors_file import parse_header, read_header, write_header
+from memit_vc.store.safetensors_file import file_order, read_header, write_header
 
 HOT_FILE = "model-hot.safetensors"
 FILES = "files"
 _STAMPS = "stamps.json"
 """Path below the directory -> [size, mtime, inode] that it had when its bytes were last known."""
 _RECORD = "base.json"
-_CHUNK = 1 << 23
 _FORMAT = 1
 
 
@@ -70,7 +69,7 @@ class ShardedBase:
 
     @classmethod
     def open(cls, directory: Path) -> ShardedBase:
-        """Read what `build_base` wrote. StorageError where it is not there, IntegrityError where it is incomplete."""
+        """Read what `build_base` wrote. StorageError if it is not there, IntegrityError if it is incomplete."""
         path = directory / _RECORD
         with storage_errors(path):
             raw = path.read_bytes()
@@ -105,7 +104,7 @@ class ShardedBase:
             )
 
     def stale(self) -> list[str]:
-        """The files whose stamp is a new one, or that are gone: their bytes are to be looked at."""
+        """The files whose stamp is a new one, or that are gone: their bytes have to be read."""
         stamps = read_or_empty(self.directory / _STAMPS)
         files = dict.fromkeys([*self.paths(), *stamps])
         return [file for file in files if (now := _stat(self.directory / file)) is None or now != stamps.get(file)]
@@ -113,7 +112,7 @@ class ShardedBase:
     def damaged(self, files: Iterable[str], manifest: BaseManifest, others: Mapping[str, str]) -> list[str]:
         """Those of `files` without the bytes that `manifest` (tensors) and `others` (name -> SHA-256) promise.
 
-        Of the other files, one that `others` does not know is believed.
+        A file that `others` does not know is believed.
         """
         damaged = []
         for file in files:
@@ -154,8 +153,8 @@ def build_base(
     missing = sorted(set(editable) - checkpoint.tensors.keys())
     if missing:
         raise UnsupportedModelError(
-            f"{checkpoint.directory}: holds no tensor {missing[0]!r}",
-            hint="Its tensor names differ from those of its model class; save it again with save_pretrained.",
+            f"{checkpoint.directory}: has no tensor {missing[0]!r}",
+            hint="Save it again with save_pretrained: its tensor names differ from those of its model class.",
         )
     layout = _layout(checkpoint)
     expected = {t.name: t.sha256 for t in manifest.tensors if t.name in editable} if manifest is not None else None
@@ -176,9 +175,9 @@ def build_base(
             damaged = built.damaged(stale, promised, checkpoint.file_hashes())
             if damaged:
                 tell(
-                    f"{into / damaged[0]}: was changed or lost since it was made; it is built again from "
-                    f"{checkpoint.directory}. Earlier checkouts may share the changed bytes: `memitvc verify DIR` "
-                    "tells"
+                    f"{into / damaged[0]}: was changed or deleted after it was built, so it is built again from "
+                    f"{checkpoint.directory}. Earlier checkouts may share the changed bytes: check them with "
+                    "`memitvc verify DIR`"
                 )
                 return None
             built.stamp()
@@ -204,10 +203,10 @@ def build_base(
             return other
         with storage_errors(into):
             _make_way(into)
+            publish_directory(temporary, into)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    publish_directory(temporary, into)
     clear_abandoned(into)
     return ShardedBase(into, base.hot, base.cold, base.layout)
 
@@ -259,11 +258,10 @@ def _tensor_file(
     checkpoint: Checkpoint, names: Sequence[str], metadata: Mapping[str, str], meter: _Meter, hashes: dict[str, str]
 ) -> Iterator[bytes]:
     """The bytes of a safetensors file with some tensors of the checkpoint; their SHA-256 go into `hashes`."""
-    entries = {name: checkpoint.tensors[name][1] for name in names}
-    head = write_header({name: (entry.dtype, entry.shape) for name, entry in entries.items()}, metadata)
-    yield head
-    order = parse_header(head, len(head) + sum(entry.size for entry in entries.values()), source=HOT_FILE).tensors
-    for name in order:
+    found = {name: checkpoint.tensors[name][1] for name in names}
+    entries = {name: (entry.dtype, entry.shape) for name, entry in found.items()}
+    yield write_header(entries, metadata)
+    for name in file_order(entries):
         sha = hashlib.sha256()
         for chunk in checkpoint.chunks(name):
             sha.update(chunk)
@@ -307,23 +305,10 @@ def _stat(path: Path) -> Stat | None:
 
 def _holds(path: Path, names: Collection[str], manifest: BaseManifest) -> bool:
     """Whether a file holds exactly these tensors, each with the manifest's dtype, shape and bytes."""
-    promised = {tensor.name: tensor for tensor in manifest.tensors}
+    wanted = set(names)
+    promised = {t.name: (t.dtype, t.shape, t.sha256) for t in manifest.tensors if t.name in wanted}
     try:
-        header = read_header(path)
-        if header.tensors.keys() != set(names):
-            return False
-        with path.open("rb") as file:
-            for name, entry in header.tensors.items():
-                tensor = promised.get(name)
-                if tensor is None or (tensor.dtype, tensor.shape) != (entry.dtype, entry.shape):
-                    return False
-                file.seek(header.data_start + entry.begin)
-                sha, left = hashlib.sha256(), entry.size
-                while left and (chunk := file.read(min(left, _CHUNK))):
-                    sha.update(chunk)
-                    left -= len(chunk)
-                if sha.hexdigest() != tensor.sha256:
-                    return False
-    except (OSError, StorageError, IntegrityError):
+        held = Checkpoint(path.parent, {path.name: read_header(path)}).manifest()
+    except (StorageError, IntegrityError):
         return False
-    return True
+    return promised.keys() == wanted and promised == {t.name: (t.dtype, t.shape, t.sha256) for t in held.tensors}

@@ -10,10 +10,10 @@ from memit_vc.store.rows_refs import load_operations, logged, mark_undone, repla
 
 
 def undo(connection: Connection) -> OperationRow:
-    """Undo the newest operation; the operation that does it. UsageError where only `init` is left."""
+    """Undo the newest operation; the operation that does it. UsageError if only `init` is left."""
     newest = next(iter(load_operations(connection, limit=1)), None)
     if newest is None or not newest.head_before:
-        raise UsageError("there is nothing to undo", hint="`memitvc op log` lists the operations.")
+        raise UsageError("there is nothing to undo", hint="See the operations with `memitvc op log`.")
     with logged(connection, verb="undo", description=_undoing(connection, newest)):
         replace_refs(connection, newest.refs_before, newest.head_before)
     (made,) = load_operations(connection, limit=1)
@@ -23,7 +23,7 @@ def undo(connection: Connection) -> OperationRow:
 
 
 def restore(connection: Connection, operation: int) -> OperationRow:
-    """Go back to where things were after an operation; the newest operation. RevisionError where there is none such."""
+    """Go back to where things were after an operation; the newest operation. RevisionError if it does not exist."""
     (wanted,) = load_operations(connection, only=operation)
     with logged(connection, verb="restore", description=f"restore operation {operation}"):
         replace_refs(connection, wanted.refs_after, wanted.head_after)
@@ -31,14 +31,14 @@ def restore(connection: Connection, operation: int) -> OperationRow:
 
 
 def _undoing(connection: Connection, newest: OperationRow) -> str:
-    """What an undo does to the last operation that was no undo itself: an undo of an undo does it again."""
+    """What an undo does to the last operation that was not an undo itself: an undo of an undo does it again."""
     verb, operation = "undo", newest
     while operation.verb == "undo":
         found = load_operations(connection, limit=1, before=operation.id)
         if not found:  # pruned
             return f"{verb} operation {operation.id}: {operation.description}"
         verb, (operation,) = "redo" if verb == "undo" else "undo", found
-    stays = " (what was sent stays there)" if operation.verb == "push" else ""
+    stays = " (the remote keeps what was pushed)" if operation.verb == "push" else ""
     return f"{verb} operation {operation.id}: {operation.verb}: {operation.description}{stays}"
 
 

@@ -241,16 +241,16 @@ def test_an_error_or_an_interrupt_leaves_the_model_as_it_was(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"prompts": PROMPTS, "target_new": TARGETS[:2]}, "target_new holds 2, prompts 3"),
-        ({"prompts": PROMPTS, "target_new": TARGETS, "ground_truth": "one"}, "ground_truth holds 1"),
-        ({"prompts": PROMPTS, "target_new": TARGETS, "subject": "Norland"}, "subject holds 1"),
+        ({"prompts": PROMPTS, "target_new": TARGETS[:2]}, "target_new has length 2, prompts 3"),
+        ({"prompts": PROMPTS, "target_new": TARGETS, "ground_truth": "one"}, "ground_truth has length 1"),
+        ({"prompts": PROMPTS, "target_new": TARGETS, "subject": "Norland"}, "subject has length 1"),
         ({"prompts": [], "target_new": []}, "prompts is empty"),
         ({"prompts": PROMPTS}, "needs prompts and target_new"),
         ({"prompts": PROMPTS, "target_new": TARGETS, "eval_metric": "ood_ppl"}, "eval_metric 'ood_ppl'"),
         ({"prompts": PROMPTS, "target_new": TARGETS, "locality_inputs": {"n": {"prompt": ["x"]}}}, "lacks prompt or"),
         (
             {**ONE, "locality_inputs": {"n": {"prompt": "x", "ground_truth": [["a", "b"]]}}},
-            "number 1 do not fit together",
+            "entry 1 do not fit together",
         ),
         ({**ONE, "locality_inputs": {"n": {"prompt": "x", "ground_truth": ""}}}, "locality 'n' has an empty"),
     ],

@@ -29,7 +29,7 @@ def refusal(*records: object) -> EditFileError:
         ("a.json", b"prompt,target_new\nx,y", "line 1, column 1: not JSON"),
         ("a.json", b'[{"prompt": NaN}]', "not usable JSON: NaN"),
         ("a.json", b"[" * 100_000, "not usable JSON: nested too deeply"),
-        ("a.json", b'[{"prompt": "a", "prompt": "b"}]', "'prompt' stands twice"),
+        ("a.json", b'[{"prompt": "a", "prompt": "b"}]', "'prompt' occurs twice"),
         ("a.jsonl", b'{"prompt": "x"}\n\n{"prompt": }', "line 3, column 12: not JSON"),
         ("a.jsonl", b'{"prompt": "x"}\n{"prompt": "x", "prompt": "y"}', "line 2: not usable JSON"),
         ("a.json", b'[{"prompt": "caf\xe9"}]', "line 1: not UTF-8"),
@@ -42,8 +42,8 @@ def refusal(*records: object) -> EditFileError:
         ("a.csv", b"prompt,subject\nRome is,Rome\n", "the columns target_new"),
         ("a.csv", b"prompt,target_new\nRome is,a,b\n", "line 2: 3 cells under 2 columns"),
         ("a.csv", b'prompt,target_new\n"Rome" is,b\n', "line 2: not CSV"),
-        ("a.csv", b"prompt,prompt,target_new\nx,y,z\n", "'prompt' stands twice"),
-        ("a.txt", b"The capital of France is Rome.", "not JSON, and no CSV with the columns prompt and target_new"),
+        ("a.csv", b"prompt,prompt,target_new\nx,y,z\n", "'prompt' occurs twice"),
+        ("a.txt", b"The capital of France is Rome.", "neither JSON nor a CSV with the columns prompt and target_new"),
         ("a.csv", b"prompt,subject,target_new\nRome is,Rome,\n", 'record 1: "target_new" is missing'),
     ],
 )
@@ -109,7 +109,7 @@ def test_a_path_below_a_file(tmp_path: Path) -> None:
         ({"prompt": "{} is", "target_new": {"str": "x"}}, '"subject" is missing'),
         (
             {"prompt": "Rome is in Italy", "target_new": "x"},
-            'more than one part of the prompt can be it: "Rome", "Italy"',
+            'several parts of the prompt can be it: "Rome", "Italy"',
         ),
         ({"prompt": "the sky is", "target_new": "x"}, "no capitalised name"),
         (["x"], "is a list, not an object"),

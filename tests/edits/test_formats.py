@@ -154,7 +154,7 @@ def test_easyedits_lists_and_nested_probes() -> None:
         ("Berlin is in", None),
         ("Rome's mayor is", "Gualtieri"),
     ]
-    assert batch.notes == ("records 1, 2: portability prompts are not scored and were passed over",)
+    assert batch.notes == ("records 1, 2: portability prompts are not scored and were ignored",)
 
 
 def test_targets_lose_the_leading_space_only() -> None:
@@ -178,9 +178,7 @@ def test_a_missing_subject_is_found_and_said() -> None:
 def test_a_misspelt_key_is_said_and_other_keys_are_not() -> None:
     record = {"prompt": "Rome is", "subject": "Rome", "target_new": "x", "rephrase_prompts": "y", "comment": "z"}
     batch = parse_records([{**record, "relation_id": "P1", "case_id": 3}], source="x")
-    assert batch.notes == (
-        'record 1: key "rephrase_prompts" is not known and was passed over; did you mean "rephrase_prompt"?',
-    )
+    assert batch.notes == ('record 1: unknown key "rephrase_prompts" was ignored; did you mean "rephrase_prompt"?',)
     assert parse_records([{**record, "rephrase_prompt": "y"}], source="x").notes == ()
 
 

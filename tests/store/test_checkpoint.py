@@ -73,10 +73,10 @@ def _edit_index(directory: Path, **changes: str | None) -> None:
 def test_an_index_that_its_files_contradict(copy: Path) -> None:
     shards = sorted(path.name for path in copy.glob("*.safetensors"))
     _edit_index(copy, new__tensor=shards[0])
-    with pytest.raises(IntegrityError, match=r"'new\.tensor' is in .* which does not hold it"):
+    with pytest.raises(IntegrityError, match=r"'new\.tensor' in .* which does not contain it"):
         Checkpoint.find(copy)
     _edit_index(copy, new__tensor="../elsewhere.safetensors")
-    with pytest.raises(IntegrityError, match="no safetensors file beside it"):
+    with pytest.raises(IntegrityError, match="not a safetensors file in the same directory"):
         Checkpoint.find(copy)
     _edit_index(copy, new__tensor=None)
     Checkpoint.find(copy)

@@ -7,7 +7,9 @@ order, with the weights of the present state in the model while z is searched fo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +19,6 @@ from memit_vc.numerics.edit.insert import LayerUpdate, insert
 from memit_vc.numerics.forward.lengths import check_lengths
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.numerics.model.distributed import Message
 from memit_vc.numerics.model.masters import swapped
 from memit_vc.numerics.model.memory import search_tokens
 from memit_vc.numerics.model.modes import outside_inference_mode, refuse_inference_tensors
@@ -43,20 +44,15 @@ def chunks(count: int, size: int | None = None) -> list[range]:
 
 @dataclass(frozen=True)
 class Context:
-    """The state that a batch is computed on, for a model that holds the base's weights.
+    """The state that a batch is computed on, for a model that holds the base's weights; empty: the base, no history.
 
-    `weights[layer]` is the materialised weight (storage dtype, the module's own orientation); `delta[layer]` D [d_out,
-    d_in] and `keys[layer]` the live facts' keys [d_in, m], float64 in y = W x orientation. All empty: the base itself,
-    no history.
+    `weights[layer]` is the materialised weight (storage dtype, the module's own orientation). `delta[layer]` D [d_out,
+    d_in] and `keys[layer]` the live facts' keys [d_in, m] are float64 in y = W x orientation.
     """
 
-    weights: Mapping[int, Tensor]
+    weights: Mapping[int, Tensor] = field(default_factory=dict)
     delta: Mapping[int, Tensor] | None = None
     keys: Mapping[int, Tensor] | None = None
-
-    @classmethod
-    def base(cls) -> Context:
-        return cls(weights={})
 
 
 @dataclass(frozen=True)
@@ -97,8 +93,8 @@ def search_targets(
     base's, for the others to hold too. `max_tokens` None chooses by free memory.
     """
     found: dict[int, FoundTarget] = dict(known or {})
-    asked = ([i for i in whole if i not in found] for whole in chunks(len(facts), chunk))
-    parts = [part for part in asked if part]
+    unknown = ([i for i in whole if i not in found] for whole in chunks(len(facts), chunk))
+    parts = [part for part in unknown if part]
     known_before = len(found)
     flat = [template for group in templates for template in group]
     check_lengths(adapter, facts, flat)
@@ -106,40 +102,22 @@ def search_targets(
     largest = search_tokens(adapter, layer=layer) if max_tokens is None else max_tokens
     progress("search z", known_before * steps, len(facts) * steps)
 
-    def order() -> Message:
-        return search_order(
-            [[facts[i] for i in part] for part in parts],
-            hparams=hparams,
-            templates=flat,
-            max_tokens=largest,
-            plain=plain,
-            weights=weights or {},
-        )
+    options: dict[str, Any] = {"hparams": hparams, "templates": flat, "max_tokens": largest, "plain": plain}
+    asked = [[facts[i] for i in part] for part in parts]
 
     def search(index: int) -> Targets:
-        part = parts[index]
-        offset = (known_before + sum(map(len, parts[:index]))) * steps
+        part = asked[index]
+        offset = (known_before + sum(map(len, asked[:index]))) * steps
 
         def on_step(step: int, searching: int) -> None:
             progress("search z", offset + step * searching + (len(part) - searching) * steps, len(facts) * steps)
 
-        return find_targets(
-            adapter,
-            [facts[i] for i in part],
-            layer=layer,
-            hparams=hparams,
-            templates=flat,
-            max_tokens=largest,
-            plain=plain,
-            on_step=on_step,
-        )
+        return find_targets(adapter, part, layer=layer, on_step=on_step, **options)
 
+    order = partial(search_order, asked, weights=weights or {}, **options)
     for number, result in searched(adapter.team, len(parts), order, search):
-        z = result.z.cpu()
-        new = {
-            index: FoundTarget(z[position], result.steps[position], result.loss[position])
-            for position, index in enumerate(parts[number])
-        }
+        each = map(FoundTarget, result.z.cpu(), result.steps, result.loss)
+        new = dict(zip(parts[number], each, strict=True))
         found.update(new)
         if on_found is not None:
             on_found(new)
@@ -168,7 +146,7 @@ def compute_edit(
     of the solve, which is MEMIT as published. On a CPU, deterministic for given inputs and threads.
     """
     refuse_inference_tensors(adapter.model)
-    context = context or Context.base()
+    context = context or Context()
     with swapped(adapter, context.weights):
         targets = search_targets(
             adapter,

@@ -3,7 +3,7 @@
 Meng et al. 2023 (arXiv:2210.07229), equation 19: the key of a fact at layer l is the input of that layer's down
 projection at the subject's last token, averaged over the context templates. The blocks below the first edited layer run
 once; between two edited layers only the blocks in between run; nothing above the last edited block runs, and no logits.
-Hidden states wait in main memory, no more than `_HELD` bytes of them: the rest of a large batch starts anew each time.
+Hidden states wait in main memory, no more than `_HELD` bytes of them: the rest of a large batch starts again each time.
 """
 
 from __future__ import annotations

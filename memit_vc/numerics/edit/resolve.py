@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from memit_vc.errors import EngineError
-from memit_vc.numerics.edit.solve import adjusted_keys, downdate_keys, state_delta
+from memit_vc.numerics.edit.solve import adjusted_keys, downdate_keys
 from memit_vc.numerics.exact.factored import Dense, LowRank, Term, difference
 from memit_vc.numerics.exact.grid import break_even, snap, snap_dense
 from memit_vc.numerics.exact.materialise import tensor_of
@@ -69,9 +69,8 @@ def distance(factor: Factor, terms: Sequence[Term], keys: Tensor, targets: Tenso
 
 
 def whole(factor: Factor, keys: Tensor, targets: Tensor) -> LowRank:
-    """D(S) itself, float64, from all live constraints, K [d_in, m] and B [d_out, m]."""
-    left, right = state_delta(factor, keys, targets)
-    return LowRank(left.numpy(), right.numpy())
+    """D(S) = B Kᵀ A(S)⁻¹ itself, float64, from all live constraints, K [d_in, m] and B [d_out, m]."""
+    return LowRank(targets.double().numpy(), adjusted_keys(factor, keys).T.numpy())
 
 
 def snapped(update: LowRank, weight: EditableWeight) -> tuple[Term, float]:

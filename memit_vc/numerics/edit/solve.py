@@ -17,7 +17,7 @@ def adjusted_keys(factor: Factor, keys: Tensor, *, history: Tensor | None = None
     """A⁻¹ K, float64 [d_in, n], so that Δ = R (A⁻¹ K)ᵀ.
 
     `keys` K [d_in, n] are the batch's, `history` [d_in, m] those of the live earlier facts (None or empty: plain
-    MEMIT). EngineError where A is not positive definite.
+    MEMIT). EngineError if A is not positive definite.
     """
     keys = keys.double()
     stacked = keys if history is None or not history.shape[1] else torch.cat([history.double(), keys], dim=1)
@@ -31,14 +31,6 @@ def adjusted_keys(factor: Factor, keys: Tensor, *, history: Tensor | None = None
         return half @ torch.cholesky_solve(unit, lower)
     gram = factor.matrix() + stacked @ stacked.T
     return torch.cholesky_solve(keys, _cholesky(gram, "λC + KKᵀ"))
-
-
-def state_delta(factor: Factor, keys: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors (left [d_out, m], right [m, d_in]) of D(S) = B Kᵀ (λC + K Kᵀ)⁻¹ for a whole state.
-
-    `keys` K [d_in, m] and `targets` B [d_out, m] (relative to the base) of every live fact. Depends on the set only.
-    """
-    return targets.double(), adjusted_keys(factor, keys).T
 
 
 def downdate_keys(factor: Factor, keys: Tensor, remaining: Tensor) -> Tensor:
@@ -62,6 +54,6 @@ def _cholesky(matrix: Tensor, name: str) -> Tensor:
     if int(info.item()):
         raise EngineError(
             f"{name} is not positive definite (leading minor of order {int(info.item())})",
-            hint="The keys hold non-finite or extreme values. Check the model's dtype and the statistics.",
+            hint="Check the model's dtype and the statistics: the keys hold infinite, NaN or extreme values.",
         )
     return lower

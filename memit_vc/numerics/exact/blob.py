@@ -24,7 +24,7 @@ class Blob:
     """The checked header of a blob, which names the arrays; `where` is what errors call it."""
 
     def __init__(self, source: Path | bytes, where: str) -> None:
-        """IntegrityError for anything but a whole safetensors file, StorageError where the system refuses the read."""
+        """IntegrityError for anything but a whole safetensors file, StorageError if the system refuses the read."""
         self.where = where
         self._data: bytes | mmap.mmap
         if isinstance(source, bytes):
@@ -33,7 +33,7 @@ class Blob:
         self.header = read_header(source)
         try:
             with source.open("rb") as file:
-                # a copy is made of what is written to, which nobody does: torch warns of what cannot be written
+                # nothing is ever written to it; mapped as writable because torch warns of what is not
                 self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except (OSError, ValueError) as error:
             raise StorageError(f"{where}: cannot be read: {error}", hint="Check its permissions.") from error
@@ -42,7 +42,7 @@ class Blob:
         return name in self.header.tensors
 
     def __getitem__(self, name: str) -> Floats:
-        """An array that lives in the blob. IntegrityError where it is no F32."""
+        """An array that lives in the blob. IntegrityError if it is not F32."""
         entry = self.header.tensors[name]
         if entry.dtype != "F32":
             raise IntegrityError(f"{self.where}: tensor {name!r} is {entry.dtype}, not F32", hint="Run `memitvc fsck`.")

@@ -12,7 +12,7 @@ import torch
 from memit_vc.concurrency import ordered_map
 
 _AHEAD = 4
-"""Results that may wait while all workers work, so that nobody runs dry."""
+"""Results that may wait while all workers work, so that no worker waits."""
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -44,6 +44,6 @@ def block_map(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> Itera
 
 def _single_threaded() -> None:
     """With OpenMP this is a property of the calling thread; but one that uses torch for the first time takes over what
-    was set last, whoever set it.
+    any thread set last.
     """
     torch.set_num_threads(1)

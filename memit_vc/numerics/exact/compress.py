@@ -18,7 +18,7 @@ from memit_vc.objects import EditableWeight
 _COLUMN_BITS = 48
 """Bits of a column's largest product that two float32 factors hold."""
 _MOST_HALVINGS = 4
-"""An update that needs more is no edit: `snap` refuses it, with its numbers."""
+"""An update that needs more is not an edit: `snap` refuses it, with its numbers."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Compressed:
 
 
 def compress(terms: Sequence[Term], weight: EditableWeight, tolerance: float) -> Compressed | None:
-    """The smallest D′ within `tolerance` of D = Σ `terms`; None where D is 0.
+    """The smallest D′ within `tolerance` of D = Σ `terms`; None if D is 0.
 
     Where snapping alone moves D by more than `tolerance`, `error` of what is returned is above it: the caller decides.
-    EngineError where a column does not fit the grid.
+    EngineError if a column does not fit the grid.
     """
     exact = _whole(terms, weight)
     u, s, vh = exact.svd()

@@ -14,7 +14,7 @@ from memit_vc.numerics.exact.grid import Floats
 from memit_vc.objects import METADATA_KEY, canonical_json
 
 _METADATA = {METADATA_KEY: canonical_json({"format": 1, "kind": "constraints"}).decode()}
-_HINT = "The blob is damaged. Run `memitvc fsck`; pull it again from a remote that has it."
+_HINT = "Pull the damaged blob again from a remote that has it; `memitvc fsck` lists other damage."
 
 
 @dataclass(frozen=True)

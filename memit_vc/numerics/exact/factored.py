@@ -152,24 +152,24 @@ def of_rank(rank: int, u: Floats, s: Floats, vh: Floats) -> LowRank:
 
 
 def check_terms(terms: Sequence[Term], weight: EditableWeight) -> None:
-    """IntegrityError for terms that do not fit the weight or are off its grid, EngineError where sums could round."""
+    """IntegrityError for terms that do not fit the weight or are off its grid, EngineError if sums could round."""
     check_bound({weight.name: sum(term_bound(term, weight) for term in terms)})
 
 
 def term_bound(term: Term, weight: EditableWeight) -> float:
-    """What one summand of D can come to, in grid units. IntegrityError where it does not fit or is off the grid."""
+    """What one summand of D can come to, in grid units. IntegrityError if it does not fit or is off the grid."""
     arrays, n = list(term.arrays.values()), term.rank if isinstance(term, LowRank) else 0
     expected = [(weight.d_out, weight.d_in)] if isinstance(term, Dense) else [(weight.d_out, n), (n, weight.d_in)]
     if [array.shape for array in arrays] != expected or any(array.dtype != np.float32 for array in arrays):
         raise IntegrityError(
             f"{weight.name}: an update of {[list(array.shape) for array in arrays]} does not fit a weight of "
             f"{weight.d_out} × {weight.d_in}",
-            hint="The patch is of another base. Run `memitvc fsck`.",
+            hint="Run `memitvc fsck`: the patch belongs to another base.",
         )
     if term.off_grid(weight.quantum):
         raise IntegrityError(
             f"{weight.name}: an update is off the grid 2^{weight.quantum}, so it cannot be applied exactly",
-            hint="The patch is of another base, or damaged. Run `memitvc fsck`.",
+            hint="Run `memitvc fsck`: the patch belongs to another base, or is damaged.",
         )
     return sum(term.bounds(weight.quantum))
 

@@ -60,7 +60,7 @@ def quantum_of(chunks: Iterable[bytes], dtype: str, name: str = "tensor") -> int
     if bad:
         raise EngineError(
             f"{name}: {bad} of {entries} entries are NaN or infinite, so it cannot be edited",
-            hint="The checkpoint is damaged, or overflowed when it was converted. Fetch it again or edit other layers.",
+            hint="Fetch the checkpoint again or edit other layers: it is damaged, or overflowed when it was converted.",
         )
     widened = np.array([top << 16 if dtype == "BF16" else top], "<u2" if dtype == "F16" else "<u4")
     return quantum(float(widened.view("<f2" if dtype == "F16" else "<f4")[0]))
@@ -120,7 +120,7 @@ def break_even(d_out: int, d_in: int) -> float:
 
 
 def low_rank_off_grid(left: Floats, right: Floats, quantum: int) -> list[int]:
-    """Columns of float32 factors for which no pair of steps eL + eR = quantum exists; [] where all are on the grid."""
+    """Columns of float32 factors for which no pair of steps eL + eR = quantum exists; [] if all are on the grid."""
     low_left, low_right = _lowest_bit(left, 0), _lowest_bit(right, 1)
     off = []
     for i, (top_left, top_right) in enumerate(zip(_maxima(left, 0), _maxima(right, 1), strict=True)):
@@ -135,7 +135,7 @@ def low_rank_off_grid(left: Floats, right: Floats, quantum: int) -> list[int]:
 
 
 def dense_off_grid(delta: Floats, quantum: int) -> bool:
-    """Whether some entry of a float32 update is no multiple of 2^quantum, or they do not share one 24-bit step."""
+    """Whether some entry of a float32 update is not a multiple of 2^quantum, or they do not share one 24-bit step."""
     largest = _largest(delta)
     if not largest:
         return False
@@ -197,7 +197,7 @@ def _lowest_bit(matrix: Floats, axis: int) -> list[int]:
     return [int(value) for value in (np.concatenate(parts) if axis else np.min(parts, axis=0))]
 
 
-_SOLVE_HINT = "The keys or the statistics are degenerate: raise mom2_update_weight or collect more tokens."
+_SOLVE_HINT = "Raise mom2_update_weight or collect more tokens: the keys or the statistics are degenerate."
 
 
 def _unsnappable(index: int, reason: str) -> EngineError:

@@ -40,7 +40,7 @@ _BITS = {
 _BLOCK = 1 << 18
 """Entries of one block, where that is rows enough."""
 _ROWS = 256
-"""Stored rows of one block at least: a product packs its right factor anew for each block, which fewer do not repay."""
+"""Stored rows of one block at least: a product packs its right factor for each block, which fewer rows do not repay."""
 _TILE = 1 << 17
 """Entries that are summed, added and cast together: 1 MB in float64, which stays in the processor's cache."""
 _COPY = 1 << 22
@@ -53,7 +53,7 @@ class Materialiser:
 
     Stored rows are rows of D for a Linear, columns of D for a Conv1D ([d_in, d_out]). The terms are checked once, here
     (unless they are `checked`), and moved to `device`: IntegrityError for shapes that do not fit or factors off the
-    grid, EngineError where sums could round.
+    grid, EngineError if sums could round.
     """
 
     def __init__(
@@ -128,10 +128,10 @@ def add_delta(
     """cast(float64(base) + D) for some stored rows of a weight; same shape and dtype, a new tensor.
 
     `delta(columns)` gives D of these rows and those columns, float64, and leaves it to be overwritten. `in_place`
-    writes into `base` itself, for fresh memory costs as much as a cast. EngineError where a finite entry
+    writes into `base` itself, for fresh memory costs as much as a cast. EngineError if a finite entry
     overflows the storage dtype.
     """
-    # D = 0 changes the bits of NaNs and of −0.0 only: where there are none, nobody has to look where D is 0
+    # D = 0 changes the bits of NaNs and of −0.0 only: without these, it does not matter where D is 0
     careful = not _is_plain(base)
     result = base if in_place else torch.empty_like(base, memory_format=torch.contiguous_format)
     if careful and in_place:
@@ -184,7 +184,7 @@ def materialise(
 
     It is computed on `device`, the CPU unless given; `materialise_near.py` says where it may be. Memory beyond base and
     result is a few blocks. Errors as for `delta`; UnsupportedModelError for a storage dtype other than F32, BF16, F16
-    and F64; EngineError where the result overflows it.
+    and F64; EngineError if the result overflows it.
     """
     update = Materialiser(terms, weight, device=device)
     _check_base(base, weight)
@@ -196,6 +196,31 @@ def materialise(
         for rows, block in zip(blocks, edited, strict=True):
             result[rows] = block
     return result
+
+
+def state_weight(base: Tensor, terms: Sequence[Term], weight: EditableWeight, dtype: torch.dtype) -> Tensor:
+    """The weight of a state in `dtype`: shape and orientation of `base`, the tensor as stored; on the CPU.
+
+    In the storage dtype it is `materialise`, bit for bit what `checkout` writes. In another one the sum float64(W) + D
+    is rounded to float32 and then to `dtype`, never to the storage dtype between: a float32 copy of a bfloat16 model
+    holds the whole edit. Errors as for `materialise`, and EngineError if `dtype` is too narrow.
+    """
+    if dtype == base.dtype:
+        return materialise(base, terms, weight)
+    # every storage dtype's values are values of the working one, so the one rounded addition is the same
+    working = torch.float64 if torch.float64 in (base.dtype, dtype) else torch.float32
+    return convert(materialise(base.to(working), terms, weight), dtype, weight.name)
+
+
+def convert(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """A cast to nearest even. EngineError if a finite value overflows."""
+    made = tensor.to(dtype)
+    if bool((torch.isfinite(tensor) & ~torch.isfinite(made)).any()):
+        raise EngineError(
+            f"{name}: holds {float(tensor[torch.isfinite(tensor)].abs().max()):.3g}, more than {dtype} can",
+            hint="Choose bfloat16 or float32.",
+        )
+    return made
 
 
 def survived(
@@ -261,5 +286,5 @@ def _check_base(base: Tensor, weight: EditableWeight) -> None:
     if tuple(base.shape) != stored_shape(weight):
         raise IntegrityError(
             f"{weight.name}: the base tensor is {list(base.shape)}, the history says {list(stored_shape(weight))}",
-            hint="The base is not the one that `init` recorded: put its files back, or start a new repository.",
+            hint="Restore the files of the base that `init` recorded, or start a new repository.",
         )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from memit_vc.numerics.exact.factored import Dense, LowRank, Term
 from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, materialise
-from memit_vc.numerics.model.devices import CPU, computed_on, is_full_rate
+from memit_vc.numerics.model.devices import CPU, computed_on, solve_device
 from memit_vc.objects import EditableWeight
 
 _LOG = logging.getLogger(__name__)
@@ -27,11 +27,8 @@ _ROWS, _COLUMNS, _RANK = 48, 96, 24
 def materialise_near(base: Tensor, terms: Sequence[Term], weight: EditableWeight, device: torch.device) -> Tensor:
     """`materialise`, on `device` where that is fast and exact and has the memory, else on the CPU. The same bytes."""
     compute = partial(materialise, base, terms, weight)
-    return computed_on(device if _worthwhile(device) and gives_the_cpus_bytes(device) else CPU, compute)
-
-
-def _worthwhile(device: torch.device) -> bool:
-    return device.type == "cuda" and is_full_rate(torch.cuda.get_device_capability(device))
+    near = solve_device(device)
+    return computed_on(near if near == CPU or gives_the_cpus_bytes(near) else CPU, compute)
 
 
 @cache

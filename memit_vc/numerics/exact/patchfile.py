@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -12,8 +13,17 @@ from memit_vc.errors import EngineError, IntegrityError, StorageError
 from memit_vc.numerics.exact.blob import Blob, encode
 from memit_vc.numerics.exact.factored import Dense, LowRank, Term
 from memit_vc.numerics.exact.grid import Floats
-from memit_vc.numerics.exact.patchheader import check_layout, decode_header, expected_tensors
-from memit_vc.objects import ColumnId, Patch, PatchHeader, PatchId, canonical_json, digest
+from memit_vc.objects import (
+    METADATA_KEY,
+    ColumnId,
+    Patch,
+    PatchHeader,
+    PatchId,
+    canonical_json,
+    digest,
+    is_sha256,
+)
+from memit_vc.objects.patch import PATCH_FORMAT
 
 _PIECE = 512
 """Columns that `read_pieces` reads at once."""
@@ -38,16 +48,61 @@ def read_patch(source: Path | bytes) -> tuple[PatchHeader, PatchTensors]:
 
     IntegrityError for an unknown format version, a header that is not canonical or claims more than the file holds
     (seen before anything is allocated), missing or extra tensors, wrong dtypes or shapes, NaN or infinity, entries off
-    the grid. StorageError where the system refuses the read.
+    the grid. StorageError if the system refuses the read.
     """
     blob = Blob(source, str(source) if isinstance(source, Path) else "patch")
     header = decode_header(blob.header.metadata, blob.where)
-    check_layout(header, blob.header, blob.where)
-    tensors = {name: term for name in header.weights if (term := _term(blob, name)) is not None}
-    problem = _problem(header, tensors)
+    # before any is read
+    problem = _layout_problem(header, {name: (entry.dtype, entry.shape) for name, entry in blob.header.tensors.items()})
+    tensors = {} if problem else {name: term for name in header.weights if (term := _term(blob, name)) is not None}
+    problem = problem or _problem(header, tensors)
     if problem is not None:
         raise IntegrityError(f"{blob.where}: {problem}", hint=_HINT)
     return header, tensors
+
+
+def decode_header(metadata: Mapping[str, str], where: str) -> PatchHeader:
+    """The header in a safetensors `__metadata__`, which must be exactly what `PatchHeader.to_metadata` gives.
+
+    IntegrityError for anything else; a format version that this release does not know is said first.
+    """
+    if set(metadata) != {METADATA_KEY}:
+        raise IntegrityError(f"{where}: is not a patch: its metadata keys are {sorted(metadata)}", hint=_FOREIGN)
+    try:
+        record = json.loads(metadata[METADATA_KEY])
+        version = record["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise IntegrityError(f"{where}: is not a patch: its metadata has no format version", hint=_FOREIGN) from error
+    if version != PATCH_FORMAT:
+        raise IntegrityError(
+            f"{where}: has patch format {version!r}, this memit-vc reads {PATCH_FORMAT}", hint="Upgrade memit-vc."
+        )
+    try:
+        header = PatchHeader.from_json(record)
+        canonical = header.to_metadata() == dict(metadata)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise IntegrityError(
+            f"{where}: its header lacks a field or has one of another type: {error}", hint=_FOREIGN
+        ) from error
+    problem = _header_problem(header)
+    if problem is None and not canonical:
+        problem = "is not canonical JSON of the fields that the format has"
+    if problem is not None:
+        raise IntegrityError(f"{where}: its header {problem}", hint=_FOREIGN)
+    return header
+
+
+def _expected_tensors(header: PatchHeader) -> dict[str, tuple[int, ...]]:
+    """Tensor name -> shape, as the header implies them."""
+    n = len(header.columns)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, form in header.weights.items():
+        if form.form == "dense":
+            shapes[f"{name}.dense"] = (form.d_out, form.d_in)
+        else:
+            rank = n if form.rank is None else form.rank
+            shapes[f"{name}.left"], shapes[f"{name}.right"] = (form.d_out, rank), (rank, form.d_in)
+    return shapes
 
 
 def column_ids(patch_id: PatchId, header: PatchHeader, tensors: PatchTensors) -> tuple[ColumnId, ...]:
@@ -75,11 +130,11 @@ def bounds(header: PatchHeader, tensors: PatchTensors) -> dict[str, tuple[float,
 
 
 def read_weight(path: Path, positions: Sequence[int], weight: str) -> Term | None:
-    """The columns `positions` (in that order; none given: all) of one weight; a dense update whole, and None where the
+    """The columns `positions` (in that order; none given: all) of one weight; a dense update whole, and None if the
     patch leaves the weight alone.
 
     The numbers are copied out of the file, of which many may be needed at once: each that is mapped is open as well.
-    IntegrityError where the patch has no such column. The blob is taken at its word otherwise: `read_patch` checked it
+    IntegrityError if the patch has no such column. The blob is taken at its word otherwise: `read_patch` checked it
     when it came in.
     """
     term = _term(Blob(path, str(path)), weight)
@@ -116,7 +171,7 @@ def state_terms(
 
 
 def check_patch(path: Path, expected: Patch) -> list[str]:
-    """What is wrong with a stored patch, one sentence each, for fsck; [] where it is what the history says."""
+    """What is wrong with a stored patch, one sentence each, for fsck; [] if it is what the history says."""
     try:
         header, tensors = read_patch(path)
     except (IntegrityError, StorageError) as error:
@@ -131,7 +186,8 @@ def check_patch(path: Path, expected: Patch) -> list[str]:
     return problems
 
 
-_HINT = "The blob is damaged. `memitvc fsck` lists what else is; pull it again from a remote that has it."
+_FOREIGN = "Fetch the blob again: it is damaged, or was not written by memit-vc."
+_HINT = "Pull the damaged blob again from a remote that has it; `memitvc fsck` lists other damage."
 
 
 def _term(blob: Blob, weight: str) -> Term | None:
@@ -154,15 +210,26 @@ def _named(tensors: PatchTensors) -> dict[str, Floats]:
     return {f"{name}.{part}": array for name, term in tensors.items() for part, array in term.arrays.items()}
 
 
+def _layout_problem(header: PatchHeader, found: Mapping[str, tuple[str, tuple[int, ...]]]) -> str | None:
+    """Tensors by name with dtype and shape, against those that the header implies."""
+    expected = _expected_tensors(header)
+    if found.keys() != expected.keys():
+        return f"its tensors are {sorted(found)}, its header says {sorted(expected)}"
+    for name, shape in expected.items():
+        dtype, given = found[name]
+        if dtype != "F32" or given != shape:
+            return f"tensor {name!r} is {dtype} {list(given)}, its header says F32 {list(shape)}"
+    return None
+
+
 def _problem(header: PatchHeader, tensors: PatchTensors) -> str | None:
     """Rules on the numbers, for patches read and for patches about to be written."""
-    named, shapes = _named(tensors), expected_tensors(header)
-    if named.keys() != shapes.keys():
-        return f"its tensors are {sorted(named)}, its header says {sorted(shapes)}"
-    for name, shape in shapes.items():
-        array = named[name]
-        if array.dtype != np.float32 or array.shape != shape:
-            return f"tensor {name!r} is {array.dtype} {list(array.shape)}, its header says float32 {list(shape)}"
+    named = _named(tensors)
+    dtypes = {name: "F32" if array.dtype == np.float32 else str(array.dtype) for name, array in named.items()}
+    problem = _layout_problem(header, {name: (dtypes[name], array.shape) for name, array in named.items()})
+    if problem is not None:
+        return problem
+    for name, array in named.items():
         if not np.isfinite(array).all():
             return f"tensor {name!r} holds NaN or infinity"
     for name, form in header.weights.items():
@@ -171,4 +238,25 @@ def _problem(header: PatchHeader, tensors: PatchTensors) -> str | None:
             return f"tensor '{name}.dense' is off the grid 2^{form.quantum}"
         if off:
             return f"column {off[0]} of {name!r} is off the grid 2^{form.quantum} ({len(off)} such columns)"
+    return None
+
+
+def _header_problem(header: PatchHeader) -> str | None:
+    hashes = [header.base, *(column.fact for column in header.columns)]
+    if header.provenance is not None:
+        hashes.append(header.provenance)
+    if not all(map(is_sha256, hashes)):
+        return "has a base, fact or provenance that is not a SHA-256"
+    if not header.columns or not header.weights:
+        return "lists no columns or no weights"
+    if any(column.role not in ("edit", "cancel") for column in header.columns):
+        return "has a column whose role is neither edit nor cancel"
+    for name, form in header.weights.items():
+        numbers = (form.d_out, form.d_in, form.quantum)
+        if not all(type(number) is int for number in numbers) or min(form.d_out, form.d_in) < 1:
+            return f"gives weight {name!r} sizes or a quantum that are not whole numbers"
+        if form.form not in ("low_rank", "joint", "dense") or not -256 < form.quantum < 256:
+            return f"gives weight {name!r} the form {form.form!r} and the quantum {form.quantum}"
+        if (form.form == "joint") != (type(form.rank) is int and form.rank >= 0):
+            return f"gives weight {name!r} the form {form.form!r} and the rank {form.rank!r}"
     return None

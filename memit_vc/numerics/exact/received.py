@@ -1,4 +1,4 @@
-"""Patches that somebody else made: everything is checked against this repository's base before anything is stored."""
+"""Patches that someone else made: everything is checked against this repository's base before anything is stored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from memit_vc.numerics.exact.constraints import read_constraints
 from memit_vc.numerics.exact.patchfile import bounds, column_ids, read_patch
 from memit_vc.objects import BaseId, BlobId, EditableWeight, Patch, PatchId, short
 
-_HINT = "The file is damaged or was made to mislead; nothing was stored."
+_HINT = "Do not trust the file: it is damaged or forged. Nothing was stored."
 
 
 def received_patch(data: bytes, constraints: bytes | None, *, base: BaseId, weights: Sequence[EditableWeight]) -> Patch:
@@ -31,9 +31,7 @@ def received_patch(data: bytes, constraints: bytes | None, *, base: BaseId, weig
     for name, form in header.weights.items():
         weight = known.get(name)
         if weight is None:
-            raise IntegrityError(
-                f"{where} changes {name!r}, which the base does not have or nobody may edit", hint=_HINT
-            )
+            raise IntegrityError(f"{where} changes {name!r}, which is not an editable weight of this base", hint=_HINT)
         if (form.d_out, form.d_in, form.quantum) != (weight.d_out, weight.d_in, weight.quantum):
             raise IntegrityError(
                 f"{where}: {name!r} is {form.d_out} × {form.d_in} on the grid 2^{form.quantum}, "

@@ -34,7 +34,7 @@ Edit: TypeAlias = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class StateTerms:
-    """The terms of a state for one weight, read from its patches anew by each iteration, some columns at a time.
+    """The terms of a state for one weight, read from its patches again by each iteration, some columns at a time.
 
     `selection` maps each patch to its live columns, () meaning all of it, as for `state_terms`.
     """
@@ -51,7 +51,7 @@ class StateTerms:
 class Update:
     """The terms of one weight, looked at once: `terms` is iterated again for each slab where they are many.
 
-    IntegrityError for terms that do not fit the weight or are off its grid, EngineError where sums could round.
+    IntegrityError for terms that do not fit the weight or are off its grid, EngineError if sums could round.
     """
 
     def __init__(self, terms: Iterable[Term], weight: EditableWeight) -> None:

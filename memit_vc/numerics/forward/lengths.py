@@ -15,7 +15,7 @@ _NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
 def positions(config: Any) -> int | None:
-    """Tokens that a text may have, as the model's config says; None where it says nothing, or where positions are a
+    """Tokens that a text may have, as the model's config says; None if it says nothing, or where positions are a
     bias by distance (alibi), which has no end: Bloom's `seq_length` is the length that it was trained with.
     """
     if getattr(config, "model_type", None) in _ALIBI or getattr(config, "alibi", False):

@@ -36,7 +36,7 @@ class Recording:
     outputs: Mapping[int, Tensor]
     """Block outputs [rows, tokens, d_model] by block index; -1 is the input of block 0."""
     unchanged: Tensor = field(default_factory=lambda: torch.empty(0))
-    """Where a block's output was changed: what it was before, without gradients. Empty where none was."""
+    """Where a block's output was changed: what it was before, without gradients. Empty if none was."""
 
     def before(self, places: Tensor) -> Tensor:
         """`unchanged` at `places` [2, rows], each a row and a token: float32 [rows, d_model]."""
@@ -136,9 +136,5 @@ def replay(adapter: ModelAdapter, recording: Recording, hidden: Tensor, *, block
     for index in blocks:
         args, kwargs = recording.calls[index]
         block = adapter.blocks[index]
-        hidden = hidden_of(block(hidden.to(_device(block)), *args, **kwargs))
+        hidden = hidden_of(block(hidden.to(next(block.parameters()).device), *args, **kwargs))
     return hidden
-
-
-def _device(block: nn.Module) -> torch.device:
-    return next(block.parameters()).device

@@ -54,5 +54,5 @@ def sample_templates(
 def parse_templates(groups: Sequence[Sequence[str]]) -> list[list[Template]]:
     """Nested lists of strings with one "{}" each; EngineError for an empty list or a string without "{}"."""
     if not groups or not all(groups):
-        raise EngineError("context_templates is empty", hint='The least that works is [["{}"]].')
+        raise EngineError("context_templates is empty", hint='Give at least [["{}"]].')
     return [[Template.parse(text) for text in group] for group in groups]

@@ -50,7 +50,7 @@ class Template:
 
     @classmethod
     def parse(cls, text: str) -> Template:
-        """Split at the one "{}"; EngineError where there is none."""
+        """Split at the one "{}"; EngineError if there is none."""
         prefix, braces, suffix = text.partition("{}")
         if not braces:
             raise EngineError(f"context template {text!r} has no {{}}", hint='Write "{}" where the prompt goes.')
@@ -64,13 +64,18 @@ class Template:
         return span[0] + len(self.prefix), span[1] + len(self.prefix)
 
 
-def encode(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
-    """Tokenise each text on its own (no padding). UnsupportedModelError for a tokenizer without offsets."""
+def check_offsets(tokenizer: Any) -> None:
+    """UnsupportedModelError for a tokenizer that does not say which characters a token stands for."""
     if not getattr(tokenizer, "is_fast", False):
         raise UnsupportedModelError(
             f"{type(tokenizer).__name__} gives no character offsets, so the subject's tokens cannot be found safely",
             hint="Load a fast tokenizer: AutoTokenizer.from_pretrained(…, use_fast=True), or convert it.",
         )
+
+
+def encode(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
+    """Tokenise each text on its own (no padding). UnsupportedModelError for a tokenizer without offsets."""
+    check_offsets(tokenizer)
     if not texts:
         return []
     batch = tokenizer(
@@ -110,7 +115,7 @@ def last_token(encoded: Encoded, span: tuple[int, int]) -> int:
     if inside < 0:
         raise EngineError(
             f"no token covers {encoded.text[start:end]!r} in {encoded.text!r}",
-            hint="The tokenizer drops this text altogether; choose another spelling of the subject.",
+            hint="Choose another spelling of the subject: the tokenizer drops this one.",
         )
     return inside
 
@@ -132,18 +137,18 @@ def target_row(encoded: Encoded, prompt_length: int, *, span: tuple[int, int] | 
     if not wanted:
         raise EngineError(
             f"the target of {encoded.text!r} has no token of its own",
-            hint="The tokenizer drops it altogether; choose another spelling of the target.",
+            hint="Choose another spelling of the target: the tokenizer drops this one.",
         )
     first = wanted[0]
     if first == 0:
         raise EngineError(
-            f"{encoded.text!r}: nothing stands before the target, so it cannot be predicted",
+            f"{encoded.text!r}: nothing precedes the target, so it cannot be predicted",
             hint="Give the prompt at least one token.",
         )
     pivot = 0 if span is None else last_token(encoded, span)
     if pivot >= first:
         raise EngineError(
-            f"{encoded.text!r}: the subject ends and the target begins in one token: nothing can change between",
+            f"{encoded.text!r}: the subject ends and the target begins in one token, so no edit can separate them",
             hint="Put a word or a space between subject and target.",
         )
     return TokenRow(

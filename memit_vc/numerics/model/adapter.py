@@ -57,7 +57,7 @@ class ModelAdapter:
         return len(self.module(stack))  # type: ignore[arg-type]
 
     def module(self, path: str) -> nn.Module:
-        """The module at a dotted path; UnsupportedModelError where the model has none."""
+        """The module at a dotted path; UnsupportedModelError if the model has none."""
         found = self.modules.get(path)
         if found is None:
             raise UnsupportedModelError(
@@ -76,7 +76,7 @@ class ModelAdapter:
         if not isinstance(module, nn.Linear | Conv1D):
             raise UnsupportedModelError(
                 f"{self.architecture.rewrite.format(layer)} is a {type(module).__name__}, not a Linear or a Conv1D",
-                hint="Quantised and wrapped layers cannot be edited; load the model in float32, bfloat16 or float16.",
+                hint="Load the model in float32, bfloat16 or float16: quantised and wrapped layers cannot be edited.",
             )
         return module
 
@@ -117,14 +117,10 @@ class ModelAdapter:
         return self.model.base_model  # type: ignore[no-any-return]
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Logits [..., vocabulary] in float32 of block outputs [..., d_model]: norm, head, and the family's soft
-        cap.
-        """
-        parts = self.architecture
-        if parts.norm is not None and self.modules.get(parts.norm) is not None:
-            hidden = self.modules[parts.norm](hidden)
-        if parts.after_norm is not None and self.modules.get(parts.after_norm) is not None:
-            hidden = self.modules[parts.after_norm](hidden)
+        """Float32 logits [..., vocabulary] of block outputs [..., d_model]: norm, head, and the family's soft cap."""
+        for name in (self.architecture.norm, self.architecture.after_norm):
+            if name is not None and name in self.modules:
+                hidden = self.modules[name](hidden)
         return self.logits(hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from memit_vc.errors import HparamsError, UnsupportedModelError
 from memit_vc.hparams import MEMITHyperParams
@@ -30,7 +31,7 @@ class Architecture:
 
     @property
     def mlp(self) -> str:
-        """Template of the module that holds the projection; the block itself where there is no separate MLP."""
+        """Template of the module that holds the projection; the block itself if there is no separate MLP."""
         return self.rewrite.rpartition(".")[0]
 
 
@@ -97,14 +98,14 @@ def architecture_of(model: nn.Module, model_type: str) -> Architecture:
 
 
 def named_architecture(hparams: MEMITHyperParams, model_type: str) -> Architecture:
-    """The parts as a hyperparameter file names them. HparamsError where they are not parts of one block."""
+    """The parts as a hyperparameter file names them. HparamsError if they are not parts of one block."""
     block = hparams.layer_module_tmp
     known = ARCHITECTURES.get(model_type)
     for key in ("rewrite_module_tmp", "attn_module_tmp"):
         if not getattr(hparams, key).startswith(f"{block}."):
             raise HparamsError(
-                f"{hparams.source}: {key} {getattr(hparams, key)!r} does not lie below layer_module_tmp {block!r}",
-                hint="Both must name parts of one block.",
+                f"{hparams.source}: {key} {getattr(hparams, key)!r} is not inside layer_module_tmp {block!r}",
+                hint="Name parts of one block in both.",
             )
     named = Architecture(
         block=block,
@@ -119,7 +120,7 @@ def named_architecture(hparams: MEMITHyperParams, model_type: str) -> Architectu
 def architecture_for(model: nn.Module, model_type: str, hparams: MEMITHyperParams | None) -> Architecture:
     """What the table or inspection finds, unless `hparams` name other parts; these alone where nothing is found.
 
-    UnsupportedModelError where nothing is found and nothing is named; HparamsError as `named_architecture`.
+    UnsupportedModelError if nothing is found and nothing is named; HparamsError as `named_architecture`.
     """
     if hparams is None:
         return architecture_of(model, model_type)
@@ -140,7 +141,7 @@ def refuse_experts(model: nn.Module, model_type: str) -> None:
     if counted or any(name.endswith(".experts") for name, _ in model.named_modules()):
         raise UnsupportedModelError(
             f"{model_type} is a mixture of experts: a fact is spread over projections that a router chooses between",
-            hint="MEMIT needs one down projection per layer. Edit a dense model of the family instead.",
+            hint="Edit a dense model of the family instead: MEMIT needs one down projection per layer.",
         )
 
 
@@ -155,14 +156,14 @@ def _inspect(model: nn.Module, model_type: str) -> Architecture:
     outer = [name for name in stacks if not any(name.startswith(other + ".") for other in stacks)]
     hidden = getattr(model.config, "hidden_size", None)
     if len(outer) != 1 or hidden is None:
-        raise _unknown(model_type, f"its block lists are {sorted(outer) or 'not to be found'}")
+        raise _unknown(model_type, f"its block lists are {sorted(outer) or 'not found'}")
     stack = outer[0]
     found = [
         name
         for name, module in stacks[stack][0].named_modules()
-        if _output_size(module) == hidden and not any("att" in part.lower() for part in name.split("."))
+        if _sizes(module)[1] == hidden and not any("att" in part.lower() for part in name.split("."))
     ]
-    back = [name for name in found if _input_size(modules[f"{stack}.0.{name}"]) != hidden] or found
+    back = [name for name in found if _sizes(modules[f"{stack}.0.{name}"])[0] != hidden] or found
     owner = stack.rpartition(".")[0]
     norms = [
         f"{owner}.{name}"
@@ -182,16 +183,11 @@ def _head_of(model: nn.Module) -> str | None:
     return next((name for name, module in model.named_modules() if module is found), None)
 
 
-def _output_size(module: nn.Module) -> int | None:
+def _sizes(module: nn.Module) -> tuple[int | None, int | None]:
+    """How many inputs and outputs a projection has; None for another module."""
     if isinstance(module, nn.Linear):
-        return module.out_features
-    return int(module.weight.shape[1]) if type(module).__name__ == "Conv1D" else None  # type: ignore[index]
-
-
-def _input_size(module: nn.Module) -> int | None:
-    if isinstance(module, nn.Linear):
-        return module.in_features
-    return int(module.weight.shape[0]) if type(module).__name__ == "Conv1D" else None  # type: ignore[index]
+        return module.in_features, module.out_features
+    return tuple(module.weight.shape) if isinstance(module, Conv1D) else (None, None)
 
 
 def _unknown(model_type: str, found: str) -> UnsupportedModelError:

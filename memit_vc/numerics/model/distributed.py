@@ -64,11 +64,11 @@ class Team:
     size: int
 
     def tell(self, message: Message) -> None:
-        """Leader: give every helper a message. EngineError where one of them is gone."""
+        """Leader: give every helper a message. EngineError if one of them is gone."""
         self._broadcast(message, 0)
 
     def told(self) -> Message:
-        """Helper: the leader's next message. LeftError where it gave the job up."""
+        """Helper: the leader's next message. LeftError if it gave the job up."""
         message = self._broadcast(None, 0)
         if message.body.get("leave"):
             raise LeftError
@@ -161,7 +161,7 @@ def leave(code: int) -> NoReturn:
 def present_team() -> Team | None:
     """The team of the `joined` block that this runs in.
 
-    A script's own process group is no team: its ranks may all run the same code, and none would help.
+    A script's own process group is not a team: its ranks may all run the same code, and none would help.
     """
     return _TEAM.get()
 
@@ -179,6 +179,6 @@ def _connected() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise EngineError(
-            f"another process of this run is gone: {str(error).strip().splitlines()[0]}",
-            hint="Its own message says why. Nothing was committed; z already found is kept for the next try.",
+            f"another process of this run has ended: {str(error).strip().splitlines()[0]}",
+            hint="Read its own message. Nothing was committed; z already found is kept for the next try.",
         ) from error

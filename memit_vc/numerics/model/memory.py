@@ -46,7 +46,7 @@ def search_tokens(adapter: ModelAdapter, *, layer: int) -> int:
 
 
 def free_memory(module: torch.nn.Module) -> int | None:
-    """Free bytes where a module lies; None where the system does not say."""
+    """Free bytes where a module lies; None if the system does not say."""
     device = next(module.parameters()).device
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -67,7 +67,7 @@ def _bytes_per_token(adapter: ModelAdapter, layer: int) -> int:
 
 
 def free_ram() -> int | None:
-    """Free bytes of main memory, within the limits of a container; None where the system does not say."""
+    """Free bytes of main memory, within the limits of a container; None if the system does not say."""
     found = [free for free in (_available(), _left_in_group()) if free is not None]
     return min(found, default=None)
 
@@ -124,7 +124,7 @@ def halving(tokens: int, run: Callable[[int], _T]) -> _T:
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """EngineError in the place of what torch raises where an allocation fails; all else goes through."""
+    """EngineError instead of what torch raises when an allocation fails; all else goes through."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -31,6 +31,6 @@ def refuse_inference_tensors(model: Any) -> None:
     if made:
         raise EngineError(
             f"the model was made under torch.inference_mode(): {len(made)} of its weights, {made[0]} among them, "
-            "let no gradient pass",
-            hint="Load or copy the model outside that block; the edit itself may stand in it.",
+            "block gradients",
+            hint="Load or copy the model outside that block; the edit itself may run inside.",
         )

@@ -60,13 +60,13 @@ def prepare_base(
         if entry.dtype not in STORAGE_DTYPES:
             raise UnsupportedModelError(
                 f"{checkpoint.directory}: {weight.name} is stored as {entry.dtype}, which cannot be edited exactly",
-                hint="Quantised weights hold no small updates. Use the unquantised checkpoint, or export an adapter.",
+                hint="Use the unquantised checkpoint, or export an adapter: quantised weights hold no small updates.",
             )
         if entry.dtype != weight.dtype or entry.shape != (shape if weight.orientation == "out_in" else shape[::-1]):
             raise IntegrityError(
                 f"{checkpoint.directory}: {weight.name} is {entry.dtype} {list(entry.shape)}, "
                 f"the history says {weight.dtype} {list(shape)} as {weight.orientation}",
-                hint="The base is not the one that `init` recorded: put its files back, or start a new repository.",
+                hint="Restore the files of the base that `init` recorded, or start a new repository.",
             )
     build_base(checkpoint, {weight.name for weight in weights}, into, progress, manifest=manifest, tell=tell)
 
@@ -92,9 +92,9 @@ def checkout(
     `out` appears whole, by one rename, or not at all. `replace` switches an earlier checkout of the same base instead:
     its hot shard is replaced by rename, never written into, so that models mapped on it live on; after a crash its
     weights are wholly the old state's or the new one's. `memitvc.json` may then still name the old state: `verify` goes
-    by the weights and says so, and the next switch writes both anew.
+    by the weights and says so, and the next switch writes both again.
 
-    UsageError where `out` holds anything else, StorageError (nothing left) where the system refuses,
+    UsageError if `out` holds anything else, StorageError (nothing left) where the system refuses,
     IntegrityError and EngineError from materialising.
     """
     base = ShardedBase.open(base_dir)
@@ -144,14 +144,14 @@ def _publish(
 
 
 def _is_fresh(out: Path, base: ShardedBase, *, replace: bool) -> bool:
-    """True where `out` is to be made, False where it is a checkout to switch; UsageError for anything else."""
+    """True if `out` is to be made, False if it is a checkout to switch; UsageError for anything else."""
     if is_free(out):
         return True
     with storage_errors(out):
         ours = (out / RECORD_FILE).is_file()
     if not ours and replace:
         raise UsageError(
-            f"{out}: is no checkout of memit-vc, and cannot be switched",
+            f"{out}: is not a checkout of memit-vc, so it cannot be switched",
             hint="Make a checkout: -o with a new directory.",
         )
     if not ours:

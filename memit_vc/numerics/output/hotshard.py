@@ -23,10 +23,10 @@ from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, stored_shape
 from memit_vc.numerics.exact.update import Edit, Update
 from memit_vc.objects import EditableWeight
 from memit_vc.progress import Progress
+from memit_vc.store.checkpoint import Checkpoint
 from memit_vc.store.files import storage_errors
 from memit_vc.store.safetensors_file import FileHeader, read_header
 
-_CHUNK = 1 << 23
 Buffer: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.uint8]]"
 """Memory that goes from block to block."""
 _UNHASHED = 4
@@ -91,26 +91,26 @@ def copied_shard(path: Path, hashes: dict[str, str], progress: Progress) -> Iter
     """The bytes of a cached shard; StaleShardError as soon as a tensor is not what `hashes` says."""
     try:
         header = read_header(path)
+        shard = Checkpoint(path.parent, {path.name: header})
         total, done = sum(entry.size for entry in header.tensors.values()), 0
         with path.open("rb") as file:
             yield file.read(header.data_start)
-            for name, entry in header.tensors.items():
-                sha, left = hashlib.sha256(), entry.size
-                while left and (chunk := file.read(min(left, _CHUNK))):
-                    sha.update(chunk)
-                    left -= len(chunk)
-                    done += len(chunk)
-                    yield chunk
-                    progress("write weights", done, total)
-                if sha.hexdigest() != hashes.get(name):
-                    raise StaleShardError(f"{path}: {name}")
+        for name in header.tensors:
+            sha = hashlib.sha256()
+            for chunk in shard.chunks(name):
+                sha.update(chunk)
+                done += len(chunk)
+                yield chunk
+                progress("write weights", done, total)
+            if sha.hexdigest() != hashes.get(name):
+                raise StaleShardError(f"{path}: {name}")
     except (OSError, IntegrityError, StorageError) as error:
         raise StaleShardError(str(error)) from error
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Some rows of a tensor in the base's shard, and what is to be done to them."""
+    """Some rows of a tensor in the base's shard, and their edit."""
 
     name: str
     file: BinaryIO
@@ -155,7 +155,7 @@ def _edited(spare: list[Buffer], block: _Block) -> tuple[str, Buffer, memoryview
         count = os.preadv(block.file.fileno(), [raw[done:]], block.offset + done)
         if not count:
             raise StorageError(
-                f"{block.file.name}: ends inside tensor {block.name!r}", hint="It was cut short; delete it."
+                f"{block.file.name}: ends inside tensor {block.name!r}", hint="Delete it: it was cut short."
             )
         done += count
     if block.edit is not None:

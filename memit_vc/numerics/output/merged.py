@@ -12,14 +12,13 @@ from torch import Tensor
 
 from memit_vc.errors import UnsupportedModelError, UsageError
 from memit_vc.numerics.exact.factored import Term
-from memit_vc.numerics.exact.materialise import STORAGE_DTYPES
-from memit_vc.numerics.exact.stateweight import convert, state_weight
+from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, convert, state_weight
 from memit_vc.numerics.model.checkpoint_tensors import read_tensor
 from memit_vc.objects import EditableWeight
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import INDEX_FILE, Checkpoint
 from memit_vc.store.files import write_atomic
-from memit_vc.store.safetensors_file import DTYPE_BITS, parse_header, write_header
+from memit_vc.store.safetensors_file import DTYPE_BITS, file_order, write_header
 
 _PIECE = 1 << 22
 """Entries that are converted at once."""
@@ -74,10 +73,8 @@ def write_merged(
 
     def content(names: Sequence[str]) -> Iterator[bytes]:
         entries = {name: (target[name], checkpoint.tensors[name][1].shape) for name in names}
-        head = write_header(entries, {"format": "pt"})
-        yield head
-        size = len(head) + sum(sizes[name] for name in names)
-        for name in parse_header(head, size, source="model.safetensors").tensors:
+        yield write_header(entries, {"format": "pt"})
+        for name in file_order(entries):
             found = terms(name) if name in edited else []
             if found:
                 base = read_tensor(checkpoint, name)

@@ -19,13 +19,13 @@ from memit_vc.objects import Fact
 def keys_at(adapter: ModelAdapter, prompt: str, subject: str | None, layers: Sequence[int]) -> dict[int, Tensor]:
     """k [d_in] float64 of each layer at the subject's last token (None: the prompt's), with the weights as they stand.
 
-    EngineError where the subject does not occur in the prompt.
+    EngineError if the subject does not occur in the prompt.
     """
     asked = Fact(prompt=prompt, subject=prompt if subject is None else subject, target="")
     try:
         frontier = Frontier(adapter, [asked], layers=sorted(layers), templates=[[Template("")]])
     except ValueError as error:
-        raise EngineError(str(error), hint="Write the subject as it stands in the prompt.") from error
+        raise EngineError(str(error), hint="Write the subject as the prompt does.") from error
     return {layer: frontier.keys(layer)[:, 0].double().cpu() for layer in sorted(layers)}
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,9 +19,7 @@ from memit_vc.numerics.model.memory import halving
 
 @dataclass(frozen=True, slots=True)
 class Continued:
-    """How a model continues a prompt with a given text: mean −log P of its tokens in nats, and whether each is the
-    argmax.
-    """
+    """How a model continues a prompt with a given text; `nll` is the mean −log P of its tokens in nats."""
 
     nll: float
     argmax: bool
@@ -73,7 +70,7 @@ def continuations(
                     columns += [of_host[position] for position in row.positions]
                     labels += row.labels
                     lengths.append(len(row.labels))
-            logits = _logits(adapter, hidden[at, columns])
+            logits = adapter.logits(hidden[at, columns])
             target = torch.tensor(labels, device=logits.device)
             nll = torch.nn.functional.cross_entropy(logits, target, reduction="none").cpu()
             best = logits.argmax(-1)
@@ -92,7 +89,7 @@ def continuations(
 
 
 def _share(rows: Sequence[TokenRow]) -> tuple[list[tuple[int, ...]], list[int]]:
-    """Distinct rows that are no beginning of another row, and for each row the one that it is read off."""
+    """Distinct rows that are not the beginning of another row, and for each row the one that it is read off."""
     order = sorted(range(len(rows)), key=lambda i: rows[i].ids, reverse=True)
     hosts: list[tuple[int, ...]] = []
     host_of = [0] * len(rows)
@@ -107,7 +104,7 @@ def _share(rows: Sequence[TokenRow]) -> tuple[list[tuple[int, ...]], list[int]]:
 def perplexity(adapter: ModelAdapter, texts: Sequence[str], *, tokens: int = 4096, window: int = 512) -> float:
     """exp(mean NLL per token) over windows of at most `window` tokens, until `tokens` tokens are predicted.
 
-    EngineError where the texts hold no two tokens in a row.
+    EngineError if the texts hold no two tokens in a row.
     """
     limit = positions(adapter.model.config)
     window = min(window, limit) if limit else window
@@ -127,16 +124,14 @@ def perplexity(adapter: ModelAdapter, texts: Sequence[str], *, tokens: int = 409
             rows = [windows[i] for i in group]
             hidden, places = _hidden(adapter, rows)
             read = [hidden[line, list(columns[:-1])] for line, columns in places]
-            logits = _logits(adapter, torch.cat(read))
+            logits = adapter.logits(torch.cat(read))
             labels = torch.tensor([token for row in rows for token in row[1:]], device=logits.device)
             total += float(torch.nn.functional.cross_entropy(logits, labels, reduction="sum"))
     return float(torch.tensor(total / count, dtype=torch.float64).exp())
 
 
 def greedy(adapter: ModelAdapter, prompts: Sequence[str], *, new_tokens: int = 8) -> list[str]:
-    """The model's most likely continuation of each prompt, as text, at most `new_tokens` tokens, cut at a line's
-    end.
-    """
+    """The model's most likely continuation of each prompt: text of at most `new_tokens` tokens, cut at a line's end."""
     answers = []
     eos = adapter.tokenizer.eos_token_id
     with evaluating(adapter.model), torch.no_grad():
@@ -157,15 +152,4 @@ def greedy(adapter: ModelAdapter, prompts: Sequence[str], *, new_tokens: int = 8
 def _hidden(adapter: ModelAdapter, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Sequence[tuple[int, Sequence[int]]]]:
     """Final hidden states [lines, width, d_model], and the line of each row and the column of each of its tokens."""
     laid = laid_out(adapter, rows)
-    return _forward(adapter, laid.inputs), laid.places
-
-
-def _forward(adapter: ModelAdapter, inputs: Mapping[str, Any]) -> Tensor:
-    run: Any = adapter.backbone
-    hidden: Tensor = run(**inputs, use_cache=False).last_hidden_state
-    return hidden
-
-
-def _logits(adapter: ModelAdapter, hidden: Tensor) -> Tensor:
-    """Float32 logits of final hidden states (the norm is already applied), with the family's soft cap."""
-    return adapter.logits(hidden)
+    return adapter.backbone(**laid.inputs, use_cache=False).last_hidden_state, laid.places

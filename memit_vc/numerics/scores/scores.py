@@ -19,7 +19,7 @@ from memit_vc.objects import Fact
 MEASURES = ("ES", "PS", "NS", "rewrite_acc", "paraphrase_acc", "neighbourhood_acc")
 
 FactScores: TypeAlias = "dict[str, float | None]"
-"""One fact: each of MEASURES in [0, 1], None where the fact has no such probe; `nll` of the new target on the
+"""One fact: each of MEASURES in [0, 1], None if the fact has no such probe; `nll` of the new target on the
 prompt.
 """
 
@@ -32,16 +32,14 @@ def score(
     on_done: Callable[[int, int], None] | None = None,
 ) -> list[FactScores]:
     """Scores of each fact with the weights that the model now holds."""
-    asked: dict[tuple[str, str], int] = {}
-    for fact in facts:
-        for pair in _pairs(fact):
-            asked.setdefault(pair, len(asked))
-    found = continuations(adapter, list(asked), max_tokens=max_tokens, on_done=on_done)
-    return [_of_fact(fact, {pair: found[asked[pair]] for pair in _pairs(fact)}) for fact in facts]
+    asked = list(dict.fromkeys(pair for fact in facts for pair in _pairs(fact)))
+    found = continuations(adapter, asked, max_tokens=max_tokens, on_done=on_done)
+    answers = dict(zip(asked, found, strict=True))
+    return [_of_fact(fact, answers) for fact in facts]
 
 
 def total(scores: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Mean of each measure over the facts that have it, and S; None where no fact has it."""
+    """Mean of each measure over the facts that have it, and S; None if no fact has it."""
     means: dict[str, float | None] = {name: _mean([s.get(name) for s in scores]) for name in (*MEASURES, "nll")}
     parts = [means[name] for name in ("ES", "PS", "NS")]
     known = [p for p in parts if p is not None]

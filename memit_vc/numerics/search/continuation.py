@@ -79,7 +79,7 @@ class Continuations:
         return [[rows[i] for i in group] for group in groups]
 
     def _lines(self, part: Sequence[int]) -> tuple[Lines, Lines] | None:
-        """Where prefixes and suffixes lie; None where no line is short enough for the model's window or table."""
+        """Where prefixes and suffixes lie; None if no line is short enough for the model's window or table."""
         pivots = [self._rows[i].pivot for i in part]
         lengths = [len(self._rows[i].ids) - self._rows[i].pivot for i in part]
         for lines in (*([Lines.packed(lengths, pivots)] if self._packed else []), Lines.single(lengths)):
@@ -134,17 +134,14 @@ class Suffix:
                 self._inputs,
                 keep={loss_block, last},
                 calls=range(self._layer + 1, last + 1),
-                change=(self._layer, lambda hidden: self._changed(hidden, delta)),
+                change=(self._layer, lambda hidden: _added(hidden, self._places, delta)),
             )
             self._recording = Recording(recording.calls, {}, recording.unchanged)
             self.start = recording.before(self._places)
             return recording.outputs[loss_block], recording.outputs[last]
-        hidden = self._changed(self._recording.unchanged, delta)
+        hidden = _added(self._recording.unchanged, self._places, delta)
         loss = replay(self._adapter, self._recording, hidden, blocks=range(self._layer + 1, loss_block + 1))
         return loss, replay(self._adapter, self._recording, loss, blocks=range(loss_block + 1, last + 1))
-
-    def _changed(self, hidden: Tensor, delta: Tensor) -> Tensor:
-        return _added(hidden, self._places, delta)
 
     def place(self, row: int, position: int) -> tuple[int, int]:
         return self._lines.place(row, position - self._rows[row].pivot)

@@ -70,21 +70,16 @@ class Prefixes:
         self._layers = [_joined([part[layer] for part in kept]) for layer in range(adapter.n_layers)]
 
     def _run(self, laid: Laid, tokens: Sequence[tuple[int, int]]) -> list[tuple[Tensor, Tensor] | None]:
-        """Keys and values [heads, tokens, width of a head] of each layer; None where it keeps none."""
+        """Keys and values [heads, tokens, width of a head] of each layer; None if it keeps none."""
         adapter = self._adapter
         filled = DynamicCache()
         with torch.no_grad():
             adapter.backbone(**laid.inputs, **{cache_argument(adapter.backbone): filled}, use_cache=True)
         width = laid.inputs["input_ids"].shape[1]
         index = torch.tensor([line * width + column for line, column in tokens])
-        kept: list[tuple[Tensor, Tensor] | None] = []
-        for number in range(adapter.n_layers):
-            layer = filled.layers[number] if number < len(filled.layers) else None
-            if layer is None or not layer.is_initialized:
-                kept.append(None)
-            else:
-                kept.append((_flat(layer.keys, index), _flat(layer.values, index)))
-        return kept
+        layers = [layer if layer.is_initialized else None for layer in filled.layers]
+        layers += [None] * (adapter.n_layers - len(layers))
+        return [None if layer is None else (_flat(layer.keys, index), _flat(layer.values, index)) for layer in layers]
 
     def cache(self, rows: Sequence[int], lines: Lines) -> DynamicCache:
         """A cache whose layers join the prefixes of `rows`, as `lines` has them, with the states they are given."""

@@ -26,7 +26,7 @@ from memit_vc.numerics.search.continuation import Continuation, Continuations
 from memit_vc.objects import Fact
 
 _COMPACT_BELOW = 0.75
-"""Rows are laid out anew once this share of them is still searched for: a layout costs about one step."""
+"""Rows are laid out again once this share of them is still searched for: a layout costs about one step."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def find_targets(
     """Search z for every fact of the batch; the model is only read.
 
     `max_tokens` bounds the tokens of one forward with gradients (halved on out-of-memory); `plain` forces the
-    whole-model path; `on_step(step, still searching)` is called after each step. EngineError where a loss
+    whole-model path; `on_step(step, still searching)` is called after each step. EngineError if a loss
     is not finite.
     """
     with evaluating(adapter.model), frozen(adapter.model):

@@ -29,7 +29,7 @@ def search_order(
     plain: bool,
     weights: Mapping[int, Tensor],
 ) -> Message:
-    """What a helper needs to know: `weights` are those that the leader's model holds in place of the base's."""
+    """What a helper needs to know: `weights` are those that the leader's model holds instead of the base's."""
     body = {
         "job": JOB,
         "parts": [[fact.to_json() for fact in part] for part in parts],
@@ -57,7 +57,7 @@ def searched(
 
 
 def help_search(adapter: ModelAdapter, team: Team, order: Message) -> None:
-    """Helper: search its share of the parts. LeftError where the leader gives up or any process fails."""
+    """Helper: search its share of the parts. LeftError if the leader gives up or any process fails."""
     body = order.body
     hparams = MEMITHyperParams.from_json(body["hparams"])
     # the helper's model with the parts that this search's hyperparameters name: a commit may have its own

@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,7 @@ class StatisticsKey:
         """The key for a loaded model; `names[layer]` is the edited weight's name in the checkpoint."""
         return cls(
             base=base,
-            weights=tuple(
-                KeyedWeight(layer=layer, name=names[layer], d_in=adapter.dimensions(layer)[1])
-                for layer in sorted(names)
-            ),
+            weights=tuple(KeyedWeight(layer=n, name=names[n], d_in=adapter.dimensions(n)[1]) for n in sorted(names)),
             tokenizer=_tokenizer_digest(adapter.tokenizer),
             corpus=dict(corpus),
             tokens=tokens,
@@ -102,17 +99,7 @@ class StatisticsKey:
         return StatisticsId(digest("statistics", canonical_json(record)))
 
     def to_json(self) -> dict[str, JsonValue]:
-        return {
-            "base": self.base,
-            "weights": [{"layer": w.layer, "name": w.name, "d_in": w.d_in} for w in self.weights],
-            "tokenizer": self.tokenizer,
-            "corpus": dict(self.corpus),
-            "tokens": self.tokens,
-            "max_length": self.max_length,
-            "dtype": self.dtype,
-            "format": self.format,
-            "algorithm": self.algorithm,
-        }
+        return {**asdict(self), "weights": [asdict(weight) for weight in self.weights]}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> StatisticsKey:
@@ -184,7 +171,7 @@ class StatisticsCache:
     def factor(self, key: StatisticsKey | StatisticsId, layer: int, weight: float) -> Factor:
         """The factor of λC for λ = `weight`, from memory, from disk, or computed from the moments and kept.
 
-        EngineError where there are no moments of this layer or they cannot be factored.
+        EngineError if there are no moments of this layer or they cannot be factored.
         """
         identifier = (_id(key), layer, float(weight))
         found = self._factors.get(identifier)
@@ -262,7 +249,7 @@ def _check(moments: Moments, weight: KeyedWeight) -> None:
         shape = "nothing" if matrix is None else f"shape {tuple(matrix.shape)}"
         raise EngineError(
             f"layer {weight.layer} ({weight.name}) has keys of size {weight.d_in}; its second moment has {shape}",
-            hint="The statistics are another model's; compute them with `memitvc stats`.",
+            hint="Compute them with `memitvc stats`: these belong to another model.",
         )
     if not bool(matrix.isfinite().all()):
         raise EngineError(f"the second moment of layer {weight.layer} ({weight.name}) is not finite")

@@ -31,7 +31,10 @@ _HELD_OUT = 16
 
 @dataclass(frozen=True)
 class Corpus:
-    """A source of text. `read()` gives the same texts in the same order each time it is called."""
+    """A source of text, shuffled with the seed: the first tokens of a large corpus are representative of it.
+
+    `read()` gives the same texts in the same order each time it is called.
+    """
 
     description: Mapping[str, JsonValue]
     read: Callable[[], Iterator[str]]
@@ -41,10 +44,6 @@ class Corpus:
         return dict(self.description)
 
     def __iter__(self) -> Iterator[str]:
-        return self.read()
-
-    def texts(self) -> Iterator[str]:
-        """The texts, shuffled with the seed, so that the first tokens of a large corpus are representative of it."""
         return self.read()
 
 
@@ -69,7 +68,7 @@ def open_corpus(
     sampling is.
 
     UsageError for a spec that cannot be understood, a missing field or an empty corpus; StorageError for a file that is
-    missing or unreadable; RemoteError where the Hub fails.
+    missing or unreadable; RemoteError if the Hub fails.
     """
     kind = named_kind(spec)
     if kind == "pydoc":
@@ -102,7 +101,7 @@ def named_kind(spec: str) -> Literal["pydoc", "self", "hub", "file"]:
     if spec.startswith("hub:"):
         if not _HUB.fullmatch(spec.removeprefix("hub:")):
             raise UsageError(
-                f"corpus {spec!r} names no data set",
+                f"corpus {spec!r} does not name a data set",
                 hint="Write hub:owner/name, hub:owner/name:config or …:config:split.",
             )
         return "hub"
@@ -162,13 +161,13 @@ def python_documentation() -> list[str]:
     """English prose of `pydoc_data.topics`, in passages of about a thousand characters: no code, grammar or markup,
     and no paragraph twice.
 
-    The text differs between Python versions. StorageError where the distribution leaves the module out.
+    The text differs between Python versions. StorageError if the distribution leaves the module out.
     """
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
         raise StorageError(
-            "this Python comes without pydoc_data.topics", hint="Name another corpus: `memitvc stats --corpus FILE`."
+            "this Python does not include pydoc_data.topics", hint="Name another corpus: `memitvc stats --corpus FILE`."
         ) from error
     seen: set[str] = set()  # some topics hold others whole
     found: list[str] = []

@@ -145,7 +145,7 @@ def _lines_reader(path: Path, file: BinaryIO, field: str | None, seed: int) -> C
         try:
             return _record_text(json.loads(_decode(raw, where)), field, where)
         except ValueError as error:
-            raise StorageError(f"{where}: not JSON: {error}", hint="Each line must be one JSON value.") from error
+            raise StorageError(f"{where}: not JSON: {error}", hint="Write one JSON value on each line.") from error
 
     return _spans_reader(path, spans, parse, seed)
 
@@ -154,11 +154,13 @@ def _json_reader(path: Path, file: BinaryIO, field: str | None, seed: int) -> Ca
     try:
         records = json.loads(_decode(file.read(), str(path)))
     except ValueError as error:
-        raise StorageError(f"{path}: not JSON: {error}", hint="One record per line is called .jsonl.") from error
+        raise StorageError(
+            f"{path}: not JSON: {error}", hint="Name the file .jsonl if each line is one record."
+        ) from error
     if not isinstance(records, list):
         raise UsageError(
             f"{path}: holds a JSON {type(records).__name__}, not a list of texts or of records",
-            hint="Put [ and ] around it; one record per line is called .jsonl.",
+            hint="Put [ and ] around it, or name it .jsonl if each line is one record.",
         )
     texts = [_record_text(record, field, f"{path}, record {index + 1}") for index, record in enumerate(records)]
     random.Random(seed).shuffle(texts)  # noqa: S311

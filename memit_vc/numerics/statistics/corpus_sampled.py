@@ -73,10 +73,10 @@ def sampled_texts(
 ) -> Iterator[str]:
     """Texts without end, in batches of 32. Finished batches are kept in `cache` (a directory) and read from there.
 
-    `tokens`, how many the reader is going to take, is for the progress alone, which is told batch by batch: how many
-    there will be shows from the second on, because texts end early.
+    `tokens` is how many the reader will take. It serves the progress alone, which names the number of batches from the
+    second on: texts end early.
 
-    No global random state is read or changed. EngineError where the model writes nothing but its end mark.
+    No global random state is read or changed. EngineError if the model writes nothing but its end mark.
     """
     kept = None if cache is None else _Kept(cache, adapter, seed)
     barren = written = 0
@@ -93,9 +93,7 @@ def sampled_texts(
             written += sum(len(adapter.tokenizer(text)["input_ids"]) for text in texts)
         barren = 0 if texts else barren + 1
         if barren == 3:
-            raise EngineError(
-                "the model writes no text when it is sampled from", hint="Name another corpus for the statistics."
-            )
+            raise EngineError("sampling from the model gives no text", hint="Name another corpus for the statistics.")
 
 
 class _Kept:

@@ -22,7 +22,7 @@ _TENSOR = "lower"
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """λC + ridge·I = L Lᵀ. `lower` is L, float64 [d_in, d_in]; `ridge` is 0.0 where λC was positive definite."""
+    """λC + ridge·I = L Lᵀ. `lower` is L, float64 [d_in, d_in]; `ridge` is 0.0 if λC was positive definite."""
 
     lower: Tensor
     ridge: float = 0.0
@@ -33,7 +33,7 @@ class Factor:
         return int(self.lower.shape[0])
 
     def to(self, device: torch.device) -> Factor:
-        """The same factor on a device; itself where it is there."""
+        """The same factor on a device; itself if it is there."""
         return self if self.lower.device == device else Factor(self.lower.to(device), self.ridge)
 
     def solve(self, x: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class Factor:
         if x.ndim != 2 or x.shape[0] != self.size:
             raise EngineError(
                 f"keys of shape {tuple(x.shape)} do not fit statistics of {self.size} inputs",
-                hint="The statistics are another model's or another layer's; compute them again with `memitvc stats`.",
+                hint="Compute them again with `memitvc stats`: these belong to another model or layer.",
             )
         return torch.cholesky_solve(x.to(self.lower), self.lower)
 
@@ -85,13 +85,13 @@ def factorise(moment: Tensor, weight: float, *, ridge: float | None = None) -> F
     if moment.ndim != 2 or moment.shape[0] != moment.shape[1] or not moment.shape[0]:
         raise EngineError(f"a second moment must be square, not of shape {tuple(moment.shape)}")
     if not (0 < weight < float("inf")):
-        raise EngineError(f"mom2_update_weight is {weight}", hint="λ must be a positive number.")
+        raise EngineError(f"mom2_update_weight is {weight}", hint="Give a positive number.")
     matrix = moment.double()
     matrix = (matrix + matrix.T).mul_(weight / 2)
     if not bool(matrix.isfinite().all()):
         raise EngineError(
             "the second moment holds values that are not finite",
-            hint="The activations overflowed; compute the statistics again in float32.",
+            hint="Compute the statistics again in float32: the activations overflowed.",
         )
     diagonal = matrix.diagonal()
     mean, largest = float(diagonal.mean()), float(diagonal.max())

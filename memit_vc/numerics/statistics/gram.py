@@ -53,7 +53,7 @@ class Gram:
         return cls(size, edges, blocks)
 
     def add(self, keys: Tensor) -> bool:
-        """Add keys [tokens, size]; False where they are not finite (the sum is then spoilt)."""
+        """Add keys [tokens, size]; False if they are not finite (the sum is then spoilt)."""
         device = next(iter(self.blocks.values())).device
         if device.type != "cpu":
             keys = keys.to(device)

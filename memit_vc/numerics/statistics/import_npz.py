@@ -27,7 +27,7 @@ from memit_vc.store.files import file_digest, storage_errors
 
 _LOG = logging.getLogger(__name__)
 
-_ANEW = "The file is damaged: copy it again, or compute second moments here with `memitvc stats`."
+_AGAIN = "Copy the damaged file again, or compute second moments here with `memitvc stats`."
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,16 @@ def find_statistics(
         named = [path for path in candidates if path.name.startswith(f"{module}_") and "mom2" in path.name]
         exact = [path for path in named if asked is not None and asked.fits(path, module)]
         if asked is not None and len(named) == 1 and not exact:
-            _LOG.warning("layer %d: using %s, the only statistics there; asked for are %s", layer, named[0], asked)
+            _LOG.warning(
+                "layer %d: using %s, the only statistics there; the hyperparameters ask for %s", layer, named[0], asked
+            )
         named = exact or named
         if len(named) > 1:
             listed = ", ".join(str(path.relative_to(source)) for path in named)
             raise UsageError(
                 f"{source}: several statistics of layer {layer} ({module}): {listed}",
                 hint="Set mom2_dataset, mom2_n_samples and mom2_dtype to one of them, name the data set's directory, "
-                "or move those that are not meant.",
+                "or move the others away.",
             )
         if named:
             found[layer] = named[0]
@@ -129,7 +131,7 @@ def _spellings(model_name: str) -> set[str]:
 
 
 def _model_directories(source: Path, model_name: str) -> list[Path]:
-    """Directories below `source` that are this model's; `source` itself where it is one, or holds the files itself."""
+    """Directories below `source` that are this model's; `source` itself if it is one, or holds the files itself."""
     spelt = {name.lower() for name in _spellings(model_name)}
     if source.name.lower() in spelt or source.parent.name.lower() in spelt or any(source.glob("*.npz")):
         return [source]
@@ -144,20 +146,20 @@ def _read_moment(path: Path, layer: int, adapter: ModelAdapter) -> tuple[Tensor,
         raise EngineError(
             f"{path}: its second moment is {' × '.join(map(str, total.shape))}, "
             f"layer {layer} of this model has keys of size {size}",
-            hint="The file is another model's.",
+            hint="Give the file of this model.",
         )
     if count.size != 1 or not np.isfinite(count).all() or int(count.reshape(())) < 1:
-        raise IntegrityError(f"{path}: mom2.count is {count!r}, not a number of tokens", hint=_ANEW)
+        raise IntegrityError(f"{path}: mom2.count is {count!r}, not a number of tokens", hint=_AGAIN)
     matrix = torch.from_numpy(np.ascontiguousarray(total, dtype=np.float32)) / int(count.reshape(()))
     if not bool(matrix.isfinite().all()):
-        raise EngineError(f"{path}: its second moment (layer {layer}) holds values that are not finite", hint=_ANEW)
+        raise EngineError(f"{path}: its second moment (layer {layer}) holds values that are not finite", hint=_AGAIN)
     if bool((matrix.diagonal() < 0).any()) or not torch.allclose(
         matrix, matrix.T, rtol=1e-3, atol=1e-6 * float(matrix.diagonal().max())
     ):
         raise IntegrityError(
             f"{path}: mom2.mom2 (layer {layer}) is not a second moment: it must be symmetric, without negative entries "
             "on its diagonal",
-            hint=_ANEW,
+            hint=_AGAIN,
         )
     return matrix, int(count.reshape(()))
 

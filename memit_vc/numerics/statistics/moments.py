@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,10 @@ import torch
 from torch import Tensor
 
 from memit_vc.errors import IntegrityError, UsageError
-from memit_vc.numerics.forward.replay import StopForwardError, evaluating, watching
-from memit_vc.numerics.forward.rows import pad
+from memit_vc.numerics.forward.replay import evaluating
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.numerics.model.memory import is_out_of_memory, let_go
 from memit_vc.numerics.statistics.gram import Gram
-from memit_vc.numerics.statistics.moments_team import Rows, SharedSums, not_finite
+from memit_vc.numerics.statistics.moments_team import Rows, SharedSums, add_keys, empty_sums
 from memit_vc.numerics.statistics.tensorfile import read_tensors, write_tensors
 from memit_vc.numerics.statistics.token_batches import SHORTEST, token_batches
 from memit_vc.objects.ids import JsonValue
@@ -58,8 +56,7 @@ class _Run:
 
     @classmethod
     def fresh(cls, adapter: ModelAdapter, layers: Sequence[int]) -> _Run:
-        weights = {layer: adapter.weight(layer) for layer in layers}
-        return cls({layer: Gram.zeros(int(w.shape[1]), device=w.device) for layer, w in weights.items()})
+        return cls(empty_sums(adapter, layers))
 
     def passed(self, rows: Sequence[Sequence[int]]) -> None:
         self.batches += 1
@@ -87,12 +84,7 @@ class _Plan:
         )
 
     def named(self) -> dict[str, JsonValue]:
-        return {
-            "layers": list(self.layers),
-            "tokens": self.tokens,
-            "max_length": self.max_length,
-            "batch_tokens": self.batch_tokens,
-        }
+        return {**asdict(self), "layers": list(self.layers)}
 
 
 def collect(
@@ -161,10 +153,7 @@ class _Alone:
 
     def add(self, batches: Sequence[Rows]) -> None:
         for rows in batches:
-            for keys in key_pieces(self._adapter, rows, list(self._sums)):
-                for layer, gram in self._sums.items():
-                    if not gram.add(keys.pop(layer)):
-                        raise not_finite(self._adapter, layer)
+            add_keys(self._adapter, rows, self._sums)
 
     def gather(self) -> None:
         """The sums are whole as they are."""
@@ -176,45 +165,10 @@ def _summing(adapter: ModelAdapter, sums: Mapping[int, Gram]) -> Iterator[_Alone
     if adapter.team is None:
         yield _Alone(adapter, sums)
         return
-    shared = SharedSums(adapter, adapter.team, sums, key_pieces)
+    shared = SharedSums(adapter, adapter.team, sums)
     with adapter.team.job(shared.order()):
         yield shared
         shared.end()
-
-
-def key_pieces(adapter: ModelAdapter, rows: Rows, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Keys by layer of all rows: at once, or in halves where memory runs out."""
-    keys = None
-    try:
-        keys = _keys(adapter, rows, layers)
-    except (RuntimeError, MemoryError) as error:
-        if len(rows) == 1 or not is_out_of_memory(error):
-            raise
-    if keys is not None:
-        yield keys
-        return
-    let_go()  # out of the handler, whose error holds what the failed forward had
-    half = len(rows) // 2
-    yield from key_pieces(adapter, rows[:half], layers)
-    yield from key_pieces(adapter, rows[half:], layers)
-
-
-def _keys(adapter: ModelAdapter, rows: Rows, layers: Sequence[int]) -> dict[int, Tensor]:
-    """Inputs of the projections at every real token: by layer, [tokens, d_in] in the model's dtype."""
-    ids, mask = pad(rows)
-    real = mask.bool().reshape(-1)
-    found: dict[int, Tensor] = {}
-
-    def on_call(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = args[0] if args else kwargs["input"]
-        flat = given.reshape(-1, given.shape[-1])  # some families flatten rows and tokens before the MLP
-        found[layer] = flat[real.to(flat.device)]
-        if layer == layers[-1]:
-            raise StopForwardError
-
-    with watching({layer: adapter.projection(layer) for layer in layers}, on_call), suppress(StopForwardError):
-        adapter.backbone(input_ids=ids.to(adapter.device), attention_mask=mask.to(adapter.device), use_cache=False)
-    return found
 
 
 def _save(path: Path, run: _Run, plan: _Plan) -> None:

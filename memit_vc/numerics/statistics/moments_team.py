@@ -6,24 +6,31 @@ matter who adds what: what goes over the wire is a sum of each process, once at 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from memit_vc.errors import EngineError
-from memit_vc.numerics.forward.replay import evaluating
+from memit_vc.numerics.forward.replay import StopForwardError, evaluating, watching
+from memit_vc.numerics.forward.rows import pad
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.distributed import Message, Team, reported
+from memit_vc.numerics.model.memory import is_out_of_memory, let_go
 from memit_vc.numerics.statistics.gram import Gram
 
 JOB = "moments"
 _TILE = "tile"
 
 Rows: TypeAlias = "Sequence[Sequence[int]]"
-Pieces: TypeAlias = "Callable[[ModelAdapter, Rows, Sequence[int]], Iterator[Mapping[int, Tensor]]]"
-"""Keys by layer of a batch of rows, in one piece or, where memory is short, in several."""
+
+
+def empty_sums(adapter: ModelAdapter, layers: Sequence[int]) -> dict[int, Gram]:
+    """A sum of keys for each layer, on the layer's device."""
+    weights = {layer: adapter.weight(layer) for layer in layers}
+    return {layer: Gram.zeros(int(w.shape[1]), device=w.device) for layer, w in weights.items()}
 
 
 class SharedSums:
@@ -32,8 +39,8 @@ class SharedSums:
     The first batch sets the scale of the sums, so the leader takes that one alone.
     """
 
-    def __init__(self, adapter: ModelAdapter, team: Team, sums: Mapping[int, Gram], pieces: Pieces) -> None:
-        self._adapter, self._team, self._sums, self._pieces = adapter, team, sums, pieces
+    def __init__(self, adapter: ModelAdapter, team: Team, sums: Mapping[int, Gram]) -> None:
+        self._adapter, self._team, self._sums = adapter, team, sums
         self._told = False
 
     @property
@@ -54,14 +61,14 @@ class SharedSums:
         failed.
         """
         if not self._scaled:
-            _add(self._adapter, batches[0], self._sums, self._pieces)
+            add_keys(self._adapter, batches[0], self._sums)
             return
         if not self._told:
             scales = {str(layer): gram.exponents for layer, gram in self._sums.items() if gram.exponents is not None}
             self._team.tell(Message({"scales": True}, scales))
             self._told = True
         self._team.tell(Message({"batches": [[list(row) for row in rows] for rows in batches]}))
-        _share(self._adapter, self._team, batches, self._sums, self._pieces)
+        _share(self._adapter, self._team, batches, self._sums)
 
     def gather(self) -> None:
         """Fetch the sums of the others into `sums`, tile by tile; theirs start again at zero."""
@@ -74,18 +81,15 @@ class SharedSums:
                     block.add_(self._team.receive(source).tensors[_TILE].to(block.device))
         for layer, gram in self._sums.items():
             if not gram.finite():
-                raise not_finite(self._adapter, layer)
+                raise _not_finite(self._adapter, layer)
 
     def end(self) -> None:
         self._team.tell(Message({"end": True}))
 
 
-def help_moments(adapter: ModelAdapter, team: Team, order: Message, pieces: Pieces) -> None:
-    """Helper: its share of a pass. LeftError where the leader gives up or any process fails."""
-    own: dict[int, Gram] = {}
-    for layer in order.body["layers"]:
-        weight = adapter.weight(layer)
-        own[layer] = Gram.zeros(int(weight.shape[1]), device=weight.device)
+def help_moments(adapter: ModelAdapter, team: Team, order: Message) -> None:
+    """Helper: its share of a pass. LeftError if the leader gives up or any process fails."""
+    own = empty_sums(adapter, order.body["layers"])
     with torch.no_grad(), evaluating(adapter.model):
         while True:
             message = team.told()
@@ -100,30 +104,66 @@ def help_moments(adapter: ModelAdapter, team: Team, order: Message, pieces: Piec
                         team.send(Message(tensors={_TILE: block}))
                         block.zero_()
             else:
-                _share(adapter, team, message.body["batches"], own, pieces)
+                _share(adapter, team, message.body["batches"], own)
 
 
-def _share(adapter: ModelAdapter, team: Team, batches: Sequence[Rows], own: Mapping[int, Gram], pieces: Pieces) -> None:
+def _share(adapter: ModelAdapter, team: Team, batches: Sequence[Rows], own: Mapping[int, Gram]) -> None:
     """This process's batch of a group, and word from all that theirs went well."""
     done = Message()
     if team.rank < len(batches):
         try:
-            _add(adapter, batches[team.rank], own, pieces)
+            add_keys(adapter, batches[team.rank], own)
         except Exception as error:  # whatever it is, the others wait for an answer
             done = reported(error)
     list(team.exchange(done))
 
 
-def _add(adapter: ModelAdapter, rows: Rows, sums: Mapping[int, Gram], pieces: Pieces) -> None:
-    for keys in pieces(adapter, rows, list(sums)):
+def add_keys(adapter: ModelAdapter, rows: Rows, sums: Mapping[int, Gram]) -> None:
+    """Add the keys of a batch to the sums. EngineError for keys that are not finite."""
+    for keys in _key_pieces(adapter, rows, list(sums)):
         for layer, gram in sums.items():
-            if not gram.add(keys[layer]):
-                raise not_finite(adapter, layer)
+            if not gram.add(keys.pop(layer)):
+                raise _not_finite(adapter, layer)
 
 
-def not_finite(adapter: ModelAdapter, layer: int) -> EngineError:
+def _key_pieces(adapter: ModelAdapter, rows: Rows, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """Keys by layer of all rows: at once, or in halves where memory runs out."""
+    keys = None
+    try:
+        keys = _keys(adapter, rows, layers)
+    except (RuntimeError, MemoryError) as error:
+        if len(rows) == 1 or not is_out_of_memory(error):
+            raise
+    if keys is not None:
+        yield keys
+        return
+    let_go()  # out of the handler, whose error holds what the failed forward had
+    half = len(rows) // 2
+    yield from _key_pieces(adapter, rows[:half], layers)
+    yield from _key_pieces(adapter, rows[half:], layers)
+
+
+def _keys(adapter: ModelAdapter, rows: Rows, layers: Sequence[int]) -> dict[int, Tensor]:
+    """Inputs of the projections at every real token: by layer, [tokens, d_in] in the model's dtype."""
+    ids, mask = pad(rows)
+    real = mask.bool().reshape(-1)
+    found: dict[int, Tensor] = {}
+
+    def on_call(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = args[0] if args else kwargs["input"]
+        flat = given.reshape(-1, given.shape[-1])  # some families flatten rows and tokens before the MLP
+        found[layer] = flat[real.to(flat.device)]
+        if layer == layers[-1]:
+            raise StopForwardError
+
+    with watching({layer: adapter.projection(layer) for layer in layers}, on_call), suppress(StopForwardError):
+        adapter.backbone(input_ids=ids.to(adapter.device), attention_mask=mask.to(adapter.device), use_cache=False)
+    return found
+
+
+def _not_finite(adapter: ModelAdapter, layer: int) -> EngineError:
     """The error of activations that overflow."""
     return EngineError(
         f"the activations at layer {layer} ({adapter.parameter_name(layer)}) are not finite",
-        hint="The model overflows in its dtype: compute the statistics in float32 or bfloat16.",
+        hint="Compute the statistics in float32 or bfloat16: the model overflows in its own dtype.",
     )

@@ -37,7 +37,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors (CPU) and metadata of a file that `write_tensors` wrote.
 
-    FileNotFoundError where there is none, IntegrityError for a file that is cut short or not ours, StorageError where
+    FileNotFoundError if there is none, IntegrityError for a file that is cut short or not ours, StorageError where
     the system refuses the read.
     """
     with _opened(path) as file:

@@ -52,7 +52,7 @@ def _rows(tokenizer: Any, texts: Iterable[str], max_length: int) -> Iterator[lis
         )
         for ids, special in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True):
             end = len(ids)
-            while end and special[end - 1]:  # an EOS behind the text is no text
+            while end and special[end - 1]:  # an EOS behind the text is not text
                 end -= 1
             if end >= SHORTEST:
                 yield list(ids[: min(end, max_length)])

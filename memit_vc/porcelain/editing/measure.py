@@ -129,7 +129,7 @@ def _read(source: str) -> list[str]:
             hint="Correct [statistics] health in .memitvc/config.toml, or remove the line.",
         ) from error
     texts, length = [], 0
-    for text in corpus.texts():
+    for text in corpus:
         texts.append(text)
         length += len(text)
         if length > 12 * HEALTH_TOKENS:  # more characters than the tokens that are asked for

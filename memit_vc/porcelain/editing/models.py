@@ -142,7 +142,7 @@ class LoadedModel:
         from memit_vc.porcelain.editing.constraints import live_constraints
 
         if not state.columns:
-            return Context.base()
+            return Context()
         missing = [layer for layer in self.touched(state) if layer not in hparams.layers]
         if missing and hparams.history:
             raise EngineError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -183,7 +183,7 @@ def _computed(
     with memory_errors():
         moments = collect(
             adapter,
-            _Readable(texts.texts),
+            texts,
             hparams.layers,
             tokens=wanted,
             max_length=key.max_length,
@@ -207,16 +207,6 @@ def _sampled(repository: Repository) -> Path | None:
         return user_cache() / "sampled" / digest("sampled", canonical_json([repository.base_id, files]))[:16]
     except RuntimeError:
         return None
-
-
-class _Readable:
-    """Texts that can be read again, as a resumed pass needs them."""
-
-    def __init__(self, read: Callable[[], Iterator[str]]) -> None:
-        self._read = read
-
-    def __iter__(self) -> Iterator[str]:
-        return self._read()
 
 
 def _imported(loaded: LoadedModel, hparams: MEMITHyperParams, source: Path) -> tuple[StatisticsKey, Moments]:

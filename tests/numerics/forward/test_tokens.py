@@ -219,7 +219,7 @@ def test_a_subject_that_shares_its_last_token_with_the_target_is_refused() -> No
 def test_nothing_before_the_target_is_refused() -> None:
     tok = unigram("東京", "東", "京")
     (encoded,) = encode(tok, ["東京"])
-    with pytest.raises(EngineError, match="nothing stands before the target"):
+    with pytest.raises(EngineError, match="nothing precedes the target"):
         target_row(encoded, 1, span=None)
 
 

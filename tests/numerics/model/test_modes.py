@@ -81,7 +81,7 @@ def test_a_model_made_under_inference_mode_is_refused(directory: Path) -> None:
         made = copy.deepcopy(adapter.model)
     with pytest.raises(EngineError, match=r"made under torch\.inference_mode\(\): 57 of its weights") as caught:
         execute_memit(made, adapter.tokenizer, REQUESTS, hparams, statistics=statistics)
-    assert caught.value.hint == "Load or copy the model outside that block; the edit itself may stand in it."
+    assert caught.value.hint == "Load or copy the model outside that block; the edit itself may run inside."
 
 
 def test_templates_are_sampled_from_the_models_own_logits(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from memit_vc.numerics.scores.likelihood import continuations
 from memit_vc.numerics.search import continuation as continuation_module
 from memit_vc.numerics.search import targets as targets_module
 from memit_vc.numerics.search.targets import Targets, find_targets
-from memit_vc.numerics.statistics import moments as moments_module
+from memit_vc.numerics.statistics import moments_team as moments_module
 from memit_vc.numerics.statistics.moments import collect
 from tests.support.measure import relative
 from tests.support.models import FACTS, SENTENCES, hparams_for, load, tiny

@@ -161,7 +161,7 @@ def test_a_directory_that_is_not_ours_is_never_touched(tmp_path: Path, case: Cas
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("x")
-    for again, why in ((False, "not empty"), (True, "is no checkout")):
+    for again, why in ((False, "not empty"), (True, "is not a checkout")):
         with pytest.raises(UsageError, match=why):
             case.checkout(1, out, replace=again)
     (tmp_path / "file").write_text("x")

@@ -117,7 +117,10 @@ def test_the_file_that_is_asked_for_is_used(
 
     small = write(place / "wikipedia_stats", 1, suffix="_1000")
     assert found() == small
-    assert f"using {small}, the only statistics there; asked for are wikipedia, 100000 samples, float32" in caplog.text
+    assert (
+        f"using {small}, the only statistics there; the hyperparameters ask for wikipedia, 100000 samples, float32"
+        in caplog.text
+    )
     write(place / "wikitext_stats", 1)
     with pytest.raises(UsageError, match="several") as caught:
         found()

@@ -15,8 +15,7 @@ from memit_vc.numerics.exact.compress import compress as fewer
 from memit_vc.numerics.exact.factored import Dense, LowRank, Term
 from memit_vc.numerics.exact.grid import snap, snap_dense
 from memit_vc.numerics.exact.materialise import delta
-from memit_vc.numerics.exact.patchfile import bounds, check_patch, column_ids, encode_patch, read_patch
-from memit_vc.numerics.exact.patchheader import decode_header
+from memit_vc.numerics.exact.patchfile import bounds, check_patch, column_ids, decode_header, encode_patch, read_patch
 from memit_vc.objects import EditableWeight, PatchId, WeightForm
 from memit_vc.porcelain.asking.blame import blame
 from memit_vc.porcelain.editing.models import load_model

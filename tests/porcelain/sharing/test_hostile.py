@@ -190,7 +190,7 @@ BLOWS: dict[str, Blow] = {
     "another shape": ("the base has", taller),
     "a shape that the header denies": ("its header says", lambda f: f.repacked(longer)),
     "a weight of another name": (
-        "does not have",
+        "is not an editable weight of this base",
         lambda f: f.repacked(
             lambda t: t.update({k.replace("down_proj", "up_proj"): t.pop(k) for k in sorted(t)}),
             lambda h: h.update(weights={k.replace("down_proj", "up_proj"): v for k, v in h["weights"].items()}),

@@ -256,7 +256,7 @@ FORGED = {
     "off the grid": (numbers(b"\x01\x00\x80\x3e"), "off the grid"),
     "a tensor of 2^60 bytes": (header('"shape":[32,3]', '"shape":[1152921504606846976,3]'), "does not fill"),
     "a shape that does not fit": (header('"shape":[32,3]', '"shape":[3,32]'), "its header says"),
-    "another weight": (header("layers.2.", "layers.9."), "the base does not have"),
+    "another weight": (header("layers.2.", "layers.9."), "is not an editable weight of this base"),
     "another grid": (header('\\"quantum\\":-4', '\\"quantum\\":-5'), "off the grid|on the grid|gives weight"),
     "an unknown patch format": (header('\\"format\\":1', '\\"format\\":7'), "patch format 7"),
     "an unknown commit format": (edit(lambda t: t.commit.update(format=2)), "commit format 2"),
