@@ -137,10 +137,10 @@ def compute_statistics(
     What else a first commit would have to measure of the base is measured with them.
     """
     from memit_vc.porcelain.editing.measure import measure_base
-    from memit_vc.porcelain.editing.models import load_model
+    from memit_vc.porcelain.editing.models import model_of
 
     values = repository.hparams(hparams)
-    loaded = load_model(repository, device=values.resolved_device(), progress=progress).named_by(values)
+    loaded = model_of(repository, None, hparams=values, progress=progress).named_by(values)
     made = prepare_statistics(
         loaded, values, corpus=corpus, tokens=tokens, field=field, source=source, choose=True, progress=progress
     )
