@@ -1,4 +1,4 @@
-"""`stats`: second moments of the edited layers, computed once, kept, factored for the λ in use."""
+"""`stats`: second moments of the edited layers, computed once, kept, and factored for the λ in use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ docs/statistics.md).
 
 @dataclass(frozen=True)
 class Prepared:
-    """Statistics that are ready to solve with. `ridges` are absolute; 0 where λC was positive definite."""
+    """Statistics that are ready to solve with. `ridges` are absolute; 0 if λC was positive definite."""
 
     id: StatisticsId
     tokens: int
@@ -56,28 +56,26 @@ def prepare_statistics(
 ) -> Prepared:
     """Find or compute the second moment of every layer of `hparams.layers`, and factor λC of each.
 
-    `corpus` is as `open_corpus` takes it (default: what `stats` was last told, else config.toml's, else text sampled
-    from the model); `tokens` defaults to 10 · d_in. One pass for all layers; a killed run goes on where it was.
-    `source` imports EasyEdit's or memit's files instead. With `choose` (and always for imported ones) later commits use
-    these statistics unless told otherwise.
+    `corpus` is as for `open_corpus` (default: that of the last `stats`, else config.toml's, else text sampled from the
+    model); `tokens` defaults to 10 · d_in. One pass for all layers; a killed run goes on where it was. `source` imports
+    EasyEdit's or memit's files instead. With `choose`, and always for imported ones, these statistics are the default
+    of later commits.
     """
     from memit_vc.numerics.statistics.cache import StatisticsCache
 
     repository = loaded.repository
     cache = StatisticsCache(repository.root / "statistics")
-    key: StatisticsKey | None
-    computed = False
+    key: StatisticsKey | None = None
+    computed = source is not None
     if source is not None:
         key, moments = _imported(loaded, hparams, Path(source))
         cache.store(key, moments)
+    elif corpus is None and tokens is None:
+        key = _chosen(repository, cache, hparams.layers)
+    if key is None:
+        key, computed = _computed(loaded, hparams, cache, corpus, tokens, field, progress)
+    if choose or source is not None:
         _choose(repository, key, hparams.layers)
-        computed = True
-    else:
-        key = _chosen(repository, cache, hparams.layers) if corpus is None and tokens is None else None
-        if key is None:
-            key, computed = _computed(loaded, hparams, cache, corpus, tokens, field, progress)
-        if choose:
-            _choose(repository, key, hparams.layers)
     ready = _factored(cache, key, hparams, computed, progress)
     if key.id not in repository.statistics():
         repository.put_statistics(key.id, key.to_json())
@@ -91,9 +89,7 @@ def recorded_statistics(
     *,
     progress: Progress = silent,
 ) -> Prepared | None:
-    """The statistics that a commit was computed with, factored for λ and the layers of `hparams`; None where they are
-    not here.
-    """
+    """The statistics of a commit, factored for λ and the layers of `hparams`; None if they are not here."""
     from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
 
     record = repository.statistics().get(id)
@@ -108,7 +104,7 @@ def recorded_statistics(
 def _factored(
     cache: StatisticsCache, key: StatisticsKey, hparams: MEMITHyperParams, computed: bool, progress: Progress
 ) -> Prepared:
-    """λC of every layer factored and kept, to be read layer by layer when it is solved with."""
+    """Factor λC of every layer and keep it; a solve reads it layer by layer."""
     weight = hparams.mom2_update_weight
     ridges = {}
     for done, layer in enumerate(hparams.layers):
@@ -134,7 +130,7 @@ def compute_statistics(
 ) -> Prepared:
     """The `stats` command: load the base, prepare, and make these the statistics that commits use.
 
-    What else a first commit would have to measure of the base is measured with them.
+    Also measures the base's perplexity, which the first commit needs.
     """
     from memit_vc.porcelain.editing.measure import measure_base
     from memit_vc.porcelain.editing.models import model_of
@@ -195,10 +191,9 @@ def _computed(
 
 
 def _sampled(repository: Repository) -> Path | None:
-    """Where text that the base writes is kept, for every repository on it: one directory for all that it depends on.
+    """The directory of text that the base wrote, shared by all repositories on it; None without a home directory.
 
-    The tokenizer, the end marks and the configuration lie beside the weights, in the base's other files. None where
-    there is no home to keep it in.
+    Its name depends on the weights and on the files beside them: tokenizer, end marks and configuration.
     """
     files: dict[str, JsonValue] = {
         name: sha for name, sha in repository.base_files().items() if name.endswith((".json", ".txt", ".model"))
@@ -235,7 +230,7 @@ def _imported(loaded: LoadedModel, hparams: MEMITHyperParams, source: Path) -> t
 
 
 def _choose(repository: Repository, key: StatisticsKey, layers: Sequence[int]) -> None:
-    """Remember statistics as the ones to use: the user asked for them, or nothing else could find them again."""
+    """Make these statistics the default of later commits."""
     record = canonical_json({"key": key.to_json(), "layers": list(layers)})
     write_atomic(repository.root / "statistics" / _CHOSEN, record)
 

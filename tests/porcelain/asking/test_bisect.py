@@ -77,7 +77,7 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(plain_repository: Re
         bisect.start(plain_repository, "HEAD~3", ["HEAD"])
     bisect.start(plain_repository, "HEAD", ["HEAD~4"])
     before = bisect.current(plain_repository)
-    with pytest.raises(UsageError, match="under way already"):
+    with pytest.raises(UsageError, match="already under way"):
         bisect.start(plain_repository, "HEAD", ["HEAD~4"])
     with pytest.raises(MemitVCError, match="in the history of a good commit"):
         bisect.mark(plain_repository, "good", ["HEAD"])
