@@ -85,7 +85,7 @@ class LiveState:
 
     @cached_property
     def origins(self) -> Mapping[ColumnId, CommitId]:
-        """Column → the commit of the history that first brought it in."""
+        """Column → the commit of the history that first added it."""
         if self._origins is not None or self.commit is None:
             return self._origins or {}
         return self.repository.origins(self.commit)

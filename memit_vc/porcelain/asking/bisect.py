@@ -138,14 +138,11 @@ def run(
     step = current(repository)
     if step.session.bad is None or not step.session.good:
         raise UsageError("a bad or a good commit is missing", hint="Name both: `memitvc bisect start BAD GOOD`.")
-    place = repository.root / "cache"
-    with storage_errors(place):
-        place.mkdir(exist_ok=True)
-    # a name that `gc` knows: what a killed run leaves behind is the size of a model
-    temporary = temporary_path(place / "bisect")
+    # a name that `gc` knows: a killed run leaves a whole model behind
+    temporary = temporary_path(repository.root / "cache" / "bisect")
     try:
         with storage_errors(temporary):
-            temporary.mkdir()
+            temporary.mkdir(parents=True)
         directory = temporary / "model"
         while step.candidate is not None:
             candidate = step.candidate

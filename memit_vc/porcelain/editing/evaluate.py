@@ -69,7 +69,7 @@ def measured_facts(
     loaded: LoadedModel | None = None,
     progress: Progress = silent,
 ) -> list[MeasuredFact]:
-    """Measure live facts at `revision`; what was measured on that state before is read."""
+    """Measure live facts at `revision`, or read what was measured on that state before."""
     if not entries:
         return []
     facts = list({entry.fact.id: entry.fact for entry in entries}.values())

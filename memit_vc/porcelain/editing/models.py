@@ -17,7 +17,7 @@ from memit_vc.errors import EngineError, HparamsError, UnsupportedModelError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.engine import Context
 from memit_vc.numerics.exact.factored import Term
-from memit_vc.numerics.exact.materialise import delta
+from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, delta
 from memit_vc.numerics.exact.materialise_near import materialise_near
 from memit_vc.numerics.helper import opening
 from memit_vc.numerics.model.adapter import ModelAdapter
@@ -50,17 +50,15 @@ def open_adapter(
     `hparams` name its parts. With `spread`, a model too large for the free memory of one GPU is spread over all.
     UnsupportedModelError if transformers cannot load it.
     """
-    import torch
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    dtypes = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
     over_all = spread and _needs_several(checkpoint, device)
     placement = {"device_map": "auto"} if over_all else {}
     with loading(checkpoint) as load:
         with memory_errors():
-            model = load(dtype=dtypes[dtype], **placement)
+            model = load(dtype=STORAGE_DTYPES[dtype], **placement)
             if device != "cpu" and not over_all:
                 model = model.to(device)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.directory, local_files_only=True, trust_remote_code=False)
@@ -70,7 +68,7 @@ def open_adapter(
 
 @contextmanager
 def loading(checkpoint: Checkpoint) -> Iterator[Callable[..., Any]]:
-    """`AutoModelForCausalLM.from_pretrained` of a local directory; UnsupportedModelError for what fails meanwhile."""
+    """`AutoModelForCausalLM.from_pretrained` of a local directory; UnsupportedModelError if the block cannot load it."""
     from transformers import AutoModelForCausalLM
 
     try:

@@ -1,7 +1,7 @@
 """Likely conflicts: facts with other targets whose keys overlap in the metric of C.
 
-An edit writes at its key k; another fact with key k′ feels it by k′ᵀ C⁻¹ k. Near 1 two facts ask the same place in the
-model for different answers, whatever their words.
+An edit writes at its key k; it moves another fact with key k′ by k′ᵀ C⁻¹ k. With an overlap near 1, two facts want
+different answers from the same place in the model, however they are worded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Snapped tensors as a patch: its bytes, and what the history records of it."""
+"""Snapped tensors as a patch: its bytes, and its record in the history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One command run by several processes of a torchrun launch: rank 0 leads, the others help with what can be split."""
+"""One command run by several processes of a torchrun launch: rank 0 leads, the others share its work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from memit_vc.store.checkpoint import Checkpoint
 
 
 def in_team(lead: Callable[[], int], *, local_rank: int) -> int:
-    """Rank 0: what `lead` returns, helped by the others wherever it loads a base. Others: 0, when the leader is done.
+    """Rank 0 runs `lead` and returns its result; the others help wherever it loads a base, and return 0.
 
     `local_rank` is the number of the process on its machine, and of its GPU. EngineError if another process is gone.
     """

@@ -14,12 +14,12 @@ from memit_vc import __version__
 from memit_vc.errors import VerificationError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.objects import BlobId, JsonValue, StateId, StatisticsId, short
-from memit_vc.porcelain.editing.statistics import Prepared, prepare_statistics, recorded_statistics
 from memit_vc.porcelain.history.settings import understood
 from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.editing.models import LoadedModel
+    from memit_vc.porcelain.editing.statistics import Prepared
     from memit_vc.repository import Repository
 
 
@@ -105,6 +105,8 @@ class Recorded:
 
         With `exactly`, VerificationError if those differ.
         """
+        from memit_vc.porcelain.editing.statistics import prepare_statistics, recorded_statistics
+
         repository = loaded.repository
         found = recorded_statistics(repository, self.statistics, self.hparams, progress=progress)
         if found is not None:

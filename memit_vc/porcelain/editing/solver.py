@@ -21,7 +21,6 @@ from memit_vc.objects import Patch, PatchColumn, StatisticsId, canonical_json, s
 from memit_vc.porcelain.editing.constraints import LiveConstraints, live_constraints
 from memit_vc.porcelain.editing.pack import pack
 from memit_vc.porcelain.editing.provenance import describe
-from memit_vc.porcelain.editing.statistics import Prepared, prepare_statistics, recorded_statistics
 from memit_vc.porcelain.history.settings import settings_of
 from memit_vc.porcelain.state import LiveState, Source
 from memit_vc.progress import Progress, silent
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from memit_vc.porcelain.editing.models import LoadedModel
+    from memit_vc.porcelain.editing.statistics import Prepared
 
 
 _APART = 0.01
@@ -161,6 +161,7 @@ def solver_for(
     EngineError if its columns were computed with different layers.
     """
     from memit_vc.porcelain.editing.models import model_of
+    from memit_vc.porcelain.editing.statistics import prepare_statistics, recorded_statistics
 
     repository = state.repository
     present = repository.hparams()

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memit_vc.config import user_cache
 from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.model.memory import memory_errors
+from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
+from memit_vc.numerics.statistics.corpus import open_corpus
+from memit_vc.numerics.statistics.factors import Factor
+from memit_vc.numerics.statistics.import_npz import Asked, find_statistics, imported_corpus, read_statistics
+from memit_vc.numerics.statistics.moments import Moments, collect
 from memit_vc.objects import JsonValue, StatisticsId, canonical_json, digest
+from memit_vc.porcelain.editing.measure import measure_base
+from memit_vc.porcelain.editing.models import LoadedModel, model_of
 from memit_vc.progress import Progress, silent
+from memit_vc.remote.hub_corpus import find_dataset
+from memit_vc.repository import Repository
 from memit_vc.store.files import write_atomic
 from memit_vc.store.jsoncache import read_or_empty
-
-if TYPE_CHECKING:
-    from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
-    from memit_vc.numerics.statistics.factors import Factor
-    from memit_vc.numerics.statistics.moments import Moments
-    from memit_vc.porcelain.editing.models import LoadedModel
-    from memit_vc.repository import Repository
-
 
 DEFAULT_CORPUS = "self"
 _CHOSEN = "chosen.json"
@@ -61,8 +62,6 @@ def prepare_statistics(
     EasyEdit's or memit's files instead. With `choose`, and always for imported ones, these statistics are the default
     of later commits.
     """
-    from memit_vc.numerics.statistics.cache import StatisticsCache
-
     repository = loaded.repository
     cache = StatisticsCache(repository.root / "statistics")
     key: StatisticsKey | None = None
@@ -90,8 +89,6 @@ def recorded_statistics(
     progress: Progress = silent,
 ) -> Prepared | None:
     """The statistics of a commit, factored for λ and the layers of `hparams`; None if they are not here."""
-    from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
-
     record = repository.statistics().get(id)
     if not isinstance(record, Mapping):
         return None
@@ -132,9 +129,6 @@ def compute_statistics(
 
     Also measures the base's perplexity, which the first commit needs.
     """
-    from memit_vc.porcelain.editing.measure import measure_base
-    from memit_vc.porcelain.editing.models import model_of
-
     values = repository.hparams(hparams)
     loaded = model_of(repository, None, hparams=values, progress=progress).named_by(values)
     made = prepare_statistics(
@@ -153,12 +147,6 @@ def _computed(
     field: str | None,
     progress: Progress,
 ) -> tuple[StatisticsKey, bool]:
-    from memit_vc.numerics.model.memory import memory_errors
-    from memit_vc.numerics.statistics.cache import StatisticsKey
-    from memit_vc.numerics.statistics.corpus import open_corpus
-    from memit_vc.numerics.statistics.moments import collect
-    from memit_vc.remote.hub_corpus import find_dataset
-
     repository, adapter = loaded.repository, loaded.adapter
     spec = corpus or repository.config.corpus or DEFAULT_CORPUS
     sampled = _sampled(repository) if spec == "self" else None
@@ -179,7 +167,7 @@ def _computed(
     with memory_errors():
         moments = collect(
             adapter,
-            _Readable(texts.texts),
+            texts,
             hparams.layers,
             tokens=wanted,
             max_length=key.max_length,
@@ -204,20 +192,7 @@ def _sampled(repository: Repository) -> Path | None:
         return None
 
 
-class _Readable:
-    """Texts that can be read again, as a resumed pass needs them."""
-
-    def __init__(self, read: Callable[[], Iterator[str]]) -> None:
-        self._read = read
-
-    def __iter__(self) -> Iterator[str]:
-        return self._read()
-
-
 def _imported(loaded: LoadedModel, hparams: MEMITHyperParams, source: Path) -> tuple[StatisticsKey, Moments]:
-    from memit_vc.numerics.statistics.cache import StatisticsKey
-    from memit_vc.numerics.statistics.import_npz import Asked, find_statistics, imported_corpus, read_statistics
-
     name, adapter = loaded.repository.config.base, loaded.adapter
     asked = Asked.by(hparams)
     files = find_statistics(source, model_name=name, adapter=adapter, layers=hparams.layers, asked=asked)
@@ -236,8 +211,6 @@ def _choose(repository: Repository, key: StatisticsKey, layers: Sequence[int]) -
 
 
 def _chosen(repository: Repository, cache: StatisticsCache, layers: Sequence[int]) -> StatisticsKey | None:
-    from memit_vc.numerics.statistics.cache import StatisticsKey
-
     try:
         key = StatisticsKey.from_json(read_or_empty(repository.root / "statistics" / _CHOSEN)["key"])
     except (ValueError, KeyError, TypeError):

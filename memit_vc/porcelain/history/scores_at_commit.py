@@ -68,8 +68,5 @@ def handed_on(repository: Repository, old: Sequence[CommitId], state: StateId, n
 def scores_of(repository: Repository, old: CommitId, new: CommitId) -> list[Evaluation]:
     """Rows for the same commit under a new id: its state is the same."""
     state = LiveState.at(repository, old).id
-    return [
-        (state, new, kind, new, repository.evaluations(state, kind)[kind, old])
-        for kind in ("commit", HANDED_ON)
-        if (kind, old) in repository.evaluations(state, kind)
-    ]
+    kept = repository.evaluations(state)
+    return [(state, new, kind, new, kept[kind, old]) for kind in ("commit", HANDED_ON) if (kind, old) in kept]

@@ -26,7 +26,7 @@ class Followed:
 
 @dataclass(frozen=True)
 class Status:
-    """Where HEAD is and what is ready. `followed` are the branches of that name on the remotes."""
+    """Where HEAD is and what is ready. `followed` are the remotes' branches of the same name."""
 
     base: str
     revision: str | None
