@@ -68,7 +68,7 @@ def open_adapter(
 
 @contextmanager
 def loading(checkpoint: Checkpoint) -> Iterator[Callable[..., Any]]:
-    """`AutoModelForCausalLM.from_pretrained` of a local directory; UnsupportedModelError if the block cannot load it."""
+    """`AutoModelForCausalLM.from_pretrained` of a local directory; UnsupportedModelError if the block fails."""
     from transformers import AutoModelForCausalLM
 
     try:
