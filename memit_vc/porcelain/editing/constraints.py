@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from memit_vc.errors import EngineError
 from memit_vc.numerics.exact.constraints import read_constraints
 from memit_vc.numerics.exact.grid import Floats
@@ -68,6 +66,7 @@ def live_constraints(state: LiveState, weights: Mapping[int, EditableWeight], la
 
 
 def _beside(parts: Sequence[Floats]) -> Tensor:
+    import numpy as np
     import torch
 
     return torch.from_numpy(np.concatenate(parts, axis=1)).double()

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.exact.constraints import encode_constraints, read_constraints
@@ -207,6 +205,8 @@ def _joined(first: LiveConstraints, second: LiveConstraints) -> LiveConstraints:
 
 def _stored_z(repository: Repository, sources: Sequence[Source]) -> Floats:
     """z [n, d_model] float32 of the sources, in their order."""
+    import numpy as np
+
     blobs = {source.patch: repository.patch(source.patch).constraints for source in sources}
     z = {patch: read_constraints(repository.blobs.path(blob)).z for patch, blob in blobs.items() if blob is not None}
     return np.stack([z[source.patch][source.position] for source in sources])
