@@ -1,7 +1,7 @@
 """memit-vc: version control for the facts inside a language model.
 
-`from_pretrained` and `apply_state` give edited models in memory; the other names below are EasyEdit's. They load torch
-when they are first used, `import memit_vc` does not.
+`from_pretrained` and `apply_state` give edited models in memory; the other names below are EasyEdit's. Their first use
+loads torch; `import memit_vc` does not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The same call for many items on a few threads, results in order: for work, or for answers that one waits for."""
+"""The same call for many items on a few threads, with the results in order."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ def ordered_map(
     ahead: int = 0,
     initializer: Callable[[], None] | None = None,
 ) -> Iterator[_Result]:
-    """`call(item)` for each item; at most `workers` + `ahead` results are made before they are asked for: they may be
-    large. `initializer` is called once on each thread.
+    """`call(item)` for each item. At most `workers` + `ahead` results wait to be taken: they may be large.
 
-    The first error is raised; what had not begun by then is left undone.
+    `initializer` is called once on each thread. The first error is raised; calls that have not begun are dropped.
     """
     running: deque[Future[_Result]] = deque()
     pool = ThreadPoolExecutor(workers, initializer=initializer)

@@ -1,4 +1,4 @@
-"""Where shipped data and the user's cache lie, and the repository's config.toml."""
+"""The places of shipped data and of the user's cache, and the repository's config.toml."""
 
 from __future__ import annotations
 
@@ -42,10 +42,9 @@ def data_directory(name: str) -> Path:
 class Config:
     """`.memitvc/config.toml`.
 
-    `base` is what `init` was given (Hub id or absolute directory), `revision` the Hub commit it resolved to (None for a
-    directory). `corpus` is the default source of statistics, `health` the text whose perplexity is watched.
-    `cache_bytes` is what the hot shards of states that were checked out may take on disk; 0 keeps none, None means
-    8 GiB. `remotes` maps names to URLs.
+    `base` is a Hub id with its commit `revision`, or an absolute directory with None. `corpus` is the default source of
+    statistics, `health` the text whose perplexity is watched. `cache_bytes` limits the disk space of the hot shards of
+    states that were checked out; 0 keeps none, None means 8 GiB. `remotes` maps names to URLs.
     """
 
     base: str
@@ -58,48 +57,50 @@ class Config:
 
     @property
     def hub_base(self) -> str | None:
-        """The base's name on the Hub; None for a local directory, whose own name may be that of another model there."""
+        """The base's name on the Hub; None for a local directory, whose name may be another model's there."""
         return self.base if self.revision is not None else None
 
     @classmethod
     def load(cls, path: Path) -> Config:
-        """MemitVCError for a file that is not understood; tables that are not known are passed over."""
+        """MemitVCError for a file that cannot be read; unknown tables are ignored."""
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise StorageError(f"{path}: {error.strerror}", hint="Check the permissions of the repository.") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise MemitVCError(f"{path}: not valid TOML: {error}", hint="Correct the file by hand.") from error
+            raise MemitVCError(f"{path} is not valid TOML: {error}", hint="Correct the file by hand.") from error
         if "database" in table:
             raise MemitVCError(
                 f"{path}: [database] is no longer supported: the database is {path.with_name('meta.db')}",
-                hint="Remove it from the file. If a server holds the history, push it to a remote first, with the "
-                "version of memit-vc that uses that server, and clone it from there.",
+                hint="Remove it from the file. If a server holds the history, first push it to a remote with the "
+                "version of memit-vc that uses that server, then clone it from there.",
             )
         values: dict[str, Any] = {}
         for name, (section, key) in _PLACES.items():
             found = table.get(section, {})
             if not isinstance(found, dict):
-                raise MemitVCError(f"{path}: [{section}] is no table", hint="Correct the file by hand.")
+                raise MemitVCError(f"{path}: [{section}] must be a table", hint="Correct the file by hand.")
             values[name] = found.get(key)
             if name != "cache_bytes" and not isinstance(found.get(key, ""), str):
-                raise MemitVCError(f"{path}: [{section}] {key} is no text", hint="Correct the file by hand.")
+                raise MemitVCError(f"{path}: [{section}] {key} must be a string", hint="Correct the file by hand.")
         if values["base"] is None:
-            raise MemitVCError(f"{path}: [base] source is missing", hint="It names the base: a Hub id or a directory.")
+            raise MemitVCError(f"{path}: [base] source is missing", hint="Name the base: a Hub id or a directory.")
         limit = values["cache_bytes"]
         if limit is not None and (type(limit) is not int or limit < 0):
-            raise MemitVCError(f"{path}: [cache] bytes is {limit!r}", hint="A number of bytes; 0 keeps nothing.")
+            raise MemitVCError(f"{path}: [cache] bytes is {limit!r}", hint="Give a number of bytes; 0 keeps nothing.")
         remotes = table.get("remote", {})
         if not isinstance(remotes, dict) or not all(
             isinstance(each, dict) and isinstance(each.get("url"), str) for each in remotes.values()
         ):
-            raise MemitVCError(f"{path}: [remote] is not understood", hint='Write [remote.origin] with url = "…".')
+            raise MemitVCError(
+                f"{path}: [remote] must have tables with a URL", hint='Write [remote.origin] with url = "…".'
+            )
         return cls(**values, remotes={name: each["url"] for name, each in remotes.items()})
 
     def dump(self, existing: bytes = b"") -> bytes:
         """The file's bytes; unset values are left out.
 
-        What `existing` says of other things stays. Its comments stay too where there is only something to add.
+        Other tables and keys of `existing` stay. Its comments stay too if values are only added.
         """
         import tomli_w
 
@@ -131,7 +132,7 @@ def _set(table: dict[str, Any], section: str, key: str, value: object) -> None:
 
 
 def _without(part: Any, known: Any) -> dict[str, Any]:
-    """What a section has that it did not have before."""
+    """The keys of a section that are new."""
     return {key: value for key, value in part.items() if key not in known} if isinstance(part, dict) else {}
 
 

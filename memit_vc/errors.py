@@ -1,4 +1,4 @@
-"""One tree of errors. Each says what, where and what to do; the CLI boundary prints it, nobody else does.
+"""One tree of errors. Each says what is wrong, where, and what to do; only the CLI boundary prints it.
 
 Exit codes: 1 error · 2 usage · 10 no repository · 11 ref moved or locked · 12 integrity · 13 semantic conflict ·
 14 remote · 15 verification failed · 130 interrupted.
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 class MemitVCError(Exception):
     """Base of every error that a user can meet.
 
-    `message` says what and where (file, record, field), `hint` what to do about it.
+    `message` says what is wrong and where (file, record, field), `hint` what to do about it.
     """
 
     exit_code = 1
@@ -21,7 +21,7 @@ class MemitVCError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
-        if hint is not None:  # PEP 678: a traceback shows it, to who calls the library
+        if hint is not None:  # PEP 678: callers of the library see it in the traceback
             self.__notes__ = [f"hint: {hint}"]
 
 
@@ -48,7 +48,7 @@ class UnsupportedModelError(MemitVCError):
 
 
 class EngineError(MemitVCError):
-    """The edit itself failed: statistics that cannot be solved with, a delta that cannot be snapped, a health limit."""
+    """The edit itself failed: unusable statistics, a delta that cannot be snapped, a health limit."""
 
 
 class StorageError(MemitVCError):
@@ -74,7 +74,7 @@ class LockedError(MemitVCError):
 
 
 class IntegrityError(MemitVCError):
-    """Stored bytes are not what their name or the history says."""
+    """Stored bytes are not those that their name or the history promises."""
 
     exit_code = 12
 
@@ -102,6 +102,6 @@ class RemoteError(MemitVCError):
 
 
 class VerificationError(MemitVCError):
-    """A directory or a computation is not what it claims to be."""
+    """A directory or a computation does not hold the state that it should."""
 
     exit_code = 15

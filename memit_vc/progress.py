@@ -1,4 +1,4 @@
-"""Progress as a callback: the library reports, the CLI draws. And how numbers are written in what both say."""
+"""Progress as a callback: the library reports, the CLI draws. Also how both write numbers."""
 
 from __future__ import annotations
 

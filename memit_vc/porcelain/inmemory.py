@@ -1,7 +1,7 @@
 """`memit_vc.from_pretrained` and `memit_vc.apply_state`: states on a transformers model in memory, without a checkout.
 
-Parameters are pointed at other tensors and never written into, so what a model was loaded with is there, untouched, to
-be pointed back to: `restore` gives the very same storage.
+Parameters are pointed at other tensors and never written into, so the tensors that a model was loaded with stay
+untouched: `restore` points back to them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from memit_vc.errors import BaseChangedError, UnsupportedModelError, UsageError
+from memit_vc.numerics.exact.materialise import state_weight
+from memit_vc.numerics.model.checkpoint_tensors import read_tensor
 from memit_vc.objects import CommitId, EditableWeight, StateId
 from memit_vc.porcelain.base import checked_base
+from memit_vc.porcelain.editing.models import loading
+from memit_vc.porcelain.sharing.hub_clone import cached_clone, resolve_there
 from memit_vc.porcelain.state import LiveState
 from memit_vc.remote.opening import checked_url, is_hub
 from memit_vc.repository import Repository
@@ -44,9 +47,9 @@ class AppliedState:
         return tuple(sorted(self._found))
 
     def switch(self, revision: str) -> None:
-        """Put another state in place of the present one; only the matrices in which they differ are touched.
+        """Apply another state instead of the present one; only the matrices in which they differ are touched.
 
-        Errors as for `apply_state`; the model is as before then.
+        Errors as for `apply_state`; the model then stays as it was.
         """
         with self._repository.open() as repository:
             commit = self._repository.resolve(repository, revision)
@@ -65,9 +68,7 @@ class AppliedState:
     def __enter__(self) -> AppliedState:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.restore()
 
 
@@ -93,37 +94,26 @@ def from_pretrained(
     """The edited model of `revision` (default HEAD) as transformers' `AutoModelForCausalLM`, in eval mode.
 
     `repository` is a directory with a `.memitvc` in it, an open one, or a repository on the Hub: owner/name or
-    hf://owner/name, with @branch for another of its branches than main. That is cloned to the user's cache with its
-    base, and fetched again on later calls; otherwise nothing is downloaded. `device_map` and the other arguments go to
+    hf://owner/name, with @branch for a branch other than main. A Hub repository is cloned to the user's cache with its
+    base and fetched again on later calls; otherwise nothing is downloaded. `device_map` and the other arguments go to
     transformers; the dtype is the checkpoint's unless `dtype` says otherwise. No remote code is run.
 
-    UsageError for a directory without a repository, UnsupportedModelError where transformers cannot load the base, or
-    weights are quantised or offloaded while loading: `checkout` writes a directory that loads in any way; from the Hub
-    errors as for `memitvc clone`.
+    UsageError for a directory without a repository. UnsupportedModelError if transformers cannot load the base, or if
+    weights are quantised or offloaded while loading (load a directory that `checkout` wrote instead). From the Hub also
+    the errors of `memitvc clone`.
     """
-    from transformers import AutoModelForCausalLM
-
     refused = {"trust_remote_code", "quantization_config", "state_dict"} & kwargs.keys()
     if refused:
         raise UsageError(
-            f"from_pretrained does not take {sorted(refused)[0]}",
-            hint="Load a directory that `memitvc checkout` wrote.",
+            f"from_pretrained does not take {min(refused)}", hint="Load a directory that `memitvc checkout` wrote."
         )
     kwargs.setdefault("dtype", kwargs.pop("torch_dtype", "auto"))
     source = _Source.of(repository)
     with source.open() as opened:
         commit = source.resolve(opened, revision or "HEAD")
         checkpoint = checked_base(opened)
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                checkpoint.directory, device_map=device_map, local_files_only=True, trust_remote_code=False, **kwargs
-            )
-        except (ValueError, OSError, ImportError) as error:
-            first = str(error).strip().split("\n", 1)[0]
-            raise UnsupportedModelError(
-                f"{checkpoint.directory}: transformers cannot load this model: {first}",
-                hint="memit-vc loads causal language models of the installed transformers, without remote code.",
-            ) from error
+        with loading(checkpoint) as load:
+            model = load(device_map=device_map, **kwargs)
         _, wanted = _differing(opened, commit, model, checkpoint)
     for parameter, tensor in wanted.values():
         parameter.data = tensor
@@ -145,8 +135,6 @@ class _Source:
         if (directory / ".memitvc").is_dir():
             return cls(directory)
         if isinstance(given, str) and is_hub(given, directory=Path()):
-            from memit_vc.porcelain.sharing.hub_clone import cached_clone
-
             return cls(cached_clone(checked_url(given, directory=Path())), cloned=True)
         raise UsageError(
             f"{given}: there is no memit-vc repository",
@@ -163,22 +151,13 @@ class _Source:
             yield opened
 
     def resolve(self, repository: Repository, revision: str) -> CommitId:
-        if not self.cloned:
-            return repository.resolve(revision)
-        from memit_vc.porcelain.sharing.hub_clone import resolve_there
-
-        return resolve_there(repository, revision)
+        return resolve_there(repository, revision) if self.cloned else repository.resolve(revision)
 
 
 def _differing(
     repository: Repository, commit: CommitId, model: Any, checkpoint: Checkpoint | None = None
 ) -> tuple[StateId, dict[str, tuple[Any, Tensor]]]:
     """The state's id, and the parameters that do not hold its weights yet with the tensors that do."""
-    import torch
-
-    from memit_vc.numerics.exact.materialise import state_weight
-    from memit_vc.numerics.model.checkpoint_tensors import read_tensor
-
     checkpoint = checkpoint or checked_base(repository)
     state = LiveState.at(repository, commit)
     found = dict(model.named_parameters())
@@ -188,7 +167,7 @@ def _differing(
         terms = state.terms(weight) if weight.name in state.bounds else []
         tensor = state_weight(read_tensor(checkpoint, weight.name), terms, weight, parameter.dtype)
         tensor = tensor.to(parameter.device)
-        if not _same_bits(parameter.data, tensor, torch):
+        if not _same_bits(parameter.data, tensor):
             wanted[weight.parameter] = (parameter, tensor)
     return state.id, wanted
 
@@ -199,18 +178,20 @@ def _parameter(found: dict[str, Any], weight: EditableWeight) -> Any:
     if parameter is None or tuple(parameter.shape) != shape or not parameter.is_floating_point():
         raise UnsupportedModelError(
             f"the model has no float parameter {weight.parameter} of shape {list(shape)}",
-            hint="It must be the repository's base as transformers loads it, not quantised and not wrapped.",
+            hint="Use the repository's base as transformers loads it, not quantised and not wrapped.",
         )
     if parameter.device.type == "meta":
         raise UnsupportedModelError(
             f"{weight.parameter} is offloaded, so its weights cannot be replaced in memory",
-            hint="`memitvc checkout -o DIR` writes the state; load that directory with the same device_map.",
+            hint="Write the state with `memitvc checkout -o DIR`, and load DIR with the same device_map.",
         )
     return parameter
 
 
-def _same_bits(one: Tensor, other: Tensor, torch: Any) -> bool:
+def _same_bits(one: Tensor, other: Tensor) -> bool:
     """Equal bytes; NaN payloads and the sign of zero count."""
+    import torch
+
     if one.dtype != other.dtype:
         return False
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(one.element_size(), torch.uint8)
@@ -218,14 +199,10 @@ def _same_bits(one: Tensor, other: Tensor, torch: Any) -> bool:
 
 
 def _check_base(repository: Repository, model: Any) -> None:
-    """That the model is this base or a state of it: its vectors (norms, biases), which no edit touches, are the base's.
+    """BaseChangedError unless the model is this base or a state of it: no edit touches its vectors (norms, biases).
 
-    A few kilobytes of each layer tell a model apart that was trained further or is another one of the same shape.
+    They are a few kilobytes in each layer, and differ in another model of the same shape, or one trained further.
     """
-    import torch
-
-    from memit_vc.numerics.model.checkpoint_tensors import read_tensor
-
     checkpoint = checked_base(repository)
     found: Sequence[tuple[str, Any]] = [(n, p) for n, p in model.named_parameters() if p.dim() == 1]
     # checkpoints are written with or without the base model's prefix
@@ -234,7 +211,7 @@ def _check_base(repository: Repository, model: Any) -> None:
         stored = next((n for n in (name, name.removeprefix(prefix)) if n in checkpoint.tensors), None)
         if stored is not None and parameter.device.type != "meta":
             expected = read_tensor(checkpoint, stored).to(parameter.dtype)
-            if not _same_bits(parameter.data.cpu(), expected, torch):
+            if not _same_bits(parameter.data.cpu(), expected):
                 raise BaseChangedError(
                     f"the model is not the repository's base: {name} has other values",
                     hint="Load the base itself, for instance with memit_vc.from_pretrained, and apply the state to it.",

@@ -1,6 +1,6 @@
 """How a commit is made: drafted from a change of state, stored with its blobs and rows, and HEAD moved onto it.
 
-Every verb that changes the history ends here. Nothing is written before `record`, which writes everything or nothing.
+Every verb that changes the history ends here. `record` is the first to write, and writes everything or nothing.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ Kind: TypeAlias = Literal["commit", "revert", "squash", "merge", "cherry-pick", 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a verb did. `id` is the newest commit that it made, or HEAD's where there was none to make.
+    """The result of a verb. `id` is the newest commit that it made, or HEAD's if it made none.
 
     `added` and `removed` count columns against HEAD's state before. `notes` are worth knowing, `warnings` need a look.
-    A verb that has more to say makes a subclass of it: `Reverted(**vars(record(…)), later=…)`.
+    A verb with more results makes a subclass: `Reverted(**vars(record(…)), later=…)`.
     """
 
     id: CommitId
@@ -99,11 +99,11 @@ def record(
     notes: Sequence[str] = (),
     warnings: Sequence[str] = (),
 ) -> Outcome:
-    """Store `commits` (parents first) with what is new in them, and move HEAD from `head` to the last one.
+    """Store `commits` (parents first) with their new blobs and rows, and move HEAD from `head` to the last one.
 
     Blobs come before rows; a crash in between leaves orphans, which `gc` removes. One operation, by default named after
-    the last commit's kind and described by the only commit's subject. RefMovedError, with the history unchanged, where
-    HEAD or its branch is no longer at `head`. The outcome has the contradictions, notes and warnings that were given.
+    the last commit's kind and described by the only commit's subject. RefMovedError, with the history unchanged, if
+    HEAD or its branch is no longer at `head`. The outcome has the given contradictions, notes and warnings.
     """
     tip = commits[-1]
     for blob in blobs:

@@ -1,4 +1,4 @@
-"""A state that knows itself: which facts, patches and bounds its columns mean, each read once from the repository."""
+"""A state that knows itself: the facts, patches and bounds of its columns, each read once from the repository."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Described(Protocol):
-    """Where columns are known: a repository, or one together with what is about to come in."""
+    """Describes columns: a repository, or one together with patches that are about to come in."""
 
     def column_facts(self, columns: Collection[ColumnId]) -> dict[ColumnId, list[tuple[FactId, str]]]: ...
     def facts(self, ids: Collection[FactId]) -> dict[FactId, Fact]: ...
@@ -37,7 +37,7 @@ class Source:
 
 
 class LiveState:
-    """A set of columns of a repository. Whoever has one need not go back to ask what it means.
+    """A set of columns of a repository, with everything that they mean.
 
     `commit` is the commit whose state it is; None for a set that a verb has put together.
     """
@@ -51,7 +51,7 @@ class LiveState:
         origins: Mapping[ColumnId, CommitId] | None = None,
         known: Described | None = None,
     ) -> None:
-        """`origins` are the commits that brought the columns in, as far as they are known without a commit; `known`
+        """`origins` are the commits that added the columns, as far as they are known without `commit`; `known` also
         describes columns that the repository does not have yet.
         """
         self.repository = repository
@@ -85,7 +85,7 @@ class LiveState:
 
     @cached_property
     def origins(self) -> Mapping[ColumnId, CommitId]:
-        """Column → the commit of the history that first brought it in."""
+        """Column → the commit of the history that first added it."""
         if self._origins is not None or self.commit is None:
             return self._origins or {}
         return self.repository.origins(self.commit)
@@ -102,7 +102,7 @@ class LiveState:
 
     @cached_property
     def live(self) -> list[LiveFact]:
-        """The facts that are in the model, in the order in which they came in. For the state of a commit."""
+        """The facts that are in the model, in the order in which they came in; [] unless `commit` is known."""
         return [] if self.commit is None else self.repository.live_facts(self.commit)
 
     @cached_property
@@ -156,8 +156,8 @@ class LiveState:
         return state_terms(self.repository.patch_path, self.selection, weight.name)
 
     def check_exact(self, more: Patch | None = None) -> None:
-        """EngineError where sums of the columns, with those of a patch that is new, could round."""
+        """EngineError if sums of the columns, with those of a new patch, could round."""
         total = dict(self.bounds)
-        for name, units in () if more is None else more.bounds.items():
+        for name, units in more.bounds.items() if more else ():
             total[name] = total.get(name, 0.0) + sum(units)
         check_bound(total)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from memit_vc.numerics.scores.likelihood import greedy
+from memit_vc.porcelain.editing.models import model_of
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
-
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
+from memit_vc.repository import Repository
 
 
 def answers(
@@ -21,9 +20,6 @@ def answers(
     progress: Progress = silent,
 ) -> list[list[str]]:
     """For each prompt, the greedy continuation at each revision."""
-    from memit_vc.numerics.scores.likelihood import greedy
-    from memit_vc.porcelain.editing.models import model_of
-
     states = [LiveState.at(repository, repository.resolve(revision)) for revision in revisions]
     loaded = model_of(repository, None, progress=progress)
     columns = []

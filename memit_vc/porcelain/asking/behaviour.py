@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
+from memit_vc.numerics.scores.likelihood import continuations, greedy
 from memit_vc.objects import CommitId, Fact, JsonValue
+from memit_vc.porcelain.editing.models import LoadedModel, model_of
 from memit_vc.porcelain.history.diff import FactsDiff, diff
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
-
-if TYPE_CHECKING:
-    from memit_vc.porcelain.editing.models import LoadedModel
-    from memit_vc.repository import Repository
-
+from memit_vc.repository import Repository
 
 Kind: TypeAlias = Literal["prompt", "paraphrase", "neighbour", "given"]
 Sides: TypeAlias = tuple[float, float]
@@ -25,8 +23,8 @@ Sides: TypeAlias = tuple[float, float]
 class Asked:
     """One prompt at both revisions, (older, newer) each.
 
-    `answers` are the greedy continuations; `new` and `old` the texts whose probabilities were measured: the target of
-    the fact, and what it replaces. Of neighbours, `old` is what should stay.
+    `answers` are the greedy continuations. `p_new` and `p_old` are the probabilities of `new`, the fact's target, and
+    of `old`, which it replaces. For neighbours, `old` is the answer that should stay.
     """
 
     kind: Kind
@@ -39,21 +37,12 @@ class Asked:
     p_old: Sides | None = None
 
     def to_json(self) -> JsonValue:
-        return {
-            "kind": self.kind,
-            "prompt": self.prompt,
-            "fact": None if self.fact is None else self.fact.id,
-            "answers": list(self.answers),
-            "new": self.new,
-            "p_new": None if self.p_new is None else list(self.p_new),
-            "old": self.old,
-            "p_old": None if self.p_old is None else list(self.p_old),
-        }
+        return {**vars(self), "fact": None if self.fact is None else self.fact.id}
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What was asked, the probes of the facts that differ first, then the user's own prompts."""
+    """The answers to the probes of the facts that differ, then to the user's own prompts."""
 
     older: CommitId
     newer: CommitId
@@ -83,9 +72,6 @@ def behaviour(
     progress: Progress = silent,
 ) -> Behaviour:
     """Ask the model at both commits. It is loaded once, the states are swapped in memory."""
-    from memit_vc.numerics.scores.likelihood import continuations, greedy
-    from memit_vc.porcelain.editing.models import model_of
-
     questions = [*_probes(diff(repository, older, newer)), *(_Question("given", prompt) for prompt in prompts)]
     if not questions:
         return Behaviour(older, newer, ())
@@ -107,23 +93,16 @@ def behaviour(
     def both(prompt: str, text: str | None) -> Sides | None:
         return None if text is None else (likely[0][prompt, text], likely[1][prompt, text])
 
-    return Behaviour(
-        older,
-        newer,
-        tuple(
-            Asked(
-                q.kind,
-                q.prompt,
-                q.fact,
-                (said[0][q.prompt], said[1][q.prompt]),
-                q.new,
-                both(q.prompt, q.new),
-                q.old,
-                both(q.prompt, q.old),
-            )
-            for q in questions
-        ),
-    )
+    asked = [
+        Asked(
+            **vars(q),
+            answers=(said[0][q.prompt], said[1][q.prompt]),
+            p_new=both(q.prompt, q.new),
+            p_old=both(q.prompt, q.old),
+        )
+        for q in questions
+    ]
+    return Behaviour(older, newer, tuple(asked))
 
 
 def _probes(found: FactsDiff) -> Iterator[_Question]:

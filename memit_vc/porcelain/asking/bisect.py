@@ -1,4 +1,4 @@
-"""`bisect`: the commit after which something is otherwise, by halving. No HEAD moves; the session is one small file.
+"""`bisect`: find the commit that changed something, by halving. HEAD does not move; the session is one small file.
 
 Bad and good are git's words for "like the newer end" and "like the older end".
 """
@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 
 from memit_vc.errors import IntegrityError, MemitVCError, UsageError
 from memit_vc.objects import CommitId, JsonValue, canonical_json, short
+from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
 from memit_vc.store.files import remove_temporary, storage_errors, temporary_path, write_atomic
@@ -26,7 +27,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Session:
-    """What is known so far. `log` has one line for each thing that was said."""
+    """What is known so far. `log` has one line for each verdict."""
 
     bad: CommitId | None = None
     good: tuple[CommitId, ...] = ()
@@ -41,8 +42,8 @@ class Session:
 
 @dataclass(frozen=True)
 class Step:
-    """Where a session is. One of: an end is still missing (all None), `candidate` to test, `found`, or `undecided`
-    where only skipped commits are left, one of which is the first bad one.
+    """Where a session is: an end is missing (all None), there is a `candidate` to test, the first bad commit is
+    `found`, or only skipped commits are left and one of `undecided` is the first bad one.
     """
 
     session: Session
@@ -58,22 +59,14 @@ class Step:
         return math.ceil(math.log2(self.left)) if self.left > 1 else 0
 
     def to_json(self) -> JsonValue:
-        return {
-            "bad": self.session.bad,
-            "good": list(self.session.good),
-            "skipped": list(self.session.skipped),
-            "candidate": self.candidate,
-            "found": self.found,
-            "undecided": list(self.undecided),
-            "left": self.left,
-            "steps": self.steps,
-        }
+        every = {**vars(self.session), **vars(self), "steps": self.steps}
+        return {name: value for name, value in every.items() if name not in ("session", "log")}
 
 
 def start(repository: Repository, bad: str | None = None, good: Sequence[str] = ()) -> Step:
-    """Begin a session. UsageError where one is under way; MemitVCError where `bad` is in the history of a good one."""
+    """Begin a session. UsageError if one is under way, MemitVCError if `bad` is in the history of a good commit."""
     if _path(repository).exists():
-        raise UsageError("a bisection is under way already", hint="`memitvc bisect reset` gives it up.")
+        raise UsageError("a bisection is already under way", hint="Give it up with `memitvc bisect reset`.")
     session = Session(log=("start",))
     if bad is not None:
         session = _said(session, "bad", repository.resolve(bad))
@@ -83,14 +76,14 @@ def start(repository: Repository, bad: str | None = None, good: Sequence[str] = 
 
 
 def mark(repository: Repository, verdict: Verdict, revisions: Sequence[str] = ()) -> Step:
-    """Say how revisions are; without any, how the present candidate is. The session does not change on an error."""
+    """Give a verdict on revisions, by default on the present candidate. An error leaves the session as it is."""
     step = current(repository)
     if revisions:
         commits = [repository.resolve(revision) for revision in revisions]
     elif step.candidate is not None:
         commits = [step.candidate]
     else:
-        raise UsageError(f"no commit is being tested: say which one is {verdict}", hint=f"memitvc bisect {verdict} REV")
+        raise UsageError("no commit is being tested", hint=f"Name one: `memitvc bisect {verdict} REV`.")
     session = step.session
     for commit in commits:
         session = _said(session, verdict, commit)
@@ -98,31 +91,31 @@ def mark(repository: Repository, verdict: Verdict, revisions: Sequence[str] = ()
 
 
 def current(repository: Repository) -> Step:
-    """The session as it was kept. UsageError where there is none, IntegrityError for a file that cannot be read."""
+    """The session. UsageError if none is under way, IntegrityError if its file is damaged or names lost commits."""
     path = _path(repository)
     try:
         with storage_errors(path):
             record = json.loads(path.read_bytes()) if path.exists() else None
         if record is None:
-            raise UsageError("no bisection is under way", hint="memitvc bisect start BAD GOOD")
+            raise UsageError("no bisection is under way", hint="Begin one: `memitvc bisect start BAD GOOD`.")
         if record["format"] != _FORMAT:
             raise ValueError(f"format {record['format']!r}")
         session = Session(record["bad"], tuple(record["good"]), tuple(record["skipped"]), tuple(record["log"]))
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
-            f"{path}: is not a bisection that this version reads: {error}", hint="`memitvc bisect reset` removes it."
+            f"{path} is not a bisection that this version reads: {error}", hint="Remove it: `memitvc bisect reset`."
         ) from error
     lost = session.commits - repository.known_commits(session.commits)
     if lost:
         raise IntegrityError(
             f"commit {short(min(lost))} of the bisection is no longer here: its history was rewritten and pruned",
-            hint="`memitvc bisect reset` gives it up; then start again on the present history.",
+            hint="Give it up with `memitvc bisect reset`, and start again on the present history.",
         )
     return _step(repository, session)
 
 
 def reset(repository: Repository) -> bool:
-    """Forget the session; whether there was one."""
+    """Forget the session. False if there was none."""
     path = _path(repository)
     with storage_errors(path):
         present = path.exists()
@@ -137,25 +130,19 @@ def run(
     on_step: Callable[[CommitId, Verdict], None] = lambda _, __: None,
     progress: Progress = silent,
 ) -> Step:
-    """Test candidate after candidate: each is checked out to a temporary directory, and `execute(directory, commit)`
-    says by its exit code how it is: 0 good, 125 cannot be tested, 1 to 127 bad.
+    """Test candidate after candidate: check it out to a temporary directory and call `execute(directory, commit)`.
 
-    Each verdict is kept at once, so that a run that was killed goes on where it was when it is started again. Any other
-    code stops the run with a MemitVCError; the session then stays as it is.
+    Its exit code is the verdict: 0 good, 125 skip, others from 1 to 127 bad. Any other code stops the run with a
+    MemitVCError; the session then stays as it is. Each verdict is kept at once, so a run that was killed can go on.
     """
-    from memit_vc.porcelain.output.checkout import checkout
-
     step = current(repository)
     if step.session.bad is None or not step.session.good:
-        raise UsageError("say which commit is bad and which is good first", hint="memitvc bisect start BAD GOOD")
-    place = repository.root / "cache"
-    with storage_errors(place):
-        place.mkdir(exist_ok=True)
-    # a name that `gc` knows: what a killed run leaves behind is the size of a model
-    temporary = temporary_path(place / "bisect")
+        raise UsageError("a bad or a good commit is missing", hint="Name both: `memitvc bisect start BAD GOOD`.")
+    # a name that `gc` knows: a killed run leaves a whole model behind
+    temporary = temporary_path(repository.root / "cache" / "bisect")
     try:
         with storage_errors(temporary):
-            temporary.mkdir()
+            temporary.mkdir(parents=True)
         directory = temporary / "model"
         while step.candidate is not None:
             candidate = step.candidate
@@ -163,8 +150,8 @@ def run(
             code = execute(directory, candidate)
             if not 0 <= code <= 127:
                 raise MemitVCError(
-                    f"the command ended with {code} on {short(candidate)}: neither good nor bad",
-                    hint="0 is good, 125 cannot be tested, 1 to 127 is bad. Correct it and run it again.",
+                    f"the command ended with exit code {code} on {short(candidate)}, which is not a verdict",
+                    hint="Let it exit with 0 for good, 125 for skip, or another code up to 127 for bad; run it again.",
                 )
             verdict: Verdict = "good" if code == 0 else "skip" if code == _SKIP else "bad"
             step = mark(repository, verdict)
@@ -175,9 +162,9 @@ def run(
 
 
 def suspects(repository: Repository, bad: CommitId, good: Sequence[CommitId]) -> list[CommitId]:
-    """The commits that can be the first bad one: what `bad` has in its history and no good one has, oldest first.
+    """The commits that can be the first bad one, oldest first: those in the history of `bad` and of no good commit.
 
-    Empty where `bad` is in the history of a good commit.
+    Empty if `bad` is in the history of a good commit.
     """
     first, *others = (repository.resolve_range(f"{commit}..{bad}") for commit in good)
     rest = [frozenset(other) for other in others]
@@ -198,16 +185,9 @@ def _said(session: Session, verdict: Verdict, commit: CommitId) -> Session:
 
 
 def _keep(repository: Repository, session: Session) -> Step:
-    """Write a session that makes sense."""
+    """Store a session, unless it contradicts itself."""
     step = _step(repository, session)
-    record: JsonValue = {
-        "format": _FORMAT,
-        "bad": session.bad,
-        "good": list(session.good),
-        "skipped": list(session.skipped),
-        "log": list(session.log),
-    }
-    write_atomic(_path(repository), canonical_json(record) + b"\n")
+    write_atomic(_path(repository), canonical_json({"format": _FORMAT, **vars(session)}) + b"\n")
     return step
 
 
@@ -217,8 +197,8 @@ def _step(repository: Repository, session: Session) -> Step:
     left = suspects(repository, session.bad, session.good)
     if not left:
         raise MemitVCError(
-            f"{short(session.bad)} is bad and lies in the history of a good commit: there is no first bad one between",
-            hint="Bad is the newer end. To find where something was mended, call the older end good all the same.",
+            f"{short(session.bad)} is bad and is in the history of a good commit: there is no first bad one between",
+            hint="Call the newer end bad and the older end good, even to find where something was mended.",
         )
     candidate = next_to_try(left, session.bad, repository.parents, session.skipped)
     if candidate is not None:

@@ -1,37 +1,34 @@
 """`bisect --prompt P --expect T`: the commit since which the model says T, or no longer says it.
 
-The model is loaded once; the states are swapped in memory. With `pairs`, delta debugging over the set of live edits
-finds a smallest set of commits that is guilty together, which halving along the history cannot see.
+The model is loaded once; the states are swapped in memory. With `pairs`, delta debugging over the live edits finds a
+smallest set of commits that change the answer only together, which halving cannot find.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError
+from memit_vc.numerics.scores.likelihood import continuations
 from memit_vc.objects import ColumnId, CommitId, JsonValue, StateId, canonical_json, digest, short
 from memit_vc.porcelain.asking.bisect import suspects
+from memit_vc.porcelain.editing.models import LoadedModel, model_of
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
+from memit_vc.repository import Repository
 from memit_vc.vcs.ddmin import minimal
 from memit_vc.vcs.halving import next_to_try
 from memit_vc.vcs.state import State
-
-if TYPE_CHECKING:
-    from memit_vc.porcelain.editing.models import LoadedModel
-    from memit_vc.repository import Repository
-
 
 _KIND = "asked"
 
 
 @dataclass(frozen=True)
 class Bisected:
-    """`found` is the first commit at which the model answers otherwise than at `good`; `says` what it does from there.
+    """`found` is the first commit at which the model answers differently from `good`.
 
-    `guilty` are the commits of a smallest set of changes that turns the answer of `good`, where it was asked for.
+    With `pairs`, `guilty` are instead the commits of a smallest set of changes that turns the answer of `good`.
     """
 
     good: CommitId
@@ -57,17 +54,16 @@ def bisect_prompt(
 ) -> Bisected:
     """Find the commit between `good` (default: the base) and `bad` that turned the answer.
 
-    The model says `expect` where each of its tokens is the most likely one. MemitVCError where it does so at both ends,
-    or at neither.
+    The model says `expect` if each of its tokens is the most likely one. MemitVCError if it does so at both ends or at
+    neither.
     """
-    from memit_vc.porcelain.editing.models import model_of
-
     newer = repository.resolve(bad)
     older = repository.resolve(good) if good is not None else _root(repository, newer)
     left = suspects(repository, newer, [older])
     if not left:
         raise MemitVCError(
-            f"{short(newer)} is in the history of {short(older)}", hint="--good is the older end, --bad the newer one."
+            f"{short(newer)} is in the history of {short(older)}",
+            hint="Name the older end with --good, the newer one with --bad.",
         )
     loaded = model_of(repository, loaded, progress=progress)
     probe = _Asked(loaded, prompt, expect, progress)
@@ -76,7 +72,7 @@ def bisect_prompt(
         where = "at both ends" if says else "at neither end"
         raise MemitVCError(
             f"the model says {expect!r} {where}, at {short(older)} and at {short(newer)}",
-            hint="Choose other ends with --good and --bad; `memitvc blame PROMPT` ranks what is live.",
+            hint="Choose other ends with --good and --bad, or rank the live commits with `memitvc blame PROMPT`.",
         )
     if pairs:
         guilty = _guilty(repository, probe, older, newer, says)
@@ -92,8 +88,8 @@ def bisect_prompt(
 
 
 class _Asked:
-    """The answer on each state, asked once. It is kept in the repository: a bisection that was killed, or a second one
-    on the same prompt, asks the model on new states only.
+    """The answer on each state. The repository keeps it: a second bisection on the same prompt, or one that was killed
+    and starts again, asks the model only on new states.
     """
 
     def __init__(self, loaded: LoadedModel, prompt: str, expect: str, progress: Progress) -> None:
@@ -103,8 +99,6 @@ class _Asked:
         self.known: dict[StateId, bool] = {}
 
     def says(self, state: LiveState) -> bool:
-        from memit_vc.numerics.scores.likelihood import continuations
-
         repository = self._loaded.repository
         if state.id in self.known:
             return self.known[state.id]
@@ -124,7 +118,7 @@ _Change = tuple[CommitId, State, State]
 def _guilty(
     repository: Repository, probe: _Asked, older: CommitId, newer: CommitId, says: bool
 ) -> tuple[CommitId, ...]:
-    """A smallest part of what lies between two states that turns the answer, by the commits that did it."""
+    """The commits of a smallest set of changes between two states that turns the answer."""
     before, after = (LiveState.at(repository, commit).columns for commit in (older, newer))
     changes = _changes(repository, suspects(repository, newer, [older]), before, after)
 
@@ -143,10 +137,10 @@ def _guilty(
 
 
 def _changes(repository: Repository, between: Sequence[CommitId], before: State, after: State) -> list[_Change]:
-    """What is in one state only, grouped by the commit of `between` that did it, the oldest first.
+    """The columns that are in one state only, grouped by the commit of `between` that changed them, the oldest first.
 
-    That is the first one that says so; for what none of them says, since a merge may take a column over from a side
-    that lies outside, the first one in whose state it is so.
+    That is the first commit that adds or removes the column. If none does, because a merge took it from a side outside
+    of `between`, it is the first one in whose state the column is changed.
     """
     commits = repository.commits(between)
     by: dict[ColumnId, CommitId] = {}

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from memit_vc.edits.subjects import find_subject
 from memit_vc.errors import MemitVCError
+from memit_vc.numerics.exact.patchfile import read_weight
+from memit_vc.numerics.scores.influence import keys_at, output_norm, shift_norms
+from memit_vc.numerics.scores.likelihood import continuations, greedy
 from memit_vc.objects import ColumnId, CommitId, Fact, JsonValue
+from memit_vc.porcelain.editing.models import LoadedModel, model_of
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
+from memit_vc.repository import Repository
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from memit_vc.porcelain.editing.models import LoadedModel
-    from memit_vc.repository import Repository
-
 
 @dataclass(frozen=True)
 class Blamed:
-    """A live commit, or one fact of it (several where a dense patch holds them together).
+    """A live commit, or one fact of it (several if a dense patch holds them together).
 
-    `influence` is ‖Δ k‖ / ‖W k‖ summed over the edited layers, which `layers` lists. `log_probability` is that of the
-    answer with these columns left out, where it was measured.
+    `influence` is ‖Δ k‖ / ‖W k‖ summed over the edited layers; `layers` has each share. `log_probability`, if it was
+    measured, is the answer's without these columns.
     """
 
     commit: CommitId
@@ -34,30 +37,30 @@ class Blamed:
     layers: Mapping[int, float]
     log_probability: float | None = None
 
+    def to_json(self) -> JsonValue:
+        return {
+            "commit": self.commit,
+            "facts": [{"id": fact.id, **fact.to_json()} for fact in self.facts],
+            "influence": self.influence,
+            "layers": {str(layer): share for layer, share in self.layers.items()},
+            "log_probability": self.log_probability,
+        }
+
 
 @dataclass(frozen=True)
 class Blame:
-    """Commits and facts, the greatest influence first. `subject` None: the key is read at the prompt's last token."""
+    """Commits and facts, the greatest influence first. `subject` None: the key is read at the prompt's last token.
+
+    `log_probability` is the whole answer's, in nats, with every column in; None unless it was measured.
+    """
 
     commit: CommitId
     prompt: str
     subject: str | None
+    answer: str | None
+    log_probability: float | None
     commits: tuple[Blamed, ...]
     facts: tuple[Blamed, ...]
-    answer: str | None = None
-    log_probability: float | None = None
-    """Of the whole answer, in nats, with everything in."""
-
-    def to_json(self) -> JsonValue:
-        return {
-            "commit": self.commit,
-            "prompt": self.prompt,
-            "subject": self.subject,
-            "answer": self.answer,
-            "log_probability": self.log_probability,
-            "commits": [_plain(entry) for entry in self.commits],
-            "facts": [_plain(entry) for entry in self.facts],
-        }
 
 
 def blame(
@@ -72,20 +75,19 @@ def blame(
     loaded: LoadedModel | None = None,
     progress: Progress = silent,
 ) -> Blame:
-    """Rank what is live at `revision` by how far it moves the output at the prompt's key.
+    """Rank the commits and facts that are live at `revision` by how far they move the output at the prompt's key.
 
     The key is read at the last token of the subject: the one given, else that of the live facts with this very prompt,
     else the prompt's only candidate, else the prompt's end. With `measure`, each of the first `limit` commits and facts
-    is left out in turn, and the log-probability of the answer (the model's present one, unless given) is measured.
-    MemitVCError where nothing is live.
+    is left out in turn, and the log-probability of the answer (default: the model's present one) is measured.
+    MemitVCError if no edit is live.
     """
-    from memit_vc.numerics.scores.influence import keys_at, output_norm
-    from memit_vc.porcelain.editing.models import model_of
-
     commit = repository.resolve(revision)
     state = LiveState.at(repository, commit)
     if not state.columns:
-        raise MemitVCError("nothing to blame: no edit is live", hint="This is the base's own answer.")
+        raise MemitVCError(
+            "nothing to blame: no edit is live, the answer is the base's own", hint="Name another REVISION."
+        )
     if subject is None:
         subject = _subject(state, prompt)
     loaded = model_of(repository, loaded, progress=progress)
@@ -97,25 +99,22 @@ def blame(
     commits = _ranked(loaded, state, by_commit, keys, norms)
     facts = _ranked(loaded, state, by_fact, keys, norms)
     if not measure:
-        return Blame(commit, prompt, subject, commits, facts)
+        return Blame(commit, prompt, subject, None, None, commits, facts)
     probe = _Probe(loaded, prompt, answer, state)
     total = len(commits[:limit]) + len(facts[:limit])
-    done = 0
+    done = itertools.count()
 
     def measured(entries: Sequence[Blamed]) -> tuple[Blamed, ...]:
-        nonlocal done
         found = []
         for entry in entries[:limit]:
-            progress("leave one out", done, total)
+            progress("leave one out", next(done), total)
             without = probe.log_probability(LiveState(repository, state.columns - entry.columns))
-            found.append(Blamed(entry.commit, entry.facts, entry.columns, entry.influence, entry.layers, without))
-            done += 1
-        progress("leave one out", done, total)
+            found.append(replace(entry, log_probability=without))
         return (*found, *entries[limit:])
 
-    return Blame(
-        commit, prompt, subject, measured(commits), measured(facts), probe.answer, probe.log_probability(state)
-    )
+    commits, facts = measured(commits), measured(facts)
+    progress("leave one out", total, total)
+    return Blame(commit, prompt, subject, probe.answer, probe.log_probability(state), commits, facts)
 
 
 def _subject(state: LiveState, prompt: str) -> str | None:
@@ -132,21 +131,17 @@ class _Probe:
     def __init__(
         self, loaded: LoadedModel, prompt: str, answer: str | None, state: LiveState, new_tokens: int = 4
     ) -> None:
-        from memit_vc.numerics.scores.likelihood import greedy
-
         self._loaded, self._prompt = loaded, prompt
         if answer is None:
             with loaded.holding(state) as adapter:
                 answer = greedy(adapter, [prompt], new_tokens=new_tokens)[0]
         if not answer:
             raise MemitVCError(
-                f"the model continues {prompt!r} with nothing", hint="Give the answer to measure with --answer."
+                f"the model does not continue {prompt!r}", hint="Give the answer to measure with --answer."
             )
         self.answer = answer
 
     def log_probability(self, state: LiveState) -> float:
-        from memit_vc.numerics.scores.likelihood import continuations
-
         with self._loaded.holding(state) as adapter:
             found = continuations(adapter, [(self._prompt, self.answer)])[0]
         return -found.nll * len(found.predicted)
@@ -156,7 +151,7 @@ _Group = tuple[CommitId, tuple[Fact, ...], frozenset[ColumnId]]
 
 
 def _groups(state: LiveState) -> tuple[list[_Group], list[_Group]]:
-    """Columns by commit, and columns by fact: what edits it in together with what cancels it."""
+    """Columns by commit, and columns by fact: those that edit it in together with those that cancel it."""
     pairs, facts, origins = state.roles, state.facts, state.origins
     commits: dict[CommitId, set[ColumnId]] = {}
     single: dict[tuple[str, ...], set[ColumnId]] = {}
@@ -185,9 +180,6 @@ def _ranked(
     keys: Mapping[int, Tensor],
     norms: Mapping[int, float],
 ) -> tuple[Blamed, ...]:
-    from memit_vc.numerics.exact.patchfile import read_weight
-    from memit_vc.numerics.scores.influence import shift_norms
-
     label = {column: index for index, (_, _, columns) in enumerate(groups) for column in columns}
     patches = {patch: known.columns for patch, known in state.patches.items()}
     shares: dict[int, list[float]] = {}
@@ -205,13 +197,3 @@ def _ranked(
         for i, (commit, facts, columns) in enumerate(groups)
     ]
     return tuple(sorted(found, key=lambda entry: (-entry.influence, entry.commit)))
-
-
-def _plain(entry: Blamed) -> JsonValue:
-    return {
-        "commit": entry.commit,
-        "facts": [{"id": fact.id, **fact.to_json()} for fact in entry.facts],
-        "influence": entry.influence,
-        "layers": {str(layer): share for layer, share in entry.layers.items()},
-        "log_probability": entry.log_probability,
-    }

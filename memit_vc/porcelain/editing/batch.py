@@ -10,30 +10,30 @@ from typing import TYPE_CHECKING
 
 from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.objects import (
-    CommitId,
-    Fact,
-    JsonValue,
-    Patch,
-    PatchColumn,
-    StateId,
-    canonical_json,
-)
+from memit_vc.numerics.edit.engine import compute_edit
+from memit_vc.numerics.edit.insert import LayerUpdate
+from memit_vc.numerics.exact.constraints import encode_constraints
+from memit_vc.numerics.exact.factored import Dense, LowRank
+from memit_vc.numerics.exact.grid import break_even, snap, snap_dense
+from memit_vc.numerics.exact.materialise import survived
+from memit_vc.numerics.exact.patchfile import PatchTensors
+from memit_vc.numerics.forward.lengths import check_lengths
+from memit_vc.numerics.forward.templates import parse_templates
+from memit_vc.numerics.forward.tokens import Template
+from memit_vc.numerics.model.masters import swapped
+from memit_vc.objects import CommitId, Fact, JsonValue, Patch, PatchColumn, StateId, canonical_json
 from memit_vc.porcelain.editing.measure import Measured, Probe, measure
+from memit_vc.porcelain.editing.models import LoadedModel
 from memit_vc.porcelain.editing.pack import pack
 from memit_vc.porcelain.editing.provenance import describe
 from memit_vc.porcelain.editing.remembered import context_templates, known_targets
 from memit_vc.porcelain.editing.statistics import Prepared, prepare_statistics
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
+from memit_vc.store.publish import Evaluation
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from memit_vc.numerics.edit.insert import LayerUpdate
-    from memit_vc.numerics.exact.patchfile import PatchTensors
-    from memit_vc.porcelain.editing.models import LoadedModel
-    from memit_vc.store.publish import Evaluation
 
 
 SCARCE = 2
@@ -42,7 +42,7 @@ SCARCE = 2
 
 @dataclass(frozen=True)
 class Batch:
-    """A computed batch. Nothing of it is in the repository until `store`; its commit is `publish`'s."""
+    """A computed batch. Nothing of it is stored yet."""
 
     loaded: LoadedModel
     patch: Patch
@@ -63,21 +63,16 @@ class Batch:
         """The rows that `show` reads."""
         if self.before is None or self.after is None:
             return []
-        record: JsonValue = {"before": self.before.to_json(), "after": self.after.to_json()}
+        record: JsonValue = {"before": vars(self.before), "after": vars(self.after)}
         return [(state, commit, "commit", commit, record), *self.after.rows(state)]
 
 
-class _Clock:
-    """Wall seconds of each stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the wall seconds of the block to its stage's."""
+    start = time.perf_counter()
+    yield
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 def compute_batch(
@@ -93,38 +88,30 @@ def compute_batch(
     search_again: bool = False,
     progress: Progress = silent,
 ) -> Batch:
-    """The patch of `facts` on `state`. The model is given back as it was; EngineError where the patch cannot be
-    exact, HparamsError where `hparams` do not fit the model or name another projection than the repository edits.
+    """The patch of `facts` on `state`. The model is left as it was.
 
-    `statistics` are taken as they are where given, else `corpus` and `tokens` say which. With `search_again` no z that
-    was found before is used, and none is kept.
+    `statistics` None: `corpus` and `tokens` say which. With `search_again`, earlier z are not used and the new ones are
+    not kept. EngineError if the patch cannot be exact, HparamsError if `hparams` do not fit the model or name another
+    projection than the repository edits.
     """
-    from memit_vc.numerics.edit.engine import compute_edit
-    from memit_vc.numerics.exact.materialise import survived
-    from memit_vc.numerics.forward.lengths import check_lengths
-    from memit_vc.numerics.forward.tokens import Template
-    from memit_vc.numerics.model.masters import swapped
-
     loaded = loaded.named_by(hparams)
     repository, adapter = loaded.repository, loaded.adapter
     check_lengths(adapter, facts, [Template.parse("{}")])
-    clock = _Clock()
-    with clock.stage("statistics"):
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "statistics"):
         if statistics is None:
             statistics = prepare_statistics(loaded, hparams, corpus=corpus, tokens=tokens, progress=progress)
     probe = Probe.of(repository)
-    with clock.stage("templates"):
+    with _timed(seconds, "templates"):
         texts = context_templates(loaded, hparams)
-    with clock.stage("state"):
+    with _timed(seconds, "state"):
         context = loaded.context(state, hparams)
     before = after = None
     if scores:
-        with clock.stage("scores"), swapped(adapter, context.weights):
+        with _timed(seconds, "scores"), swapped(adapter, context.weights):
             before = measure(repository, adapter, facts, state.id, probe, progress=progress, stage="scores before")
-    from memit_vc.numerics.forward.templates import parse_templates
-
     cache = None if search_again else known_targets(loaded, facts, state.id, hparams, texts)
-    with clock.stage("edit"):
+    with _timed(seconds, "edit"):
         edit = compute_edit(
             adapter,
             facts,
@@ -136,7 +123,7 @@ def compute_batch(
             on_found=None if cache is None else cache.keep,
             progress=progress,
         )
-    with clock.stage("patch"):
+    with _timed(seconds, "patch"):
         provenance = canonical_json(
             describe(
                 loaded,
@@ -157,7 +144,7 @@ def compute_batch(
             weights[layer] = loaded.with_terms(layer, [*present, *new])
             shares.append(survived(loaded.base_weight(layer), new, weight, before=present))
     if scores:
-        with clock.stage("scores"), swapped(adapter, weights):
+        with _timed(seconds, "scores"), swapped(adapter, weights):
             after_state = LiveState(repository, state.columns.union(patch.columns))
             after = measure(repository, adapter, facts, after_state.id, probe, progress=progress, stage="scores after")
     share = min(shares)
@@ -172,7 +159,7 @@ def compute_batch(
         warnings.append(
             f"only {share:.0%} of the intended update survives the cast to {next(iter(loaded.weights.values())).dtype}"
         )
-    return Batch(loaded, patch, blobs, share, before, after, clock.seconds, edit.targets.steps, tuple(warnings))
+    return Batch(loaded, patch, blobs, share, before, after, seconds, edit.targets.steps, tuple(warnings))
 
 
 def _patch(
@@ -183,10 +170,6 @@ def _patch(
     provenance: bytes,
 ) -> tuple[Patch, tuple[bytes, ...], PatchTensors]:
     """Snap the updates onto the grid and pack them; above the break-even rank, dense."""
-    from memit_vc.numerics.exact.constraints import encode_constraints
-    from memit_vc.numerics.exact.factored import Dense, LowRank
-    from memit_vc.numerics.exact.grid import break_even, snap, snap_dense
-
     tensors: dict[str, LowRank | Dense] = {}
     for layer, update in updates.items():
         weight = loaded.weights[layer]

@@ -1,6 +1,4 @@
-"""`commit`: facts in, one new patch, one new commit. Nothing is written until everything has been computed and
-checked.
-"""
+"""`commit`: facts in, one new patch, one new commit. Nothing is written until everything is computed and checked."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ PERPLEXITY_WARNING = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Committed(Outcome):
-    """What came of a commit: scores before and after on the materialised weights, and what became of the delta."""
+    """A commit's scores before and after, on the materialised weights, and the share of the delta that survived."""
 
     patch: PatchId
     facts: int
@@ -62,19 +60,19 @@ def commit_facts(
     origins: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Committed:
-    """Compute the batch on HEAD's state and record it; with `amend` on the state before HEAD's commit, in its place.
+    """Compute the batch on HEAD's state and record it; with `amend`, replace HEAD's commit and use the state before it.
 
-    `origins` say where each fact stands in the user's file ("edits.json: record 3").
-    ConflictError where a fact contradicts a live one (unless `on_conflict` settles it) or another one of the batch;
-    EngineError where the perplexity of the held text rises by more than `max_perplexity_rise` (a share); RefMovedError
-    where the branch moved meanwhile: the patch is kept and the message says how to put it on the new tip.
+    `origins` are the places of the facts in the user's file ("edits.json: record 3"). ConflictError if a fact
+    contradicts a live one (unless `on_conflict` settles it) or another one of the batch; EngineError if the perplexity
+    of the held text rises by more than `max_perplexity_rise` (a share); RefMovedError if the branch moved meanwhile:
+    the patch is kept, and the hint says how to put it on the new tip.
     """
     from memit_vc.porcelain.editing.batch import compute_batch
     from memit_vc.porcelain.editing.models import model_of
 
     if max_perplexity_rise is not None and not scores:
         raise UsageError(
-            "a limit on the perplexity's rise needs the scores", hint="Leave --no-scores or --max-perplexity-rise off."
+            "--max-perplexity-rise needs the scores", hint="Leave out --no-scores or --max-perplexity-rise."
         )
     head = repository.head()
     parent = amended_parent(repository, head.commit) if amend else head.commit
@@ -99,13 +97,13 @@ def commit_facts(
     if ppl_before is not None and ppl_after is not None:
         rise = ppl_after / ppl_before - 1
         said = f"perplexity of the held text rises by {rise:.1%} ({ppl_before:.2f} → {ppl_after:.2f})"
-        if max_perplexity_rise is not None and not rise <= max_perplexity_rise:  # NaN is no small rise
+        if max_perplexity_rise is not None and not rise <= max_perplexity_rise:  # NaN is not a small rise
             raise EngineError(
-                f"{said}, more than the {max_perplexity_rise:.1%} that are allowed",
-                hint="Commit fewer facts at once, raise mom2_update_weight (λ), or allow more; nothing was stored.",
+                f"{said}, more than the allowed {max_perplexity_rise:.1%}; nothing was stored",
+                hint="Commit fewer facts at once, raise mom2_update_weight (λ), or allow more.",
             )
         if not rise <= PERPLEXITY_WARNING:
-            warnings.append(f"{said}: the model may have been hurt; `memitvc undo` takes the commit back")
+            warnings.append(f"{said}: the model may be damaged; take the commit back with `memitvc undo`")
     made = draft(
         repository,
         [parent],

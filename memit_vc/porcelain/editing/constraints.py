@@ -1,4 +1,4 @@
-"""The stored constraints (keys and targets) of a state's live facts: what a new batch and every re-solve stand on."""
+"""The stored constraints (keys and targets) of a state's live facts: the input of new batches and re-solves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import EngineError
+from memit_vc.numerics.exact.constraints import read_constraints
+from memit_vc.numerics.exact.grid import Floats
 from memit_vc.objects import EditableWeight, short
 from memit_vc.porcelain.state import LiveState, Source
 
@@ -33,14 +35,14 @@ class LiveConstraints:
 
 
 def live_constraints(state: LiveState, weights: Mapping[int, EditableWeight], layers: Sequence[int]) -> LiveConstraints:
-    """K and B of the live facts of a state, in one order for all layers. EngineError where a blob is not here."""
-    import torch
+    """K and B of the live facts of a state, in one order for all layers.
 
-    from memit_vc.numerics.exact.constraints import read_constraints
-
+    EngineError if a blob is not here or is of other layers.
+    """
     repository, sources = state.repository, state.sources
-    keys: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    targets: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    if not sources:
+        return LiveConstraints((), {}, {})
+    parts = []
     for patch in sorted({source.patch for source in sources}):
         blob = repository.patch(patch).constraints
         if blob is None or not repository.blobs.has(blob):
@@ -49,20 +51,22 @@ def live_constraints(state: LiveState, weights: Mapping[int, EditableWeight], la
                 hint="Pull them too, or set `history: false` for a plain MEMIT batch.",
             )
         positions = tuple(source.position for source in sources if source.patch == patch)
-        found = read_constraints(repository.blobs.path(blob), positions)
+        parts.append(read_constraints(repository.blobs.path(blob), positions))
         for layer in layers:
-            name = weights[layer].name
-            if name not in found.keys:
+            if weights[layer].name not in parts[-1].keys:
                 raise EngineError(
-                    f"patch {short(patch)} has no constraints for {name}",
-                    hint="It was computed with other layers; use the same layers, or set `history: false`.",
+                    f"patch {short(patch)} has no constraints for {weights[layer].name}",
+                    hint="Use the layers that it was computed with, or set `history: false`.",
                 )
-            keys[layer].append(torch.from_numpy(found.keys[name]).double())
-            targets[layer].append(torch.from_numpy(found.targets[name]).double())
-    if not sources:
-        return LiveConstraints((), {}, {})
-    return LiveConstraints(
-        tuple(sources),
-        {layer: torch.cat(parts, dim=1) for layer, parts in keys.items()},
-        {layer: torch.cat(parts, dim=1) for layer, parts in targets.items()},
-    )
+
+    def joined(sides: Sequence[Mapping[str, Floats]]) -> dict[int, Tensor]:
+        return {layer: _beside([side[weights[layer].name] for side in sides]) for layer in layers}
+
+    return LiveConstraints(tuple(sources), joined([part.keys for part in parts]), joined([p.targets for p in parts]))
+
+
+def _beside(parts: Sequence[Floats]) -> Tensor:
+    import numpy as np
+    import torch
+
+    return torch.from_numpy(np.concatenate(parts, axis=1)).double()

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import CommitId, Fact, StateId, short
 from memit_vc.porcelain.editing.measure import Measured, Probe, measure
+from memit_vc.porcelain.editing.models import LoadedModel, model_of
 from memit_vc.porcelain.history.scores_at_commit import Scores, scores_at_commit
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
-
-if TYPE_CHECKING:
-    from memit_vc.porcelain.editing.models import LoadedModel
-    from memit_vc.repository import Repository
-    from memit_vc.vcs.facts import LiveFact
+from memit_vc.repository import Repository
+from memit_vc.vcs.facts import LiveFact
 
 
 @dataclass(frozen=True)
@@ -38,9 +35,7 @@ def evaluate(
     loaded: LoadedModel | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Measure, or read what was measured on the same state before. Default: the facts that are live at `revision`."""
-    from memit_vc.porcelain.editing.models import model_of
-
+    """Measure `facts` (default: those live at `revision`), or read what was measured on the same state before."""
     commit = repository.resolve(revision)
     state = LiveState.at(repository, commit)
     chosen = tuple(facts) if facts is not None else tuple(entry.fact for entry in state.live)
@@ -59,7 +54,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class MeasuredFact:
-    """`then` is None where the commit was made with --no-scores."""
+    """`then` is None if the commit was made with --no-scores."""
 
     entry: LiveFact
     then: Scores | None
@@ -74,7 +69,7 @@ def measured_facts(
     loaded: LoadedModel | None = None,
     progress: Progress = silent,
 ) -> list[MeasuredFact]:
-    """Measure live facts at `revision`; what was measured on that state before is read."""
+    """Measure live facts at `revision`, or read what was measured on that state before."""
     if not entries:
         return []
     facts = list({entry.fact.id: entry.fact for entry in entries}.values())

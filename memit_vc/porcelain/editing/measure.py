@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError, StorageError
-from memit_vc.objects import CommitId, Fact, FactId, JsonValue, StateId, canonical_json, digest
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.scores.likelihood import perplexity
+from memit_vc.numerics.scores.scores import score, total
+from memit_vc.numerics.statistics.corpus import held_out_documentation, open_corpus
+from memit_vc.objects import Fact, FactId, StateId, canonical_json, digest
 from memit_vc.progress import Progress, silent
-
-if TYPE_CHECKING:
-    from memit_vc.numerics.model.adapter import ModelAdapter
-    from memit_vc.repository import Repository
-
+from memit_vc.remote.hub_corpus import find_dataset
+from memit_vc.repository import Repository
+from memit_vc.store.publish import Evaluation
 
 HEALTH_TOKENS = 512
-"""Predicted tokens of the held text: the relative change between two states, not the level, is what is wanted."""
+"""Predicted tokens of the held text: enough for the relative change between two states; the level does not matter."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The held text whose perplexity is watched: a file of the user's, else text that comes with Python."""
+    """The held text whose perplexity is watched: the user's file, else text that comes with Python."""
 
     id: str
     texts: tuple[str, ...]
@@ -31,7 +32,7 @@ class Probe:
     def of(cls, repository: Repository) -> Probe:
         """`[statistics] health` of config.toml, else the part of Python's own topics that statistics leave out."""
         source = repository.config.health
-        texts = _held_out() if source is None else _read(source)
+        texts = held_out_documentation() if source is None else _read(source)
         content = canonical_json([HEALTH_TOKENS, *texts])
         return cls(id=digest("probe", content), texts=tuple(texts), name=source or "pydoc (held out)")
 
@@ -45,19 +46,9 @@ class Measured:
     perplexity: float | None
     probe: str
 
-    def to_json(self) -> JsonValue:
-        return {
-            "facts": {fact: dict(scores) for fact, scores in self.facts.items()},
-            "total": dict(self.total),
-            "perplexity": self.perplexity,
-            "probe": self.probe,
-        }
-
-    def rows(self, state: StateId) -> list[tuple[StateId, CommitId | None, str, str, JsonValue]]:
+    def rows(self, state: StateId) -> list[Evaluation]:
         """Rows that let the next command on this state skip the measuring."""
-        found: list[tuple[StateId, CommitId | None, str, str, JsonValue]] = [
-            (state, None, "fact", fact, dict(scores)) for fact, scores in self.facts.items()
-        ]
+        found: list[Evaluation] = [(state, None, "fact", fact, dict(scores)) for fact, scores in self.facts.items()]
         if self.perplexity is not None:
             found.append((state, None, "perplexity", self.probe, self.perplexity))
         return found
@@ -77,9 +68,6 @@ def measure(
 
     What was measured on this state before is read from the repository. `probe` None leaves the perplexity out.
     """
-    from memit_vc.numerics.scores.likelihood import perplexity
-    from memit_vc.numerics.scores.scores import score, total
-
     known = repository.evaluations(state, "fact")
     per_fact: dict[FactId, Mapping[str, float | None]] = {}
     for fact in facts:
@@ -111,16 +99,7 @@ def measure_base(repository: Repository, adapter: ModelAdapter) -> None:
         repository.put_evaluation(*row)
 
 
-def _held_out() -> list[str]:
-    from memit_vc.numerics.statistics.corpus import held_out_documentation
-
-    return held_out_documentation()
-
-
 def _read(source: str) -> list[str]:
-    from memit_vc.numerics.statistics.corpus import open_corpus
-    from memit_vc.remote.hub_corpus import find_dataset
-
     try:
         corpus = open_corpus(source, find_dataset=find_dataset)
     except StorageError as error:
@@ -132,6 +111,6 @@ def _read(source: str) -> list[str]:
     for text in corpus:
         texts.append(text)
         length += len(text)
-        if length > 12 * HEALTH_TOKENS:  # more characters than the tokens that are asked for
+        if length > 12 * HEALTH_TOKENS:  # more characters than HEALTH_TOKENS tokens have
             break
     return texts

@@ -1,7 +1,7 @@
 """Likely conflicts: facts with other targets whose keys overlap in the metric of C.
 
-An edit writes at its key k; another fact with key k′ feels it by k′ᵀ C⁻¹ k. Near 1 two facts ask the same place in the
-model for different answers, whatever their words.
+An edit writes at its key k; it moves another fact with key k′ by k′ᵀ C⁻¹ k. With an overlap near 1, two facts want
+different answers from the same place in the model, however they are worded.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from memit_vc.errors import EngineError
+from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
 from memit_vc.objects import ColumnId, CommitId, Fact, JsonValue, StatisticsId
+from memit_vc.porcelain.editing.constraints import live_constraints
 from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
 
@@ -34,20 +36,20 @@ class Overlap:
         )
 
     def to_json(self) -> dict[str, JsonValue]:
-        return {"ours": self.ours.id, "theirs": self.theirs.id, "value": self.value, "layer": self.layer}
+        return {**vars(self), "ours": self.ours.id, "theirs": self.theirs.id}
 
 
 def commit_overlaps(repository: Repository, commit: CommitId, *, threshold: float = LIKELY) -> list[Overlap]:
-    """Likely conflicts between what a commit brought in and what was there before, or between the sides of a merge.
+    """Likely conflicts between the facts that a commit added and earlier ones, or between the sides of a merge.
 
-    Only of facts that are live at the commit. Errors as `overlaps`.
+    Only facts that are live at the commit count. Errors as `overlaps`.
     """
     made, after = repository.commit(commit), LiveState.at(repository, commit)
     ours, theirs = frozenset[ColumnId](), frozenset(made.adds)
     if made.parents:
         ours = LiveState.at(repository, made.parents[0]).columns - set(made.removes)
     if len(made.parents) > 1:
-        # a merge that was solved anew has no column of either side
+        # a merge that was solved again has no column of either side
         before, theirs = (LiveState.at(repository, parent).columns for parent in made.parents[:2])
         ours, theirs = before - theirs, theirs - before
     live = {entry.fact.id for entry in after.live}
@@ -59,12 +61,9 @@ def overlaps(ours: LiveState, theirs: LiveState, *, threshold: float = LIKELY) -
     """Pairs of one live fact of each side whose targets differ and whose keys overlap by at least `threshold`, the
     closest first. Certain conflicts (one question, two answers) are among them.
 
-    EngineError where statistics or constraints are not at hand: nothing is computed or fetched for a warning.
+    EngineError if statistics or constraints are missing: nothing is computed or fetched for a warning.
     """
     import torch
-
-    from memit_vc.numerics.statistics.cache import StatisticsCache
-    from memit_vc.porcelain.editing.constraints import live_constraints
 
     repository, hparams = ours.repository, ours.repository.hparams()
     statistics = _statistics(repository, hparams.layers)
@@ -92,12 +91,10 @@ def overlaps(ours: LiveState, theirs: LiveState, *, threshold: float = LIKELY) -
 
 def _statistics(repository: Repository, layers: Collection[int]) -> StatisticsId:
     """The newest statistics that cover the layers."""
-    from memit_vc.numerics.statistics.cache import StatisticsKey
-
     for identifier, record in reversed(repository.statistics().items()):
         if isinstance(record, dict) and set(layers) <= set(StatisticsKey.from_json(record).layers):
             return identifier
     raise EngineError(
-        "there are no statistics of the layers in use, so likely conflicts were not looked for",
-        hint="`memitvc stats` computes them.",
+        "likely conflicts cannot be found: there are no statistics of the layers in use",
+        hint="Compute them with `memitvc stats`.",
     )

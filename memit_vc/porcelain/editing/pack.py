@@ -1,16 +1,14 @@
-"""Snapped tensors as a patch: its bytes, and what the history records of it."""
+"""Snapped tensors as a patch: its bytes, and its record in the history."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from memit_vc.numerics.exact.factored import Dense
+from memit_vc.numerics.exact.patchfile import PatchTensors, bounds, column_ids, encode_patch
 from memit_vc.objects import Patch, PatchColumn, PatchHeader, PatchId, WeightForm
 from memit_vc.repository import Repository
 from memit_vc.store.blobs import blob_id
-
-if TYPE_CHECKING:
-    from memit_vc.numerics.exact.patchfile import PatchTensors
 
 
 def pack(
@@ -24,12 +22,8 @@ def pack(
 ) -> tuple[Patch, tuple[bytes, ...]]:
     """(patch, its blobs with the patch itself last). Nothing is stored.
 
-    `joint`: the columns of the tensors belong to all facts together, not one to each. EngineError for tensors off the
-    grid.
+    `joint`: the tensors' columns belong to all facts together. EngineError for tensors off the grid.
     """
-    from memit_vc.numerics.exact.factored import Dense
-    from memit_vc.numerics.exact.patchfile import bounds, column_ids, encode_patch
-
     weights = {weight.name: weight for weight in repository.weights()}
     forms = {}
     for name, term in tensors.items():

@@ -1,29 +1,26 @@
-"""One command run by several processes of a torchrun launch: rank 0 leads, the others help with what can be split."""
+"""One command run by several processes of a torchrun launch: rank 0 leads, the others share its work."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
 
 from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.helper import serve, stopping
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.model.distributed import joined
+from memit_vc.numerics.model.distributed import leave as leave
 from memit_vc.porcelain.editing.models import open_adapter
 from memit_vc.store.checkpoint import Checkpoint
 
-if TYPE_CHECKING:
-    from memit_vc.numerics.model.adapter import ModelAdapter
-
 
 def in_team(lead: Callable[[], int], *, local_rank: int) -> int:
-    """Rank 0: what `lead` returns, helped by the others wherever it loads a base. Others: 0, when the leader is done.
+    """Rank 0 runs `lead` and returns its result; the others help wherever it loads a base, and return 0.
 
-    `local_rank` is the process's number on its machine, and its GPU's where there are GPUs. EngineError where another
-    process is gone.
+    `local_rank` is the number of the process on its machine, and of its GPU. EngineError if another process is gone.
     """
-    from memit_vc.numerics.helper import serve, stopping
-    from memit_vc.numerics.model.distributed import joined
 
     def open_base(directory: str, dtype: str, device: str, hparams: str | None) -> ModelAdapter:
         own = f"cuda:{local_rank}" if device.startswith("cuda") else device
@@ -37,12 +34,5 @@ def in_team(lead: Callable[[], int], *, local_rank: int) -> int:
         try:
             return lead()
         finally:
-            with suppress(EngineError):  # a helper that is gone has said why
+            with suppress(EngineError):  # a helper that ended has said why
                 team.tell(stopping())
-
-
-def leave(code: int) -> NoReturn:
-    """End this process of a launch with its exit code (`numerics.distributed.leave` says why not as usual)."""
-    from memit_vc.numerics.model import distributed
-
-    distributed.leave(code)

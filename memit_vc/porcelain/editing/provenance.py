@@ -1,4 +1,4 @@
-"""What a patch was computed from, written and read: everything that `reproduce` needs, and no time."""
+"""The provenance of a patch, written and read: everything that `reproduce` needs, and no time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from memit_vc import __version__
-from memit_vc.errors import IntegrityError, VerificationError
+from memit_vc.errors import VerificationError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.objects import BlobId, JsonValue, StateId, StatisticsId, short
-from memit_vc.porcelain.editing.statistics import Prepared, prepare_statistics, recorded_statistics
+from memit_vc.porcelain.history.settings import understood
 from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.editing.models import LoadedModel
+    from memit_vc.porcelain.editing.statistics import Prepared
     from memit_vc.repository import Repository
 
 
@@ -48,7 +49,7 @@ def describe(
 
 
 def computed_by(loaded: LoadedModel) -> dict[str, JsonValue]:
-    """What else moves the last bits of a computation: device, dtype, threads, versions."""
+    """Everything else that moves the last bits of a computation: device, dtype, threads, versions."""
     import torch
 
     return {
@@ -65,7 +66,7 @@ def computed_by(loaded: LoadedModel) -> dict[str, JsonValue]:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a patch was computed from. `hparams` carry the context templates that were in use."""
+    """A patch's provenance. `hparams` carry the context templates that were in use."""
 
     algorithm: str
     state: StateId
@@ -73,7 +74,7 @@ class Recorded:
     statistics: StatisticsId
     threads: int | None
     verb: str | None = None
-    """What solved it anew, where something did: the commit may have come here by another verb."""
+    """The verb that solved it again, if one did: the commit may have come here by another verb."""
 
     @property
     def resolved(self) -> bool:
@@ -82,8 +83,8 @@ class Recorded:
 
     @classmethod
     def read(cls, repository: Repository, blob: BlobId) -> Recorded | None:
-        """None for a record that describes no computation. IntegrityError for one that cannot be understood."""
-        try:
+        """None for a record that describes no computation. IntegrityError for a damaged one."""
+        with understood(blob):
             record: Mapping[str, Any] = json.loads(repository.blobs.read(blob))
             if "algorithm" not in record or "hparams" not in record:
                 return None
@@ -98,16 +99,14 @@ class Recorded:
                 record.get("threads"),
                 record.get("verb"),
             )
-        except (ValueError, KeyError, TypeError) as error:
-            raise IntegrityError(
-                f"provenance {short(blob)} cannot be understood: {error}", hint="Run `memitvc fsck`."
-            ) from error
 
     def prepared(self, loaded: LoadedModel, *, exactly: bool, progress: Progress = silent) -> Prepared:
-        """Its statistics; where they are not here, those that the repository would compute now.
+        """Its statistics; if they are not here, those that the repository would compute now.
 
-        With `exactly`, VerificationError where those are others.
+        With `exactly`, VerificationError if those differ.
         """
+        from memit_vc.porcelain.editing.statistics import prepare_statistics, recorded_statistics
+
         repository = loaded.repository
         found = recorded_statistics(repository, self.statistics, self.hparams, progress=progress)
         if found is not None:
@@ -123,7 +122,7 @@ class Recorded:
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """Compute with so many threads for the length of a block: sums of floats depend on how they are split."""
+    """Compute with `count` threads for the length of a block: sums of floats depend on how they are split."""
     import torch
 
     before = torch.get_num_threads()

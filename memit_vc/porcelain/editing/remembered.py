@@ -1,7 +1,7 @@
-"""What was found before for the same input: z of a killed commit or of the same batch, and sampled templates.
+"""Results of earlier searches for the same input: z of a killed commit or of the same batch, and sampled templates.
 
-Facts that are searched for together share forwards, and that moves z in its last bits. So z is kept and found by the
-chunk, under the facts of the whole chunk: what a commit computes never depends on what earlier ones have left here.
+Facts that are searched for together share forwards, which moves the last bits of z. So z is kept by the chunk, under
+the facts of the whole chunk: what a commit computes never depends on what earlier ones have left here.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError
 from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.edit.engine import FoundTarget, chunks
+from memit_vc.numerics.forward.templates import PREFIXES, sample_templates
+from memit_vc.numerics.statistics.tensorfile import read_tensors, write_tensors
 from memit_vc.objects import Fact, JsonValue, StateId, canonical_json, digest
+from memit_vc.porcelain.editing.models import LoadedModel
+from memit_vc.porcelain.editing.provenance import computed_by
 from memit_vc.store.files import write_atomic
-
-if TYPE_CHECKING:
-    from memit_vc.numerics.edit.engine import FoundTarget
-    from memit_vc.porcelain.editing.models import LoadedModel
-
 
 SEARCH_FIELDS = (
     "layers",
@@ -55,14 +54,9 @@ def known_targets(
     hparams: MEMITHyperParams,
     templates: Sequence[Sequence[str]],
 ) -> Known:
-    """What cache/z holds for this batch on this state with these hyperparameters and templates, on a machine and with
-    threads like these.
-
-    Probes do not count: z depends on prompt, subject and target alone.
+    """What cache/z holds for this batch: found on the same state with the same hyperparameters, templates, threads and
+    kind of machine. Probes do not count: z depends on prompt, subject and target alone.
     """
-    from memit_vc.numerics.edit.engine import chunks
-    from memit_vc.porcelain.editing.provenance import computed_by
-
     values = hparams.to_json()
     setting: list[JsonValue] = [
         state,
@@ -90,9 +84,6 @@ def known_targets(
 
 
 def _read(path: Path, chunk: Sequence[int]) -> dict[int, FoundTarget]:
-    from memit_vc.numerics.edit.engine import FoundTarget
-    from memit_vc.numerics.statistics.tensorfile import read_tensors
-
     try:
         tensors, about = read_tensors(path)
         rows = zip(chunk, tensors["z"], about["steps"], about["loss"], strict=True)
@@ -104,8 +95,6 @@ def _read(path: Path, chunk: Sequence[int]) -> dict[int, FoundTarget]:
 def _write(path: Path, found: Sequence[FoundTarget]) -> None:
     import torch
 
-    from memit_vc.numerics.statistics.tensorfile import write_tensors
-
     about: dict[str, JsonValue] = {"steps": [each.steps for each in found], "loss": [each.loss for each in found]}
     write_tensors(path, {"z": torch.stack([each.z for each in found])}, about)
 
@@ -114,8 +103,6 @@ def context_templates(loaded: LoadedModel, hparams: MEMITHyperParams) -> list[li
     """EasyEdit's nested list. Sampled from the base with the hyperparameters' seed: the same for every commit."""
     if hparams.context_templates is not None:
         return hparams.context_templates
-    from memit_vc.numerics.forward.templates import PREFIXES, sample_templates
-
     prefixes = PREFIXES[: hparams.n_templates]
     record: list[JsonValue] = [loaded.repository.base_id, hparams.seed, hparams.template_length, list(prefixes)]
     record.append(loaded.adapter.architecture.head)

@@ -1,8 +1,7 @@
-"""What every `--resolve` stands on: the state's own λ, layers and statistics, its constraints, and a patch of the
-result.
+"""The basis of every `--resolve`: the state's own λ, layers and statistics, its constraints, and a patch of the result.
 
-A state is solved with what its commits were computed with, as their provenance says; the repository's present
-hyperparameters count only where the commits do not agree.
+A state is solved with the settings in its commits' provenance. The repository's present hyperparameters count only if
+the commits disagree.
 """
 
 from __future__ import annotations
@@ -13,23 +12,23 @@ from typing import TYPE_CHECKING
 
 from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.objects import PatchColumn, StatisticsId, canonical_json, short
+from memit_vc.numerics.exact.constraints import encode_constraints, read_constraints
+from memit_vc.numerics.exact.factored import LowRank
+from memit_vc.numerics.exact.grid import Floats
+from memit_vc.objects import Patch, PatchColumn, StatisticsId, canonical_json, short
 from memit_vc.porcelain.editing.constraints import LiveConstraints, live_constraints
 from memit_vc.porcelain.editing.pack import pack
 from memit_vc.porcelain.editing.provenance import describe
-from memit_vc.porcelain.editing.statistics import Prepared, prepare_statistics, recorded_statistics
 from memit_vc.porcelain.history.settings import settings_of
 from memit_vc.porcelain.state import LiveState, Source
 from memit_vc.progress import Progress, silent
+from memit_vc.repository import Repository
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from memit_vc.numerics.exact.factored import LowRank
-    from memit_vc.numerics.exact.grid import Floats
-    from memit_vc.objects import Patch
     from memit_vc.porcelain.editing.models import LoadedModel
-    from memit_vc.repository import Repository
+    from memit_vc.porcelain.editing.statistics import Prepared
 
 
 _APART = 0.01
@@ -44,21 +43,21 @@ class Solution:
     columns: tuple[PatchColumn, ...]
     constraints: LiveConstraints
     distance: float = 0.0
-    """Of the state from the joint solution of its facts, where facts leave it (`numerics.resolve.distance`)."""
+    """Of the state from the joint solution of its facts, if facts leave it (`numerics.edit.resolve.distance`)."""
 
     def notes(self) -> list[str]:
-        """What the user should know of it."""
+        """A warning about a state that is not the joint solution of its facts."""
         if self.distance <= _APART:
             return []
         return [
-            f"HEAD's weights are not the joint solution of its facts ({self.distance:.1%} apart at their keys): what "
-            "leaves was taken out as if they were. For an exact result run `memitvc squash --resolve` first"
+            f"HEAD's weights are not the joint solution of its facts ({self.distance:.1%} apart at their keys), but "
+            "facts were taken out as if they were; for an exact result, run `memitvc squash --resolve` first"
         ]
 
 
 @dataclass(frozen=True)
 class Solver:
-    """λC of each layer, ready to solve with. `notes` say where the commits' own settings could not be used."""
+    """λC of each layer, ready to solve with. `notes` say if the commits' own settings could not be used."""
 
     loaded: LoadedModel
     hparams: MEMITHyperParams
@@ -66,7 +65,7 @@ class Solver:
     notes: tuple[str, ...]
 
     def constraints(self, state: LiveState) -> LiveConstraints:
-        """Of the live facts of a state. EngineError where a blob is not here or is of other layers."""
+        """Those of a state's live facts. EngineError if a blob is not here or is of other layers."""
         return live_constraints(state, self.loaded.weights, self.hparams.layers)
 
     def change(self, state: LiveState, *, out: Sequence[int], into: LiveConstraints) -> Solution:
@@ -109,10 +108,9 @@ class Solver:
     ) -> tuple[Patch, tuple[bytes, ...], float]:
         """(patch, its blobs, largest relative change by snapping), for a solution on the state `context`.
 
-        `keep` is what stays live beside it: EngineError where sums with them could round.
+        `keep` are the columns that stay live beside it. EngineError if sums with them could round.
         """
         from memit_vc.numerics.edit.resolve import snapped
-        from memit_vc.numerics.exact.constraints import encode_constraints
 
         loaded, repository = self.loaded, self.loaded.repository
         tensors, changes = {}, []
@@ -156,11 +154,12 @@ def solver_for(
     loaded: LoadedModel | None = None,
     progress: Progress = silent,
 ) -> Solver:
-    """The solver of a state (with everything that is to be put in). The model is loaded, no forward is run.
+    """The solver of a state, which includes the facts to put in. The model is loaded, no forward is run.
 
-    EngineError where its columns were computed with different layers.
+    EngineError if its columns were computed with different layers.
     """
     from memit_vc.porcelain.editing.models import model_of
+    from memit_vc.porcelain.editing.statistics import prepare_statistics, recorded_statistics
 
     repository = state.repository
     present = repository.hparams()
@@ -207,8 +206,6 @@ def _joined(first: LiveConstraints, second: LiveConstraints) -> LiveConstraints:
 def _stored_z(repository: Repository, sources: Sequence[Source]) -> Floats:
     """z [n, d_model] float32 of the sources, in their order."""
     import numpy as np
-
-    from memit_vc.numerics.exact.constraints import read_constraints
 
     blobs = {source.patch: repository.patch(source.patch).constraints for source in sources}
     z = {patch: read_constraints(repository.blobs.path(blob)).z for patch, blob in blobs.items() if blob is not None}

@@ -1,26 +1,27 @@
-"""`stats`: second moments of the edited layers, computed once, kept, factored for the λ in use."""
+"""`stats`: second moments of the edited layers, computed once, kept, and factored for the λ in use."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memit_vc.config import user_cache
 from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.model.memory import memory_errors
+from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
+from memit_vc.numerics.statistics.corpus import open_corpus
+from memit_vc.numerics.statistics.factors import Factor
+from memit_vc.numerics.statistics.import_npz import Asked, find_statistics, imported_corpus, read_statistics
+from memit_vc.numerics.statistics.moments import Moments, collect
 from memit_vc.objects import JsonValue, StatisticsId, canonical_json, digest
+from memit_vc.porcelain.editing.measure import measure_base
+from memit_vc.porcelain.editing.models import LoadedModel, model_of
 from memit_vc.progress import Progress, silent
+from memit_vc.remote.hub_corpus import find_dataset
+from memit_vc.repository import Repository
 from memit_vc.store.files import write_atomic
 from memit_vc.store.jsoncache import read_or_empty
-
-if TYPE_CHECKING:
-    from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
-    from memit_vc.numerics.statistics.factors import Factor
-    from memit_vc.numerics.statistics.moments import Moments
-    from memit_vc.porcelain.editing.models import LoadedModel
-    from memit_vc.repository import Repository
-
 
 DEFAULT_CORPUS = "self"
 _CHOSEN = "chosen.json"
@@ -32,7 +33,7 @@ docs/statistics.md).
 
 @dataclass(frozen=True)
 class Prepared:
-    """Statistics that are ready to solve with. `ridges` are absolute; 0 where λC was positive definite."""
+    """Statistics that are ready to solve with. `ridges` are absolute; 0 if λC was positive definite."""
 
     id: StatisticsId
     tokens: int
@@ -56,28 +57,24 @@ def prepare_statistics(
 ) -> Prepared:
     """Find or compute the second moment of every layer of `hparams.layers`, and factor λC of each.
 
-    `corpus` is as `open_corpus` takes it (default: what `stats` was last told, else config.toml's, else text sampled
-    from the model); `tokens` defaults to 10 · d_in. One pass for all layers; a killed run goes on where it was.
-    `source` imports EasyEdit's or memit's files instead. With `choose` (and always for imported ones) later commits use
-    these statistics unless told otherwise.
+    `corpus` is as for `open_corpus` (default: that of the last `stats`, else config.toml's, else text sampled from the
+    model); `tokens` defaults to 10 · d_in. One pass for all layers; a killed run goes on where it was. `source` imports
+    EasyEdit's or memit's files instead. With `choose`, and always for imported ones, these statistics are the default
+    of later commits.
     """
-    from memit_vc.numerics.statistics.cache import StatisticsCache
-
     repository = loaded.repository
     cache = StatisticsCache(repository.root / "statistics")
-    key: StatisticsKey | None
-    computed = False
+    key: StatisticsKey | None = None
+    computed = source is not None
     if source is not None:
         key, moments = _imported(loaded, hparams, Path(source))
         cache.store(key, moments)
+    elif corpus is None and tokens is None:
+        key = _chosen(repository, cache, hparams.layers)
+    if key is None:
+        key, computed = _computed(loaded, hparams, cache, corpus, tokens, field, progress)
+    if choose or source is not None:
         _choose(repository, key, hparams.layers)
-        computed = True
-    else:
-        key = _chosen(repository, cache, hparams.layers) if corpus is None and tokens is None else None
-        if key is None:
-            key, computed = _computed(loaded, hparams, cache, corpus, tokens, field, progress)
-        if choose:
-            _choose(repository, key, hparams.layers)
     ready = _factored(cache, key, hparams, computed, progress)
     if key.id not in repository.statistics():
         repository.put_statistics(key.id, key.to_json())
@@ -91,11 +88,7 @@ def recorded_statistics(
     *,
     progress: Progress = silent,
 ) -> Prepared | None:
-    """The statistics that a commit was computed with, factored for λ and the layers of `hparams`; None where they are
-    not here.
-    """
-    from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
-
+    """The statistics of a commit, factored for λ and the layers of `hparams`; None if they are not here."""
     record = repository.statistics().get(id)
     if not isinstance(record, Mapping):
         return None
@@ -108,7 +101,7 @@ def recorded_statistics(
 def _factored(
     cache: StatisticsCache, key: StatisticsKey, hparams: MEMITHyperParams, computed: bool, progress: Progress
 ) -> Prepared:
-    """λC of every layer factored and kept, to be read layer by layer when it is solved with."""
+    """Factor λC of every layer and keep it; a solve reads it layer by layer."""
     weight = hparams.mom2_update_weight
     ridges = {}
     for done, layer in enumerate(hparams.layers):
@@ -134,13 +127,10 @@ def compute_statistics(
 ) -> Prepared:
     """The `stats` command: load the base, prepare, and make these the statistics that commits use.
 
-    What else a first commit would have to measure of the base is measured with them.
+    Also measures the base's perplexity, which the first commit needs.
     """
-    from memit_vc.porcelain.editing.measure import measure_base
-    from memit_vc.porcelain.editing.models import load_model
-
     values = repository.hparams(hparams)
-    loaded = load_model(repository, device=values.resolved_device(), progress=progress).named_by(values)
+    loaded = model_of(repository, None, hparams=values, progress=progress).named_by(values)
     made = prepare_statistics(
         loaded, values, corpus=corpus, tokens=tokens, field=field, source=source, choose=True, progress=progress
     )
@@ -157,12 +147,6 @@ def _computed(
     field: str | None,
     progress: Progress,
 ) -> tuple[StatisticsKey, bool]:
-    from memit_vc.numerics.model.memory import memory_errors
-    from memit_vc.numerics.statistics.cache import StatisticsKey
-    from memit_vc.numerics.statistics.corpus import open_corpus
-    from memit_vc.numerics.statistics.moments import collect
-    from memit_vc.remote.hub_corpus import find_dataset
-
     repository, adapter = loaded.repository, loaded.adapter
     spec = corpus or repository.config.corpus or DEFAULT_CORPUS
     sampled = _sampled(repository) if spec == "self" else None
@@ -195,10 +179,9 @@ def _computed(
 
 
 def _sampled(repository: Repository) -> Path | None:
-    """Where text that the base writes is kept, for every repository on it: one directory for all that it depends on.
+    """The directory of text that the base wrote, shared by all repositories on it; None without a home directory.
 
-    The tokenizer, the end marks and the configuration lie beside the weights, in the base's other files. None where
-    there is no home to keep it in.
+    Its name depends on the weights and on the files beside them: tokenizer, end marks and configuration.
     """
     files: dict[str, JsonValue] = {
         name: sha for name, sha in repository.base_files().items() if name.endswith((".json", ".txt", ".model"))
@@ -210,9 +193,6 @@ def _sampled(repository: Repository) -> Path | None:
 
 
 def _imported(loaded: LoadedModel, hparams: MEMITHyperParams, source: Path) -> tuple[StatisticsKey, Moments]:
-    from memit_vc.numerics.statistics.cache import StatisticsKey
-    from memit_vc.numerics.statistics.import_npz import Asked, find_statistics, imported_corpus, read_statistics
-
     name, adapter = loaded.repository.config.base, loaded.adapter
     asked = Asked.by(hparams)
     files = find_statistics(source, model_name=name, adapter=adapter, layers=hparams.layers, asked=asked)
@@ -225,14 +205,12 @@ def _imported(loaded: LoadedModel, hparams: MEMITHyperParams, source: Path) -> t
 
 
 def _choose(repository: Repository, key: StatisticsKey, layers: Sequence[int]) -> None:
-    """Remember statistics as the ones to use: the user asked for them, or nothing else could find them again."""
+    """Make these statistics the default of later commits."""
     record = canonical_json({"key": key.to_json(), "layers": list(layers)})
     write_atomic(repository.root / "statistics" / _CHOSEN, record)
 
 
 def _chosen(repository: Repository, cache: StatisticsCache, layers: Sequence[int]) -> StatisticsKey | None:
-    from memit_vc.numerics.statistics.cache import StatisticsKey
-
     try:
         key = StatisticsKey.from_json(read_or_empty(repository.root / "statistics" / _CHOSEN)["key"])
     except (ValueError, KeyError, TypeError):

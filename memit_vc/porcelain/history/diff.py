@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from memit_vc.objects import CommitId, Fact, JsonValue
+from memit_vc.objects import CommitId, JsonValue
 from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
 from memit_vc.vcs.facts import LiveFact
@@ -22,10 +22,13 @@ class Changed:
     before: LiveFact
     after: LiveFact
 
+    def to_json(self) -> dict[str, JsonValue]:
+        return {"before": _record(self.before), "after": _record(self.after)}
+
 
 @dataclass(frozen=True)
 class FactsDiff:
-    """`changed` have another target at `newer`; `recomputed` the same target, by another column (edited again)."""
+    """`changed` facts have another target at `newer`; `recomputed` ones the same target in another column."""
 
     older: CommitId
     newer: CommitId
@@ -40,15 +43,14 @@ class FactsDiff:
         """ "+12 facts, −1, 2 changed"."""
         if self.same_state:
             return "the same facts, the same weights"
-        parts = []
-        if self.added:
-            parts.append(f"+{len(self.added)} {'fact' if len(self.added) == 1 else 'facts'}")
-        if self.removed:
-            noun = "" if self.added else (" fact" if len(self.removed) == 1 else " facts")
-            parts.append(f"−{len(self.removed)}{noun}")
-        parts += [f"{len(self.changed)} changed"] if self.changed else []
-        parts += [f"{len(self.recomputed)} edited again"] if self.recomputed else []
-        return ", ".join(parts) or "the same facts, other weights"
+        new, gone = ("fact" if len(side) == 1 else "facts" for side in (self.added, self.removed))
+        parts = {
+            f"+{len(self.added)} {new}": self.added,
+            f"−{len(self.removed)}" + ("" if self.added else f" {gone}"): self.removed,
+            f"{len(self.changed)} changed": self.changed,
+            f"{len(self.recomputed)} edited again": self.recomputed,
+        }
+        return ", ".join(text for text, pairs in parts.items() if pairs) or "the same facts, other weights"
 
     def to_json(self) -> dict[str, JsonValue]:
         return {
@@ -58,16 +60,15 @@ class FactsDiff:
             "summary": self.sentence,
             "added": [_record(entry) for entry in self.added],
             "removed": [_record(entry) for entry in self.removed],
-            "changed": [{"before": _record(c.before), "after": _record(c.after)} for c in self.changed],
-            "recomputed": [{"before": _record(c.before), "after": _record(c.after)} for c in self.recomputed],
+            "changed": [pair.to_json() for pair in self.changed],
+            "recomputed": [pair.to_json() for pair in self.recomputed],
         }
 
 
 def ends(repository: Repository, older: str | None = None, newer: str | None = None) -> tuple[CommitId, CommitId]:
-    """The commits that `diff [A [B]]` compares: nothing means HEAD~1 and HEAD, A alone A and HEAD; A may be "A..B"."""
+    """The commits that `diff [A [B]]` compares: HEAD~1 and HEAD by default, A and HEAD for A alone; A may be "A..B"."""
     if older is not None and newer is None:
-        pair = split_range(older)
-        older, newer = pair if pair is not None else (older, "HEAD")
+        older, newer = split_range(older) or (older, "HEAD")
     if older is None:
         head = repository.head().commit
         parents = repository.parents(head)
@@ -76,8 +77,8 @@ def ends(repository: Repository, older: str | None = None, newer: str | None = N
 
 
 def diff(repository: Repository, older: CommitId, newer: CommitId) -> FactsDiff:
-    """Facts are compared by what they ask (subject and prompt) and answer. Of several that differ in their probes only,
-    those with the same id are paired first.
+    """Compare facts by subject, prompt and target. Of facts that differ only in their probes, those with the same id
+    are paired first.
     """
     old_state, new_state = (LiveState.at(repository, commit) for commit in (older, newer))
     before, after = _answers(old_state.live), _answers(new_state.live)
@@ -114,7 +115,7 @@ def _answers(live: Sequence[LiveFact]) -> dict[_Answer, list[LiveFact]]:
 def _paired(
     old: Sequence[LiveFact], new: Sequence[LiveFact]
 ) -> tuple[list[tuple[LiveFact, LiveFact]], list[LiveFact], list[LiveFact]]:
-    """One answer at both revisions: pairs, and what is left on either side."""
+    """One answer at both revisions: pairs, and the facts left over on either side."""
     by_id = {entry.fact.id: entry for entry in old}
     pairs = [(by_id.pop(entry.fact.id), entry) for entry in new if entry.fact.id in by_id]
     paired = {entry.fact.id for _, entry in pairs}
@@ -124,7 +125,7 @@ def _paired(
 
 
 def _record(entry: LiveFact) -> dict[str, JsonValue]:
-    fact: Fact = entry.fact
+    fact = entry.fact
     return {
         "id": fact.id,
         "subject": fact.subject,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import CommitId, EditableWeight, JsonValue
+from memit_vc.porcelain.base import checked_base
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import count
 from memit_vc.repository import Repository
@@ -37,12 +38,12 @@ class TensorChange:
         return self.singular_values[:_TOP]
 
     def to_json(self) -> dict[str, JsonValue]:
-        return {**vars(self), "singular_values": list(self.singular_values), "relative": self.relative}
+        return {**vars(self), "relative": self.relative}
 
 
 @dataclass(frozen=True)
 class WeightsDiff:
-    """The tensors that differ, by layer. `note` says why there are no relative norms, where there are none."""
+    """The tensors that differ, by layer. `note` says why relative norms are missing, if they are."""
 
     tensors: tuple[TensorChange, ...]
     note: str | None
@@ -70,25 +71,20 @@ def diff_weights(repository: Repository, older: CommitId, newer: CommitId) -> We
 
     before, after = (LiveState.at(repository, commit).columns for commit in (older, newer))
     sides = [LiveState(repository, columns) for columns in (after - before, before - after)]
-    found: dict[EditableWeight, tuple[float, ...]] = {}
-    for weight in LiveState(repository, before ^ after).touched:
-        values = spectrum(*(side.terms(weight) for side in sides))
-        if values:
-            found[weight] = values
-    norms, note = _base_norms(repository, list(found))
-    return WeightsDiff(
-        tuple(
-            TensorChange(w.name, w.layer, len(values), math.hypot(*values), norms.get(w.name), values)
-            for w, values in found.items()
-        ),
-        note,
-    )
+    touched = LiveState(repository, before ^ after).touched
+    spectra = {weight: spectrum(*(side.terms(weight) for side in sides)) for weight in touched}
+    found = {weight: values for weight, values in spectra.items() if values}
+    norms, note = _base_norms(repository, found)
+    changes = [
+        TensorChange(weight.name, weight.layer, len(values), math.hypot(*values), norms.get(weight.name), values)
+        for weight, values in found.items()
+    ]
+    return WeightsDiff(tuple(changes), note)
 
 
 def _base_norms(repository: Repository, weights: Collection[EditableWeight]) -> tuple[dict[str, float], str | None]:
     """Frobenius norms of base tensors, remembered by their hash in `cache/base-norms.json`."""
     from memit_vc.numerics.exact.weights_diff import sum_of_squares
-    from memit_vc.porcelain.base import checked_base
 
     path = repository.root / "cache" / "base-norms.json"
     known: dict[str, float] = {sha: norm for sha, norm in read_or_empty(path).items() if isinstance(norm, float)}
@@ -99,8 +95,7 @@ def _base_norms(repository: Repository, weights: Collection[EditableWeight]) -> 
         try:
             checkpoint = checked_base(repository)
             for weight in missing:
-                squares = sum_of_squares(checkpoint.chunks(weight.name), weight.dtype)
-                known[hashes[weight.name]] = math.sqrt(squares)
+                known[hashes[weight.name]] = math.sqrt(sum_of_squares(checkpoint.chunks(weight.name), weight.dtype))
             write_if_possible(path, known)
         except MemitVCError as error:
             note = f"no relative norms: {error.message}"

@@ -1,4 +1,4 @@
-"""`facts`: what is in the model at a revision."""
+"""`facts`: the facts that are in the model at a revision."""
 
 from __future__ import annotations
 

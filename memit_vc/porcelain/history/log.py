@@ -43,7 +43,7 @@ def log(
 ) -> list[LogEntry]:
     """Commits reachable from `revisions` (default HEAD; with `everything` all refs), newest first.
 
-    "A..B" stands for B, and leaves out whatever A reaches.
+    "A..B" stands for B without the commits that A reaches.
     """
     tips: list[CommitId] = []
     known: set[CommitId] = set()
@@ -58,11 +58,11 @@ def log(
     names = _names(repository)
     tips = list(dict.fromkeys(tips))
     found = repository.log(tips, limit=None if known else limit)
-    return [_entry(commit, names) for commit in [c for c in found if c.id not in known][:limit]]
+    return [_entry(commit, names) for commit in found if commit.id not in known][:limit]
 
 
 def _names(repository: Repository) -> dict[CommitId, list[str]]:
-    """What points at each commit, the checked-out branch (or HEAD itself) first."""
+    """The names that point at each commit, the checked-out branch (or HEAD itself) first."""
     head = repository.head()
     found: dict[CommitId, list[str]] = {}
     if head.branch is None:
@@ -78,14 +78,8 @@ def _names(repository: Repository) -> dict[CommitId, list[str]]:
 
 
 def _entry(commit: Commit, names: Mapping[CommitId, Sequence[str]]) -> LogEntry:
-    return LogEntry(
-        id=commit.id,
-        commit=commit,
-        parents=commit.parents,
-        refs=tuple(names.get(commit.id, ())),
-        added=len(commit.adds),
-        removed=len(commit.removes),
-    )
+    refs = tuple(names.get(commit.id, ()))
+    return LogEntry(commit.id, commit, commit.parents, refs, len(commit.adds), len(commit.removes))
 
 
 def entry_of(repository: Repository, commit: Commit) -> LogEntry:

@@ -1,4 +1,4 @@
-"""What each fact scored before and after it came in: measured by `commit`, handed on by commits in its place."""
+"""The scores of each fact before and after its commit: measured by `commit`, handed on to commits that replace it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 Scores: TypeAlias = Mapping[str, float | None]
-"""ES, PS, NS, rewrite_acc, …, nll of one fact (`numerics.scores`)."""
+"""ES, PS, NS, rewrite_acc, …, nll of one fact (`numerics.scores.scores`)."""
 
 Came: TypeAlias = "tuple[Scores | None, Scores]"
-"""One fact's scores before its commit, where they are known, and right after it."""
+"""One fact's scores before its commit, if they are known, and right after it."""
 
 HANDED_ON = "handed_on"
-"""The kind of evaluation that holds what a commit was handed on by those it replaces."""
+"""The kind of evaluation that holds the scores of the commits that a commit replaces."""
 
 
 def came_in(repository: Repository, commits: Collection[CommitId]) -> dict[CommitId, dict[FactId, Came]]:
-    """Of the facts that each commit brought in; {} where nothing was measured."""
+    """The scores of the facts that each commit added; {} if nothing was measured."""
     handed: Any = repository.evaluations_of(commits, HANDED_ON)
     measured: Any = repository.evaluations_of(commits, "commit")
     found: dict[CommitId, dict[FactId, Came]] = {}
@@ -38,20 +38,20 @@ def came_in(repository: Repository, commits: Collection[CommitId]) -> dict[Commi
 
 
 def handed_on_to(repository: Repository, commit: CommitId) -> Mapping[str, Any] | None:
-    """What a commit was handed on: {"before": {fact: scores}, "after": {fact: scores}}; None where it was not."""
+    """The scores handed on to a commit: {"before": {fact: scores}, "after": {fact: scores}}; None if there are none."""
     handed: Any = repository.evaluations_of([commit], HANDED_ON)
     record: Mapping[str, Any] | None = handed.get(commit)
     return record
 
 
 def scores_at_commit(repository: Repository, commits: Collection[CommitId]) -> dict[CommitId, dict[FactId, Scores]]:
-    """Of the facts that each commit brought in, right after it; {} where nothing was measured."""
+    """The scores of the facts that each commit added, right after it; {} if nothing was measured."""
     came = came_in(repository, commits)
     return {commit: {fact: after for fact, (_, after) in facts.items()} for commit, facts in came.items()}
 
 
 def handed_on(repository: Repository, old: Sequence[CommitId], state: StateId, new: CommitId) -> list[Evaluation]:
-    """Rows for one commit in the place of several, the oldest first: a fact keeps its scores of the last of them."""
+    """Rows for one commit that replaces several, the oldest first: a fact keeps its scores of the last of them."""
     found: dict[FactId, Came] = {}
     came = came_in(repository, old)
     for commit in old:
@@ -68,8 +68,5 @@ def handed_on(repository: Repository, old: Sequence[CommitId], state: StateId, n
 def scores_of(repository: Repository, old: CommitId, new: CommitId) -> list[Evaluation]:
     """Rows for the same commit under a new id: its state is the same."""
     state = LiveState.at(repository, old).id
-    return [
-        (state, new, kind, new, repository.evaluations(state, kind)[kind, old])
-        for kind in ("commit", HANDED_ON)
-        if (kind, old) in repository.evaluations(state, kind)
-    ]
+    kept = repository.evaluations(state)
+    return [(state, new, kind, new, kept[kind, old]) for kind in ("commit", HANDED_ON) if (kind, old) in kept]

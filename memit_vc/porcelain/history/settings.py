@@ -1,13 +1,14 @@
-"""What a state is solved with, as the provenance of its patches tells: layers, λ and statistics.
+"""The settings that a state is solved with, read from the provenance of its patches: layers, λ and statistics.
 
-A patch that holds other patches' columns (`squash`), or their sum (`squash --compress`), was computed with nothing of
-its own. It hands on the settings of its sources, which may be gone when somebody re-solves.
+A patch that holds other patches' columns (`squash`), or their sum (`squash --compress`), has no settings of its own. It
+hands on those of its sources, which may be gone when someone re-solves.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from memit_vc.errors import IntegrityError
@@ -23,24 +24,28 @@ Settings: TypeAlias = tuple[tuple[int, ...], float, str]
 
 
 def settings_of(state: LiveState) -> set[Settings]:
-    """Of every batch behind some columns, as far as it is recorded. IntegrityError for a record that is no JSON."""
+    """The recorded settings of every batch behind a state. IntegrityError for a damaged record."""
     return settings_of_record(state.repository, (patch.header.provenance for patch in state.patches.values()))
 
 
 def settings_of_record(repository: Repository, blobs: Iterable[BlobId | None]) -> set[Settings]:
-    """Of provenance blobs; one that is not here tells nothing."""
+    """The settings in provenance blobs; one that is not here is passed over."""
     found: set[Settings] = set()
     for blob in blobs:
         if blob is None or not repository.blobs.has(blob):
             continue
-        try:
-            record = json.loads(repository.blobs.read(blob))
-            found |= _read(record)
-        except (ValueError, KeyError, TypeError) as error:
-            raise IntegrityError(
-                f"provenance {short(blob)} cannot be understood: {error}", hint="Run `memitvc fsck`."
-            ) from error
+        with understood(blob):
+            found |= _read(json.loads(repository.blobs.read(blob)))
     return found
+
+
+@contextmanager
+def understood(blob: BlobId) -> Iterator[None]:
+    """IntegrityError if the provenance that the block reads is damaged."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"provenance {short(blob)} is damaged: {error}", hint="Run `memitvc fsck`.") from error
 
 
 def settings_json(settings: Collection[Settings]) -> JsonValue:

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShownFact:
-    """A fact of a commit with its scores before and after, where they were measured."""
+    """A fact of a commit with its scores before and after, if they were measured."""
 
     fact: Fact
     role: str
     before: Mapping[str, float | None] | None
     after: Mapping[str, float | None] | None
+
+    def to_json(self) -> dict[str, JsonValue]:
+        about: dict[str, JsonValue] = {**self.fact.to_json(), "id": self.fact.id, "role": self.role}
+        return {**about, "before": self.before, "after": self.after}
 
 
 @dataclass(frozen=True)
@@ -44,20 +48,11 @@ class ShownCommit:
             **self.entry.to_json(),
             "state": self.state,
             "live": self.live,
-            "facts": [
-                {
-                    **f.fact.to_json(),
-                    "id": f.fact.id,
-                    "role": f.role,
-                    "before": _plain(f.before),
-                    "after": _plain(f.after),
-                }
-                for f in self.added
-            ],
+            "facts": [each.to_json() for each in self.added],
             "removed": [{**fact.to_json(), "id": fact.id} for fact in self.removed],
-            "scores": None if self.scores is None else dict(self.scores),
-            "details": dict(self.entry.commit.details),
-            "provenance": None if self.provenance is None else dict(self.provenance),
+            "scores": self.scores,
+            "details": self.entry.commit.details,
+            "provenance": self.provenance,
         }
 
 
@@ -65,8 +60,7 @@ def show(repository: Repository, revision: str = "HEAD") -> ShownCommit:
     """One commit with its facts, their scores and its provenance."""
     commit = repository.commit(repository.resolve(revision))
     state = LiveState.at(repository, commit.id)
-    stored = repository.evaluations(state.id, "commit").get(("commit", commit.id))
-    scores: dict[str, Any] | None = dict(stored) if isinstance(stored, Mapping) else None
+    scores: Any = repository.evaluations(state.id, "commit").get(("commit", commit.id))
     provenance = None
     if commit.provenance is not None and repository.blobs.has(commit.provenance):
         provenance = json.loads(repository.blobs.read(commit.provenance))
@@ -75,17 +69,11 @@ def show(repository: Repository, revision: str = "HEAD") -> ShownCommit:
         entry=entry_of(repository, commit),
         state=state.id,
         added=tuple(
-            ShownFact(
-                fact,
-                role,
-                *came.get(fact.id, (None, None)),
-            )
-            for fact, role in _facts_of(repository, commit.adds)
+            ShownFact(fact, role, *came.get(fact.id, (None, None))) for fact, role in _facts_of(repository, commit.adds)
         ),
         removed=tuple(fact for fact, role in _facts_of(repository, commit.removes) if role == "edit"),
-        scores=None
-        if scores is None
-        else {
+        scores=scores
+        and {
             side: {name: value for name, value in scores[side].items() if name != "facts"}
             for side in ("before", "after")
         },
@@ -102,7 +90,3 @@ def _facts_of(repository: Repository, columns: Sequence[ColumnId]) -> list[tuple
         described = state.patches[patch].header.columns
         found += [(state.facts[described[p].fact], described[p].role) for p in positions or range(len(described))]
     return found
-
-
-def _plain(scores: Mapping[str, float | None] | None) -> JsonValue:
-    return None if scores is None else dict(scores)

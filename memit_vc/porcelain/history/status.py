@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Followed:
-    """A remote's branch of the same name, as it was when it was last heard of: how many commits each side has alone."""
+    """A remote's branch of the same name, as last fetched or pushed: how many commits each side has alone."""
 
     name: str
     ahead: int
@@ -26,7 +26,7 @@ class Followed:
 
 @dataclass(frozen=True)
 class Status:
-    """Where HEAD is and what is ready. `followed` are the branches of that name on the remotes."""
+    """Where HEAD is and what is ready. `followed` are the remotes' branches of the same name."""
 
     base: str
     revision: str | None

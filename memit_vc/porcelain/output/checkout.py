@@ -18,13 +18,12 @@ from memit_vc.progress import Progress, silent
 from memit_vc.store.shards import ShardedBase
 
 if TYPE_CHECKING:
-    from memit_vc.numerics.output.checkout import CheckoutResult
     from memit_vc.repository import Repository
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A directory that holds a state. `tensors` are the SHA-256 of each edited tensor; `notes` are plain sentences."""
+    """A directory that holds a state. `tensors` are the SHA-256 of each editable tensor."""
 
     directory: Path
     commit: CommitId
@@ -44,7 +43,7 @@ def checkout(
 ) -> Checked:
     """Write the model of `revision` to `out`: only the edited tensors are new bytes, the rest is linked.
 
-    UsageError where `out` holds something else than an earlier checkout.
+    UsageError if `out` holds anything but an earlier checkout.
     """
     from memit_vc.numerics.exact.update import StateTerms
     from memit_vc.numerics.output.checkout import CACHE_LIMIT
@@ -52,9 +51,7 @@ def checkout(
 
     commit = repository.resolve(revision)
     state = LiveState.at(repository, commit)
-    weights = _hot_of(state, out) if replace else None
-    if weights is None:
-        weights = hot_weights(repository)
+    weights = (_hot_of(state, out) if replace else None) or hot_weights(repository)
     notes: list[str] = []
     base = _split_base(repository, weights, progress, notes.append)
     record: JsonValue = {
@@ -63,7 +60,7 @@ def checkout(
         "commit": commit,
         "state": state.id,
     }
-    made: CheckoutResult = write(
+    made = write(
         base,
         weights,
         lambda name: StateTerms(repository.patch_path, state.selection.items(), name),
@@ -82,7 +79,7 @@ def checkout(
 def hot_weights(repository: Repository) -> list[EditableWeight]:
     """The weights of the hot shard: those of the layers in use, and any other that a patch here touches.
 
-    The same for every state, so that a checkout can be switched between all of them.
+    They are the same for every state, so that a checkout can switch to any of them.
     """
     layers = set(repository.hparams().layers)
     touched = repository.edited_weights()
@@ -90,7 +87,7 @@ def hot_weights(repository: Repository) -> list[EditableWeight]:
 
 
 def _hot_of(state: LiveState, out: Path) -> list[EditableWeight] | None:
-    """The weights of the hot shard that a checkout has, where they are enough for a state; None where nobody knows."""
+    """The weights of a checkout's hot shard; None if they are not known or not enough for a state."""
     from memit_vc.numerics.output.checkout import base_of
 
     names = base_of(out, state.repository.root / "base")
@@ -104,8 +101,8 @@ def _split_base(
 ) -> Path:
     """The directory with the shards, `weights` being the hot ones; split now unless that is done.
 
-    `tell` hears what was found damaged, and that the base's directory is gone where the shards are still whole.
-    BaseChangedError where the base is another one, or gone and not wholly here; otherwise as `prepare_base`.
+    `tell` hears of damaged shards, and of a base directory that is gone while its shards are whole. BaseChangedError
+    if the base is another one, or is gone and its shards are not whole; otherwise errors as for `prepare_base`.
     """
     from memit_vc.numerics.output.checkout import prepare_base
 
@@ -123,11 +120,10 @@ def _split_base(
 
 
 def _is_whole(repository: Repository, directory: Path) -> bool:
-    """Whether every tensor and file of the recorded base is there; what changed since its making is read again."""
-    manifest = repository.base()
+    """Whether every tensor and file of the recorded base is there; files that changed since are read again."""
     try:
         built = ShardedBase.open(directory)
         stale = built.stale()
-        return not stale or not built.damaged(stale, manifest, repository.base_files())
+        return not stale or not built.damaged(stale, repository.base(), repository.base_files())
     except (StorageError, IntegrityError):
         return False

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import UsageError
+from memit_vc.numerics.output.lora import CONFIG_FILE, WEIGHTS_FILE, adapter_config, adapter_weights, lora_layer
 from memit_vc.objects import CommitId
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
+from memit_vc.repository import Repository
 from memit_vc.store.files import write_atomic
 from memit_vc.store.fresh import fresh_directory
 from memit_vc.vcs.revisions import split_range
 
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
-
 
 @dataclass(frozen=True)
 class AdapterExport:
-    """What was written. `since` is the commit that the adapter is relative to; None where that is the base.
+    """An adapter. `since` is the commit that it is relative to; None for the base. `bytes` are those of its files.
 
     `ranks` and `errors` go by weight name; an error is ‖D − BA‖ / ‖D‖, 0 unless `max_rank` cut something off.
     """
 
-    directory: Path
+    directory: Path | None
     commit: CommitId
     since: CommitId | None
     base: str
@@ -46,25 +44,21 @@ def export_adapter(
 ) -> AdapterExport:
     """Write `revision` ("REV": its state against the base; "A..B": the state of B against that of A) to `out`.
 
-    UsageError where `out` is not empty, where the two states are the same, or for a `max_rank` below 1.
+    UsageError if `out` is not empty, if the two states are the same, or if `max_rank` is below 1.
     """
     with fresh_directory(out) as temporary:
         made, files = adapter_files(repository, revision, max_rank=max_rank, progress=progress)
-        size = 0
         for name, data in files.items():
             write_atomic(temporary / name, data)
-            size += len(data)
-    return AdapterExport(out, made.commit, made.since, made.base, made.ranks, made.errors, size)
+    return replace(made, directory=out)
 
 
 def adapter_files(
     repository: Repository, revision: str, *, max_rank: int | None = None, progress: Progress = silent
 ) -> tuple[AdapterExport, dict[str, bytes]]:
-    """The files' names and bytes, for whoever puts them elsewhere than in a directory."""
-    from memit_vc.numerics.output.lora import CONFIG_FILE, WEIGHTS_FILE, adapter_config, adapter_weights, lora_layer
-
+    """The adapter without a directory, and its files' names and bytes. UsageError as for `export_adapter`."""
     if max_rank is not None and max_rank < 1:
-        raise UsageError(f"--max-rank is {max_rank}", hint="A rank is at least 1.")
+        raise UsageError(f"--max-rank is {max_rank}", hint="Give a rank of at least 1.")
     ends = split_range(revision)
     since = None if ends is None else repository.resolve(ends[0])
     commit = repository.resolve(revision if ends is None else ends[1])
@@ -72,10 +66,10 @@ def adapter_files(
     change = old.change_to(LiveState.at(repository, commit).columns)
     if not change:
         raise UsageError(
-            f"{revision}: there is nothing to export, no update separates it from the base"
+            f"{revision}: nothing to export, its state is the base's"
             if since is None
-            else f"{revision}: both ends have the same state",
-            hint="`memitvc log` shows the history, `memitvc facts REV` what is in a state.",
+            else f"{revision}: nothing to export, both ends have the same state",
+            hint="Choose another revision: `memitvc log` shows the history, `memitvc facts REV` the facts of a state.",
         )
     added, removed = LiveState(repository, change.adds), LiveState(repository, change.removes)
     weights = LiveState(repository, change.adds | change.removes).touched
@@ -89,7 +83,7 @@ def adapter_files(
         WEIGHTS_FILE: adapter_weights(layers),
     }
     made = AdapterExport(
-        directory=Path(),
+        directory=None,
         commit=commit,
         since=since,
         base=repository.config.base,

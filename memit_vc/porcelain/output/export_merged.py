@@ -1,4 +1,4 @@
-"""`export --merged`: a state as a plain checkpoint, without anything of memit-vc in it."""
+"""`export --merged`: a state as a plain checkpoint that holds nothing of memit-vc."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from memit_vc.errors import UsageError
+from memit_vc.numerics.output.merged import write_merged
 from memit_vc.objects import CommitId, StateId
 from memit_vc.porcelain.base import checked_base
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
+from memit_vc.repository import Repository
 from memit_vc.store.files import write_atomic
 from memit_vc.store.fresh import fresh_directory
-
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
-
 
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
@@ -46,12 +44,10 @@ def export_merged(
     """Write the model of `revision` to `out` as `save_pretrained` would: every byte copied, nothing linked.
 
     `dtype` is float32, bfloat16 or float16; None keeps the checkpoint's own, and the weights are those of `checkout`
-    bit for bit. UsageError where `out` is not empty; errors of `write_merged`.
+    bit for bit. UsageError if `out` is not empty; errors of `write_merged`.
     """
-    from memit_vc.numerics.output.merged import write_merged
-
     if dtype is not None and dtype not in DTYPES:
-        raise UsageError(f"--dtype {dtype!r} is not known", hint=f"One of {', '.join(DTYPES)}.")
+        raise UsageError(f"--dtype {dtype!r} is not known", hint=f"Choose one of {', '.join(DTYPES)}.")
     _check_size(max_shard_size)
     commit = repository.resolve(revision)
     state = LiveState.at(repository, commit)
@@ -75,10 +71,10 @@ def export_merged(
 
 
 def _check_size(text: str) -> None:
-    """UsageError for what is no size above nothing; the units are for `write_merged` to know."""
+    """UsageError for a text that is not a positive number and a unit; `write_merged` knows the units."""
     number = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*[A-Za-z]*", text.strip(), re.ASCII)
     if number is None or not 0 < float(number[1]) < 1e12:
-        raise UsageError(f"--max-shard-size {text}: is no size of a file", hint="Write, for instance, 5GB.")
+        raise UsageError(f"--max-shard-size {text} is not a file size", hint="Write, for instance, 5GB.")
 
 
 def _retyped(config: bytes, dtype: str) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,17 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a directory was proved to be. `commits` have that state; empty where it is no state of this repository."""
+    """The state that a directory was proved to hold. `commits` have that state, `compared` tensors were hashed."""
 
     directory: Path
-    state: StateId | None
+    state: StateId
     commits: tuple[CommitId, ...]
     is_base: bool
     compared: int
-    differing: tuple[str, ...]
-    """Tensors that differ from the nearest candidate, where no state fits."""
     recorded: StateId | None = None
-    """The state that the directory's own `memitvc.json` names, where that is another one: a switch was interrupted."""
+    """Another state that the directory's own `memitvc.json` names: a switch was interrupted."""
     on_branch: bool = True
     """Whether a branch, a tag or HEAD reaches one of `commits`; if none does, they were undone or replaced."""
 
@@ -41,7 +39,7 @@ def verify(
 ) -> Verified:
     """Prove by the hash of every tensor which state of this repository a model directory holds.
 
-    VerificationError where it is none, or not the one of `expect`.
+    VerificationError if it holds none, or not the one of `expect`.
     """
     there = {tensor.name: tensor for tensor in Checkpoint.find(directory).manifest(progress).tensors}
     recorded = {tensor.name: tensor for tensor in repository.base().tensors}
@@ -62,16 +60,16 @@ def verify(
         if all(now != was for now, was in dtypes):
             now, was = min(dtypes)
             raise VerificationError(
-                f"{directory}: its tensors are {now}, the base's are {was}: only a model in the base's own dtype can "
-                "be told by its hashes",
-                hint="`memitvc checkout`, or `memitvc export --merged` without --dtype, writes one.",
+                f"{directory}: its tensors are {now}, the base's are {was}; verify compares hashes, so the model must "
+                "have the base's dtype",
+                hint="Write such a model with `memitvc checkout`, or with `memitvc export --merged` without --dtype.",
             )
     if foreign:
-        are, first = ("is", "") if len(foreign) == 1 else ("are", " first")
+        are = "is" if len(foreign) == 1 else "are"
         raise VerificationError(
-            f"{directory}: {count(len(foreign), 'tensor')} that no edit touches {are} not the base's, or {are} missing "
-            f"or of another dtype or shape: {foreign[0]}{first}",
-            hint="The directory belongs to another base, or was changed by something else than memit-vc.",
+            f"{directory}: {count(len(foreign), 'tensor')} that no edit touches {are} not the base's (missing, or of "
+            f"other bytes, dtype or shape): {_first(foreign)}",
+            hint="Check whether it is a model of another base, or was changed by something other than memit-vc.",
         )
     said = _recorded_state(directory)
     nearest: tuple[list[str], CommitId] | None = None
@@ -79,28 +77,30 @@ def verify(
         expected = {**{name: base[name] for name in editable}, **_hashes(repository, commits[0], state)}
         differing = sorted(name for name in editable if found[name] != expected[name])
         if not differing:
-            changed = [name for name in editable if expected[name] != base[name]]
-            other = said if said != state else None
-            return Verified(directory, state, commits, not changed, len(found), (), other, on_branch)
+            is_base = all(expected[name] == base[name] for name in editable)
+            return Verified(directory, state, commits, is_base, len(found), said if said != state else None, on_branch)
         if expect is not None:
-            differ, first = ("differs", "") if len(differing) == 1 else ("differ", " first")
             raise VerificationError(
-                f"{directory} is not the state of {expect}: {count(len(differing), 'tensor')} "
-                f"{differ}, {differing[0]}{first}",
-                hint="`memitvc verify DIR` without --expect says which state it is.",
+                f"{directory} does not hold the state of {expect}: other bytes in {count(len(differing), 'tensor')}, "
+                f"{_first(differing)}",
+                hint="Run `memitvc verify DIR` without --expect to see which state it holds.",
             )
         if nearest is None or len(differing) < len(nearest[0]):
             nearest = differing, commits[0]
     differing, commit = nearest or ([], repository.head().commit)
     raise VerificationError(
-        f"{directory} is no state of this repository. The nearest is that of commit {short(commit)}: "
-        f"{len(differing)} of {len(found)} tensors differ from it, {', '.join(differing[:1])} first",
-        hint="It may belong to another repository, or have been changed after checkout.",
+        f"{directory} does not hold a state of this repository. The nearest is that of commit {short(commit)}: "
+        f"{len(differing)} of {len(found)} tensors differ from it, {_first(differing)}",
+        hint="Look for its repository, or check it out again: it may have been changed since.",
     )
 
 
+def _first(names: Sequence[str]) -> str:
+    return f"{names[0]}{'' if len(names) == 1 else ' first'}" if names else ""
+
+
 def _recorded_state(directory: Path) -> StateId | None:
-    """What `memitvc.json` says of itself; None where there is none to be read. Nothing is proved by it."""
+    """The state that `memitvc.json` names; None if it cannot be read. It proves nothing."""
     said = read_or_empty(directory / RECORD_FILE).get("state")
     return StateId(said) if isinstance(said, str) else None
 
@@ -108,8 +108,8 @@ def _recorded_state(directory: Path) -> StateId | None:
 def _candidates(
     repository: Repository, expect: str | None, said: StateId | None
 ) -> Iterator[tuple[StateId, tuple[CommitId, ...], bool]]:
-    """States to compare with, and whether a ref reaches them; the likeliest first: what the directory says of itself,
-    HEAD and backwards, every other ref's history, then what was undone or replaced and is still stored.
+    """States to compare with, and whether a ref reaches them. The likeliest come first: the state that the directory
+    names, HEAD's history, every other ref's, then commits that were undone or replaced and are still stored.
     """
     if expect is not None:
         wanted = repository.resolve(expect)

@@ -1,21 +1,20 @@
-"""`fsck`: everything that is stored is what it says it is."""
+"""`fsck`: check that everything stored is what its name and the history say."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError
-from memit_vc.objects import Patch, short
+from memit_vc.numerics.exact.constraints import read_constraints
+from memit_vc.numerics.exact.patchfile import check_patch
+from memit_vc.objects import short
+from memit_vc.porcelain.output.verify import state_hashes
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
+from memit_vc.repository import Repository
 from memit_vc.store.fsck import BAD_JSON
 from memit_vc.store.records import Problem
 from memit_vc.store.shards import ShardedBase
-
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
 
 
 def fsck(
@@ -23,11 +22,11 @@ def fsck(
 ) -> tuple[list[Problem], int]:
     """(problems, number of orphan blobs).
 
-    Every blob and every shard of the base is read, and every patch's factors are checked; with `quick`, only the shards
-    that somebody wrote into since. `weights` also materialises every state whose tensors' hashes are recorded, for
-    `verify` goes by them: that needs the base and takes as long as so many checkouts.
+    Reads every blob and every shard of the base, and checks every patch's factors; with `quick`, only shards that were
+    written into since. `weights` also checks the recorded hashes that `verify` goes by: it materialises each such
+    state, which needs the base and takes as long as a checkout of each.
     """
-    problems = repository.fsck(quick=quick, check_patch=None if quick else _factors, progress=progress)
+    problems = repository.fsck(quick=quick, check_patch=None if quick else check_patch, progress=progress)
     problems += _shards(repository, quick=quick, progress=progress)
     if not quick:
         problems += _constraints(repository, progress)
@@ -36,19 +35,11 @@ def fsck(
     return problems, len(repository.orphans())
 
 
-def _factors(path: Path, patch: Patch) -> list[str]:
-    from memit_vc.numerics.exact.patchfile import check_patch
-
-    return check_patch(path, patch)
-
-
 def _constraints(repository: Repository, progress: Progress) -> Iterator[Problem]:
-    """Constraints that have the bytes of their name and still cannot be solved with."""
-    from memit_vc.numerics.exact.constraints import read_constraints
-
+    """Constraints blobs that are intact and still cannot be read."""
     recorded = {patch: blob for patch, blob in repository.patch_constraints().items() if blob is not None}
     for number, (patch, blob) in enumerate(recorded.items(), 1):
-        if repository.blobs.verify(blob):  # else it is told as missing or damaged
+        if repository.blobs.verify(blob):  # else it is reported as missing or damaged
             try:
                 read_constraints(repository.blobs.path(blob))
             except MemitVCError as error:
@@ -57,9 +48,7 @@ def _constraints(repository: Repository, progress: Progress) -> Iterator[Problem
 
 
 def _states(repository: Repository, progress: Progress) -> Iterator[Problem]:
-    """Recorded hashes of tensors that are not those of the state."""
-    from memit_vc.porcelain.output.verify import state_hashes
-
+    """Recorded hashes that are not those of the state's tensors."""
     every = (LiveState.at(repository, commit) for commit in repository.stored_commits())
     states = {state.id: state for state in every}
     for number, (identifier, state) in enumerate(states.items(), 1):
@@ -73,12 +62,12 @@ def _states(repository: Repository, progress: Progress) -> Iterator[Problem]:
 
 
 def _shards(repository: Repository, *, quick: bool, progress: Progress) -> Iterator[Problem]:
-    """What is wrong with the built shards: later checkouts would take their bytes."""
+    """Damage in the built shards: later checkouts would take their bytes."""
     built = sorted(path.parent for path in (repository.root / "base").glob("*/base.json"))
     try:
         manifest, others = (repository.base(), repository.base_files()) if built else (None, {})
     except (MemitVCError, *BAD_JSON):
-        return  # the rows are damaged, and told as such
+        return  # the rows are damaged, and reported as such
     for number, directory in enumerate(built, 1):
         try:
             base = ShardedBase.open(directory)

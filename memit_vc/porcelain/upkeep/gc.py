@@ -1,4 +1,4 @@
-"""`gc`: remove what nobody can reach any more."""
+"""`gc`: remove objects that nothing reaches any more."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from memit_vc.store.records import GcResult
 SEARCHES = 1 << 28
 """Bytes that the z of earlier searches may keep."""
 GRACE = 3600.0
-"""Seconds for which a new object stays even unreferenced: a commit that is still computing may be about to use it."""
+"""Seconds for which a new object stays even unreferenced: a commit that is still computing may need it."""
 
 
 def collect_garbage(
@@ -29,9 +29,9 @@ def collect_garbage(
 ) -> GcResult:
     """Remove commits, patches and facts that no branch, tag, operation or kept patch reaches, and their objects.
 
-    Operations keep what they name, so that `undo` can bring it back: with a number of `keep_operations` all but the
-    last so many are forgotten first, and what they alone held goes too. Of the cache of z, the oldest beyond `SEARCHES`
-    bytes go. What is younger than `grace` seconds stays. `dry_run` only counts.
+    Operations keep what they name, so that `undo` can bring it back. With `keep_operations`, all but that many are
+    forgotten first, and objects that only they held go too. Of the cache of z, the oldest beyond `SEARCHES` bytes go.
+    Objects younger than `grace` seconds stay. `dry_run` only counts.
     """
     gone = collect(
         repository.database,

@@ -77,7 +77,7 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(plain_repository: Re
         bisect.start(plain_repository, "HEAD~3", ["HEAD"])
     bisect.start(plain_repository, "HEAD", ["HEAD~4"])
     before = bisect.current(plain_repository)
-    with pytest.raises(UsageError, match="under way already"):
+    with pytest.raises(UsageError, match="already under way"):
         bisect.start(plain_repository, "HEAD", ["HEAD~4"])
     with pytest.raises(MemitVCError, match="in the history of a good commit"):
         bisect.mark(plain_repository, "good", ["HEAD"])
@@ -118,9 +118,7 @@ def test_a_command_tests_checkouts(
 
 def test_what_a_run_cannot_test_is_skipped(plain_repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     commits = history(plain_repository)
-    monkeypatch.setattr(
-        "memit_vc.porcelain.output.checkout.checkout", lambda _, __, directory, **___: directory.mkdir()
-    )
+    monkeypatch.setattr(bisect, "checkout", lambda _, __, directory, **___: directory.mkdir())
     bisect.start(plain_repository, "HEAD", ["HEAD~20"])
     guilty, broken = 12, {7, 8, 9, 10}
     said = []

@@ -184,7 +184,7 @@ def test_verify_says_which_state_a_directory_is(repository: Repository, tmp_path
     assert found.state == repository.state_id(repository.state(tips[1]))
     assert not found.is_base
     assert verify(repository, out, expect="HEAD~1").commits == (tips[1],)
-    with pytest.raises(VerificationError, match=r"is not the state of HEAD: 2 tensors differ"):
+    with pytest.raises(VerificationError, match=r"does not hold the state of HEAD: other bytes in 2 tensors"):
         verify(repository, out, expect="HEAD")
     checkout(repository, "HEAD~3", out, replace=True)
     assert verify(repository, out).is_base
