@@ -22,7 +22,7 @@ from memit_vc.store.safetensors_file import FileHeader, read_header, write_heade
 PATCH_FILE_FORMAT = 2
 _KIND = "patch file"
 _CHUNK = 1 << 20
-_HINT = "The file is damaged or was made to mislead; nothing was stored."
+DISTRUST = "The file is damaged or was made to mislead; nothing was stored."
 
 
 def write_container(path: Path, files: Mapping[str, bytes | Path]) -> None:
@@ -129,7 +129,7 @@ class ContainerTree:
             raise self._bad("its bytes are not those that were written")
 
     def _bad(self, reason: str) -> IntegrityError:
-        return IntegrityError(f"{self.file}: {reason}", hint=_HINT)
+        return IntegrityError(f"{self.file}: {reason}", hint=DISTRUST)
 
 
 def _is_path(name: str) -> bool:
