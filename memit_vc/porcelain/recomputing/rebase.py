@@ -8,25 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import ConflictError, MemitVCError, RefMovedError
 from memit_vc.objects import ColumnId, Commit, CommitId, Fact, FactId, JsonValue, PatchId, short, utc_now
+from memit_vc.porcelain.editing.models import LoadedModel, model_of
 from memit_vc.porcelain.editing.provenance import Recorded
 from memit_vc.porcelain.record import Outcome, move_head
 from memit_vc.porcelain.sets.contradictions import cancelled_columns
 from memit_vc.porcelain.sets.join import Side, join
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, count, silent
+from memit_vc.repository import Repository
+from memit_vc.store.publish import Evaluation
 from memit_vc.vcs.contradictions import contradicting
 from memit_vc.vcs.graph import is_ancestor
 from memit_vc.vcs.state import Change, State
-
-if TYPE_CHECKING:
-    from memit_vc.porcelain.editing.models import LoadedModel
-    from memit_vc.repository import Repository
-    from memit_vc.store.publish import Evaluation
-
 
 _SHOWN = 10
 
@@ -56,8 +52,6 @@ def rebase(
     at `onto`; MemitVCError for a merge or a `--resolve` in the range; RefMovedError if the branch moved meanwhile: the
     patches are kept, and the hint says how to commit them. After any error the branch is as it was.
     """
-    from memit_vc.porcelain.editing.models import model_of
-
     target, head = repository.resolve(onto), repository.head()
     if is_ancestor(target, head.commit, repository.parents):
         raise MemitVCError(

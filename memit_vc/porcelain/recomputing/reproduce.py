@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from memit_vc.errors import EngineError, MemitVCError
+from memit_vc.numerics.exact.constraints import read_constraints
 from memit_vc.numerics.exact.factored import Dense, Term, difference
 from memit_vc.numerics.exact.patchfile import read_patch
 from memit_vc.objects import Commit, CommitId, Patch, PatchId, StateId, short
+from memit_vc.porcelain.editing.constraints import LiveConstraints
+from memit_vc.porcelain.editing.models import LoadedModel, model_of
 from memit_vc.porcelain.editing.provenance import Recorded, threads
+from memit_vc.porcelain.editing.solver import Solver
 from memit_vc.porcelain.state import LiveState, Source
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
-
-if TYPE_CHECKING:
-    from memit_vc.porcelain.editing.models import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,6 @@ def reproduce(
 
     Nothing is stored. MemitVCError for a commit that was not computed (a revert, a merge), or if its state is gone.
     """
-    from memit_vc.porcelain.editing.models import model_of
-
     commit = repository.commit(repository.resolve(revision))
     old, recorded = _computed(repository, commit)
     loaded = model_of(repository, loaded, hparams=recorded.hparams, progress=progress)
@@ -111,10 +109,6 @@ def _solved_again(
     loaded: LoadedModel, commit: Commit, old: Patch, recorded: Recorded, progress: Progress
 ) -> tuple[Patch, tuple[bytes, ...]]:
     import torch
-
-    from memit_vc.numerics.exact.constraints import read_constraints
-    from memit_vc.porcelain.editing.constraints import LiveConstraints
-    from memit_vc.porcelain.editing.solver import Solver
 
     repository, described = loaded.repository, old.header.columns
     if old.constraints is None or not repository.blobs.has(old.constraints):

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError, RevisionError
 from memit_vc.objects import ColumnId, Commit, CommitId, FactId, Head, JsonValue, Patch, PatchId, short
 from memit_vc.porcelain.editing.constraints import LiveConstraints
+from memit_vc.porcelain.editing.models import LoadedModel
 from memit_vc.porcelain.editing.solver import Solution, Solver, solver_for
 from memit_vc.porcelain.record import Kind, Outcome, draft, record
 from memit_vc.porcelain.sets.named_fact import named_facts
@@ -25,9 +25,6 @@ from memit_vc.repository import Repository
 from memit_vc.vcs.contradictions import Contradiction, OnConflict, conflict_details, losers, pairs_apart
 from memit_vc.vcs.inverse import inverse_facts
 from memit_vc.vcs.state import Change, State
-
-if TYPE_CHECKING:
-    from memit_vc.porcelain.editing.models import LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,21 +7,18 @@ that both sides have counts once, as ours has it. A pick adds one column per fac
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import ColumnId, FactId, JsonValue, short
+from memit_vc.porcelain.editing.models import LoadedModel
 from memit_vc.porcelain.recomputing.resolve import Resolved, record_solution, solve_change, solve_whole
 from memit_vc.porcelain.sets.cherry_pick import named_commits, picked_state
 from memit_vc.porcelain.sets.merge import merged_state
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, count, silent
+from memit_vc.repository import Repository
 from memit_vc.vcs.contradictions import Contradiction, OnConflict, conflict_details
 from memit_vc.vcs.graph import is_ancestor
-
-if TYPE_CHECKING:
-    from memit_vc.porcelain.editing.models import LoadedModel
-    from memit_vc.repository import Repository
 
 
 def resolve_merge(

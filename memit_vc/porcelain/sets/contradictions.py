@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import ConflictError, MemitVCError
 from memit_vc.objects import Fact, FactId, JsonValue, short
+from memit_vc.porcelain.state import LiveState
 from memit_vc.vcs.contradictions import OnConflict, contradicting
-
-if TYPE_CHECKING:
-    from memit_vc.porcelain.state import LiveState
-    from memit_vc.vcs.facts import LiveFact
-    from memit_vc.vcs.state import State
-
+from memit_vc.vcs.facts import LiveFact
+from memit_vc.vcs.state import State
 
 _SHOWN = 10
 

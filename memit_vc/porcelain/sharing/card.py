@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import CommitId, FactId, JsonValue, StateId
@@ -15,12 +15,9 @@ from memit_vc.porcelain.history.scores_at_commit import Came, came_in
 from memit_vc.porcelain.state import LiveState
 from memit_vc.remote.card import Card, CardFact, card_with
 from memit_vc.remote.opening import hub_name
+from memit_vc.repository import Repository
 from memit_vc.store.jsoncache import read_or_empty
-
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
-    from memit_vc.vcs.facts import LiveFact
-
+from memit_vc.vcs.facts import LiveFact
 
 _NAMES = {
     "ES": "ES (new answer preferred)",

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from memit_vc.objects import Commit, CommitId, Moved, RefUpdate, moves, short
 from memit_vc.porcelain.sharing.incoming import Incoming
@@ -20,9 +19,7 @@ from memit_vc.porcelain.sharing.remotes import named_remote
 from memit_vc.progress import Progress, count, silent
 from memit_vc.remote.manifest import object_path
 from memit_vc.remote.opening import nothing_there, open_remote
-
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
+from memit_vc.repository import Repository
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import IntegrityError
 from memit_vc.objects import Commit, CommitId, Patch, PatchId, short
@@ -23,11 +22,9 @@ from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.container import DISTRUST, ContainerTree
 from memit_vc.remote.manifest import MANIFEST, commit_path, object_path
+from memit_vc.repository import Repository
 from memit_vc.vcs.contradictions import Contradiction, OnConflict, conflict_details
 from memit_vc.vcs.state import Change, State, apply
-
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
 
 
 @dataclass(frozen=True, kw_only=True)

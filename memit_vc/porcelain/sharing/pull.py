@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import RefMovedError, RevisionError, UsageError
 from memit_vc.objects import Commit, CommitId, RefUpdate, short
 from memit_vc.porcelain.sharing.fetch import Fetched, Moves, fetch_from
+from memit_vc.porcelain.sharing.remote_history import Published
 from memit_vc.porcelain.sharing.remotes import named_remote
 from memit_vc.progress import Progress, count, silent
+from memit_vc.repository import Repository
 from memit_vc.vcs.graph import is_ancestor
-
-if TYPE_CHECKING:
-    from memit_vc.porcelain.sharing.remote_history import Published
-    from memit_vc.repository import Repository
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError, RefMovedError, RevisionError, UsageError
 from memit_vc.objects import CommitId, RefUpdate, short
@@ -15,12 +14,9 @@ from memit_vc.progress import Progress, count, silent, size_text
 from memit_vc.remote.manifest import MANIFEST, RemoteManifest, object_path
 from memit_vc.remote.opening import PushOptions, on_branch, open_remote
 from memit_vc.remote.protocol import Change, Remote, RemoteFile, content_size
+from memit_vc.repository import Repository
 from memit_vc.vcs.graph import ancestors, is_ancestor
 from memit_vc.vcs.refnames import check_ref_name
-
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
-
 
 _ATTEMPTS = 5
 """Tries while others push other branches to the same place."""

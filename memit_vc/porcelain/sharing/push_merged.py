@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import RemoteError, UsageError
 from memit_vc.objects import CommitId, StateId, short
@@ -24,13 +23,10 @@ from memit_vc.remote.hub_landed import CopySource
 from memit_vc.remote.manifest import MANIFEST
 from memit_vc.remote.opening import hub_name
 from memit_vc.remote.protocol import RemoteFile, content_size
+from memit_vc.repository import Repository
 from memit_vc.store.checkpoint import RECORD_FILE
 from memit_vc.store.files import file_digest, make_directories, storage_errors, temporary_path
 from memit_vc.vcs.graph import is_ancestor
-
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
-
 
 _CARD = "README.md"
 _LARGEST_CARD = 1 << 24

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import EngineError, IntegrityError
 from memit_vc.objects import (
@@ -15,24 +14,21 @@ from memit_vc.objects import (
     CommitId,
     Fact,
     FactId,
+    Patch,
     PatchId,
     StateId,
     short,
 )
 from memit_vc.porcelain.history.scores_at_commit import HANDED_ON
+from memit_vc.porcelain.sharing.incoming import Incoming
+from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
+from memit_vc.porcelain.sharing.remote_history import Published
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import object_path
 from memit_vc.remote.strict_json import DISTRUST, canonical
-
-if TYPE_CHECKING:
-    from memit_vc.objects import Patch
-    from memit_vc.porcelain.sharing.incoming import Incoming
-    from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
-    from memit_vc.porcelain.sharing.remote_history import Published
-    from memit_vc.repository import Repository
-    from memit_vc.store.publish import Evaluation
-
+from memit_vc.repository import Repository
+from memit_vc.store.publish import Evaluation
 
 _MAX_PROVENANCE = 1 << 24
 """Bytes: hyperparameters, templates and versions, and ten digits for each fact."""

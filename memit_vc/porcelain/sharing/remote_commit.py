@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from memit_vc.errors import IntegrityError, RemoteError, UsageError
 from memit_vc.objects import (
@@ -24,10 +24,7 @@ from memit_vc.objects.commit import COMMIT_FORMAT
 from memit_vc.porcelain.history.scores_at_commit import HANDED_ON, handed_on_to
 from memit_vc.porcelain.state import LiveState
 from memit_vc.remote.strict_json import DISTRUST, canonical
-
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
-
+from memit_vc.repository import Repository
 
 MAX_RECORD = 1 << 26
 """Bytes: a batch of ten thousand facts with their probes and scores has some 40 MB."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from memit_vc.concurrency import ordered_map
 from memit_vc.errors import IntegrityError, MemitVCError, RemoteError
@@ -15,10 +15,7 @@ from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import BASE, HPARAMS, MANIFEST, MAX_MANIFEST, RemoteManifest, commit_path
 from memit_vc.remote.protocol import RemoteFile, Tree
 from memit_vc.remote.strict_json import DISTRUST, parsed
-
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
-
+from memit_vc.repository import Repository
 
 _MOST = 1 << 30
 """Bytes of records that are read for one fetch: some 250,000 facts with all their scores."""

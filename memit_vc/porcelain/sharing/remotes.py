@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memit_vc.config import Config
 from memit_vc.errors import MemitVCError, RevisionError, UsageError
 from memit_vc.objects import RefUpdate
 from memit_vc.remote.opening import checked_url
+from memit_vc.repository import Repository
 from memit_vc.vcs.refnames import check_ref_name
-
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
-
 
 DEFAULT = "origin"
 
