@@ -127,7 +127,7 @@ def _undone(state: LiveState, commits: Sequence[Commit], fact: str | None, on_co
         columns |= {id_: column for id_, column in before.items() if id_ in removed}
         befores.append(frozenset(before))
     if fact is not None:
-        # a patch that cannot be split gives single facts up in this way only, whoever first brought them in
+        # the only way to take one fact out of a patch that cannot be split, whichever commit brought it in
         held = {s.fact for commit in commits for s in LiveState(repository, commit.adds).sources} & live
         leaving, returning = (live - wanted) | held, wanted - live
         chosen = named_facts(repository, leaving, returning, fact)

@@ -81,7 +81,7 @@ class Together:
         return total
 
     def lacking(self, commits: Iterable[Commit]) -> set[ColumnId]:
-        """The columns that the commits bring in or take out, and that nobody holds."""
+        """The columns that the commits bring in or take out and that no patch holds."""
         unknown = {column for commit in commits for column in (*commit.adds, *commit.removes)} - self._places.keys()
         return unknown - self.repository.known_columns(unknown)
 
@@ -201,7 +201,7 @@ def _facts(records: Sequence[RemoteCommit], patches: Sequence[Patch], where: str
 
 
 def _states(known: Together, records: Sequence[RemoteCommit], where: str) -> dict[CommitId, StateId]:
-    """The state at each new commit. IntegrityError for columns that nobody holds and for sums that could round."""
+    """The state at each new commit. IntegrityError for columns that no patch holds and for sums that could round."""
     repository = known.repository
     lacking = known.lacking(record.commit for record in records)
     exact = _all_exact(known, records)
