@@ -354,4 +354,4 @@ def test_a_spoilt_base_or_setting_stops_a_clone(
 def test_a_manifest_that_is_no_file(world: World) -> None:
     (world.shared / MANIFEST).unlink()
     (world.shared / MANIFEST).mkdir()
-    refused(world, "no file")
+    refused(world, "is not a file")
