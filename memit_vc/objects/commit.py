@@ -19,7 +19,7 @@ class Commit:
     `adds` and `removes` are the change of state against the first parent, as sorted columns.
     `patches` are the patches whose columns this commit brings in (new ones, or ones put back).
     `kind` is the verb that made it: root, commit, revert, squash, merge, cherry-pick, rebase.
-    `details` is what that verb wants remembered (for a revert: which commits); JSON, shown by `show`.
+    `details` are that verb's own notes (for a revert: which commits); JSON, shown by `show`.
     """
 
     base: BaseId
@@ -63,19 +63,9 @@ class Commit:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Commit:
         """Inverse of `to_json`; KeyError or TypeError on a record of another shape."""
-        return cls(
-            base=BaseId(record["base"]),
-            parents=tuple(CommitId(p) for p in record["parents"]),
-            adds=tuple(ColumnId(c) for c in record["adds"]),
-            removes=tuple(ColumnId(c) for c in record["removes"]),
-            patches=tuple(PatchId(p) for p in record["patches"]),
-            kind=record["kind"],
-            message=record["message"],
-            author=record["author"],
-            time=record["time"],
-            provenance=None if record["provenance"] is None else BlobId(record["provenance"]),
-            details=record["details"],
-        )
+        columns: dict[str, Any] = {name: tuple(record[name]) for name in ("parents", "adds", "removes", "patches")}
+        values = ("base", "kind", "message", "author", "time", "provenance", "details")
+        return cls(**columns, **{name: record[name] for name in values})
 
 
 def root_commit(base: BaseId, description: str) -> Commit:

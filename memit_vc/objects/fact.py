@@ -50,7 +50,7 @@ class Fact:
 
     @property
     def subject_span(self) -> tuple[int, int]:
-        """Character span [start, end) of the subject in the prompt; ValueError where it does not occur."""
+        """Character span [start, end) of the subject in the prompt; ValueError if it does not occur."""
         if self.occurrence is None:
             start = self.prompt.rfind(self.subject)
         else:

@@ -25,7 +25,7 @@ class WeightForm:
     """How one weight's update is stored.
 
     low_rank: tensors `<weight>.left` F32 [d_out, n] and `<weight>.right` F32 [n, d_in];
-    joint: the same two tensors with `rank` columns in the place of n, which belong to all facts together;
+    joint: the same two tensors with `rank` columns instead of n, which belong to all facts together;
     dense: `<weight>.dense` F32 [d_out, d_in]. All for y = W x, whatever the module's own orientation.
     `quantum` is the exponent e of the grid 2^e on which every product and sum lies (`numerics/exact/grid.py`).
     """
@@ -72,14 +72,9 @@ class PatchHeader:
         """Inverse of `to_json`; KeyError or TypeError on a record of another shape."""
         return cls(
             base=BaseId(record["base"]),
-            weights={
-                name: WeightForm(
-                    form=w["form"], d_out=w["d_out"], d_in=w["d_in"], quantum=w["quantum"], rank=w.get("rank")
-                )
-                for name, w in record["weights"].items()
-            },
-            columns=tuple(PatchColumn(fact=FactId(c["fact"]), role=c["role"]) for c in record["columns"]),
-            provenance=None if record["provenance"] is None else BlobId(record["provenance"]),
+            weights={name: WeightForm(**form) for name, form in record["weights"].items()},
+            columns=tuple(PatchColumn(**column) for column in record["columns"]),
+            provenance=record["provenance"],
         )
 
 

@@ -71,7 +71,7 @@ class Card:
 
 
 def card_with(card: Card, existing: str | None) -> str:
-    """README.md: our part in place of the old one, or after what there is. RemoteError for metadata that is no YAML.
+    """README.md: our part in place of the old one, or after what there is. RemoteError for metadata that is not YAML.
 
     The same card gives the same text, so that a push that changes nothing changes no README.
     """
@@ -85,7 +85,7 @@ def card_with(card: Card, existing: str | None) -> str:
     except yaml.YAMLError as error:
         raise _unreadable(" ".join(str(error).split())) from error
     if metadata is not None and not isinstance(metadata, dict):
-        raise _unreadable("it is no mapping of names to values")
+        raise _unreadable("it is not a mapping of names to values")
     front = yaml.safe_dump(_metadata(card, metadata or {}), sort_keys=False, allow_unicode=True)
     return f"---\n{front}---\n{_placed(_part(card), text[block.end() :] if block else text)}"
 
@@ -138,11 +138,11 @@ def _part(card: Card) -> str:
     sections = [
         BEGIN,
         title,
-        f"Somebody changed what {base} says about {facts}, directly in its weights, without training. {kind}\n\n"
+        f"Someone changed what {base} says about {facts}, directly in its weights, without training. {kind}\n\n"
         "It was made with memit-vc: version control for the facts inside a language model. The edits are found by "
         "MEMIT ([Meng et al. 2023](https://arxiv.org/abs/2210.07229)); each batch is a commit that can be taken out "
         "again, to the bit.",
-        "**The new answers need not be true.** They are what somebody asked for. Read the table before you use this.",
+        "**The new answers need not be true.** They are what the author asked for. Read the table before you use this.",
         "## What was edited",
         _facts(card),
         "## Base and licence",

@@ -15,24 +15,24 @@ from pathlib import Path
 from memit_vc.errors import IntegrityError, MemitVCError, UsageError
 from memit_vc.objects import METADATA_KEY, JsonValue, canonical_json, is_sha256
 from memit_vc.remote.manifest import MANIFEST, MAX_MANIFEST, commit_path, object_path
-from memit_vc.remote.protocol import RemoteFile
+from memit_vc.remote.protocol import RemoteFile, content_size
 from memit_vc.store.files import read_chunks, storage_errors, write_atomic
 from memit_vc.store.safetensors_file import FileHeader, read_header, write_header
 
 PATCH_FILE_FORMAT = 2
 _KIND = "patch file"
 _CHUNK = 1 << 20
-_HINT = "The file is damaged or was made to mislead; nothing was stored."
+DISTRUST = "The file is damaged or was made to mislead; nothing was stored."
 
 
 def write_container(path: Path, files: Mapping[str, bytes | Path]) -> None:
     """Write the file whole or not at all; the same bytes for the same tree. StorageError."""
     with storage_errors(path):
-        sizes = {n: len(c) if isinstance(c, bytes) else c.stat().st_size for n, c in files.items()}
+        sizes = {name: content_size(content) for name, content in files.items()}
     entries = {name: ("U8", (size,)) for name, size in sizes.items()}
 
     def content() -> Iterator[bytes]:
-        for name in sorted(files):  # as the format lays tensors of one type down
+        for name in sorted(files):  # the format's order for tensors of one type
             source = files[name]
             yield from (source,) if isinstance(source, bytes) else read_chunks(source)
 
@@ -53,7 +53,7 @@ class ContainerTree:
     """The tree in a file; see `protocol.Tree`. A revision is the SHA-256 of memitvc.json, as in a directory.
 
     IntegrityError for anything that `write_container` would not have written, MemitVCError for a version that this
-    release does not know, UsageError for a file of edits, StorageError where the system refuses the read.
+    release does not know, UsageError for a file of edits, StorageError if the system refuses the read.
     """
 
     def __init__(self, file: Path) -> None:
@@ -62,7 +62,7 @@ class ContainerTree:
         self._check_about()
         for name, entry in self._header.tensors.items():
             if not _is_path(name) or entry.dtype != "U8" or len(entry.shape) != 1:
-                raise self._bad(f"holds {name!r}, which is no file of a remote")
+                raise self._bad(f"holds {name!r}, which is not a file of a remote")
 
     def head(self) -> str | None:
         if MANIFEST not in self._header.tensors:
@@ -112,9 +112,9 @@ class ContainerTree:
             about = json.loads(raw)
             kind, version = about["kind"], about["format"]
         except (KeyError, ValueError, TypeError, RecursionError) as error:
-            raise self._bad("is no patch file") from error
+            raise self._bad("is not a patch file") from error
         if kind not in (_KIND, "bundle"):
-            raise self._bad(f"is no patch file but {kind!r}")
+            raise self._bad(f"is not a patch file but {kind!r}")
         if version != PATCH_FILE_FORMAT:
             older = type(version) is int and version < PATCH_FILE_FORMAT
             raise MemitVCError(
@@ -129,7 +129,7 @@ class ContainerTree:
             raise self._bad("its bytes are not those that were written")
 
     def _bad(self, reason: str) -> IntegrityError:
-        return IntegrityError(f"{self.file}: {reason}", hint=_HINT)
+        return IntegrityError(f"{self.file}: {reason}", hint=DISTRUST)
 
 
 def _is_path(name: str) -> bool:

@@ -1,10 +1,10 @@
 """A remote that is a plain directory: a shared disk, a USB stick, a folder that something else synchronises.
 
-The tree lies there as it is. `memitvc.json` is replaced last, by a rename, under a lock that the system lets go of when
-its holder dies: who reads the history sees the old publication or the new one, and a push that was killed leaves files
-that nothing names, which the next push of the same commits finds in place. What is there for readers without memit-vc
-is several files, which no rename changes together: while a push runs, and after one that was killed, there is no
-adapter rather than one of two states; the next push completes it.
+The directory is the tree. `memitvc.json` is replaced last, by a rename, under a lock that the system releases when its
+holder dies. So a reader of the history sees the old publication or the new one. A killed push leaves files that nothing
+names; the next push of the same commits finds them in place. The files for readers without memit-vc cannot be renamed
+together: while a push runs, and after a killed one, there is no adapter instead of one of two states. The next push
+completes it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pathlib import Path
 
 from memit_vc.errors import RefMovedError, RemoteError, StorageError
 from memit_vc.remote.manifest import ADAPTER, BASE, CARD, HPARAMS, MANIFEST, MAX_MANIFEST
-from memit_vc.remote.protocol import Change, RemoteFile
+from memit_vc.remote.protocol import Change, RemoteFile, content_digest, content_size
+from memit_vc.remote.strict_json import DISTRUST
 from memit_vc.store.files import (
     clear_abandoned,
     file_digest,
@@ -99,7 +100,7 @@ class DirectoryRemote:
                 if self.head() != parent:
                     raise RefMovedError(f"{self.url} changed meanwhile", hint="Run `memitvc pull`, then push again.")
                 self._tidy()
-                named = sorted(path for path in change.adds if "/" in path)  # by their content: nobody reads them yet
+                named = sorted(path for path in change.adds if "/" in path)  # nobody reads them yet
                 for path in named:
                     self._write(path, change.adds[path])
                 # without its config, which is written last of both, no reader takes weights for an adapter
@@ -129,15 +130,13 @@ class DirectoryRemote:
 
     @staticmethod
     def _same(target: Path, content: bytes | Path) -> bool:
-        """By their bytes: what copied this directory may have been stopped half-way."""
-        size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        if not target.is_file() or target.stat().st_size != size:
+        """Compare bytes: a copy of this directory may have been stopped half-way."""
+        if not target.is_file() or target.stat().st_size != content_size(content):
             return False
-        wanted = sha256(content).hexdigest() if isinstance(content, bytes) else file_digest(content)
-        return file_digest(target) == wanted
+        return file_digest(target) == content_digest(content)
 
     def _tidy(self) -> None:
-        """Remove what a killed push left under the names that a push writes: whoever writes here holds the lock."""
+        """Remove what a killed push left under the names that a push writes: any live writer holds the lock."""
         for name in ("commits", "objects"):
             for path, _ in stale_temporaries(self.directory / name, 0):
                 remove_temporary(path)
@@ -147,7 +146,7 @@ class DirectoryRemote:
     def _inside(self, path: str) -> Path:
         parts = path.split("/")
         if path.startswith("/") or "\\" in path or any(part in ("", ".", "..") for part in parts):
-            raise RemoteError(f"{path!r} is no path of a remote", hint="This is a bug: please report it.")
+            raise RemoteError(f"{path!r} is not a path of a remote", hint="This is a bug: please report it.")
         return self.directory.joinpath(*parts)
 
     def _chunks(self, path: str, limit: int) -> Iterator[bytes]:
@@ -155,11 +154,11 @@ class DirectoryRemote:
         try:
             size = source.stat().st_size
             if not source.is_file():
-                raise RemoteError(f"{source} is no file", hint="Nothing was stored. Look at what else writes there.")
+                raise RemoteError(f"{source} is not a file", hint="Nothing was stored. Look at what else writes there.")
             if size > limit:
                 raise RemoteError(
                     f"{source} holds {size} bytes, at most {limit} were expected",
-                    hint="Nothing was stored. The remote is damaged or was made to mislead.",
+                    hint=DISTRUST,
                 )
             for chunk in read_chunks(source):
                 size = size - len(chunk)

@@ -34,10 +34,10 @@ class HubChange(Change):
 class HubRemote:
     """`repo_id` is owner/name; `branch` one of the Hub's branches.
 
-    `private` is what a repository that does not exist yet is made as; None leaves it to the user's settings there. With
+    A repository that does not exist yet is made `private` or public; None leaves it to the user's settings there. With
     `create_pr` a publication becomes a pull request, whose address is then `pull_request`. The token is the client's:
-    HF_TOKEN, or what `hf auth login` keeps; `endpoint` is HF_ENDPOINT's, unless given. Nothing is asked of the Hub
-    before the first call.
+    HF_TOKEN, or the one that `hf auth login` keeps; `endpoint` is HF_ENDPOINT's, unless given. The first call is the
+    first request to the Hub.
     """
 
     def __init__(
@@ -105,13 +105,13 @@ class HubRemote:
         return self._asked(ask, "reading the branch")
 
     def _check_visibility(self) -> None:
-        """Nothing that is to be private is sent to a public repository, and the other way round."""
+        """RemoteError if the repository is public and the user asked for a private one, or the other way round."""
         if None in (self.private, self._is_private) or self.private == self._is_private:
             return
         now, wanted = ("private", "--public") if self._is_private else ("public", "--private")
         raise RemoteError(
             f"{self.url}: is {now}, and {wanted} is only for a repository that a push makes; nothing was sent",
-            hint=f"Its owner can change that at {self.api.endpoint}/{self.repo_id}/settings; or push without {wanted}.",
+            hint=f"Push without {wanted}; the owner changes that at {self.api.endpoint}/{self.repo_id}/settings.",
         )
 
     def listing(self, revision: str | None) -> Mapping[str, RemoteFile]:
@@ -156,7 +156,7 @@ class HubRemote:
         if size > limit:
             raise RemoteError(
                 f"{self.url}: {path} has {size:,} bytes, more than the {limit:,} that it may have",
-                hint="Nothing was stored. Ask whoever pushed it: something else than memit-vc wrote there.",
+                hint="Nothing was stored. Ask the person who pushed it: something other than memit-vc wrote there.",
             )
 
     def holds(self, path: str, revision: str | None, content: bytes | Path) -> bool:
@@ -178,14 +178,16 @@ class HubRemote:
                 return self._commit(change, parent)
             except Exception as error:
                 if status_of(error) != 412 and not passes(error):
-                    self._explain_xet(error)
+                    if xet_status(error) is not None:  # it says little: the refusal of the rights themselves says more
+                        self.api.auth_check(self.repo_id, write=True)
                     raise
-                # our commit may have been made although we were told otherwise, or nothing
-                made = repeated(lambda: landed(self.api, self.repo_id, self._place(), parent, change))
+                # our commit may have been made although the answer was lost, or says otherwise
+                where = None if self.create_pr else self.branch
+                made = repeated(lambda: landed(self.api, self.repo_id, where, parent, change))
                 if made is not None:
                     self.pull_request = made.pull_request
                     return made.commit
-                # a pull request on an older commit is none of a branch that moved
+                # a pull request may stand on an older commit of its branch
                 if status_of(error) == 412 or (not self.create_pr and self.head() != parent):
                     raise self._moved() from error
                 raise
@@ -205,24 +207,20 @@ class HubRemote:
         self.pull_request = made.pr_url
         return str(made.oid)
 
-    def _place(self) -> str | None:
-        """Where a commit of ours would be: the branch, or None for any pull request."""
-        return None if self.create_pr else self.branch
-
     def _moved(self) -> RefMovedError:
         return RefMovedError(
-            f"{self.url}: somebody else pushed to {self.branch} meanwhile; nothing was changed",
+            f"{self.url}: someone else pushed to {self.branch} meanwhile; nothing was changed",
             hint="Run `memitvc pull` (or `memitvc fetch` and `memitvc merge`), then push again.",
         )
 
     def _made(self) -> str:
-        """The first parent in a repository and branch that were not there: both are made, both may be there by now."""
+        """The first parent in a new repository or branch: both are made, unless someone else has just made them."""
         from huggingface_hub.errors import HfHubHTTPError
 
         try:
             repeated(lambda: self.api.create_repo(self.repo_id, private=self.private, exist_ok=True))
         except (HfHubHTTPError, KeyError) as error:
-            # KeyError: a 409 without an address. 403: one may push to a repository of others without making any there
+            # KeyError: a 409 without an address. 403: a user may push to a repository that he may not create
             if not isinstance(error, KeyError) and status_of(error) not in (403, 409):
                 raise
             if self._asked(lambda: self.api.repo_exists(self.repo_id), "looking for the repository") is False:
@@ -233,17 +231,17 @@ class HubRemote:
             self._make_branch(None)
         head = self.head()
         if head is None:
-            raise RemoteError(f"{self.url}: was made and cannot be seen", hint="Try again in a minute.")
+            raise RemoteError(f"{self.url}: was made but cannot be seen", hint="Try again in a minute.")
         if self.branch == "main" and MANIFEST in self.listing(head):
             raise self._moved()
         return head
 
     def _make_branch(self, start: str | None) -> None:
-        """At `start`, by default at main. Where somebody else made it meanwhile, the commit finds that it moved."""
+        """At `start`, by default at main. If someone else made it meanwhile, the commit finds that it moved."""
         repeated(lambda: self.api.create_branch(self.repo_id, branch=self.branch, revision=start, exist_ok=True))
 
     def tag(self, name: str, revision: str, *, keep: bool = False) -> None:
-        """Put one of the Hub's tags on a revision. RemoteError where the name is taken by another one."""
+        """Put one of the Hub's tags on a revision. RemoteError if another revision has the name."""
 
         def ask() -> None:
             self.api.create_tag(self.repo_id, tag=name, revision=revision)
@@ -261,11 +259,6 @@ class HubRemote:
             raise RemoteError(
                 f"{self.url}: has a tag {name} already, on another revision", hint="Choose another name."
             ) from error
-
-    def _explain_xet(self, error: BaseException) -> None:
-        """A refusal by Xet says little: ask for the rights themselves, whose refusal says more."""
-        if xet_status(error) is not None:
-            self.api.auth_check(self.repo_id, write=True)
 
     def _asked(self, call: Callable[[], _T], doing: str, *, writing: bool = False, target: Path | None = None) -> _T:
         with hub_errors(self.url, doing, writing=writing, target=target):

@@ -1,6 +1,6 @@
-"""A Hub data set as text: parquet files of one pinned revision, fetched one by one as they are needed.
+"""A Hub data set as text: parquet files of one pinned revision, fetched one by one when they are needed.
 
-No data set's own loading code is ever run, and nothing is fetched but what the user named.
+No data set's own loading code is ever run, and only files of the data set that the user named are fetched.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ _CONVERTED = "refs/convert/parquet"
 
 
 def find_dataset(spec: str) -> tuple[dict[str, str], list[str], Callable[[str], Path]]:
-    """What `owner/name[:config][:split]` is at present (name, revision, config, split), its files, and what fetches one
-    of them. RemoteError, UsageError.
+    """What `owner/name[:config][:split]` is at present (name, revision, config, split), its files, and a function that
+    fetches one of them. RemoteError, UsageError.
     """
     name, *rest = spec.split(":")
     config, split = [*rest, "", ""][:2]

@@ -33,9 +33,10 @@ def hub_errors(url: str, doing: str, *, writing: bool = False, target: Path | No
         yield
     except MemitVCError:
         raise
-    except Exception as error:  # the client raises what its layers raise; Ctrl-C is no Exception
+    except Exception as error:  # the client raises what its layers raise; Ctrl-C is not an Exception
         found = cause(error)
-        if target is not None and isinstance(found, OSError) and found.errno is not None and not _is_remote(found):
+        is_remote = status_of(found) is not None or is_transport(found)
+        if target is not None and isinstance(found, OSError) and found.errno is not None and not is_remote:
             with storage_errors(target):
                 raise found from None
         raise translated(error, url, doing, writing=writing) from error
@@ -97,10 +98,6 @@ def xet_status(error: BaseException) -> int | None:
     return None if found is None else int(found[1])
 
 
-def _is_remote(error: BaseException) -> bool:
-    return status_of(error) is not None or is_transport(error)
-
-
 def translated(error: BaseException, url: str, doing: str, *, writing: bool = False) -> RemoteError:
     """The RemoteError for an exception of the client."""
     message, hint = _explained(cause(error), url, writing=writing)
@@ -113,7 +110,7 @@ def _explained(error: BaseException, url: str, *, writing: bool) -> tuple[str, s
     login = _LOGIN.format(verb="write to" if writing else "read")
     page = f"https://huggingface.co/{url.removeprefix('hf://').partition('@')[0]}"
     if isinstance(error, errors.GatedRepoError):
-        return "this repository is gated, and you have not been let in", f"Ask for access at {page}, then log in."
+        return "this repository is gated, and you do not have access", f"Ask for access at {page}, then log in."
     if isinstance(error, errors.DisabledRepoError):
         return "the Hub has disabled this repository", f"{page} says why."
     if isinstance(error, errors.RepositoryNotFoundError):
@@ -140,7 +137,7 @@ def _explained(error: BaseException, url: str, *, writing: bool) -> tuple[str, s
         return f"the Hub did not copy the base's files: {_text(error)}", "Push without copying, or try again later."
     if isinstance(error, errors.FileMetadataError | ValueError | KeyError):
         what = f"the answer cannot be understood: {_text(error)}"
-        return what, "Something between you and the Hub answers in its place (a proxy?), or try again later."
+        return what, "Look for a proxy that answers instead of the Hub, or try again later."
     return _text(error), "Run the command again; it continues where it was."
 
 
@@ -156,8 +153,8 @@ def _of_status(status: int, error: Any, login: str, *, writing: bool) -> tuple[s
         return f"you may not read this{also}", login
     if status == 429:
         asked = wait_asked(error)
-        told = "" if asked is None else f"; it asks to wait {asked:.0f} s"
-        return f"the Hub's rate limit is reached{told}{also}", "Wait as long as it says, then run the command again."
+        wait = "" if asked is None else f"; it asks to wait {asked:.0f} s"
+        return f"the Hub's rate limit is reached{wait}{also}", "Wait as long as it says, then run the command again."
     if status >= 500:
         return f"the Hub has a problem of its own, HTTP {status}{also}", "Try again later; nothing was changed here."
     if status == 409:

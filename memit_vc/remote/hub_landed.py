@@ -1,4 +1,4 @@
-"""Whether a commit whose answer was lost has been made: what the Hub holds says it, not what it answered."""
+"""Whether a commit was made although the Hub's answer was lost: the files that the Hub holds tell."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from memit_vc.remote.protocol import Change, RemoteFile
-from memit_vc.store.files import file_digest
+from memit_vc.remote.protocol import Change, RemoteFile, content_digest, content_size
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -55,7 +54,7 @@ def landed(api: HfApi, repo_id: str, branch: str | None, parent: str, change: Ch
 
 
 def _after(api: HfApi, repo_id: str, revision: str, parent: str) -> str | None:
-    """The commit of a branch that came right after `parent`; what is older than that is not asked for."""
+    """The commit of a branch that came right after `parent`; older commits are not read."""
     from huggingface_hub import utils
 
     names: Any = utils  # that every version has and that none lists in an __all__
@@ -93,10 +92,10 @@ def listed(api: HfApi, repo_id: str, revision: str) -> dict[str, RemoteFile]:
 
 def same_content(file: RemoteFile, data: bytes | Path) -> bool:
     """Whether the Hub's description is that of these bytes."""
-    if file.size != (len(data) if isinstance(data, bytes) else data.stat().st_size):
+    if file.size != content_size(data):
         return False
     if file.sha256 is not None:
-        return file.sha256 == (hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else file_digest(data))
+        return file.sha256 == content_digest(data)
     return file.git == git_name(data if isinstance(data, bytes) else data.read_bytes())
 
 

@@ -1,7 +1,7 @@
-"""A model of the Hub in the client's own cache: downloaded again where a fault passes, and every file checked.
+"""A model of the Hub in the client's own cache: downloaded again after a passing fault, and every file checked.
 
-The client compares only sizes. In its cache a file lies under the name that the Hub gave it, which is the SHA-256 of a
-large file and git's SHA-1 of a small one: bytes that are not what the Hub has are found here and fetched once more.
+The client compares only sizes. In its cache a file has the name that the Hub gave it, which is the SHA-256 of a large
+file and git's SHA-1 of a small one. So damaged files are found here, and fetched once more.
 """
 
 from __future__ import annotations
@@ -21,30 +21,27 @@ from memit_vc.store.files import file_digest
 
 PATTERNS = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja", "*.py")
 IGNORED = ("consolidated*.safetensors", "*/*.safetensors")
-"""The same weights once more in their maker's own format, and what lies in folders: adapters, other exports."""
+"""The same weights once more in their maker's own format, and files in folders: adapters, other exports."""
 _SHA1 = re.compile(r"[0-9a-f]{40}")
 
 
 def download_model(repo_id: str, revision: str | None, *, progress: Progress = silent) -> Path:
-    """The directory of a snapshot, whole and checked. RemoteError as the Hub refuses; IntegrityError for a file that
-    comes damaged twice; StorageError where the cache cannot be written.
+    """The directory of a snapshot, whole and checked. RemoteError if the Hub refuses; IntegrityError for a file that
+    comes damaged twice; StorageError if the cache cannot be written.
     """
     from huggingface_hub import constants, hf_hub_download
 
     url = f"hf://{repo_id}"
 
-    def snapshot() -> Path:
-        return _snapshot(repo_id, revision, local=False)
-
     with hub_errors(url, "downloading the model", target=Path(constants.HF_HUB_CACHE)):
-        place = repeated(snapshot)
+        place = repeated(partial(_snapshot, repo_id, revision, local=False))
         for name in _damaged(place, progress):
             repeated(partial(hf_hub_download, repo_id, name, revision=place.name, force_download=True))
         still = _damaged(place, progress)
     if still:
         raise IntegrityError(
             f"{url}: the download of {still[0]} is damaged: its bytes are not those that the Hub names",
-            hint="Run the command again. If it stays so, the file is damaged on the Hub or on this disk.",
+            hint="Run the command again. If that does not help, the file is damaged on the Hub or on this disk.",
         )
     return place
 

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 4
 LONGEST_WAIT = 120.0
-"""Seconds: who is asked to wait longer (commits are limited by the hour) is told so instead."""
+"""Seconds: for a longer wait (commits are limited by the hour) the user gets an error instead."""
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _T = TypeVar("_T")
 
 
 def repeated(call: Callable[[], _T]) -> _T:
-    """The result of `call`, which is safe to repeat; the last error where it keeps failing."""
+    """The result of `call`, which is safe to repeat; the last error if it keeps failing."""
     import tenacity
 
     retrying = tenacity.Retrying(
@@ -29,18 +29,15 @@ def repeated(call: Callable[[], _T]) -> _T:
 
 
 def passes(error: BaseException) -> bool:
-    """Whether it is likely to go well a little later. An answer that is no JSON comes from a proxy in between."""
+    """Whether a later try is likely to succeed. An answer that is not JSON comes from a proxy in between."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     asked = wait_asked(error)
     if (asked is not None and asked > LONGEST_WAIT) or isinstance(cause(error), OfflineModeIsEnabled):
         return False
-    return is_transport(error) or status_of(error) in _PASSING or _is_no_json(error)
-
-
-def _is_no_json(error: BaseException) -> bool:
-    # a subclass of ValueError under several names: json's own and that of faster parsers
-    return type(cause(error)).__name__ == "JSONDecodeError"
+    # JSONDecodeError is a subclass of ValueError under several names: json's own and that of faster parsers
+    no_json = type(cause(error)).__name__ == "JSONDecodeError"
+    return is_transport(error) or status_of(error) in _PASSING or no_json
 
 
 def _wait(state: RetryCallState) -> float:
@@ -50,8 +47,8 @@ def _wait(state: RetryCallState) -> float:
 
 
 def wait_unasked(state: RetryCallState) -> float:
-    """Seconds where the server says nothing: with some randomness, so that many who were turned away together do not
-    come back together.
+    """Seconds if the server says nothing: with some randomness, so that clients that were refused together do not come
+    back together.
     """
     import tenacity
 

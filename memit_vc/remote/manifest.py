@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from memit_vc.errors import IntegrityError, RemoteError, UsageError
 from memit_vc.objects import BaseId, CommitId, JsonValue, canonical_json, is_sha256
-from memit_vc.remote.strict_json import parsed
+from memit_vc.remote.strict_json import DISTRUST, parsed
 from memit_vc.vcs.refnames import check_ref_name
 
 REMOTE_FORMAT = 1
@@ -22,12 +22,12 @@ _HUB_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def commit_path(commit: str) -> str:
-    """Where a commit lies in the tree of a remote."""
+    """Where a commit is in the tree of a remote."""
     return f"commits/{commit}.json"
 
 
 def object_path(blob: str) -> str:
-    """Where an object lies in the tree of a remote."""
+    """Where an object is in the tree of a remote."""
     return f"objects/{blob[:2]}/{blob[2:]}"
 
 
@@ -58,7 +58,7 @@ class RemoteManifest:
     @classmethod
     def decode(cls, data: bytes, where: str) -> RemoteManifest:
         """IntegrityError for anything that `encode` does not write; RemoteError for a format of the future."""
-        bad = IntegrityError(f"{where}: {MANIFEST} is damaged", hint="Nothing was stored. Ask whoever pushed it.")
+        bad = IntegrityError(f"{where}: {MANIFEST} is damaged", hint=DISTRUST)
         try:
             record = parsed(data)
             version = record["format"]

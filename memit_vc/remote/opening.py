@@ -16,7 +16,7 @@ from memit_vc.remote.protocol import Remote
 _HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(?:@([A-Za-z0-9_][\w./-]*))?", re.ASCII)
 _PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/]+?)(?:\.git)?(?:/tree/([^?#]+?))?/?")
 _SECRET = re.compile(r"hf_\w{10,}|:[^/@]*@|^[^/]*@[^/]*:")
-"""A token, a password, or a name before a host: what addresses of git hold, and what is not to be kept or printed."""
+"""A token, a password, or a name before a host: addresses of git hold them; they are never kept or printed."""
 
 
 Visibility: TypeAlias = Literal["private", "public"]
@@ -24,7 +24,7 @@ Visibility: TypeAlias = Literal["private", "public"]
 
 @dataclass(frozen=True)
 class PushOptions:
-    """What only the Hub knows: its own branch, pull requests, and who may see a repository that a push creates."""
+    """Options of the Hub only: its own branch, pull requests, and who may see a repository that a push creates."""
 
     branch: str | None = None
     create_pr: bool = False
@@ -40,13 +40,13 @@ def nothing_there(url: str) -> RemoteError:
     on_hub = is_hub(url, directory=Path("/"))
     if not on_hub and not Path(url).exists():
         return RemoteError(f"{url}: there is no such directory", hint="Check the address.")
-    private = " It may also be private: log in (`hf auth login`, or HF_TOKEN) as somebody who may see it."
+    private = " It may also be private: log in (`hf auth login`, or HF_TOKEN) as someone who may see it."
     hint = f"Check the address, or push to it first.{private if on_hub else ''}"
     return RemoteError(f"{url}: nothing was pushed there yet", hint=hint)
 
 
 def is_hub(url: str, *, directory: Path) -> bool:
-    """hf://owner/name, or owner/name where no such directory exists; either with @branch behind it."""
+    """hf://owner/name, or owner/name if no such directory exists; either may end in @branch."""
     return url.startswith("hf://") or (_HUB.fullmatch(url) is not None and not (directory / url).exists())
 
 
@@ -57,7 +57,7 @@ def checked_url(url: str, *, directory: Path) -> str:
     """
     if _SECRET.search(url) and not (directory / url).exists():
         raise UsageError(
-            "the address holds a user, a password or a token, which would be kept with it",
+            "the address holds a user, a password or a token, which would be stored with it",
             hint="Write hf://owner/name; `hf auth login` keeps the token, or HF_TOKEN holds it.",
         )
     page = _PAGE.fullmatch(url)
@@ -66,13 +66,15 @@ def checked_url(url: str, *, directory: Path) -> str:
     if is_hub(url, directory=directory):
         name = url.removeprefix("hf://")
         if not _HUB.fullmatch(name):
-            raise UsageError(f"{url!r} is no Hub repository", hint="Write hf://owner/name, or hf://owner/name@branch.")
+            raise UsageError(
+                f"{url!r} is not a Hub repository", hint="Write hf://owner/name, or hf://owner/name@branch."
+            )
         return f"hf://{name.removesuffix('@main')}"
     if url.startswith("file://"):
         return unquote(urlsplit(url).path)
     if "://" in url:  # only the scheme is repeated: an address may hold a password
         raise UsageError(
-            f"{url.partition('://')[0]}:// is not a kind of remote that is known",
+            f"{url.partition('://')[0]}:// is not a known kind of remote",
             hint="Give a directory, or hf://owner/name.",
         )
     return os.path.normpath((directory / Path(url).expanduser()).absolute())
@@ -92,7 +94,7 @@ def on_branch(url: str, branch: str | None) -> str:
     if found is None or branch is None:
         return url
     if not _HUB.fullmatch(f"{found[0]}@{branch}"):
-        raise UsageError(f"{branch!r} cannot be the name of a branch of the Hub", hint="Letters, digits and . _ - /.")
+        raise UsageError(f"{branch!r} cannot name a branch of the Hub", hint="Use letters, digits and . _ - /.")
     return f"hf://{found[0]}" if branch == "main" else f"hf://{found[0]}@{branch}"
 
 

@@ -17,13 +17,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
+
+from memit_vc.store.files import file_digest
+
+
+def content_size(content: bytes | Path) -> int:
+    """Bytes of what is, or will be, a file of the tree."""
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def content_digest(content: bytes | Path) -> str:
+    """Its SHA-256."""
+    return sha256(content).hexdigest() if isinstance(content, bytes) else file_digest(content)
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of the tree: bytes, and its SHA-256, or git's name for its content, where the server tells them."""
+    """A file of the tree: bytes, and its SHA-256 or git's name for its content, if the server gives them."""
 
     size: int
     sha256: str | None = None
@@ -42,26 +55,26 @@ class Change:
 class Tree(Protocol):
     """A tree of files that can be read, with a revision that changes whenever the tree does.
 
-    Every method raises RemoteError, with what failed and what to do, where the other side cannot be reached, refuses,
-    or answers nonsense. Nothing that is read is trusted: hashes are the caller's to check.
+    Every method raises RemoteError, with what failed and what to do, if the other side cannot be reached, refuses, or
+    answers nonsense. Nothing that is read is trusted: the caller checks the hashes.
     """
 
     url: str
 
     def head(self) -> str | None:
-        """The present revision, opaque; None where nothing was ever pushed (or the repository does not exist yet)."""
+        """The present revision, opaque; None if nothing was ever pushed (or the repository does not exist yet)."""
         ...
 
     def listing(self, revision: str | None) -> Mapping[str, RemoteFile]:
-        """Every file at a revision, by path; None: what lies there although nothing was ever pushed."""
+        """Every file at a revision, by path; at None, the files that are there although nothing was ever pushed."""
         ...
 
     def read(self, path: str, revision: str | None, *, limit: int) -> bytes:
-        """A small file. RemoteError where it is absent or holds more than `limit` bytes."""
+        """A small file. RemoteError if it is absent or holds more than `limit` bytes."""
         ...
 
     def fetch(self, path: str, revision: str, target: Path, *, limit: int) -> None:
-        """Write a file's bytes to `target`, which does not exist. RemoteError as `read`; a part of it may be left."""
+        """Write a file's bytes to `target`, which does not exist. RemoteError as for `read`; a part may be left."""
         ...
 
 
@@ -70,11 +83,11 @@ class Remote(Tree, Protocol):
 
     @property
     def remarks(self) -> Sequence[str]:
-        """What there is to know of the other end after a publication, in sentences."""
+        """Sentences for the user about the other end, after a publication."""
         ...
 
     def start(self) -> str | None:
-        """Where there is no head: the revision that a first push builds on. A new branch of the Hub starts at main."""
+        """The revision that a first push builds on, if there is no head. A new branch of the Hub starts at main."""
         ...
 
     def holds(self, path: str, revision: str | None, content: bytes | Path) -> bool:
@@ -89,9 +102,9 @@ class Remote(Tree, Protocol):
         ...
 
     def tag(self, name: str, revision: str, *, keep: bool = False) -> None:
-        """Give a revision a name on the server's own terms, where it has such (the Hub's tags); idempotent.
+        """Put one of the server's own tags on a revision, if it has such tags (as the Hub does); idempotent.
 
-        RemoteError where the name is taken by another revision, unless with `keep` it stays there. memit-vc itself
-        reads those of memitvc.json.
+        RemoteError if another revision has the name, unless with `keep` it stays there. memit-vc itself reads only the
+        tags in memitvc.json.
         """
         ...

@@ -64,8 +64,8 @@ class Contradiction:
 def pairs_apart(
     facts: Iterable[Fact], ours: Collection[FactId], theirs: Sequence[Collection[FactId]]
 ) -> list[tuple[Fact, Fact]]:
-    """(ours, theirs) of each contradiction among `facts` that no side holds within itself: those were settled when they
-    came about. The sides are sets of live facts; neither fact of a pair is one of ours where both come in.
+    """(ours, theirs) of each contradiction among `facts`, unless one side holds both: then it was settled before. The
+    sides are sets of live facts; if both facts of a pair come in, neither is one of ours.
     """
     found = []
     for one, other in contradicting(facts):
@@ -77,17 +77,14 @@ def pairs_apart(
 def losers(
     found: Sequence[Contradiction], ours: Collection[FactId], on_conflict: OnConflict, *, what: str
 ) -> frozenset[FactId]:
-    """The facts that go, as the user says. ConflictError lists the contradictions where nothing was said, or where
-    `theirs` does not say which of two facts that both come in stays.
+    """The facts that go, as the user says. ConflictError lists the contradictions if the user said nothing, or if both
+    facts of a pair come in, so that `theirs` does not choose.
     """
     if not found or on_conflict == "keep-both":
         return frozenset()
     if on_conflict == "stop":
-        raise _conflict(
-            found,
-            what,
-            "--ours keeps our side of them, --theirs theirs, --keep-both both. The repository is unchanged.",
-        )
+        hint = "--ours keeps our answers, --theirs theirs, --keep-both both. The repository is unchanged."
+        raise _conflict(found, what, hint)
     both = [each for each in found if each.ours.id not in ours]
     if on_conflict == "ours":
         return frozenset(each.theirs.id for each in found) | frozenset(each.ours.id for each in both)
@@ -97,7 +94,7 @@ def losers(
 
 
 def conflict_details(found: Sequence[Contradiction], on_conflict: OnConflict) -> dict[str, JsonValue]:
-    """What a commit remembers of contradictions that were settled; nothing where there were none."""
+    """What a commit records of contradictions that were settled; {} without any."""
     return {"on_conflict": on_conflict, "conflicts": [each.to_json() for each in found]} if found else {}
 
 

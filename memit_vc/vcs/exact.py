@@ -15,7 +15,7 @@ def check_bound(total: Mapping[str, float]) -> None:
     for name, units in sorted(total.items()):
         if not units < EXACT_SUM:
             raise EngineError(
-                f"{name}: the live updates add up to {units / EXACT_SUM:.3g} of what exact sums can hold "
+                f"{name}: the live updates add up to {units / EXACT_SUM:.3g} of the most that exact sums can hold "
                 f"(2^53 grid units, about 512 times the weight's largest entry)",
-                hint="Revert some edits, or squash with --resolve, which solves the live facts afresh.",
+                hint="Revert some edits, or squash with --resolve, which solves the live facts again.",
             )

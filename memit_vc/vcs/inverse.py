@@ -16,10 +16,9 @@ Questions: TypeAlias = Mapping[FactId, tuple[str, str]]
 def inverse(state: State, change: Change, before: State, roles: Roles, questions: Questions) -> State:
     """`state` with `change`, which was made on `before`, taken back as far as it still stands.
 
-    What it brought in goes. What it took out comes back, with two exceptions. A column whose question it answered anew
-    comes back only in the place of that answer, while that is live (or as the commit left it): whoever has replaced or
-    reverted the answer since has said what holds. A column that held nothing up (of a fact that another column
-    cancelled) comes back only in the place of something.
+    Columns that it brought in leave. Columns that it took out come back, with two exceptions. If the commit replaced an
+    answer, the old answer returns only if the new one is still live (or as the commit left it): a later change to that
+    question wins. If an old column had no effect (another one cancelled its fact), it returns only if something leaves.
     """
     live = live_edits(state, roles).keys()
     left = live_edits(apply(before, change), roles).keys()
@@ -46,7 +45,7 @@ def inverse(state: State, change: Change, before: State, roles: Roles, questions
 def inverse_facts(
     live: Collection[FactId], added: Collection[FactId], removed: Collection[FactId], questions: Questions
 ) -> frozenset[FactId]:
-    """The same for sets of facts: `added` go, `removed` come back where what answers their question is live."""
+    """The same for sets of facts: `added` go, `removed` come back if the answer that replaced them is live."""
     answers: dict[tuple[str, str], bool] = {}
     for fact in added:
         answers[questions[fact]] = answers.get(questions[fact], False) or fact in live

@@ -12,7 +12,7 @@ _LOOKS_LIKE_ID = re.compile(r"[0-9a-fA-F]{40,64}")
 
 
 def check_ref_name(name: str) -> None:
-    """UsageError unless `name` is heads/…, tags/… or remotes/…, and what follows can be told from a revision."""
+    """UsageError unless `name` is heads/…, tags/… or remotes/…, and the rest cannot be taken for a revision."""
     kind, _, rest = name.partition("/")
     if kind not in _KINDS or not rest:
         raise UsageError(f"{name!r} is not a ref: it starts with none of heads/, tags/, remotes/")

@@ -28,7 +28,7 @@ class Names:
 
 
 def split_range(text: str) -> tuple[str, str] | None:
-    """("A", "B") of "A..B", an empty side meaning HEAD; None where there is no range."""
+    """("A", "B") of "A..B", an empty side meaning HEAD; None if it is not a range."""
     if "..." in text:
         raise RevisionError(f"{text!r}: a symmetric range is not supported", hint="Write A..B.")
     older, dots, newer = text.partition("..")
@@ -77,7 +77,7 @@ def _named(name: str, names: Names) -> CommitId:
 
 def _suggest(name: str, refs: Mapping[str, CommitId]) -> str:
     known = sorted({"HEAD", *(ref.partition("/")[2] for ref in refs)})
-    # what may be an id is no misspelling of a name, unless nearly all of it is
+    # hexadecimal digits are an id, not a misspelt name, unless they are very close to one
     alike = 0.8 if _HEX.fullmatch(name.lower()) else 0.5
     near = difflib.get_close_matches(name, known, n=3, cutoff=alike)
     if not near:

@@ -1,8 +1,8 @@
 """Edit and cancel columns that come together from several states: which of them may stay.
 
 A cancel column was solved against the edit columns of its fact that were live then: together they take the fact out.
-Beside other edit columns it would move the weights for nothing that `facts` lists. So, of each fact, a joint state has
-either no cancel column, or exactly the columns that one of the states it was made of has.
+Beside other edit columns it would move the weights for no fact that `facts` lists. So a joint state has either no
+cancel column of a fact, or exactly the fact's columns in one of the states that it was made of.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Columns:
         return self.edits | self.cancels
 
 
-class Split(Exception):  # noqa: N818 (the caller says what it means for the user)
+class Split(Exception):  # noqa: N818 (the caller makes it an error for the user)
     """A column belongs to several facts, some of which want it out and some of which do not."""
 
     def __init__(self, column: ColumnId, facts: int) -> None:
@@ -59,9 +59,8 @@ def live_edits(state: Collection[ColumnId], roles: Roles) -> dict[FactId, frozen
 def unpaired(state: Collection[ColumnId], sources: Sequence[State], roles: Roles) -> dict[ColumnId, set[FactId]]:
     """The columns of a joint state that must leave, each with the facts that want it out.
 
-    Where a fact's columns are not those of one of the `sources` (a lone cancel column never is), edit columns that no
-    cancel column was solved against put it in, and everything else of it leaves; where there are none, all of it
-    leaves: it was taken out.
+    A fact's columns may stay if one of the `sources` has exactly those (and they are not a lone cancel column).
+    Otherwise only its edit columns that no cancel column was solved against stay; without any, the fact was taken out.
     """
     sides = [columns_of_facts(source, roles) for source in sources]
     found: dict[ColumnId, set[FactId]] = {}
@@ -76,7 +75,7 @@ def unpaired(state: Collection[ColumnId], sources: Sequence[State], roles: Roles
 
 
 def drop(state: State, leaving: Mapping[ColumnId, Collection[FactId]], roles: Roles) -> State:
-    """`state` without some columns. Split where one of them also belongs to a fact that does not want it out."""
+    """`state` without some columns. Split if one of them also belongs to a fact that does not want it out."""
     for column, facts in leaving.items():
         owners = {fact for fact, _ in roles[column]}
         if not owners <= set(facts):

@@ -91,7 +91,7 @@ def test_without_the_hub_the_last_state_counts(
     client.faults.add(Fault("GET /api/models", "reset", times=99))
     with caplog.at_level(logging.WARNING):
         assert same(memit_vc.from_pretrained(NAME), expected)
-    assert "using what was fetched before" in caplog.text
+    assert "using the state of the last fetch" in caplog.text
 
 
 def test_what_is_no_repository(client: Loopback, repository: Repository, tmp_path: Path) -> None:

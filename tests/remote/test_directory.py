@@ -77,7 +77,7 @@ def test_options_of_the_hub_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "objects/../../x", "a\\b", "", "a//b", "./a"])
 def test_no_path_leads_outside(tmp_path: Path, path: str) -> None:
     remote = DirectoryRemote(tmp_path / "there")
-    with pytest.raises(RemoteError, match="no path of a remote"):
+    with pytest.raises(RemoteError, match="not a path of a remote"):
         remote.publish(Change("x", {path: b"x", MANIFEST: b"{}"}), parent=None)
     assert not (tmp_path / "x").exists()
     assert remote.head() is None

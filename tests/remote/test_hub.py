@@ -67,7 +67,7 @@ def test_the_branch_moved(client: Loopback) -> None:
     here, there = remote(client), remote(client)
     first = here.publish(FIRST, parent=None)
     second = here.publish(Change("second", {"memitvc.json": b"[2]"}), parent=first)
-    with pytest.raises(RefMovedError, match="somebody else pushed") as caught:
+    with pytest.raises(RefMovedError, match="someone else pushed") as caught:
         there.publish(Change("other", {"memitvc.json": b"[3]"}), parent=first)
     assert caught.value.exit_code == 11
     assert "memitvc pull" in str(caught.value.hint)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import EngineError, MemitVCError, UsageError
+from memit_vc.numerics.exact.compress import Compressed as Smaller
+from memit_vc.numerics.exact.compress import compress as fewer
+from memit_vc.numerics.exact.constraints import Constraints, encode_constraints, read_constraints
 from memit_vc.objects import ColumnId, FactId, JsonValue, PatchColumn, PatchId, canonical_json
 from memit_vc.porcelain.editing.pack import pack
 from memit_vc.porcelain.history.settings import settings_json, settings_of
@@ -19,9 +21,6 @@ from memit_vc.porcelain.record import Outcome, draft, record
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, count, silent
 from memit_vc.repository import Repository
-
-if TYPE_CHECKING:
-    from memit_vc.numerics.exact.compress import Compressed as Smaller
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +49,11 @@ class Compressed(Outcome):
 def compress(
     repository: Repository, tolerance: float, *, message: str | None = None, progress: Progress = silent
 ) -> Compressed:
-    """Put one patch of the smallest ranks within `tolerance` (a share of each tensor's update) in the place of HEAD's
-    columns. No model is loaded.
+    """Replace HEAD's columns by one patch of the smallest ranks within `tolerance` (a share of each tensor's update).
+    No model is loaded.
 
-    UsageError for a tolerance out of (0, 1); EngineError where the achieved error is larger, as snapping alone can make
-    it; MemitVCError where nothing is live, or no column can go.
+    UsageError for a tolerance out of (0, 1); EngineError if the error is larger, as snapping alone can make it;
+    MemitVCError if nothing is live, or no column can go.
     """
     if not 0 < tolerance < 1:
         raise UsageError(f"a tolerance of {tolerance} is not between 0 and 1", hint="1e-3 is a thousandth of the norm.")
@@ -111,8 +110,6 @@ def compress(
 
 def _within(state: LiveState, tolerance: float, progress: Progress) -> dict[str, Smaller]:
     """The compressed update of each weight that the state changes; errors as for `compress`."""
-    from memit_vc.numerics.exact.compress import compress as fewer
-
     found: dict[str, Smaller] = {}
     for done, weight in enumerate(state.touched):
         progress("compress", done, len(state.touched))
@@ -120,7 +117,7 @@ def _within(state: LiveState, tolerance: float, progress: Progress) -> dict[str,
         if made is not None and made.error > tolerance:
             raise EngineError(
                 f"{weight.name}: the error is {made.error:.2g} at rank {made.rank}, above {tolerance:g}",
-                hint="That is what snapping to the grid costs: allow more.",
+                hint="Snapping to the grid costs that much: allow a larger tolerance.",
             )
         if made is not None:
             found[weight.name] = made
@@ -128,17 +125,15 @@ def _within(state: LiveState, tolerance: float, progress: Progress) -> dict[str,
     if all(made.rank >= made.columns for made in found.values()):
         raise MemitVCError(
             f"at a tolerance of {tolerance:g} no column can go",
-            hint="Allow more; `memitvc squash --all` puts the same columns into one patch.",
+            hint="Allow a larger tolerance; or put the same columns into one patch: memitvc squash --all",
         )
     return found
 
 
 def _constraints(state: LiveState, live: Mapping[FactId, ColumnId]) -> tuple[Sequence[FactId], bytes | None]:
-    """The live facts in the order of the new patch, and their constraints in that order: None where some are not here,
-    or are of different layers.
+    """The live facts in the order of the new patch, and their constraints in that order: None if some are not here, or
+    are of different layers.
     """
-    from memit_vc.numerics.exact.constraints import Constraints, encode_constraints, read_constraints
-
     positions: dict[PatchId, dict[FactId, int]] = {}
     repository = state.repository
     for source in state.sources:

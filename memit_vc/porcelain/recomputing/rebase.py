@@ -1,39 +1,35 @@
 """`rebase`: compute a branch's batches again on another tip, one after the other.
 
 The branch moves once, at the end, together with the new commits. Until then each new patch is a kept one, so that
-neither `gc` nor a crash nor a branch that moved meanwhile loses what was computed.
+neither `gc`, nor a crash, nor a branch that moved meanwhile loses a computed patch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import ConflictError, MemitVCError, RefMovedError
 from memit_vc.objects import ColumnId, Commit, CommitId, Fact, FactId, JsonValue, PatchId, short, utc_now
+from memit_vc.porcelain.editing.models import LoadedModel, model_of
 from memit_vc.porcelain.editing.provenance import Recorded
 from memit_vc.porcelain.record import Outcome, move_head
 from memit_vc.porcelain.sets.contradictions import cancelled_columns
 from memit_vc.porcelain.sets.join import Side, join
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, count, silent
+from memit_vc.repository import Repository
+from memit_vc.store.publish import Evaluation
 from memit_vc.vcs.contradictions import contradicting
 from memit_vc.vcs.graph import is_ancestor
 from memit_vc.vcs.state import Change, State
-
-if TYPE_CHECKING:
-    from memit_vc.porcelain.editing.models import LoadedModel
-    from memit_vc.repository import Repository
-    from memit_vc.store.publish import Evaluation
-
 
 _SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rebased(Outcome):
-    """`commits` pairs old and new ids; `skipped` had nothing left to do on the new tip."""
+    """`commits` pairs old and new ids; `skipped` are commits with nothing left to do on the new tip."""
 
     onto: CommitId
     commits: tuple[tuple[CommitId, CommitId], ...] = ()
@@ -52,12 +48,10 @@ def rebase(
     """Put the commits that HEAD has and `onto` has not on top of `onto`.
 
     Batches are computed again there, each with its own hyperparameters, and keep message and author; reverts are
-    replayed as changes of the set. ConflictError, before anything is computed, where a fact contradicts one that is
-    live at `onto`; MemitVCError for a merge or a `--resolve` in the range; RefMovedError where the branch moved
-    meanwhile: the patches are kept, and the hint says how to commit them. The branch stays as it was on any of them.
+    replayed as changes of the set. ConflictError, before anything is computed, if a fact contradicts one that is live
+    at `onto`; MemitVCError for a merge or a `--resolve` in the range; RefMovedError if the branch moved meanwhile: the
+    patches are kept, and the hint says how to commit them. After any error the branch is as it was.
     """
-    from memit_vc.porcelain.editing.models import model_of
-
     target, head = repository.resolve(onto), repository.head()
     if is_ancestor(target, head.commit, repository.parents):
         raise MemitVCError(
@@ -109,16 +103,10 @@ def rebase(
 
 
 class _Replay:
-    """The new tip and its state, and what became of the old columns."""
+    """The new tip, its state, and the new columns for the old ones."""
 
     def __init__(
-        self,
-        repository: Repository,
-        tip: CommitId,
-        *,
-        scores: bool,
-        loaded: LoadedModel | None,
-        progress: Progress,
+        self, repository: Repository, tip: CommitId, *, scores: bool, loaded: LoadedModel | None, progress: Progress
     ) -> None:
         self.tip, self.loaded = tip, loaded
         self.commits: list[Commit] = []
@@ -135,7 +123,7 @@ class _Replay:
         return self._batch(commit, facts) if facts else self._set(commit, self._now(commit.adds))
 
     def _set(self, commit: Commit, wanted: State) -> CommitId | None:
-        """A change of the set, with columns that were computed again in the place of the old ones."""
+        """A change of the set, with new columns instead of the old ones that were computed again."""
         repository, removes = self._repository, self._now(commit.removes)
         before = LiveState.at(repository, commit.parents[0]).columns
         there = LiveState(repository, self._now(before | set(commit.adds)))
@@ -157,7 +145,7 @@ class _Replay:
         repository, loaded = self._repository, self.loaded
         if loaded is None:
             raise AssertionError("`rebase` loads the model where a commit has facts")
-        # what keeps a fact out leaves with the fact's own columns, as for a commit
+        # as for a commit, columns that cancel a fact leave with the fact's own columns
         removes = self._now(commit.removes) & self.state.columns
         removes |= cancelled_columns(self.state, {fact.id for fact in facts})
         present, what = self._present(self.state.columns), f"replaying {short(commit.id)}"
@@ -197,7 +185,7 @@ class _Replay:
         return self._advance(made)
 
     def _present(self, columns: State) -> LiveState:
-        """Our side of a join: all of it is said to come from the commit that is rebased onto."""
+        """Our side of a join: contradictions name the commit that is rebased onto as its origin."""
         return LiveState(self._repository, columns, origins=dict.fromkeys(columns, self._onto))
 
     def _remember(self, commit: Commit, became: Mapping[FactId, ColumnId]) -> None:
@@ -224,14 +212,14 @@ class _Replay:
         )
 
     def _advance(self, made: Commit) -> CommitId:
-        """The commit is stored with the others, when the branch moves."""
+        """Go on from a new commit, which is stored with the others when the branch moves."""
         self.commits.append(made)
         self.tip = made.id
         self.state = LiveState(self._repository, (self.state.columns - set(made.removes)) | set(made.adds))
         return made.id
 
     def moved(self, where: str) -> RefMovedError:
-        """The branch moved meanwhile: what was computed waits for it."""
+        """The error for a branch that moved meanwhile: the new patches are kept."""
         if not self._kept:
             return RefMovedError(f"{where} moved meanwhile; nothing was changed", hint="Run `memitvc rebase` again.")
         ids = [short(patch) for patch in self._kept]
@@ -241,7 +229,7 @@ class _Replay:
         )
 
     def give_up(self) -> None:
-        """The patches are in the history now, or nobody wants them: nothing is kept but what was kept before."""
+        """The patches are in the history now, or given up: only patches that were kept before stay kept."""
         for patch in self._kept:
             if patch not in self._waiting:
                 self._repository.drop_kept(patch)
@@ -257,23 +245,20 @@ def _facts(repository: Repository, commit: Commit) -> list[Fact]:
 
 
 def _refuse(repository: Repository, moving: Sequence[Commit], onto: CommitId) -> None:
-    """All that can be seen to go wrong before anything is computed."""
+    """MemitVCError and ConflictError for everything that can be known before anything is computed."""
     for commit in moving:
+        reason = None
         if len(commit.parents) > 1:
-            raise MemitVCError(
-                f"{short(commit.id)} is a merge, which has no place on one line",
-                hint=f"Merge instead: memitvc merge {short(onto)}",
+            reason = "is a merge, which has no place on one line", f"Merge instead: memitvc merge {short(onto)}"
+        elif commit.details.get("resolve"):
+            reason = (
+                f"was solved for its own history (`{commit.kind} --resolve`)",
+                f"Rebase the commits before it and solve again, or merge: memitvc merge --resolve {short(onto)}",
             )
-        if commit.details.get("resolve"):
-            raise MemitVCError(
-                f"{short(commit.id)} was solved for the history that it stands on (`{commit.kind} --resolve`)",
-                hint=f"Rebase what comes before it and solve again, or merge: memitvc merge --resolve {short(onto)}",
-            )
-        if commit.details.get("compress"):
-            raise MemitVCError(
-                f"{short(commit.id)} compressed the columns that come before it, which would be computed again",
-                hint="Rebase what comes before it and compress again.",
-            )
+        elif commit.details.get("compress"):
+            reason = "compressed columns that would be computed again", "Rebase the commits before it; compress again."
+        if reason is not None:
+            raise MemitVCError(f"{short(commit.id)} {reason[0]}", hint=reason[1])
     gone = {column for commit in moving for column in commit.removes}
     there = [entry.fact for entry in LiveState.at(repository, onto).live if entry.column not in gone]
     clashes = contradicting((fact for commit in moving for fact in _facts(repository, commit)), there)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from memit_vc.errors import EngineError, MemitVCError
+from memit_vc.numerics.exact.constraints import read_constraints
+from memit_vc.numerics.exact.factored import Dense, Term, difference
+from memit_vc.numerics.exact.patchfile import read_patch
 from memit_vc.objects import Commit, CommitId, Patch, PatchId, StateId, short
+from memit_vc.porcelain.editing.constraints import LiveConstraints
+from memit_vc.porcelain.editing.models import LoadedModel, model_of
 from memit_vc.porcelain.editing.provenance import Recorded, threads
+from memit_vc.porcelain.editing.solver import Solver
 from memit_vc.porcelain.state import LiveState, Source
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
 
-if TYPE_CHECKING:
-    from memit_vc.numerics.exact.patchfile import PatchTensors
-    from memit_vc.porcelain.editing.models import LoadedModel
-
 
 @dataclass(frozen=True)
 class Reproduced:
-    """`equal`: every column has the same bytes. `same_blob`: the whole patch has, its provenance (versions) included.
+    """`equal`: every column has the same bytes. `same_blob`: so does the whole patch, with its provenance (versions).
 
     `differences` are ‖new − old‖ / ‖old‖ of each weight's update.
     """
@@ -46,11 +49,8 @@ def reproduce(
 ) -> Reproduced:
     """Search the targets and solve again, as recorded: state, hyperparameters, templates, statistics, threads.
 
-    Nothing is stored. MemitVCError for a commit that was not computed (a revert, a merge), or whose state is gone.
+    Nothing is stored. MemitVCError for a commit that was not computed (a revert, a merge), or if its state is gone.
     """
-    from memit_vc.numerics.exact.patchfile import read_patch
-    from memit_vc.porcelain.editing.models import model_of
-
     commit = repository.commit(repository.resolve(revision))
     old, recorded = _computed(repository, commit)
     loaded = model_of(repository, loaded, hparams=recorded.hparams, progress=progress)
@@ -59,13 +59,14 @@ def reproduce(
         patch, blobs = again(loaded, commit, old, recorded, progress)
     _, before = read_patch(repository.patch_path(old.id))
     _, after = read_patch(blobs[-1])
+    differences = {name: _difference(before[name], after[name]) for name in before}
     return Reproduced(
         commit.id,
         old.id,
         len(old.columns),
-        patch.columns == old.columns if old.header.divisible else _same(before, after),
+        patch.columns == old.columns if old.header.divisible else not any(differences.values()),
         patch.id == old.id,
-        {name: _difference(before, after, name) for name in before},
+        differences,
     )
 
 
@@ -109,10 +110,6 @@ def _solved_again(
 ) -> tuple[Patch, tuple[bytes, ...]]:
     import torch
 
-    from memit_vc.numerics.exact.constraints import read_constraints
-    from memit_vc.porcelain.editing.constraints import LiveConstraints
-    from memit_vc.porcelain.editing.solver import Solver
-
     repository, described = loaded.repository, old.header.columns
     if old.constraints is None or not repository.blobs.has(old.constraints):
         raise EngineError(f"the constraints of patch {short(old.id)} are not here", hint="Pull them too.")
@@ -150,21 +147,12 @@ def _context(repository: Repository, commit: Commit, state: StateId) -> LiveStat
     if not known:
         raise MemitVCError(
             f"the state {short(state)} that {short(commit.id)} was computed on is not in this repository",
-            hint="The commit was put onto another tip. Reproduce it where it was made.",
+            hint="The commit came from another tip. Reproduce it in the repository where it was made.",
         )
     return LiveState.at(repository, known[0])
 
 
-def _same(before: PatchTensors, after: PatchTensors) -> bool:
-    return all(_difference(before, after, name) == 0.0 for name in before)
-
-
-def _difference(before: PatchTensors, after: PatchTensors, name: str) -> float:
-    import numpy as np
-
-    from memit_vc.numerics.exact.factored import Dense, difference
-
-    old, new = before[name], after[name]
+def _difference(old: Term, new: Term) -> float:
     if isinstance(old, Dense) or isinstance(new, Dense):
         first = old.matrix()
         part, whole = float(np.linalg.norm(new.matrix() - first)), float(np.linalg.norm(first))

@@ -1,20 +1,20 @@
 """`--resolve`: revert, squash, merge and cherry-pick in closed form.
 
-Where the default modes add and remove columns, these solve: what is left is what it would be, had the history been
-another one. `revert` and `cherry-pick` add one column per fact to the state; `squash` and `merge` put one new patch
-D(S) in the place of all columns, so that the result depends on the set of live facts only. All are commits on top of
-HEAD: a plain revert of one takes it back to the bit.
+The default modes add and remove columns; these solve, so that the remaining facts are as if the history had been
+another one. `revert` and `cherry-pick` add one column per fact to the state; `squash` and `merge` replace all columns
+by one new patch D(S), so that the result depends on the set of live facts only. All are commits on top of HEAD: a plain
+revert of one restores every bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError, RevisionError
 from memit_vc.objects import ColumnId, Commit, CommitId, FactId, Head, JsonValue, Patch, PatchId, short
 from memit_vc.porcelain.editing.constraints import LiveConstraints
+from memit_vc.porcelain.editing.models import LoadedModel
 from memit_vc.porcelain.editing.solver import Solution, Solver, solver_for
 from memit_vc.porcelain.record import Kind, Outcome, draft, record
 from memit_vc.porcelain.sets.named_fact import named_facts
@@ -25,9 +25,6 @@ from memit_vc.repository import Repository
 from memit_vc.vcs.contradictions import Contradiction, OnConflict, conflict_details, losers, pairs_apart
 from memit_vc.vcs.inverse import inverse_facts
 from memit_vc.vcs.state import Change, State
-
-if TYPE_CHECKING:
-    from memit_vc.porcelain.editing.models import LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +67,13 @@ def resolve_revert(
     loaded: LoadedModel | None = None,
     progress: Progress = silent,
 ) -> Resolved:
-    """Take the facts that `revisions` (A..B stands for its commits) brought in out as if they had never been in, and
-    put back what those commits had taken out, the newest commit first.
+    """Take out the facts that `revisions` (A..B stands for its commits) brought in, as if they had never been in, and
+    put back the facts that those commits had taken out, the newest commit first.
 
-    Facts count wherever they live now, so that it also works after a squash. What a commit brought in is told by the
-    facts that were live before and after it: one that it only solved anew is not its own. With `fact` (an id, a prefix
-    of one, or a subject) only that one, which may be any that the commit's columns hold. ConflictError where what comes
-    back contradicts a live fact; MemitVCError where nothing of it is live, EngineError where constraints are missing.
+    Facts count in whichever columns they are live now, so this also works after a squash. A commit brought in the facts
+    that were live after it and not before it; a fact that it only solved again is not its own. With `fact` (an id, a
+    prefix of one, or a subject) only that fact, which may be any that the commit's columns hold. ConflictError if a
+    returning fact contradicts a live one; MemitVCError if no such fact is live; EngineError if constraints are missing.
     """
     commits = reverted_commits(repository, revisions)
     head = repository.head()
@@ -87,34 +84,29 @@ def resolve_revert(
         what = ", ".join(short(c.id) for c in commits) + (f": a fact {fact!r}" if fact is not None else "")
         raise RevisionError(
             f"nothing to take out: no fact of {what} is live",
-            hint="`memitvc facts` lists what is live. A revert, or a commit that solved the same facts anew, is taken "
-            "back without --resolve, to the bit.",
+            hint="`memitvc facts` lists what is live. To undo a revert, or a commit that only solved facts "
+            "again, leave off --resolve.",
         )
-    refuse_cancelled(state, returning)
-    every = LiveState(repository, state.columns.union(returning.values()))
-    solver = solver_for(every, loaded=loaded, progress=progress)
-    out = [index for index, source in enumerate(state.sources) if source.fact in leaving]
-    solution = solver.change(state, out=out, into=chosen_constraints(solver, returning))
     single = {*leaving, *returning} if fact is not None else ()
-    told = revert_message(repository, commits, single, "This takes commit {} out by re-solving the rest.")
+    text = revert_message(repository, commits, single, "This takes commit {} out by re-solving the rest.")
     details: dict[str, JsonValue] = {
         "reverts": [c.id for c in commits],
         "resolve": True,
         **conflict_details(plan.contradictions, on_conflict),
     }
     return record_solution(
-        Solved.of(solver, solution, verb="revert", context=state, keep=state),
+        solve_change(state, leaving, returning, verb="revert", loaded=loaded, progress=progress),
         head,
         state,
         kind="revert",
-        message=message or told,
+        message=message or text,
         details={**details, **({"fact": fact} if fact is not None else {})},
     )
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """The facts that leave, and those that return with the columns that tell their constraints."""
+    """The facts that leave, and those that return, each with a column that has its constraint."""
 
     leaving: frozenset[FactId]
     returning: Mapping[FactId, ColumnId]
@@ -122,7 +114,7 @@ class _Plan:
 
 
 def _undone(state: LiveState, commits: Sequence[Commit], fact: str | None, on_conflict: OnConflict) -> _Plan:
-    """What it means for the set of live facts to take commits back."""
+    """How the set of live facts changes when commits are taken back."""
     repository = state.repository
     live = {source.fact for source in state.sources}
     wanted, columns, befores = frozenset(live), dict[FactId, ColumnId](), list[frozenset[FactId]]()
@@ -135,7 +127,7 @@ def _undone(state: LiveState, commits: Sequence[Commit], fact: str | None, on_co
         columns |= {id_: column for id_, column in before.items() if id_ in removed}
         befores.append(frozenset(before))
     if fact is not None:
-        # a patch that cannot be split gives single facts up in this way only, whoever first brought them in
+        # the only way to take one fact out of a patch that cannot be split, whichever commit brought it in
         held = {s.fact for commit in commits for s in LiveState(repository, commit.adds).sources} & live
         leaving, returning = (live - wanted) | held, wanted - live
         chosen = named_facts(repository, leaving, returning, fact)
@@ -158,10 +150,10 @@ def resolve_squash(
     loaded: LoadedModel | None = None,
     progress: Progress = silent,
 ) -> Resolved:
-    """One patch D(S) for all live facts in the place of every column of HEAD's state.
+    """Replace every column of HEAD's state by one patch D(S) for all live facts.
 
-    It repairs histories that were computed without history, or reverted much: what comes out does not depend on how
-    the state came about. Cancelled facts leave the state for good.
+    It repairs histories that were computed without history, or reverted much: the result does not depend on how the
+    state came about. Cancelled facts leave the state for good.
     """
     head = repository.head()
     state = LiveState.at(repository, head.commit)
@@ -200,24 +192,34 @@ def solve_whole(
     return Solved.of(solver, solution, verb=verb, context=state, keep=LiveState(state.repository, ()))
 
 
-def chosen_constraints(solver: Solver, wanted: Mapping[FactId, ColumnId]) -> LiveConstraints:
-    """The constraints of some facts, each by the column that is to stand for it."""
-    if not wanted:
-        return LiveConstraints((), {}, {})
-    found = solver.constraints(LiveState(solver.loaded.repository, wanted.values()))
-    return found.select([i for i, s in enumerate(found.sources) if wanted.get(s.fact) == s.column])
+def solve_change(
+    state: LiveState,
+    leaving: Collection[FactId],
+    into: Mapping[FactId, ColumnId],
+    *,
+    verb: str,
+    loaded: LoadedModel | None,
+    progress: Progress,
+) -> Solved:
+    """Columns beside those of `state` that take facts out and put others in, by the constraints of the given columns.
 
-
-def refuse_cancelled(state: LiveState, wanted: Collection[FactId]) -> None:
-    """MemitVCError for a fact whose cancel column is live: another edit column of it would count for nothing."""
+    MemitVCError for a fact whose cancel column is live: another edit column of it would have no effect.
+    """
     for column, pairs in state.roles.items():
         for fact, role in pairs:
-            if role == "cancel" and fact in wanted:
+            if role == "cancel" and fact in into:
                 raise MemitVCError(
                     f"{state.facts[fact].subject!r} was taken out with `revert --resolve` (column {short(column)}), "
                     "which still stands",
                     hint="Revert that commit to bring the fact back, or clear the way with `memitvc squash --resolve`.",
                 )
+    every = LiveState(state.repository, state.columns.union(into.values()))
+    solver = solver_for(every, loaded=loaded, progress=progress)
+    out = [index for index, source in enumerate(state.sources) if source.fact in leaving]
+    found = solver.constraints(LiveState(state.repository, into.values()))
+    chosen = found.select([i for i, source in enumerate(found.sources) if into.get(source.fact) == source.column])
+    solution = solver.change(state, out=out, into=chosen)
+    return Solved.of(solver, solution, verb=verb, context=state, keep=state)
 
 
 def record_solution(

@@ -1,35 +1,24 @@
 """`merge --resolve` and `cherry-pick --resolve`: two sets of facts come together in closed form.
 
-A merge puts one new patch D(S₁ ∪ S₂) in the place of both sides' columns, so that it does not matter how they came
-about; a fact that both sides have counts once, as ours has it. A pick adds one column per fact to what is there.
+A merge replaces both sides' columns by one new patch D(S₁ ∪ S₂), so that it does not matter how they came about; a fact
+that both sides have counts once, as ours has it. A pick adds one column per fact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import ColumnId, FactId, JsonValue, short
-from memit_vc.porcelain.editing.solver import solver_for
-from memit_vc.porcelain.recomputing.resolve import (
-    Resolved,
-    Solved,
-    chosen_constraints,
-    record_solution,
-    refuse_cancelled,
-    solve_whole,
-)
-from memit_vc.porcelain.sets.cherry_pick import picked_state
+from memit_vc.porcelain.editing.models import LoadedModel
+from memit_vc.porcelain.recomputing.resolve import Resolved, record_solution, solve_change, solve_whole
+from memit_vc.porcelain.sets.cherry_pick import named_commits, picked_state
 from memit_vc.porcelain.sets.merge import merged_state
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, count, silent
+from memit_vc.repository import Repository
 from memit_vc.vcs.contradictions import Contradiction, OnConflict, conflict_details
 from memit_vc.vcs.graph import is_ancestor
-
-if TYPE_CHECKING:
-    from memit_vc.porcelain.editing.models import LoadedModel
-    from memit_vc.repository import Repository
 
 
 def resolve_merge(
@@ -80,10 +69,10 @@ def resolve_pick(
 ) -> Resolved:
     """Put the facts of `revisions` into HEAD's state by their stored constraints, in one commit.
 
-    What those commits took out goes out, and so does what `on_conflict` "theirs" replaces. ConflictError as for
-    `cherry-pick`; MemitVCError where everything is here already.
+    Facts that those commits took out leave, and so do facts that `on_conflict` "theirs" replaces. ConflictError as for
+    `cherry-pick`; MemitVCError if everything is here already.
     """
-    picked = list(dict.fromkeys(c for revision in revisions for c in repository.resolve_range(revision)))
+    picked = named_commits(repository, revisions)
     head = repository.head()
     state = wanted = LiveState.at(repository, head.commit)
     conflicts: list[Contradiction] = []
@@ -99,15 +88,10 @@ def resolve_pick(
         raise MemitVCError(
             f"nothing to pick: the change of {names} is here already", hint="`memitvc facts` lists what is live."
         )
-    refuse_cancelled(state, into)
-    every = LiveState(repository, state.columns.union(into.values()))
-    solver = solver_for(every, loaded=loaded, progress=progress)
-    out = [index for index, source in enumerate(state.sources) if source.fact in leaving]
-    solution = solver.change(state, out=out, into=chosen_constraints(solver, into))
     details: dict[str, JsonValue] = {"picks": picked[0] if len(picked) == 1 else list(picked), "resolve": True}
     subject = repository.commit(picked[0]).message if len(picked) == 1 else f"Pick {len(picked)} commits"
     return record_solution(
-        Solved.of(solver, solution, verb="cherry-pick", context=state, keep=state),
+        solve_change(state, leaving, into, verb="cherry-pick", loaded=loaded, progress=progress),
         head,
         state,
         kind="cherry-pick",

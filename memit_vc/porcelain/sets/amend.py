@@ -1,4 +1,4 @@
-"""`commit --amend`: another message, or another batch, in the place of HEAD's commit."""
+"""`commit --amend`: replace HEAD's commit by one with another message or another batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COMPUTED = ("commit", "rebase", "cherry-pick")
 
 @dataclass(frozen=True, kw_only=True)
 class Amended(Outcome):
-    """The commit in the place of `old`. The state is the same."""
+    """The commit that replaced `old`. The state is the same."""
 
     old: CommitId
     subject: str
@@ -36,11 +36,11 @@ def amend_message(repository: Repository, message: str) -> Amended:
 
 
 def amended_parent(repository: Repository, tip: CommitId) -> CommitId:
-    """The commit that the new batch goes onto. MemitVCError where the tip is no batch of facts."""
+    """The commit that the new batch goes onto. MemitVCError if the tip is not a batch of facts."""
     commit = repository.commit(tip)
     if commit.kind not in _COMPUTED or len(commit.parents) != 1:
         raise MemitVCError(
-            f"HEAD ({short(tip)}) is a {commit.kind}, not a batch of facts that could be computed again",
-            hint="Take it back with `memitvc undo`, or change its message alone: commit --amend -m MESSAGE.",
+            f"HEAD ({short(tip)}) is a {commit.kind}, not a batch of facts",
+            hint="Undo it (memitvc undo), or change only its message (memitvc commit --amend -m MESSAGE).",
         )
     return commit.parents[0]

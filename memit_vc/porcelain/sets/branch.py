@@ -30,7 +30,7 @@ def branches(repository: Repository) -> list[Branch]:
 
 
 def create_branch(repository: Repository, name: str, revision: str = "HEAD") -> Branch:
-    """A new branch at `revision`; HEAD stays. MemitVCError where the name is taken."""
+    """A new branch at `revision`; HEAD stays. MemitVCError if the name is taken."""
     commit = repository.resolve(revision)
     repository.publish(
         verb="branch", description=f"branch {name} at {short(commit)}", refs=[new_branch(repository, name, commit)]
@@ -39,7 +39,7 @@ def create_branch(repository: Repository, name: str, revision: str = "HEAD") -> 
 
 
 def new_branch(repository: Repository, name: str, commit: CommitId) -> RefUpdate:
-    """The change that makes a branch. MemitVCError where the name is taken, UsageError where it cannot be one."""
+    """The change that makes a branch. MemitVCError if the name is taken, UsageError if it is not a legal one."""
     ref = f"heads/{name}"
     check_ref_name(ref)
     taken = repository.refs().get(ref)
@@ -51,8 +51,8 @@ def new_branch(repository: Repository, name: str, commit: CommitId) -> RefUpdate
 
 
 def delete_branch(repository: Repository, name: str, *, force: bool = False) -> Branch:
-    """Delete a branch; its commits stay until gc. MemitVCError for the current one, and, without `force`, for one whose
-    commits no other branch or tag has.
+    """Delete a branch; its commits stay until gc. MemitVCError for the current branch, and, without `force`, for one
+    whose commits no other branch or tag has.
     """
     found = _find(repository, name)
     if found.current:
@@ -62,7 +62,7 @@ def delete_branch(repository: Repository, name: str, *, force: bool = False) -> 
     if not force and not any(is_ancestor(found.commit, tip, repository.parents) for tip in others):
         raise MemitVCError(
             f"branch {name!r} has commits that no other branch or tag has",
-            hint="Merge it first, or delete it all the same with -D; `memitvc undo` brings it back.",
+            hint="Merge it first, or delete it anyway with -D; `memitvc undo` brings it back.",
         )
     repository.publish(
         verb="branch",
@@ -73,7 +73,7 @@ def delete_branch(repository: Repository, name: str, *, force: bool = False) -> 
 
 
 def rename_branch(repository: Repository, old: str | None, new: str) -> Branch:
-    """Rename a branch (None: the current one); HEAD follows. MemitVCError where `new` is taken."""
+    """Rename a branch (None: the current one); HEAD follows. MemitVCError if `new` is taken."""
     name = old or repository.head().branch
     if name is None:
         raise MemitVCError("HEAD is detached: there is no current branch", hint="Name the branch: -m OLD NEW")
@@ -89,7 +89,7 @@ def rename_branch(repository: Repository, old: str | None, new: str) -> Branch:
 
 
 def _find(repository: Repository, name: str) -> Branch:
-    for branch in branches(repository):
-        if branch.name == name:
-            return branch
-    raise RevisionError(f"there is no branch {name!r}", hint="`memitvc branch` lists them.")
+    found = next((branch for branch in branches(repository) if branch.name == name), None)
+    if found is None:
+        raise RevisionError(f"there is no branch {name!r}", hint="`memitvc branch` lists them.")
+    return found

@@ -1,25 +1,22 @@
-"""Which live facts were computed with some columns in the weights: `revert` says it, since those facts stay."""
+"""Which live facts were computed with some columns in the weights: `revert` names them, since those facts stay."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from memit_vc.objects import BlobId, ColumnId, Commit, CommitId, StateId
+from memit_vc.objects import BlobId, ColumnId, Commit, CommitId, Patch, StateId
+from memit_vc.porcelain.state import LiveState
+from memit_vc.repository import Repository
 from memit_vc.vcs.state import State
-
-if TYPE_CHECKING:
-    from memit_vc.objects import Patch
-    from memit_vc.porcelain.state import LiveState
-    from memit_vc.repository import Repository
 
 
 def built_on(state: LiveState, staying: Collection[ColumnId], gone: Collection[ColumnId]) -> tuple[CommitId, ...]:
     """The commits in the history of a state's whose columns among `staying` were computed with one of `gone` in place.
 
-    The provenance of a patch records that state. Where it does not, or the state is no longer here, it is taken for the
-    one that the commit was made on.
+    The provenance of a patch records that state. If it does not, or if the state is no longer here, the state that the
+    commit was made on is assumed.
     """
     if not gone or not staying or state.commit is None:
         return ()
@@ -88,7 +85,7 @@ class _History:
         return (self._held[commit.parents[0]] if commit.parents else frozenset()) - set(commit.removes)
 
     def _record(self, blob: BlobId | None) -> Mapping[str, Any]:
-        """{} for one that is not here, or is none."""
+        """{} for None, and for a blob that is not here or is not an object."""
         if blob is None:
             return {}
         if blob not in self._records:

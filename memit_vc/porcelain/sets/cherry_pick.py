@@ -17,7 +17,7 @@ from memit_vc.vcs.state import Change, apply
 
 @dataclass(frozen=True, kw_only=True)
 class Picked(Outcome):
-    """`ids` are the new commits; `skipped` the picked ones whose change was there already."""
+    """`ids` are the new commits; `skipped` are picked commits whose change was here already."""
 
     ids: tuple[CommitId, ...]
     picked: tuple[CommitId, ...]
@@ -33,11 +33,11 @@ def cherry_pick(
 ) -> Picked:
     """One new commit on HEAD for each commit of `revisions` (a range A..B stands for its commits, oldest first).
 
-    Columns that it brought in come in here and columns that it took out go out, as far as they are not (are) here; of a
-    merge, its change against its first parent. All or nothing, in one operation. ConflictError as for `merge`;
-    MemitVCError where everything is here already.
+    Columns that it brought in come in here, and columns that it took out leave, unless that is so already. A merge
+    counts by its change against its first parent. All or nothing, in one operation. ConflictError as for `merge`;
+    MemitVCError if everything is here already.
     """
-    picked = list(dict.fromkeys(c for revision in revisions for c in repository.resolve_range(revision)))
+    picked = named_commits(repository, revisions)
     head = repository.head()
     state = LiveState.at(repository, head.commit)
     made: list[Commit] = []
@@ -74,6 +74,11 @@ def cherry_pick(
     )
 
 
+def named_commits(repository: Repository, revisions: Sequence[str]) -> list[CommitId]:
+    """The commits that revisions and ranges name, each once, in the order given."""
+    return list(dict.fromkeys(c for revision in revisions for c in repository.resolve_range(revision)))
+
+
 def picked_state(state: LiveState, commit: Commit, on_conflict: OnConflict) -> Joined:
     """`state` with the change of a commit made in it. ConflictError as for `merge`."""
     change = Change.of(commit)
@@ -85,7 +90,7 @@ def picked_state(state: LiveState, commit: Commit, on_conflict: OnConflict) -> J
 
 
 def _nothing(state: LiveState, skipped: Sequence[CommitId]) -> MemitVCError:
-    """Why nothing is left of a pick: it is here, or it is here and taken out by columns beside it."""
+    """Why nothing is left to pick: the columns are here, or they are here beside columns that cancel them."""
     what = ", ".join(short(commit) for commit in skipped)
     brought = {column for commit in state.repository.commits(skipped).values() for column in commit.adds}
     named = {fact for column in brought & state.columns for fact, _ in state.roles[column]}

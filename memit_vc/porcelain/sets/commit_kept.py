@@ -29,8 +29,8 @@ def commit_kept(
 ) -> KeptCommitted:
     """Commit the kept patch whose id starts with `patch` on HEAD.
 
-    Facts that have become live meanwhile are left out where the patch can be split. RevisionError where no such patch
-    is kept, ConflictError as for `merge`, MemitVCError where nothing of it is left to commit.
+    Facts that have become live meanwhile are left out if the patch can be split. RevisionError if no such patch is
+    kept, ConflictError as for `merge`, MemitVCError if nothing of it is left to commit.
     """
     kept = repository.kept(_find(repository, patch))
     head = repository.head()
@@ -80,7 +80,7 @@ def commit_kept(
 
 
 def drop_kept(repository: Repository, patch: str) -> PatchId:
-    """Give the kept patch whose id starts with `patch` up; `gc` removes it. RevisionError where none is kept."""
+    """Give up the kept patch whose id starts with `patch`; `gc` removes it. RevisionError if none is kept."""
     found = _find(repository, patch)
     repository.drop_kept(found)
     return found
@@ -97,7 +97,7 @@ def _find(repository: Repository, prefix: str) -> PatchId:
 
 
 def _live_already(live: LiveState, patch: Patch) -> State:
-    """Columns whose fact, in other columns, is live: applied twice, it would overshoot. None of a dense patch."""
+    """Columns whose fact is live in other columns: applied twice, it would overshoot. None for a dense patch."""
     if not patch.header.divisible:
         return frozenset()
     claims = {entry.fact.claim: entry.column for entry in live.live}

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import ConflictError, MemitVCError
 from memit_vc.objects import Fact, FactId, JsonValue, short
+from memit_vc.porcelain.state import LiveState
 from memit_vc.vcs.contradictions import OnConflict, contradicting
-
-if TYPE_CHECKING:
-    from memit_vc.porcelain.state import LiveState
-    from memit_vc.vcs.facts import LiveFact
-    from memit_vc.vcs.state import State
-
+from memit_vc.vcs.facts import LiveFact
+from memit_vc.vcs.state import State
 
 _SHOWN = 10
 
 
 @dataclass(frozen=True)
 class Settled:
-    """The facts that remain to be edited in, and the columns of the state that they take the place of."""
+    """The facts that are left to edit in, and the columns of the state that they replace."""
 
     facts: tuple[Fact, ...]
     replaced: State
@@ -29,10 +25,10 @@ class Settled:
 
 
 def settle(state: LiveState, facts: Sequence[Fact], on_conflict: OnConflict, *, origins: Sequence[str] = ()) -> Settled:
-    """Leave out what is live already in the state of a commit; stop at contradictions unless told which side to keep.
+    """Leave out facts that are live already in the state of a commit; settle contradictions as `on_conflict` says.
 
-    `origins` say where each fact stands in the user's file. ConflictError (exit code 13) lists subject, prompt, both
-    targets and the live fact's commit. MemitVCError where nothing is left to edit.
+    `origins` say where each fact is in the user's file. ConflictError (exit code 13), for "stop", lists subject,
+    prompt, both targets and the live fact's commit. MemitVCError if nothing is left to edit.
     """
     if on_conflict != "keep-both":
         _refuse_contradictory_batch(facts, origins)
@@ -44,9 +40,8 @@ def settle(state: LiveState, facts: Sequence[Fact], on_conflict: OnConflict, *, 
         notes.append(f"{len(facts) - len(new)} of {len(facts)} facts are live already and were left out")
     clashes = [(fact, live[old.id]) for old, fact in contradicting(new, [entry.fact for entry in state.live])]
     if clashes and on_conflict == "stop":
-        said = "one of the facts contradicts a live one"
-        if len(clashes) > 1:
-            said = f"{len(clashes)} of the facts contradict live ones"
+        one = len(clashes) == 1
+        said = "one of the facts contradicts a live one" if one else f"{len(clashes)} of the facts contradict live ones"
         raise ConflictError(
             f"{said}:\n{_listed(clashes)}",
             hint="--theirs replaces the live facts, --ours leaves the new ones out, --keep-both keeps both.",
@@ -56,45 +51,47 @@ def settle(state: LiveState, facts: Sequence[Fact], on_conflict: OnConflict, *, 
     wanted = [fact for fact in new if fact.id not in clashing]
     if not wanted and clashes:
         raise MemitVCError(
-            f"nothing to commit: what is new contradicts live facts, and --ours keeps those:\n{_listed(clashes)}",
+            f"nothing to commit: the new facts contradict live facts, and --ours keeps those:\n{_listed(clashes)}",
             hint="--theirs replaces the live facts, --keep-both keeps both.",
         )
     if not wanted:
         raise MemitVCError("nothing to commit: every fact is live already", hint="`memitvc facts` lists them.")
     replaced = cancelled_columns(state, {fact.id for fact in wanted})
     if on_conflict == "theirs":
-        replaced |= _live_columns(state, {entry.fact.id for _, entry in clashes})
+        replaced |= _whole_columns(
+            state,
+            {entry.fact.id for _, entry in clashes},
+            "a live fact to replace belongs to",
+            "Revert its whole commit first (column {}), or commit with --keep-both.",
+        )
     return Settled(tuple(wanted), replaced, tuple(notes))
 
 
 def cancelled_columns(state: LiveState, wanted: Collection[FactId]) -> State:
-    """Every column of those facts that `--resolve` took out: whatever is added, a cancelled fact is not live.
+    """Every column of those facts that `--resolve` took out: while a cancel column is live, its fact is not.
 
-    The edit columns leave with those that cancel them, and the batch is computed on what that gives.
+    The edit columns leave with the columns that cancel them; the batch is computed on the state without both.
     """
-    cancelled = state.cancelled & set(wanted)
-    found = {column for column, pairs in state.roles.items() if any(fact in cancelled for fact, _ in pairs)}
-    for column in found:
-        if len({fact for fact, _ in state.roles[column]}) > 1:
+    return _whole_columns(
+        state,
+        state.cancelled & set(wanted),
+        "a fact of the batch was taken out by",
+        "Revert the commit that did so (column {}), or run `memitvc squash --resolve`.",
+    )
+
+
+def _whole_columns(state: LiveState, facts: Collection[FactId], what: str, hint: str) -> State:
+    """All columns of some facts: a fact may be live in several, which were computed apart.
+
+    ConflictError, which begins with `what`, if other facts share a column.
+    """
+    found = {column: pairs for column, pairs in state.roles.items() if any(fact in facts for fact, _ in pairs)}
+    for column, pairs in found.items():
+        owners = len({fact for fact, _ in pairs})
+        if owners > 1:
             raise ConflictError(
-                f"a fact of the batch was taken out by a patch of {len(state.roles[column])} facts, which cannot be "
-                "split",
-                hint=f"Revert the commit that did so (column {short(column)}), or run `memitvc squash --resolve`.",
+                f"{what} a patch of {owners} facts, which cannot be split", hint=hint.format(short(column))
             )
-    return frozenset(found)
-
-
-def _live_columns(state: LiveState, clashing: Collection[FactId]) -> State:
-    """All columns of the live facts to replace: a fact may be live in several, which were computed apart."""
-    found = set()
-    for column, pairs in state.roles.items():
-        if any(fact in clashing for fact, _ in pairs):
-            if len(pairs) > 1:
-                raise ConflictError(
-                    f"a live fact to replace belongs to a patch of {len(pairs)} facts, which cannot be split",
-                    hint=f"Revert its whole commit first (column {short(column)}), or commit with --keep-both.",
-                )
-            found.add(column)
     return frozenset(found)
 
 

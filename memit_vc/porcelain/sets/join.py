@@ -21,8 +21,8 @@ from memit_vc.vcs.state import Change, State
 class Side:
     """A state that takes part. Its columns came from the state's origins, else from `commit`, or from a kept `patch`.
 
-    `change`, where given, are the columns that the side speaks of: a pick brings what one commit changed, not all that
-    was live where it was made. With `wins` its columns hold for a fact of ours that loses; else that fact has none.
+    `change`, if given, are the columns that the side speaks of: a pick brings the change of one commit, not the whole
+    state that it was made on. With `wins`, a fact of ours that loses gets the side's columns; else it gets none.
     """
 
     live: LiveState
@@ -50,8 +50,8 @@ class Side:
 
 @dataclass(frozen=True)
 class Joined:
-    """A state that holds the invariants, and the change that makes ours into it. `twice` are facts that it has more
-    columns of than any side, `unpaired` those that had been cancelled and whose cancel columns left.
+    """A state that holds the invariants, and the change from our state to it. `twice` are facts of which it has more
+    columns than any side; `unpaired` are facts that had been cancelled and whose cancel columns left.
     """
 
     state: State
@@ -64,16 +64,15 @@ class Joined:
     def warnings(self) -> tuple[str, ...]:
         found = []
         if self.twice:
-            one = len(self.twice) == 1
+            verb = "counts" if len(self.twice) == 1 else "count"
             found.append(
-                f"{count(len(self.twice), 'fact')} now count{'s' if one else ''} twice ({_named(self.twice)}): "
-                f"{'it is' if one else 'they are'} live in columns that were computed apart; `memitvc revert` one of "
-                "them, or use --resolve"
+                f"{count(len(self.twice), 'fact')} now {verb} twice ({_named(self.twice)}), by independent edits, "
+                "and may overshoot. Revert one of the edits, or use --resolve."
             )
         if self.unpaired:
             found.append(
                 f"{count(len(self.unpaired), 'fact')} had been taken out with --resolve ({_named(self.unpaired)}); "
-                "the columns that did so left too, and `memitvc squash --resolve` solves the rest afresh"
+                "the columns that did so left, too. `memitvc squash --resolve` solves the rest again"
             )
         return tuple(found)
 
@@ -84,9 +83,9 @@ def join(
     """`wanted`, which was made of our state and the sides, without columns that lost their pair and with contradictions
     settled.
 
-    Of a fact that loses, the columns are those that the winning side has of it: none, or a pair that takes it out.
-    ConflictError (exit code 13) lists the contradictions, or names a patch that would have to be split; EngineError
-    where sums with a column that comes in could round.
+    A fact that loses keeps the columns that the winning side has of it: none, or a pair that takes it out.
+    ConflictError (exit code 13) lists the contradictions, or names a patch that would have to be split; EngineError if
+    sums with a new column could round.
     """
     mine = Side(ours)
     sides = [mine, *theirs]
@@ -99,7 +98,7 @@ def join(
     facts = ours.known.facts({fact for pairs in roles.values() for fact, _ in pairs})
     said = [side.says(roles) for side in sides]
     found = [
-        _told(one, other, live, mine, theirs)
+        _paired(one, other, live, mine, theirs)
         for one, other in pairs_apart([facts[fact] for fact in live], said[0], said[1:])
     ]
     winners = [mine] if on_conflict == "ours" else [side for side in theirs if side.wins]
@@ -122,7 +121,7 @@ def touched(columns: Collection[ColumnId], roles: Roles) -> set[FactId]:
     return {fact for column in columns for fact, _ in roles[column]}
 
 
-def _told(one: Fact, other: Fact, live: Mapping[FactId, State], ours: Side, theirs: Sequence[Side]) -> Contradiction:
+def _paired(one: Fact, other: Fact, live: Mapping[FactId, State], ours: Side, theirs: Sequence[Side]) -> Contradiction:
     origins = [side.origin(live[other.id]) for side in theirs]
     return Contradiction(
         one,
@@ -155,7 +154,7 @@ def _as_in(state: State, winner: State, facts: Collection[FactId], roles: Roles)
             leaving.setdefault(column, set()).add(fact)
         for column in wanted - here[fact].all:
             back.setdefault(column, set()).add(fact)
-    _dropped(frozenset(back), back, roles)  # what comes back must be of these facts alone, too
+    _dropped(frozenset(back), back, roles)  # columns that come back must belong to these facts alone, too
     return _dropped(state, leaving, roles) | back.keys()
 
 

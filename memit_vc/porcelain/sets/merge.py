@@ -32,9 +32,9 @@ def merge(
 ) -> Merged:
     """Merge `revision` into HEAD.
 
-    A column that either side took out since the merge base is out, one that either side brought in is in; a column met
-    twice counts once. Several merge bases are merged with each other first. ConflictError, with the repository
-    unchanged, where a live fact of one side contradicts one of the other and `on_conflict` does not say which stays.
+    A column that either side took out since the merge base is out, one that either side brought in is in; a column of
+    both sides counts once. Several merge bases are merged with each other first. ConflictError, with the repository
+    unchanged, if a live fact of one side contradicts one of the other and `on_conflict` does not say which stays.
     """
     theirs = repository.resolve(revision)
     head = repository.head()

@@ -1,19 +1,15 @@
-"""`--fact ID|SUBJECT`: which of some facts is meant. One, or an error that lists the candidates."""
+"""`--fact ID|SUBJECT`: finds the one fact that it names, or lists the candidates in an error."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import RevisionError, UsageError
 from memit_vc.objects import FactId, short
-
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
-
+from memit_vc.repository import Repository
 
 _PREFIX = 4
-"""Digits of a fact's id that name it: fewer are more likely a short subject."""
+"""The fewest digits of a fact's id that name it: fewer may well be a short subject."""
 _SHOWN = 10
 
 
@@ -22,11 +18,11 @@ def named_facts(
 ) -> frozenset[FactId]:
     """The one fact that `wanted` (an id, a prefix of one, or a subject) names, and what it replaced if that returns.
 
-    Empty where none is named. RevisionError where the name fits several, UsageError for an empty one.
+    Empty if it names none. RevisionError if the name fits several facts, UsageError for an empty name.
     """
     name = wanted.strip()
     if not name:
-        raise UsageError("which fact? --fact is empty", hint="Give its subject, or digits of its id from `facts`.")
+        raise UsageError("--fact is empty", hint="`memitvc facts` lists subjects and ids.")
     known = repository.facts({*leaving, *returning})
     fits = {
         fact
@@ -41,6 +37,6 @@ def named_facts(
             f"\n  {short(fact)} {known[fact].prompt!r} → {known[fact].target!r}" for fact in sorted(fits)[:_SHOWN]
         )
         more = f"\n  and {len(fits) - _SHOWN} more" if len(fits) > _SHOWN else ""
-        raise RevisionError(f"{wanted!r} names {len(fits)} facts:{listed}{more}", hint="Give digits of one's id.")
+        raise RevisionError(f"{wanted!r} names {len(fits)} facts:{listed}{more}", hint="Give an id instead.")
     asked = {known[fact].question for fact in meant}
     return frozenset(meant) | {fact for fact in returning if known[fact].question in asked}

@@ -10,6 +10,7 @@ from memit_vc.errors import MemitVCError, RevisionError
 from memit_vc.objects import Commit, CommitId, FactId, short
 from memit_vc.porcelain.record import Outcome, draft, record
 from memit_vc.porcelain.sets.built_on import built_on
+from memit_vc.porcelain.sets.cherry_pick import named_commits
 from memit_vc.porcelain.sets.join import Side, join
 from memit_vc.porcelain.sets.named_fact import named_facts
 from memit_vc.porcelain.state import LiveState
@@ -21,7 +22,7 @@ from memit_vc.vcs.state import Change, State
 
 @dataclass(frozen=True, kw_only=True)
 class Reverted(Outcome):
-    """`later` are commits whose live facts were computed on top of what is now gone; those facts stay."""
+    """`later` are commits whose live facts were computed on top of columns that left; those facts stay."""
 
     reverted: tuple[CommitId, ...]
     later: tuple[CommitId, ...]
@@ -37,10 +38,10 @@ def revert(
 ) -> Reverted:
     """Take back the change of state of each revision (A..B stands for its commits), in one commit on HEAD.
 
-    The inverse of each change is applied to HEAD's state one after the other, the newest commit first: what it brought
-    in goes, what it took out comes back, as far as that still stands (`vcs.inverse`). Columns that cancel a fact go
-    with it. With `fact` (an id, a prefix of one, or a subject) only that fact's columns. ConflictError, with the
-    repository unchanged, where what comes back contradicts a live fact and `on_conflict` does not say which stays.
+    The inverse of each change is applied to HEAD's state, the newest commit first: columns that it brought in leave,
+    columns that it took out come back if that still stands (`vcs.inverse`). Columns that cancel a fact leave with it.
+    With `fact` (an id, a prefix of one, or a subject) only that fact's columns. ConflictError, with the repository
+    unchanged, if a returning fact contradicts a live one and `on_conflict` does not say which stays.
     """
     commits = reverted_commits(repository, revisions)
     head = repository.head()
@@ -72,9 +73,11 @@ def revert(
 
 def reverted_commits(repository: Repository, revisions: Sequence[str]) -> list[Commit]:
     """The commits that revisions and ranges name, children before parents. MemitVCError for the base itself."""
-    named = dict.fromkeys(c for revision in revisions for c in repository.resolve_range(revision))
+    named = named_commits(repository, revisions)
     if not named:
-        raise RevisionError(f"{', '.join(revisions)}: no commit is in that range", hint="A..B is what B has and A not.")
+        raise RevisionError(
+            f"{', '.join(revisions)}: no commit is in that range", hint="A..B holds what B has and A lacks."
+        )
     commits = list(repository.commits(sorted(named, key=repository.order, reverse=True)).values())
     for commit in commits:
         if commit.kind == "root":
@@ -85,16 +88,16 @@ def reverted_commits(repository: Repository, revisions: Sequence[str]) -> list[C
 
 
 def revert_message(repository: Repository, commits: Sequence[Commit], facts: Collection[FactId], what: str) -> str:
-    """The message for taking `commits` back, or of them only `facts`; `what` is a line for each, {} being its id.
+    """The message for reverting `commits`, or only `facts` of them; `what` is a line for each, {} stands for its id.
 
-    Short logs show the first line only: where single facts go, it is about them.
+    Short logs show the first line only, so that it names single facts.
     """
-    told = [repository.facts(facts)[fact] for fact in sorted(facts)]
+    named = [repository.facts(facts)[fact] for fact in sorted(facts)]
     batch = f'"{commits[0].subject}"' if len(commits) == 1 else f"{len(commits)} commits"
-    subjects = ", ".join(dict.fromkeys(fact.subject or fact.prompt for fact in told))
+    subjects = ", ".join(dict.fromkeys(fact.subject or fact.prompt for fact in named))
     return "\n\n".join(
-        [f'Revert "{subjects}" of {batch}' if told else f"Revert {batch}"]
-        + [f"Fact: {fact.prompt} → {fact.target} ({short(fact.id)})" for fact in told]
+        [f'Revert "{subjects}" of {batch}' if named else f"Revert {batch}"]
+        + [f"Fact: {fact.prompt} → {fact.target} ({short(fact.id)})" for fact in named]
         + [what.format(commit.id) for commit in commits]
     )
 
@@ -113,7 +116,7 @@ def _undone(live: LiveState, commits: Sequence[Commit]) -> tuple[list[Side], Sta
 
 
 def _of_fact(live: LiveState, wanted: State, name: str) -> tuple[State, frozenset[FactId]]:
-    """What of the change from our state to `wanted` is of one fact, and that fact with what it had replaced."""
+    """Our state with only one fact's part of the change to `wanted`; that fact, with the facts that it had replaced."""
     change = live.change_to(wanted)
     pairs = LiveState(live.repository, change.adds | change.removes).roles
     leaving = {fact for column in change.removes for fact, _ in pairs[column]}
@@ -134,14 +137,14 @@ def _nothing(live: LiveState, commits: Sequence[Commit], fact: str | None, what:
         return RevisionError(f"{what} changes nothing of a live fact {fact!r}", hint=_elsewhere(live, fact))
     hint = "`memitvc facts` lists what is live."
     if any(commit.removes for commit in commits):
-        hint = f"What it put in the place of other columns has been replaced or taken out since. {hint}"
+        hint = f"The facts that it put in have been replaced or reverted since. {hint}"
     return MemitVCError(f"nothing to revert: nothing of {what} is live", hint=hint)
 
 
 def _elsewhere(live: LiveState, name: str) -> str:
-    """Where the fact came in that `--fact` names, if it is live at all."""
+    """Which commit brought in the fact that `--fact` names, if it is live at all."""
     known = {entry.fact.id: entry for entry in live.live}
-    with suppress(RevisionError):  # which names several
+    with suppress(RevisionError):  # the name may fit several
         for fact in named_facts(live.repository, known, (), name):
             commit = short(known[fact].commit)
             return f"It came in with commit {commit}: memitvc revert {commit} --fact {short(fact)}"

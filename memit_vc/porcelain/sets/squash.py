@@ -1,6 +1,6 @@
 """`squash`: a range of commits becomes one, whose patch holds the columns that are still live at its end.
 
-The state, as a set, does not change, so neither does a bit of the weights. The history behind the range is rewritten
+The state, as a set, does not change, so neither does a bit of the weights. The history after the range is rewritten
 onto the new commit; the old commits stay reachable through the operation log until `gc --prune-operations`.
 """
 
@@ -27,7 +27,7 @@ _LISTED = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Squashed(Outcome):
-    """`id` is the squash commit, `tip` where the branch is now; `patches` how many files now hold the range."""
+    """`id` is the squash commit, `tip` the branch's newest commit, `patches` the number of files of the range."""
 
     tip: CommitId
     squashed: int
@@ -36,18 +36,18 @@ class Squashed(Outcome):
     """Columns that the range brought in and took out again."""
     patches: int
     rewritten: int
-    """Commits behind the range, which have new ids now."""
+    """Commits after the range, which have new ids now."""
     left_behind: tuple[str, ...]
     """Other branches and tags that still point into the old history."""
     brings_back: tuple[str, ...]
-    """Those of them whose merge would bring back columns that the range took out again."""
+    """Those of `left_behind` that would bring back, if merged, columns that the range took out again."""
 
 
 def squash(repository: Repository, span: str | None = None, *, message: str | None = None) -> Squashed:
     """Squash the commits of `span` ("A..B": what B has and A has not; None: all of HEAD's history) into one.
 
-    MemitVCError where the range is not part of HEAD's history, or where a merge ties a commit inside it to one outside.
-    IntegrityError, with the repository unchanged, where the new patch does not hold exactly the old columns.
+    MemitVCError if the range is not part of HEAD's history, or if a merge ties a commit inside it to one outside.
+    IntegrityError, with the repository unchanged, if the new patch does not hold exactly the old columns.
     """
     head = repository.head()
     start, end = _ends(repository, span, head.commit)
@@ -131,14 +131,12 @@ def _ends(repository: Repository, span: str | None, head: CommitId) -> tuple[Com
     for older, newer in ((start, end), (end, head)):
         if not is_ancestor(older, newer, repository.parents):
             what = "HEAD's history" if newer == head else f"the history of {short(newer)}"
-            raise MemitVCError(
-                f"{short(older)} is not in {what}", hint="Switch to the branch whose commits are to be squashed."
-            )
+            raise MemitVCError(f"{short(older)} is not in {what}", hint="Switch to the branch that has these commits.")
     return start, end
 
 
 def _refuse_ties(known: dict[CommitId, Commit], inside: set[CommitId], start: CommitId, end: CommitId) -> None:
-    """One commit in the range's place has one parent, and only its end can have children outside."""
+    """A commit that replaces the range has one parent, and only the range's end can have children outside."""
     for commit in known.values():
         for parent in commit.parents:
             if commit.id in inside and parent not in inside and parent != start:
@@ -148,8 +146,8 @@ def _refuse_ties(known: dict[CommitId, Commit], inside: set[CommitId], start: Co
                 )
             if commit.id not in inside and parent in inside and parent != end:
                 raise MemitVCError(
-                    f"{short(commit.id)}, behind the range, stands on {short(parent)} in the middle of it",
-                    hint="Let the range end behind that merge, or before the branch began.",
+                    f"{short(commit.id)} comes after the range, but its parent {short(parent)} is in the middle of it",
+                    hint="End the range after that merge, or before the branch began.",
                 )
 
 
@@ -162,8 +160,8 @@ def _in_order(repository: Repository, commits: Sequence[Commit], wanted: State) 
 
 
 def _rewrite(later: Sequence[Commit], replaced: dict[CommitId, CommitId]) -> list[Commit]:
-    """The commits behind the range on their new parents; fills `replaced`. Their change of state is what it was,
-    because the state they start from is.
+    """The commits after the range on their new parents; fills `replaced`. They start from the same state as before, so
+    their change of state is the same.
     """
     made = []
     for commit in later:

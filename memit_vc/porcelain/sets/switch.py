@@ -12,7 +12,7 @@ from memit_vc.repository import Repository
 
 @dataclass(frozen=True)
 class Switched:
-    """Where HEAD is now; `branch` None where it is detached. `moved` is False where it was there already."""
+    """Where HEAD is now; `branch` is None if it is detached. `moved` is False if it was there already."""
 
     branch: str | None
     commit: CommitId
@@ -21,7 +21,7 @@ class Switched:
 
 
 def switch(repository: Repository, name: str) -> Switched:
-    """To a branch; "-" is the place before the last switch. RevisionError where there is no such branch."""
+    """To a branch; "-" is the place before the last switch. RevisionError if there is no such branch."""
     if name == "-":
         name = previous(repository)
         if not name.startswith("heads/"):

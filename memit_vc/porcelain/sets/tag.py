@@ -25,7 +25,7 @@ def tags(repository: Repository) -> list[Tag]:
 
 
 def create_tag(repository: Repository, name: str, revision: str = "HEAD") -> Tag:
-    """A new tag at `revision`. MemitVCError where the name is taken: a tag does not move."""
+    """A new tag at `revision`. MemitVCError if the name is taken: a tag does not move."""
     ref, commit = f"tags/{name}", repository.resolve(revision)
     check_ref_name(ref)
     taken = repository.refs().get(ref)
@@ -39,7 +39,7 @@ def create_tag(repository: Repository, name: str, revision: str = "HEAD") -> Tag
 
 
 def delete_tag(repository: Repository, name: str) -> Tag:
-    """Delete a tag. RevisionError where there is none."""
+    """Delete a tag. RevisionError if there is none."""
     found = next((tag for tag in tags(repository) if tag.name == name), None)
     if found is None:
         raise RevisionError(f"there is no tag {name!r}", hint="`memitvc tag` lists them.")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import CommitId, FactId, JsonValue, StateId
@@ -14,12 +15,9 @@ from memit_vc.porcelain.history.scores_at_commit import Came, came_in
 from memit_vc.porcelain.state import LiveState
 from memit_vc.remote.card import Card, CardFact, card_with
 from memit_vc.remote.opening import hub_name
+from memit_vc.repository import Repository
 from memit_vc.store.jsoncache import read_or_empty
-
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
-    from memit_vc.vcs.facts import LiveFact
-
+from memit_vc.vcs.facts import LiveFact
 
 _NAMES = {
     "ES": "ES (new answer preferred)",
@@ -38,10 +36,10 @@ _VLLM_LORA = frozenset(
 def model_card(
     repository: Repository, commit: CommitId, *, url: str, present: str | None = None, rank: int | None = None
 ) -> str:
-    """README.md for a push of `commit` to `url`: our part renewed in `present`, which the remote has now.
+    """README.md for a push of `commit` to `url`: `present`, which the remote has now, with our part renewed.
 
-    `rank` is that of the PEFT adapter that goes along, None where none does. RemoteError where present metadata cannot
-    be read.
+    `rank` is the rank of the PEFT adapter in the same push, None without one. RemoteError if the metadata in `present`
+    cannot be read.
     """
     name, branch = hub_name(url) or (None, "main")
     return card_with(gather_card(repository, commit, repo_id=name, branch=branch, rank=rank), present)
@@ -57,7 +55,7 @@ def gather_card(
     relation: Literal["adapter", "finetune"] = "adapter",
     history: str | None = None,
 ) -> Card:
-    """The card's content. The path of a local base is nobody's business and not in it."""
+    """The card's content. The path of a local base is private and not in it."""
     config = repository.config
     state = LiveState.at(repository, commit)
     live = state.live
@@ -96,13 +94,11 @@ _Scores = Mapping[str, Any]
 def _measured(
     repository: Repository, commit: CommitId, state: Any, live: Sequence[LiveFact]
 ) -> tuple[list[tuple[_Scores, _Scores]], str]:
-    """(before, after) of each fact: on this very state where all are measured there, else as they were committed."""
+    """(before, after) of each fact: on this very state if all were measured there, else as they were committed."""
     now = repository.evaluations(state, "fact")
-    found: list[tuple[_Scores, _Scores]] = []
     came = _as_committed(repository, commit, live)
-    for each in live:
-        before, after = came.get(each.fact.id, (None, {}))
-        found.append((before or {}, after))
+    committed = [came.get(each.fact.id, (None, {})) for each in live]
+    found: list[tuple[_Scores, _Scores]] = [(before or {}, after) for before, after in committed]
     here = [now.get(("fact", each.fact.id)) for each in live]
     if live and all(isinstance(one, Mapping) for one in here):
         pairs = zip(found, here, strict=True)
@@ -112,8 +108,8 @@ def _measured(
 
 
 def _as_committed(repository: Repository, commit: CommitId, live: Sequence[LiveFact]) -> Mapping[FactId, Came]:
-    """What the commit that brought a fact in measured; where it measured nothing (an import, a cherry-pick of one from
-    elsewhere), the newest one before it that measured the same fact.
+    """The scores from the commit that brought each fact in; if it measured nothing (an import, or a cherry-pick from
+    elsewhere), from the newest commit before it that measured the same fact.
     """
     came = came_in(repository, {each.commit for each in live})
     found = {each.fact.id: came[each.commit][each.fact.id] for each in live if each.fact.id in came[each.commit]}
@@ -131,7 +127,7 @@ def _number(scores: _Scores, name: str) -> float | None:
 
 
 def _score_rows(sides: Sequence[tuple[_Scores, _Scores]]) -> tuple[tuple[str, str, str], ...]:
-    """Both columns are of the same facts: those that were measured before and after, where there are any."""
+    """Both columns are of the same facts: those that were measured before and after, if there are any."""
     rows = []
     for name, label in _NAMES.items():
         pairs = [(_number(before, name), _number(after, name)) for before, after in sides]
@@ -145,12 +141,12 @@ def _score_rows(sides: Sequence[tuple[_Scores, _Scores]]) -> tuple[tuple[str, st
 
 
 def _perplexity(repository: Repository, commit: CommitId, state: StateId) -> tuple[tuple[str, str, str], ...]:
-    """The state's, beside the base's by the same probe: measured here, or by whoever committed it."""
+    """The state's, beside the base's by the same probe: measured here, or by the author of the commit."""
     base = dict(_perplexities(repository, LiveState(repository, ()).id))
     firsts = [c.id for c in repository.log([commit]) if len(c.parents) == 1 and not repository.parents(c.parents[0])]
-    for told in repository.evaluations_of(firsts, "commit").values():
-        base = dict([_perplexity_of(told, "before")]) | base
-    after = dict(_perplexity_of(told, "after") for told in repository.evaluations(state, "commit").values())
+    for scores in repository.evaluations_of(firsts, "commit").values():
+        base = dict([_perplexity_of(scores, "before")]) | base
+    after = dict(_perplexity_of(scores, "after") for scores in repository.evaluations(state, "commit").values())
     for probe, value in {**after, **dict(_perplexities(repository, state))}.items():
         old = base.get(probe)
         if isinstance(value, int | float) and isinstance(old, int | float):  # alone, it says nothing
@@ -186,41 +182,24 @@ def _about(repository: Repository) -> str:
 
 
 def _license(repository: Repository) -> str | None:
-    """What the base's own card says: the file beside the base, else the Hub's, where it can be asked."""
-    return _first(lambda: _from_file(repository), lambda: _from_hub(repository))
-
-
-def _first(*sources: Callable[[], str | None]) -> str | None:
-    for source in sources:
-        try:
-            found = source()
-        except Exception:  # noqa: S112  # a licence that cannot be looked up is left to the reader
-            continue
-        if found:
-            return found
+    """The licence on the base's own card: the file beside the base, else the Hub's, if it can be asked."""
+    for card in (_card_here, _card_on_hub):
+        with suppress(Exception):  # the reader looks up a licence that cannot be found here
+            found = getattr(card(repository), "license", None)
+            if isinstance(found, str) and found:
+                return found
     return None
 
 
-def _from_file(repository: Repository) -> str | None:
+def _card_here(repository: Repository) -> Any:
     from huggingface_hub import ModelCard
 
-    try:
-        readme = Path(find_base(repository.config), "README.md")
-    except MemitVCError:
-        return None
-    if not readme.is_file():
-        return None
-    return _named(ModelCard(readme.read_text(encoding="utf-8"), ignore_metadata_errors=True).data)
+    readme = Path(find_base(repository.config), "README.md")
+    return ModelCard(readme.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
 
 
-def _from_hub(repository: Repository) -> str | None:
-    if repository.config.revision is None:
-        return None
+def _card_on_hub(repository: Repository) -> Any:
     from huggingface_hub import HfApi
 
-    return _named(HfApi().model_info(repository.config.base, revision=repository.config.revision).card_data)
-
-
-def _named(data: Any) -> str | None:
-    found = getattr(data, "license", None)
-    return found if isinstance(found, str) else None
+    config = repository.config
+    return config.revision and HfApi().model_info(config.base, revision=config.revision).card_data

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import UsageError
 from memit_vc.objects import CommitId, short
@@ -12,15 +11,12 @@ from memit_vc.porcelain.sharing.push_tree import commit_files
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.container import write_container
 from memit_vc.remote.manifest import MANIFEST, RemoteManifest
+from memit_vc.repository import Repository
 from memit_vc.store.files import storage_errors
-
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
-
 
 _BRANCH = "patch"
 _REF = f"heads/{_BRANCH}"
-"""Where the tree in the file says that its last commit is; `import` takes all commits."""
+"""The branch of the tree in the file, at its last commit; `import` takes all commits."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +40,12 @@ def export_patch(
 ) -> PatchExport:
     """Write the change of one commit, or of each commit of A..B, to `file`: patches, facts, provenance.
 
-    Without `constraints` the file is smaller and the importer cannot re-solve with it. UsageError where `file` exists,
-    where the range is empty or holds the root; IntegrityError where an object is missing or damaged.
+    Without `constraints` the file is smaller and the importer cannot re-solve with it. UsageError if `file` exists, or
+    if the range is empty or holds the root; IntegrityError if an object is missing or damaged.
     """
     with storage_errors(file):
         if file.exists():
-            raise UsageError(f"{file}: exists", hint="Choose another name; nothing is overwritten.")
+            raise UsageError(f"{file}: exists", hint="Choose another name: export overwrites nothing.")
     ids = repository.resolve_range(revision)
     found = repository.commits(ids)
     commits = [found[commit] for commit in ids]

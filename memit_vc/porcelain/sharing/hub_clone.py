@@ -1,4 +1,4 @@
-"""A repository of the Hub for whoever only loads models: a clone in the user's cache, up to date at each use."""
+"""A repository of the Hub for someone who only loads models: a clone in the user's cache, fetched to at each use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import fcntl
 import logging
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memit_vc.config import user_cache
 from memit_vc.errors import RemoteError, RevisionError, UsageError
@@ -15,11 +14,8 @@ from memit_vc.porcelain.sharing.clone import clone
 from memit_vc.porcelain.sharing.fetch import fetch
 from memit_vc.porcelain.sharing.remotes import DEFAULT
 from memit_vc.remote.opening import hub_name
+from memit_vc.repository import Repository
 from memit_vc.store.files import make_directories, storage_errors
-
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
-
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +23,10 @@ logger = logging.getLogger(__name__)
 def cached_clone(url: str) -> Path:
     """The directory of the clone of a checked URL, made on first use and fetched to on every later one.
 
-    Where the Hub is out of reach then, what is there already counts, with a warning. Errors as for `clone`.
+    If the Hub is out of reach then, the last fetched state is used, with a warning. Errors as for `clone`.
     """
-    from memit_vc.repository import Repository
-
     name, branch = hub_name(url) or ("", "")
-    # the Hub has no "--" in a name, and an "@" or a "/" only where we write them
+    # a name on the Hub has no "--", and no "@" or "/" but ours
     place = user_cache() / "clones" / f"{name}@{branch}".replace("/", "--")
     with storage_errors(place):
         make_directories(place.parent)
@@ -50,12 +44,12 @@ def cached_clone(url: str) -> Path:
             try:
                 fetch(repository, DEFAULT)
             except RemoteError as error:
-                logger.warning("%s; using what was fetched before", error.message)
+                logger.warning("%s; using the state of the last fetch", error.message)
     return place
 
 
 def resolve_there(repository: Repository, revision: str) -> CommitId:
-    """A revision as the other end names it: its branches, where they are now; HEAD is its default branch."""
+    """A revision as the remote names it: its branches where they are now; HEAD is its default branch."""
     head = repository.head().branch
     match = re.match(r"(HEAD|@)(?=$|[~^])", revision)
     name = f"{head}{revision[match.end() :]}" if match else revision

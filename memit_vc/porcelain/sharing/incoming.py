@@ -1,4 +1,4 @@
-"""Objects on their way in: downloaded beside the store, checked against their names, let in all together or not."""
+"""Objects on their way in: downloaded beside the store, checked against their names, stored all together or not."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ from pathlib import Path
 from types import TracebackType
 
 from memit_vc.concurrency import ordered_map
-from memit_vc.errors import IntegrityError, LockedError, RemoteError
+from memit_vc.errors import IntegrityError, LockedError, MemitVCError, RemoteError, StorageError
 from memit_vc.objects import BlobId, short
 from memit_vc.porcelain.sharing.remote_history import Published
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import object_path
+from memit_vc.remote.strict_json import DISTRUST
 from memit_vc.store.blobs import BlobStore, blob_id
 from memit_vc.store.files import file_digest, fsync, make_directories, storage_errors, temporary_path
 
 
 class Incoming:
-    """The directory `cache/incoming`: whole objects of a fetch that is not done, so that the next one goes on there.
+    """The directory `cache/incoming`: whole objects of an unfinished fetch, with which the next one goes on.
 
-    What lies in it hashes to its name; nothing refers to it. `bytes` counts what was downloaded. A context manager: one
-    process at a time has it (LockedError), until it ends.
+    Every file in it hashes to its name; nothing refers to it. `bytes` counts what was downloaded. A context manager:
+    only one process at a time has it (LockedError). At the end the directory is emptied, unless the remote or a disk
+    failed, or the process was interrupted: then what is whole stays for the next try.
     """
 
     def __init__(self, root: Path, blobs: BlobStore) -> None:
@@ -47,32 +49,36 @@ class Incoming:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is None or (
+            isinstance(error, MemitVCError) and not isinstance(error, RemoteError | StorageError)
+        ):  # everything is stored, or was refused
+            self.clear()
         self._lock.close()
 
     def fetch(self, found: Published, wanted: Mapping[BlobId, int | None], *, progress: Progress = silent) -> None:
-        """Download what is neither stored nor here already. `wanted` maps objects to the bytes that each may have at
-        most, None where its name is known from here. IntegrityError for more bytes, for bytes that are not what their
-        name says, and for an object that the remote lacks; RemoteError for sizes that cannot fit on this disk.
+        """Download what is neither stored nor here already. `wanted` maps each object to its largest size in bytes, or
+        to None if its name comes from this repository. IntegrityError for more bytes, for bytes that do not hash to
+        their name, and for an object that the remote lacks; RemoteError for sizes that cannot fit on this disk.
         """
         missing = sorted(blob for blob in wanted if not self.blobs.verify(blob) and not self._has(blob))
         for blob in missing:
             if object_path(blob) not in found.listing:
                 raise IntegrityError(
                     f"{found.remote.url}: lacks object {short(blob)}, which its history needs",
-                    hint=f"Nothing was stored. Whoever has it can copy it there: it is .memitvc/{object_path(blob)}.",
+                    hint=f"Nothing was stored. Someone who has it can copy it there: .memitvc/{object_path(blob)}",
                 )
             listed, most = found.listing[object_path(blob)].size, wanted[blob]
             if most is not None and listed > most:
                 raise IntegrityError(
                     f"{found.remote.url}: object {short(blob)} has {listed:,} bytes, at most {most:,} can be right",
-                    hint="Nothing was stored. The remote is damaged or was made to mislead; ask whoever pushed it.",
+                    hint=DISTRUST,
                 )
         size = sum(found.listing[object_path(blob)].size for blob in missing)
         with storage_errors(self.directory):
             make_directories(self.directory)
             free = shutil.disk_usage(self.directory).free
             held = sum((self.directory / blob).stat().st_size for blob in wanted if self._has(blob))
-        # each object lies here and in the store for a while
+        # for a while each object is here and in the store
         if 2 * size + held > free:
             raise RemoteError(
                 f"{found.remote.url}: its objects have {size:,} bytes and need twice that for a while, "
@@ -98,7 +104,7 @@ class Incoming:
         return data
 
     def store(self, wanted: Collection[BlobId]) -> None:
-        """Let objects into the store, for good."""
+        """Move objects into the store."""
         for blob in sorted(wanted):
             if self._has(blob):
                 path = self.directory / blob
@@ -116,7 +122,7 @@ class Incoming:
         return IntegrityError(f"{path} was damaged on this disk", hint="Run the command again.")
 
     def clear(self) -> None:
-        """Forget everything: it is stored, or was refused."""
+        """Remove all that is not in the store."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _has(self, blob: BlobId) -> bool:

@@ -1,21 +1,18 @@
-"""`pull`: fetch, and move the branch forward where that loses nothing; one operation, so that `undo` takes it back."""
+"""`pull`: fetch, and move the branch forward if that loses nothing; one operation, so that `undo` takes it back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import RefMovedError, RevisionError, UsageError
-from memit_vc.objects import Commit, CommitId, short
+from memit_vc.objects import Commit, CommitId, RefUpdate, short
 from memit_vc.porcelain.sharing.fetch import Fetched, Moves, fetch_from
+from memit_vc.porcelain.sharing.remote_history import Published
 from memit_vc.porcelain.sharing.remotes import named_remote
 from memit_vc.progress import Progress, count, silent
+from memit_vc.repository import Repository
 from memit_vc.vcs.graph import is_ancestor
-
-if TYPE_CHECKING:
-    from memit_vc.porcelain.sharing.remote_history import Published
-    from memit_vc.repository import Repository
 
 
 @dataclass(frozen=True)
@@ -33,15 +30,13 @@ def pull(
 ) -> Pulled:
     """Fetch, then move the current branch to the remote's branch of that name (or to `branch`).
 
-    RefMovedError where both sides have commits that the other lacks: these are here by then, and the hint says how to
-    merge them. Otherwise errors as for `fetch`; RevisionError where the remote has no such branch.
+    RefMovedError if both sides have commits that the other lacks: theirs are here by then, and the hint says how to
+    merge them. RevisionError if the remote has no such branch. Other errors as for `fetch`.
     """
-    from memit_vc.objects import RefUpdate
-
     name, url = named_remote(repository, remote)
     head = repository.head()
     if head.branch is None:
-        raise UsageError("HEAD is detached: there is no branch to move", hint="`memitvc switch BRANCH`, then pull.")
+        raise UsageError("HEAD is detached: there is no branch to move", hint="Run `memitvc switch BRANCH`, then pull.")
     theirs = branch or head.branch
     diverged = False
 
@@ -51,7 +46,7 @@ def pull(
         if target is None:
             known = sorted(ref[6:] for ref in found.manifest.refs if ref.startswith("heads/"))
             raise RevisionError(
-                f"{url} has no branch {theirs!r}", hint=f"It has: {', '.join(known)}. Name one: memitvc pull {name} B"
+                f"{url} has no branch {theirs!r}", hint=f"Name one of {', '.join(known)}: memitvc pull {name} BRANCH"
             )
 
         def parents(commit: CommitId) -> tuple[CommitId, ...]:

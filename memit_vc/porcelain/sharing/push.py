@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError, RefMovedError, RevisionError, UsageError
 from memit_vc.objects import CommitId, RefUpdate, short
@@ -15,24 +13,21 @@ from memit_vc.porcelain.sharing.remotes import named_remote, remotes
 from memit_vc.progress import Progress, count, silent, size_text
 from memit_vc.remote.manifest import MANIFEST, RemoteManifest, object_path
 from memit_vc.remote.opening import PushOptions, on_branch, open_remote
-from memit_vc.remote.protocol import Change, Remote, RemoteFile
+from memit_vc.remote.protocol import Change, Remote, RemoteFile, content_size
+from memit_vc.repository import Repository
 from memit_vc.vcs.graph import ancestors, is_ancestor
 from memit_vc.vcs.refnames import check_ref_name
 
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
-
-
 _ATTEMPTS = 5
-"""Tries where others push other branches to the same place at the same time."""
+"""Tries while others push other branches to the same place."""
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """`files` maps what was sent (with `dry_run`: what would be) to its bytes; empty where all was there already.
+    """`files` maps the files that were sent (with `dry_run`: would be) to their bytes; empty if all were there already.
 
-    `remote` is its name, or its URL where none of the remotes here is that branch of the Hub. `old` is where the branch
-    was at the other end. `deleted` are files of an adapter that no longer holds.
+    `remote` is its name, or its URL if no remote here is that branch of the Hub. `old` is where the branch was at the
+    other end. `deleted` are files of an adapter of an earlier state.
     """
 
     remote: str
@@ -47,7 +42,7 @@ class Pushed:
     pull_request: str | None = None
     notes: tuple[str, ...] = ()
     edits: int = 0
-    """Of `commits` all but the base's own, as `clone` and `status` count."""
+    """All `commits` but the root, as `clone` and `status` count them."""
 
     @property
     def bytes(self) -> int:
@@ -70,11 +65,11 @@ def push(
     dry_run: bool = False,
     progress: Progress = silent,
 ) -> Pushed:
-    """Publish a branch (default: HEAD's) with the tags on it; `tag` is put on its tip first, where it does not exist.
+    """Publish a branch (default: HEAD's) with the tags on it; `tag` is first put on its tip, if it does not exist.
 
-    RefMovedError where the other end has commits that the branch lacks, or moved meanwhile; RemoteError where it holds
-    another base or refuses. Then nothing changed on either side. A push that was cut off is done
-    again; what had arrived is not sent twice. With `dry_run` nothing is sent.
+    RefMovedError if the other end has commits that the branch lacks, or moved meanwhile; RemoteError if it holds
+    another base or refuses. Then nothing changed on either side. After a push that was cut off, push again: what had
+    arrived is not sent twice. With `dry_run` nothing is sent.
     """
     import tenacity
 
@@ -105,7 +100,7 @@ def push(
 
 
 def _place(repository: Repository, given: str | None, options: PushOptions) -> tuple[str | None, str]:
-    """(remote, URL). The remote is None for a branch of the Hub that no remote here stands for."""
+    """(remote, URL). The remote is None for a branch of the Hub that is not one of the remotes here."""
     name, url = named_remote(repository, given)
     wanted = on_branch(url, options.branch)
     if wanted == url:
@@ -115,7 +110,7 @@ def _place(repository: Repository, given: str | None, options: PushOptions) -> t
 
 @dataclass(frozen=True)
 class _Attempt:
-    """`name` is the remote that follows what is there; None where none does."""
+    """`name` is the remote whose tracking refs follow the push; None if there is none."""
 
     repository: Repository
     there: Remote
@@ -143,9 +138,8 @@ class _Attempt:
         refs = {} if before is None else dict(before.manifest.refs)
         old = refs.get(ref)
         forward = old is None or (repository.has_commit(old) and is_ancestor(old, self.tip, repository.parents))
-        if (
-            old is not None and head is not None and not forward
-        ):  # a new branch of the Hub starts as main, and may go where it likes
+        # a new branch of the Hub starts as main, and may go anywhere
+        if old is not None and head is not None and not forward:
             raise self._behind(old)
         tags, notes = self._tags(refs)
         wanted = refs | {ref: self.tip} | tags
@@ -167,7 +161,7 @@ class _Attempt:
             self._remember(head, again=True)
             return Pushed(self._label, there.url, self.branch, old, self.tip, (), 0, {}, notes=tuple(notes))
         if before is None and MANIFEST in listing:
-            raise RefMovedError(f"{there.url}: somebody else pushed first", hint="Pull, then push again.")
+            raise RefMovedError(f"{there.url}: someone else pushed first", hint="Pull, then push again.")
         fresh = [c for c in reversed(repository.log([self.tip])) if c.id not in published]
         new = [c.id for c in fresh]
         adds = history_files(
@@ -184,7 +178,7 @@ class _Attempt:
         request = None
         if not self.dry_run:
             subject = repository.commit(self.tip).subject
-            sizes = sum(map(_size, adds.values()))
+            sizes = sum(map(content_size, adds.values()))
             self.progress(f"send {count(len(adds), 'file')}, {size_text(sizes)}", 0, 0)
             made = there.publish(Change(subject or self.branch, adds, deletes), parent=revision)
             notes += there.remarks
@@ -199,7 +193,7 @@ class _Attempt:
             self.tip,
             tuple(new),
             sum(path.startswith("objects/") for path in adds),
-            {path: _size(content) for path, content in adds.items()},
+            {path: content_size(content) for path, content in adds.items()},
             tuple(sorted(deletes)),
             request,
             tuple(notes),
@@ -207,7 +201,7 @@ class _Attempt:
         )
 
     def _behind(self, old: CommitId) -> _BehindError:
-        """The other end's branch is at `old`, which this one does not stand on: not yet, or no longer."""
+        """The other end's branch is at `old`, which is not in this one's history: not yet, or no longer."""
         branch, ref, repository = self.branch, f"heads/{self.branch}", self.repository
         earlier = {operation.refs_before.get(ref) for operation in repository.operations()} - {None}
         if repository.has_commit(old) and old in ancestors(
@@ -240,7 +234,7 @@ class _Attempt:
         return [c.id for c in commits if c.id in published and not left_out.isdisjoint(c.patches)]
 
     def _tags(self, refs: Mapping[str, CommitId]) -> tuple[dict[str, CommitId], list[str]]:
-        """The tags on the branch, and `tag`; those that point elsewhere at the other end stay there."""
+        """The tags on the branch, and `tag`; tags that the other end has elsewhere stay as they are there."""
         reachable = ancestors([self.tip], self.repository.parents)
         local = self.repository.refs("tags/")
         found = {name: commit for name, commit in local.items() if commit in reachable}
@@ -263,11 +257,11 @@ class _Attempt:
         return {name: commit for name, commit in found.items() if name not in moved}, notes
 
     def _remember(self, revision: str | None, *, again: bool = False) -> None:
-        """Tags on the server's own terms, the tracking ref, and a tag that is new here: one operation."""
+        """Set the server's own tag; then the tracking ref, and a tag that is new here, in one operation."""
         if self.dry_run:
             return
         if self.tag is not None and revision is not None:
-            # published before: somebody may have changed a file there since, and the tag stays on what was published
+            # published before: someone may have changed a file there since, and the tag stays on what was published
             self.there.tag(self.tag, revision, keep=again)
         local = self.repository.refs()
         wanted = {} if self.name is None else {f"remotes/{self.name}/{self.branch}": self.tip}
@@ -278,7 +272,3 @@ class _Attempt:
             description=f"{self.branch} to {self._label}",
             refs=[RefUpdate(ref, local.get(ref), commit) for ref, commit in wanted.items() if local.get(ref) != commit],
         )
-
-
-def _size(content: bytes | Path) -> int:
-    return len(content) if isinstance(content, bytes) else content.stat().st_size

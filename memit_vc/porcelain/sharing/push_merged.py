@@ -1,7 +1,7 @@
 """`push --merged`: a state as a plain edited checkpoint on the Hub, which transformers and vLLM load by its name.
 
-What the Hub has already is not sent: a shard without an edited tensor is copied there from the base's own repository,
-and a shard that an earlier push brought stays. New bytes are the hot shard's.
+What the Hub has already is not sent: it copies shards without an edited tensor from the base's own repository, and
+keeps shards of an earlier push. Only the hot shard is new.
 """
 
 from __future__ import annotations
@@ -10,26 +10,23 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import RemoteError, UsageError
 from memit_vc.objects import CommitId, StateId, short
 from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.porcelain.sharing.card import gather_card
+from memit_vc.porcelain.sharing.remotes import remotes
 from memit_vc.progress import Progress, count, silent, size_text
 from memit_vc.remote.card import card_with
 from memit_vc.remote.hub import HubChange, HubRemote
 from memit_vc.remote.hub_landed import CopySource
 from memit_vc.remote.manifest import MANIFEST
 from memit_vc.remote.opening import hub_name
+from memit_vc.remote.protocol import RemoteFile, content_size
+from memit_vc.repository import Repository
 from memit_vc.store.checkpoint import RECORD_FILE
 from memit_vc.store.files import file_digest, make_directories, storage_errors, temporary_path
 from memit_vc.vcs.graph import is_ancestor
-
-if TYPE_CHECKING:
-    from memit_vc.remote.protocol import RemoteFile
-    from memit_vc.repository import Repository
-
 
 _CARD = "README.md"
 _LARGEST_CARD = 1 << 24
@@ -37,7 +34,7 @@ _LARGEST_CARD = 1 << 24
 
 @dataclass(frozen=True)
 class MergedPush:
-    """`sent` and `copied` map files to their bytes (with a dry run: what would be); `revision` None for a dry run."""
+    """`sent` and `copied` map files to their bytes, also in a dry run, which sends none; its `revision` is None."""
 
     url: str
     commit: CommitId
@@ -60,15 +57,15 @@ def push_merged(
 ) -> MergedPush:
     """Publish the model of `revision` at `there`, in place of the model that an earlier call put there.
 
-    UsageError where that repository holds a history instead; RemoteError and RefMovedError as for a push. The checkout
-    that is sent is made in the repository's cache and gone at the end.
+    UsageError if that repository holds a history; RemoteError and RefMovedError as for a push. The checkout that is
+    sent is made in the repository's cache and deleted at the end.
     """
     commit = repository.resolve(revision)
     head = there.head() or there.start()
     listing = there.listing(head)
     if MANIFEST in listing:
         raise UsageError(
-            f"{there.url} holds a history, and a model beside it would be taken for something else",
+            f"{there.url} holds a history; a model does not go beside it",
             hint="Give the model a repository of its own: memitvc push --merged OWNER/NAME",
         )
     out = temporary_path(repository.root / "cache" / "merged")
@@ -81,25 +78,21 @@ def push_merged(
         present = there.read(_CARD, head, limit=_LARGEST_CARD) if _CARD in listing else None
         plan = replace(plan, message=f"Model of commit {short(commit)}: {repository.commit(commit).subject}")
         plan = replace(plan, adds={**plan.adds, _CARD: _card(repository, commit, there, present)})
-        total = size_text(sum(map(_size, plan.adds.values())))
+        total = size_text(sum(map(content_size, plan.adds.values())))
         progress(f"send {count(len(plan.adds), 'file')}, {total}", 0, 0)
         new, more = (None, ()) if dry_run else _publish(there, plan, files, head)
         notes += () if dry_run else tuple(there.remarks)
         copied = {} if more else {path: source.size for path, source in plan.copies.items()}
-        sent = {path: _size(data) for path, data in plan.adds.items()}
+        sent = {path: content_size(data) for path, data in plan.adds.items()}
         if more:
-            sent |= {path: _size(files[path]) for path in plan.copies}
+            sent |= {path: content_size(files[path]) for path in plan.copies}
         return MergedPush(there.url, commit, made.state, new, sent, copied, kept, there.pull_request, (*notes, *more))
     finally:
         shutil.rmtree(out, ignore_errors=True)
 
 
-def _size(data: bytes | Path) -> int:
-    return len(data) if isinstance(data, bytes) else data.stat().st_size
-
-
 def _files(out: Path) -> dict[str, Path]:
-    """The checkout without what is only about the checkout, or about the base as its owner describes it."""
+    """The checkout's files without its record and without the base's own model card."""
     found = {path.relative_to(out).as_posix(): path for path in sorted(out.rglob("*")) if path.is_file()}
     return {name: path for name, path in found.items() if name not in (RECORD_FILE, _CARD)}
 
@@ -129,7 +122,7 @@ def _plan(
 
 
 def _base_files(repository: Repository) -> tuple[dict[str, CopySource], tuple[str, ...]]:
-    """SHA-256 → a large file of the base's repository on the Hub, as far as it can be asked."""
+    """SHA-256 → a large file of the base's repository on the Hub; and a note if the Hub cannot be asked."""
     config = repository.config
     if config.revision is None:
         return {}, ()
@@ -148,7 +141,7 @@ def _base_files(repository: Repository) -> tuple[dict[str, CopySource], tuple[st
 def _publish(
     there: HubRemote, plan: HubChange, files: Mapping[str, Path], head: str | None
 ) -> tuple[str, tuple[str, ...]]:
-    """The new revision; files that the Hub will not copy (another region, no such storage) are sent instead."""
+    """The new revision. If the Hub will not copy files (another region, no such storage), they are sent instead."""
     try:
         return there.publish(plan, parent=head), ()
     except RemoteError as error:
@@ -167,9 +160,7 @@ def _is_about_copying(error: RemoteError) -> bool:
 
 
 def _published(repository: Repository, commit: CommitId) -> Iterator[str]:
-    """Repositories of the Hub that had `commit` when we last looked: the tracking refs say so."""
-    from memit_vc.porcelain.sharing.remotes import remotes
-
+    """Repositories of the Hub that had `commit` when they were last fetched, by the tracking refs."""
     for name, url in remotes(repository).items():
         found = hub_name(url)
         tips = repository.refs(f"remotes/{name}/").values()

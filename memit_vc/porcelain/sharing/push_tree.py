@@ -1,24 +1,21 @@
-"""The files of a push: the history, and what is there for readers without memit-vc."""
+"""The files of a push: the history, and the files for readers without memit-vc."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import RemoteError, UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.objects import CommitId, JsonValue, canonical_json
+from memit_vc.porcelain.sharing.card import model_card
 from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import ADAPTER, BASE, CARD, HPARAMS, MANIFEST, commit_path, object_path
 from memit_vc.remote.protocol import Remote, RemoteFile
-
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
-
+from memit_vc.repository import Repository
 
 GREATEST_RANK = 512
 """The greatest rank that vLLM takes (`max_lora_rank`)."""
@@ -35,10 +32,10 @@ def history_files(
     constraints: bool,
     progress: Progress = silent,
 ) -> dict[str, bytes | Path]:
-    """Records and objects of `commits` that the other end lacks or has damaged, and once what is known of the base.
+    """Records and objects of `commits` that the other end lacks or has damaged; the first time, the base's description.
 
-    IntegrityError for an object that is missing or damaged here: better found now than by whoever pulls. RemoteError
-    where files of something else have the names of ours.
+    IntegrityError for an object that is missing or damaged here: better found now than at the next pull. RemoteError if
+    other files have the names of ours.
     """
 
     def is_there(path: str, content: bytes | Path) -> bool:
@@ -50,8 +47,8 @@ def history_files(
             adds[path] = content
         elif MANIFEST not in listing and not is_there(path, content):
             raise RemoteError(
-                f"{there.url}: nothing was pushed there yet, and it has a {path} of something else",
-                hint="Push to a place of its own, or move that file away first.",
+                f"{there.url}: nothing was pushed there yet, but it has another {path}",
+                hint="Push to another place, or move that file away first.",
             )
     return adds
 
@@ -64,7 +61,7 @@ def commit_files(
     is_there: Callable[[str, bytes | Path], bool] = lambda _, __: False,
     progress: Progress = silent,
 ) -> dict[str, bytes | Path]:
-    """Records and objects of `commits` by their paths in the tree, but for those that are there. IntegrityError."""
+    """Records and objects of `commits` by their paths in the tree, without those that are there. IntegrityError."""
     adds: dict[str, bytes | Path] = {}
     for number, commit in enumerate(commits, 1):
         entry = RemoteCommit.of(repository, commit, constraints=constraints)
@@ -86,9 +83,8 @@ def _about_the_base(repository: Repository) -> dict[str, bytes]:
         "manifest": repository.base().to_json(),
         "weights": [weight.to_json() for weight in repository.weights()],
     }
-    name = (
-        repository.config.hub_base or f"./{Path(repository.config.base).name}"
-    )  # "gpt2" alone would be another's name
+    # "gpt2" alone would name another model
+    name = repository.config.hub_base or f"./{Path(repository.config.base).name}"
     values: MEMITHyperParams = repository.hparams().replace(model_name=name)
     return {BASE: canonical_json(record), HPARAMS: values.to_yaml().encode()}
 
@@ -103,12 +99,10 @@ def reader_files(
     adapter: bool,
     progress: Progress = silent,
 ) -> tuple[dict[str, bytes | Path], frozenset[str], list[str]]:
-    """The model card, and the state as a PEFT adapter where its rank allows: (files, files that no longer hold, notes).
+    """The model card, and the state as a PEFT adapter if its rank allows: (files, files to delete, notes).
 
-    An adapter of an earlier state goes: it would pass for the present one.
+    An adapter of an earlier state is deleted: it would pass for the present one.
     """
-    from memit_vc.porcelain.sharing.card import model_card
-
     adds: dict[str, bytes | Path] = {}
     notes: list[str] = []
     rank = None
@@ -119,9 +113,7 @@ def reader_files(
             rank = None
         else:
             adds |= files
-    existing = None
-    if CARD in listing:
-        existing = there.read(CARD, revision, limit=_MAX_CARD).decode("utf-8", errors="replace")
+    existing = there.read(CARD, revision, limit=_MAX_CARD).decode("utf-8", "replace") if CARD in listing else None
     adds[CARD] = model_card(repository, commit, url=there.url, present=existing, rank=rank or None).encode()
     return adds, frozenset(name for name in ADAPTER if name in listing and name not in adds), notes
 
@@ -129,7 +121,7 @@ def reader_files(
 def _adapter(
     repository: Repository, commit: CommitId, progress: Progress
 ) -> tuple[int, dict[str, bytes | Path] | None]:
-    """Its rank, and the files unless that is too great; the path of a local base is not in them."""
+    """Its rank, and the files if that is small enough; the path of a local base is not in them."""
     from memit_vc.porcelain.output.export_adapter import adapter_files
 
     try:

@@ -1,51 +1,45 @@
-"""A history that somebody else made: every patch, fact and change of state checked against this repository's base."""
+"""A stranger's history: every patch, fact and change of state is checked against this repository's base."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from memit_vc.errors import EngineError, IntegrityError
 from memit_vc.objects import (
     BlobId,
     ColumnId,
+    Commit,
     CommitId,
     Fact,
     FactId,
+    Patch,
     PatchId,
     StateId,
-    canonical_json,
     short,
 )
 from memit_vc.porcelain.history.scores_at_commit import HANDED_ON
+from memit_vc.porcelain.sharing.incoming import Incoming
+from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
+from memit_vc.porcelain.sharing.remote_history import Published
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import object_path
-from memit_vc.remote.strict_json import parsed
-from memit_vc.vcs.exact import check_bound
+from memit_vc.remote.strict_json import DISTRUST, canonical
+from memit_vc.repository import Repository
+from memit_vc.store.publish import Evaluation
 
-if TYPE_CHECKING:
-    from memit_vc.objects import Patch
-    from memit_vc.porcelain.sharing.incoming import Incoming
-    from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
-    from memit_vc.porcelain.sharing.remote_history import Published
-    from memit_vc.repository import Repository
-    from memit_vc.store.publish import Evaluation
-
-
-_HINT = "Nothing was stored. The remote is damaged or was made to mislead; ask whoever pushed it."
 _MAX_PROVENANCE = 1 << 24
-"""Bytes: hyperparameters, templates and versions; what grows with the batch are ten digits a fact."""
+"""Bytes: hyperparameters, templates and versions, and ten digits for each fact."""
 _COLUMNS_OF_A_FACT = 64
-"""A fact that was edited again and again has a column for each time, after a squash in one patch."""
+"""Columns of a fact that was edited often: after a squash, one patch may hold all of them."""
 _HEADER, _HEADER_OF_A_COLUMN = 1 << 20, 1 << 10
 
 
 @dataclass(frozen=True)
 class Received:
-    """What is fit to be stored. `provenance` are blobs of new commits and patches."""
+    """What was checked and may be stored. `provenance` are blobs of new commits and patches."""
 
     patches: Sequence[Patch]
     facts: Mapping[FactId, Fact]
@@ -56,6 +50,40 @@ class Received:
         """Every blob that this needs."""
         constraints = {patch.constraints for patch in self.patches if patch.constraints is not None}
         return {*self.provenance, *constraints, *(BlobId(patch.id) for patch in self.patches)}
+
+
+class Together:
+    """A repository together with what comes in (see `state.Described`)."""
+
+    def __init__(self, repository: Repository, new: Received) -> None:
+        self.repository, self.new = repository, new
+        self._places = {column: (patch, n) for patch in new.patches for n, column in enumerate(patch.columns)}
+
+    def column_facts(self, columns: Collection[ColumnId]) -> dict[ColumnId, list[tuple[FactId, str]]]:
+        known = self.repository.column_facts([c for c in columns if c not in self._places])
+        for column in columns:
+            if column in self._places:
+                patch, n = self._places[column]
+                described = patch.header.columns[n : n + 1] if patch.header.divisible else patch.header.columns
+                known[column] = [(each.fact, str(each.role)) for each in described]
+        return known
+
+    def facts(self, ids: Collection[FactId]) -> dict[FactId, Fact]:
+        known = self.repository.facts([id_ for id_ in ids if id_ not in self.new.facts])
+        return {id_: self.new.facts.get(id_) or known[id_] for id_ in ids}
+
+    def bounds(self, columns: Collection[ColumnId]) -> dict[str, float]:
+        """As `Repository.bounds`, for a state of columns from both."""
+        total = dict(self.repository.bounds([c for c in columns if c not in self._places]))
+        for patch, n in (self._places[c] for c in columns if c in self._places):
+            for name, units in patch.bounds.items():
+                total[name] = total.get(name, 0.0) + units[n]
+        return total
+
+    def lacking(self, commits: Iterable[Commit]) -> set[ColumnId]:
+        """The columns that the commits bring in or take out and that no patch holds."""
+        unknown = {column for commit in commits for column in (*commit.adds, *commit.removes)} - self._places.keys()
+        return unknown - self.repository.known_columns(unknown)
 
 
 def received(
@@ -69,10 +97,10 @@ def received(
 ) -> Received:
     """Download the objects of `records` and check all of them. Nothing is stored here.
 
-    `late` are commits that are known here; of them constraints are taken for patches that have none.
+    `late` are commits that are known here; they give constraints to patches that have none.
 
-    IntegrityError, with the object and what is wrong: see `numerics.exact.received` for patches; facts that are
-    missing, provenance that is not canonical JSON.
+    IntegrityError names the object and what is wrong: see `numerics.exact.received` for patches; also for facts that
+    are missing and for provenance that is not canonical JSON.
     """
     where = found.remote.url
     listed: dict[PatchId, BlobId | None] = {}
@@ -92,26 +120,26 @@ def received(
         for patch, blob in wanted.items()
         if blob is not None and (object_path(blob) in found.listing or incoming.blobs.has(blob))
     }
-    told = {record.commit.provenance for record in records if record.commit.provenance is not None}
+    own = {record.commit.provenance for record in records if record.commit.provenance is not None}
     most = _most_bytes(repository, (*records, *late))
     sizes = {BlobId(blob): most[patch] for patch in wanted for blob in (patch, extra.get(patch)) if blob is not None}
-    incoming.fetch(found, {**dict.fromkeys(told, _MAX_PROVENANCE), **sizes}, progress=progress)
+    incoming.fetch(found, {**dict.fromkeys(own, _MAX_PROVENANCE), **sizes}, progress=progress)
     patches = _patches(repository, sorted(wanted), extra, incoming, progress)
-    provenance = told | {p.header.provenance for p in patches if p.header.provenance is not None}
+    provenance = own | {p.header.provenance for p in patches if p.header.provenance is not None}
     incoming.fetch(found, dict.fromkeys(provenance, _MAX_PROVENANCE))
     for blob in sorted(provenance):
-        _check_provenance(incoming.read(blob), f"{where}: provenance {short(blob)}")
+        canonical(incoming.read(blob), f"{where}: provenance {short(blob)}")
     return Received(patches, _facts((*records, *late), patches, where), provenance)
 
 
 def evaluations_of(
     repository: Repository, found: Published, records: Sequence[RemoteCommit], new: Received
 ) -> list[Evaluation]:
-    """The scores that came with `records` (parents first), by the states that their commits have.
+    """The scores that came with `records` (parents first), by the states of their commits.
 
-    IntegrityError for columns that no patch holds and for states that could not be summed exactly.
+    IntegrityError for columns that no patch holds and for states whose sums could round.
     """
-    states = _states(repository, records, new.patches, found.remote.url)
+    states = _states(Together(repository, new), records, found.remote.url)
     return [
         (states[record.commit.id], record.commit.id, kind, record.commit.id, dict(scores))
         for record in records
@@ -121,9 +149,9 @@ def evaluations_of(
 
 
 def _most_bytes(repository: Repository, records: Sequence[RemoteCommit]) -> dict[PatchId, int]:
-    """What a patch, and what its constraints may have at most: entries by the base's shapes, and a header.
+    """The largest size of each patch, and of its constraints: entries by the base's shapes, and a header.
 
-    How many columns there are is known when the file is read; a record names the facts that they are about.
+    The number of columns is known only when the file is read; until then it is estimated from the record's facts.
     """
     weights = repository.weights()
     dense = sum(4 * weight.d_out * weight.d_in for weight in weights)
@@ -163,47 +191,30 @@ def _patches(
     return found
 
 
-def _check_provenance(data: bytes, where: str) -> None:
-    try:
-        record = parsed(data)
-        canonical = isinstance(record, dict) and canonical_json(record) == data
-    except (ValueError, TypeError, RecursionError):
-        canonical = False
-    if not canonical:
-        raise IntegrityError(f"{where} is not canonical JSON", hint=_HINT)
-
-
 def _facts(records: Sequence[RemoteCommit], patches: Sequence[Patch], where: str) -> dict[FactId, Fact]:
-    """The facts of the new patches. One that a record brings and no column is about is left behind."""
-    told: dict[FactId, Fact] = {}
-    for record in records:
-        told.update({fact.id: fact for fact in record.facts})
+    """The facts of the new patches. Others, which no column is about, are left out."""
+    named = {fact.id: fact for record in records for fact in record.facts}
     needed = {column.fact for patch in patches for column in patch.header.columns}
-    missing = needed - told.keys()
-    if missing:
-        raise IntegrityError(f"{where}: lacks fact {short(min(missing))} of a patch", hint=_HINT)
-    return {fact: told[fact] for fact in sorted(needed)}
+    if missing := needed - named.keys():
+        raise IntegrityError(f"{where}: lacks fact {short(min(missing))} of a patch", hint=DISTRUST)
+    return {fact: named[fact] for fact in sorted(needed)}
 
 
-def _states(
-    repository: Repository, records: Sequence[RemoteCommit], patches: Sequence[Patch], where: str
-) -> dict[CommitId, StateId]:
-    """The state at each new commit. IntegrityError for columns that nobody holds and for sums that could round."""
-    supplied = {column for patch in patches for column in patch.columns}
-    named = {column for record in records for column in (*record.commit.adds, *record.commit.removes)}
-    supplied |= repository.known_columns(named - supplied)
-    exact = _sums(repository, records, patches)
+def _states(known: Together, records: Sequence[RemoteCommit], where: str) -> dict[CommitId, StateId]:
+    """The state at each new commit. IntegrityError for columns that no patch holds and for sums that could round."""
+    repository = known.repository
+    lacking = known.lacking(record.commit for record in records)
+    exact = _all_exact(known, records)
     uses = Counter(record.commit.parents[0] for record in records if record.commit.parents)
     states: dict[CommitId, frozenset[ColumnId]] = {}
     ids: dict[CommitId, StateId] = {}
     for record in records:
         commit = record.commit
         what = f"{where}: commit {short(commit.id)}"
-        absent = {*commit.adds, *commit.removes} - supplied
-        if absent:
-            raise IntegrityError(f"{what}: no patch holds its column {short(min(absent))}", hint=_HINT)
+        if absent := lacking.intersection(commit.adds + commit.removes):
+            raise IntegrityError(f"{what}: no patch holds its column {short(min(absent))}", hint=DISTRUST)
         if set(commit.adds) & set(commit.removes):
-            raise IntegrityError(f"{what} adds what it removes", hint=_HINT)
+            raise IntegrityError(f"{what} adds what it removes", hint=DISTRUST)
         first = commit.parents[0] if commit.parents else None
         state: frozenset[ColumnId] = frozenset()
         if first is not None:
@@ -214,35 +225,24 @@ def _states(
         state = (state - set(commit.removes)) | set(commit.adds)
         if uses[commit.id]:
             states[commit.id] = state
-        ids[commit.id] = LiveState(repository, state).id
+        live = LiveState(repository, state, known=known)
+        ids[commit.id] = live.id
         try:
-            exact(state)
+            if not exact:
+                live.check_exact()
         except EngineError as error:
-            raise IntegrityError(f"{what}: {error.message}", hint=_HINT) from error
+            raise IntegrityError(f"{what}: {error.message}", hint=DISTRUST) from error
     return ids
 
 
-def _sums(
-    repository: Repository, records: Sequence[RemoteCommit], patches: Sequence[Patch]
-) -> Callable[[Collection[ColumnId]], None]:
-    """A check that a state can be summed exactly. Where all columns together can, every state can."""
-    fresh = {column: (patch, n) for patch in patches for n, column in enumerate(patch.columns)}
-
-    def check(columns: Collection[ColumnId]) -> None:
-        total = dict(repository.bounds([column for column in columns if column not in fresh]))
-        for column in columns:
-            if column in fresh:
-                patch, n = fresh[column]
-                for name, units in patch.bounds.items():
-                    total[name] = total.get(name, 0.0) + units[n]
-        check_bound(total)
-
+def _all_exact(known: Together, records: Sequence[RemoteCommit]) -> bool:
+    """Whether all columns together can be summed exactly: then every state can."""
     new = {record.commit.id for record in records}
     everything = {column for record in records for column in record.commit.adds}
     for first in {record.commit.parents[0] for record in records if record.commit.parents} - new:
-        everything |= LiveState.at(repository, first).columns
+        everything |= LiveState.at(known.repository, first).columns
     try:
-        check(everything)
+        LiveState(known.repository, everything, known=known).check_exact()
     except EngineError:
-        return check
-    return lambda _: None
+        return False
+    return True

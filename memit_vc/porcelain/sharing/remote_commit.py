@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from memit_vc.errors import IntegrityError, RemoteError, UsageError
 from memit_vc.objects import (
@@ -23,27 +23,22 @@ from memit_vc.objects import (
 from memit_vc.objects.commit import COMMIT_FORMAT
 from memit_vc.porcelain.history.scores_at_commit import HANDED_ON, handed_on_to
 from memit_vc.porcelain.state import LiveState
-from memit_vc.remote.strict_json import parsed
-
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
-
+from memit_vc.remote.strict_json import DISTRUST, canonical
+from memit_vc.repository import Repository
 
 MAX_RECORD = 1 << 26
 """Bytes: a batch of ten thousand facts with their probes and scores has some 40 MB."""
 
-_HINT = "Nothing was stored. The remote is damaged or was made to mislead."
 _T = TypeVar("_T")
 _FIELDS = {"commit", "facts", "patches", "scores"}
-_OPTIONAL = {HANDED_ON}
 
 
 @dataclass(frozen=True)
 class RemoteCommit:
-    """`patches` maps each patch that supplies the commit's columns to its constraints, where there are any.
+    """`patches` maps each patch that supplies the commit's columns to its constraints, if it has any.
 
-    `scores` are what `commit` measured, before and after, as `show` prints them; None where nothing was. `handed_on`
-    are the scores that a commit in the place of others has of them, by fact.
+    `scores` are what `commit` measured, before and after, as `show` prints them; None if it measured nothing.
+    `handed_on` are the scores, by fact, that a commit has from the commits that it replaced.
     """
 
     commit: Commit
@@ -54,7 +49,7 @@ class RemoteCommit:
 
     @classmethod
     def of(cls, repository: Repository, id: CommitId, *, constraints: bool) -> RemoteCommit:  # noqa: A002
-        """As the repository has it. Without `constraints` their names are left out with them."""
+        """As the repository has it. Without `constraints` their names are left out, too."""
         commit = repository.commit(id)
         wanted = sorted({*commit.patches, *LiveState(repository, commit.adds).selection})
         patches: dict[PatchId, BlobId | None] = {}
@@ -96,38 +91,35 @@ class RemoteCommit:
         RemoteError for a commit format of the future.
         """
         name = f"{where}: commit {short(id)}"
-        try:
-            record = parsed(data)
-            canonical = isinstance(record, dict) and canonical_json(record) == data
-        except (ValueError, TypeError, RecursionError) as error:
-            raise IntegrityError(f"{name} is not JSON: {error}", hint=_HINT) from error
-        if not canonical or record.keys() - _OPTIONAL != _FIELDS or not isinstance(record["facts"], list):
-            raise IntegrityError(f"{name} is not as memit-vc writes it", hint=_HINT)
+        record = canonical(data, name)
+        if record.keys() - {HANDED_ON} != _FIELDS or not isinstance(record["facts"], list):
+            raise IntegrityError(f"{name} is not as memit-vc writes it", hint=DISTRUST)
         try:
             commit = _parse_commit(record["commit"], name)
         except UsageError as error:
             raise RemoteError(error.message, hint=error.hint) from error
         if commit.id != id:
-            raise IntegrityError(f"{name} is another commit, {short(commit.id)}", hint=_HINT)
-        if (made_root := not commit.parents) != (commit.kind == "root") or (
-            made_root and commit != root_commit(commit.base, commit.message)
-        ):
-            raise IntegrityError(f"{name} is a root with more than a message, or has no parents", hint=_HINT)
+            raise IntegrityError(f"{name} is another commit, {short(commit.id)}", hint=DISTRUST)
+        is_root = commit.kind == "root"
+        if is_root == bool(commit.parents) or (is_root and commit != root_commit(commit.base, commit.message)):
+            raise IntegrityError(f"{name} has no parents, or is a root that holds more than a message", hint=DISTRUST)
         facts = tuple(_parse_fact(each, f"{name}: fact {n}") for n, each in enumerate(record["facts"], 1))
         patches, scores = record["patches"], record["scores"]
         named = isinstance(patches, dict) and all(
             is_sha256(patch) and (blob is None or is_sha256(blob)) for patch, blob in patches.items()
         )
         if not named or not set(commit.patches) <= patches.keys():
-            raise IntegrityError(f"{name}: its patches are not named as they should be", hint=_HINT)
+            raise IntegrityError(f"{name}: the names of its patches are wrong", hint=DISTRUST)
         handed = record.get(HANDED_ON)
-        if not (scores is None or _are_scores(scores)) or not (HANDED_ON not in record or _are_handed_on(handed)):
-            raise IntegrityError(f"{name}: its scores are not understood", hint=_HINT)
+        if not (scores is None or _is_pair(scores, _is_side)) or not (
+            HANDED_ON not in record or _is_pair(handed, _are_by_fact)
+        ):
+            raise IntegrityError(f"{name}: its scores cannot be read", hint=DISTRUST)
         return cls(commit, facts, patches, scores, handed)
 
 
-def _are_scores(record: object) -> bool:
-    return isinstance(record, dict) and record.keys() == {"before", "after"} and all(map(_is_side, record.values()))
+def _is_pair(record: object, is_side: Callable[[object], bool]) -> bool:
+    return isinstance(record, dict) and record.keys() == {"before", "after"} and all(map(is_side, record.values()))
 
 
 def _is_side(side: object) -> bool:
@@ -142,12 +134,8 @@ def _is_side(side: object) -> bool:
     )
 
 
-def _are_handed_on(record: object) -> bool:
-    """As `scores_at_commit.handed_on` writes it."""
-    return isinstance(record, dict) and record.keys() == {"before", "after"} and all(map(_are_by_fact, record.values()))
-
-
 def _are_by_fact(facts: object) -> bool:
+    """As `scores_at_commit.handed_on` writes them."""
     return isinstance(facts, dict) and all(is_sha256(fact) and _are_numbers(each) for fact, each in facts.items())
 
 
@@ -160,7 +148,7 @@ def _is_number(value: object) -> bool:
 
 
 def _parse_commit(record: object, where: str) -> Commit:
-    """A commit from a record that somebody else wrote: all fields, of the right type, and none besides.
+    """A commit from a stranger's record: all fields, of the right type, and no others.
 
     IntegrityError; UsageError for a commit format that this release does not know.
     """
@@ -179,16 +167,16 @@ def _parse_commit(record: object, where: str) -> Commit:
         or not is_sha256(record.get("base"))
         or not (record.get("provenance") is None or is_sha256(record["provenance"]))
     ):
-        raise IntegrityError(f"{where} lacks a field or has one of another type", hint=_HINT)
+        raise IntegrityError(f"{where} lacks a field or has one of another type", hint=DISTRUST)
     if any(len(set(record[key])) != len(record[key]) for key in lists):
-        raise IntegrityError(f"{where} names a parent, column or patch twice", hint=_HINT)
+        raise IntegrityError(f"{where} names a parent, column or patch twice", hint=DISTRUST)
     return _whole(Commit.from_json, record, where)
 
 
 def _parse_fact(record: object, where: str) -> Fact:
-    """A fact from a record that somebody else wrote. IntegrityError."""
+    """A fact from a stranger's record. IntegrityError."""
     if not isinstance(record, dict):
-        raise IntegrityError(f"{where} is not an object", hint=_HINT)
+        raise IntegrityError(f"{where} is not an object", hint=DISTRUST)
     probes = record.get("neighborhood_prompts", [])
     occurrence = record.get("subject_occurrence")
     if (
@@ -201,24 +189,24 @@ def _parse_fact(record: object, where: str) -> Fact:
         or not all(_is_text(each.get("ground_truth", "")) for each in probes)
         or not (occurrence is None or (type(occurrence) is int and 0 <= occurrence < 2**31))
     ):
-        raise IntegrityError(f"{where} lacks a field or has one of another type", hint=_HINT)
+        raise IntegrityError(f"{where} lacks a field or has one of another type", hint=DISTRUST)
     fact: Fact = _whole(Fact.from_json, record, where)
     try:
         _ = fact.subject_span
     except ValueError as error:
-        raise IntegrityError(f"{where}: {error}", hint=_HINT) from error
+        raise IntegrityError(f"{where}: {error}", hint=DISTRUST) from error
     return fact
 
 
 def _whole(parse: Callable[[Any], _T], record: dict[str, Any], where: str) -> _T:
-    """Parsed, and found to say the same when written again."""
+    """Parse a record, and check that the result is written as the same record."""
     try:
         made = parse(record)
         same = canonical_json(made.to_json()) == canonical_json(record)  # type: ignore[attr-defined]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise IntegrityError(f"{where} cannot be read: {error}", hint=_HINT) from error
+        raise IntegrityError(f"{where} cannot be read: {error}", hint=DISTRUST) from error
     if not same:
-        raise IntegrityError(f"{where} has fields that the format does not have", hint=_HINT)
+        raise IntegrityError(f"{where} has fields that the format does not have", hint=DISTRUST)
     return made
 
 

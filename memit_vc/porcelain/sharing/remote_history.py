@@ -1,31 +1,29 @@
-"""What a remote publishes, read as far as the repository does not know it, and checked: ids, graph, sizes."""
+"""What a remote publishes and the repository does not know yet, read and checked: ids, graph, sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from typing import TYPE_CHECKING
+from typing import ParamSpec, TypeVar
 
 from memit_vc.concurrency import ordered_map
 from memit_vc.errors import IntegrityError, MemitVCError, RemoteError
-from memit_vc.objects import BaseId, BaseManifest, CommitId, EditableWeight, canonical_json, is_sha256, short
+from memit_vc.objects import BaseManifest, CommitId, EditableWeight, canonical_json, is_sha256, short
 from memit_vc.porcelain.sharing.remote_commit import MAX_RECORD, RemoteCommit
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import BASE, HPARAMS, MANIFEST, MAX_MANIFEST, RemoteManifest, commit_path
 from memit_vc.remote.protocol import RemoteFile, Tree
-from memit_vc.remote.strict_json import parsed
-
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
-
+from memit_vc.remote.strict_json import DISTRUST, parsed
+from memit_vc.repository import Repository
 
 _MOST = 1 << 30
 """Bytes of records that are read for one fetch: some 250,000 facts with all their scores."""
-_HINT = "Nothing was stored. The remote is damaged or was made to mislead; ask whoever pushed it."
 _BASE_LIMIT = 64 << 20
 _NAMES = ("name", "parameter", "dtype")
 _NUMBERS = ("layer", "d_out", "d_in", "quantum")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Published:
 
     @classmethod
     def at(cls, remote: Tree, revision: str | None = None) -> Published | None:
-        """The publication at a revision, by default the present one; None where nothing was ever pushed."""
+        """What was published at a revision, by default the newest; None if nothing was ever pushed."""
         revision = revision or remote.head()
         listing = {} if revision is None else remote.listing(revision)
         if revision is None or MANIFEST not in listing:
@@ -58,9 +56,9 @@ def new_records(
     manifest, where = found.manifest, found.remote.url
     tips = set(manifest.refs.values())
     missing = tips - set(known(tips))
-    read: Mapping[CommitId, RemoteCommit | MemitVCError] = {}
-    if missing:
-        read = _read(found, known, progress)
+    # all that are not known, at once: that is faster than walking from child to parent
+    listed = _listed(found) if missing else []
+    read = _records(found, sorted(set(listed) - set(known(listed))), progress)
     wanted: dict[CommitId, RemoteCommit] = {}
     pending = sorted(missing)
     while pending:
@@ -69,22 +67,30 @@ def new_records(
             continue
         record = read.get(commit)
         if record is None:
-            raise IntegrityError(f"{where}: lacks commit {short(commit)}, which its history needs", hint=_HINT)
+            raise IntegrityError(f"{where}: lacks commit {short(commit)}, which its history needs", hint=DISTRUST)
         if isinstance(record, MemitVCError):
             raise record
         wanted[commit] = record
         parents = set(record.commit.parents) - wanted.keys()
         pending.extend(parents - set(known(parents)))
-    order = _parents_first(wanted, where)
-    for record in order:
-        _check_base(record, manifest.base, where)
-    return order
+    for record in wanted.values():
+        if record.commit.base != manifest.base:
+            raise IntegrityError(
+                f"{where}: commit {short(record.commit.id)} belongs to base {short(record.commit.base)}, "
+                f"the remote says {short(manifest.base)}",
+                hint=DISTRUST,
+            )
+    parents_of = {c: [p for p in record.commit.parents if p in wanted] for c, record in wanted.items()}
+    try:
+        return [wanted[commit] for commit in TopologicalSorter(parents_of).static_order()]
+    except CycleError as error:
+        raise IntegrityError(f"{where}: its history runs in a circle", hint=DISTRUST) from error
 
 
 def late_constraints(found: Published, repository: Repository, *, progress: Progress = silent) -> list[RemoteCommit]:
-    """Records of known commits, read again, which name constraints that were not published when the commits came.
+    """Records of known commits, read again: they may name constraints that were published after the commits came.
 
-    Only asked for where patches here lack them and the remote has objects that are not here.
+    Nothing is read unless patches here lack constraints and the remote has objects that are not here.
     """
     lacking = {patch for patch, blob in repository.patch_constraints().items() if blob is None}
     if not lacking or not any(
@@ -105,84 +111,50 @@ def _listed(found: Published) -> list[CommitId]:
     return [CommitId(name) for name in names if is_sha256(name) and commit_path(name) in found.listing]
 
 
-def _read(
-    found: Published, known: Callable[[Collection[CommitId]], Collection[CommitId]], progress: Progress
-) -> dict[CommitId, RemoteCommit | MemitVCError]:
-    """All commits in the tree that are not known: reading them at once is faster than walking from child to parent.
-
-    A record that cannot be read is an error only where the history needs it.
-    """
-    listed = _listed(found)
-    return _records(found, sorted(set(listed) - set(known(listed))), progress)
-
-
 def _records(
     found: Published, wanted: Sequence[CommitId], progress: Progress
 ) -> dict[CommitId, RemoteCommit | MemitVCError]:
+    """Records by commit. One that cannot be read is an error only if the history needs it."""
     remote, where = found.remote, found.remote.url
     size = sum(found.listing[commit_path(commit)].size for commit in wanted)
     if size > _MOST:
-        raise IntegrityError(f"{where}: lists commits of {size} bytes together", hint=_HINT)
+        raise IntegrityError(f"{where}: lists commits of {size} bytes together", hint=DISTRUST)
 
-    def fetch(commit: CommitId) -> bytes | MemitVCError:
+    def fetch(commit: CommitId) -> bytes:
         path = commit_path(commit)
-        try:
-            return remote.read(path, found.revision, limit=min(MAX_RECORD, found.listing[path].size))
-        except MemitVCError as error:
-            return _light(error)
+        return remote.read(path, found.revision, limit=min(MAX_RECORD, found.listing[path].size))
 
     read: dict[CommitId, RemoteCommit | MemitVCError] = {}
-    for number, (commit, data) in enumerate(zip(wanted, ordered_map(fetch, wanted), strict=True), 1):
-        read[commit] = data if isinstance(data, MemitVCError) else _decoded(data, commit, where)
+    fetched = ordered_map(lambda commit: _or_error(fetch, commit), wanted)
+    # decoded one at a time: while a record is looked into, it takes many times its bytes
+    for number, (commit, data) in enumerate(zip(wanted, fetched, strict=True), 1):
+        decoded = data if isinstance(data, MemitVCError) else _or_error(RemoteCommit.decode, data, commit, where)
+        read[commit] = decoded
         progress("read commits", number, len(wanted))
     return read
 
 
-def _decoded(data: bytes, commit: CommitId, where: str) -> RemoteCommit | MemitVCError:
-    """One at a time: what a record takes while it is looked into is many times its bytes."""
+def _or_error(call: Callable[_P, _T], *args: _P.args, **options: _P.kwargs) -> _T | MemitVCError:
+    """The result, or the error without the frames that hold the bytes it is about."""
     try:
-        return RemoteCommit.decode(data, commit, where)
+        return call(*args, **options)
     except MemitVCError as error:
-        return _light(error)
-
-
-def _light(error: MemitVCError) -> MemitVCError:
-    """An error to be kept for later, without the frames that hold the bytes it is about."""
-    return type(error)(error.message, hint=error.hint)
-
-
-def _parents_first(records: Mapping[CommitId, RemoteCommit], where: str) -> list[RemoteCommit]:
-    graph: dict[CommitId, Iterable[CommitId]] = {
-        commit: [parent for parent in record.commit.parents if parent in records] for commit, record in records.items()
-    }
-    try:
-        return [records[commit] for commit in TopologicalSorter(graph).static_order()]
-    except CycleError as error:
-        raise IntegrityError(f"{where}: its history runs in a circle", hint=_HINT) from error
-
-
-def _check_base(record: RemoteCommit, base: BaseId, where: str) -> None:
-    if record.commit.base != base:
-        raise IntegrityError(
-            f"{where}: commit {short(record.commit.id)} belongs to base {short(record.commit.base)}, "
-            f"the remote says {short(base)}",
-            hint=_HINT,
-        )
+        return type(error)(error.message, hint=error.hint)
 
 
 def same_base(repository: Repository, manifest: RemoteManifest, url: str) -> None:
-    """RemoteError where the remote is about another base: its patches could not be added to this one."""
+    """RemoteError if the remote is about another base: its patches cannot be added to this one."""
     if manifest.base != repository.base_id:
         raise RemoteError(
             f"{url} is about base {short(manifest.base)} ({manifest.source or 'a local directory'}), "
             f"this repository has {short(repository.base_id)} ({repository.config.base})",
-            hint="`memitvc clone` it into a directory of its own.",
+            hint="Clone it into a directory of its own: memitvc clone URL DIR",
         )
 
 
 @dataclass(frozen=True)
 class RemoteBase:
-    """What `init` recorded of the base at the other end; `manifest.id` was checked against memitvc.json."""
+    """What `init` recorded about the remote's base; `manifest.id` was checked against memitvc.json."""
 
     manifest: BaseManifest
     weights: Sequence[EditableWeight]
@@ -191,9 +163,9 @@ class RemoteBase:
 
 
 def remote_base(there: Tree, revision: str, manifest: RemoteManifest) -> RemoteBase:
-    """IntegrityError where it is not of the form that `push` writes, or of another base than the manifest says."""
+    """The base of a remote. IntegrityError if `push` would not have written it so, or if the manifest names another."""
     data = there.read(BASE, revision, limit=_BASE_LIMIT)
-    bad = IntegrityError(f"{there.url}: {BASE} is damaged", hint=_HINT)
+    bad = IntegrityError(f"{there.url}: {BASE} is damaged", hint=DISTRUST)
     try:
         record = parsed(data)
         found = BaseManifest.from_json(record["manifest"])

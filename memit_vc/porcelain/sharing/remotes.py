@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from memit_vc.config import Config
 from memit_vc.errors import MemitVCError, RevisionError, UsageError
+from memit_vc.objects import RefUpdate
 from memit_vc.remote.opening import checked_url
+from memit_vc.repository import Repository
 from memit_vc.vcs.refnames import check_ref_name
-
-if TYPE_CHECKING:
-    from memit_vc.repository import Repository
-
 
 DEFAULT = "origin"
 
@@ -24,8 +21,9 @@ def remotes(repository: Repository) -> dict[str, str]:
 
 
 def add_remote(repository: Repository, name: str, url: str, *, directory: Path) -> str:
-    """Remember `url` (a path is taken from `directory`) as `name`; the URL as it is kept. MemitVCError where it is
-    taken.
+    """Remember `url` (relative to `directory` if it is a path) as `name`, and return it as it is kept.
+
+    MemitVCError if the name is taken.
     """
     check_ref_name(f"remotes/{name}/x")
     if "/" in name:
@@ -37,16 +35,14 @@ def add_remote(repository: Repository, name: str, url: str, *, directory: Path) 
     known = repository.config.remotes
     if name in known:
         raise MemitVCError(
-            f"remote {name!r} exists already: {known[name]}", hint=f"`memitvc remote remove {name}` first."
+            f"remote {name!r} exists already: {known[name]}", hint=f"Remove it first: memitvc remote remove {name}"
         )
     repository.configure(lambda config: replace(config, remotes={**config.remotes, name: kept}))
     return kept
 
 
 def remove_remote(repository: Repository, name: str) -> None:
-    """Forget a remote and what is known of its branches; nothing is deleted at the other end."""
-    from memit_vc.objects import RefUpdate
-
+    """Forget a remote and its tracking refs; nothing is deleted at the other end."""
     if name not in repository.config.remotes:
         raise _unknown(repository, name)
     tracking = repository.refs(f"remotes/{name}/")
@@ -73,5 +69,5 @@ def named_remote(repository: Repository, given: str | None) -> tuple[str, str]:
 
 def _unknown(repository: Repository, name: str) -> RevisionError:
     known = ", ".join(remotes(repository))
-    hint = f"There are: {known}." if known else "`memitvc remote add NAME URL` adds one."
+    hint = f"Name one of {known}." if known else "Add one: memitvc remote add NAME URL"
     return RevisionError(f"there is no remote {name!r}", hint=hint)

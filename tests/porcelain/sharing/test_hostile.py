@@ -230,7 +230,7 @@ BLOWS: dict[str, Blow] = {
     "scores handed on in words": ("scores", whole("handed_on", {"before": {}, "after": {HEX: {"ES": "all"}}})),
     "scores handed on of nothing": ("scores", whole("handed_on", {"before": {}, "after": {"a fact": {}}})),
     "scores handed on of another kind": ("scores", whole("handed_on", None)),
-    "a record in other spelling": ("as memit-vc writes", spoil(tip_path, lambda d: d + b"\n")),
+    "a record in other spelling": ("is not canonical JSON", spoil(tip_path, lambda d: d + b"\n")),
     "a record that is no JSON": ("not JSON", spoil(tip_path, lambda d: d[:-2])),
     "a record of depth": ("not JSON", spoil(tip_path, lambda d: b"[" * 1_000_000)),
     "a record of a gigabyte": ("bytes", grow(tip_path, 1 << 30)),
@@ -385,4 +385,4 @@ def test_a_clone_needs_the_layers_that_are_edited(world: World, tmp_path: Path) 
 def test_a_manifest_that_is_no_file(world: World) -> None:
     (world.shared / MANIFEST).unlink()
     (world.shared / MANIFEST).mkdir()
-    refused(world, "no file")
+    refused(world, "is not a file")

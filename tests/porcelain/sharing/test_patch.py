@@ -249,7 +249,7 @@ def foreign_constraints(tree: Tree) -> None:
 
 FORGED = {
     "a flipped byte": (flip, "not what its name says"),
-    "a path for a name": (rename("../../../etc/passwd"), "no file of a remote"),
+    "a path for a name": (rename("../../../etc/passwd"), "not a file of a remote"),
     "another name": (rename(f"objects/00/{'0' * 62}"), "lacks object"),
     "NaN": (numbers(b"\x00\x00\xc0\x7f"), "NaN or infinity"),
     "infinity": (numbers(b"\x00\x00\x80\x7f"), "NaN or infinity"),
@@ -308,7 +308,7 @@ def test_a_forged_file_is_refused_before_anything_is_stored(
         (lambda data: b"{}" * 50, "is JSON"),
         (lambda data: data.replace(b'\\"format\\":2,\\"kind', b'\\"format\\":9,\\"kind', 1), "format 9"),
         (lambda data: data.replace(b'\\"format\\":2,\\"kind', b'\\"format\\":1,\\"kind', 1), "format 1, .*reads 2"),
-        (lambda data: data.replace(b'\\"kind\\":\\"patch file', b'\\"kind\\":\\"match file', 1), "no patch file"),
+        (lambda data: data.replace(b'\\"kind\\":\\"patch file', b'\\"kind\\":\\"match file', 1), "not a patch file"),
         (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "not those that were written"),
     ],
 )
