@@ -105,13 +105,11 @@ def messages() -> Iterator[tuple[str, str]]:
                 pending += ast.iter_child_nodes(node)
 
 
-@pytest.mark.xfail(strict=False, reason="until the pass over messages")
 def test_help() -> None:
     found = [f"{where}: {wrong}" for where, text in helps() for wrong in (*complaints(text), *long_sentences(text))]
     assert found == []
 
 
-@pytest.mark.xfail(strict=False, reason="until the pass over messages")
 def test_messages() -> None:
     found = [f"{where}: {wrong}" for where, text in messages() for wrong in complaints(text)]
     assert found == []
