@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from memit_vc.cli.main import COMMANDS
+from memit_vc.errors import MemitVCError
 from memit_vc.objects import RefUpdate
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.repository import Repository
@@ -18,7 +19,7 @@ from tests.support.paths import ROOT
 from tests.support.places import Cli, make_place
 
 PAGE = ROOT / "CONTRIBUTING.md"
-PLACES = ("memit_vc.porcelain.history.contains", "memit_vc.cli.contains")
+PLACES = ("memit_vc.porcelain.history.contains", "memit_vc.cli.contains", "memit_vc.porcelain.sets.forget")
 
 
 def test_the_example_of_a_verb(
@@ -44,3 +45,11 @@ def test_the_example_of_a_verb(
         {"ref": "heads/main", "prompt": first.prompt, "target": first.target}
     ]
     assert cli.ok("contains", "nobody").out == ""
+
+    with Repository.open(place.work) as repository:
+        made = sys.modules["memit_vc.porcelain.sets.forget"].forget(repository, first.subject)
+        assert made.removed == 1
+        with pytest.raises(MemitVCError, match="no fact about"):
+            sys.modules["memit_vc.porcelain.sets.forget"].forget(repository, first.subject)
+    assert cli.ok("contains", first.subject).out == ""
+    cli.ok("fsck")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from memit_vc.errors import EngineError, MemitVCError
 from memit_vc.numerics.exact.constraints import read_constraints
 from memit_vc.numerics.exact.factored import Dense, Term, difference
@@ -153,6 +151,8 @@ def _context(repository: Repository, commit: Commit, state: StateId) -> LiveStat
 
 
 def _difference(old: Term, new: Term) -> float:
+    import numpy as np
+
     if isinstance(old, Dense) or isinstance(new, Dense):
         first = old.matrix()
         part, whole = float(np.linalg.norm(new.matrix() - first)), float(np.linalg.norm(first))

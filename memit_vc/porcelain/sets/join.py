@@ -93,7 +93,7 @@ def join(
         frozenset(wanted).union(*(side.state | (side.change or frozenset()) for side in sides))
     )
     lost = unpaired(wanted, [side.state for side in sides], roles)
-    joint = _dropped(frozenset(wanted), lost, roles)
+    joint = without(frozenset(wanted), lost, roles)
     live = live_edits(joint, roles)
     facts = ours.known.facts({fact for pairs in roles.values() for fact, _ in pairs})
     said = [side.says(roles) for side in sides]
@@ -132,7 +132,8 @@ def _paired(one: Fact, other: Fact, live: Mapping[FactId, State], ours: Side, th
     )
 
 
-def _dropped(state: State, leaving: Mapping[ColumnId, Collection[FactId]], roles: Roles) -> State:
+def without(state: State, leaving: Mapping[ColumnId, Collection[FactId]], roles: Roles) -> State:
+    """`state` without the `leaving` columns, each with the facts that leave. ConflictError if a column has others."""
     try:
         return drop(state, leaving, roles)
     except Split as split:
@@ -154,8 +155,8 @@ def _as_in(state: State, winner: State, facts: Collection[FactId], roles: Roles)
             leaving.setdefault(column, set()).add(fact)
         for column in wanted - here[fact].all:
             back.setdefault(column, set()).add(fact)
-    _dropped(frozenset(back), back, roles)  # columns that come back must belong to these facts alone, too
-    return _dropped(state, leaving, roles) | back.keys()
+    without(frozenset(back), back, roles)  # columns that come back must belong to these facts alone, too
+    return without(state, leaving, roles) | back.keys()
 
 
 def _twice(
