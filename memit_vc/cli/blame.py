@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 @click.argument("revision", default="HEAD")
 @click.option(
     "--subject",
-    help="Use the key of these words of PROMPT. Default: the subject of a live fact with this prompt, or of one that "
-    "PROMPT contains, or else the prompt's end.",
+    help="Use the key of these words of PROMPT. Default: the subject of the live fact with this prompt; else a live "
+    "fact's subject that occurs in PROMPT; else the end of PROMPT.",
 )
 @click.option("--measure", is_flag=True, help="Also leave each one out and measure the answer's log-probability.")
 @click.option("--answer", help="The answer to measure. Default: the model's present answer.")

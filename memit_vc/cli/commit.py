@@ -30,12 +30,14 @@ if TYPE_CHECKING:
     "--max-perplexity-rise",
     type=FiniteRange(min=0),
     metavar="P",
-    help="Refuse the batch if the held text's perplexity rises by more than this share (0.02 is 2 %).",
+    help="Refuse the batch if the perplexity of the health text rises by more than this share (0.02 is 2 %).",
 )
 @click.option("--no-scores", is_flag=True, help="Do not measure scores before and after.")
 @check_overlap_option
 @click.option(
-    "--amend", is_flag=True, help="Replace HEAD's commit by one of EDITS; with -m alone, change only its message."
+    "--amend",
+    is_flag=True,
+    help="Replace HEAD's commit with a new one made from EDITS; with -m and no EDITS, change only the message.",
 )
 @click.option(
     "--patch", metavar="ID", help="Commit a patch that was kept because its branch moved (see `memitvc status`)."
@@ -136,5 +138,5 @@ def _scores(io: IO, made: Committed) -> None:
     if made.after:
         rows = score_rows([made.before, made.after])
         if made.perplexity_before is not None and made.perplexity_after is not None:
-            rows.append(["perplexity of held text", f"{made.perplexity_before:.2f}", f"{made.perplexity_after:.2f}"])
+            rows.append(["perplexity of health text", f"{made.perplexity_before:.2f}", f"{made.perplexity_after:.2f}"])
         io.table(["", "before", "after"], rows, right=("before", "after"))

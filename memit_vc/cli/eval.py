@@ -13,7 +13,7 @@ from memit_vc.progress import count
 @click.argument("revision", default="HEAD")
 @click.option("--edits", metavar="FILE", help="Measure these facts. Default: the facts that are live at REVISION.")
 @click.option("--per-fact", is_flag=True, help="Also show each fact's scores.")
-@click.option("--no-perplexity", is_flag=True, help="Do not measure the perplexity of the held text.")
+@click.option("--no-perplexity", is_flag=True, help="Do not measure the perplexity of the health text.")
 def command(io: IO, revision: str, edits: str | None, per_fact: bool, no_perplexity: bool) -> None:
     """Measure ES, PS, NS, S, argmax accuracy and perplexity on the weights of REVISION (default HEAD)."""
     from memit_vc.edits import read_edits
@@ -39,7 +39,7 @@ def command(io: IO, revision: str, edits: str | None, per_fact: bool, no_perplex
             )
         rows = score_rows([made.measured.total])
         if made.measured.perplexity is not None:
-            rows.append(["perplexity of held text", f"{made.measured.perplexity:.2f}"])
+            rows.append(["perplexity of health text", f"{made.measured.perplexity:.2f}"])
         io.table(["", "value"], rows, right=("value",))
 
     io.emit({"commit": made.commit, "state": made.state, "scores": made.measured}, render)

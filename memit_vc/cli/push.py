@@ -44,8 +44,8 @@ def command(
     The remote's history only grows. If it has commits that are not here, the push is refused with exit code 11: pull
     first. Everything goes in one change, or nothing does. Only missing objects are sent.
 
-    --merged pushes no history but the model itself, to a Hub repository of its own. transformers and vLLM load it by
-    name. Shards without an edit are copied on the Hub if the base is there.
+    --merged pushes the edited model instead of the history, to a separate Hub repository. transformers and vLLM load it
+    by name. Shards without an edit are copied on the Hub if the base is there.
     """
     from memit_vc.porcelain.sharing.push import push
     from memit_vc.remote.opening import PushOptions

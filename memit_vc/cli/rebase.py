@@ -10,8 +10,8 @@ from memit_vc.progress import count
 @click.argument("onto")
 @click.option("--no-scores", is_flag=True, help="Do not measure scores before and after each batch.")
 def command(io: IO, onto: str, no_scores: bool) -> None:
-    """Put the commits that HEAD has and ONTO has not on top of ONTO. Each batch is computed again there, with its own
-    settings; reverts are replayed. The branch moves at the end, in one step.
+    """Take the commits that are in HEAD but not in ONTO, and put them on top of ONTO. Each batch is computed again
+    there, with its own settings; reverts are replayed. The branch moves at the end, in one step.
 
     `merge` joins two branches without computing anything. Use `rebase` if the batches should take the other side's
     facts into account.

@@ -16,7 +16,7 @@ from memit_vc.progress import count
 @click.option(
     "--resolve",
     is_flag=True,
-    help="Re-solve the remaining facts as if these had never been committed. Loads the model.",
+    help="Solve the remaining facts again, as if the reverted ones had never been committed. Loads the model.",
 )
 @conflict_options
 @click.option("-m", "--message", help="Message of the new commit.")
@@ -26,8 +26,8 @@ def command(io: IO, revisions: tuple[str, ...], resolve: bool, **options: Any) -
 
     If a fact that returns contradicts a live one, the revert stops with exit code 13.
 
-    Later commits were computed on top of the removed ones and keep their influence. --resolve removes that too: it
-    solves the remaining facts again, together (`squash --resolve` does so for any state).
+    Later commits were computed while the reverted ones were in the weights, and still carry that influence. --resolve
+    removes it too: it solves the remaining facts again, together (`squash --resolve` does so for any state).
     """
     if resolve:
         from memit_vc.porcelain.recomputing.resolve import resolve_revert

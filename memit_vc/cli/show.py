@@ -51,7 +51,7 @@ def _render(io: IO, shown: ShownCommit, provenance: bool) -> None:
         rows = score_rows(sides)
         perplexities = [shown.scores[side]["perplexity"] for side in ("before", "after")]
         if None not in perplexities:
-            rows.append(["perplexity of held text", *(f"{p:.2f}" for p in perplexities)])
+            rows.append(["perplexity of health text", *(f"{p:.2f}" for p in perplexities)])
         click.echo()
         io.table(["", "before", "after"], rows, right=("before", "after"))
     if provenance and shown.provenance is not None:

@@ -28,9 +28,9 @@ from memit_vc.progress import count
 def command(
     io: IO, span: str | None, everything: bool, resolve: bool, tolerance: float | None, message: str | None
 ) -> None:
-    """Replace the commits that B has and A has not by one. Its patch holds the columns that are still live at B; an
-    edit that was reverted within the range cancels. No model is loaded. The weights stay bit-identical: this is checked
-    before the branch moves.
+    """Replace the commits in A..B (those in B but not in A) with one commit. Its patch holds the columns that are still
+    live at B; an edit that was reverted within the range cancels. No model is loaded. The weights stay bit-identical:
+    this is checked before the branch moves.
 
     --resolve changes the weights: all live facts are solved again, in one new patch. --compress changes them by at most
     TOL: one patch of lower rank replaces all others.

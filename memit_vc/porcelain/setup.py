@@ -122,7 +122,9 @@ def _file(path: str | None) -> str | None:
     if path is None:
         return None
     if not Path(path).expanduser().is_file():
-        raise StorageError(f"held text {path}: there is no such file", hint="Give a text, JSON Lines or parquet file.")
+        raise StorageError(
+            f"health text {path}: there is no such file", hint="Give a text, JSON Lines or parquet file."
+        )
     return _absolute(path)
 
 

@@ -97,7 +97,7 @@ def test_show(two: Cli) -> None:
     assert shown["provenance"]["algorithm"] == "MEMIT with live history"
     assert shown["provenance"]["hparams"]["layers"] == [1, 2]
     people = two.ok("show").out
-    assert "perplexity of held text" in people
+    assert "perplexity of health text" in people
     assert f"+ {SECOND[0].prompt} → {SECOND[0].target}" in people
     assert json.loads("{" + two.ok("show", "--provenance").out.partition("\n{")[2])["versions"]["torch"]
     two.ok("revert", "HEAD")
@@ -181,12 +181,12 @@ def test_commit_reports_and_limits_the_perplexity(cli: Cli, place: Place) -> Non
     edits = place.edits(SECOND)
     refused = cli("commit", edits, "--max-perplexity-rise", "0")
     if refused.code:  # a tiny model's perplexity may as well fall
-        assert "perplexity of the held text rises by" in refused.err
+        assert "perplexity of the health text rises by" in refused.err
         assert "nothing was stored" in refused.err
         assert len(cli.ok("log", "--json").json) == 2
         refused = cli.ok("commit", edits, "--max-perplexity-rise", "1000")
     assert re.search(r"^\[main [0-9a-f]{10}\] 2 facts, \d+\.\d% of the update kept$", refused.out, re.M)
-    assert "perplexity of held text" in refused.out
+    assert "perplexity of health text" in refused.out
 
 
 def test_checkout_and_in_place(two: Cli, place: Place, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ TOKENS = 400
 
 @dataclass(frozen=True)
 class Place:
-    """`base` is the model's directory, `work` holds `.memitvc`, `text` is both corpus and held text."""
+    """`base` is the model's directory, `work` holds `.memitvc`, `text` is both corpus and health text."""
 
     base: Path
     work: Path

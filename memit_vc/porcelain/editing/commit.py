@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 PERPLEXITY_WARNING = 0.05
-"""A relative rise of the held text's perplexity above this is worth a warning."""
+"""A relative rise of the health text's perplexity above this is worth a warning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def commit_facts(
 
     `origins` are the places of the facts in the user's file ("edits.json: record 3"). ConflictError if a fact
     contradicts a live one (unless `on_conflict` settles it) or another one of the batch; EngineError if the perplexity
-    of the held text rises by more than `max_perplexity_rise` (a share); RefMovedError if the branch moved meanwhile:
+    of the health text rises by more than `max_perplexity_rise` (a share); RefMovedError if the branch moved meanwhile:
     the patch is kept, and the hint says how to put it on the new tip.
     """
     from memit_vc.porcelain.editing.batch import compute_batch
@@ -96,7 +96,7 @@ def commit_facts(
     ppl_after = None if batch.after is None else batch.after.perplexity
     if ppl_before is not None and ppl_after is not None:
         rise = ppl_after / ppl_before - 1
-        said = f"perplexity of the held text rises by {rise:.1%} ({ppl_before:.2f} → {ppl_after:.2f})"
+        said = f"perplexity of the health text rises by {rise:.1%} ({ppl_before:.2f} → {ppl_after:.2f})"
         if max_perplexity_rise is not None and not rise <= max_perplexity_rise:  # NaN is not a small rise
             raise EngineError(
                 f"{said}, more than the allowed {max_perplexity_rise:.1%}; nothing was stored",

@@ -1,4 +1,4 @@
-"""Scores of facts on a state and the perplexity of a held text, measured once per state and kept."""
+"""Scores of facts on a state and the perplexity of a health text, measured once per state and kept."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from memit_vc.repository import Repository
 from memit_vc.store.publish import Evaluation
 
 HEALTH_TOKENS = 512
-"""Predicted tokens of the held text: enough for the relative change between two states; the level does not matter."""
+"""Predicted tokens of the health text: enough for the relative change between two states; the level does not matter."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The held text whose perplexity is watched: the user's file, else text that comes with Python."""
+    """The health text whose perplexity is watched: the user's file, else text that comes with Python."""
 
     id: str
     texts: tuple[str, ...]
@@ -93,7 +93,7 @@ def measure(
 
 
 def measure_base(repository: Repository, adapter: ModelAdapter) -> None:
-    """The base's own perplexity of the held text, kept for the first commit, which asks for it."""
+    """The base's own perplexity of the health text, kept for the first commit, which asks for it."""
     state = repository.state_id(())
     for row in measure(repository, adapter, (), state, Probe.of(repository)).rows(state):
         repository.put_evaluation(*row)
@@ -104,7 +104,7 @@ def _read(source: str) -> list[str]:
         corpus = open_corpus(source, find_dataset=find_dataset)
     except StorageError as error:
         raise MemitVCError(
-            f"the held text of the perplexity probe cannot be read: {error.message}",
+            f"the health text of the perplexity probe cannot be read: {error.message}",
             hint="Correct [statistics] health in .memitvc/config.toml, or remove the line.",
         ) from error
     texts, length = [], 0

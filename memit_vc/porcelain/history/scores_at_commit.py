@@ -19,8 +19,10 @@ Scores: TypeAlias = Mapping[str, float | None]
 Came: TypeAlias = "tuple[Scores | None, Scores]"
 """One fact's scores before its commit, if they are known, and right after it."""
 
-HANDED_ON = "handed_on"
-"""The kind of evaluation that holds the scores of the commits that a commit replaces."""
+HANDED_ON = "brought"
+"""The kind of evaluation that holds the scores of the commits that a commit replaces. The word is that of the stored
+format (docs/format.md).
+"""
 
 
 def came_in(repository: Repository, commits: Collection[CommitId]) -> dict[CommitId, dict[FactId, Came]]:
