@@ -26,7 +26,8 @@ EXIT_CODES = {
     10: "there is no repository here or above",
     11: "a branch or remote moved meanwhile, or another command holds the repository",
     12: "stored bytes, the base or a file is not what its name or the history says",
-    13: "two facts contradict each other: choose with `--ours`, `--theirs` or `--keep-both`; or a patch would have to be split",
+    13: "two facts contradict each other: choose with `--ours`, `--theirs` or `--keep-both`; "
+    "or a patch would have to be split",
     14: "a remote or the Hub refused, failed or is out of reach",
     15: "a directory or a computation is not what it should be",
     130: "interrupted: either everything was done or nothing",

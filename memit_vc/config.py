@@ -44,7 +44,7 @@ class Config:
 
     `base` is a Hub id with its commit `revision`, or an absolute directory with None. `corpus` is the default source of
     statistics, `health` the text whose perplexity is watched. `cache_bytes` limits the disk space of the hot shards of
-    states that were checked out; 0 keeps none, None means 8 GiB. `remotes` maps names to URLs.
+    states that were checked out; 0 keeps none, None means 8 GiB. `remote` is the table of remotes as the file has it.
     """
 
     base: str
@@ -53,12 +53,23 @@ class Config:
     corpus: str | None = None
     health: str | None = None
     cache_bytes: int | None = None
-    remotes: Mapping[str, str] = field(default_factory=dict)
+    remote: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def hub_base(self) -> str | None:
         """The base's name on the Hub; None for a local directory, whose name may be another model's there."""
         return self.base if self.revision is not None else None
+
+    @property
+    def remotes(self) -> dict[str, str]:
+        """Name → URL. MemitVCError if a remote has no URL: commands that use no remote do not ask."""
+        if not isinstance(self.remote, Mapping) or not all(
+            isinstance(each, Mapping) and isinstance(each.get("url"), str) for each in self.remote.values()
+        ):
+            raise MemitVCError(
+                "config.toml: [remote] must have tables with a URL", hint='Write [remote.origin] with url = "…".'
+            )
+        return {name: each["url"] for name, each in self.remote.items()}
 
     @classmethod
     def load(cls, path: Path) -> Config:
@@ -88,14 +99,7 @@ class Config:
         limit = values["cache_bytes"]
         if limit is not None and (type(limit) is not int or limit < 0):
             raise MemitVCError(f"{path}: [cache] bytes is {limit!r}", hint="Give a number of bytes; 0 keeps nothing.")
-        remotes = table.get("remote", {})
-        if not isinstance(remotes, dict) or not all(
-            isinstance(each, dict) and isinstance(each.get("url"), str) for each in remotes.values()
-        ):
-            raise MemitVCError(
-                f"{path}: [remote] must have tables with a URL", hint='Write [remote.origin] with url = "…".'
-            )
-        return cls(**values, remotes={name: each["url"] for name, each in remotes.items()})
+        return cls(**values, remote=table.get("remote", {}))
 
     def dump(self, existing: bytes = b"") -> bytes:
         """The file's bytes; unset values are left out.
@@ -108,10 +112,9 @@ class Config:
         table = deepcopy(before)
         for name, (section, key) in _PLACES.items():
             _set(table, section, key, getattr(self, name))
-        known = before.get("remote", {})
-        for name in (*known, *self.remotes):
-            url = self.remotes.get(name)
-            _set(table, "remote", name, None if url is None else {**known.get(name, {}), "url": url})
+        table.pop("remote", None)
+        if self.remote:
+            table["remote"] = self.remote
         if table == before:
             return existing
         added = {section: _without(part, before.get(section, {})) for section, part in table.items()}

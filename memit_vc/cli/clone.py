@@ -22,7 +22,7 @@ def command(io: IO, url: str, directory: Path | None, base: str | None) -> None:
 
     with io.progress() as progress:
         made = clone(url, directory, base=base, start=Path(), progress=progress)
-    for note in made.fetched.notes:
+    for note in (*made.notes, *made.fetched.notes):
         io.note(note)
 
     def render() -> None:

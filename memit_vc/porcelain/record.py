@@ -23,7 +23,7 @@ from memit_vc.objects import (
     StateId,
     utc_now,
 )
-from memit_vc.vcs.state import Change
+from memit_vc.vcs.state import Change, State, apply
 
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
@@ -36,7 +36,7 @@ Kind: TypeAlias = Literal["commit", "revert", "squash", "merge", "cherry-pick", 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The result of a verb. `id` is the newest commit that it made, or HEAD's if it made none.
+    """The result of a verb. `id` is the commit that it made (of several the newest), or HEAD's if it made none.
 
     `added` and `removed` count columns against HEAD's state before. `notes` are worth knowing, `warnings` need a look.
     A verb with more results makes a subclass: `Reverted(**vars(record(…)), later=…)`.
@@ -106,6 +106,12 @@ def record(
     HEAD or its branch is no longer at `head`. The outcome has the given contradictions, notes and warnings.
     """
     tip = commits[-1]
+    before = repository.state(head.commit)
+    states: dict[CommitId, State] = {}
+    for commit in commits:
+        parent = commit.parents[0]
+        states[commit.id] = apply(states.get(parent) or repository.state(parent), Change.of(commit))
+    after = states[tip.id]
     for blob in blobs:
         repository.blobs.put(blob)
     if description is None:
@@ -121,7 +127,7 @@ def record(
         facts=facts,
         evaluations=evaluations,
     )
-    before, after = repository.state(head.commit), repository.state(tip.id)
+    # a failure to read would now be reported of a commit that was made, so nothing is read from here on
     return Outcome(
         id=tip.id,
         branch=head.branch,

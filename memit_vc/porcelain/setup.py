@@ -25,7 +25,8 @@ DEFAULT_STOP: EarlyStop = "argmax"
 """A repository's own rule for ending the search for z (docs/performance.md); a file that the user gave keeps its
 rule.
 """
-_DTYPES = ("F32", "BF16", "F16")
+STORED = ("F32", "BF16", "F16")
+"""The dtypes of weights that can be edited, as safetensors spells them."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,18 @@ def start_repository(
     return repository
 
 
+def weights_of_model(
+    seen: SeenBase, manifest: BaseManifest, hparams: MEMITHyperParams, *, progress: Progress = silent
+) -> tuple[list[EditableWeight], list[str]]:
+    """The weights that `init` would record for the hyperparameters, and which were left out. It builds the model.
+
+    UnsupportedModelError and HparamsError if the model, or the model with these hyperparameters, cannot be edited.
+    """
+    adapter = _outline(seen.checkpoint.directory, hparams)
+    hparams.validate(n_layers=adapter.n_layers, modules=adapter.modules.keys())
+    return _editable(adapter, seen.checkpoint, manifest, hparams.layers, progress)
+
+
 def _file(path: str | None) -> str | None:
     """StorageError where there is no such file: a slip of the pen should be heard of before the first commit."""
     if path is None:
@@ -195,7 +208,7 @@ def _editable(
         d_out, d_in = adapter.dimensions(layer)
         stored = [d_out, d_in] if adapter.orientation(layer) == "out_in" else [d_in, d_out]
         record = _stored_as(adapter, parameter, tensors)
-        if record.dtype not in _DTYPES or list(record.shape) != stored:
+        if record.dtype not in STORED or list(record.shape) != stored:
             raise UnsupportedModelError(
                 f"{record.name} is stored as {record.dtype} {list(record.shape)}, not as a float matrix {stored}",
                 hint="Edit the unquantised checkpoint; its edits can be exported as an adapter.",

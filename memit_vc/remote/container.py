@@ -20,6 +20,8 @@ from memit_vc.store.files import read_chunks, storage_errors, write_atomic
 from memit_vc.store.safetensors_file import FileHeader, read_header, write_header
 
 PATCH_FILE_FORMAT = 2
+PATCH_REF = "heads/patch"
+"""The one ref of the tree: the last commit of the file."""
 _KIND = "patch file"
 _CHUNK = 1 << 20
 DISTRUST = "The file is damaged or was made to mislead; nothing was stored."
@@ -113,7 +115,7 @@ class ContainerTree:
             kind, version = about["kind"], about["format"]
         except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise self._bad("is not a patch file") from error
-        if kind not in (_KIND, "bundle"):
+        if kind not in (_KIND, "bundle"):  # format 1 said "bundle"
             raise self._bad(f"is not a patch file but {kind!r}")
         if version != PATCH_FILE_FORMAT:
             older = type(version) is int and version < PATCH_FILE_FORMAT

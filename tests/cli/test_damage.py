@@ -155,7 +155,6 @@ def test_verify_sees_missing_tensors_and_other_shapes(cli: Cli, place: Place, tm
         '[base]\nsource = "x"\n[user]\nauthor = 5\n',
         "statistics = 3\n[base]\nsource = 'x'\n",
         "[base]\nsource = 'x'\n[cache]\nbytes = -1\n",
-        "[base]\nsource = 'x'\n[remote]\norigin = 'place'\n",
     ],
 )
 def test_a_config_that_is_not_understood(damaged: Place, text: str, cli: Cli) -> None:

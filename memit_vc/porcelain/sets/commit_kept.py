@@ -63,7 +63,7 @@ def commit_kept(
             **conflict_details(joined.contradictions, on_conflict),
         },
     )
-    notes = list(joined.warnings)
+    notes = []
     if known:
         many = len(known) != 1
         notes.append(
@@ -75,7 +75,7 @@ def commit_kept(
             f"the patch was computed on {short(kept.parent)}, without what came after it; "
             "`memitvc squash --resolve` solves all facts together"
         )
-    done = record(repository, head, [made], contradictions=joined.contradictions, notes=notes)
+    done = record(repository, head, [made], contradictions=joined.contradictions, notes=notes, warnings=joined.warnings)
     return KeptCommitted(**vars(done), patch=kept.patch.id, facts=facts, computed_on=kept.parent)
 
 

@@ -5,13 +5,14 @@
 3. One rename puts `.memitvc` in its place.
 A crash leaves `.memitvc-clone`. The next clone of the same remote uses the objects in it.
 
-The model is never built: the remote says which weights may be edited, and their names, shapes and grids are checked
-against the base's own tensors.
+The remote says which weights may be edited. This is checked against the base's config and tensors, so that the model
+need not be built; it is built if these do not tell.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -31,9 +32,9 @@ from memit_vc.errors import (
 )
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.exact.grid import quantum_of
-from memit_vc.objects import BaseManifest, Commit, CommitId, EditableWeight, RefUpdate, short
+from memit_vc.objects import BaseManifest, Commit, CommitId, RefUpdate, short
 from memit_vc.porcelain.base import SeenBase
-from memit_vc.porcelain.setup import start_repository
+from memit_vc.porcelain.setup import STORED, start_repository, weights_of_model
 from memit_vc.porcelain.sharing.fetch import Fetched, Moves, Plan, fetch_from
 from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
 from memit_vc.porcelain.sharing.remote_history import Published, RemoteBase, new_records, remote_base
@@ -48,6 +49,8 @@ from memit_vc.store.files import fsync_path, make_directories, storage_errors
 _STAGING = ".memitvc-clone"
 _HINT = "Nothing was stored. Ask the person who pushed it."
 _SHOWN = 3
+_SIZES = (("num_hidden_layers", "n_layer", "num_layers"), ("hidden_size", "n_embd", "d_model"))
+"""What config.json calls the number of layers, and the size of the hidden state."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Cloned:
     revision: str | None
     branch: str
     commit: CommitId
+    notes: tuple[str, ...]
 
 
 def clone(
@@ -93,7 +97,8 @@ def clone(
     existed = place.exists()
     with _staging(place) as staging:
         try:
-            with _prepared(staging, source, revision, found, described, hparams, message, progress) as repository:
+            repository, notes = _prepared(staging, source, revision, found, described, hparams, message, progress)
+            with repository:
                 fetched = fetch_from(
                     repository, DEFAULT, there.url, found=found, plan=_moves(repository), progress=progress
                 )
@@ -108,7 +113,7 @@ def clone(
             _drop(place, existed, keep=False)
             raise
         shutil.rmtree(staging, ignore_errors=True)
-    return Cloned(place, fetched, config.base, config.revision, found.manifest.default, tip)
+    return Cloned(place, fetched, config.base, config.revision, found.manifest.default, tip, tuple(notes))
 
 
 def _name(url: str) -> str:
@@ -182,22 +187,21 @@ def _prepared(
     hparams: MEMITHyperParams,
     message: str,
     progress: Progress,
-) -> Repository:
+) -> tuple[Repository, Sequence[str]]:
     """The repository in the staging directory: that of a clone that was cut off, or a new one on the checked base."""
     url = found.remote.url
     if (staging / ".memitvc").exists():
         with suppress(MemitVCError):
             kept = Repository.open(staging)
             if kept.base_id == found.manifest.base and remotes(kept) == {DEFAULT: url}:
-                return kept
+                return kept, ()
             kept.close()
         shutil.rmtree(staging / ".memitvc", ignore_errors=True)
     seen = SeenBase.find(source, revision, progress=progress)
     manifest = seen.checkpoint.manifest(progress)
     if manifest.id != found.manifest.base:
         raise _other_base(seen.name, manifest, described, url)
-    for wrong in _misfits(described.weights, hparams, seen.checkpoint, progress):
-        raise IntegrityError(f"{url}: {BASE} does not fit the model: {wrong}", hint=_HINT)
+    notes = _checked_weights(seen, described, hparams, url, progress)
     text = hparams.replace(model_name=seen.name).to_yaml(
         comments={"": f"hyperparameters of this repository, from {url}"}
     )
@@ -207,29 +211,62 @@ def _prepared(
     except BaseException:
         repository.close()
         raise
-    return repository
+    return repository, notes
 
 
-def _misfits(
-    weights: Sequence[EditableWeight], hparams: MEMITHyperParams, checkpoint: Checkpoint, progress: Progress
-) -> Iterator[str]:
-    """Why the weights are not what `init` would record: one tensor for each layer, under the name that the
-    hyperparameters give it in the model, on the grid of its own values. Shapes were checked before.
+def _checked_weights(
+    seen: SeenBase, described: RemoteBase, hparams: MEMITHyperParams, url: str, progress: Progress
+) -> Sequence[str]:
+    """What the remote says of the editable weights, checked; notes on layers that cannot be edited. IntegrityError
+    unless it is what `init` would record. The model is only built if its config and its tensors do not tell.
     """
-    layers = {weight.layer for weight in weights}
-    if not len(weights) == len(layers) == len({weight.name for weight in weights}):
-        yield "a weight is listed twice"
-    if not layers.issuperset(hparams.layers):
-        yield f"its layers are not those of {HPARAMS}"
+    weights = described.weights
+    if not _told_by_config(described, hparams, seen.checkpoint):
+        expected, notes = weights_of_model(seen, described.manifest, hparams, progress=progress)
+        if expected != list(weights):
+            raise IntegrityError(f"{url}: {BASE} does not list the weights of the model", hint=_HINT)
+        return notes
     for number, weight in enumerate(weights, 1):
         progress("measure the editable weights", number, len(weights))
-        parameter = f"{hparams.rewrite_module_tmp.format(weight.layer)}.weight"
-        # a checkpoint is written with or without the prefix of the model's own class
-        ends = weight.name.endswith(f".{parameter.partition('.')[2]}") or f".{parameter}".endswith(f".{weight.name}")
-        if weight.parameter != parameter or not ends:
-            yield f"{weight.name} is not {parameter}"
-        if quantum_of(checkpoint.chunks(weight.name), weight.dtype, weight.name) != weight.quantum:
-            yield f"the grid of {weight.name} is not that of its values"
+        if quantum_of(seen.checkpoint.chunks(weight.name), weight.dtype, weight.name) != weight.quantum:
+            raise IntegrityError(f"{url}: {BASE} gives {weight.name} the grid of other values", hint=_HINT)
+    return ()
+
+
+def _told_by_config(described: RemoteBase, hparams: MEMITHyperParams, checkpoint: Checkpoint) -> bool:
+    """Whether the base's config.json and the names of its tensors already prove all of the weights but their grids.
+
+    There is one weight for each layer. Its tensor is not square and its outputs are the hidden state, which gives its
+    orientation. Its name is that of the module in the hyperparameters, or that without the model's own prefix. The
+    hyperparameters' other modules have tensors, too; the head may share those of another module.
+    """
+    try:
+        config = json.loads((checkpoint.directory / "config.json").read_bytes())
+        config = config.get("text_config", config)
+        layers, hidden = (next(config[key] for key in keys if key in config) for keys in _SIZES)
+    except (OSError, ValueError, AttributeError, TypeError, StopIteration, RecursionError):
+        return False
+    dtypes = {weight.dtype for weight in described.weights}
+    template = f"{hparams.rewrite_module_tmp}.weight"
+    prefix = f"{template.partition('.')[0]}."
+    names = {*checkpoint.tensors, *(prefix + name for name in checkpoint.tensors)}
+    modules = {name[:end] for name in names for end in range(len(name)) if name[end] == "."}
+    try:
+        hparams.validate(n_layers=layers, modules={*modules, hparams.lm_head_module})
+    except (HparamsError, TypeError):
+        return False
+    expected = [template.format(layer) for layer in range(layers)]  # loading has checked that the template has one {}
+    return (
+        [weight.layer for weight in described.weights] == list(range(layers))
+        and [weight.parameter for weight in described.weights] == expected
+        and all(
+            weight.name == (weight.parameter if weight.parameter in checkpoint.tensors else name)
+            for weight, name in zip(described.weights, (name.removeprefix(prefix) for name in expected), strict=True)
+        )
+        and all(weight.d_out == hidden != weight.d_in for weight in described.weights)
+        and len(dtypes) == 1
+        and dtypes <= set(STORED)
+    )
 
 
 def _other_base(name: str, manifest: BaseManifest, described: RemoteBase, url: str) -> BaseChangedError:

@@ -9,13 +9,11 @@ from memit_vc.errors import UsageError
 from memit_vc.objects import CommitId, short
 from memit_vc.porcelain.sharing.push_tree import commit_files
 from memit_vc.progress import Progress, silent
-from memit_vc.remote.container import write_container
+from memit_vc.remote.container import PATCH_REF, write_container
 from memit_vc.remote.manifest import MANIFEST, RemoteManifest
 from memit_vc.repository import Repository
 from memit_vc.store.files import storage_errors
 
-_BRANCH = "patch"
-_REF = f"heads/{_BRANCH}"
 """The branch of the tree in the file, at its last commit; `import` takes all commits."""
 
 
@@ -58,7 +56,9 @@ def export_patch(
             )
     config = repository.config
     files = commit_files(repository, ids, constraints=constraints, progress=progress)
-    manifest = RemoteManifest(repository.base_id, config.hub_base, config.revision, _BRANCH, {_REF: ids[-1]})
+    manifest = RemoteManifest(
+        repository.base_id, config.hub_base, config.revision, PATCH_REF.removeprefix("heads/"), {PATCH_REF: ids[-1]}
+    )
     write_container(file, {**files, MANIFEST: manifest.encode()})
     patches = {patch for commit in commits for patch in commit.patches}
     held = repository.patches(patches).values()

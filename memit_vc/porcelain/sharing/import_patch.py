@@ -20,7 +20,7 @@ from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
 from memit_vc.porcelain.sharing.remote_history import Published, new_records
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
-from memit_vc.remote.container import DISTRUST, ContainerTree
+from memit_vc.remote.container import DISTRUST, PATCH_REF, ContainerTree
 from memit_vc.remote.manifest import MANIFEST, commit_path, object_path
 from memit_vc.repository import Repository
 from memit_vc.vcs.contradictions import Contradiction, OnConflict, conflict_details
@@ -59,7 +59,7 @@ def import_patch(
         )
     # the parents of the first commits are not in the file, and need not be here
     records = new_records(found, lambda ids: [id_ for id_ in ids if commit_path(id_) not in found.listing])
-    with Incoming(repository.root, repository.blobs) as incoming:
+    with Incoming(repository.root, repository.blobs, name="import") as incoming:
         try:
             new = received(repository, found, records, incoming, progress=progress)
             known = Together(repository, new)
@@ -169,3 +169,5 @@ def _check_whole(known: Together, found: Published, records: Sequence[RemoteComm
     stray = found.listing.keys() - needed - {MANIFEST, *(commit_path(each.commit.id) for each in records)}
     if stray:
         raise IntegrityError(f"{where}: {min(stray)} belongs to nothing in it", hint=DISTRUST)
+    if found.manifest.refs.keys() != {PATCH_REF} or commit_path(found.manifest.refs[PATCH_REF]) not in found.listing:
+        raise IntegrityError(f"{where}: {PATCH_REF} must be its only ref, and a commit that it holds", hint=DISTRUST)

@@ -20,15 +20,15 @@ from memit_vc.store.files import file_digest, fsync, make_directories, storage_e
 
 
 class Incoming:
-    """The directory `cache/incoming`: whole objects of an unfinished fetch, with which the next one goes on.
+    """The directory `cache/<name>`: whole objects of an unfinished fetch, with which the next one goes on.
 
     Every file in it hashes to its name; nothing refers to it. `bytes` counts what was downloaded. A context manager:
     only one process at a time has it (LockedError). At the end the directory is emptied, unless the remote or a disk
     failed, or the process was interrupted: then what is whole stays for the next try.
     """
 
-    def __init__(self, root: Path, blobs: BlobStore) -> None:
-        self.directory = root / "cache" / "incoming"
+    def __init__(self, root: Path, blobs: BlobStore, *, name: str = "incoming") -> None:
+        self.directory = root / "cache" / name
         self.blobs = blobs
         self.bytes = 0
         self.downloaded: list[BlobId] = []
@@ -36,7 +36,7 @@ class Incoming:
     def __enter__(self) -> Incoming:
         with storage_errors(self.directory):
             make_directories(self.directory.parent)
-            self._lock = (self.directory.parent / "incoming.lock").open("a")
+            self._lock = self.directory.with_suffix(".lock").open("a")
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

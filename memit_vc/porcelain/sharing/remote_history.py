@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from heapq import heappop, heappush
 from typing import ParamSpec, TypeVar
 
 from memit_vc.concurrency import ordered_map
@@ -72,7 +73,7 @@ def new_records(
             raise record
         wanted[commit] = record
         parents = set(record.commit.parents) - wanted.keys()
-        pending.extend(parents - set(known(parents)))
+        pending.extend(sorted(parents - set(known(parents))))
     for record in wanted.values():
         if record.commit.base != manifest.base:
             raise IntegrityError(
@@ -80,11 +81,25 @@ def new_records(
                 f"the remote says {short(manifest.base)}",
                 hint=DISTRUST,
             )
-    parents_of = {c: [p for p in record.commit.parents if p in wanted] for c, record in wanted.items()}
     try:
-        return [wanted[commit] for commit in TopologicalSorter(parents_of).static_order()]
+        return _oldest_first(wanted)
     except CycleError as error:
         raise IntegrityError(f"{where}: its history runs in a circle", hint=DISTRUST) from error
+
+
+def _oldest_first(records: Mapping[CommitId, RemoteCommit]) -> list[RemoteCommit]:
+    """Parents first, and else by time and id: `import` makes commits in this order. CycleError."""
+    sorter = TopologicalSorter({c: [p for p in r.commit.parents if p in records] for c, r in records.items()})
+    sorter.prepare()
+    ready: list[tuple[str, CommitId]] = []
+    order: list[RemoteCommit] = []
+    while sorter.is_active():
+        for commit in sorter.get_ready():
+            heappush(ready, (records[commit].commit.time, commit))
+        _, commit = heappop(ready)
+        order.append(records[commit])
+        sorter.done(commit)
+    return order
 
 
 def late_constraints(found: Published, repository: Repository, *, progress: Progress = silent) -> list[RemoteCommit]:
@@ -182,6 +197,7 @@ def remote_base(there: Tree, revision: str, manifest: RemoteManifest) -> RemoteB
         if (
             not all(isinstance(getattr(weight, name), str) for name in _NAMES)
             or not all(type(getattr(weight, name)) is int for name in _NUMBERS)
+            or weight.orientation not in ("out_in", "in_out")
             or shapes.get(weight.name) != (weight.dtype, stored)
         ):
             raise bad

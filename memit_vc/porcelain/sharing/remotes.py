@@ -32,12 +32,16 @@ def add_remote(repository: Repository, name: str, url: str, *, directory: Path) 
             hint="The name comes first, then the URL: memitvc remote add NAME URL",
         )
     kept = checked_url(url, directory=directory)
-    known = repository.config.remotes
-    if name in known:
-        raise MemitVCError(
-            f"remote {name!r} exists already: {known[name]}", hint=f"Remove it first: memitvc remote remove {name}"
-        )
-    repository.configure(lambda config: replace(config, remotes={**config.remotes, name: kept}))
+
+    def added(config: Config) -> Config:
+        if name in config.remotes:
+            raise MemitVCError(
+                f"remote {name!r} exists already: {config.remotes[name]}",
+                hint=f"Remove it first: memitvc remote remove {name}",
+            )
+        return replace(config, remote={**config.remote, name: {"url": kept}})
+
+    repository.configure(added)
     return kept
 
 
@@ -53,7 +57,7 @@ def remove_remote(repository: Repository, name: str) -> None:
     )
 
     def without(config: Config) -> Config:
-        return replace(config, remotes={each: url for each, url in config.remotes.items() if each != name})
+        return replace(config, remote={each: table for each, table in config.remote.items() if each != name})
 
     repository.configure(without)
 

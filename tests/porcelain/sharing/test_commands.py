@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -253,6 +254,18 @@ def test_what_comes_from_others_needs_no_torch(
     where = [] if command == "clone" else ["-C", str(world.empty)]
     monkeypatch.setattr(test_lazy, "HEAVY", ("torch", "transformers"))
     assert test_lazy.offenders([[command, *arguments.get(command, []), *where]]) == {}
+
+
+def test_remotes_that_cannot_be_read_stop_only_what_asks_for_them(world: World, here: Cli) -> None:
+    config = world.work / ".memitvc" / "config.toml"
+    spoilt = re.sub(r"(?s)\[remote.*", "[remote]\norigin = 'place'\n", config.read_text())
+    config.write_text(spoilt)
+    here.ok("log")
+    for command in (["push"], ["fetch"], ["remote"], ["remote", "add", "other", "../x"]):
+        refused = here(*command)
+        assert refused.code == 1
+        assert "[remote] must have tables with a URL" in refused.err
+    assert config.read_text() == spoilt
 
 
 def test_fetch_makes_a_damaged_object_good(world: World, here: Cli) -> None:

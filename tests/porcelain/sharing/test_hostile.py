@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from memit_vc.errors import IntegrityError, MemitVCError
+from memit_vc.errors import HparamsError, IntegrityError, MemitVCError
 from memit_vc.porcelain.sharing.clone import clone
 from memit_vc.porcelain.sharing.fetch import fetch
 from memit_vc.porcelain.sharing.pull import pull
@@ -354,13 +355,14 @@ def test_a_spoilt_base_or_setting_stops_a_clone(
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        ("quantum", -40, "the grid of model.layers.0.mlp.down_proj.weight"),
-        ("parameter", "model.layers.1.mlp.down_proj.weight", "layers.0.mlp.down_proj.weight is not"),
-        ("parameter", "lm_head.weight", "is not model.layers.0.mlp.down_proj.weight"),
-        ("name", "model.layers.1.mlp.down_proj.weight", "listed twice"),
-        ("layer", 1, "listed twice"),
-        ("layer", 70, "is not model.layers.70.mlp.down_proj.weight"),
+        ("quantum", -40, "gives model.layers.0.mlp.down_proj.weight the grid of other values"),
+        ("parameter", "model.layers.1.mlp.down_proj.weight", "does not list the weights of the model"),
+        ("parameter", "lm_head.weight", "does not list the weights of the model"),
+        ("name", "model.layers.1.mlp.down_proj.weight", "does not list the weights of the model"),
+        ("layer", 1, "does not list the weights of the model"),
+        ("layer", 70, "does not list the weights of the model"),
         ("orientation", "in_out", "base.json is damaged"),
+        ("orientation", "sideways", "base.json is damaged"),
     ],
 )
 def test_a_clone_checks_what_the_remote_says_of_the_weights(
@@ -368,18 +370,47 @@ def test_a_clone_checks_what_the_remote_says_of_the_weights(
 ) -> None:
     record = json.loads((world.shared / "base.json").read_bytes())
     record["weights"][0][field] = value
+    refused_clone(world, tmp_path, record, reason)
+
+
+def refused_clone(world: World, place: Path, record: dict[str, Any], reason: str) -> None:
     Forge(world.shared).write("base.json", canonical(record))
     with pytest.raises(IntegrityError, match=reason):
+        clone(str(world.shared), Path("copy"), base=str(world.base), start=place)
+    assert not (place / "copy").exists()
+
+
+def turn(weight: dict[str, Any]) -> None:
+    """The other reading of the same shape."""
+    weight["d_out"], weight["d_in"] = weight["d_in"], weight["d_out"]
+    weight["orientation"] = "in_out" if weight["orientation"] == "out_in" else "out_in"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weights: turn(weights[3]),  # no patch touches it, so that no patch would be refused
+        lambda weights: [turn(weight) for weight in weights],
+        lambda weights: weights.append(weights[0]),
+        lambda weights: weights.pop(),
+        lambda weights: weights.reverse(),
+    ],
+)
+def test_a_clone_has_the_weights_that_init_records(
+    world: World, tmp_path: Path, change: Callable[[list[dict[str, Any]]], object]
+) -> None:
+    record = json.loads((world.shared / "base.json").read_bytes())
+    change(record["weights"])
+    refused_clone(world, tmp_path, record, "does not list the weights of the model")
+
+
+@pytest.mark.parametrize(("key", "value"), [("v_loss_layer", "99"), ("ln_f_module", "nonsense")])
+def test_hyperparameters_of_another_model_stop_a_clone(world: World, tmp_path: Path, key: str, value: str) -> None:
+    text = re.sub(rf"^{key}:.*$", f"{key}: {value}", (world.shared / "hparams.yaml").read_text(), flags=re.MULTILINE)
+    Forge(world.shared).write("hparams.yaml", text.encode())
+    with pytest.raises(HparamsError, match=key):
         clone(str(world.shared), Path("copy"), base=str(world.base), start=tmp_path)
     assert not (tmp_path / "copy").exists()
-
-
-def test_a_clone_needs_the_layers_that_are_edited(world: World, tmp_path: Path) -> None:
-    record = json.loads((world.shared / "base.json").read_bytes())
-    del record["weights"][1:]
-    Forge(world.shared).write("base.json", canonical(record))
-    with pytest.raises(IntegrityError, match=r"its layers are not those of hparams\.yaml"):
-        clone(str(world.shared), Path("copy"), base=str(world.base), start=tmp_path)
 
 
 def test_a_manifest_that_is_no_file(world: World) -> None:

@@ -13,9 +13,12 @@ import pytest
 
 from memit_vc.cli import main
 from memit_vc.errors import ConflictError, IntegrityError, MemitVCError, UsageError
-from memit_vc.objects import RefUpdate, canonical_json
+from memit_vc.objects import Fact, RefUpdate, canonical_json
 from memit_vc.objects import digest as digest_of
+from memit_vc.porcelain.sets.branch import create_branch
+from memit_vc.porcelain.sets.merge import merge
 from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.sets.switch import switch
 from memit_vc.porcelain.sharing.export_patch import export_patch
 from memit_vc.porcelain.sharing.import_patch import import_patch
 from memit_vc.porcelain.upkeep.fsck import fsck
@@ -274,6 +277,54 @@ FORGED = {
     "constraints of other weights": (foreign_constraints, "its constraints"),
     "a stray object": (edit(lambda t: t.objects.update({hashlib.sha256(b"x").hexdigest(): b"x"})), "to nothing"),
 }
+
+
+def test_a_file_of_another_ref_or_without_its_commit_is_refused(empty: Repository, good: Path, tmp_path: Path) -> None:
+    tree = Tree.of(good)
+    files: dict[str, bytes | Path] = {}
+    for number, refs in enumerate(({"heads/patch": "a" * 64}, {"heads/other": "a" * 64})):
+        default = next(iter(refs)).removeprefix("heads/")
+        files["memitvc.json"] = canonical_json({**tree.manifest, "refs": refs, "default": default})  # type: ignore[dict-item]
+        write_container(tmp_path / str(number), files)
+        with pytest.raises(IntegrityError, match="must be its only ref"):
+            import_patch(empty, tmp_path / str(number))
+
+
+def test_commits_come_in_by_age(opened: Opened, empty: Repository, tmp_path: Path) -> None:
+    """Parents first, then by time, then by id: whatever the order in which sets are iterated."""
+    source = opened("llama")
+    root = source.resolve("HEAD~3")
+    tips = []
+    for branch in range(3):
+        name = f"side{branch}"
+        create_branch(source, name, "HEAD~1")
+        switch(source, name)
+        for number in range(2):
+            fact = Fact(prompt=f"{branch}.{number} is", subject=f"{branch}.{number}", target="there")
+            record(source, [fact], (1, 2), message=name, seed=10 * branch + number)
+        tips.append(source.head().commit)
+        switch(source, "main")
+    for tip in tips:
+        merge(source, tip)
+    file = export_patch(source, f"{root}..HEAD", tmp_path / "many").file
+
+    left = source.commits(source.resolve_range(f"{root}..HEAD"))
+    expected = []
+    while left:
+        ready = [(c.time, i) for i, c in left.items() if not left.keys() & set(c.parents)]
+        expected.append(min(ready)[1])
+        del left[expected[-1]]
+    made = import_patch(empty, file)
+    assert [commit for commit in expected if commit not in made.skipped] == list(made.imported)
+
+
+def test_an_import_leaves_what_an_interrupted_fetch_brought(empty: Repository, good: Path) -> None:
+    kept = empty.root / "cache" / "incoming" / "whole"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"an object")
+    import_patch(empty, good)
+    assert kept.read_bytes() == b"an object"
+    assert not (empty.root / "cache" / "import").exists()
 
 
 @pytest.fixture(scope="module")
