@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     help="Use the key of these words of PROMPT. Default: the subject of the live fact with this prompt; else a live "
     "fact's subject that occurs in PROMPT; else the end of PROMPT.",
 )
-@click.option("--measure", is_flag=True, help="Also leave each one out and measure the answer's log-probability.")
+@click.option(
+    "--measure", is_flag=True, help="Also measure the answer's log-probability without each of the ranked facts."
+)
 @click.option("--answer", help="The answer to measure. Default: the model's present answer.")
 @click.option("-n", "--number", "limit", type=click.IntRange(min=1), default=10, show_default=True, help="Rows shown.")
 def command(io: IO, prompt: str, measure: bool, **options: Any) -> None:

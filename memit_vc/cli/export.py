@@ -19,7 +19,9 @@ _PATH = click.Path(path_type=Path)
 @click.option("--max-shard-size", metavar="SIZE", help="With --merged: for instance 2GB (default 5GB).")
 @click.option("--patch", type=_PATH, metavar="FILE", help="One file with the commits REV or A..B, for `import`.")
 @click.option(
-    "--no-constraints", is_flag=True, help="With --patch: leave out the constraints; only --resolve needs them."
+    "--no-constraints",
+    is_flag=True,
+    help="With --patch: leave out the constraints; --resolve and later commits need them.",
 )
 def command(
     io: IO,
@@ -34,8 +36,8 @@ def command(
 ) -> None:
     """Write REV (default HEAD) for someone who has no memit-vc, or no access to this repository.
 
-    --adapter and --merged write the whole state of REV. --patch writes only the changes of the commit REV, or of the
-    commits A..B.
+    --adapter and --merged write the whole state of REV; with A..B, --adapter writes the difference of the two states.
+    --patch writes only the changes of the commit REV, or of the commits A..B.
     """
     from memit_vc.store.fresh import refuse_inside_repository
 

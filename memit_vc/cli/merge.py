@@ -19,7 +19,7 @@ from memit_vc.progress import count
 @click.option("-m", "--message", help="Message of the merge commit.")
 def command(io: IO, revision: str, no_ff: bool, resolve: bool, check_overlap: bool | None, **options: Any) -> None:
     """Merge REVISION into HEAD: a three-way merge of the two sides' columns. No model is loaded. The result does not
-    depend on the order. If both sides have the same patch, it counts once.
+    depend on which side is merged into which. If both sides have the same patch, it counts once.
 
     Facts that contradict each other (same subject and prompt, different targets) stop the merge with exit code 13.
     """

@@ -10,8 +10,8 @@ from memit_vc.cli.render import render_fetched
 @click.argument("remote", required=False)
 @click.argument("branch", required=False)
 def command(io: IO, remote: str | None, branch: str | None) -> None:
-    """Fetch from REMOTE (default: origin, or the only remote), then move the current branch to its BRANCH (default: the
-    one of the same name).
+    """Fetch from REMOTE (default: origin, or the only remote), then move the current branch to where BRANCH is on
+    REMOTE (default: the branch of the same name).
 
     The branch only moves forward. If both sides have new commits, these are fetched, the branch stays, and the exit
     code is 11. Join them with `memitvc merge REMOTE/BRANCH`.

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 @click.option("--public", "visibility", flag_value="public", help="On the Hub: create the repository as public.")
 @click.option("--private", "visibility", flag_value="private", help="On the Hub: create the repository as private.")
 @click.option(
-    "--no-constraints", is_flag=True, help="Leave out the constraints, half of the bytes; only --resolve needs them."
+    "--no-constraints",
+    is_flag=True,
+    help="Leave out the constraints, half of the bytes; --resolve and later commits need them.",
 )
-@click.option("--no-adapter", is_flag=True, help="Leave out the PEFT adapter for readers without memit-vc.")
+@click.option("--no-adapter", is_flag=True, help="Leave out the PEFT adapter, which serves readers without memit-vc.")
 @click.option("--merged", is_flag=True, help="Push the whole edited model. REMOTE is OWNER/NAME, BRANCH any revision.")
 @click.option("--dry-run", is_flag=True, help="List what would be sent, and send nothing.")
 def command(

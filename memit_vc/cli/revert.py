@@ -21,8 +21,9 @@ from memit_vc.progress import count
 @conflict_options
 @click.option("-m", "--message", help="Message of the new commit.")
 def command(io: IO, revisions: tuple[str, ...], resolve: bool, **options: Any) -> None:
-    """Undo REVISIONS (commits, or ranges A..B), newest first, anywhere in the history. Facts they added are removed
-    exactly. Facts they removed return unless something has replaced them. No model is loaded. A revert can be reverted.
+    """Undo REVISIONS (commits, or ranges A..B), newest first, anywhere in the history. Facts that they added are
+    removed exactly. Facts that they removed come back, unless something has replaced them. No model is loaded. A revert
+    can be reverted.
 
     If a fact that returns contradicts a live one, the revert stops with exit code 13.
 

@@ -29,8 +29,8 @@ def command(
     io: IO, span: str | None, everything: bool, resolve: bool, tolerance: float | None, message: str | None
 ) -> None:
     """Replace the commits in A..B (those in B but not in A) with one commit. Its patch holds the columns that are still
-    live at B; an edit that was reverted within the range cancels. No model is loaded. The weights stay bit-identical:
-    this is checked before the branch moves.
+    live at B; an edit that was made and reverted within the range leaves nothing. No model is loaded. The weights stay
+    bit-identical: this is checked before the branch moves.
 
     --resolve changes the weights: all live facts are solved again, in one new patch. --compress changes them by at most
     TOL: one patch of lower rank replaces all others.
