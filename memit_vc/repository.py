@@ -63,7 +63,7 @@ _P = ParamSpec("_P")
 class Repository:
     """An open `.memitvc`. A context manager; `root` is `<directory>/.memitvc`.
 
-    Methods that read raise IntegrityError for an id that is not stored and StorageError where the system refuses.
+    Methods that read raise IntegrityError for an id that is not stored and StorageError if the system refuses.
     """
 
     def __init__(self, root: Path, database: Database, config: Config) -> None:
@@ -97,7 +97,7 @@ class Repository:
         """Make `<directory>/.memitvc` with the root commit on branch main, whole or not at all, and open it.
 
         `files` maps the base's other files (config.json, tokenizer) to their SHA-256; `description` is the root's
-        message. MemitVCError where `.memitvc` exists.
+        message. MemitVCError if `.memitvc` exists.
         """
         root = directory.absolute() / DIRECTORY
         create(
@@ -116,7 +116,7 @@ class Repository:
 
     @classmethod
     def open(cls, start: Path, *, busy_seconds: float = BUSY_SECONDS) -> Repository:
-        """The repository of `start` or of its nearest parent. NoRepositoryError where there is none."""
+        """The repository of `start` or of its nearest parent. NoRepositoryError if there is none."""
         return cls._at(cls.find(start), busy_seconds)
 
     @classmethod
@@ -347,7 +347,7 @@ class Repository:
         return self.patches([id])[id]
 
     def patches(self, ids: Collection[PatchId]) -> dict[PatchId, Patch]:
-        """Several patches in a few statements. IntegrityError where one is not here."""
+        """Several patches in a few statements. IntegrityError if one is not here."""
         return self._read(rows_patches.load_patches, ids)
 
     def known_patches(self, ids: Collection[PatchId]) -> set[PatchId]:
@@ -355,7 +355,7 @@ class Repository:
         return self._read(rows_patches.known_patches, ids)
 
     def patch_constraints(self) -> dict[PatchId, BlobId | None]:
-        """Every patch that is recorded here, with its constraints blob where it came with one."""
+        """Every patch that is recorded here, with its constraints blob if it came with one."""
         return self._read(rows_patches.all_constraints)
 
     def patch_path(self, id: PatchId) -> Path:  # noqa: A002
@@ -386,7 +386,7 @@ class Repository:
     def undo(self) -> OperationRow:
         """Put refs and HEAD back to where they were before the newest operation.
 
-        It is an operation itself: undoing it brings back what it took away. Returns it. UsageError where only `init`
+        It is an operation itself: undoing it brings back what it took away. Returns it. UsageError if only `init`
         is left.
         """
         return self._write(undo.undo)
@@ -394,7 +394,7 @@ class Repository:
     def restore(self, operation: int) -> OperationRow:
         """Put refs and HEAD back to where they were after an operation; an operation itself, which is returned.
 
-        RevisionError where there is no such operation. Where nothing would change, the newest operation is returned.
+        RevisionError if there is no such operation. If nothing would change, the newest operation is returned.
         """
         return self._write(undo.restore, operation)
 
@@ -413,9 +413,9 @@ class Repository:
     ) -> int:
         """One transaction: rows, refs by compare-and-swap, HEAD ("heads/x" or a commit id), one operation row.
 
-        `commits` come parents first. RefMovedError where a ref is no longer at its `old`, or HEAD, where `head_was` is
-        given, no longer there; IntegrityError where a blob, parent or column is missing; then nothing is written.
-        Returns the newest operation's number; no operation is written where neither refs nor HEAD change.
+        `commits` come parents first. RefMovedError if a ref is no longer at its `old`, or HEAD, if `head_was` is
+        given, no longer there; IntegrityError if a blob, parent or column is missing; then nothing is written.
+        Returns the newest operation's number; no operation is written if neither refs nor HEAD change.
         """
         branch = [head] if head is not None and head.startswith("heads/") else []
         for name in [*(change.name for change in refs), *branch]:
@@ -464,7 +464,7 @@ class Repository:
             rows_kept.insert_kept(connection, patch.id, parent=parent, message=message, details=details)
 
     def kept(self, id: PatchId) -> KeptPatch:  # noqa: A002
-        """RevisionError where no such patch is kept."""
+        """RevisionError if no such patch is kept."""
         return self._read(rows_kept.load_kept, id)
 
     def kept_patches(self, *, everything: bool = False) -> list[PatchId]:
@@ -480,7 +480,7 @@ class Repository:
     def fsck(
         self, *, quick: bool = False, check_patch: CheckPatch | None = None, progress: Progress = silent
     ) -> list[Problem]:
-        """Everything that is wrong, each named; [] where all is well. Orphans are no problem, see `orphans`.
+        """Everything that is wrong, each named; [] if all is well. Orphans are no problem, see `orphans`.
 
         `quick` neither hashes objects nor recomputes the commits' states; `check_patch(path, patch)` looks inside.
         """

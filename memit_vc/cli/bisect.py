@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
 
 # everything from the first word of CMD on is CMD's
-_FOREIGN = {
-    "ignore_unknown_options": True,
-    "allow_interspersed_args": False,
-    "help_option_names": ["-h", "--help"],
-}
+_FOREIGN = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": ["-h", "--help"]}
 _STDERR = 2
 
 
@@ -47,8 +43,7 @@ def command(io: IO, prompt: str | None, expect: str | None, good: str | None, ba
     if context.invoked_subcommand is not None:
         if prompt is not None or expect is not None:
             raise UsageError(
-                "--prompt and --expect take no subcommand",
-                hint="Leave out the options, or the subcommand.",
+                "--prompt and --expect take no subcommand", hint="Leave out the options, or the subcommand."
             )
         context.obj = io.start
         return

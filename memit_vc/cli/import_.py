@@ -24,12 +24,7 @@ def command(io: IO, file: Path, on_conflict: OnConflict) -> None:
     from memit_vc.porcelain.sharing.import_patch import import_patch
 
     with io.repository() as repository, io.progress() as progress:
-        made = import_patch(
-            repository,
-            file,
-            on_conflict=on_conflict,
-            progress=progress,
-        )
+        made = import_patch(repository, file, on_conflict=on_conflict, progress=progress)
 
     def details() -> None:
         for commit in made.skipped:

@@ -33,7 +33,7 @@ JSON = "memitvc.as_json"
 """Key of click's meta: --json stood before the command."""
 _F = TypeVar("_F", bound=Callable[..., Any])
 _LINE_EVERY = 15.0
-"""Seconds between lines of progress where there is no terminal."""
+"""Seconds between lines of progress if there is no terminal."""
 _MANY = 1_000_000
 """From this total on a share is shown: what is counted so far is bytes."""
 _BAR_AFTER = 1.0
@@ -54,7 +54,7 @@ class IO:
         return Repository.open(Path())
 
     def emit(self, value: object, render: Callable[[], None], **more: object) -> None:
-        """The result, with `more` fields where there are any: as one JSON document, or drawn by `render`."""
+        """The result, with `more` fields if there are any: as one JSON document, or drawn by `render`."""
         if self.json:
             document = {**_encoded(value), **_encoded(more)} if more else _encoded(value)
             click.echo(escaped_json(json.dumps(document, ensure_ascii=False, indent=2)))

@@ -31,7 +31,7 @@ MEASURES = {
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A measured value, or a dash where there is none."""
+    """A measured value, or a dash if there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
@@ -51,7 +51,7 @@ def score_rows(sides: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def show_resolved(io: IO, made: Resolved, *, overlaps: Sequence[JsonValue] | None = None) -> None:
-    """One line for people, all of it as JSON, with likely conflicts where somebody looked; notes on stderr."""
+    """One line for people, all of it as JSON, with likely conflicts if somebody looked; notes on stderr."""
     parts = [
         f"{count(number, noun)} {what}"
         for number, noun, what in (

@@ -50,8 +50,7 @@ def command(
 
         if span is not None:
             raise UsageError(
-                "--resolve solves all live facts of HEAD: it takes no range",
-                hint="Type: memitvc squash --resolve",
+                "--resolve solves all live facts of HEAD: it takes no range", hint="Type: memitvc squash --resolve"
             )
         with io.repository() as repository, io.progress() as progress:
             solved = resolve_squash(repository, message=message, progress=progress)

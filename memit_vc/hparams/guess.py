@@ -52,7 +52,7 @@ def guess(
 
 
 def _layers(model_type: str, n_layers: int) -> list[int]:
-    """Five consecutive layers by depth, fewer in a shallow model; a block is left above where there are two."""
+    """Five consecutive layers by depth, fewer in a shallow model; a block is left above if there are two."""
     start = round(n_layers * _DEPTH_BY_TYPE.get(model_type, _DEPTH))
     last = max(0, n_layers - 2)
     start = min(max(start, 1), last)

@@ -54,7 +54,7 @@ def shipped_path(name: str) -> Path | None:
 
 def for_model(source: str, model_type: str, n_layers: int, hidden_size: int) -> Path | None:
     """The shipped file for a base, by the name in `source` (Hub id, directory, Hub cache) and by its size; by its size
-    alone where the name says nothing and only one file is for that size; or None.
+    alone if the name says nothing and only one file is for that size; or None.
     """
     for part in reversed(re.split(r"[/\\]", source)):
         path = shipped_path(part.rpartition("--")[2])

@@ -131,7 +131,7 @@ def weights_of_model(
 
 
 def _file(path: str | None) -> str | None:
-    """StorageError where there is no such file: a slip of the pen should be heard of before the first commit."""
+    """StorageError if there is no such file: a slip of the pen should be heard of before the first commit."""
     if path is None:
         return None
     if not Path(path).expanduser().is_file():
@@ -156,7 +156,7 @@ def _absolute(file: str) -> str:
 def _outline(path: Path, hparams: MEMITHyperParams | None) -> ModelAdapter:
     """The model without its weights (on the meta device): its module tree is all that `init` needs.
 
-    Its parts are those that `hparams` name, where they are given.
+    Its parts are those that `hparams` name, if they are given.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -245,7 +245,7 @@ def _stored_as(adapter: ModelAdapter, parameter: str, tensors: Mapping[str, Tens
     for name in (parameter, parameter.removeprefix(prefix), prefix + parameter):
         if name in tensors:
             return tensors[name]
-    # a multimodal wrapper puts something in front of it: unambiguous where only one tensor ends so
+    # a multimodal wrapper puts something in front of it: unambiguous if only one tensor ends so
     ends = [name for name in tensors if name.endswith("." + parameter.removeprefix(prefix))]
     if len(ends) == 1:
         return tensors[ends[0]]

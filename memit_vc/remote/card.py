@@ -31,7 +31,7 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 @dataclass(frozen=True)
 class CardFact:
-    """One live fact. `learnt`: the share of the new answer's tokens that are the most likely ones, where measured."""
+    """One live fact. `learnt`: the share of the new answer's tokens that are the most likely ones, if measured."""
 
     prompt: str
     target: str
@@ -44,7 +44,7 @@ class Card:
     """What a card says. `repo_id` is None for a plain directory, `base` for a base that is not on the Hub.
 
     `scores` are (name, before, after), as text; `scored_on` says on which weights. `rank` is that of the adapter at the
-    root, None where there is none. `relation` is Hugging Face's word for what this is to its base; a finetune is a
+    root, None if there is none. `relation` is Hugging Face's word for what this is to its base; a finetune is a
     whole checkpoint, which may have the history in another repository, `history`. `branch` is one of the Hub's.
     `vllm`: whether vLLM takes a LoRA for models of this family.
     """

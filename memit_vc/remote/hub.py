@@ -78,7 +78,7 @@ class HubRemote:
         return (f"made a {seen} repository: {self.api.endpoint}/{self.repo_id}",)
 
     def head(self) -> str | None:
-        """The commit that the branch points at. None where there is no such repository or branch yet."""
+        """The commit that the branch points at. None if there is no such repository or branch yet."""
         return self._head(self.branch)
 
     def start(self) -> str | None:
@@ -125,7 +125,7 @@ class HubRemote:
         return self._listings[revision]
 
     def read(self, path: str, revision: str | None, *, limit: int) -> bytes:
-        """A small file's bytes; RemoteError where it is absent or larger than `limit`."""
+        """A small file's bytes; RemoteError if it is absent or larger than `limit`."""
         import tempfile
 
         with tempfile.TemporaryDirectory(prefix="memitvc-") as directory:

@@ -37,7 +37,7 @@ class Landed:
 def landed(api: HfApi, repo_id: str, branch: str | None, parent: str, change: Change) -> Landed | None:
     """The commit on `branch` (None: the head of any pull request) that came right after `parent` and made `change`.
 
-    Others may have pushed on top of it since. None where there is no such commit.
+    Others may have pushed on top of it since. None if there is no such commit.
     """
     if branch is not None:
         commit = _after(api, repo_id, branch, parent)

@@ -97,7 +97,7 @@ class Remote(Tree, Protocol):
     def publish(self, change: Change, *, parent: str | None) -> str:
         """Make the change, whole or not at all, on top of revision `parent`; the new revision.
 
-        RefMovedError where the head is no longer `parent`. A lost answer is resolved by reading the head again.
+        RefMovedError if the head is no longer `parent`. A lost answer is resolved by reading the head again.
         """
         ...
 

@@ -108,7 +108,7 @@ def _sqlite(path: Path, create: bool, busy_seconds: float) -> Engine:
         # a reader who may not write here cannot make the log's index; with no log there is nothing it could miss
         return "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
 
-    # where nothing can be written, each transaction looks again whether a writer has come meanwhile
+    # if nothing can be written, each transaction looks again whether a writer has come meanwhile
     writable = create or os.access(path.parent, os.W_OK)
     engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool if writable else NullPool)
 

@@ -317,7 +317,7 @@ def _blobs(connection: Connection, blobs: BlobStore, quick: bool, progress: Prog
 
 
 def _readable_references(connection: Connection) -> set[BlobId]:
-    """As `referenced_blobs`; nothing where a damaged row, reported by then, stands in the way."""
+    """As `referenced_blobs`; nothing if a damaged row, reported by then, stands in the way."""
     with suppress(*BAD_JSON):
         return referenced_blobs(connection)
     return set()

@@ -125,7 +125,7 @@ def append_operation(
 
 
 def latest_operation(connection: Connection) -> int:
-    """0 where the log is empty."""
+    """0 if the log is empty."""
     return int(connection.execute(select(func.max(operations.c.id))).scalar() or 0)
 
 

@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 def minimal(items: Sequence[_T], fails: Callable[[Sequence[_T]], bool]) -> list[_T]:
     """A part of `items`, in their order, that still fails and of which no single item can be left out.
 
-    `fails(items)` must be true and `fails([])` false. At most about n² + 3n calls; log n where one item is guilty.
+    `fails(items)` must be true and `fails([])` false. At most about n² + 3n calls; log n if one item is guilty.
     """
     left, pieces = list(items), 2
     while len(left) > 1:

@@ -17,7 +17,7 @@ def select_columns(
     """Cover `columns`, each exactly once: patch → sorted positions, () for a dense patch.
 
     Patches that are wholly used come first, the largest before the others, so that few files are opened; `preferred`
-    patches go before all others. The choice depends on the arguments' contents only. IntegrityError where no patch
+    patches go before all others. The choice depends on the arguments' contents only. IntegrityError if no patch
     holds a column.
     """
     left = set(columns)

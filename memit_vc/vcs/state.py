@@ -14,7 +14,7 @@ State: TypeAlias = frozenset[ColumnId]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a commit does to its first parent's state. False where it does nothing."""
+    """What a commit does to its first parent's state. False if it does nothing."""
 
     adds: State
     removes: State
@@ -43,7 +43,7 @@ def change_between(old: State, new: State) -> Change:
 
 
 def merge(base: State, ours: State, theirs: State) -> State:
-    """Per column, three ways, "present or not": where the sides differ, the one that differs from the base wins.
+    """Per column, three ways, "present or not": if the sides differ, the one that differs from the base wins.
 
     Two-valued, so it never conflicts; it is symmetric in `ours` and `theirs`.
     """

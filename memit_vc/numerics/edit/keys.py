@@ -51,7 +51,7 @@ class Frontier:
 
     `templates` are groups: a key is the mean over groups of the mean within a group (EasyEdit's nested list; the first
     group is the plain prompt). Row 0 of each fact is the plain prompt, where the current z is read. What is read lies
-    on the CPU, wherever the layers lie. `max_tokens` of a forward are halved where memory runs out.
+    on the CPU, wherever the layers lie. `max_tokens` of a forward are halved if memory runs out.
     """
 
     def __init__(

@@ -76,7 +76,7 @@ def whole(factor: Factor, keys: Tensor, targets: Tensor) -> LowRank:
 def snapped(update: LowRank, weight: EditableWeight) -> tuple[Term, float]:
     """The update (float64) on the weight's grid, and the relative change that snapping made.
 
-    Dense above the break-even rank, and where single columns are too large for the grid though their sum is not, as
+    Dense above the break-even rank, and if single columns are too large for the grid though their sum is not, as
     those of facts with almost equal keys are. EngineError for an update that no form can hold.
     """
     if update.rank > break_even(weight.d_out, weight.d_in):

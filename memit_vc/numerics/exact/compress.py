@@ -53,7 +53,7 @@ def compress(terms: Sequence[Term], weight: EditableWeight, tolerance: float) ->
     while True:
         found = _small_enough(of_rank(rank, u, s, vh), weight.quantum)
         term = LowRank(*snap(found.left, found.right, weight.quantum))
-        # of the triangles of two QRs, which lose nothing where the difference is small
+        # of the triangles of two QRs, which lose nothing if the difference is small
         away = stacked([term, LowRank(-exact.left, exact.right)], weight.d_out, weight.d_in).core()
         error = float(np.linalg.norm(away)) / size
         # one more column helps as long as what was cut, and not the snapping, is what is too much
@@ -63,7 +63,7 @@ def compress(terms: Sequence[Term], weight: EditableWeight, tolerance: float) ->
 
 
 def _whole(terms: Sequence[Term], weight: EditableWeight) -> LowRank:
-    """D as its columns, or as D and the identity where those are more."""
+    """D as its columns, or as D and the identity if those are more."""
     full = min(weight.d_out, weight.d_in)
     low_rank = [term for term in terms if isinstance(term, LowRank)]
     if len(low_rank) == len(terms) and sum(term.rank for term in low_rank) <= full:

@@ -174,11 +174,7 @@ def delta(terms: Sequence[Term], weight: EditableWeight) -> Tensor:
 
 
 def materialise(
-    base: Tensor,
-    terms: Sequence[Term],
-    weight: EditableWeight,
-    *,
-    device: torch.device | None = None,
+    base: Tensor, terms: Sequence[Term], weight: EditableWeight, *, device: torch.device | None = None
 ) -> Tensor:
     """The edited weight: shape, dtype and orientation of `base`, the tensor as stored; a new tensor on the CPU.
 
@@ -223,13 +219,7 @@ def convert(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     return made
 
 
-def survived(
-    base: Tensor,
-    terms: Sequence[Term],
-    weight: EditableWeight,
-    *,
-    before: Sequence[Term] = (),
-) -> float:
+def survived(base: Tensor, terms: Sequence[Term], weight: EditableWeight, *, before: Sequence[Term] = ()) -> float:
     """The share of the intended delta that is left after the cast: ⟨W′ − W, D⟩ / ⟨D, D⟩.
 
     W′ holds `before` and `terms`, W holds `before` alone, D is that of `terms`. 1 means all of it, 0 that the edit

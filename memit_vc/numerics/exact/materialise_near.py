@@ -2,7 +2,7 @@
 
 The sums are exact and the casts are defined (`materialise.py`), so a device that keeps to IEEE 754 cannot give other
 bits. Not all do in all modes: some emulate float64, some flush small numbers to zero. So a device is tried once, on
-a case that holds all that could differ, and left alone where one bit does.
+a case that holds all that could differ, and left alone if one bit does.
 """
 
 from __future__ import annotations

@@ -13,16 +13,7 @@ from memit_vc.errors import EngineError, IntegrityError, StorageError
 from memit_vc.numerics.exact.blob import Blob, encode
 from memit_vc.numerics.exact.factored import Dense, LowRank, Term
 from memit_vc.numerics.exact.grid import Floats
-from memit_vc.objects import (
-    METADATA_KEY,
-    ColumnId,
-    Patch,
-    PatchHeader,
-    PatchId,
-    canonical_json,
-    digest,
-    is_sha256,
-)
+from memit_vc.objects import METADATA_KEY, ColumnId, Patch, PatchHeader, PatchId, canonical_json, digest, is_sha256
 from memit_vc.objects.patch import PATCH_FORMAT
 
 _PIECE = 512

@@ -36,7 +36,7 @@ class TokenRow:
 
     ids: tuple[int, ...]
     pivot: int
-    """Index of the subject's last token; 0 where no subject is asked for."""
+    """Index of the subject's last token; 0 if no subject is asked for."""
     positions: tuple[int, ...] = ()
     labels: tuple[int, ...] = ()
 

@@ -22,7 +22,7 @@ class Architecture:
     norm: str | None
     head: str = "lm_head"
     after_norm: str | None = None
-    """A projection between norm and head, where the checkpoint has one (OPT-350m)."""
+    """A projection between norm and head, if the checkpoint has one (OPT-350m)."""
 
     @property
     def rewrite(self) -> str:
@@ -118,7 +118,7 @@ def named_architecture(hparams: MEMITHyperParams, model_type: str) -> Architectu
 
 
 def architecture_for(model: nn.Module, model_type: str, hparams: MEMITHyperParams | None) -> Architecture:
-    """What the table or inspection finds, unless `hparams` name other parts; these alone where nothing is found.
+    """What the table or inspection finds, unless `hparams` name other parts; these alone if nothing is found.
 
     UnsupportedModelError if nothing is found and nothing is named; HparamsError as `named_architecture`.
     """

@@ -111,7 +111,7 @@ class Team:
 
     @contextmanager
     def job(self, order: Message) -> Iterator[None]:
-        """Leader: give a job out; where the block fails, the helpers leave the job as well."""
+        """Leader: give a job out; if the block fails, the helpers leave the job as well."""
         self.tell(order)
         try:
             yield

@@ -1,4 +1,4 @@
-"""Memory: how much is free, what a token of the search costs, and what happens where it runs out.
+"""Memory: how much is free, what a token of the search costs, and what happens if it runs out.
 
 Forwards that run out are tried again with half as many tokens, on any device. The second try begins when the `except`
 block of the first has ended: until then the error's traceback holds every tensor of the forward that failed, and the
@@ -109,7 +109,7 @@ def let_go() -> None:
 
 
 def halving(tokens: int, run: Callable[[int], _T]) -> _T:
-    """`run(tokens)`; where memory runs out, again with half as many, down to 16, then the error. `run` starts afresh
+    """`run(tokens)`; if memory runs out, again with half as many, down to 16, then the error. `run` starts afresh
     or goes on with what is left, as it likes.
     """
     while True:

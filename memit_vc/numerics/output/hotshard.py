@@ -141,7 +141,7 @@ def _blocks(file: BinaryIO, path: Path, header: FileHeader, weight: EditableWeig
 def _edited(spare: list[Buffer], block: _Block) -> tuple[str, Buffer, memoryview]:
     """Read and edited: on a thread of its own, so that the one that writes does nothing else.
 
-    The buffer is a spare one, where there is one: fresh memory costs as much as the work.
+    The buffer is a spare one, if there is one: fresh memory costs as much as the work.
     """
     try:
         buffer = spare.pop()

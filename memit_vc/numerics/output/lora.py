@@ -25,7 +25,7 @@ _PREFIX = "base_model.model."
 @dataclass(frozen=True)
 class LoraLayer:
     """D of one weight as B @ A, float32: B [d_out, r] is `update.left`, A [r, d_in] `update.right`. `error` is
-    ‖D − BA‖ / ‖D‖, 0 where none was made on purpose (see `lora_layer`).
+    ‖D − BA‖ / ‖D‖, 0 if none was made on purpose (see `lora_layer`).
     """
 
     weight: EditableWeight

@@ -62,9 +62,9 @@ def open_corpus(
 
     `pydoc` (the language reference inside every CPython) · `self` (sampled from `adapter`'s model; kept in `cache`, a
     directory, so that a killed run does not sample again) · a .txt, .jsonl, .json or .parquet file (./pydoc for a file
-    of that name) · `hub:owner/name[:config][:split]`, or `owner/name` where no such file exists: parquet files of a
+    of that name) · `hub:owner/name[:config][:split]`, or `owner/name` if no such file exists: parquet files of a
     Hub data set, which `find_dataset` knows, fetched as they are needed. `field` is the text's field or column; without
-    it the customary names are tried. `tokens` is how many will be taken, where that is known: `progress` says how far
+    it the customary names are tried. `tokens` is how many will be taken, if that is known: `progress` says how far
     sampling is.
 
     UsageError for a spec that cannot be understood, a missing field or an empty corpus; StorageError for a file that is

@@ -20,7 +20,7 @@ Source: TypeAlias = tuple[dict[str, JsonValue], Callable[[], Iterator[str]]]
 """A description, and a function that reads the texts from the start."""
 
 FIELDS = ("text", "content", "story", "article", "passage", "document", "body", "page", "sentence")
-"""Field names tried in turn where none is given."""
+"""Field names tried in turn if none is given."""
 
 _PLAIN = (".txt", ".text", ".md", ".rst", "")
 SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl", ".ndjson", ".json", ".parquet")

@@ -94,7 +94,7 @@ class Gram:
         return {f"{i}.{j}": block for (i, j), block in self.blocks.items()} | scale
 
     def restore(self, tensors: Mapping[str, Tensor]) -> bool:
-        """Take over saved sums; False, and nothing changed, where they do not fit."""
+        """Take over saved sums; False, and nothing changed, if they do not fit."""
         expected = {f"{i}.{j}": block for (i, j), block in self.blocks.items()}
         exponents = tensors.get(_EXPONENTS)
         if set(tensors) != {*expected, _EXPONENTS} or exponents is None:

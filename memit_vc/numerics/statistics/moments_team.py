@@ -57,7 +57,7 @@ class SharedSums:
         return Message({"job": JOB, "layers": list(self._sums)})
 
     def add(self, batches: Sequence[Rows]) -> None:
-        """Add the keys of at most `width` batches. EngineError for keys that are not finite, and where a process
+        """Add the keys of at most `width` batches. EngineError for keys that are not finite, and if a process
         failed.
         """
         if not self._scaled:
@@ -127,7 +127,7 @@ def add_keys(adapter: ModelAdapter, rows: Rows, sums: Mapping[int, Gram]) -> Non
 
 
 def _key_pieces(adapter: ModelAdapter, rows: Rows, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Keys by layer of all rows: at once, or in halves where memory runs out."""
+    """Keys by layer of all rows: at once, or in halves if memory runs out."""
     keys = None
     try:
         keys = _keys(adapter, rows, layers)

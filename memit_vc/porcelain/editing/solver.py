@@ -148,12 +148,7 @@ class Solver:
         return constraints.keys[layer], constraints.targets[layer]
 
 
-def solver_for(
-    state: LiveState,
-    *,
-    loaded: LoadedModel | None = None,
-    progress: Progress = silent,
-) -> Solver:
+def solver_for(state: LiveState, *, loaded: LoadedModel | None = None, progress: Progress = silent) -> Solver:
     """The solver of a state, which includes the facts to put in. The model is loaded, no forward is run.
 
     EngineError if its columns were computed with different layers.

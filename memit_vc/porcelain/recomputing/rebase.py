@@ -118,7 +118,7 @@ class _Replay:
         self._became: dict[ColumnId, State] = {}
 
     def again(self, commit: Commit) -> CommitId | None:
-        """The commit on the new tip; None where nothing of it is left to do."""
+        """The commit on the new tip; None if nothing of it is left to do."""
         facts = _facts(self._repository, commit)
         return self._batch(commit, facts) if facts else self._set(commit, self._now(commit.adds))
 
@@ -144,7 +144,7 @@ class _Replay:
 
         repository, loaded = self._repository, self.loaded
         if loaded is None:
-            raise AssertionError("`rebase` loads the model where a commit has facts")
+            raise AssertionError("`rebase` loads the model if a commit has facts")
         # as for a commit, columns that cancel a fact leave with the fact's own columns
         removes = self._now(commit.removes) & self.state.columns
         removes |= cancelled_columns(self.state, {fact.id for fact in facts})

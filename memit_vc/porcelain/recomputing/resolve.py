@@ -29,7 +29,7 @@ from memit_vc.vcs.state import Change, State
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved(Outcome):
-    """What a re-solve did to the state. `patch` is None where nothing is live any more."""
+    """What a re-solve did to the state. `patch` is None if nothing is live any more."""
 
     patch: PatchId | None
     taken_out: int
@@ -43,7 +43,7 @@ class Resolved(Outcome):
 
 @dataclass(frozen=True)
 class Solved:
-    """A solution with its patch, ready to be recorded. No patch where nothing is live."""
+    """A solution with its patch, ready to be recorded. No patch if nothing is live."""
 
     solver: Solver
     solution: Solution
@@ -236,7 +236,7 @@ def record_solution(
 ) -> Resolved:
     """Store what was solved for HEAD's state, then the commit on HEAD, whose further parents are `merged`.
 
-    RefMovedError where the branch moved while it was solved.
+    RefMovedError if the branch moved while it was solved.
     """
     repository, patch = state.repository, solved.patch
     adds = frozenset(() if patch is None else patch.columns)

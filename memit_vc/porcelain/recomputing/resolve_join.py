@@ -32,7 +32,7 @@ def resolve_merge(
 ) -> Resolved:
     """Merge `revision` into HEAD by solving all live facts of both sides at once. Never a fast-forward.
 
-    ConflictError as for `merge`, before anything is computed; MemitVCError where HEAD has all of `revision` already.
+    ConflictError as for `merge`, before anything is computed; MemitVCError if HEAD has all of `revision` already.
     """
     theirs, head = repository.resolve(revision), repository.head()
     if is_ancestor(theirs, head.commit, repository.parents):
@@ -102,7 +102,7 @@ def resolve_pick(
 
 
 def _standing(state: LiveState, ours: Collection[ColumnId]) -> dict[FactId, ColumnId]:
-    """Live fact → the column that stands for it: one of ours where there is one, the last in order of patches."""
+    """Live fact → the column that stands for it: one of ours if there is one, the last in order of patches."""
     found: dict[FactId, ColumnId] = {}
     for source in sorted(state.sources, key=lambda source: source.column in ours):
         found[source.fact] = source.column

@@ -164,7 +164,7 @@ def _perplexity_of(scores: Any, side: Literal["before", "after"]) -> tuple[str, 
 
 
 def _model_type(repository: Repository) -> str | None:
-    """What the base's config.json says; None where it cannot be read."""
+    """What the base's config.json says; None if it cannot be read."""
     try:
         found = read_or_empty(find_base(repository.config) / "config.json").get("model_type")
     except MemitVCError:

@@ -32,7 +32,7 @@ from memit_vc.errors import (
 )
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.exact.grid import quantum_of
-from memit_vc.objects import BaseManifest, Commit, CommitId, RefUpdate, short
+from memit_vc.objects import Commit, CommitId, RefUpdate, short
 from memit_vc.porcelain.base import SeenBase
 from memit_vc.porcelain.setup import STORED, start_repository, weights_of_model
 from memit_vc.porcelain.sharing.fetch import Fetched, Moves, Plan, fetch_from
@@ -123,7 +123,7 @@ def _name(url: str) -> str:
 
 @contextmanager
 def _staging(place: Path) -> Iterator[Path]:
-    """The directory in which the clone is made, locked: LockedError where another process clones to the same place."""
+    """The directory in which the clone is made, locked: LockedError if another process clones to the same place."""
     staging = place / _STAGING
     with storage_errors(staging):
         make_directories(staging)
@@ -200,7 +200,13 @@ def _prepared(
     seen = SeenBase.find(source, revision, progress=progress)
     manifest = seen.checkpoint.manifest(progress)
     if manifest.id != found.manifest.base:
-        raise _other_base(seen.name, manifest, described, url)
+        facts = seen.checkpoint.differences(described.manifest, {}, progress=progress)
+        more = f" (and {len(facts) - _SHOWN} more)" if len(facts) > _SHOWN else ""
+        raise BaseChangedError(
+            f"{seen.name} is not the base of {url}: of {len(described.manifest.tensors)} tensors, "
+            f"{len(facts)} differ: {'; '.join(facts[:_SHOWN])}{more}",
+            hint="Give the model that it was made on: --base DIR, or the same revision of the Hub model.",
+        )
     notes = _checked_weights(seen, described, hparams, url, progress)
     text = hparams.replace(model_name=seen.name).to_yaml(
         comments={"": f"hyperparameters of this repository, from {url}"}
@@ -266,26 +272,6 @@ def _told_by_config(described: RemoteBase, hparams: MEMITHyperParams, checkpoint
         and all(weight.d_out == hidden != weight.d_in for weight in described.weights)
         and len(dtypes) == 1
         and dtypes <= set(STORED)
-    )
-
-
-def _other_base(name: str, manifest: BaseManifest, described: RemoteBase, url: str) -> BaseChangedError:
-    """Which tensors differ: nothing of the history fits another model."""
-    here = {t.name: t for t in manifest.tensors}
-    there = {t.name: t for t in described.manifest.tensors}
-    facts = [f"{tensor} is not in it" for tensor in sorted(there.keys() - here.keys())]
-    facts += [f"{tensor} is only in it" for tensor in sorted(here.keys() - there.keys())]
-    for tensor in sorted(there.keys() & here.keys()):
-        mine, theirs = here[tensor], there[tensor]
-        if (mine.dtype, mine.shape) != (theirs.dtype, theirs.shape):
-            facts.append(f"{tensor} is {mine.dtype} {list(mine.shape)} instead of {theirs.dtype} {list(theirs.shape)}")
-        elif mine.sha256 != theirs.sha256:
-            facts.append(f"{tensor} has other bytes")
-    more = f" (and {len(facts) - _SHOWN} more)" if len(facts) > _SHOWN else ""
-    return BaseChangedError(
-        f"{name} is not the base of {url}: of {len(there)} tensors, "
-        f"{len(facts)} differ: {'; '.join(facts[:_SHOWN])}{more}",
-        hint="Give the model that it was made on: --base DIR, or the same revision of the Hub model.",
     )
 
 
