@@ -10,7 +10,6 @@ else
 BIN := .venv/bin
 endif
 STAMP := $(BIN)/../.memit-vc-installed
-DOCS_STAMP := $(BIN)/../.memit-vc-docs-installed
 
 .PHONY: demo test test-slow lint bench docs
 
@@ -33,13 +32,9 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
 # the command reference, and the pages as a site in build/site
-docs: $(DOCS_STAMP)
+docs: $(STAMP)
 	$(BIN)/python docs/generate.py
 	$(BIN)/mkdocs build --strict --quiet
-
-$(DOCS_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
-	touch $@
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from memit_vc.errors import EngineError, HparamsError, UnsupportedModelError
+from memit_vc.errors import EngineError, HparamsError, IntegrityError, UnsupportedModelError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.engine import Context
 from memit_vc.numerics.exact.factored import Term
@@ -192,6 +192,13 @@ def load_model(repository: Repository, *, device: str = "cpu", progress: Progres
     hparams = MEMITHyperParams.from_hparams(repository.hparams_path)
     _check_names(hparams, weights)
     adapter = open_adapter(checkpoint, dtype=dtype, device=device, spread=team is None, hparams=hparams)
+    for weight in weights.values():
+        found = (adapter.orientation(weight.layer), *adapter.dimensions(weight.layer))
+        if found != (weight.orientation, weight.d_out, weight.d_in):
+            raise IntegrityError(
+                f"{weight.name} is recorded as another kind of matrix than the model has",
+                hint="Start the repository again: `memitvc init`, or `memitvc clone` from a remote that you trust.",
+            )
     gc.collect()  # loading leaves garbage that would add to an edit's own peak of memory
     return LoadedModel(repository, checkpoint, replace(adapter, team=team), weights)
 

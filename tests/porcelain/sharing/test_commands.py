@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from memit_vc.cli import main
+from memit_vc.objects import canonical_json, digest
 from memit_vc.porcelain.sets.branch import create_branch
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.upkeep.fsck import fsck
@@ -266,6 +267,20 @@ def test_remotes_that_cannot_be_read_stop_only_what_asks_for_them(world: World, 
         assert refused.code == 1
         assert "[remote] must have tables with a URL" in refused.err
     assert config.read_text() == spoilt
+
+
+def test_inherited_scores_travel_under_the_word_of_the_format(world: World, here: Cli, there: Cli) -> None:
+    here.ok("squash", "HEAD~3..HEAD~1")
+    here.ok("remote", "add", "fresh", "../fresh")
+    here.ok("push", "fresh")
+    records = [json.loads(path.read_bytes()) for path in (world.work.parent / "fresh" / "commits").iterdir()]
+    assert sum("brought" in record for record in records) == 1
+    with Repository.open(world.work) as repository:
+        squashed = next(record["commit"] for record in records if "brought" in record)
+        assert squashed["kind"] == "squash"
+        assert repository.has_commit(digest("commit", canonical_json(squashed)))
+    there.ok("remote", "add", "fresh", str(world.work.parent / "fresh"))
+    there.ok("fetch", "fresh")
 
 
 def test_fetch_makes_a_damaged_object_good(world: World, here: Cli) -> None:
