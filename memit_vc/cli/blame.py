@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 def command(io: IO, prompt: str, measure: bool, **options: Any) -> None:
     """Rank the commits and facts that are live at REVISION by how far each moves the model's output at PROMPT.
 
-    The measure is the norm of the update at the prompt's key, as a share of the whole output, summed over the edited
-    layers.
+    In each edited layer, take the norm of what the commit or fact adds to the matrix's output at the prompt's key, and
+    divide it by the norm of that whole output. The measure is the sum over the layers.
     """
     from memit_vc.porcelain.asking.blame import blame
 

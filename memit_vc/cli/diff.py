@@ -28,14 +28,7 @@ if TYPE_CHECKING:
 @click.option("--prompts", metavar="FILE", help="With --behaviour: also ask the lines of FILE; - is standard input.")
 @click.option("--stat", is_flag=True, help="Show only counts.")
 def command(
-    io: IO,
-    older: str | None,
-    newer: str | None,
-    facts: bool,
-    weights: bool,
-    ask: bool,
-    prompts: str | None,
-    stat: bool,
+    io: IO, older: str | None, newer: str | None, facts: bool, weights: bool, ask: bool, prompts: str | None, stat: bool
 ) -> None:
     """Compare A with B. Default: HEAD~1 with HEAD; A alone is compared with HEAD. No model is loaded, except for
     --behaviour: it asks the model at A and at B about the facts that differ, their paraphrases and their neighbours.

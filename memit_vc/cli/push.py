@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 @click.argument("remote", required=False)
 @click.argument("branch", required=False)
 @click.option("--tag", help="Also publish the branch's tip as TAG (created here if it does not exist).")
-@click.option("--branch", "hub_branch", metavar="NAME", help="On the Hub: push to its branch NAME, created from main.")
+@click.option(
+    "--branch",
+    "hub_branch",
+    metavar="NAME",
+    help="On the Hub: push to this branch of the repository there; it is created from main.",
+)
 @click.option("--create-pr", is_flag=True, help="On the Hub: open a pull request.")
 @click.option("--public", "visibility", flag_value="public", help="On the Hub: create the repository as public.")
 @click.option("--private", "visibility", flag_value="private", help="On the Hub: create the repository as private.")

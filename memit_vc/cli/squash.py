@@ -24,7 +24,9 @@ from memit_vc.progress import count
     help="Store HEAD's whole state in fewer columns, in one commit on top. No tensor's update changes by more than "
     "this share of its norm.",
 )
-@click.option("-m", "--message", help="Message of the new commit. Default: the subjects of the squashed ones.")
+@click.option(
+    "-m", "--message", help="Message of the new commit. Default: the first lines of the squashed commits' messages."
+)
 def command(
     io: IO, span: str | None, everything: bool, resolve: bool, tolerance: float | None, message: str | None
 ) -> None:
