@@ -91,7 +91,7 @@ def test_a_bare_name_means_text_of_the_model_itself(make: Callable[..., Case], t
     case = make("linear", mom2_dataset="wikipedia", stats_dir=str(tmp_path / "none"))
     assert source(case, tmp_path / "cache")._corpus() == "self"
     page = " ".join((DOCS / "easyedit.md").read_text(encoding="utf-8").split())
-    assert "For a bare name such as `wikipedia` it is `self`" in page
+    assert "A bare name such as `wikipedia` counts as `self`" in page
 
 
 def test_files_of_another_model_are_refused(make: Callable[..., Case], tmp_path: Path) -> None:
