@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     "fact's subject that occurs in PROMPT; else the end of PROMPT.",
 )
 @click.option(
-    "--measure", is_flag=True, help="Also measure the answer's log-probability without each of the ranked facts."
+    "--measure",
+    is_flag=True,
+    help="Also leave out each commit and fact in turn, and measure the answer's log-probability.",
 )
 @click.option("--answer", help="The answer to measure. Default: the model's present answer.")
 @click.option("-n", "--number", "limit", type=click.IntRange(min=1), default=10, show_default=True, help="Rows shown.")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     "--branch",
     "hub_branch",
     metavar="NAME",
-    help="On the Hub: push to this branch of the repository there; it is created from main.",
+    help="On the Hub: push to this git branch of the Hub repository, created from main if it is new.",
 )
 @click.option("--create-pr", is_flag=True, help="On the Hub: open a pull request.")
 @click.option("--public", "visibility", flag_value="public", help="On the Hub: create the repository as public.")
@@ -52,7 +52,7 @@ def command(
     first. Everything goes in one change, or nothing does. Only missing objects are sent.
 
     --merged pushes the edited model instead of the history, to a separate Hub repository. transformers and vLLM load it
-    by name. Shards without an edit are copied on the Hub if the base is there.
+    by name. If the base is on the Hub, shards without an edit are copied there from it, not uploaded.
     """
     from memit_vc.porcelain.sharing.push import push
     from memit_vc.remote.opening import PushOptions

@@ -27,8 +27,8 @@ def conflict_options(function: _F) -> _F:
     """--ours, --theirs, --keep-both as `on_conflict`; "stop" if none is given."""
     for name, text in (
         ("keep-both", "Keep both sides of a contradiction."),
-        ("theirs", "If facts contradict each other, keep those that come in."),
-        ("ours", "If facts contradict each other, keep those of HEAD."),
+        ("theirs", "If facts contradict each other, keep those that this command brings in or back."),
+        ("ours", "If facts contradict each other, keep those that are live at HEAD."),
     ):
         function = click.option(f"--{name}", "on_conflict", flag_value=name, default="stop", help=text)(function)
     return function

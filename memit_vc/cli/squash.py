@@ -21,8 +21,8 @@ from memit_vc.progress import count
     "tolerance",
     type=FiniteRange(min=0, max=1, min_open=True, max_open=True),
     metavar="TOL",
-    help="Store HEAD's whole state in fewer columns, in one commit on top. No tensor's update changes by more than "
-    "this share of its norm.",
+    help="Store HEAD's whole state in fewer columns, in one commit on top. The update of each tensor changes "
+    "by at most this share of the update's norm.",
 )
 @click.option(
     "-m", "--message", help="Message of the new commit. Default: the first lines of the squashed commits' messages."
@@ -30,9 +30,9 @@ from memit_vc.progress import count
 def command(
     io: IO, span: str | None, everything: bool, resolve: bool, tolerance: float | None, message: str | None
 ) -> None:
-    """Replace the commits in A..B (those in B but not in A) with one commit. Its patch holds the columns that are still
-    live at B; an edit that was made and reverted within the range leaves nothing. No model is loaded. The weights stay
-    bit-identical: this is checked before the branch moves.
+    """Replace the commits in A..B (those in B but not in A) with one commit. Its patch holds those of their columns
+    that are still in the state of B; an edit that was made and reverted within the range leaves nothing. No model is
+    loaded. The weights stay bit-identical: this is checked before the branch moves.
 
     --resolve changes the weights: all live facts are solved again, in one new patch. --compress changes them by at most
     TOL: one patch of lower rank replaces all others.
