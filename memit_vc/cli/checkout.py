@@ -16,7 +16,8 @@ from memit_vc.progress import count
 def command(io: IO, revision: str, output: Path | None, in_place: Path | None) -> None:
     """Write the model of REVISION (default HEAD) as a directory that plain transformers loads.
 
-    Only the edited tensors are written; every other file is linked to the repository's.
+    Only the edited tensors are written; every other file is linked to the repository's. The first checkout copies the
+    base into the repository, split into the files that edits can touch and the others.
     """
     from memit_vc.porcelain.output.checkout import checkout
     from memit_vc.store.fresh import refuse_inside_repository

@@ -41,6 +41,6 @@ def command(io: IO, revisions: tuple[str, ...], resolve: bool, check_overlap: bo
         if check_overlap is None:
             io.note(UNSEEN)
         for commit in made.skipped:
-            io.note(f"{commit[:10]} is here already")
+            io.note(f"the change of {commit[:10]} is here already")
 
     io.outcome(made, change_text(made), details, **({} if likely is None else {"overlaps": likely}))

@@ -31,6 +31,7 @@ def command(io: IO, revision: str, as_csv: bool, subject: str | None, commits: t
 
     with io.repository() as repository:
         found = facts(repository, revision)
+        live = len(found)
         wanted = {repository.resolve(name) for name in commits}
         dates = {entry.commit: repository.commit(entry.commit).time for entry in found}
     if subject is not None:
@@ -52,7 +53,7 @@ def command(io: IO, revision: str, as_csv: bool, subject: str | None, commits: t
 
     def render() -> None:
         if not found:
-            click.echo("no facts are live")
+            click.echo(f"none of the {live} live facts is like that" if live else "no facts are live")
             return
         io.table(
             ["fact", "subject", "prompt", "target", "commit", "date", *(_SHOWN if measure else ())],

@@ -28,7 +28,7 @@ def command(io: IO, file: Path, on_conflict: OnConflict) -> None:
 
     def details() -> None:
         for commit in made.skipped:
-            io.note(f"{commit[:10]} is here already")
+            io.note(f"the change of {commit[:10]} is here already")
 
     if made.ids:
         io.outcome(made, change_text(made), details)

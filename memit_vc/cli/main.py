@@ -119,6 +119,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _interrupted()
     except KeyboardInterrupt:
         return _interrupted()
+    except click.exceptions.NoArgsIsHelpError as error:
+        _report("Missing command.", f"`{error.ctx.command_path} --help` lists them.", error.exit_code, as_json)
+        return error.exit_code
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
         hint = None if context is None else f"`{context.command_path} --help` says what it takes."

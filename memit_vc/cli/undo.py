@@ -18,5 +18,6 @@ def command(io: IO) -> None:
         click.echo(made.description)
         for line in moved_lines(made):
             click.echo(f"  {line}")
+        io.note("`memitvc undo` again takes this back; `memitvc op restore NUMBER` goes further back")
 
     io.emit(made, render)

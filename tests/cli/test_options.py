@@ -247,3 +247,11 @@ def test_facts_of_a_program_are_named_by_number(place: Place) -> None:
     other = Fact(prompt=fact.prompt, subject=fact.subject, target="something else")
     with Repository.open(place.work) as repository, pytest.raises(MemitVCError, match="facts 1 and 2 of the batch"):
         commit_module.commit_facts(repository, [fact, other])
+
+
+@pytest.mark.parametrize("command", [[], ["op"]])
+def test_a_command_is_missing(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: Missing command.")
+    assert said.count("\n") == 2

@@ -95,13 +95,7 @@ def diff(repository: Repository, older: CommitId, newer: CommitId) -> FactsDiff:
             removed.remove(old)
             added.remove(entry)
     return FactsDiff(
-        older,
-        newer,
-        tuple(added),
-        tuple(removed),
-        tuple(changed),
-        tuple(again),
-        old_state.columns == new_state.columns,
+        older, newer, tuple(added), tuple(removed), tuple(changed), tuple(again), old_state.columns == new_state.columns
     )
 
 

@@ -34,12 +34,7 @@ class Checked:
 
 
 def checkout(
-    repository: Repository,
-    revision: str,
-    out: Path,
-    *,
-    replace: bool = False,
-    progress: Progress = silent,
+    repository: Repository, revision: str, out: Path, *, replace: bool = False, progress: Progress = silent
 ) -> Checked:
     """Write the model of `revision` to `out`: only the edited tensors are new bytes, the rest is linked.
 

@@ -35,12 +35,7 @@ class AdapterExport:
 
 
 def export_adapter(
-    repository: Repository,
-    revision: str,
-    out: Path,
-    *,
-    max_rank: int | None = None,
-    progress: Progress = silent,
+    repository: Repository, revision: str, out: Path, *, max_rank: int | None = None, progress: Progress = silent
 ) -> AdapterExport:
     """Write `revision` ("REV": its state against the base; "A..B": the state of B against that of A) to `out`.
 

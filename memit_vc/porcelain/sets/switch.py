@@ -74,9 +74,10 @@ def _no_branch(repository: Repository, name: str) -> RevisionError:
     try:
         commit = repository.resolve(name)
     except RevisionError as error:
-        return RevisionError(
-            f"there is no branch {name!r}", hint=f"`memitvc switch -c {name}` makes it. {error.hint or ''}".strip()
-        )
+        fetched = [ref.removeprefix("remotes/") for ref in repository.refs("remotes/") if ref.endswith(f"/{name}")]
+        made = " ".join([f"memitvc switch -c {name}", *fetched[:1]])
+        hint = f"`{made}` makes it. {'' if fetched else error.hint or ''}".strip()
+        return RevisionError(f"there is no branch {name!r}", hint=hint)
     return RevisionError(
         f"{name!r} is commit {short(commit)}, not a branch",
         hint=f"`memitvc switch --detach {name}` goes there; `memitvc switch -c NAME {name}` starts a branch there.",

@@ -86,6 +86,8 @@ def clone(
     with storage_errors(place):
         if (place / ".memitvc").exists():
             raise MemitVCError(f"{place / '.memitvc'} exists already", hint="Pull there, or name another directory.")
+        if place.is_dir() and any(entry.name != _STAGING for entry in place.iterdir()):
+            raise MemitVCError(f"{place} is not empty", hint="Name a new directory: memitvc clone URL DIRECTORY")
     found = Published.at(there)
     if found is None:
         raise nothing_there(there.url)

@@ -283,6 +283,27 @@ def test_inherited_scores_travel_under_the_word_of_the_format(world: World, here
     there.ok("fetch", "fresh")
 
 
+def test_a_clone_goes_into_a_new_or_empty_directory(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not into the remote itself, which nobody could use then, nor among files of something else."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    (tmp_path / "bare").mkdir()
+    for place in ([], ["shared"], ["full"]):
+        assert main(["clone", "-C", str(tmp_path), "shared", *place, "--base", str(world.base)]) == 1
+        assert "is not empty" in capsys.readouterr().err
+    assert not (world.shared / ".memitvc").exists()
+    assert main(["clone", "-C", str(tmp_path), "shared", "bare", "--base", str(world.base)]) == 0
+
+
+def test_a_branch_that_only_the_remote_has_is_started_there(world: World, here: Cli, there: Cli) -> None:
+    here.ok("branch", "trial", "HEAD~1")
+    here.ok("push", "origin", "trial")
+    there.ok("fetch")
+    assert "`memitvc switch -c trial origin/trial` makes it" in there("switch", "trial").err
+
+
 def test_fetch_makes_a_damaged_object_good(world: World, here: Cli) -> None:
     edit(world, 1)
     here.ok("push")
