@@ -110,7 +110,8 @@ def record(
     states: dict[CommitId, State] = {}
     for commit in commits:
         parent = commit.parents[0]
-        states[commit.id] = apply(states.get(parent) or repository.state(parent), Change.of(commit))
+        known = states[parent] if parent in states else repository.state(parent)
+        states[commit.id] = apply(known, Change.of(commit))
     after = states[tip.id]
     for blob in blobs:
         repository.blobs.put(blob)

@@ -135,6 +135,8 @@ def test_facts(two: Cli) -> None:
     assert len(two.ok("facts", "--json", "--commit", "HEAD").json) == 2
     assert len(two.ok("facts", "HEAD~1", "--json").json) == 2
     assert two.ok("facts", "HEAD~2").out == "no facts are live\n"
+    live = len(two.ok("facts", "--json").json)
+    assert two.ok("facts", "--subject", "nowhere").out == f"none of the {live} live facts is like that\n"
     rows = list(csv.DictReader(io.StringIO(two.ok("facts", "--csv").out)))
     assert [row["target_new"] for row in rows] == [f.target for f in (*FIRST, *SECOND)]
     assert FIRST[0].prompt in two.ok("facts").out

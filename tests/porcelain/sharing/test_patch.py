@@ -318,6 +318,20 @@ def test_commits_come_in_by_age(opened: Opened, empty: Repository, tmp_path: Pat
     assert [commit for commit in expected if commit not in made.skipped] == list(made.imported)
 
 
+def test_a_state_that_is_empty_on_the_way(opened: Opened, empty: Repository, tmp_path: Path) -> None:
+    """A commit, its revert, and the revert of that: several commits in one operation, one of them back on the base."""
+    source = opened("llama")
+    to_root(source)
+    record(source, [FACTS[0]], (1, 2), message="one", seed=7)
+    for _ in range(2):
+        revert(source, ["HEAD"])
+    file = export_patch(source, "HEAD~3..HEAD", tmp_path / "three").file
+    made = import_patch(empty, file)
+    assert len(made.ids) == 3
+    assert (made.added, made.removed) == (1, 0)
+    assert [len(empty.state(commit)) for commit in made.ids] == [1, 0, 1]
+
+
 def test_an_import_leaves_what_an_interrupted_fetch_brought(empty: Repository, good: Path) -> None:
     kept = empty.root / "cache" / "incoming" / "whole"
     kept.parent.mkdir(parents=True)
