@@ -67,7 +67,7 @@ def _rows(count: int, made: dict[str, Any], *, first: bool) -> list[Row]:
             more={**stages, "process from start to end, s": made["process"]},
         ),
         Row(
-            f"{count} facts, memory above the model's weights (allowed)",
+            f"{count} facts, memory above the model's weights, against the limit",
             over,
             MEMORY,
             unit="MB",

@@ -53,7 +53,7 @@ def run(options: Options) -> Report:
         repaired = here.scores(half)
         rows.append(
             Row(
-                "history: false, squash --resolve: away from the history-aware figure",
+                "history: false, then squash --resolve: difference from the accuracy with history",
                 _apart(repaired, aware),
                 unit="",
                 goal=("≤", 0.02),
@@ -140,7 +140,7 @@ def _reverts(here: Lab, made: Sequence[str], batches: Sequence[Sequence[Fact]], 
         verb(here.repository, [made[1]], **({} if verb is revert else {"loaded": here.loaded}))
         its, rest = here.scores(second), here.scores(others)
         rows += [
-            Row(f"{name} of commit 2: ES of its facts, from the base's", abs(its["ES"] - base["ES"]), unit="",
+            Row(f"{name} of commit 2: ES of its facts minus the base's", abs(its["ES"] - base["ES"]), unit="",
                 goal=("≤", 0.1), more={"ES": its["ES"], "base": base["ES"]}),
             Row(f"{name} of commit 2: ES that the others lose", before["ES"] - rest["ES"], unit="", goal=("≤", 0.01)),
         ]  # fmt: skip
@@ -150,7 +150,7 @@ def _reverts(here: Lab, made: Sequence[str], batches: Sequence[Sequence[Fact]], 
     its, rest = here.scores([fact]), here.scores(nine)
     alone, kept = here.scores([fact], f"{tip}~{len(batches)}"), here.scores(nine, tip)
     rows += [
-        Row("revert --fact: its ES, from the base's", abs(its["ES"] - alone["ES"]), unit="", goal=("≤", 0.0)),
+        Row("revert --fact: its ES minus the base's", abs(its["ES"] - alone["ES"]), unit="", goal=("≤", 0.0)),
         Row("revert --fact: ES that the rest of its batch loses", kept["ES"] - rest["ES"], unit="", goal=("≤", 0.0)),
     ]
     switch(here.repository, "main")
@@ -192,5 +192,5 @@ def _merge(options: Options, facts: Sequence[Fact]) -> list[Row]:
         apart = _apart(merged, batch)
         more = {"accuracy": merged["rewrite_acc"], "of one batch": batch["rewrite_acc"]}
         return [
-            Row("merge --resolve --theirs: accuracy away from one batch", apart, unit="", goal=("≤", 0.02), more=more)
+            Row("merge --resolve --theirs: difference in accuracy from one batch with all the facts", apart, unit="", goal=("≤", 0.02), more=more)
         ]

@@ -139,7 +139,7 @@ def _section(record: Mapping[str, Any]) -> str:
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     goal = row["goal"]
-    kept = {None: "", True: "kept", False: "missed"}[row["kept"]]
+    kept = {None: "", True: "(met)", False: "(missed)"}[row["kept"]]
     more = ", ".join(f"{name} {_number(value)}" for name, value in row["more"].items())
     return (
         row["case"],

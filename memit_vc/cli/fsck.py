@@ -8,7 +8,7 @@ from memit_vc.progress import count
 
 
 @verb(name="fsck", example="memitvc fsck --full")
-@click.option("--quick", is_flag=True, help="Do not read blobs and shards again.")
+@click.option("--quick", is_flag=True, help="Do not read what blobs and shards hold.")
 @click.option("--full", is_flag=True, help="Also compute the weights of every state that was checked out, and compare.")
 def command(io: IO, quick: bool, full: bool) -> int:
     """Check the repository: every blob against its name, every row against its id, every patch against the grid, and

@@ -23,7 +23,9 @@ class _Log(Verb):
 @click.option("--graph", is_flag=True, help="Draw branches and merges.")
 @click.option("--oneline", is_flag=True, help="One line for each commit.")
 @click.option("--all", "everything", is_flag=True, help="Every branch and tag.")
-@click.option("-n", "--max-count", "limit", type=click.IntRange(min=1), help="At most this many commits; also -3.")
+@click.option(
+    "-n", "--max-count", "limit", type=click.IntRange(min=1), help="At most this many commits; -3 is short for -n 3."
+)
 def command(
     io: IO, revisions: tuple[str, ...], graph: bool, oneline: bool, everything: bool, limit: int | None
 ) -> None:

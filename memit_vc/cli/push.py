@@ -52,7 +52,8 @@ def command(
     first. Everything goes in one change, or nothing does. Only missing objects are sent.
 
     --merged pushes the edited model instead of the history, to a separate Hub repository. transformers and vLLM load it
-    by name. If the base is on the Hub, shards without an edit are copied there from it, not uploaded.
+    by name. If the base is on the Hub, the Hub copies the shards without an edit from the base's
+    repository: they are not uploaded.
     """
     from memit_vc.porcelain.sharing.push import push
     from memit_vc.remote.opening import PushOptions

@@ -30,9 +30,9 @@ from memit_vc.progress import count
 def command(
     io: IO, span: str | None, everything: bool, resolve: bool, tolerance: float | None, message: str | None
 ) -> None:
-    """Replace the commits in A..B (those in B but not in A) with one commit. Its patch holds those of their columns
-    that are still in the state of B; an edit that was made and reverted within the range leaves nothing. No model is
-    loaded. The weights stay bit-identical: this is checked before the branch moves.
+    """Replace the commits in A..B (those in B but not in A) with one commit. The new commit's patch holds the
+    columns of the old commits that are still in the state of B. An edit that was made and reverted within the range
+    leaves nothing. No model is loaded. The weights stay bit-identical: this is checked before the branch moves.
 
     --resolve changes the weights: all live facts are solved again, in one new patch. --compress changes them by at most
     TOL: one patch of lower rank replaces all others.

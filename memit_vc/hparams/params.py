@@ -21,8 +21,10 @@ from memit_vc.errors import HparamsError
 from memit_vc.hparams.shipped import no_such_file, shipped_path
 from memit_vc.hparams.values import READERS
 
-EarlyStop: TypeAlias = Literal["loss", "argmax"]
-"""Stop the search for z below a loss, as the reference does, or when the target is the argmax in every template."""
+EarlyStop: TypeAlias = Literal["loss", "argmax", "nll"]
+"""Stop the search for z below a loss, as the reference does; when the target is the argmax in every row; or when the
+mean NLL of the target is below `early_stop_loss`.
+"""
 
 _UNNAMED = "hyperparameters"
 _KEYS = "Remove it. The keys are those of .memitvc/hparams.yaml, as `memitvc init` writes it, and context_templates."
@@ -32,7 +34,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "alg_name": ("MEMIT",),
     "layer_selection": ("all",),
     "fact_token": ("subject_last",),
-    "early_stop": ("loss", "argmax"),
+    "early_stop": ("loss", "argmax", "nll"),
 }
 _RANGES: Mapping[str, tuple[float, bool]] = {
     "v_num_grad_steps": (1, False),
@@ -41,6 +43,9 @@ _RANGES: Mapping[str, tuple[float, bool]] = {
     "v_weight_decay": (0, False),
     "clamp_norm_factor": (0, True),
     "kl_factor": (0, False),
+    "keep_factor": (0, False),
+    "passes": (1, False),
+    "rotate": (1, False),
     "mom2_update_weight": (0, True),
     "mom2_n_samples": (1, False),
     "max_length": (1, False),
@@ -92,6 +97,12 @@ class MEMITHyperParams:
     """Live earlier facts take part in the solve; False is MEMIT as published."""
     early_stop: EarlyStop = "loss"
     early_stop_loss: float = 0.05
+    passes: int = 1
+    """Times that the residual z − h is measured and spread over the layers; 1 is MEMIT as published."""
+    rotate: int = 1
+    """A step of the search asks the plain prompt and one in so many of the other rows; 1: all, as published."""
+    keep_factor: float = 0.0
+    """Weight of KL(P_δ ‖ P_0), its mean over other questions about the subject; 0 is MEMIT as published."""
     context_templates: list[list[str]] | None = None
     """EasyEdit's nested form; None: sampled from the base with `seed`."""
     template_length: int = 10

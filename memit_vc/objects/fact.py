@@ -22,7 +22,8 @@ class Fact:
     """One edit request.
 
     `prompt` is the full text with the subject in it, without braces to fill in.
-    `occurrence` selects which occurrence of the subject is meant (0 is the first); None is the last one.
+    `phrasings` are further prompts that ask the same: they take part in the search for the edit, never in its scores.
+    `occurrence` selects which occurrence of the subject in `prompt` is meant (0 is the first); None is the last one.
     """
 
     prompt: str
@@ -31,6 +32,7 @@ class Fact:
     ground_truth: str | None = None
     paraphrases: tuple[str, ...] = ()
     neighbourhood: tuple[Probe, ...] = ()
+    phrasings: tuple[str, ...] = ()
     occurrence: int | None = None
 
     @property
@@ -63,6 +65,13 @@ class Fact:
             raise ValueError(f"subject {self.subject!r} does not occur in prompt {self.prompt!r}")
         return start, start + len(self.subject)
 
+    def span_in(self, phrasing: str) -> tuple[int, int]:
+        """Character span of the subject's last occurrence in another text; ValueError if it does not occur."""
+        start = phrasing.rfind(self.subject)
+        if start < 0:
+            raise ValueError(f"subject {self.subject!r} does not occur in phrasing {phrasing!r}")
+        return start, start + len(self.subject)
+
     def to_json(self) -> dict[str, JsonValue]:
         """The record as stored; fields at their default are left out, so that adding a field keeps old ids."""
         record: dict[str, JsonValue] = {"prompt": self.prompt, "subject": self.subject, "target_new": self.target}
@@ -75,6 +84,8 @@ class Fact:
                 {"prompt": p.prompt} if p.answer is None else {"prompt": p.prompt, "ground_truth": p.answer}
                 for p in self.neighbourhood
             ]
+        if self.phrasings:
+            record["phrasings"] = list(self.phrasings)
         if self.occurrence is not None:
             record["subject_occurrence"] = self.occurrence
         return record
@@ -91,5 +102,6 @@ class Fact:
             neighbourhood=tuple(
                 Probe(prompt=p["prompt"], answer=p.get("ground_truth")) for p in record.get("neighborhood_prompts", ())
             ),
+            phrasings=tuple(record.get("phrasings", ())),
             occurrence=record.get("subject_occurrence"),
         )

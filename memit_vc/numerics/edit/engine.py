@@ -168,6 +168,7 @@ def compute_edit(
         factor=factor,
         before=context.delta,
         history=context.keys if hparams.history else None,
-        on_layer=lambda done: progress("insert", done, len(hparams.layers)),
+        passes=hparams.passes,
+        on_layer=lambda done: progress("insert", done, hparams.passes * len(hparams.layers)),
     )
     return Edit(updates, targets)

@@ -51,13 +51,15 @@ def insert(
     factor: Callable[[int], Factor],
     before: Mapping[int, Tensor] | None = None,
     history: Mapping[int, Tensor] | None = None,
+    passes: int = 1,
     on_layer: Callable[[int], None] | None = None,
 ) -> dict[int, LayerUpdate]:
     """The update of each edited layer for targets `z` [n, d_model].
 
     `factor(layer)` gives the factored λC. `before[layer]` is D [d_out, d_in] float64, the live delta that is not in the
-    model's weights; `history[layer]` [d_in, m] the keys of the live facts. Both are asked for layer by layer. The model
-    is given back bit-identical.
+    model's weights; `history[layer]` [d_in, m] the keys of the live facts. Both are asked for layer by layer. A further
+    pass adds to each layer's residual what the ridge still left of z − h, at the keys that the model then has. The
+    model is given back bit-identical.
     """
     updates: dict[int, LayerUpdate] = {}
     base = {layer: adapter.weight(layer) for layer in layers}  # `masters` leaves these tensors as they are
@@ -65,8 +67,11 @@ def insert(
         if before is not None:
             for layer in layers:
                 weights[layer].copy_(_sum(base[layer], before[layer]))
-        frontier = Frontier(adapter, facts, layers=layers, templates=templates)
-        for index, layer in enumerate(layers):
+        for step in range(passes * len(layers)):
+            index = step % len(layers)
+            if not index:
+                frontier = Frontier(adapter, facts, layers=layers, templates=templates)
+            layer = layers[index]
             present = None if before is None else before[layer]
             solve = partial(
                 solved,
@@ -77,12 +82,13 @@ def insert(
                 factor=factor(layer),
                 before=present,
                 history=None if history is None else history[layer],
+                earlier=updates[layer].residual if layer in updates else None,
             )
             update = computed_on(solve_device(base[layer].device), solve)
             updates[layer] = update
             weights[layer].copy_(_sum(base[layer], update.delta if present is None else present + update.delta))
             if on_layer is not None:
-                on_layer(index + 1)
+                on_layer(step + 1)
     return updates
 
 
@@ -95,15 +101,19 @@ def solved(
     factor: Factor,
     before: Tensor | None = None,
     history: Tensor | None = None,
+    earlier: Tensor | None = None,
     device: torch.device = CPU,
 ) -> LayerUpdate:
     """One layer's update, computed on `device` and given back on the CPU, wherever the arguments lie.
 
     `keys` K [d_in, n] and `current` [d_model, n] are what the model has, `z` [n, d_model] what it should have;
-    this layer takes one part in `share` of the difference. `before` and `history` as for `insert`, of this layer.
+    this layer takes one part in `share` of the difference, on top of the residual of an `earlier` pass. `before` and
+    `history` as for `insert`, of this layer.
     """
     keys = keys.to(device).double()
     residual = (z.to(device).T - current.to(device)).double() / share
+    if earlier is not None:
+        residual = residual + earlier.to(residual)
     targets = residual
     if before is not None:
         past = before.to(keys) @ keys

@@ -15,35 +15,60 @@ from memit_vc.objects import Fact
 
 @dataclass(frozen=True, slots=True)
 class FactRow:
-    """A row of fact number `fact` of the batch: `nll` rows ask for the target, the `kl` row watches the subject."""
+    """A row of fact number `fact` of the batch: `nll` rows ask for the target, `kl` rows watch what else is said.
+
+    `weight` is the row's share of the fact's loss. A `kl` row is read at its last token.
+    """
 
     fact: int
     kind: Literal["nll", "kl"]
     row: TokenRow
+    weight: float
 
 
-def search_rows(tokenizer: Any, facts: Sequence[Fact], templates: Sequence[Template]) -> list[FactRow]:
-    """Rows of the search for z: for each fact one per template with the target behind it, then "{subject} is a".
+def search_rows(
+    tokenizer: Any,
+    facts: Sequence[Fact],
+    templates: Sequence[Template],
+    *,
+    kl_factor: float = 1.0,
+    keep: Sequence[Template] = (),
+    keep_factor: float = 0.0,
+) -> list[FactRow]:
+    """Rows of the search for z: for each fact its prompt in each template and its phrasings, with the target behind;
+    "{subject} is a", cut behind the subject; and `keep`, other questions about the subject ("{}" stands for it).
 
-    The KL row is cut behind the subject, where its distribution is read.
+    The first row of a fact is its prompt in the first template. The questions share `keep_factor` equally.
     """
-    texts, spans, lengths, owners = [], [], [], []
-    for index, fact in enumerate(facts):
-        for template in templates:
-            filled = template.fill(fact.prompt)
-            texts.append(join_target(filled, fact.target))
-            spans.append(template.span(fact.subject_span))
-            lengths.append(len(filled))
-            owners.append(index)
+    asked = [
+        [(template.fill(fact.prompt), template.span(fact.subject_span)) for template in templates]
+        + [(phrasing, fact.span_in(phrasing)) for phrasing in fact.phrasings]
+        for fact in facts
+    ]
+    texts = [join_target(text, fact.target) for fact, each in zip(facts, asked, strict=True) for text, _ in each]
+    places = [(index, text, span, len(each)) for index, each in enumerate(asked) for text, span in each]
     rows = [
-        FactRow(owner, "nll", target_row(encoded, length, span=span))
-        for owner, encoded, length, span in zip(owners, encode(tokenizer, texts), lengths, spans, strict=True)
+        FactRow(index, "nll", target_row(encoded, len(text), span=span), 1.0 / count)
+        for (index, text, span, count), encoded in zip(places, encode(tokenizer, texts), strict=True)
     ]
     essences = encode(tokenizer, [f"{fact.subject} is a" for fact in facts])
     for index, (fact, encoded) in enumerate(zip(facts, essences, strict=True)):
         pivot = last_token(encoded, (0, len(fact.subject)))
-        rows.append(FactRow(index, "kl", TokenRow(ids=encoded.ids[: pivot + 1], pivot=pivot)))
+        rows.append(FactRow(index, "kl", TokenRow(ids=encoded.ids[: pivot + 1], pivot=pivot), kl_factor))
+    if keep and keep_factor:
+        rows += [
+            FactRow(index, "kl", row, keep_factor / len(keep))
+            for question in keep
+            for index, row in enumerate(question_rows(tokenizer, facts, question))
+        ]
     return rows
+
+
+def question_rows(tokenizer: Any, facts: Sequence[Fact], question: Template) -> list[TokenRow]:
+    """One row per fact: `question` with its subject, the whole text, the pivot at the subject's last token."""
+    texts = encode(tokenizer, [question.fill(fact.subject) for fact in facts])
+    spans = [question.span((0, len(fact.subject))) for fact in facts]
+    return [TokenRow(ids=text.ids, pivot=last_token(text, span)) for text, span in zip(texts, spans, strict=True)]
 
 
 def prompt_rows(tokenizer: Any, facts: Sequence[Fact], template: Template) -> list[TokenRow]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.forward.questions import SEARCHED
 from memit_vc.numerics.forward.replay import evaluating
 from memit_vc.numerics.forward.rows import search_rows
 from memit_vc.numerics.forward.tokens import Template
@@ -68,16 +69,19 @@ def find_targets(
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows that are run together, and where their predictions are read."""
+    """Rows that are run together, and where their predictions are read. Indices are of the part's rows."""
 
-    rows: tuple[int, ...]
+    rows: Tensor
+    """Number of each row among all rows of the search."""
     continuation: Continuation
     owners: Tensor
     """The fact of each row."""
-    nll: tuple[Tensor, Tensor, Tensor, Tensor]
-    """(fact, line, column, label) of each target token, and in `weight` its share of the fact's loss."""
     weight: Tensor
+    """Each row's share of its fact's loss, for the steps in which it takes part."""
+    nll: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+    """(row, line, column, label, 1 / number of the row's labels) of each target token."""
     kl: tuple[Tensor, Tensor, Tensor]
+    """(row, line, column) where what else the model says is read."""
 
 
 class _Search:
@@ -93,8 +97,18 @@ class _Search:
     ) -> None:
         self.adapter, self.facts, self.layer, self.hparams = adapter, facts, layer, hparams
         self.max_tokens = max_tokens
-        self.rows = search_rows(adapter.tokenizer, facts, templates)
-        self.templates = len(templates)
+        self.rows = search_rows(
+            adapter.tokenizer,
+            facts,
+            templates,
+            kl_factor=hparams.kl_factor,
+            keep=[Template.parse(text) for text in SEARCHED],
+            keep_factor=hparams.keep_factor,
+        )
+        self.owner = torch.tensor([r.fact for r in self.rows])
+        self.asks = torch.tensor([r.kind == "nll" for r in self.rows])
+        self.first = {r.fact: number for number, r in reversed(list(enumerate(self.rows)))}
+        self.phase = self._phases(hparams.rotate)
         self.continuations = Continuations(adapter, [r.row for r in self.rows], layer=layer, plain=plain)
         self.active = set(range(len(facts)))
         self.device = next(adapter.blocks[layer].parameters()).device
@@ -102,36 +116,58 @@ class _Search:
         self.delta = torch.zeros_like(self.h, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.delta], lr=hparams.v_lr)
         self.found = torch.zeros_like(self.h)
+        self.taken = 0
         self.steps = [0] * len(facts)
         self.losses = [0.0] * len(facts)
-        self.started = False
         self.reached: set[int] = set()
         self.reference: dict[int, Tensor] = {}
-        self.laid_out: list[_Part] = []
-        self.laid_out_rows = 0
+        """log P_0 [vocabulary] of each `kl` row, without δ."""
+        self.value = torch.zeros(len(self.rows))
+        """Of each row, when it last took part: the weighted loss, in `nll` the mean NLL, in `wrong` a missed argmax."""
+        self.nll = torch.full((len(self.rows),), float("inf"))
+        self.wrong = torch.ones(len(self.rows), dtype=torch.bool)
+        self.laid_out: dict[int, list[_Part]] = {}
+        self.laid_out_facts = len(facts)
 
-    def _lay_out(self) -> None:
-        """The rows that are still searched for, in parts."""
-        rows = [i for i, r in enumerate(self.rows) if r.fact in self.active]
-        laid_out = self.continuations.lay_out(rows, max_tokens=self.max_tokens)
-        self.laid_out = [self._part(part, run) for part, run in laid_out]
-        self.laid_out_rows = len(rows)
+    def _phases(self, rotate: int) -> list[int]:
+        """The steps in which each row takes part: −1 all of them, else those with this number modulo `rotate`.
+
+        A fact's first row, the plain prompt, is always there. The others take turns, each kind in its own round.
+        """
+        turns: dict[tuple[int, str], int] = {}
+        phases = []
+        for number, r in enumerate(self.rows):
+            if rotate == 1 or number == self.first[r.fact]:
+                phases.append(-1)
+                continue
+            turn = turns[r.fact, r.kind] = turns.get((r.fact, r.kind), -1) + 1
+            phases.append(turn % rotate)
+        return phases
+
+    def _parts(self, phase: int) -> list[_Part]:
+        """The rows that are still searched for and take part in a phase's steps."""
+        if phase not in self.laid_out:
+            rows = [i for i, r in enumerate(self.rows) if r.fact in self.active and self.phase[i] in (-1, phase)]
+            laid_out = self.continuations.lay_out(rows, max_tokens=self.max_tokens)
+            self.laid_out[phase] = [self._part(part, run) for part, run in laid_out]
+        return self.laid_out[phase]
 
     def _part(self, rows: Sequence[int], run: Continuation) -> _Part:
-        tokens, weights, watched = [], [], []
+        tokens, shares, watched = [], [], []
         for index, number in enumerate(rows):
             r = self.rows[number]
             if r.kind == "kl":
-                watched.append((r.fact, *run.place(index, r.row.pivot)))
+                watched.append((index, *run.place(index, len(r.row.ids) - 1)))
             for position, label in zip(r.row.positions, r.row.labels, strict=True):
-                tokens.append((r.fact, *run.place(index, position), label))
-                weights.append(1.0 / (len(r.row.labels) * self.templates))
+                tokens.append((index, *run.place(index, position), label))
+                shares.append(1.0 / len(r.row.labels))
+        turns = [1 if self.phase[number] < 0 else self.hparams.rotate for number in rows]
         return _Part(
-            tuple(rows),
+            torch.tensor(rows),
             run,
             torch.tensor([self.rows[number].fact for number in rows]),
-            tuple(torch.tensor([t[i] for t in tokens], dtype=torch.long) for i in range(4)),  # type: ignore[arg-type]
-            torch.tensor(weights),
+            torch.tensor([self.rows[number].weight * turn for number, turn in zip(rows, turns, strict=True)]),
+            (*(torch.tensor([t[i] for t in tokens], dtype=torch.long) for i in range(4)), torch.tensor(shares)),  # type: ignore[arg-type]
             tuple(torch.tensor([w[i] for w in watched], dtype=torch.long) for i in range(3)),  # type: ignore[arg-type]
         )
 
@@ -154,6 +190,7 @@ class _Search:
                 self.found[fact] = self.delta[fact]
         self.active.difference_update(done)
         self.reached |= hit
+        self.taken += 1
         if not self.active:
             return
         self.optimizer.step()
@@ -162,78 +199,99 @@ class _Search:
             norms = self.delta.norm(dim=1)
             over = norms > longest
             self.delta[over] *= (longest[over] / norms[over])[:, None]
-        if sum(r.fact in self.active for r in self.rows) <= _COMPACT_BELOW * self.laid_out_rows:
-            self.laid_out = []  # before the next evaluation, which is ready for a lack of memory
+        if len(self.active) <= _COMPACT_BELOW * self.laid_out_facts:
+            self.laid_out = {}  # before the next evaluation, which is ready for a lack of memory
+            self.laid_out_facts = len(self.active)
 
     def _stops(self, fact: int, loss: float, hit: set[int]) -> bool:
         if self.hparams.early_stop == "loss":
             return loss < self.hparams.early_stop_loss
+        if self.hparams.early_stop == "nll":
+            asked = self.nll[(self.owner == fact) & self.asks]
+            return float(asked.mean()) < self.hparams.early_stop_loss
         # one step after the target was the argmax in every template, and still is
         return fact in self.reached and fact in hit
 
     def _evaluate(self, *, last: bool) -> tuple[list[float], set[int]]:
         def evaluated(max_tokens: int) -> tuple[list[float], set[int]]:
             self.optimizer.zero_grad(set_to_none=True)
-            if max_tokens != self.max_tokens or not self.laid_out:
-                self.max_tokens, self.laid_out = max_tokens, []
-                self._lay_out()
+            if max_tokens != self.max_tokens:
+                self.max_tokens, self.laid_out = max_tokens, {}
             with torch.set_grad_enabled(not last):  # whatever the caller's mode: scripts edit under torch.no_grad()
                 return self._forward_backward(last=last)
 
         return halving(self.max_tokens, evaluated)
 
     def _forward_backward(self, *, last: bool) -> tuple[list[float], set[int]]:
-        """Each fact's loss, and the facts whose targets are the argmax everywhere; gradients if an update follows."""
-        n = len(self.facts)
-        total = torch.zeros(n, device=self.device)
-        missed = torch.zeros(n, dtype=torch.bool, device=self.device)
-        for part in self.laid_out:
-            loss, wrong = self._part_loss(part)
+        """Each fact's loss, and the facts whose targets are the argmax everywhere; gradients if an update follows.
+
+        A row that does not take part in this step counts with what it last was.
+        """
+        for part in self._parts(self.taken % self.hparams.rotate):
+            loss = self._part_loss(part)
             if not last:
-                loss.sum().backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-            missed |= wrong
+                loss.backward()  # type: ignore[no-untyped-call]
         decay = self.hparams.v_weight_decay * self.delta.norm(dim=1) / self.h.norm(dim=1) ** 2
         if not last:
             decay.sum().backward()
-        total += decay.detach()
-        self.started = True
-        missing = missed.tolist()
-        return total.tolist(), {fact for fact in self.active if not missing[fact]}
+        total = decay.detach().cpu().index_add(0, self.owner, self.value)
+        missed = torch.zeros(len(self.facts)).index_add(0, self.owner, (self.wrong & self.asks).float()).tolist()
+        return total.tolist(), {fact for fact in self.active if not missed[fact]}
 
-    def _part_loss(self, part: _Part) -> tuple[Tensor, Tensor]:
-        adapter, n = self.adapter, len(self.facts)
+    def _part_loss(self, part: _Part) -> Tensor:
+        """The part's loss with a graph; each row's own goes into `value`, `nll` and `wrong`."""
+        if self.taken and not self.reference.keys() >= set(self._watched(part)):
+            with torch.no_grad():  # rows whose first turn it is: what they say without δ
+                nothing = torch.zeros_like(self.delta[part.owners.to(self.device)])
+                _, hidden = part.continuation.run(nothing, loss_block=self.hparams.v_loss_layer)
+                self._refer(part, self._log_p(part, hidden))
         delta = self.delta[part.owners.to(self.device)]
         loss_hidden, last_hidden = part.continuation.run(delta, loss_block=self.hparams.v_loss_layer)
-        self._remember(part)
-        loss = torch.zeros(n, device=self.device)
-        wrong = torch.zeros(n, dtype=torch.bool, device=self.device)
-        facts, rows, columns, labels = (t.to(loss_hidden.device) for t in part.nll)
-        if len(facts):
-            logits = adapter.head(loss_hidden[rows, columns])
+        if not self.taken:
+            self._remember(part)
+        each = torch.zeros(len(part.rows), device=self.device)
+        wrong = torch.zeros(len(part.rows), dtype=torch.bool, device=self.device)
+        asked, lines, columns, labels, shares = (t.to(loss_hidden.device) for t in part.nll)
+        if len(asked):
+            logits = self.adapter.head(loss_hidden[lines, columns])
             labels = labels.to(logits.device)
-            nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none") * part.weight.to(logits)
-            loss = loss.index_add(0, facts.to(self.device), nll.to(self.device))
+            nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none") * shares.to(logits)
+            each = each.index_add(0, asked.to(self.device), nll.to(self.device))
             misses = (logits.detach().argmax(-1) != labels).to(self.device)
-            wrong[facts.to(self.device)[misses]] = True
-        watched, rows, columns = (t.to(last_hidden.device) for t in part.kl)
+            wrong[asked.to(self.device)[misses]] = True
+            self.nll[part.rows] = torch.where(self.asks[part.rows], each.detach().cpu(), float("inf"))
+        watched = part.kl[0].to(self.device)
         if len(watched):
-            log_p = adapter.head(last_hidden[rows, columns]).log_softmax(-1)
-            first = torch.stack(
-                [self.reference.setdefault(f, log_p[i].detach()) for i, f in enumerate(watched.tolist())]
-            )
-            kl = (log_p.exp() * (log_p - first)).sum(-1) * self.hparams.kl_factor
-            loss = loss.index_add(0, watched.to(self.device), kl.to(self.device))
-        return loss, wrong
+            log_p = self._log_p(part, last_hidden)
+            if not self.taken:
+                self._refer(part, log_p.detach())
+            first = torch.stack([self.reference[number] for number in self._watched(part)])
+            kl = (log_p.exp() * (log_p - first)).sum(-1)
+            each = each.index_add(0, watched, kl.to(self.device))
+        weighted = each * part.weight.to(self.device)
+        rotated = torch.tensor([1 if self.phase[i] < 0 else self.hparams.rotate for i in part.rows.tolist()])
+        self.value[part.rows] = weighted.detach().cpu() / rotated
+        self.wrong[part.rows] = wrong.cpu()
+        return weighted.sum()
+
+    def _log_p(self, part: _Part, hidden: Tensor) -> Tensor:
+        _, lines, columns = (t.to(hidden.device) for t in part.kl)
+        log_p: Tensor = self.adapter.head(hidden[lines, columns]).log_softmax(-1)
+        return log_p
+
+    def _watched(self, part: _Part) -> list[int]:
+        return [int(part.rows[index]) for index in part.kl[0].tolist()]
+
+    def _refer(self, part: _Part, log_p: Tensor) -> None:
+        for number, each in zip(self._watched(part), log_p, strict=True):
+            self.reference.setdefault(number, each)
 
     def _remember(self, part: _Part) -> None:
-        """h: the hidden state of the row of the first template."""
-        if self.started:
-            return
-        for index, number in enumerate(part.rows):
-            r = self.rows[number]
-            if r.kind == "nll" and number == r.fact * self.templates:
-                self.h[r.fact] = part.continuation.start[index].to(self.device)
+        """h: the hidden state of each fact's first row."""
+        for index, number in enumerate(part.rows.tolist()):
+            fact = self.rows[number].fact
+            if number == self.first[fact]:
+                self.h[fact] = part.continuation.start[index].to(self.device)
 
     def result(self) -> Targets:
         return Targets((self.h + self.found).detach(), tuple(self.steps), tuple(self.losses))

@@ -29,6 +29,8 @@ SEARCH_FIELDS = (
     "v_weight_decay",
     "clamp_norm_factor",
     "kl_factor",
+    "keep_factor",
+    "rotate",
     "early_stop",
     "early_stop_loss",
     "rewrite_module_tmp",
@@ -68,7 +70,8 @@ def known_targets(
 
     def path_of(chunk: Sequence[int]) -> Path:
         asked: list[JsonValue] = [
-            [fact.prompt, fact.subject, fact.target, list(fact.subject_span)] for fact in (facts[i] for i in chunk)
+            [fact.prompt, fact.subject, fact.target, list(fact.subject_span), list(fact.phrasings)]
+            for fact in (facts[i] for i in chunk)
         ]
         name = digest("z", canonical_json([*setting, asked]))
         return root / name[:2] / f"{name[2:]}.safetensors"
