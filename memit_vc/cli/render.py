@@ -25,8 +25,14 @@ MEASURES = {
     "NS": "NS (neighbours kept)",
     "S": "S (harmonic mean)",
     "rewrite_acc": "argmax accuracy, prompts",
+    "free_acc": "asked freely",
+    "chat_acc": "asked in chat",
     "paraphrase_acc": "argmax accuracy, paraphrases",
+    "clean_acc": "argmax accuracy, clean paraphrases",
+    "generation_acc": "argmax accuracy, generation prompts",
     "neighbourhood_acc": "argmax accuracy, neighbours",
+    "same_subject": "same subject, other questions kept",
+    "hijacked": "same subject, hijacked by the target",
 }
 
 

@@ -25,6 +25,9 @@ _READ = (
     "requested_rewrite",
     "rephrase_prompt",
     "paraphrase_prompts",
+    "clean_paraphrase_prompts",
+    "generation_prompts",
+    "phrasings",
     "locality",
     "locality_prompt",
     "locality_ground_truth",
@@ -38,7 +41,6 @@ _PASSED_OVER = (
     "case_id",
     "commit",
     "fact",
-    "generation_prompts",
     "id",
     "loc_prompt",
     "pararel_idx",
@@ -48,6 +50,7 @@ _PASSED_OVER = (
     "target_neg",
 )
 """Keys of the formats, and of our own lists of facts, that say nothing about the edit."""
+_SCORED = ("rephrase_prompt", "paraphrase_prompts", "clean_paraphrase_prompts")
 _FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -86,7 +89,10 @@ def fact_of(record: object, notes: list[str]) -> Fact:
         target=target,
         ground_truth=(_target(_first(truth), "ground_truth").lstrip(" ") or None) if truth else None,
         paraphrases=(*_texts(fields, "rephrase_prompt"), *_texts(fields, "paraphrase_prompts")),
+        clean_paraphrases=tuple(_texts(fields, "clean_paraphrase_prompts")),
+        generation_prompts=tuple(_texts(fields, "generation_prompts")),
         neighbourhood=(*_neighbours(fields), *_locality(fields)),
+        phrasings=_phrasings(fields, prompt, subject, notes),
         occurrence=occurrence,
     )
 
@@ -166,6 +172,24 @@ def _not_there(prompt: str, subject: str) -> str:
     if near is not None:
         return f"Write the subject as the prompt does: {near!r}."
     return 'Copy the subject from the prompt letter by letter, or write one "{}" in the prompt for it.'
+
+
+def _phrasings(fields: Mapping[str, Any], prompt: str, subject: str, notes: list[str]) -> tuple[str, ...]:
+    """Further prompts that ask the same; each has the subject in it, or "{}" in its place."""
+    found: list[str] = []
+    scored = {text.strip() for key in _SCORED for text in _texts(fields, key)}
+    for given in _texts(fields, "phrasings"):
+        text = given.replace("{}", subject).rstrip(" ") if "{}" in given else given.rstrip(" ")
+        if subject not in text:
+            raise RecordProblem(
+                f'"phrasings" holds {text!r}, which does not have the subject {subject!r}',
+                'Write the subject as the prompt does, or "{}" in its place.',
+            )
+        if text.strip() in scored:
+            notes.append(f"phrasing {text!r} is also a paraphrase to score with: its score says little")
+        if text not in found and text != prompt:
+            found.append(text)
+    return tuple(found)
 
 
 def _occurrence(fields: Mapping[str, Any], prompt: str, subject: str | None) -> int | None:

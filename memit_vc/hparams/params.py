@@ -46,6 +46,7 @@ _RANGES: Mapping[str, tuple[float, bool]] = {
     "keep_factor": (0, False),
     "passes": (1, False),
     "rotate": (1, False),
+    "retries": (0, False),
     "mom2_update_weight": (0, True),
     "mom2_n_samples": (1, False),
     "max_length": (1, False),
@@ -99,6 +100,8 @@ class MEMITHyperParams:
     early_stop_loss: float = 0.05
     passes: int = 1
     """Times that the residual z − h is measured and spread over the layers; 1 is MEMIT as published."""
+    retries: int = 0
+    """Times that a commit tries again what its facts do not yet answer; the second time it searches z anew."""
     rotate: int = 1
     """A step of the search asks the plain prompt and one in so many of the other rows; 1: all, as published."""
     keep_factor: float = 0.0

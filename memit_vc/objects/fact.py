@@ -22,6 +22,8 @@ class Fact:
     """One edit request.
 
     `prompt` is the full text with the subject in it, without braces to fill in.
+    `paraphrases` are scored as given, `clean_paraphrases` are those without a sentence in front, `generation_prompts`
+    are texts about the subject that need not ask for the target.
     `phrasings` are further prompts that ask the same: they take part in the search for the edit, never in its scores.
     `occurrence` selects which occurrence of the subject in `prompt` is meant (0 is the first); None is the last one.
     """
@@ -32,6 +34,8 @@ class Fact:
     ground_truth: str | None = None
     paraphrases: tuple[str, ...] = ()
     neighbourhood: tuple[Probe, ...] = ()
+    clean_paraphrases: tuple[str, ...] = ()
+    generation_prompts: tuple[str, ...] = ()
     phrasings: tuple[str, ...] = ()
     occurrence: int | None = None
 
@@ -79,6 +83,10 @@ class Fact:
             record["ground_truth"] = self.ground_truth
         if self.paraphrases:
             record["paraphrase_prompts"] = list(self.paraphrases)
+        if self.clean_paraphrases:
+            record["clean_paraphrase_prompts"] = list(self.clean_paraphrases)
+        if self.generation_prompts:
+            record["generation_prompts"] = list(self.generation_prompts)
         if self.neighbourhood:
             record["neighborhood_prompts"] = [
                 {"prompt": p.prompt} if p.answer is None else {"prompt": p.prompt, "ground_truth": p.answer}
@@ -99,6 +107,8 @@ class Fact:
             target=record["target_new"],
             ground_truth=record.get("ground_truth"),
             paraphrases=tuple(record.get("paraphrase_prompts", ())),
+            clean_paraphrases=tuple(record.get("clean_paraphrase_prompts", ())),
+            generation_prompts=tuple(record.get("generation_prompts", ())),
             neighbourhood=tuple(
                 Probe(prompt=p["prompt"], answer=p.get("ground_truth")) for p in record.get("neighborhood_prompts", ())
             ),

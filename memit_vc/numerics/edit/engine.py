@@ -172,3 +172,52 @@ def compute_edit(
         on_layer=lambda done: progress("insert", done, hparams.passes * len(hparams.layers)),
     )
     return Edit(updates, targets)
+
+
+@outside_inference_mode
+def improve_edit(
+    adapter: ModelAdapter,
+    facts: Sequence[Fact],
+    edit: Edit,
+    failing: Sequence[int],
+    *,
+    hparams: MEMITHyperParams,
+    templates: Sequence[Sequence[Template]],
+    factor: Callable[[int], Factor],
+    context: Context,
+    weights: Mapping[int, Tensor] | None = None,
+    progress: Progress = silent,
+) -> Edit:
+    """The edit with another pass for the facts number `failing`; the residuals of the others stay.
+
+    With `weights`, those of the edited state, z of these facts is first searched for again on that state.
+    """
+    targets = edit.targets
+    if weights is not None:
+        with swapped(adapter, weights):
+            found = search_targets(
+                adapter,
+                [facts[i] for i in failing],
+                hparams=hparams,
+                templates=templates,
+                weights=weights,
+                progress=progress,
+            )
+        z, steps, loss = targets.z.clone(), list(targets.steps), list(targets.loss)
+        for number, i in enumerate(failing):
+            z[i] = found.z[number]
+            steps[i], loss[i] = steps[i] + found.steps[number], found.loss[number]
+        targets = Targets(z, tuple(steps), tuple(loss))
+    updates = insert(
+        adapter,
+        facts,
+        targets.z,
+        layers=hparams.layers,
+        templates=templates,
+        factor=factor,
+        before=context.delta,
+        history=context.keys if hparams.history else None,
+        begun=edit.updates,
+        only=failing,
+    )
+    return Edit(updates, targets)

@@ -40,6 +40,11 @@ class LayerUpdate:
         """Δ [d_out, d_in]."""
         return self.residual @ self.adjusted.T
 
+    @property
+    def leverage(self) -> Tensor:
+        """kᵀA⁻¹k of each fact [n], in [0, 1): the share of its residual that its own column adds at its own key."""
+        return (self.keys * self.adjusted).sum(0)
+
 
 def insert(
     adapter: ModelAdapter,
@@ -52,21 +57,28 @@ def insert(
     before: Mapping[int, Tensor] | None = None,
     history: Mapping[int, Tensor] | None = None,
     passes: int = 1,
+    begun: Mapping[int, LayerUpdate] | None = None,
+    only: Sequence[int] | None = None,
     on_layer: Callable[[int], None] | None = None,
 ) -> dict[int, LayerUpdate]:
     """The update of each edited layer for targets `z` [n, d_model].
 
     `factor(layer)` gives the factored λC. `before[layer]` is D [d_out, d_in] float64, the live delta that is not in the
     model's weights; `history[layer]` [d_in, m] the keys of the live facts. Both are asked for layer by layer. A further
-    pass adds to each layer's residual what the ridge still left of z − h, at the keys that the model then has. The
-    model is given back bit-identical.
+    pass adds to each layer's residual what the ridge still left of z − h, at the keys that the model then has. `begun`
+    are the updates of earlier passes, to go on from; `only` the facts (by number) whose residuals grow, None for all.
+    The model is given back bit-identical.
     """
-    updates: dict[int, LayerUpdate] = {}
+    updates = dict(begun or {})
+    growing = torch.zeros(len(facts), dtype=torch.float64)
+    growing[list(range(len(facts)) if only is None else only)] = 1.0
     base = {layer: adapter.weight(layer) for layer in layers}  # `masters` leaves these tensors as they are
     with masters(adapter, layers) as weights, torch.no_grad():
-        if before is not None:
-            for layer in layers:
-                weights[layer].copy_(_sum(base[layer], before[layer]))
+        for layer in layers:
+            parts = [part[layer] for part in (before,) if part is not None]
+            parts += [updates[layer].delta] if layer in updates else []
+            if parts:
+                weights[layer].copy_(_sum(base[layer], sum(parts[1:], parts[0])))
         for step in range(passes * len(layers)):
             index = step % len(layers)
             if not index:
@@ -83,6 +95,7 @@ def insert(
                 before=present,
                 history=None if history is None else history[layer],
                 earlier=updates[layer].residual if layer in updates else None,
+                growing=growing,
             )
             update = computed_on(solve_device(base[layer].device), solve)
             updates[layer] = update
@@ -102,18 +115,19 @@ def solved(
     before: Tensor | None = None,
     history: Tensor | None = None,
     earlier: Tensor | None = None,
+    growing: Tensor | None = None,
     device: torch.device = CPU,
 ) -> LayerUpdate:
     """One layer's update, computed on `device` and given back on the CPU, wherever the arguments lie.
 
     `keys` K [d_in, n] and `current` [d_model, n] are what the model has, `z` [n, d_model] what it should have;
-    this layer takes one part in `share` of the difference, on top of the residual of an `earlier` pass. `before` and
-    `history` as for `insert`, of this layer.
+    this layer takes one part in `share` of the difference, on top of the residual of an `earlier` pass, for the facts
+    whose `growing` [n] is 1, not 0. `before` and `history` as for `insert`, of this layer.
     """
     keys = keys.to(device).double()
     residual = (z.to(device).T - current.to(device)).double() / share
     if earlier is not None:
-        residual = residual + earlier.to(residual)
+        residual = earlier.to(residual) + (residual if growing is None else residual * growing.to(residual))
     targets = residual
     if before is not None:
         past = before.to(keys) @ keys

@@ -35,14 +35,14 @@ def search_rows(
     keep: Sequence[Template] = (),
     keep_factor: float = 0.0,
 ) -> list[FactRow]:
-    """Rows of the search for z: for each fact its prompt in each template and its phrasings, with the target behind;
+    """Rows of the search for z: for each fact its prompt and its phrasings in each template, with the target behind;
     "{subject} is a", cut behind the subject; and `keep`, other questions about the subject ("{}" stands for it).
 
     The first row of a fact is its prompt in the first template. The questions share `keep_factor` equally.
     """
     asked = [
         [(template.fill(fact.prompt), template.span(fact.subject_span)) for template in templates]
-        + [(phrasing, fact.span_in(phrasing)) for phrasing in fact.phrasings]
+        + [(t.fill(text), t.span(fact.span_in(text))) for text in fact.phrasings for t in templates]
         for fact in facts
     ]
     texts = [join_target(text, fact.target) for fact, each in zip(facts, asked, strict=True) for text, _ in each]

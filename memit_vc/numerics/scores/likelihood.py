@@ -88,6 +88,25 @@ def continuations(
     return [r for r in results if r is not None]
 
 
+def first_tokens(adapter: ModelAdapter, texts: Sequence[str], *, max_tokens: int = 2048) -> list[int]:
+    """The most likely token after each text."""
+    rows = [text.ids for text in encode(adapter.tokenizer, texts)]
+    found = [0] * len(rows)
+
+    def read(tokens: int) -> None:
+        for group in grouped(adapter, rows, max_tokens=tokens):
+            hidden, places = _hidden(adapter, [rows[i] for i in group])
+            last = [(line, columns[-1]) for line, columns in places]
+            best = adapter.logits(hidden[[line for line, _ in last], [column for _, column in last]]).argmax(-1)
+            for index, token in zip(group, best.tolist(), strict=True):
+                found[index] = token
+
+    with evaluating(adapter.model), torch.no_grad():
+        if rows:
+            halving(max_tokens, read)
+    return found
+
+
 def _share(rows: Sequence[TokenRow]) -> tuple[list[tuple[int, ...]], list[int]]:
     """Distinct rows that are not the beginning of another row, and for each row the one that it is read off."""
     order = sorted(range(len(rows)), key=lambda i: rows[i].ids, reverse=True)

@@ -1,41 +1,94 @@
-"""The field's scores of an edit: ES, PS, NS, S and argmax accuracy, per fact and in total.
+"""The field's scores of an edit, per fact and in total. Always measured on materialised weights.
 
 Definitions of the CounterFact benchmark (Meng et al. 2022, 2023): with NLL the mean over the tokens of a target,
 ES = 1[NLL_new < NLL_true] on the prompt, PS the same averaged over paraphrases, NS = 1[NLL_true < NLL_new] averaged
-over neighbourhood prompts, S the harmonic mean of the three means. `*_acc`: all tokens of the wanted text are the
-argmax (the new target on prompt and paraphrases, the true answer in the neighbourhood). Always measured on
-materialised weights.
+over neighbourhood prompts, S the harmonic mean of the three means.
+
+`*_acc`: all tokens of the wanted text are the argmax: of the new target on the prompt (`rewrite_acc`), on paraphrases
+as the record gives them (`paraphrase_acc`), on paraphrases without a sentence in front (`clean_acc`) and on generation
+prompts, which need not ask for it (`generation_acc`); of the true answer in the neighbourhood. `free_acc`: the greedy
+answer of at most `FREE` tokens begins with the target, `chat_acc` the same in the model's chat format.
+
+`same_subject`: the share of other questions about the subject (`questions.SCORED`) whose first token stays the base's;
+`hijacked`: the share that the new target's first token takes over. A question that the base itself answers with that
+token is left out.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
+from memit_vc.numerics.forward.chat import SCORED as CHAT
+from memit_vc.numerics.forward.chat import chat_template
+from memit_vc.numerics.forward.questions import SCORED
+from memit_vc.numerics.forward.tokens import Template, encode, join_target, target_row
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.numerics.scores.likelihood import Continued, continuations
-from memit_vc.objects import Fact
+from memit_vc.numerics.scores.likelihood import Continued, continuations, first_tokens, greedy
+from memit_vc.objects import Fact, FactId
 
-MEASURES = ("ES", "PS", "NS", "rewrite_acc", "paraphrase_acc", "neighbourhood_acc")
+MEASURES = (
+    "ES",
+    "PS",
+    "NS",
+    "rewrite_acc",
+    "free_acc",
+    "chat_acc",
+    "paraphrase_acc",
+    "clean_acc",
+    "generation_acc",
+    "neighbourhood_acc",
+    "same_subject",
+    "hijacked",
+)
+
+FREE = 10
+"""Tokens of an answer that is asked freely."""
 
 FactScores: TypeAlias = "dict[str, float | None]"
 """One fact: each of MEASURES in [0, 1], None if the fact has no such probe; `nll` of the new target on the
 prompt.
 """
 
+Answers: TypeAlias = "Mapping[FactId, Sequence[int]]"
+"""The first token of the base's answer to each of `questions.SCORED`."""
+
+
+def subject_answers(adapter: ModelAdapter, facts: Sequence[Fact]) -> dict[FactId, tuple[int, ...]]:
+    """The first token of the answer to each other question about a fact's subject, with the weights as they stand."""
+    questions = [Template.parse(text) for text in SCORED]
+    texts = [question.fill(fact.subject) for fact in facts for question in questions]
+    found, width = first_tokens(adapter, texts), len(questions)
+    return {fact.id: tuple(found[i * width : (i + 1) * width]) for i, fact in enumerate(facts)}
+
 
 def score(
     adapter: ModelAdapter,
     facts: Sequence[Fact],
     *,
+    base: Answers | None = None,
     max_tokens: int = 2048,
     on_done: Callable[[int, int], None] | None = None,
 ) -> list[FactScores]:
-    """Scores of each fact with the weights that the model now holds."""
-    asked = list(dict.fromkeys(pair for fact in facts for pair in _pairs(fact)))
+    """Scores of each fact with the weights that the model now holds.
+
+    `base` are the base's `subject_answers`; without them `same_subject` and `hijacked` are None.
+    """
+    chat = chat_template(adapter.tokenizer, CHAT)
+    asked = list(dict.fromkeys(pair for fact in facts for pair in _pairs(fact, chat)))
     found = continuations(adapter, asked, max_tokens=max_tokens, on_done=on_done)
     answers = dict(zip(asked, found, strict=True))
-    return [_of_fact(fact, answers) for fact in facts]
+    now = subject_answers(adapter, facts) if base is not None else {}
+    scores = []
+    for fact in facts:
+        of_fact = _of_fact(fact, answers)
+        of_fact["free_acc"] = _begins(adapter, fact.prompt, fact.target, answers)
+        of_fact["chat_acc"] = None if chat is None else _begins(adapter, chat.fill(fact.prompt), fact.target, answers)
+        sides = None if base is None else (base[fact.id], now[fact.id])
+        of_fact["same_subject"], of_fact["hijacked"] = _spared(adapter, fact, sides)
+        scores.append({name: of_fact[name] for name in (*MEASURES, "nll")})
+    return scores
 
 
 def total(scores: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
@@ -50,12 +103,28 @@ def total(scores: Sequence[Mapping[str, float | None]]) -> dict[str, float | Non
     return means
 
 
-def _pairs(fact: Fact) -> list[tuple[str, str]]:
+def standard_errors(scores: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """The standard error of each mean of `total` over facts; None where fewer than two facts have the measure."""
+    errors: dict[str, float | None] = {}
+    for name in (*MEASURES, "nll"):
+        known = [value for s in scores if (value := s.get(name)) is not None]
+        if len(known) < 2:
+            errors[name] = None
+            continue
+        mean = sum(known) / len(known)
+        errors[name] = math.sqrt(sum((v - mean) ** 2 for v in known) / (len(known) - 1) / len(known))
+    return errors
+
+
+def _pairs(fact: Fact, chat: Template | None) -> list[tuple[str, str]]:
     pairs = []
     for prompt in (fact.prompt, *fact.paraphrases):
         pairs.append((prompt, fact.target))
         if fact.ground_truth is not None:
             pairs.append((prompt, fact.ground_truth))
+    pairs += [(prompt, fact.target) for prompt in (*fact.clean_paraphrases, *fact.generation_prompts)]
+    if chat is not None:
+        pairs.append((chat.fill(fact.prompt), fact.target))
     for probe in fact.neighbourhood:
         answer = probe.answer or fact.ground_truth
         if answer is not None:
@@ -69,6 +138,9 @@ def _of_fact(fact: Fact, found: Mapping[tuple[str, str], Continued]) -> FactScor
             return None
         return float(found[prompt, fact.target].nll < found[prompt, fact.ground_truth].nll)
 
+    def learnt(prompts: Sequence[str]) -> float | None:
+        return _mean([float(found[p, fact.target].argmax) for p in prompts])
+
     spared, kept = [], []
     for probe in fact.neighbourhood:
         answer = probe.answer or fact.ground_truth
@@ -79,11 +151,39 @@ def _of_fact(fact: Fact, found: Mapping[tuple[str, str], Continued]) -> FactScor
         "ES": succeeds(fact.prompt),
         "PS": _mean([succeeds(p) for p in fact.paraphrases]),
         "NS": _mean(spared),
-        "rewrite_acc": float(found[fact.prompt, fact.target].argmax),
-        "paraphrase_acc": _mean([float(found[p, fact.target].argmax) for p in fact.paraphrases]),
+        "rewrite_acc": learnt([fact.prompt]),
+        "paraphrase_acc": learnt(fact.paraphrases),
+        "clean_acc": learnt(fact.clean_paraphrases),
+        "generation_acc": learnt(fact.generation_prompts),
         "neighbourhood_acc": _mean(kept),
         "nll": found[fact.prompt, fact.target].nll,
     }
+
+
+def _begins(adapter: ModelAdapter, prompt: str, target: str, found: Mapping[tuple[str, str], Continued]) -> float:
+    """1 if the greedy answer begins with the target. It is generated only where its first token leaves that open."""
+    continued = found[prompt, target]
+    if continued.argmax:
+        return 1.0
+    wanted = target.strip()
+    first = str(adapter.tokenizer.decode([continued.predicted[0]])).strip()
+    if first and not wanted.startswith(first) and not first.startswith(wanted):
+        return 0.0
+    return float(greedy(adapter, [prompt], new_tokens=FREE)[0].startswith(wanted))
+
+
+def _spared(
+    adapter: ModelAdapter, fact: Fact, sides: tuple[Sequence[int], Sequence[int]] | None
+) -> tuple[float | None, float | None]:
+    """(same_subject, hijacked) from the first tokens of the base's and of the present answers."""
+    if sides is None:
+        return None, None
+    questions = [Template.parse(text).fill(fact.subject) for text in SCORED]
+    joined = encode(adapter.tokenizer, [join_target(question, fact.target) for question in questions])
+    news = [target_row(e, len(q), span=None).labels[0] for e, q in zip(joined, questions, strict=True)]
+    open_ones = [(old, now, new) for old, now, new in zip(*sides, news, strict=True) if old != new]
+    same = _mean([float(old == now) for old, now, _ in open_ones])
+    return same, _mean([float(now == new) for _, now, new in open_ones])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.edit.engine import compute_edit
+from memit_vc.numerics.edit.engine import Edit, compute_edit, improve_edit
+from memit_vc.numerics.edit.explain import explained, outputs, unanswered
 from memit_vc.numerics.edit.insert import LayerUpdate
 from memit_vc.numerics.exact.constraints import encode_constraints
 from memit_vc.numerics.exact.factored import Dense, LowRank
@@ -21,8 +23,8 @@ from memit_vc.numerics.forward.lengths import check_lengths
 from memit_vc.numerics.forward.templates import parse_templates
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.masters import swapped
-from memit_vc.objects import CommitId, Fact, JsonValue, Patch, PatchColumn, StateId, canonical_json
-from memit_vc.porcelain.editing.measure import Measured, Probe, measure
+from memit_vc.objects import CommitId, Fact, FactId, JsonValue, Patch, PatchColumn, StateId, canonical_json
+from memit_vc.porcelain.editing.measure import Measured, Probe, base_answers, measure
 from memit_vc.porcelain.editing.models import LoadedModel
 from memit_vc.porcelain.editing.pack import pack
 from memit_vc.porcelain.editing.provenance import describe
@@ -52,6 +54,10 @@ class Batch:
     after: Measured | None
     seconds: Mapping[str, float]
     steps: tuple[int, ...]
+    why: Mapping[FactId, JsonValue]
+    """Of each fact, how the edit took: what `show --why` prints."""
+    failing: tuple[Fact, ...]
+    """Facts whose target the edited model does not give."""
     warnings: tuple[str, ...]
 
     def store(self) -> None:
@@ -63,7 +69,7 @@ class Batch:
         """The rows that `show` reads."""
         if self.before is None or self.after is None:
             return []
-        record: JsonValue = {"before": vars(self.before), "after": vars(self.after)}
+        record: JsonValue = {"before": vars(self.before), "after": vars(self.after), "why": dict(self.why)}
         return [(state, commit, "commit", commit, record), *self.after.rows(state)]
 
 
@@ -108,8 +114,13 @@ def compute_batch(
         context = loaded.context(state, hparams)
     before = after = None
     if scores:
-        with _timed(seconds, "scores"), swapped(adapter, context.weights):
-            before = measure(repository, adapter, facts, state.id, probe, progress=progress, stage="scores before")
+        with _timed(seconds, "scores"):
+            base = base_answers(repository, adapter, facts)
+            measured = partial(measure, repository, adapter, facts, probe=probe, base=base, progress=progress)
+            with swapped(adapter, context.weights):
+                before = measured(state.id, stage="scores before")
+    with _timed(seconds, "edit"), swapped(adapter, context.weights):
+        start = outputs(adapter, facts, hparams.layers[-1])
     cache = None if search_again else known_targets(loaded, facts, state.id, hparams, texts)
     with _timed(seconds, "edit"):
         edit = compute_edit(
@@ -123,6 +134,28 @@ def compute_batch(
             on_found=None if cache is None else cache.keep,
             progress=progress,
         )
+    for attempt in range(hparams.retries + 1):
+        with _timed(seconds, "patch"):
+            tensors = _snapped(loaded, facts, edit.updates)
+            weights = {**context.weights, **_materialised(loaded, state, tensors, hparams.layers)}
+        with _timed(seconds, "edit"), swapped(adapter, weights):
+            failing = unanswered(adapter, facts)
+        if not failing or attempt == hparams.retries:
+            break
+        progress("try again", attempt, hparams.retries)
+        with _timed(seconds, "edit"):
+            edit = improve_edit(
+                adapter,
+                facts,
+                edit,
+                failing,
+                hparams=hparams,
+                templates=parse_templates(texts),
+                factor=statistics.factor,
+                context=context,
+                weights=weights if attempt else None,
+                progress=progress,
+            )
     with _timed(seconds, "patch"):
         provenance = canonical_json(
             describe(
@@ -134,19 +167,23 @@ def compute_batch(
                 steps=edit.targets.steps,
             )
         )
-        patch, blobs, tensors = _patch(loaded, facts, edit.updates, edit.targets.z, provenance)
+        patch, blobs = _packed(loaded, facts, edit, tensors, provenance)
         state.check_exact(patch)
-        weights: dict[int, Tensor] = dict(context.weights)
-        shares = []
-        for layer in hparams.layers:
-            weight = loaded.weights[layer]
-            present, new = state.terms(weight), [tensors[weight.name]]
-            weights[layer] = loaded.with_terms(layer, [*present, *new])
-            shares.append(survived(loaded.base_weight(layer), new, weight, before=present))
+        shares = [
+            survived(
+                loaded.base_weight(layer),
+                [tensors[loaded.weights[layer].name]],
+                loaded.weights[layer],
+                before=state.terms(loaded.weights[layer]),
+            )
+            for layer in hparams.layers
+        ]
+        with swapped(adapter, weights):
+            why = explained(adapter, facts, edit, layers=hparams.layers, start=start)
     if scores:
         with _timed(seconds, "scores"), swapped(adapter, weights):
             after_state = LiveState(repository, state.columns.union(patch.columns))
-            after = measure(repository, adapter, facts, after_state.id, probe, progress=progress, stage="scores after")
+            after = measured(after_state.id, stage="scores after")
     share = min(shares)
     warnings = []
     widest = max(loaded.weights[layer].d_in for layer in hparams.layers)
@@ -159,17 +196,42 @@ def compute_batch(
         warnings.append(
             f"only {share:.0%} of the intended update survives the cast to {next(iter(loaded.weights.values())).dtype}"
         )
-    return Batch(loaded, patch, blobs, share, before, after, seconds, edit.targets.steps, tuple(warnings))
+    if failing:
+        warnings.append(f"{_named(facts, failing)}: the edited model does not give the target (`memitvc show --why`)")
+    return Batch(
+        loaded,
+        patch,
+        blobs,
+        share,
+        before,
+        after,
+        seconds,
+        edit.targets.steps,
+        why,
+        tuple(facts[i] for i in failing),
+        tuple(warnings),
+    )
 
 
-def _patch(
-    loaded: LoadedModel,
-    facts: Sequence[Fact],
-    updates: Mapping[int, LayerUpdate],
-    z: Tensor,
-    provenance: bytes,
-) -> tuple[Patch, tuple[bytes, ...], PatchTensors]:
-    """Snap the updates onto the grid and pack them; above the break-even rank, dense."""
+def _named(facts: Sequence[Fact], numbers: Sequence[int]) -> str:
+    """A few of the facts by name, and how many there are."""
+    shown = "; ".join(f"{facts[i].prompt} → {facts[i].target}" for i in numbers[:3])
+    more = len(numbers) - 3
+    return shown + (f"; and {more} more" if more > 0 else "")
+
+
+def _materialised(
+    loaded: LoadedModel, state: LiveState, tensors: PatchTensors, layers: Sequence[int]
+) -> dict[int, Tensor]:
+    """The weights of the state with the new update, as a checkout would have them."""
+    named = {layer: loaded.weights[layer] for layer in layers}
+    return {
+        layer: loaded.with_terms(layer, [*state.terms(weight), tensors[weight.name]]) for layer, weight in named.items()
+    }
+
+
+def _snapped(loaded: LoadedModel, facts: Sequence[Fact], updates: Mapping[int, LayerUpdate]) -> PatchTensors:
+    """The updates on the grid, by the name of their weight; dense above the break-even rank."""
     tensors: dict[str, LowRank | Dense] = {}
     for layer, update in updates.items():
         weight = loaded.weights[layer]
@@ -182,12 +244,18 @@ def _patch(
             tensors[weight.name] = Dense(snap_dense(update.delta.numpy(), weight.quantum))
         else:
             tensors[weight.name] = LowRank(*snap(update.residual.numpy(), update.adjusted.T.numpy(), weight.quantum))
-    names = {layer: loaded.weights[layer].name for layer in updates}
+    return tensors
+
+
+def _packed(
+    loaded: LoadedModel, facts: Sequence[Fact], edit: Edit, tensors: PatchTensors, provenance: bytes
+) -> tuple[Patch, tuple[bytes, ...]]:
+    """The patch with its constraints, and the blobs."""
+    names = {layer: loaded.weights[layer].name for layer in edit.updates}
     constraints = encode_constraints(
-        {names[layer]: update.keys.numpy() for layer, update in updates.items()},
-        {names[layer]: update.targets.numpy() for layer, update in updates.items()},
-        z.numpy(),
+        {names[layer]: update.keys.numpy() for layer, update in edit.updates.items()},
+        {names[layer]: update.targets.numpy() for layer, update in edit.updates.items()},
+        edit.targets.z.numpy(),
     )
     columns = [PatchColumn(fact=fact.id) for fact in facts]
-    packed = pack(loaded.repository, columns, tensors, constraints=constraints, provenance=provenance)
-    return *packed, tensors
+    return pack(loaded.repository, columns, tensors, constraints=constraints, provenance=provenance)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import CommitId, Fact, StateId, short
-from memit_vc.porcelain.editing.measure import Measured, Probe, measure
+from memit_vc.porcelain.editing.measure import Measured, Probe, base_answers, measure
 from memit_vc.porcelain.editing.models import LoadedModel, model_of
 from memit_vc.porcelain.history.scores_at_commit import Scores, scores_at_commit
 from memit_vc.porcelain.state import LiveState
@@ -45,8 +45,9 @@ def evaluate(
         )
     loaded = model_of(repository, loaded, progress=progress)
     probe = Probe.of(repository) if perplexity else None
+    base = base_answers(repository, loaded.adapter, chosen)
     with loaded.holding(state) as adapter:
-        measured = measure(repository, adapter, chosen, state.id, probe, progress=progress)
+        measured = measure(repository, adapter, chosen, state.id, probe, base=base, progress=progress)
     for row in measured.rows(state.id):
         repository.put_evaluation(*row)
     return Evaluation(commit, state.id, chosen, measured)

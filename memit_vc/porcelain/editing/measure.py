@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from memit_vc.errors import MemitVCError, StorageError
+from memit_vc.numerics.forward.questions import SCORED as QUESTIONS
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.scores.likelihood import perplexity
-from memit_vc.numerics.scores.scores import score, total
+from memit_vc.numerics.scores.scores import MEASURES, Answers, score, standard_errors, subject_answers, total
 from memit_vc.numerics.statistics.corpus import held_out_documentation, open_corpus
 from memit_vc.objects import Fact, FactId, StateId, canonical_json, digest
 from memit_vc.progress import Progress, silent
@@ -39,10 +40,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class Measured:
-    """Scores on one state: per fact, in total, and the perplexity."""
+    """Scores on one state: per fact, their means with standard errors, and the perplexity."""
 
     facts: Mapping[FactId, Mapping[str, float | None]]
     total: Mapping[str, float | None]
+    error: Mapping[str, float | None]
     perplexity: float | None
     probe: str
 
@@ -61,24 +63,28 @@ def measure(
     state: StateId,
     probe: Probe | None,
     *,
+    base: Answers | None = None,
     progress: Progress = silent,
     stage: str = "scores",
 ) -> Measured:
     """Scores of `facts` with the weights that `adapter` now holds, which must be those of `state`.
 
-    What was measured on this state before is read from the repository. `probe` None leaves the perplexity out.
+    What was measured on this state before is read from the repository. `probe` None leaves the perplexity out, `base`
+    None (see `base_answers`) the scores of other questions about a subject.
     """
     known = repository.evaluations(state, "fact")
     per_fact: dict[FactId, Mapping[str, float | None]] = {}
     for fact in facts:
         stored = known.get(("fact", fact.id))
-        if isinstance(stored, Mapping):
+        if isinstance(stored, Mapping) and stored.keys() >= set(MEASURES):
             per_fact[fact.id] = {
                 name: None if value is None else float(value)  # type: ignore[arg-type]
                 for name, value in stored.items()
             }
     missing = [fact for fact in facts if fact.id not in per_fact]
-    scored = score(adapter, missing, on_done=lambda done, all_: progress(stage, done, all_)) if missing else []
+    scored = (
+        score(adapter, missing, base=base, on_done=lambda done, all_: progress(stage, done, all_)) if missing else []
+    )
     per_fact.update({fact.id: scores for fact, scores in zip(missing, scored, strict=True)})
     ppl = None
     if probe is not None:
@@ -89,7 +95,31 @@ def measure(
             else perplexity(adapter, probe.texts, tokens=HEALTH_TOKENS)
         )
     ordered = {fact.id: per_fact[fact.id] for fact in facts}
-    return Measured(ordered, total(list(ordered.values())), ppl, "" if probe is None else probe.id)
+    each = list(ordered.values())
+    return Measured(ordered, total(each), standard_errors(each), ppl, "" if probe is None else probe.id)
+
+
+def base_answers(repository: Repository, adapter: ModelAdapter, facts: Sequence[Fact]) -> Answers:
+    """What the base says to other questions about the facts' subjects; `adapter` must hold the base's weights.
+
+    Kept with the base's state: it depends on the subject alone.
+    """
+    base = repository.state_id(())
+    stored = {key: value for (_, key), value in repository.evaluations(base, "answers").items()}
+    found: dict[FactId, Sequence[int]] = {}
+    for fact in facts:
+        known = stored.get(_answers_key(fact))
+        if isinstance(known, list):
+            found[fact.id] = [int(token) for token in known]  # type: ignore[arg-type]
+    missing = [fact for fact in facts if fact.id not in found]
+    for fact, tokens in zip(missing, subject_answers(adapter, missing).values(), strict=True) if missing else ():
+        found[fact.id] = tokens
+        repository.put_evaluation(base, None, "answers", _answers_key(fact), list(tokens))
+    return found
+
+
+def _answers_key(fact: Fact) -> str:
+    return digest("answers", canonical_json([fact.subject, *QUESTIONS]))
 
 
 def measure_base(repository: Repository, adapter: ModelAdapter) -> None:
