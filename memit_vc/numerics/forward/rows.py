@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from memit_vc.numerics.forward.tokens import Template, TokenRow, encode, join_target, last_token, target_row
+from memit_vc.numerics.forward.tokens import Template, TokenRow, encode, last_token, target_rows
 from memit_vc.objects import Fact
 
 
@@ -27,17 +27,12 @@ def search_rows(tokenizer: Any, facts: Sequence[Fact], templates: Sequence[Templ
 
     The KL row is cut behind the subject, where its distribution is read.
     """
-    texts, spans, lengths, owners = [], [], [], []
-    for index, fact in enumerate(facts):
-        for template in templates:
-            filled = template.fill(fact.prompt)
-            texts.append(join_target(filled, fact.target))
-            spans.append(template.span(fact.subject_span))
-            lengths.append(len(filled))
-            owners.append(index)
+    places = [(index, template) for index in range(len(facts)) for template in templates]
+    asked = [(template.fill(facts[index].prompt), facts[index].target) for index, template in places]
+    spans = [template.span(facts[index].subject_span) for index, template in places]
     rows = [
-        FactRow(owner, "nll", target_row(encoded, length, span=span))
-        for owner, encoded, length, span in zip(owners, encode(tokenizer, texts), lengths, spans, strict=True)
+        FactRow(index, "nll", row)
+        for (index, _), row in zip(places, target_rows(tokenizer, asked, spans=spans), strict=True)
     ]
     essences = encode(tokenizer, [f"{fact.subject} is a" for fact in facts])
     for index, (fact, encoded) in enumerate(zip(facts, essences, strict=True)):

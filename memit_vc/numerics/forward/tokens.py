@@ -1,7 +1,7 @@
-"""Where the subject and the target are among the tokens, from character offsets of the full text.
+"""The rows of prompts and targets, and where the subject is among the tokens, from character offsets of the prompt.
 
-Never from decode-and-re-encode and never from lengths of separately encoded pieces: both drift as soon as a tokenizer
-merges across a boundary, adds a BOS, or writes a word start as a character of its own.
+Never from decode-and-re-encode: that drifts as soon as a tokenizer adds a BOS, or writes a word start as a character of
+its own. A row holds the prompt's own ids, as a generator gets them, and behind them the target's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from memit_vc.errors import EngineError, UnsupportedModelError
 
 _SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "FULLWIDTH")
 """Scripts written without spaces between words, as the first word of a character's Unicode name."""
+_ANCHORS = ("\n", ".", "1", "a", "。")
+"""Texts with which a continuation is tokenised, until one is found with which it does not merge."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,32 +130,49 @@ def join_target(text: str, target: str) -> str:
     return text + ("" if name.startswith(_SPACELESS) else " ") + target
 
 
-def target_row(encoded: Encoded, prompt_length: int, *, span: tuple[int, int] | None) -> TokenRow:
-    """The teacher-forced row of a text whose characters from `prompt_length` on are the target.
+def target_rows(
+    tokenizer: Any, asked: Sequence[tuple[str, str]], *, spans: Sequence[tuple[int, int]] | None = None
+) -> list[TokenRow]:
+    """The teacher-forced row of each (prompt, target), its last token left out; `spans` are the subjects' in the prompts.
 
-    The row is the whole text but its last token; a token that straddles the boundary belongs to the target.
+    What is trained and scored is what generation sees: the ids that a generator gets for the prompt alone, and the
+    target's ids behind them. Where a tokenizer would merge across the boundary, it does not here.
     """
-    wanted = [i for i, (_, b) in enumerate(encoded.offsets) if b > prompt_length and not encoded.special[i]]
-    if not wanted:
-        raise EngineError(
-            f"the target of {encoded.text!r} has no token of its own",
-            hint="Choose another spelling of the target: the tokenizer drops this one.",
+    texts = list(dict.fromkeys(prompt for prompt, _ in asked))
+    prompts = dict(zip(texts, encode(tokenizer, texts), strict=True))
+    joined = encode(tokenizer, [join_target(prompt, target) for prompt, target in asked])
+    rows = []
+    for number, ((text, _), whole) in enumerate(zip(asked, joined, strict=True)):
+        prompt = prompts[text]
+        start = len(prompt.ids)
+        labels = whole.ids[start:]
+        if not labels or whole.ids[:start] != prompt.ids:
+            labels = _apart(tokenizer, whole.text[len(text) :])
+        if not labels:
+            raise EngineError(
+                f"the target of {whole.text!r} has no token of its own",
+                hint="Choose another spelling of the target: the tokenizer drops this one.",
+            )
+        if not start:
+            raise EngineError(
+                f"{whole.text!r}: nothing precedes the target, so it cannot be predicted",
+                hint="Give the prompt at least one token.",
+            )
+        rows.append(
+            TokenRow(
+                ids=(*prompt.ids, *labels[:-1]),
+                pivot=0 if spans is None else last_token(prompt, spans[number]),
+                positions=tuple(range(start - 1, start - 1 + len(labels))),
+                labels=labels,
+            )
         )
-    first = wanted[0]
-    if first == 0:
-        raise EngineError(
-            f"{encoded.text!r}: nothing precedes the target, so it cannot be predicted",
-            hint="Give the prompt at least one token.",
-        )
-    pivot = 0 if span is None else last_token(encoded, span)
-    if pivot >= first:
-        raise EngineError(
-            f"{encoded.text!r}: the subject ends and the target begins in one token, so no edit can separate them",
-            hint="Put a word or a space between subject and target.",
-        )
-    return TokenRow(
-        ids=encoded.ids[:-1],
-        pivot=pivot,
-        positions=tuple(range(first - 1, len(encoded.ids) - 1)),
-        labels=encoded.ids[first:],
-    )
+    return rows
+
+
+def _apart(tokenizer: Any, continuation: str) -> tuple[int, ...]:
+    """The ids of a text that stands behind another: SentencePiece would put a space before one that stands alone."""
+    for anchor in _ANCHORS:
+        before, both = tokenizer([anchor, anchor + continuation], add_special_tokens=False)["input_ids"]
+        if before and both[: len(before)] == before:
+            return tuple(both[len(before) :])
+    return tuple(tokenizer(continuation, add_special_tokens=False)["input_ids"])

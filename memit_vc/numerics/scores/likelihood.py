@@ -11,7 +11,7 @@ from torch import Tensor
 from memit_vc.errors import EngineError
 from memit_vc.numerics.forward.lengths import positions
 from memit_vc.numerics.forward.replay import evaluating
-from memit_vc.numerics.forward.tokens import TokenRow, encode, join_target, target_row
+from memit_vc.numerics.forward.tokens import TokenRow, encode, target_rows
 from memit_vc.numerics.forward.trees import grouped, laid_out
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.memory import halving
@@ -42,8 +42,7 @@ def continuations(
     What prompts and continuations begin with in common is computed once (`trees.py`). Logits are computed only where a
     token is predicted.
     """
-    encoded = encode(adapter.tokenizer, [join_target(prompt, text) for prompt, text in asked])
-    rows = [target_row(e, len(prompt), span=None) for e, (prompt, _) in zip(encoded, asked, strict=True)]
+    rows = target_rows(adapter.tokenizer, asked)
     hosts, host_of = _share(rows)
     results: list[Continued | None] = [None] * len(rows)
     guests: list[list[int]] = [[] for _ in hosts]
