@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from memit_vc.errors import EngineError, UnsupportedModelError
 
@@ -17,6 +17,9 @@ _SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER",
 """Scripts written without spaces between words, as the first word of a character's Unicode name."""
 _ANCHORS = ("\n", ".", "1", "a", "。")
 """Texts with which a continuation is tokenised, until one is found with which it does not merge."""
+
+Target: TypeAlias = "str | tuple[int, ...]"
+"""What stands behind a prompt: a text, or the ids that a model wrote there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,31 +134,31 @@ def join_target(text: str, target: str) -> str:
 
 
 def target_rows(
-    tokenizer: Any, asked: Sequence[tuple[str, str]], *, spans: Sequence[tuple[int, int]] | None = None
+    tokenizer: Any, asked: Sequence[tuple[str, Target]], *, spans: Sequence[tuple[int, int]] | None = None
 ) -> list[TokenRow]:
-    """The teacher-forced row of each (prompt, target), its last token left out; `spans` are the subjects' in the prompts.
+    """The teacher-forced row of each (prompt, target), its last token left out; `spans` are the subjects'.
 
     What is trained and scored is what generation sees: the ids that a generator gets for the prompt alone, and the
     target's ids behind them. Where a tokenizer would merge across the boundary, it does not here.
     """
     texts = list(dict.fromkeys(prompt for prompt, _ in asked))
     prompts = dict(zip(texts, encode(tokenizer, texts), strict=True))
-    joined = encode(tokenizer, [join_target(prompt, target) for prompt, target in asked])
+    spelt = [pair for pair in dict.fromkeys(asked) if isinstance(pair[1], str)]
+    whole = encode(tokenizer, [join_target(text, str(target)) for text, target in spelt])
+    joined = dict(zip(spelt, whole, strict=True))
     rows = []
-    for number, ((text, _), whole) in enumerate(zip(asked, joined, strict=True)):
+    for number, (text, target) in enumerate(asked):
         prompt = prompts[text]
         start = len(prompt.ids)
-        labels = whole.ids[start:]
-        if not labels or whole.ids[:start] != prompt.ids:
-            labels = _apart(tokenizer, whole.text[len(text) :])
+        labels = _behind(tokenizer, prompt, joined[text, target]) if isinstance(target, str) else target
         if not labels:
             raise EngineError(
-                f"the target of {whole.text!r} has no token of its own",
+                f"the target {target!r} of {text!r} has no token of its own",
                 hint="Choose another spelling of the target: the tokenizer drops this one.",
             )
         if not start:
             raise EngineError(
-                f"{whole.text!r}: nothing precedes the target, so it cannot be predicted",
+                f"nothing precedes the target {target!r}, so it cannot be predicted",
                 hint="Give the prompt at least one token.",
             )
         rows.append(
@@ -169,8 +172,15 @@ def target_rows(
     return rows
 
 
-def _apart(tokenizer: Any, continuation: str) -> tuple[int, ...]:
-    """The ids of a text that stands behind another: SentencePiece would put a space before one that stands alone."""
+def _behind(tokenizer: Any, prompt: Encoded, whole: Encoded) -> tuple[int, ...]:
+    """The ids of what `whole` has behind the prompt; tokenised apart where a token would span the prompt's end.
+
+    Apart, but behind an anchor: SentencePiece puts a space before a text that stands alone.
+    """
+    start = len(prompt.ids)
+    if len(whole.ids) > start and whole.ids[:start] == prompt.ids:
+        return whole.ids[start:]
+    continuation = whole.text[len(prompt.text) :]
     for anchor in _ANCHORS:
         before, both = tokenizer([anchor, anchor + continuation], add_special_tokens=False)["input_ids"]
         if before and both[: len(before)] == before:

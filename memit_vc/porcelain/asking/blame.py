@@ -132,9 +132,13 @@ class _Probe:
         self, loaded: LoadedModel, prompt: str, answer: str | None, state: LiveState, new_tokens: int = 4
     ) -> None:
         self._loaded, self._prompt = loaded, prompt
+        self._target: str | tuple[int, ...]
         if answer is None:
             with loaded.holding(state) as adapter:
-                answer = greedy(adapter, [prompt], new_tokens=new_tokens)[0]
+                written = greedy(adapter, [prompt], new_tokens=new_tokens)[0]
+            answer, self._target = written.text, written.ids
+        else:
+            self._target = answer
         if not answer:
             raise MemitVCError(
                 f"the model does not continue {prompt!r}", hint="Give the answer to measure with --answer."
@@ -143,7 +147,7 @@ class _Probe:
 
     def log_probability(self, state: LiveState) -> float:
         with self._loaded.holding(state) as adapter:
-            found = continuations(adapter, [(self._prompt, self.answer)])[0]
+            found = continuations(adapter, [(self._prompt, self._target)])[0]
         return -found.nll * len(found.predicted)
 
 
