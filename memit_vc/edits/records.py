@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from memit_vc.edits.odd import odd_characters
 from memit_vc.edits.subjects import find_subject, near_miss
-from memit_vc.objects import Fact, Probe
+from memit_vc.objects import Fact, Probe, as_seen
 
 _READ = (
     "prompt",
@@ -73,14 +74,14 @@ def fact_of(record: object, notes: list[str]) -> Fact:
     fields = _flat(record)
     _require(record, fields)
     target = _target(fields["target_new"], "target_new").lstrip(" ")
-    if not target.strip():
+    if not as_seen(target):
         raise RecordProblem('"target_new" is empty', "Give the text that the model should produce after the prompt.")
     memit = isinstance(fields["target_new"], Mapping) or "requested_rewrite" in record
     prompt, subject, occurrence = _placed(fields, memit, notes)
     truth = fields.get("ground_truth") or fields.get("target_true")
     if fields.get("portability"):
         notes.append("portability prompts are not scored and were ignored")
-    return Fact(
+    fact = Fact(
         prompt=prompt,
         subject=subject,
         target=target,
@@ -89,6 +90,8 @@ def fact_of(record: object, notes: list[str]) -> Fact:
         neighbourhood=(*_neighbours(fields), *_locality(fields)),
         occurrence=occurrence,
     )
+    notes += odd_characters(fact)
+    return fact
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +117,7 @@ def _placed(fields: Mapping[str, Any], memit: bool, notes: list[str]) -> tuple[s
     """Prompt, subject, and which occurrence of the subject is meant (None: the last)."""
     given = _text(fields["prompt"], "prompt")
     prompt = given.rstrip(" ")
-    if not prompt.strip():
+    if not as_seen(prompt):
         raise RecordProblem(
             '"prompt" is empty', "Give the text that the model should complete, with the subject in it."
         )
@@ -123,7 +126,7 @@ def _placed(fields: Mapping[str, Any], memit: bool, notes: list[str]) -> tuple[s
     raw = fields.get("subject")
     subject = _text(raw, "subject").strip() if raw is not None else ""
     gaps = prompt.count("{}")
-    if not subject:
+    if not as_seen(subject):
         if gaps and memit:
             raise RecordProblem('"subject" is missing', 'Give the text that stands for "{}" in the prompt.')
         return prompt, _found(prompt, notes), _occurrence(fields, prompt, None)

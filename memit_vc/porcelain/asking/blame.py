@@ -12,7 +12,7 @@ from memit_vc.errors import MemitVCError
 from memit_vc.numerics.exact.patchfile import read_weight
 from memit_vc.numerics.scores.influence import keys_at, output_norm, shift_norms
 from memit_vc.numerics.scores.likelihood import continuations, greedy
-from memit_vc.objects import ColumnId, CommitId, Fact, JsonValue
+from memit_vc.objects import ColumnId, CommitId, Fact, JsonValue, as_seen
 from memit_vc.porcelain.editing.models import LoadedModel, model_of
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
@@ -118,7 +118,8 @@ def blame(
 
 
 def _subject(state: LiveState, prompt: str) -> str | None:
-    told = {live.fact.subject for live in state.live if live.fact.prompt.strip() == prompt.strip()}
+    same = (live.fact for live in state.live if as_seen(live.fact.prompt) == as_seen(prompt))
+    told = {fact.subject for fact in same if fact.subject in prompt}
     if len(told) == 1:
         return told.pop()
     candidates = find_subject(prompt)
