@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from memit_vc.edits.certain import find_subject
 from memit_vc.edits.odd import odd_characters
-from memit_vc.edits.subjects import find_subject, near_miss
+from memit_vc.edits.subjects import near_miss, subject_candidates
 from memit_vc.objects import Fact, Probe, as_seen
 
 _READ = (
@@ -152,12 +153,16 @@ def _filled(fields: Mapping[str, Any], prompt: str, subject: str) -> tuple[str, 
 
 
 def _found(prompt: str, notes: list[str]) -> str:
-    candidates = find_subject(prompt)
-    if len(candidates) == 1:
-        notes.append(f'subject "{candidates[0].text}" found in the prompt')
-        return candidates[0].text
-    names = ", ".join(f'"{c.text}"' for c in candidates)
-    what = f"several parts of the prompt can be it: {names}" if names else "the prompt has no capitalised name"
+    found = find_subject(prompt)
+    if found is not None:
+        notes.append(f'subject "{found.text}" found in the prompt')
+        return found.text
+    names = [f'"{each.text}"' for each in subject_candidates(prompt)]
+    what = f"several parts of the prompt can be it: {', '.join(names)}"
+    if len(names) == 1:
+        what = f"where it ends is not certain: {names[0]}, or more words with it"
+    elif not names:
+        what = "the prompt has no capitalised name"
     raise RecordProblem(
         f'"subject" is missing, and {what} ({prompt!r})',
         'Give "subject": the words of the prompt that the fact is about, spelled the same.',

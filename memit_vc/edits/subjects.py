@@ -1,7 +1,7 @@
-"""The subject of a prompt that came without one: the one capitalised span that can be it.
+"""The capitalised spans of a prompt: candidates for the subject of a prompt that came without one.
 
-Deliberately timid. A wrong subject gives an edit of the wrong thing, a refused one costs a word in the edit file; so a
-span counts as a candidate unless it clearly cannot be the subject, and two candidates are one too many.
+A span counts as a candidate unless it clearly cannot be the subject, and two candidates are one too many. Whether the
+only one is the subject: see `certain.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ class Candidate:
     text: str
     start: int
     end: int
+    quoted: bool = False
 
 
 # A word: initials (J. R. R.), letters with inner hyphens, apostrophes, dots and ampersands (O'Brien, AT&T, 747-400).
@@ -56,8 +57,8 @@ class _Word:
     """Only spaces (or an abbreviation's dot) between the previous word and this one."""
 
 
-def find_subject(prompt: str) -> list[Candidate]:
-    """Spans that can be the subject, each text once, in order; the subject is found when there is exactly one."""
+def subject_candidates(prompt: str) -> list[Candidate]:
+    """Spans that can be the subject, each text once, in order."""
     quoted = [_inside(match) for match in _QUOTED.finditer(prompt)]
     quoted = [span for span in quoted if _capitalised(span.text)]
     blank = prompt
@@ -91,7 +92,7 @@ def _inside(match: re.Match[str]) -> Candidate:
     group = next(i for i, text in enumerate(match.groups(), start=1) if text is not None)
     text = match.group(group)
     start = match.start(group) + len(text) - len(text.lstrip())
-    return Candidate(text.strip(), start, start + len(text.strip()))
+    return Candidate(text.strip(), start, start + len(text.strip()), quoted=True)
 
 
 def _capitalised(text: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from memit_vc.edits.subjects import find_subject
+from memit_vc.edits import find_subject
 from memit_vc.errors import MemitVCError
 from memit_vc.numerics.exact.patchfile import read_weight
 from memit_vc.numerics.scores.influence import keys_at, output_norm, shift_norms
@@ -122,8 +122,8 @@ def _subject(state: LiveState, prompt: str) -> str | None:
     told = {fact.subject for fact in same if fact.subject in prompt}
     if len(told) == 1:
         return told.pop()
-    candidates = find_subject(prompt)
-    return candidates[0].text if len(candidates) == 1 else None
+    found = find_subject(prompt)
+    return None if found is None else found.text
 
 
 class _Probe:
