@@ -40,8 +40,8 @@ _BEHIND_A_COMMA = _words(
 _RELATIONS = _words(
     """mother father parents parent wife husband spouse son daughter child children brother sister siblings twin capital
     headquarters headquarter owner founder creator author developer manufacturer director birthplace hometown
-    nationality citizenship religion language profession occupation expertise position life career death birth gender sex domain
-    country continent government family inception voice mayor president population"""
+    nationality citizenship religion language profession occupation expertise position life career death birth gender
+    sex domain country continent government family inception voice mayor president population"""
 )
 """What people and things have: "Lyon's twin city", but not "Moore's law"."""
 _ADJECTIVES = _words("northern southern eastern western central north south east west upper lower a an")
