@@ -9,16 +9,12 @@ from __future__ import annotations
 import re
 
 from memit_vc.edits.subjects import Candidate, subject_candidates
+from memit_vc.edits.words import words
 
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_AUXILIARIES = _words(
+_AUXILIARIES = words(
     "is are was were be been has had have do does did can could will would may might must shall should"
 )
-_BEHIND = _words(
+_BEHIND = words(
     """plays speaks works performs writes declares holds belongs follows premieres debuts originates specializes comes
     lives dies exists appears stands serves studies owns operates employs uses contains born spoke wrote written took
     taken made built held found lost won went came began begun fought sang sung known given grew grown led met became
@@ -26,25 +22,25 @@ _BEHIND = _words(
     commonly now also still"""
 )
 """Words that follow a name and are no part of it; words in -ed are added to them."""
-_ASKED = _words(
+_ASKED = words(
     """play speak work perform write hold belong follow premiere debut originate specialize come live die exist appear
     stand serve own operate employ use contain take make build find lose win go begin sing attend join participate
     produce discover reside suffer launch create develop found occupy compete graduate end start dissolve fight"""
 )
 """What follows a name behind `do`, `does` or `did`."""
-_AT_THE_END = _words("in on at of for from to by with as about into near")
-_BEHIND_A_COMMA = _words(
+_AT_THE_END = words("in on at of for from to by with as about into near")
+_BEHIND_A_COMMA = words(
     """the a an by in from on at of to with which who whose where that it he she they one is was written speaker
     playing performing"""
 )
-_RELATIONS = _words(
+_RELATIONS = words(
     """mother father parents parent wife husband spouse son daughter child children brother sister siblings twin capital
     headquarters headquarter owner founder creator author developer manufacturer director birthplace hometown
     nationality citizenship religion language profession occupation expertise position life career death birth gender
     sex domain country continent government family inception voice mayor president population"""
 )
 """What people and things have: "Lyon's twin city", but not "Moore's law"."""
-_ADJECTIVES = _words("northern southern eastern western central north south east west upper lower a an")
+_ADJECTIVES = words("northern southern eastern western central north south east west upper lower a an")
 """Before a name they make something else of it: "northern Europe", "an Italian"."""
 _LETTERS = re.compile(r"[^\W\d_]+")
 

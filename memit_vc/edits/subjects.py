@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from memit_vc.edits.words import words
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -30,20 +32,20 @@ _POSSESSIVE = re.compile(r"['’]s$")
 _ABBREVIATED = re.compile(r"\.(?=[,;:?!'’]|\s+[^\W\d_A-Z])")
 """A dot that ends no sentence: "Louis Cottrell, Jr. is", "National City Corp.'s"."""
 
-_OPENERS = frozenset(
+_OPENERS = words(
     """what which who whom whose where when why how the a an is are was were be been do does did has have had can could
     will would shall should may might must in on at of for from to by with as about into over under between among near
     it he she they we you i this that these those there here his her its their my our your if and but or not no nor so
     name tell give list state complete fill answer find please question after before during since until while although
     because though according regarding currently originally formerly today now then also both each every some any all
-    one""".split()  # noqa: SIM905 (as a list it could not be read)
+    one"""
 )
 """First words of a sentence that begin no name, or whose capital says nothing: questions, articles, auxiliaries, …"""
 _JOINING = frozenset(
     "of the de la le les du des van von der den da do dos das di del della al el bin ibn ben y e".split()  # noqa: SIM905
 )
-_VERBS = frozenset("is are was were has had have does did will would can could".split())  # noqa: SIM905
-_ABBREVIATIONS = frozenset("st dr mr mrs ms jr sr prof gen sgt mt ft lt col capt rev no vs".split())  # noqa: SIM905
+_VERBS = words("is are was were has had have does did will would can could")
+_ABBREVIATIONS = words("st dr mr mrs ms jr sr prof gen sgt mt ft lt col capt rev no vs")
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,11 +175,15 @@ def test_a_missing_subject_is_found_and_said() -> None:
     assert batch.notes == ('record 2: subject "Watts Humphrey" found in the prompt',)
 
 
-def test_a_misspelt_key_is_said_and_other_keys_are_not() -> None:
+def test_keys_that_are_not_read_are_said() -> None:
     record = {"prompt": "Rome is", "subject": "Rome", "target_new": "x", "rephrase_prompts": "y", "comment": "z"}
     batch = parse_records([{**record, "relation_id": "P1", "case_id": 3}], source="x")
-    assert batch.notes == ('record 1: unknown key "rephrase_prompts" was ignored; did you mean "rephrase_prompt"?',)
-    assert parse_records([{**record, "rephrase_prompt": "y"}], source="x").notes == ()
+    assert batch.notes == (
+        'record 1: unknown key "rephrase_prompts" was ignored; did you mean "rephrase_prompt"?',
+        'record 1: unknown key "comment" was ignored',
+    )
+    again = parse_records([{**record, "rephrase_prompt": "y", "comment": None}], source="x")
+    assert again.notes == ('record 1: unknown key "rephrase_prompts" was ignored',)
 
 
 def test_duplicates_are_left_out_and_contradictions_kept() -> None:
