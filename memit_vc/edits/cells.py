@@ -40,7 +40,7 @@ def value_of(column: str, text: str, notes: list[str], *, own: bool, loads: Any 
     try:
         return _plain(ast.literal_eval(bare))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-        raise ValueError(f'"{column}" begins like a list and is none') from error
+        raise ValueError(f'"{column}" begins like a list, but cannot be read as one') from error
 
 
 def _plain(value: Any) -> Any:

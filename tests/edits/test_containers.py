@@ -75,7 +75,9 @@ def test_lists_as_python_writes_them() -> None:
 
 @pytest.mark.parametrize("cell", ["[Rome lies in", "[__import__('os')]", "[b'x']", "{1, 2}", "[" * 5000])
 def test_a_cell_that_begins_like_a_list_and_is_none(cell: str) -> None:
-    with pytest.raises(EditFileError, match='line 2: "rephrase_prompt" begins like a list and is none') as caught:
+    with pytest.raises(
+        EditFileError, match='line 2: "rephrase_prompt" begins like a list, but cannot be read as one'
+    ) as caught:
         read(HEADER + f'Rome is in,Rome,Spain,Italy,"{cell}"\n')
     assert caught.value.hint
 

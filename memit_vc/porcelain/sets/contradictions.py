@@ -78,7 +78,11 @@ def _respelt(facts: Sequence[Fact], state: LiveState) -> list[str]:
         spelt.setdefault(entry.fact.claim, set()).add(_spelling(entry.fact))
     found = [fact for fact in facts if _spelling(fact) not in spelt.get(fact.claim, {_spelling(fact)})]
     named = ", ".join(dict.fromkeys(fact.subject for fact in found[:_SHOWN]))
-    return [f"live in other characters that look the same: {named}; to spell it anew, revert it first"] if found else []
+    return (
+        [f"live in other characters that look the same: {named}; to store this spelling, revert that fact first"]
+        if found
+        else []
+    )
 
 
 def _asks(fact: Fact) -> tuple[str, str]:
