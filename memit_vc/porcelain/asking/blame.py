@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -78,9 +79,9 @@ def blame(
     """Rank the commits and facts that are live at `revision` by how far they move the output at the prompt's key.
 
     The key is read at the last token of the subject: the one given, else that of the live facts with this very prompt,
-    else the prompt's only candidate, else the prompt's end. With `measure`, each of the first `limit` commits and facts
-    is left out in turn, and the log-probability of the answer (default: the model's present one) is measured.
-    MemitVCError if no edit is live.
+    else a live fact's subject that occurs in the prompt, else a name in it that is certain, else the prompt's end. With
+    `measure`, each of the first `limit` commits and facts is left out in turn, and the log-probability of the answer
+    (default: the model's present one) is measured. MemitVCError if no edit is live.
     """
     commit = repository.resolve(revision)
     state = LiveState.at(repository, commit)
@@ -118,10 +119,14 @@ def blame(
 
 
 def _subject(state: LiveState, prompt: str) -> str | None:
-    same = (live.fact for live in state.live if as_seen(live.fact.prompt) == as_seen(prompt))
-    told = {fact.subject for fact in same if fact.subject in prompt}
-    if len(told) == 1:
-        return told.pop()
+    """Of several live subjects in the prompt, the longest, if the others are parts of it."""
+    facts = [live.fact for live in state.live]
+    same = {fact.subject for fact in facts if as_seen(fact.prompt) == as_seen(prompt) and fact.subject in prompt}
+    within = {fact.subject for fact in facts if re.search(rf"(?<!\w){re.escape(fact.subject)}(?!\w)", prompt)}
+    for told in (same, within):
+        longest = max(told, key=len, default=None)
+        if longest is not None and all(subject in longest for subject in told):
+            return longest
     found = find_subject(prompt)
     return None if found is None else found.text
 
