@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option(
     "--subject",
     help="Use the key of these words of PROMPT. Default: the subject of the live fact with this prompt; else a live "
-    "fact's subject that occurs in PROMPT; else the end of PROMPT.",
+    "fact's subject that occurs in PROMPT; else a name in PROMPT, if it is certain; else the end of PROMPT.",
 )
 @click.option(
     "--measure",

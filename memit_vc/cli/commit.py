@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -57,18 +58,23 @@ def command(
     """Edit the facts of EDITS into the model, and record them as a commit. EDITS is a JSON, JSON Lines or CSV file, or
     - for standard input.
 
-    Records are EasyEdit's (prompt, subject, target_new, …) or MEMIT's (requested_rewrite, …).
+    Records are EasyEdit's (prompt, subject, target_new, …) or MEMIT's (requested_rewrite, …). Those of zsRE, QAEdit,
+    WikiBigEdit, UnKE and MQuAKE are read under their own key names. A note says which keys were not read.
     """
     if drop and patch is None:
         raise UsageError(
             "--drop deletes a kept patch, and none is named", hint="Name it: memitvc commit --patch ID --drop"
         )
+    unread = {"hparams": hparams, "no_scores": no_scores, "check_overlap": check_overlap, **options}
     if patch is not None:
         if edits is not None or amend:
             raise UsageError(
                 "--patch commits a kept patch: it takes neither EDITS nor --amend",
                 hint="Type: memitvc commit --patch ID",
             )
+        _refuse_unused(
+            "--patch with --drop" if drop else "--patch", unread, ("message", "on_conflict") if not drop else ()
+        )
         if drop:
             _drop_kept(io, patch)
             return
@@ -77,6 +83,7 @@ def command(
     if edits is None:
         if not amend:
             raise UsageError("no edits are given", hint="Give a file of edits, or - for standard input.")
+        _refuse_unused("--amend without EDITS", unread, ("message",))
         _amend_message(io, options["message"])
         return
     from memit_vc.edits import read_edits
@@ -104,6 +111,14 @@ def command(
         lambda: _scores(io, made),
         **({} if likely is None else {"overlaps": likely}),
     )
+
+
+def _refuse_unused(what: str, given: Mapping[str, object], used: Collection[str]) -> None:
+    """UsageError for options that were given and would say nothing."""
+    idle = [name for name, value in given.items() if name not in used and value not in (None, False, "stop")]
+    if idle:
+        names = ", ".join(f"--{str(given[n]) if n == 'on_conflict' else n.replace('_', '-')}" for n in idle)
+        raise UsageError(f"{what} does not use {names}", hint="Leave it out.")
 
 
 def _commit_kept(io: IO, patch: str, on_conflict: OnConflict, message: str | None) -> None:

@@ -35,7 +35,10 @@ def command(io: IO, revision: str, as_csv: bool, subject: str | None, commits: t
         wanted = {repository.resolve(name) for name in commits}
         dates = {entry.commit: repository.commit(entry.commit).time for entry in found}
     if subject is not None:
-        found = [entry for entry in found if subject.casefold() in entry.fact.subject.casefold()]
+        from memit_vc.objects import as_seen
+
+        asked = as_seen(subject).casefold()
+        found = [entry for entry in found if asked in as_seen(entry.fact.subject).casefold()]
     if commits:
         found = [entry for entry in found if entry.commit in wanted]
     if as_csv:

@@ -16,7 +16,9 @@ from memit_vc.cli.io import IO, verb
     "`init`, or else `self`.",
 )
 @click.option("--field", help="Field or column that holds the text.")
-@click.option("--tokens", type=click.IntRange(min=1), help="Tokens to use. Default: 10 · d_in.")
+@click.option(
+    "--tokens", type=click.IntRange(min=1), help="Tokens to use, if the text has so many. Default: 10 · d_in."
+)
 @click.option("--hparams", metavar="FILE|NAME", help="Use these hyperparameters instead of the repository's.")
 @click.option("--import", "source", metavar="PATH", help="Take EasyEdit's or memit's .npz files instead of computing.")
 def command(io: IO, source: str | None, **options: Any) -> None:
@@ -33,9 +35,17 @@ def command(io: IO, source: str | None, **options: Any) -> None:
         verb = "computed" if made.computed else "already there"
         layers = ", ".join(map(str, made.layers))
         click.echo(f"statistics {made.id[:10]} {verb}: {made.tokens:,} tokens, layers {layers}")
+        if made.tokens < made.asked:
+            io.warn(f"{made.asked:,} tokens were asked for, and the text has only {made.tokens:,}: name a longer one")
         for layer, ridge in made.ridges.items():
             if ridge:
                 io.warn(f"layer {layer}: too little text for a positive definite moment; ridge {ridge:.3g} is added")
 
-    record = {"id": made.id, "tokens": made.tokens, "layers": made.layers, "computed": made.computed}
+    record = {
+        "id": made.id,
+        "tokens": made.tokens,
+        "asked": made.asked,
+        "layers": made.layers,
+        "computed": made.computed,
+    }
     io.emit({**record, "ridge": made.ridges}, render)

@@ -227,6 +227,12 @@ class BaseEditor:
         requests: Sequence[Request] | None,
         **columns: Any,
     ) -> list[Request]:
+        given = {"prompts": prompts, "target_new": target_new, **columns} if requests is not None else columns
+        unread = ("target_neg", "loc_prompts") if requests is None else given
+        if unused := sorted(name for name in unread if given[name] is not None):
+            _LOG.warning(
+                "edit: %s: not used %s", ", ".join(unused), "by MEMIT" if requests is None else "beside requests"
+            )
         if requests is not None:
             return [dict(request) for request in requests]
         if prompts is None or target_new is None:
@@ -277,13 +283,9 @@ class BaseEditor:
         pre, pre_file = options.pop("pre_edit", None), options.pop("pre_file", None)
         if pre is not None and len(pre) != n:
             raise UsageError(f"pre_edit has length {len(pre)}, prompts {n}", hint="Give one dict for each request.")
-        if unused := sorted(key for key, value in options.items() if value is not None and key not in _IGNORED):
+        if unused := sorted(key for key, value in options.items() if value is not None):
             _LOG.warning("edit: %s: not an argument of MEMIT, ignored", ", ".join(unused))
         return measure, pre, pre_file
-
-
-_IGNORED = ("train_ds", "metric_kwargs", "summary_metrics")
-"""EasyEdit's arguments for other algorithms and for its own log files."""
 
 
 def _described(request: Request, fact: Fact) -> Request:

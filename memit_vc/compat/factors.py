@@ -117,7 +117,7 @@ class FactorSource:
         )
         if not self._cache.ready(key):
             _LOG.warning(
-                "no second moments given for layers %s: collecting them once, from %d tokens of %s, into %s",
+                "no second moments given for layers %s: collecting them once, from up to %d tokens of %s, into %s",
                 layers,
                 tokens,
                 corpus.describe()["name"],
@@ -132,6 +132,8 @@ class FactorSource:
                 progress=self._progress,
             )
             self._cache.store(key, found)
+            if found.count < tokens:
+                _LOG.warning("second moments of %d tokens: the text has no more of the %d wanted", found.count, tokens)
         return key
 
     def _corpus(self) -> str:

@@ -1,7 +1,8 @@
 """EasyEdit's metrics of an edit: teacher-forced token accuracy, with its keys.
 
-Differences to EasyEdit: positions come from character offsets, all requests are measured in shared batches, and a
-target in a script without spaces is joined without one. The numbers mean the same.
+Differences to EasyEdit: the target's ids stand behind the prompt's own, as in a generation, all requests are measured
+in shared batches, and a target in a script without spaces is joined without one. The numbers mean the same: they are
+equal wherever the tokenizer makes no token across the end of the prompt.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from memit_vc.edits.records import RecordProblem, fact_of
+from memit_vc.edits.problem import RecordProblem
+from memit_vc.edits.records import facts_of
 from memit_vc.edits.sources import decode, read_bytes
 from memit_vc.errors import EditFileError
 from memit_vc.objects import Fact
@@ -32,38 +33,50 @@ class EditBatch:
 def read_edits(source: str | Path, *, stdin: IO[bytes] | None = None) -> EditBatch:
     """Read JSON, JSON Lines or CSV from a file, or from `stdin` for "-"; EditFileError says what is wrong and where."""
     data, name = read_bytes(source, stdin)
-    return parse_records(decode(data, name), source=name)
+    notes: dict[str, list[int]] = {}
+    return parse_records(decode(data, name, notes), source=name, notes=notes)
 
 
-def parse_records(records: Iterable[Mapping[str, Any]], *, source: str, deduplicate: bool = True) -> EditBatch:
+def parse_records(
+    records: Iterable[Mapping[str, Any]],
+    *,
+    source: str,
+    deduplicate: bool = True,
+    notes: Mapping[str, Sequence[int]] | None = None,
+) -> EditBatch:
     """Check records of any of the formats (see `records.py`); the first few problems are reported together.
 
     A record that repeats an earlier one's question and target is left out and noted, unless `deduplicate` is false:
-    then facts and records correspond one to one.
+    then facts and rewrites correspond one to one. `notes` were taken when the file was read, each with its records.
     """
     facts: list[Fact] = []
-    notes: dict[str, list[int]] = {}
+    numbers: list[int] = []
+    said = {note: list(where) for note, where in (notes or {}).items()}
     problems: list[tuple[int, RecordProblem]] = []
     for number, record in enumerate(records, start=1):
         found: list[str] = []
         try:
-            facts.append(fact_of(record, found))
+            made = facts_of(record, found)
+            facts += made
+            numbers += [number] * len(made)
         except RecordProblem as problem:
             problems.append((number, problem))
-        for note in found:
-            notes.setdefault(note, []).append(number)
+        for note in dict.fromkeys(found):
+            said.setdefault(note, []).append(number)
     if problems:
         raise _refused(source, problems)
     if not facts:
         raise EditFileError(f"{source}: no records", hint='Give at least one {"prompt", "subject", "target_new"}.')
     repeated = {later: earlier for earlier, later in duplicates(facts)} if deduplicate else {}
-    lines = [f"{_records(numbers)}: {note}" for note, numbers in notes.items()]
-    lines += [f"record {later + 1}: repeats record {earlier + 1}, left out" for later, earlier in repeated.items()]
+    lines = [f"{_records(where)}: {note}" for note, where in said.items()]
+    lines += [
+        f"record {numbers[later]}: repeats record {numbers[earlier]}, left out" for later, earlier in repeated.items()
+    ]
     kept = [i for i in range(len(facts)) if i not in repeated]
     return EditBatch(
         facts=tuple(facts[i] for i in kept),
         notes=tuple(lines),
-        origins=tuple(f"{source}: record {i + 1}" for i in kept),
+        origins=tuple(f"{source}: record {numbers[i]}" for i in kept),
     )
 
 

@@ -1,89 +1,46 @@
-"""One record of an edit file into one checked fact, whichever of the three formats it is written in.
+"""One record of an edit file into its checked facts, whichever format it is written in.
 
 EasyEdit: prompt, subject, target_new, ground_truth, rephrase_prompt, locality_prompt, locality_ground_truth, or nested
 `locality`. MEMIT and CounterFact: `requested_rewrite` with "{}" in the prompt and `target_new: {"str": …}`. Our own:
-`Fact.to_json`. The formats share their keys, so a record may mix them.
+`Fact.to_json`. The formats share their keys, so a record may mix them. Other data sets' names: see `formats.py`.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any
 
-from memit_vc.edits.subjects import find_subject, near_miss
-from memit_vc.objects import Fact, Probe
+from memit_vc.edits.certain import find_subject
+from memit_vc.edits.formats import PROMPTS, TARGETS, flat_records, listed
+from memit_vc.edits.odd import odd_characters
+from memit_vc.edits.problem import RecordProblem, kind_of
+from memit_vc.edits.subjects import near_miss, subject_candidates
+from memit_vc.objects import Fact, Probe, as_seen
 
-_READ = (
-    "prompt",
-    "subject",
-    "target_new",
-    "ground_truth",
-    "target_true",
-    "requested_rewrite",
-    "rephrase_prompt",
-    "paraphrase_prompts",
-    "clean_paraphrase_prompts",
-    "generation_prompts",
-    "phrasings",
-    "locality",
-    "locality_prompt",
-    "locality_ground_truth",
-    "neighborhood_prompts",
-    "subject_occurrence",
-    "portability",
-)
-_PASSED_OVER = (
-    "alt",
-    "attribute_prompts",
-    "case_id",
-    "commit",
-    "fact",
-    "id",
-    "loc_prompt",
-    "pararel_idx",
-    "pred",
-    "relation_id",
-    "target",
-    "target_neg",
-)
-"""Keys of the formats, and of our own lists of facts, that say nothing about the edit."""
 _SCORED = ("rephrase_prompt", "paraphrase_prompts", "clean_paraphrase_prompts")
 _FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-class RecordProblem(Exception):  # noqa: N818 (never leaves this package)
-    """What is wrong with one record, and what to do; the batch adds the file and the record's number."""
-
-    def __init__(self, what: str, hint: str) -> None:
-        super().__init__(what)
-        self.what, self.hint = what, hint
-
-
-def fact_of(record: object, notes: list[str]) -> Fact:
-    """The fact of one record; `notes` takes what was assumed or ignored. RecordProblem if it cannot be one."""
+def facts_of(record: object, notes: list[str]) -> list[Fact]:
+    """The facts of one record, mostly one; `notes` takes what was assumed or ignored. RecordProblem if it is wrong."""
     if not isinstance(record, Mapping):
-        kind = _kind(record)
+        kind = kind_of(record)
         raise RecordProblem(
             f"is {kind}, not an object", 'Write each record as {"prompt": …, "subject": …, "target_new": …}.'
         )
-    for key in record:
-        near = _misspelt(key) if isinstance(key, str) else None
-        if near is not None and near not in record:
-            notes.append(f'unknown key "{key}" was ignored; did you mean "{near}"?')
-    fields = _flat(record)
-    _require(record, fields)
+    return [_fact(fields, notes) for fields in flat_records(record, notes)]
+
+
+def _fact(fields: Mapping[str, Any], notes: list[str]) -> Fact:
+    _require(fields)
     target = _target(fields["target_new"], "target_new").lstrip(" ")
-    if not target.strip():
+    if not as_seen(target):
         raise RecordProblem('"target_new" is empty', "Give the text that the model should produce after the prompt.")
-    memit = isinstance(fields["target_new"], Mapping) or "requested_rewrite" in record
+    memit = isinstance(fields["target_new"], Mapping) or "requested_rewrite" in fields
     prompt, subject, occurrence = _placed(fields, memit, notes)
     truth = fields.get("ground_truth") or fields.get("target_true")
-    if fields.get("portability"):
-        notes.append("portability prompts are not scored and were ignored")
-    return Fact(
+    fact = Fact(
         prompt=prompt,
         subject=subject,
         target=target,
@@ -95,32 +52,30 @@ def fact_of(record: object, notes: list[str]) -> Fact:
         phrasings=_phrasings(fields, prompt, subject, notes),
         occurrence=occurrence,
     )
+    notes += odd_characters(fact)
+    return fact
 
 
-def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
-    inner = record.get("requested_rewrite")
-    if inner is None:
-        return dict(record)
-    if not isinstance(inner, Mapping):
-        raise RecordProblem(
-            f'"requested_rewrite" is {_kind(inner)}, not an object', "Write it as in CounterFact's records."
-        )
-    return {**record, **inner}
-
-
-def _require(record: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+def _require(fields: Mapping[str, Any]) -> None:
     missing = [key for key in ("prompt", "target_new") if fields.get(key) is None]
     if missing:
         names = " and ".join(f'"{key}"' for key in missing)
-        keys = ", ".join(str(key) for key in list(record)[:8]) or "none"
-        raise RecordProblem(f"{names} {'is' if len(missing) == 1 else 'are'} missing", f"Its keys are: {keys}.")
+        keys = ", ".join([str(key) for key, value in fields.items() if value not in ([], None)][:8]) or "none"
+        others = "; ".join(
+            f'"{ours}" may also be called {", ".join(known[1:])}'
+            for ours, known in (("prompt", PROMPTS), ("target_new", TARGETS))
+            if ours in missing
+        )
+        raise RecordProblem(
+            f"{names} {'is' if len(missing) == 1 else 'are'} missing", f"Its keys are: {keys}. {others}."
+        )
 
 
 def _placed(fields: Mapping[str, Any], memit: bool, notes: list[str]) -> tuple[str, str, int | None]:
     """Prompt, subject, and which occurrence of the subject is meant (None: the last)."""
     given = _text(fields["prompt"], "prompt")
     prompt = given.rstrip(" ")
-    if not prompt.strip():
+    if not as_seen(prompt):
         raise RecordProblem(
             '"prompt" is empty', "Give the text that the model should complete, with the subject in it."
         )
@@ -129,7 +84,7 @@ def _placed(fields: Mapping[str, Any], memit: bool, notes: list[str]) -> tuple[s
     raw = fields.get("subject")
     subject = _text(raw, "subject").strip() if raw is not None else ""
     gaps = prompt.count("{}")
-    if not subject:
+    if not as_seen(subject):
         if gaps and memit:
             raise RecordProblem('"subject" is missing', 'Give the text that stands for "{}" in the prompt.')
         return prompt, _found(prompt, notes), _occurrence(fields, prompt, None)
@@ -155,12 +110,16 @@ def _filled(fields: Mapping[str, Any], prompt: str, subject: str) -> tuple[str, 
 
 
 def _found(prompt: str, notes: list[str]) -> str:
-    candidates = find_subject(prompt)
-    if len(candidates) == 1:
-        notes.append(f'subject "{candidates[0].text}" found in the prompt')
-        return candidates[0].text
-    names = ", ".join(f'"{c.text}"' for c in candidates)
-    what = f"several parts of the prompt can be it: {names}" if names else "the prompt has no capitalised name"
+    found = find_subject(prompt)
+    if found is not None:
+        notes.append(f'subject "{found.text}" found in the prompt')
+        return found.text
+    names = [f'"{each.text}"' for each in subject_candidates(prompt)]
+    what = f"several parts of the prompt can be it: {', '.join(names)}"
+    if len(names) == 1:
+        what = f"where it ends is not certain: {names[0]}, or more words with it"
+    elif not names:
+        what = "the prompt has no capitalised name"
     raise RecordProblem(
         f'"subject" is missing, and {what} ({prompt!r})',
         'Give "subject": the words of the prompt that the fact is about, spelled the same.',
@@ -213,7 +172,7 @@ def _occurrence(fields: Mapping[str, Any], prompt: str, subject: str | None) -> 
 
 def _neighbours(fields: Mapping[str, Any]) -> list[Probe]:
     """MEMIT's `neighborhood_prompts`: texts, or objects with a prompt and its answer."""
-    entries = _listed(fields.get("neighborhood_prompts"))
+    entries = listed(fields.get("neighborhood_prompts"))
     return [probe for entry in entries for probe in _probes(entry, "neighborhood_prompts")]
 
 
@@ -223,9 +182,9 @@ def _locality(fields: Mapping[str, Any]) -> list[Probe]:
     probes = _probes(flat, "locality_prompt") if flat["prompt"] else []
     nested = fields.get("locality") or {}
     if not isinstance(nested, Mapping):
-        raise RecordProblem(f'"locality" is {_kind(nested)}, not an object', 'Write {"name": {"prompt": …}}.')
+        raise RecordProblem(f'"locality" is {kind_of(nested)}, not an object', 'Write {"name": {"prompt": …}}.')
     for entries in nested.values():
-        for entry in _listed(entries):
+        for entry in listed(entries):
             probes.extend(_probes(entry, "locality"))
     return probes
 
@@ -237,7 +196,7 @@ def _probes(entry: object, key: str) -> list[Probe]:
         return [Probe(prompt=_text(entry, key))]
     if not isinstance(entry, Mapping) or "prompt" not in entry:
         raise RecordProblem(
-            f'"{key}" holds {_kind(entry)}', 'Write a text, or {"prompt": …, "ground_truth": …}, for each.'
+            f'"{key}" holds {kind_of(entry)}', 'Write a text, or {"prompt": …, "ground_truth": …}, for each.'
         )
     prompts, answers = entry["prompt"], entry.get("ground_truth", entry.get("target"))
     if not isinstance(prompts, list | tuple):
@@ -258,12 +217,8 @@ def _answer(value: object, key: str) -> str | None:
 
 
 def _texts(fields: Mapping[str, Any], key: str) -> list[str]:
-    entries = (_text(entry, key) for entry in _listed(fields.get(key)) if entry is not None)
+    entries = (_text(entry, key) for entry in listed(fields.get(key)) if entry is not None)
     return [text for text in entries if text.strip()]
-
-
-def _listed(value: object) -> Sequence[object]:
-    return value if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
 def _first(value: object) -> object:
@@ -284,29 +239,9 @@ def _target(value: object, key: str) -> str:
 def _text(value: object, key: str) -> str:
     if not isinstance(value, str):
         hint = f'Write it in quotes: "{value}".' if isinstance(value, int | float) else "Give a text."
-        raise RecordProblem(f'"{key}" is {_kind(value)}, not text', hint)
+        raise RecordProblem(f'"{key}" is {kind_of(value)}, not text', hint)
     bad = _FORBIDDEN.search(value)
     if bad:
         what = f'"{key}" holds the control character U+{ord(bad.group()):04X} at character {bad.start() + 1}'
         raise RecordProblem(what, "Remove it; tabs and line feeds may stay.")
     return value
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool | int | float):
-        return f"the {'truth value' if isinstance(value, bool) else 'number'} {value}"
-    if isinstance(value, str):
-        return "a text"
-    if isinstance(value, list | tuple):
-        return "a list"
-    return "an object" if isinstance(value, Mapping) else f"a {type(value).__name__}"
-
-
-@lru_cache(maxsize=1024)
-def _misspelt(key: str) -> str | None:
-    if key in _READ or key in _PASSED_OVER:
-        return None
-    near = difflib.get_close_matches(key.lower(), _READ, n=1, cutoff=0.8)
-    return near[0] if near else None

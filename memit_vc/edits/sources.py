@@ -5,17 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import IO, Any
 
+from memit_vc.edits.cells import value_of
+from memit_vc.edits.containers import refuse_packed, unpacked
+from memit_vc.edits.formats import PROMPTS, TARGETS
+from memit_vc.edits.writing import COLUMNS
 from memit_vc.errors import EditFileError
 
 STDIN = "standard input"
 
-_LIST_CELLS = ("rephrase_prompt", "paraphrase_prompts", "neighborhood_prompts", "locality", "requested_rewrite")
-"""Columns whose cell may hold JSON; a cell that is not JSON is one text."""
-
+_SEPARATOR = re.compile(r"\s*\"?sep=([^\w\s\"']|\t)\"?[^\S\r\n]*(?:\r\n?|\n)", re.IGNORECASE)
 _FORMS = "Use JSON (a list of records), JSON Lines or CSV."
 
 
@@ -35,8 +38,12 @@ def read_bytes(source: str | Path, stdin: IO[bytes] | None) -> tuple[bytes, str]
         raise EditFileError(f"{path}: cannot be read: {reason}", hint="Check the file and its permissions.") from error
 
 
-def decode(data: bytes, name: str) -> list[Any]:
-    """The records, not yet looked at; EditFileError with line and column where the file itself is wrong."""
+def decode(data: bytes, name: str, notes: dict[str, list[int]]) -> list[Any]:
+    """The records, not yet looked at; EditFileError with line and column where the file itself is wrong.
+
+    `notes` take what was assumed, each with the numbers of its records.
+    """
+    refuse_packed(data, name)
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise EditFileError(f"{name}: is UTF-16, not UTF-8", hint="Save the file as UTF-8.")
     try:
@@ -52,7 +59,7 @@ def decode(data: bytes, name: str) -> list[Any]:
     suffix = Path(name).suffix.lower()
     start = text.lstrip()[0]
     if suffix in (".csv", ".tsv") or (suffix not in (".json", ".jsonl", ".ndjson") and start not in "[{"):
-        records = _csv(text, name)
+        records = _csv(text, name, notes)
     elif suffix in (".jsonl", ".ndjson") and start != "[":
         records = _json_lines(text, name)
     else:
@@ -72,7 +79,7 @@ def _json(text: str, name: str) -> list[Any]:
         raise EditFileError(f"{where}: not JSON: {error.msg}", hint=f"Correct the file there. {_FORMS}") from error
     except (ValueError, RecursionError) as error:
         raise EditFileError(f"{name}: not usable JSON: {_reason(error)}", hint="Correct the file.") from error
-    return value if isinstance(value, list) else [value]
+    return unpacked(value)
 
 
 def _json_lines(text: str, name: str) -> list[Any]:
@@ -111,11 +118,15 @@ def _reason(error: Exception) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
-def _csv(text: str, name: str) -> list[Any]:
+def _csv(text: str, name: str, notes: dict[str, list[int]]) -> list[Any]:
+    told = _SEPARATOR.match(text)  # Excel and what exports to it
+    if told is not None:
+        text = "\n" + text[told.end() :]
     first = text.lstrip("\r\n").split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)
+    delimiter = told.group(1) if told is not None else max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] = []
+    own = False
     records = []
     try:
         for row in reader:
@@ -123,13 +134,15 @@ def _csv(text: str, name: str) -> list[Any]:
                 continue
             if not header:
                 header = _header(row, name)
+                own = header == [*COLUMNS]
                 continue
             if len(row) > len(header):
                 raise EditFileError(
                     f"{name}: line {reader.line_num}: {len(row)} cells under {len(header)} columns",
                     hint=f'Put cells that hold "{delimiter}" in double quotes.',
                 )
-            records.append({k: _cell(k, v) for k, v in zip(header, row, strict=False) if k and v})
+            records.append({k: v for k, v in zip(header, row, strict=False) if k and v})
+            _read_cells(records[-1], len(records), f"{name}: line {reader.line_num}", notes, own=own)
     except csv.Error as error:
         hint = 'Put cells with commas, quotes or line ends in double quotes, and write a quote in them as "".'
         raise EditFileError(f"{name}: line {reader.line_num}: not CSV: {error}", hint=hint) from error
@@ -138,7 +151,8 @@ def _csv(text: str, name: str) -> list[Any]:
 
 def _header(row: list[str], name: str) -> list[str]:
     header = [cell.strip() for cell in row]
-    missing = [key for key in ("prompt", "target_new") if key not in header]
+    known = {"prompt": PROMPTS, "target_new": TARGETS}
+    missing = [key for key, names in known.items() if not set(names) & set(header)]
     if missing and "requested_rewrite" not in header:
         raise EditFileError(
             f"{name}: neither JSON nor a CSV with the columns {' and '.join(missing)}; it starts with {row[0][:40]!r}",
@@ -150,10 +164,17 @@ def _header(row: list[str], name: str) -> list[str]:
     return header
 
 
-def _cell(column: str, value: str) -> Any:
-    if column in _LIST_CELLS and value.lstrip().startswith(("[", "{")):
+def _read_cells(record: dict[str, Any], number: int, where: str, notes: dict[str, list[int]], *, own: bool) -> None:
+    """Put the value of each cell in place of its text; a cell that stands for nothing goes."""
+    for column, text in list(record.items()):
+        found: list[str] = []
         try:
-            return _loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return value
+            record[column] = value_of(column, text, found, own=own, loads=_loads)
+        except ValueError as error:
+            raise EditFileError(
+                f"{where}: {error}: {text[:40]!r}", hint='Write a JSON list: ["one text", "another"].'
+            ) from error
+        if record[column] is None:
+            del record[column]
+        for note in found:
+            notes.setdefault(note, []).append(number)

@@ -1,7 +1,7 @@
-"""The subject of a prompt that came without one: the one capitalised span that can be it.
+"""The capitalised spans of a prompt: candidates for the subject of a prompt that came without one.
 
-Deliberately timid. A wrong subject gives an edit of the wrong thing, a refused one costs a word in the edit file; so a
-span counts as a candidate unless it clearly cannot be the subject, and two candidates are one too many.
+A span counts as a candidate unless it clearly cannot be the subject, and two candidates are one too many. Whether the
+only one is the subject: see `certain.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from memit_vc.edits.words import words
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -20,6 +22,7 @@ class Candidate:
     text: str
     start: int
     end: int
+    quoted: bool = False
 
 
 # A word: initials (J. R. R.), letters with inner hyphens, apostrophes, dots and ampersands (O'Brien, AT&T, 747-400).
@@ -29,20 +32,20 @@ _POSSESSIVE = re.compile(r"['’]s$")
 _ABBREVIATED = re.compile(r"\.(?=[,;:?!'’]|\s+[^\W\d_A-Z])")
 """A dot that ends no sentence: "Louis Cottrell, Jr. is", "National City Corp.'s"."""
 
-_OPENERS = frozenset(
+_OPENERS = words(
     """what which who whom whose where when why how the a an is are was were be been do does did has have had can could
     will would shall should may might must in on at of for from to by with as about into over under between among near
     it he she they we you i this that these those there here his her its their my our your if and but or not no nor so
     name tell give list state complete fill answer find please question after before during since until while although
     because though according regarding currently originally formerly today now then also both each every some any all
-    one""".split()  # noqa: SIM905 (as a list it could not be read)
+    one"""
 )
 """First words of a sentence that begin no name, or whose capital says nothing: questions, articles, auxiliaries, …"""
 _JOINING = frozenset(
     "of the de la le les du des van von der den da do dos das di del della al el bin ibn ben y e".split()  # noqa: SIM905
 )
-_VERBS = frozenset("is are was were has had have does did will would can could".split())  # noqa: SIM905
-_ABBREVIATIONS = frozenset("st dr mr mrs ms jr sr prof gen sgt mt ft lt col capt rev no vs".split())  # noqa: SIM905
+_VERBS = words("is are was were has had have does did will would can could")
+_ABBREVIATIONS = words("st dr mr mrs ms jr sr prof gen sgt mt ft lt col capt rev no vs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,8 @@ class _Word:
     """Only spaces (or an abbreviation's dot) between the previous word and this one."""
 
 
-def find_subject(prompt: str) -> list[Candidate]:
-    """Spans that can be the subject, each text once, in order; the subject is found when there is exactly one."""
+def subject_candidates(prompt: str) -> list[Candidate]:
+    """Spans that can be the subject, each text once, in order."""
     quoted = [_inside(match) for match in _QUOTED.finditer(prompt)]
     quoted = [span for span in quoted if _capitalised(span.text)]
     blank = prompt
@@ -91,7 +94,7 @@ def _inside(match: re.Match[str]) -> Candidate:
     group = next(i for i, text in enumerate(match.groups(), start=1) if text is not None)
     text = match.group(group)
     start = match.start(group) + len(text) - len(text.lstrip())
-    return Candidate(text.strip(), start, start + len(text.strip()))
+    return Candidate(text.strip(), start, start + len(text.strip()), quoted=True)
 
 
 def _capitalised(text: str) -> bool:

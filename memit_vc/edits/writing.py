@@ -16,10 +16,13 @@ COLUMNS = (
     "target_new",
     "ground_truth",
     "paraphrase_prompts",
+    "clean_paraphrase_prompts",
+    "generation_prompts",
+    "phrasings",
     "neighborhood_prompts",
     "subject_occurrence",
 )
-"""Columns of the CSV form; the two lists are JSON inside their cell."""
+"""Columns of the CSV form; lists are JSON inside their cell."""
 
 
 def write_records(facts: Iterable[Fact], *, format: Literal["json", "jsonl", "csv"]) -> str:  # noqa: A002

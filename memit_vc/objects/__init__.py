@@ -30,3 +30,4 @@ from memit_vc.objects.refs import Head as Head
 from memit_vc.objects.refs import Moved as Moved
 from memit_vc.objects.refs import RefUpdate as RefUpdate
 from memit_vc.objects.refs import moves as moves
+from memit_vc.objects.seen import as_seen as as_seen

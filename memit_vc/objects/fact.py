@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memit_vc.objects.ids import FactId, JsonValue, canonical_json, digest
+from memit_vc.objects.seen import as_seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +47,15 @@ class Fact:
 
     @property
     def question(self) -> tuple[str, str]:
-        """What is asked: two live facts with one question and different targets contradict each other."""
-        return (self.subject.strip(), self.prompt.strip())
+        """What is asked, as people see it: two live facts with one question and different targets contradict each
+        other.
+        """
+        return (as_seen(self.subject), as_seen(self.prompt))
 
     @property
     def claim(self) -> tuple[tuple[str, str], str]:
         """The question and its answer. Facts that differ in their probes only make the same claim."""
-        return (self.question, self.target.strip())
+        return (self.question, as_seen(self.target))
 
     @property
     def subject_span(self) -> tuple[int, int]:

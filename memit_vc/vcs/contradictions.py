@@ -19,8 +19,8 @@ _SHOWN = 20
 def contradicting(facts: Iterable[Fact], against: Iterable[Fact] | None = None) -> list[tuple[Fact, Fact]]:
     """Every pair (earlier, later) with one question and different answers, in order.
 
-    With `against`, the earlier fact of each pair is one of these; else both are among `facts`. White space at the ends
-    does not count.
+    With `against`, the earlier fact of each pair is one of these; else both are among `facts`. Texts are compared as
+    people see them (`as_seen`).
     """
     asked: dict[tuple[str, str], list[Fact]] = {}
     for fact in against or ():

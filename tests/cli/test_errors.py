@@ -388,6 +388,17 @@ def test_missing_statistics_files(refused: Callable[..., Result], place: Place) 
     refused(2, ["x.csv"], "stats", "--corpus", place.work / "x.csv")
 
 
+def test_options_that_would_not_be_used(refused: Callable[..., Result], place: Place) -> None:
+    refused(2, ["--corpus, --tokens would not be used"], "stats", "--import", "x", "--tokens", "9", "--corpus", "self")
+    refused(2, ["--field body would not be used", "plain text"], "stats", "--corpus", place.text, "--field", "body")
+    refused(2, ["--field body would not be used", "pydoc"], "stats", "--corpus", "pydoc", "--field", "body")
+    refused(
+        2, ["--patch does not use --no-scores, --tokens"], "commit", "--patch", "ab", "--tokens", "9", "--no-scores"
+    )
+    refused(2, ["does not use --message"], "commit", "--patch", "ab", "--drop", "-m", "x")
+    refused(2, ["--amend without EDITS does not use --corpus"], "commit", "--amend", "-m", "x", "--corpus", "self")
+
+
 def test_lost_statistics_are_computed_again(cli: Cli, place: Place) -> None:
     for path in (place.work / ".memitvc" / "statistics").rglob("*"):
         if path.is_file():

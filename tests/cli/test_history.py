@@ -22,11 +22,12 @@ from memit_vc.cli import main
 from memit_vc.edits import write_records
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.statistics import moments
+from memit_vc.numerics.statistics.tensorfile import read_metadata
 from memit_vc.objects import RefUpdate
 from memit_vc.porcelain.editing.statistics import compute_statistics
 from memit_vc.repository import Repository
 from tests.support.checkpoints import hash_directory
-from tests.support.models import FACTS
+from tests.support.models import FACTS, SENTENCES
 from tests.support.places import FIRST, SECOND, Cli, Place, make_place
 
 HEX = re.compile(r"\b[0-9a-f]{10,64}\b")
@@ -241,6 +242,22 @@ def test_corpora(cli: Cli, place: Place, kind: str) -> None:
     assert made["tokens"] == 300
     again = cli.ok("stats", "--corpus", corpus, "--tokens", "300")
     assert again.out.startswith(f"statistics {made['id'][:10]} already there: 300 tokens, layers 1, 2")
+
+
+def test_a_text_that_is_shorter_than_asked_for(cli: Cli, place: Place) -> None:
+    """The number that was read is reported, everywhere, and that it is less than was asked for."""
+    place.work.joinpath("short.txt").write_text("\n\n".join(SENTENCES[:7]))
+    made = cli.ok("stats", "--corpus", place.work / "short.txt", "--tokens", "100000", "--json").json
+    (key,) = (place.work / ".memitvc" / "statistics").glob(f"{made['id']}/layer-1.safetensors")
+    assert made["tokens"] == read_metadata(key)["count"] < 320
+    assert made["asked"] == 100_000
+    again = cli.ok("stats", "--corpus", place.work / "short.txt", "--tokens", "100000")
+    assert f"already there: {made['tokens']} tokens" in again.out
+    assert f"100,000 tokens were asked for, and the text has only {made['tokens']}" in again.err
+    told = cli.ok("commit", place.edits(SECOND), "--no-scores")
+    assert f"statistics of {made['tokens']} tokens" in told.err
+    assert "of a longer text" in told.err
+    assert cli.ok("show", "--json").json["provenance"]["statistics"]["tokens"] == made["tokens"]
 
 
 def test_a_stopped_statistics_run_goes_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

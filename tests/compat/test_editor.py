@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -236,6 +237,18 @@ def test_an_error_or_an_interrupt_leaves_the_model_as_it_was(
     with pytest.raises(KeyboardInterrupt):
         made.edit(PROMPTS, TARGETS, subject=SUBJECTS, keep_original_weight=False)
     assert case.unchanged(before)
+
+
+def test_arguments_that_say_nothing_to_memit_are_named(
+    make: Callable[..., Case], caplog: pytest.LogCaptureFixture
+) -> None:
+    made = editor(make("linear", v_num_grad_steps=2))
+    with caplog.at_level(logging.WARNING, logger="memit_vc.compat"):
+        made.edit(**ONE, metric_kwargs=[{}], nonsense=3, train_ds=None, target_neg=["x"])
+        made.edit(requests=[{"prompt": ONE["prompts"], "target_new": ONE["target_new"]}], subject="x")
+    assert "edit: metric_kwargs, nonsense: not an argument of MEMIT, ignored" in caplog.text
+    assert "edit: target_neg: not used by MEMIT" in caplog.text
+    assert "edit: subject: not used beside requests" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ def test_counterfact_records() -> None:
         target="English",
         ground_truth="French",
         paraphrases=("Danielle Darrieux spoke",),
+        generation_prompts=("Y",),
         neighbourhood=(Probe(prompt="Michel Rocard is a native speaker of"),),
     )
     with_targets = {**COUNTERFACT, "neighborhood_prompts": [{"prompt": "Michel Rocard speaks", "target": "French"}]}
@@ -175,11 +176,15 @@ def test_a_missing_subject_is_found_and_said() -> None:
     assert batch.notes == ('record 2: subject "Watts Humphrey" found in the prompt',)
 
 
-def test_a_misspelt_key_is_said_and_other_keys_are_not() -> None:
+def test_keys_that_are_not_read_are_said() -> None:
     record = {"prompt": "Rome is", "subject": "Rome", "target_new": "x", "rephrase_prompts": "y", "comment": "z"}
     batch = parse_records([{**record, "relation_id": "P1", "case_id": 3}], source="x")
-    assert batch.notes == ('record 1: unknown key "rephrase_prompts" was ignored; did you mean "rephrase_prompt"?',)
-    assert parse_records([{**record, "rephrase_prompt": "y"}], source="x").notes == ()
+    assert batch.notes == (
+        'record 1: unknown key "rephrase_prompts" was ignored; did you mean "rephrase_prompt"?',
+        'record 1: unknown key "comment" was ignored',
+    )
+    again = parse_records([{**record, "rephrase_prompt": "y", "comment": None}], source="x")
+    assert again.notes == ('record 1: unknown key "rephrase_prompts" was ignored',)
 
 
 def test_duplicates_are_left_out_and_contradictions_kept() -> None:
@@ -201,9 +206,9 @@ def test_ten_thousand_records_are_one_batch() -> None:
     assert batch.origins[-1] == "standard input: record 10000"
 
 
-def check_all(batch: EditBatch, expected: int) -> None:
+def check_all(batch: EditBatch, expected: int, notes: tuple[str, ...] = ()) -> None:
     assert len(batch.facts) == expected
-    assert batch.notes == ()
+    assert batch.notes == notes
     for fact in batch.facts:
         start, end = fact.subject_span
         assert fact.prompt[start:end] == fact.subject
@@ -211,7 +216,12 @@ def check_all(batch: EditBatch, expected: int) -> None:
 
 @pytest.mark.skipif(not (SHARED / "data/counterfact.json").exists(), reason="CounterFact is not here")
 def test_counterfact() -> None:
-    check_all(read_edits(SHARED / "data/counterfact.json"), 2000)
+    unseen = "holds U+00A0 (no-break space), which the model reads and nobody sees"
+    notes = (
+        f'records 188, 957, 1288, 1365: "neighborhood_prompts": {unseen}',
+        f'records 1124, 1394: "paraphrase_prompts": {unseen}',
+    )
+    check_all(read_edits(SHARED / "data/counterfact.json"), 2000, notes)
 
 
 @pytest.mark.skipif(not (SHARED / "golden").is_dir(), reason="the golden cases are not here")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from memit_vc.edits import find_subject, read_edits
+from memit_vc.edits import find_subject, parse_records, read_edits, subject_candidates
+from memit_vc.errors import EditFileError
 from tests.support.paths import SHARED
 
 
@@ -16,7 +19,6 @@ from tests.support.paths import SHARED
         ("What role does Denny Herzig play in football?", "Denny Herzig"),
         ("The official religion of Edwin of Northumbria is", "Edwin of Northumbria"),
         ("What is the twin city of Lyon? It is", "Lyon"),
-        ("People say that", "People"),
         ("What is Lyon's twin city?", "Lyon"),
         ("McDonald's was founded by", "McDonald's"),
         ("Who is J. R. R. Tolkien?", "J. R. R. Tolkien"),
@@ -41,7 +43,8 @@ from tests.support.paths import SHARED
     ],
 )
 def test_found(prompt: str, subject: str) -> None:
-    (candidate,) = find_subject(prompt)
+    candidate = find_subject(prompt)
+    assert candidate is not None
     assert candidate.text == subject
     assert prompt[candidate.start : candidate.end] == subject
 
@@ -52,6 +55,7 @@ def test_found(prompt: str, subject: str) -> None:
         ("Rome is in Italy", ["Rome", "Italy"]),
         ("What is France's GDP?", ["France", "GDP"]),
         ("Did Paris, Texas", ["Paris", "Texas"]),
+        ("People say that", ["People"]),
         ("the sky is", []),
         ("What is it?", []),
         ("I think so", []),
@@ -60,14 +64,59 @@ def test_found(prompt: str, subject: str) -> None:
     ],
 )
 def test_refused(prompt: str, candidates: list[str]) -> None:
-    assert [c.text for c in find_subject(prompt)] == candidates
+    assert find_subject(prompt) is None
+    assert [c.text for c in subject_candidates(prompt)] == candidates
+
+
+@pytest.mark.parametrize(
+    ("prompt", "named"),
+    [
+        ("Quantum mechanics was founded by", "Quantum"),
+        ("Porcupine grass grows in", "Porcupine"),
+        ("Solar panels were invented in", "Solar"),
+        ("Which pigment is named after an Italian city?", "Italian"),
+        ("Who is the most famous Italian painter?", "Italian"),
+        ("Where does Kashmiri curry come from?", "Kashmiri"),
+        ("Which river flows through northern Europe?", "Europe"),
+        ("What date is associated with Golaghat massacre?", "Golaghat"),
+        ("Which town lies on the Loire river?", "Loire"),
+        ("What is the status of Dipterocarpus gracilis?", "Dipterocarpus"),
+        ("Which language is Giochi per il mio computer written in?", "Giochi"),
+        ("The language of Du gamla, du fria was", "Du"),
+        ("The language of Re! was", "Re"),
+        ("Tracey Takes On... premieres on", "Tracey Takes On"),
+        ("What species is UGT1A@ specific to?", "UGT1A"),
+        ("Savdhaan India @ 11, formulated in", "Savdhaan India"),
+        ("Microsoft Plus! is developed by", "Microsoft Plus"),
+        ("2004 Indian Ocean earthquake is located in", "Indian Ocean"),
+        ("The location of 2006 World Cup is", "World Cup"),
+        ("What is Moore's law about?", "Moore"),
+        ("UBM plc's headquarters are in", "UBM"),
+        ("BMW i3, produced by", "BMW"),
+        ("What family is Halenia's?", "Halenia's"),
+    ],
+)
+def test_a_name_that_may_go_on_is_refused_and_named(prompt: str, named: str) -> None:
+    assert find_subject(prompt) is None
+    with pytest.raises(EditFileError, match=rf'where it ends is not certain: "{named}"') as caught:
+        parse_records([{"prompt": prompt, "target_new": "x"}], source="x")
+    assert caught.value.hint is not None
+    assert 'Give "subject"' in caught.value.hint
 
 
 @pytest.mark.skipif(not (SHARED / "data/counterfact.json").exists(), reason="CounterFact is not here")
 def test_counterfact_without_its_subjects() -> None:
-    """The last word is what an edit hangs on: it is right in nearly all prompts where a subject is found."""
+    """An edit hangs on the subject's last word: wherever a subject is found it is right, and most are found."""
     facts = read_edits(SHARED / "data/counterfact.json").facts
-    found = [(fact, candidates[0]) for fact in facts if len(candidates := find_subject(fact.prompt)) == 1]
-    assert len(found) > 0.95 * len(facts)
-    same_end = sum(fact.subject_span[1] == candidate.end for fact, candidate in found)
-    assert same_end > 0.97 * len(found)
+    found = [(fact, candidate) for fact in facts if (candidate := find_subject(fact.prompt)) is not None]
+    assert len(found) > 0.89 * len(facts)
+    assert [candidate.text for fact, candidate in found if fact.subject_span[1] != candidate.end] == []
+
+
+@pytest.mark.skipif(not (SHARED / "data/zsre_mend.json").exists(), reason="zsRE is not here")
+def test_zsre_without_its_subjects() -> None:
+    records = json.loads((SHARED / "data/zsre_mend.json").read_text(encoding="utf-8"))
+    asked = [(record["src"], record["subject"]) for record in records if record["subject"] in record["src"]]
+    found = [(src, name, each) for src, name in asked if (each := find_subject(src)) is not None]
+    assert len(found) > 0.8 * len(asked)
+    assert [each.text for src, name, each in found if src.rfind(name) + len(name) != each.end] == []

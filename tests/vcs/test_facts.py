@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,6 +44,27 @@ def test_contradictions_are_pairs_with_one_question() -> None:
     assert contradicting([paris, lyon, other]) == [(paris, other)]
     assert contradicting([paris, spaced, other]) == [(paris, other), (spaced, other)]
     assert contradicting([paris, ask("Paris", "Chile", "{} lies in")]) == []
+
+
+@pytest.mark.parametrize(
+    "spelt",
+    [
+        unicodedata.normalize("NFD", "Élodie Müller speaks"),
+        "\ufeffÉlodie Müller speaks",
+        "Élodie Mül\u200bler speaks",
+        "Élodie\u00a0Müller  speaks",
+        "E\u200d\u0301lodie Müller speaks",
+        "Élodie Müller ｓｐｅａｋｓ",
+    ],
+)
+def test_texts_are_compared_as_people_see_them(spelt: str) -> None:
+    plain = Fact(prompt="Élodie Müller speaks", subject="Élodie Müller", target="Finnish")
+    other = Fact(prompt=spelt, subject=spelt.removesuffix(" speaks").removesuffix(" ｓｐｅａｋｓ"), target="Polish")
+    assert contradicting([plain, other]) == [(plain, other)]
+    same = replace(other, target="Fin\u200bnish")
+    assert contradicting([plain, same]) == []
+    assert plain.claim == same.claim
+    assert plain.id != same.id
 
 
 names = st.sampled_from(_columns("a b c d e f g h"))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from memit_vc.errors import EngineError
-from memit_vc.numerics.forward.tokens import Template, encode, join_target
+from memit_vc.numerics.forward.tokens import Template, target_rows
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.objects import Fact
 
@@ -30,8 +30,8 @@ def check_lengths(adapter: ModelAdapter, facts: Sequence[Fact], templates: Seque
     if limit is None:
         return
     for number, fact in enumerate(facts, 1):
-        texts = [join_target(template.fill(fact.prompt), fact.target) for template in templates]
-        longest = max(len(each.ids) for each in encode(adapter.tokenizer, texts))
+        rows = target_rows(adapter.tokenizer, [(template.fill(fact.prompt), fact.target) for template in templates])
+        longest = max(len(row.ids) + 1 for row in rows)
         if longest > limit:
             raise EngineError(
                 f"fact {number} ({fact.subject}): its prompt has {longest} tokens with the target and its context, "

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from memit_vc.numerics.forward.tokens import Template, TokenRow, encode, join_target, last_token, target_row
+from memit_vc.numerics.forward.tokens import Template, TokenRow, encode, last_token, target_rows
 from memit_vc.objects import Fact
 
 
@@ -40,17 +40,18 @@ def search_rows(
 
     The first row of a fact is its prompt in the first template. The questions share `keep_factor` equally.
     """
-    asked = [
+    texts = [
         [(template.fill(fact.prompt), template.span(fact.subject_span)) for template in templates]
         + [(t.fill(text), t.span(fact.span_in(text))) for text in fact.phrasings for t in templates]
         for fact in facts
     ]
-    texts = [join_target(text, fact.target) for fact, each in zip(facts, asked, strict=True) for text, _ in each]
-    places = [(index, text, span, len(each)) for index, each in enumerate(asked) for text, span in each]
-    rows = [
-        FactRow(index, "nll", target_row(encoded, len(text), span=span), 1.0 / count)
-        for (index, text, span, count), encoded in zip(places, encode(tokenizer, texts), strict=True)
-    ]
+    places = [(index, text, span, len(each)) for index, each in enumerate(texts) for text, span in each]
+    asked = target_rows(
+        tokenizer,
+        [(text, facts[index].target) for index, text, _, _ in places],
+        spans=[span for _, _, span, _ in places],
+    )
+    rows = [FactRow(index, "nll", row, 1.0 / count) for (index, _, _, count), row in zip(places, asked, strict=True)]
     essences = encode(tokenizer, [f"{fact.subject} is a" for fact in facts])
     for index, (fact, encoded) in enumerate(zip(facts, essences, strict=True)):
         pivot = last_token(encoded, (0, len(fact.subject)))

@@ -1,7 +1,7 @@
-"""Where the subject and the target are among the tokens, from character offsets of the full text.
+"""The rows of prompts and targets, and where the subject is among the tokens, from character offsets of the prompt.
 
-Never from decode-and-re-encode and never from lengths of separately encoded pieces: both drift as soon as a tokenizer
-merges across a boundary, adds a BOS, or writes a word start as a character of its own.
+Never from decode-and-re-encode: that drifts as soon as a tokenizer adds a BOS, or writes a word start as a character of
+its own. A row holds the prompt's own ids, as a generator gets them, and behind them the target's.
 """
 
 from __future__ import annotations
@@ -9,12 +9,17 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from memit_vc.errors import EngineError, UnsupportedModelError
 
 _SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "FULLWIDTH")
 """Scripts written without spaces between words, as the first word of a character's Unicode name."""
+_ANCHORS = ("\n", ".", "1", "a", "。")
+"""Texts with which a continuation is tokenised, until one is found with which it does not merge."""
+
+Target: TypeAlias = "str | tuple[int, ...]"
+"""What stands behind a prompt: a text, or the ids that a model wrote there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,32 +133,56 @@ def join_target(text: str, target: str) -> str:
     return text + ("" if name.startswith(_SPACELESS) else " ") + target
 
 
-def target_row(encoded: Encoded, prompt_length: int, *, span: tuple[int, int] | None) -> TokenRow:
-    """The teacher-forced row of a text whose characters from `prompt_length` on are the target.
+def target_rows(
+    tokenizer: Any, asked: Sequence[tuple[str, Target]], *, spans: Sequence[tuple[int, int]] | None = None
+) -> list[TokenRow]:
+    """The teacher-forced row of each (prompt, target), its last token left out; `spans` are the subjects'.
 
-    The row is the whole text but its last token; a token that straddles the boundary belongs to the target.
+    What is trained and scored is what generation sees: the ids that a generator gets for the prompt alone, and the
+    target's ids behind them. Where a tokenizer would merge across the boundary, it does not here.
     """
-    wanted = [i for i, (_, b) in enumerate(encoded.offsets) if b > prompt_length and not encoded.special[i]]
-    if not wanted:
-        raise EngineError(
-            f"the target of {encoded.text!r} has no token of its own",
-            hint="Choose another spelling of the target: the tokenizer drops this one.",
+    texts = list(dict.fromkeys(prompt for prompt, _ in asked))
+    prompts = dict(zip(texts, encode(tokenizer, texts), strict=True))
+    spelt = [pair for pair in dict.fromkeys(asked) if isinstance(pair[1], str)]
+    whole = encode(tokenizer, [join_target(text, str(target)) for text, target in spelt])
+    joined = dict(zip(spelt, whole, strict=True))
+    rows = []
+    for number, (text, target) in enumerate(asked):
+        prompt = prompts[text]
+        start = len(prompt.ids)
+        labels = _behind(tokenizer, prompt, joined[text, target]) if isinstance(target, str) else target
+        if not labels:
+            raise EngineError(
+                f"the target {target!r} of {text!r} has no token of its own",
+                hint="Choose another spelling of the target: the tokenizer drops this one.",
+            )
+        if not start:
+            raise EngineError(
+                f"nothing precedes the target {target!r}, so it cannot be predicted",
+                hint="Give the prompt at least one token.",
+            )
+        rows.append(
+            TokenRow(
+                ids=(*prompt.ids, *labels[:-1]),
+                pivot=0 if spans is None else last_token(prompt, spans[number]),
+                positions=tuple(range(start - 1, start - 1 + len(labels))),
+                labels=labels,
+            )
         )
-    first = wanted[0]
-    if first == 0:
-        raise EngineError(
-            f"{encoded.text!r}: nothing precedes the target, so it cannot be predicted",
-            hint="Give the prompt at least one token.",
-        )
-    pivot = 0 if span is None else last_token(encoded, span)
-    if pivot >= first:
-        raise EngineError(
-            f"{encoded.text!r}: the subject ends and the target begins in one token, so no edit can separate them",
-            hint="Put a word or a space between subject and target.",
-        )
-    return TokenRow(
-        ids=encoded.ids[:-1],
-        pivot=pivot,
-        positions=tuple(range(first - 1, len(encoded.ids) - 1)),
-        labels=encoded.ids[first:],
-    )
+    return rows
+
+
+def _behind(tokenizer: Any, prompt: Encoded, whole: Encoded) -> tuple[int, ...]:
+    """The ids of what `whole` has behind the prompt; tokenised apart where a token would span the prompt's end.
+
+    Apart, but behind an anchor: SentencePiece puts a space before a text that stands alone.
+    """
+    start = len(prompt.ids)
+    if len(whole.ids) > start and whole.ids[:start] == prompt.ids:
+        return whole.ids[start:]
+    continuation = whole.text[len(prompt.text) :]
+    for anchor in _ANCHORS:
+        before, both = tokenizer([anchor, anchor + continuation], add_special_tokens=False)["input_ids"]
+        if before and both[: len(before)] == before:
+            return tuple(both[len(before) :])
+    return tuple(tokenizer(continuation, add_special_tokens=False)["input_ids"])

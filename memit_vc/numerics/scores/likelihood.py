@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from memit_vc.errors import EngineError
 from memit_vc.numerics.forward.lengths import positions
 from memit_vc.numerics.forward.replay import evaluating
-from memit_vc.numerics.forward.tokens import TokenRow, encode, join_target, target_row
+from memit_vc.numerics.forward.tokens import Target, TokenRow, encode, target_rows
 from memit_vc.numerics.forward.trees import grouped, laid_out
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.memory import halving
@@ -32,7 +33,7 @@ class Continued:
 
 def continuations(
     adapter: ModelAdapter,
-    asked: Sequence[tuple[str, str]],
+    asked: Sequence[tuple[str, Target]],
     *,
     max_tokens: int = 2048,
     on_done: Callable[[int, int], None] | None = None,
@@ -42,8 +43,7 @@ def continuations(
     What prompts and continuations begin with in common is computed once (`trees.py`). Logits are computed only where a
     token is predicted.
     """
-    encoded = encode(adapter.tokenizer, [join_target(prompt, text) for prompt, text in asked])
-    rows = [target_row(e, len(prompt), span=None) for e, (prompt, _) in zip(encoded, asked, strict=True)]
+    rows = target_rows(adapter.tokenizer, asked)
     hosts, host_of = _share(rows)
     results: list[Continued | None] = [None] * len(rows)
     guests: list[list[int]] = [[] for _ in hosts]
@@ -149,8 +149,16 @@ def perplexity(adapter: ModelAdapter, texts: Sequence[str], *, tokens: int = 409
     return float(torch.tensor(total / count, dtype=torch.float64).exp())
 
 
-def greedy(adapter: ModelAdapter, prompts: Sequence[str], *, new_tokens: int = 8) -> list[str]:
-    """The model's most likely continuation of each prompt: text of at most `new_tokens` tokens, cut at a line's end."""
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a model wrote behind a prompt: its first line, and the ids that spell it."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
+def greedy(adapter: ModelAdapter, prompts: Sequence[str], *, new_tokens: int = 8) -> list[Written]:
+    """The model's most likely continuation of each prompt: at most `new_tokens` tokens, cut at a line's end."""
     answers = []
     eos = adapter.tokenizer.eos_token_id
     with evaluating(adapter.model), torch.no_grad():
@@ -163,9 +171,18 @@ def greedy(adapter: ModelAdapter, prompts: Sequence[str], *, new_tokens: int = 8
                 max_new_tokens=new_tokens,
                 pad_token_id=0 if eos is None else eos,
             )
-            text = str(adapter.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
-            answers.append(text.strip().split("\n", 1)[0].strip())
+            answers.append(_first_line(adapter.tokenizer, made[0, ids.shape[1] :].tolist()))
     return answers
+
+
+def _first_line(tokenizer: Any, ids: list[int]) -> Written:
+    """Ids up to the last that adds to the line: an end mark, and the token that ends the line, are not part of it."""
+
+    def line(n: int) -> str:
+        return str(tokenizer.decode(ids[:n], skip_special_tokens=True)).strip().split("\n", 1)[0].strip()
+
+    text = line(len(ids))
+    return Written(text, tuple(ids[: next((n for n in range(len(ids) + 1) if line(n) == text), len(ids))]))
 
 
 def _hidden(adapter: ModelAdapter, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Sequence[tuple[int, Sequence[int]]]]:

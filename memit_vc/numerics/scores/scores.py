@@ -23,7 +23,7 @@ from typing import TypeAlias
 from memit_vc.numerics.forward.chat import SCORED as CHAT
 from memit_vc.numerics.forward.chat import chat_template
 from memit_vc.numerics.forward.questions import SCORED
-from memit_vc.numerics.forward.tokens import Template, encode, join_target, target_row
+from memit_vc.numerics.forward.tokens import Template, target_rows
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.scores.likelihood import Continued, continuations, first_tokens, greedy
 from memit_vc.objects import Fact, FactId
@@ -169,7 +169,7 @@ def _begins(adapter: ModelAdapter, prompt: str, target: str, found: Mapping[tupl
     first = str(adapter.tokenizer.decode([continued.predicted[0]])).strip()
     if first and not wanted.startswith(first) and not first.startswith(wanted):
         return 0.0
-    return float(greedy(adapter, [prompt], new_tokens=FREE)[0].startswith(wanted))
+    return float(greedy(adapter, [prompt], new_tokens=FREE)[0].text.startswith(wanted))
 
 
 def _spared(
@@ -179,8 +179,8 @@ def _spared(
     if sides is None:
         return None, None
     questions = [Template.parse(text).fill(fact.subject) for text in SCORED]
-    joined = encode(adapter.tokenizer, [join_target(question, fact.target) for question in questions])
-    news = [target_row(e, len(q), span=None).labels[0] for e, q in zip(joined, questions, strict=True)]
+    rows = target_rows(adapter.tokenizer, [(question, fact.target) for question in questions])
+    news = [row.labels[0] for row in rows]
     open_ones = [(old, now, new) for old, now, new in zip(*sides, news, strict=True) if old != new]
     same = _mean([float(old == now) for old, now, _ in open_ones])
     return same, _mean([float(now == new) for _, now, new in open_ones])

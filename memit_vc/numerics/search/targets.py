@@ -267,15 +267,6 @@ class _Search:
                 self._refer(part, log_p.detach())
             first = torch.stack([self.reference[number] for number in self._watched(part)])
             kl = (log_p.exp() * (log_p - first)).sum(-1)
-            margin = getattr(self.hparams, "keep_margin", None)
-            if margin is not None:
-                top = first.argmax(-1, keepdim=True)
-                other = log_p.scatter(1, top, float("-inf")).max(-1).values
-                hinge = (margin + other - log_p.gather(1, top)[:, 0]).relu()
-                asked_about = torch.tensor(
-                    [len(self.rows[n].row.ids) - 1 > self.rows[n].row.pivot for n in self._watched(part)]
-                )
-                kl = torch.where(asked_about, hinge, kl)
             each = each.index_add(0, watched, kl.to(self.device))
         weighted = each * part.weight.to(self.device)
         rotated = torch.tensor([1 if self.phase[i] < 0 else self.hparams.rotate for i in part.rows.tolist()])

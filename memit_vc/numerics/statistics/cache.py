@@ -142,6 +142,11 @@ class StatisticsCache:
                 return False
         return True
 
+    def count(self, key: StatisticsKey) -> int:
+        """Tokens behind the moments of `ready` statistics: fewer than were asked for if the text is short."""
+        counts = [read_metadata(self._layer(key, weight.layer)).get("count") for weight in key.weights]
+        return min((count for count in counts if isinstance(count, int)), default=0)
+
     def store(self, key: StatisticsKey, moments: Moments) -> None:
         """Write the moments of every layer of the key; factors of earlier ones go. EngineError, StorageError."""
         directory = self.directory(key)

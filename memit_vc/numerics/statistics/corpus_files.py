@@ -23,7 +23,8 @@ FIELDS = ("text", "content", "story", "article", "passage", "document", "body", 
 """Field names tried in turn if none is given."""
 
 _PLAIN = (".txt", ".text", ".md", ".rst", "")
-SUFFIXES = (".txt", ".text", ".md", ".rst", ".jsonl", ".ndjson", ".json", ".parquet")
+WITH_FIELDS = (".jsonl", ".ndjson", ".json", ".parquet")
+SUFFIXES = (".txt", ".text", ".md", ".rst", *WITH_FIELDS)
 _NAME_IT = (
     "Name it: memitvc stats --corpus FILE --field NAME; later commits use these statistics. "
     "In a file for --health, call it text."

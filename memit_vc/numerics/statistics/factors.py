@@ -105,5 +105,5 @@ def factorise(moment: Tensor, weight: float, *, ridge: float | None = None) -> F
     tried = f"a ridge of {ridge:g}" if ridge is not None else f"a ridge of {RIDGES[-1]:g} of its mean diagonal"
     raise EngineError(
         f"the second moment is not positive definite, even with {tried} (mean diagonal {mean / weight:g})",
-        hint="Compute the statistics again with more text: `memitvc stats --tokens`.",
+        hint="Compute the statistics again from more text: `memitvc stats --corpus FILE`, or with more --tokens.",
     )

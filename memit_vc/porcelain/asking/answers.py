@@ -26,6 +26,6 @@ def answers(
     for done, state in enumerate(states):
         progress("ask the model", done, len(states))
         with loaded.holding(state) as adapter:
-            columns.append(greedy(adapter, prompts, new_tokens=new_tokens))
+            columns.append([each.text for each in greedy(adapter, prompts, new_tokens=new_tokens)])
     progress("ask the model", len(states), len(states))
     return [list(row) for row in zip(*columns, strict=True)]

@@ -84,7 +84,8 @@ def behaviour(
     for done, commit in enumerate((older, newer)):
         progress("ask the model", done, 2)
         with loaded.holding(LiveState.at(repository, commit)) as adapter:
-            said.append(dict(zip(texts, greedy(adapter, texts, new_tokens=new_tokens), strict=True)))
+            written = greedy(adapter, texts, new_tokens=new_tokens)
+            said.append({text: each.text for text, each in zip(texts, written, strict=True)})
             found = continuations(adapter, wanted) if wanted else []
         probabilities = (math.exp(-each.nll * len(each.predicted)) for each in found)
         likely.append(dict(zip(wanted, probabilities, strict=True)))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from memit_vc.edits.subjects import find_subject
+from memit_vc.edits import find_subject
 from memit_vc.errors import MemitVCError
 from memit_vc.numerics.exact.patchfile import read_weight
 from memit_vc.numerics.scores.influence import keys_at, output_norm, shift_norms
 from memit_vc.numerics.scores.likelihood import continuations, greedy
-from memit_vc.objects import ColumnId, CommitId, Fact, JsonValue
+from memit_vc.objects import ColumnId, CommitId, Fact, JsonValue, as_seen
 from memit_vc.porcelain.editing.models import LoadedModel, model_of
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
@@ -78,9 +79,9 @@ def blame(
     """Rank the commits and facts that are live at `revision` by how far they move the output at the prompt's key.
 
     The key is read at the last token of the subject: the one given, else that of the live facts with this very prompt,
-    else the prompt's only candidate, else the prompt's end. With `measure`, each of the first `limit` commits and facts
-    is left out in turn, and the log-probability of the answer (default: the model's present one) is measured.
-    MemitVCError if no edit is live.
+    else a live fact's subject that occurs in the prompt, else a name in it that is certain, else the prompt's end. With
+    `measure`, each of the first `limit` commits and facts is left out in turn, and the log-probability of the answer
+    (default: the model's present one) is measured. MemitVCError if no edit is live.
     """
     commit = repository.resolve(revision)
     state = LiveState.at(repository, commit)
@@ -118,11 +119,16 @@ def blame(
 
 
 def _subject(state: LiveState, prompt: str) -> str | None:
-    told = {live.fact.subject for live in state.live if live.fact.prompt.strip() == prompt.strip()}
-    if len(told) == 1:
-        return told.pop()
-    candidates = find_subject(prompt)
-    return candidates[0].text if len(candidates) == 1 else None
+    """Of several live subjects in the prompt, the longest, if the others are parts of it."""
+    facts = [live.fact for live in state.live]
+    same = {fact.subject for fact in facts if as_seen(fact.prompt) == as_seen(prompt) and fact.subject in prompt}
+    within = {fact.subject for fact in facts if re.search(rf"(?<!\w){re.escape(fact.subject)}(?!\w)", prompt)}
+    for told in (same, within):
+        longest = max(told, key=len, default=None)
+        if longest is not None and all(subject in longest for subject in told):
+            return longest
+    found = find_subject(prompt)
+    return None if found is None else found.text
 
 
 class _Probe:
@@ -132,9 +138,13 @@ class _Probe:
         self, loaded: LoadedModel, prompt: str, answer: str | None, state: LiveState, new_tokens: int = 4
     ) -> None:
         self._loaded, self._prompt = loaded, prompt
+        self._target: str | tuple[int, ...]
         if answer is None:
             with loaded.holding(state) as adapter:
-                answer = greedy(adapter, [prompt], new_tokens=new_tokens)[0]
+                written = greedy(adapter, [prompt], new_tokens=new_tokens)[0]
+            answer, self._target = written.text, written.ids
+        else:
+            self._target = answer
         if not answer:
             raise MemitVCError(
                 f"the model does not continue {prompt!r}", hint="Give the answer to measure with --answer."
@@ -143,7 +153,7 @@ class _Probe:
 
     def log_probability(self, state: LiveState) -> float:
         with self._loaded.holding(state) as adapter:
-            found = continuations(adapter, [(self._prompt, self.answer)])[0]
+            found = continuations(adapter, [(self._prompt, self._target)])[0]
         return -found.nll * len(found.predicted)
 
 

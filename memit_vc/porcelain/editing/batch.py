@@ -190,8 +190,11 @@ def compute_batch(
     if statistics.tokens < SCARCE * widest:
         warnings.append(
             f"statistics of {statistics.tokens:,} tokens for keys of width {widest:,} are too few to protect other "
-            f"knowledge: use at least {SCARCE * widest:,} (`memitvc stats --tokens`)"
+            f"knowledge: use at least {SCARCE * widest:,} "
+            + ("(`memitvc stats --tokens`)" if statistics.tokens >= statistics.asked else "of a longer text (--corpus)")
         )
+    elif statistics.computed and statistics.tokens < statistics.asked:
+        warnings.append(f"statistics of {statistics.tokens:,} tokens: the text has no more of {statistics.asked:,}")
     if share < 0.9:
         warnings.append(
             f"only {share:.0%} of the intended update survives the cast to {next(iter(loaded.weights.values())).dtype}"

@@ -42,7 +42,11 @@ def describe(
         "state": state,
         "hparams": hparams.to_json(),
         "context_templates": [list(group) for group in templates],
-        "statistics": {"id": statistics.id, "ridge": {str(k): v for k, v in statistics.ridges.items()}},
+        "statistics": {
+            "id": statistics.id,
+            "tokens": statistics.tokens,
+            "ridge": {str(k): v for k, v in statistics.ridges.items()},
+        },
         "steps": list(steps),
         **computed_by(loaded),
     }

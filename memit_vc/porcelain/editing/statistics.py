@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memit_vc.config import user_cache
+from memit_vc.errors import UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.memory import memory_errors
 from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
-from memit_vc.numerics.statistics.corpus import open_corpus
+from memit_vc.numerics.statistics.corpus import named_kind, open_corpus
+from memit_vc.numerics.statistics.corpus_files import WITH_FIELDS
 from memit_vc.numerics.statistics.factors import Factor
 from memit_vc.numerics.statistics.import_npz import Asked, find_statistics, imported_corpus, read_statistics
 from memit_vc.numerics.statistics.moments import Moments, collect
@@ -37,6 +39,9 @@ class Prepared:
 
     id: StatisticsId
     tokens: int
+    """Read: what stands behind the moments."""
+    asked: int
+    """Asked for: more than `tokens` if the text has no more."""
     layers: tuple[int, ...]
     factor: Callable[[int], Factor]
     ridges: Mapping[int, float]
@@ -67,9 +72,10 @@ def prepare_statistics(
     key: StatisticsKey | None = None
     computed = source is not None
     if source is not None:
+        _refuse_beside_import(corpus=corpus, tokens=tokens, field=field)
         key, moments = _imported(loaded, hparams, Path(source))
         cache.store(key, moments)
-    elif corpus is None and tokens is None:
+    elif corpus is None and tokens is None and field is None:
         key = _chosen(repository, cache, hparams.layers)
     if key is None:
         key, computed = _computed(loaded, hparams, cache, corpus, tokens, field, progress)
@@ -112,7 +118,7 @@ def _factored(
     def factor(layer: int) -> Factor:
         return cache.factor(key, layer, weight)
 
-    return Prepared(key.id, key.tokens, tuple(hparams.layers), factor, ridges, computed)
+    return Prepared(key.id, cache.count(key), key.tokens, tuple(hparams.layers), factor, ridges, computed)
 
 
 def compute_statistics(
@@ -149,6 +155,8 @@ def _computed(
 ) -> tuple[StatisticsKey, bool]:
     repository, adapter = loaded.repository, loaded.adapter
     spec = corpus or repository.config.corpus or DEFAULT_CORPUS
+    if field is not None:
+        _refuse_field(spec, field)
     sampled = _sampled(repository) if spec == "self" else None
     wanted = tokens or TOKENS_PER_INPUT * max(adapter.dimensions(layer)[1] for layer in hparams.layers)
     texts = open_corpus(
@@ -176,6 +184,25 @@ def _computed(
         )
     cache.store(key, moments)
     return key, True
+
+
+def _refuse_beside_import(**given: object) -> None:
+    unused = [f"--{name}" for name, value in given.items() if value is not None]
+    if unused:
+        raise UsageError(
+            f"--import takes second moments as they are: {', '.join(unused)} would not be used",
+            hint="Leave out either --import or the others.",
+        )
+
+
+def _refuse_field(spec: str, field: str) -> None:
+    """UsageError for a field of a text that has none."""
+    kind = named_kind(spec)
+    if kind in ("pydoc", "self") or (kind == "file" and Path(spec).suffix.lower() not in WITH_FIELDS):
+        raise UsageError(
+            f"--field {field} would not be used: {spec} is plain text",
+            hint="Leave --field out, or name a corpus of type " + ", ".join(WITH_FIELDS) + ".",
+        )
 
 
 def _sampled(repository: Repository) -> Path | None:

@@ -38,6 +38,7 @@ def settle(state: LiveState, facts: Sequence[Fact], on_conflict: OnConflict, *, 
     notes = []
     if len(new) < len(facts):
         notes.append(f"{len(facts) - len(new)} of {len(facts)} facts are live already and were left out")
+    notes += _respelt(facts, state)
     clashes = [(fact, live[old.id]) for old, fact in contradicting(new, [entry.fact for entry in state.live])]
     if clashes and on_conflict == "stop":
         one = len(clashes) == 1
@@ -55,7 +56,10 @@ def settle(state: LiveState, facts: Sequence[Fact], on_conflict: OnConflict, *, 
             hint="--theirs replaces the live facts, --keep-both keeps both.",
         )
     if not wanted:
-        raise MemitVCError("nothing to commit: every fact is live already", hint="`memitvc facts` lists them.")
+        raise MemitVCError(
+            "; ".join(["nothing to commit: every fact is live already", *_respelt(facts, state)]),
+            hint="`memitvc facts` lists them.",
+        )
     replaced = cancelled_columns(state, {fact.id for fact in wanted})
     if on_conflict == "theirs":
         replaced |= _whole_columns(
@@ -65,6 +69,28 @@ def settle(state: LiveState, facts: Sequence[Fact], on_conflict: OnConflict, *, 
             "Revert its whole commit first (column {}), or commit with --keep-both.",
         )
     return Settled(tuple(wanted), replaced, tuple(notes))
+
+
+def _respelt(facts: Sequence[Fact], state: LiveState) -> list[str]:
+    """Of facts that are live already: those that only look like the live one, which the model reads otherwise."""
+    spelt: dict[object, set[tuple[str, str, str]]] = {}
+    for entry in state.live:
+        spelt.setdefault(entry.fact.claim, set()).add(_spelling(entry.fact))
+    found = [fact for fact in facts if _spelling(fact) not in spelt.get(fact.claim, {_spelling(fact)})]
+    named = ", ".join(dict.fromkeys(fact.subject for fact in found[:_SHOWN]))
+    return (
+        [f"live in other characters that look the same: {named}; to store this spelling, revert that fact first"]
+        if found
+        else []
+    )
+
+
+def _asks(fact: Fact) -> tuple[str, str]:
+    return _spelling(fact)[:2]
+
+
+def _spelling(fact: Fact) -> tuple[str, str, str]:
+    return fact.subject.strip(), fact.prompt.strip(), fact.target.strip()
 
 
 def cancelled_columns(state: LiveState, wanted: Collection[FactId]) -> State:
@@ -98,7 +124,7 @@ def _whole_columns(state: LiveState, facts: Collection[FactId], what: str, hint:
 def _listed(clashes: Sequence[tuple[Fact, LiveFact]]) -> str:
     lines = [
         f"  {fact.subject}: {fact.prompt!r} → live {entry.fact.target!r} (commit {short(entry.commit)}), "
-        f"new {fact.target!r}"
+        f"new {fact.target!r}{'' if _asks(fact) == _asks(entry.fact) else ' (other characters that look the same)'}"
         for fact, entry in clashes[:_SHOWN]
     ]
     if len(clashes) > _SHOWN:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from memit_vc.errors import RevisionError, UsageError
-from memit_vc.objects import FactId, short
+from memit_vc.objects import FactId, as_seen, short
 from memit_vc.repository import Repository
 
 _PREFIX = 4
@@ -23,11 +23,11 @@ def named_facts(
     name = wanted.strip()
     if not name:
         raise UsageError("--fact is empty", hint="`memitvc facts` lists subjects and ids.")
-    known = repository.facts({*leaving, *returning})
+    known, seen = repository.facts({*leaving, *returning}), as_seen(name)
     fits = {
         fact
         for fact, described in known.items()
-        if (len(name) >= _PREFIX and fact.startswith(name.lower())) or described.subject.strip() == name
+        if (len(name) >= _PREFIX and fact.startswith(name.lower())) or as_seen(described.subject) == seen
     }
     # a fact that leaves and the one that it had replaced are one change: they answer one question
     out = fits & set(leaving)

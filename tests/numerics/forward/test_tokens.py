@@ -15,7 +15,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from memit_vc.errors import EngineError, UnsupportedModelError
 from memit_vc.numerics.forward.rows import prompt_rows, search_rows
 from memit_vc.numerics.forward.templates import parse_templates
-from memit_vc.numerics.forward.tokens import Template, TokenRow, encode, join_target, last_token, target_row
+from memit_vc.numerics.forward.tokens import Template, TokenRow, encode, join_target, last_token, target_rows
 from memit_vc.objects import Fact
 from tests.support.models import FACTS, Kind, tokenizer
 
@@ -200,27 +200,61 @@ def unigram(*pieces: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.Unigram(known, unk_id=0, byte_fallback=False)))
 
 
-def test_a_token_across_the_boundary_belongs_to_the_target() -> None:
-    tok = unigram("Nor", "land", " is", " ", " Rome")
-    prompt = "Norland is "
-    (encoded,) = encode(tok, [prompt + "Rome"])
-    row = target_row(encoded, len(prompt), span=(0, 7))
-    assert tok.convert_ids_to_tokens(list(row.labels)) == [" Rome"]
-    assert row == TokenRow(ids=encoded.ids[:3], pivot=1, positions=(2,), labels=encoded.ids[3:])
+def test_a_token_across_the_boundary_is_not_made() -> None:
+    """A generator that got "Norland is " goes on behind the space."""
+    tok = unigram("Nor", "land", " is", " ", " Rome", "Rome", "\n")
+    (row,) = target_rows(tok, [("Norland is ", "Rome")], spans=[(0, 7)])
+    assert tok.convert_ids_to_tokens(list(row.labels)) == ["Rome"]
+    assert row == TokenRow(ids=tuple(tok("Norland is ")["input_ids"]), pivot=1, positions=(3,), labels=row.labels)
+    (usual,) = target_rows(tok, [("Norland is", "Rome")])
+    assert tok.convert_ids_to_tokens(list(usual.labels)) == [" Rome"]
 
 
-def test_a_subject_that_shares_its_last_token_with_the_target_is_refused() -> None:
-    tok = unigram("首都", "東", "京", "都", "京都")
+def test_a_subject_at_the_end_of_a_prompt_keeps_its_last_token() -> None:
+    tok = unigram("首都", "東", "京", "都", "京都", "\n")
     fact = Fact(prompt="首都東京", subject="東京", target="都")
-    with pytest.raises(EngineError, match="one token"):
-        search_rows(tok, [fact], [Template("")])
+    row = search_rows(tok, [fact], [Template("")])[0].row
+    assert tok.convert_ids_to_tokens([*row.ids, *row.labels]) == ["首都", "東", "京", "都"]
+    assert row.pivot == 2 == prompt_rows(tok, [fact], Template(""))[0].pivot
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target"),
+    [
+        ("The capital of Norland is", "Lisbon"),
+        ("The capital of Norland is ", "Lisbon"),
+        ("诺兰的首都是", "里斯本"),
+        ("ノルランドの首都は", "東京です"),
+        ('The capital of Norland is "', "Lisbon"),
+        ("The capital of Norland (", "Lisbon)"),
+        ("The capital of Norland is\n", "Lisbon"),
+        ("The capital of Norland is 19", "87"),
+    ],
+)
+def test_rows_are_what_a_generator_reads_and_writes(tok: Any, prompt: str, target: str) -> None:
+    (encoded,) = encode(tok, [prompt])
+    (row,) = target_rows(tok, [(prompt, target)])
+    assert row.ids[: len(encoded.ids)] == encoded.ids
+    assert row.positions[0] == len(encoded.ids) - 1
+    written = tok.decode([*row.ids, row.labels[-1]], skip_special_tokens=True)
+    assert squeezed(written) == squeezed(tok.decode(tok(prompt + target)["input_ids"], skip_special_tokens=True))
+    assert row.ids[len(encoded.ids) :] == row.labels[:-1]
+
+
+@pytest.mark.parametrize("kind", ["byte_bpe", "metaspace"])
+def test_the_usual_space_gives_the_natural_tokens(kind: Kind) -> None:
+    """SentencePiece puts no second space before a target, and none before one that follows a space."""
+    tok = tokenizer(kind)
+    usual, spaced = target_rows(tok, [("The home is", "Lisbon"), ("The home is ", "Lisbon")])
+    assert tok.decode(list(usual.labels)).strip() == tok.decode(list(spaced.labels)) == "Lisbon"
+    assert list(usual.labels) == tok("The home is Lisbon")["input_ids"][-len(usual.labels) :]
+    assert tok.convert_ids_to_tokens(usual.labels[0])[0] in "▁Ġ"
+    assert tok.convert_ids_to_tokens(spaced.labels[0])[0] == "L"
 
 
 def test_nothing_before_the_target_is_refused() -> None:
-    tok = unigram("東京", "東", "京")
-    (encoded,) = encode(tok, ["東京"])
     with pytest.raises(EngineError, match="nothing precedes the target"):
-        target_row(encoded, 1, span=None)
+        target_rows(unigram("東京", "東", "京"), [("", "京")])
 
 
 def test_texts_that_the_tokenizer_drops_are_refused() -> None:
@@ -232,7 +266,7 @@ def test_texts_that_the_tokenizer_drops_are_refused() -> None:
     with pytest.raises(EngineError, match="no token covers"):
         last_token(encoded, (1, 2))
     with pytest.raises(EngineError, match="no token of its own"):
-        target_row(encoded, 3, span=None)
+        target_rows(tok, [("a", "b")])
 
 
 words = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zs", "Zl", "Zp")), min_size=1, max_size=6)
@@ -241,13 +275,12 @@ words = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zs", "Zl", "Zp"))
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(["byte_bpe", "metaspace"]), st.lists(words, min_size=1, max_size=3), words, words)
 def test_any_text(kind: Kind, before: list[str], subject: str, target: str) -> None:
-    """Tokens from the first label on reach past the prompt's end; the token before them does not."""
+    """The prompt's ids are a generator's, the subject's last token is the same for keys and search."""
     tok = tokenizer(kind)
     fact = Fact(prompt=" ".join([*before, subject, "is the"]), subject=subject, target=target)
     row = search_rows(tok, [fact], [Template("")])[0].row
-    text = join_target(fact.prompt, target)
-    offsets = tok(text, return_offsets_mapping=True)["offset_mapping"]
-    first = row.positions[0] + 1
-    assert offsets[first][1] > len(fact.prompt) >= offsets[first - 1][1]
-    assert offsets[row.pivot][0] < fact.subject_span[1] <= offsets[row.pivot][1]
-    assert len(row.labels) == len(row.positions)
+    prompt = tok(fact.prompt, return_offsets_mapping=True)
+    n = len(prompt["input_ids"])
+    assert list(row.ids[:n]) == prompt["input_ids"]
+    assert row.positions == tuple(range(n - 1, n - 1 + len(row.labels)))
+    assert prompt["offset_mapping"][row.pivot][0] < fact.subject_span[1] <= prompt["offset_mapping"][row.pivot][1]

@@ -1,4 +1,4 @@
-"""The health probe: texts of all lengths in few forwards give what each text gives alone."""
+"""The health probe, and what a model writes: many texts in few forwards give what each gives alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from memit_vc.errors import EngineError
-from memit_vc.numerics.scores.likelihood import perplexity
+from memit_vc.numerics.scores.likelihood import continuations, greedy, perplexity
 from tests.support.models import load, tiny
 
 TEXTS = ["A short one.", "The first report said that nothing was known of it. " * 4, "In 1987, it was said."]
@@ -35,3 +35,17 @@ def test_perplexity_is_that_of_the_windows_one_by_one(tmp_path: Path, tokens: in
 def test_an_empty_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="empty"):
         perplexity(load(tiny("llama", tmp_path)), [""])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_what_a_model_wrote_is_its_most_likely_continuation(tmp_path: Path, family: str) -> None:
+    """Measured by the ids that were written: tokenised again, its text has other ones."""
+    adapter = load(tiny(family, tmp_path))
+    prompts = ["The capital of Norland is", "The capital of Norland is ", "诺兰的首都是"]
+    written = greedy(adapter, prompts, new_tokens=5)
+    assert all(each.ids for each in written)
+    asked = [(prompt, each.ids) for prompt, each in zip(prompts, written, strict=True)]
+    for each, found in zip(written, continuations(adapter, asked), strict=True):
+        assert found.argmax
+        assert found.predicted == each.ids
+        assert adapter.tokenizer.decode(list(each.ids), skip_special_tokens=True).strip() == each.text

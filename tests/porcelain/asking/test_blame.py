@@ -77,6 +77,22 @@ def test_nothing_to_blame(opened: Opened, with_history: Path) -> None:
         blame(repository, "anything", subject="Norland")
 
 
+def test_the_subject_that_nobody_named(opened: Opened, with_history: Path) -> None:
+    repository = opened(with_history)
+    loaded = load_model(repository)
+
+    def found(prompt: str) -> str | None:
+        return blame(repository, prompt, loaded=loaded).subject
+
+    fact = FACTS[0]
+    assert found(fact.prompt + " ") == fact.subject
+    assert found(fact.prompt.replace(" ", "\u200b ", 1)) == fact.subject
+    assert found(f"people of {fact.subject} speak") == fact.subject
+    assert found(f"people of {fact.subject}ia say") is None
+    assert found("Where does Denny Herzig play") == "Denny Herzig"
+    assert found("Quantum mechanics was founded by") is None
+
+
 def test_the_command(opened: Opened, with_history: Path, capsys: pytest.CaptureFixture[str]) -> None:
     repository = opened(with_history)
     where = str(repository.directory)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from memit_vc.errors import ConflictError, MemitVCError
@@ -37,6 +39,20 @@ def test_what_is_live_is_left_out(plain_repository: Repository) -> None:
     assert settled.notes == ("1 of 2 facts are live already and were left out",)
     with pytest.raises(MemitVCError, match="every fact is live already"):
         settle(LiveState.of_head(plain_repository), [ONE, TWO], "stop")
+
+
+def test_a_question_that_only_looks_the_same_is_the_same(plain_repository: Repository) -> None:
+    edited(plain_repository, ONE)
+    subject = ONE.subject[:2] + "\u200b" + ONE.subject[2:]
+    unseen = replace(ONE, subject=subject, prompt=ONE.prompt.replace(ONE.subject, subject))
+    with pytest.raises(ConflictError, match="other characters that look the same") as caught:
+        settle(LiveState.of_head(plain_repository), [replace(unseen, target="elsewhere")], "stop")
+    assert len(caught.value.conflicts) == 1
+    settled = settle(LiveState.of_head(plain_repository), [unseen, THREE], "stop")
+    assert settled.facts == (THREE,)
+    assert settled.notes[1].startswith(f"live in other characters that look the same: {subject}; ")
+    with pytest.raises(MemitVCError, match="every fact is live already; live in other characters"):
+        settle(LiveState.of_head(plain_repository), [unseen], "stop")
 
 
 def test_each_side_of_a_contradiction_can_be_kept(plain_repository: Repository) -> None:

@@ -1,0 +1,54 @@
+"""A cell of a CSV file as a value: lists as JSON or as Python writes them, and cells that stand for nothing."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from typing import Any
+
+from memit_vc.edits.words import words
+
+LISTS = words(
+    """rephrase_prompt paraphrase_prompts neighborhood_prompts locality requested_rewrite rephrase answers portability
+    para_question clean_paraphrase_prompts generation_prompts phrasings"""
+)
+"""Columns whose cell may hold a list or an object; any other cell there is one text."""
+_NOTHING = frozenset(("nan", "NaN", "<NA>", "NaT"))
+_NONE = frozenset(("None", "null", "NULL"))
+_TEXTS = frozenset(("prompt", "target_new", "requested_rewrite"))
+_WHOLE = re.compile(r"-?\d+\.0")
+
+
+def value_of(column: str, text: str, notes: list[str], *, own: bool, loads: Any = json.loads) -> Any:
+    """The value, None where it stands for nothing. ValueError for a list that cannot be read.
+
+    In a table that memit-vc wrote itself (`own`) every cell stands for what it says.
+    """
+    bare = text.strip()
+    if not own and (bare in _NOTHING or (bare in _NONE and column not in _TEXTS)):
+        notes.append(f'"{column}" is {bare}, and was taken as empty')
+        return None
+    if not own and column in ("target_new", "ground_truth", "subject") and _WHOLE.fullmatch(bare):
+        notes.append(f'"{column}" is {bare}: pandas writes whole numbers so beside empty cells')
+    if column not in LISTS or not bare.startswith(("[", "{")):
+        return text
+    try:
+        return loads(bare)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return _plain(ast.literal_eval(bare))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(f'"{column}" begins like a list, but cannot be read as one') from error
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold; ValueError for sets, bytes and the like."""
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(each) for key, each in value.items()}
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise ValueError("not a value of JSON")
