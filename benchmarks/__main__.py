@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from benchmarks import commit, edits, history, large, moments, solve, z
+from benchmarks import commit, edits, history, large, moments, quality, solve, z
 from benchmarks.places import Options
 from benchmarks.report import RESULTS, Report, show, write_documentation
 
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "rules": edits.run_rules,
     "many": edits.run_many,
     "history": history.run,
+    "quality": quality.run,
     "large": large.run,
 }
 ALWAYS = ("z", "statistics", "solve", "commit")
@@ -37,7 +38,7 @@ def main() -> None:
         nargs="*",
         metavar="NAME",
         help=f"{', '.join(BENCHMARKS)}. Default: {', '.join(ALWAYS)}; with --edits also {', '.join(WITH_EDITS)}. "
-        "many takes 500 facts; large is for a GPU, and runs only where it is named.",
+        "many takes 500 facts. Only where they are named: quality, for official CounterFact records; large, for a GPU.",
     )
     parser.add_argument("--model", type=Path, metavar="DIR", help="a model directory. Default: the demo's model.")
     parser.add_argument("--facts", type=int, metavar="N", help="facts, in place of each benchmark's own number")

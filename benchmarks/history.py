@@ -192,5 +192,11 @@ def _merge(options: Options, facts: Sequence[Fact]) -> list[Row]:
         apart = _apart(merged, batch)
         more = {"accuracy": merged["rewrite_acc"], "of one batch": batch["rewrite_acc"]}
         return [
-            Row("merge --resolve --theirs: difference in accuracy from one batch with all the facts", apart, unit="", goal=("≤", 0.02), more=more)
+            Row(
+                "merge --resolve --theirs: difference in accuracy from one batch with all the facts",
+                apart,
+                unit="",
+                goal=("≤", 0.02),
+                more=more,
+            )
         ]

@@ -104,6 +104,8 @@ class MEMITHyperParams:
     """Times that a commit tries again what its facts do not yet answer; the second time it searches z anew."""
     rotate: int = 1
     """A step of the search asks the plain prompt and one in so many of the other rows; 1: all, as published."""
+    chat: bool = False
+    """One more sampled template: the prompt as a user's turn, where the tokenizer has a chat template."""
     keep_factor: float = 0.0
     """Weight of KL(P_δ ‖ P_0), its mean over other questions about the subject; 0 is MEMIT as published."""
     context_templates: list[list[str]] | None = None

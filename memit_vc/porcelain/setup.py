@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from memit_vc.config import Config
 from memit_vc.errors import EngineError, MemitVCError, StorageError, UnsupportedModelError
 from memit_vc.hparams import MEMITHyperParams, for_model, guess
-from memit_vc.hparams.params import EarlyStop
 from memit_vc.objects import BaseManifest, EditableWeight, TensorRecord, short
 from memit_vc.porcelain.base import SeenBase, remember_base
 from memit_vc.progress import Progress, silent
@@ -21,7 +20,14 @@ if TYPE_CHECKING:
     from memit_vc.numerics.model.adapter import ModelAdapter
 
 
-DEFAULT_STOP: EarlyStop = "argmax"
+SEARCH: Mapping[str, Any] = {
+    "early_stop": "nll",
+    "early_stop_loss": 0.05,
+    "keep_factor": 0.3,
+    "rotate": 5,
+    "retries": 2,
+    "chat": True,
+}
 """A repository's own rule for ending the search for z (docs/performance.md); a file that the user gave keeps its
 rule.
 """
@@ -285,7 +291,7 @@ def _hyperparameters(
             origin = "guessed"
     values.model_name = base
     if given is None or not Path(given).exists():  # not a file of the user's, which keeps its rule
-        values.early_stop = DEFAULT_STOP
+        values = values.replace(**SEARCH, v_num_grad_steps=max(50, values.v_num_grad_steps))
     return values, origin, notes
 
 

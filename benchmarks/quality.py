@@ -1,0 +1,123 @@
+"""How well edits hold and what they cost: settings side by side, on two disjoint sets of facts, ten commits each.
+
+Facts are records of an official CounterFact file (`--edits`; with `relation_id`, paraphrases with and without a
+sentence in front, neighbours), text is `--corpus`, of which the statistics see nine tenths and the perplexity one. Each
+setting is reported as it comes, with the standard error of each mean over facts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.history import switch_to_new
+from benchmarks.places import Options
+from benchmarks.real import Lab, chunks, lab, settings
+from benchmarks.report import RESULTS, Report, Row
+from memit_vc.edits import read_edits
+from memit_vc.objects import Fact
+from memit_vc.porcelain.editing.commit import commit_facts
+from memit_vc.porcelain.editing.evaluate import evaluate
+
+COMMITS = 10
+SHOWN = (
+    "free_acc",
+    "chat_acc",
+    "paraphrase_acc",
+    "clean_acc",
+    "PS",
+    "ES",
+    "NS",
+    "same_subject",
+    "hijacked",
+)
+FIRM: Mapping[str, object] = {"early_stop": "nll", "early_stop_loss": 0.05, "v_num_grad_steps": 50, "rotate": 5}
+SETTINGS: Mapping[str, Mapping[str, object]] = {
+    "default": {},
+    "argmax, layers 4–8, λ 500 (the default before)": {
+        "early_stop": "argmax",
+        "layers": [4, 5, 6, 7, 8],
+        "mom2_update_weight": 500,
+        "v_num_grad_steps": 40,
+        "rotate": 1,
+        "keep_factor": 0.0,
+        "retries": 0,
+        "chat": False,
+    },
+    "no other questions in the search": {"keep_factor": 0.0},
+}
+"""Changes of the repository's own hyperparameters."""
+PHRASED = "three phrasings a fact"
+
+
+def run(options: Options) -> Report:
+    """Each of `SETTINGS` on both sets; `default` also with three phrasings of the relation, none of the tested ones."""
+    if options.edits is None:
+        raise ValueError("quality needs --edits: a file of official CounterFact records")
+    count = options.facts or (20 if options.quick else 100)
+    facts, phrased = list(read_edits(str(options.edits)).facts), _phrased(options)
+    chosen = {name: (facts, changes) for name, changes in SETTINGS.items()} | {PHRASED: (phrased, {})}
+    if count > 200:  # the load is what is asked: one setting
+        chosen = {"default": chosen["default"]}
+    rows: list[Row] = []
+    with lab(options) as here:
+        start = here.head()
+        for name, (given, changes) in chosen.items():
+            for number in range(2 if count <= 200 else 1):
+                part = given[number * count : (number + 1) * count]
+                switch_to_new(here.repository, f"{len(rows)}", start)
+                rows += _measured(here, f"{name}, facts {number * count + 1}–{(number + 1) * count}", part, changes)
+                about = "accuracy of prompts beside what it costs, the base's in brackets"
+                report = Report("quality", about, "the base", settings(options, here, part), rows)
+                if not options.quick:
+                    report.write(RESULTS)  # as it comes: a long run that ends early has lost nothing
+    return report
+
+
+def _measured(here: Lab, case: str, facts: Sequence[Fact], changes: Mapping[str, Any]) -> Iterator[Row]:
+    hparams = here.hparams.replace(**changes)
+    base = evaluate(here.repository, "HEAD", facts=facts, loaded=here.loaded).measured
+    seconds = steps = 0.0
+    for number, part in enumerate(chunks(facts, max(1, len(facts) // COMMITS))):
+        made = commit_facts(
+            here.repository, part, message=f"part {number}", hparams=hparams, loaded=here.loaded, scores=False
+        )
+        seconds, steps = seconds + made.seconds["edit"], steps + made.steps
+    after = evaluate(here.repository, "HEAD", facts=facts, loaded=here.loaded).measured
+
+    def figure(name: str) -> str:
+        now, error, was = after.total[name], after.error[name], base.total[name]
+        return f"{now:.3f} ± {error or 0:.3f} ({was:.3f})"
+
+    more = {name: figure(name) for name in SHOWN if after.total[name] is not None}
+    if after.perplexity and base.perplexity:
+        more["perplexity ×"] = f"{after.perplexity / base.perplexity:.3f}"
+    more |= {"s a fact": f"{seconds / len(facts):.2f}", "steps a fact": f"{steps / len(facts):.1f}"}
+    yield Row(case, after.total["rewrite_acc"] or 0.0, base.total["rewrite_acc"], unit="", inverse=True, more=more)
+    print(json.dumps({"case": case, "prompts": figure("rewrite_acc"), **more}, ensure_ascii=False), flush=True)
+
+
+def _phrased(options: Options) -> list[Fact]:
+    """The facts with three phrasings each: prompts and clean paraphrases of other records of the same relation."""
+    lines = options.edits.read_text(encoding="utf-8").splitlines() if options.edits else []
+    records = [json.loads(line) for line in lines if line.strip()]
+    wordings: dict[str, Counter[str]] = {}
+    for record in records:
+        asked = record["requested_rewrite"]
+        found = wordings.setdefault(asked["relation_id"], Counter())
+        subject = asked["subject"]
+        clean = [text.replace(subject, "{}") for text in record["clean_paraphrase_prompts"] if text.count(subject) == 1]
+        found.update([asked["prompt"], *(text.strip() for text in clean)])
+    made = []
+    for record, fact in zip(records, read_edits(str(options.edits)).facts, strict=True):
+        common = [
+            text for text, times in wordings[record["requested_rewrite"]["relation_id"]].most_common() if times > 2
+        ]
+        others = [text.replace("{}", fact.subject) for text in common]
+        tested = (fact.prompt, *fact.paraphrases, *fact.clean_paraphrases)
+        free = [text for text in others if not any(text in each for each in tested)]
+        made.append(replace(fact, phrasings=tuple(free[:3])))
+    return made
