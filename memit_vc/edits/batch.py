@@ -44,16 +44,19 @@ def parse_records(records: Iterable[Mapping[str, Any]], *, source: str, deduplic
     facts: list[Fact] = []
     notes: dict[str, list[int]] = {}
     problems: list[tuple[int, RecordProblem]] = []
+    wrong = 0
     for number, record in enumerate(records, start=1):
         found: list[str] = []
         try:
             facts.append(fact_of(record, found))
         except RecordProblem as problem:
-            problems.append((number, problem))
+            wrong += 1
+            if wrong <= _SHOWN:  # a million of them would take a gigabyte
+                problems.append((number, problem))
         for note in found:
             notes.setdefault(note, []).append(number)
     if problems:
-        raise _refused(source, problems)
+        raise _refused(source, problems, wrong)
     if not facts:
         raise EditFileError(f"{source}: no records", hint='Give at least one {"prompt", "subject", "target_new"}.')
     repeated = {later: earlier for earlier, later in duplicates(facts)} if deduplicate else {}
@@ -82,13 +85,12 @@ def _records(numbers: Sequence[int]) -> str:
     return f"records {shown}{more}"
 
 
-def _refused(source: str, problems: Sequence[tuple[int, RecordProblem]]) -> EditFileError:
-    shown = problems[:_SHOWN]
+def _refused(source: str, shown: Sequence[tuple[int, RecordProblem]], wrong: int) -> EditFileError:
     hint = "\n".join(dict.fromkeys(problem.hint for _, problem in shown))
-    if len(problems) == 1:
-        number, problem = problems[0]
+    if wrong == 1:
+        number, problem = shown[0]
         return EditFileError(f"{source}: record {number}: {problem.what}", hint=hint)
     lines = [f"  record {number}: {problem.what}" for number, problem in shown]
-    if len(problems) > len(shown):
-        lines.append(f"  and {len(problems) - len(shown)} more")
-    return EditFileError("\n".join([f"{source}: {len(problems)} records are wrong:", *lines]), hint=hint)
+    if wrong > len(shown):
+        lines.append(f"  and {wrong - len(shown)} more")
+    return EditFileError("\n".join([f"{source}: {wrong} records are wrong:", *lines]), hint=hint)
