@@ -1,5 +1,6 @@
-"""Every door for the bytes of others, with one gigabyte of memory: a refusal needs no more, says what is wrong and where,
-and leaves nothing.
+"""Every door for the bytes of others, with one gigabyte of memory.
+
+A refusal needs no more, says what is wrong and where, and leaves nothing.
 """
 
 from __future__ import annotations
