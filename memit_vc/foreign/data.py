@@ -7,6 +7,7 @@ So what ends a value is counted before anything is built; the same characters in
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ MOST_YAML = 1 << 20
 """Bytes: a hundred times a hyperparameter file, or the metadata of a model card."""
 _MOST_YAML_VALUES = 1 << 16
 _JSON_MARKS = (b",", b"[", b"{")
-_YAML_MARKS = (b",", b"[", b"{", b":", b"\n")
+_YAML_MARKS = (b",", b"[", b"{", b":", b"\n", b"- ", b"? ")
 
 
 def json_value(data: bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
@@ -50,6 +51,7 @@ def yaml_value(data: bytes) -> Any:
         raise Refused(f"has {len(data):,} bytes, more than the {MOST_YAML:,} that are read")
     check_real(data[:512])
     check_count(data, _YAML_MARKS, _MOST_YAML_VALUES)
+    _check_brackets(data)
     text = data.decode("utf-8-sig")
     try:
         if any(getattr(event, "anchor", None) is not None for event in yaml.parse(text, Loader=yaml.SafeLoader)):
@@ -65,6 +67,15 @@ def check_count(data: bytes, marks: tuple[bytes, ...], most: int) -> None:
     """Refused if there are more of `marks` than `most`."""
     if sum(map(data.count, marks)) > most:
         raise Refused(f"has more than {most:,} values")
+
+
+def _check_brackets(data: bytes) -> None:
+    """Refused for many open brackets: PyYAML's time grows with their square."""
+    depth = 0
+    for found in re.finditer(rb"[\[{]|[\]}]", data):
+        depth += 1 if found[0] in (b"[", b"{") else -1
+        if depth > MOST_DEPTH:
+            raise Refused("is nested too deeply")
 
 
 def _check_depth(value: Any) -> None:
