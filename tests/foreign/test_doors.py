@@ -108,7 +108,7 @@ def test_patch_files_and_edit_files(place: Place, tmp_path: Path) -> None:
         ("commit", Path("/dev/zero")): "is a device, not a file",
         ("commit", sparse(tmp_path / "edits.json")): "has 12,884,901,888 bytes, more than",
         ("commit", tmp_path / "list.json"): "has more than 2,097,152 values",
-        ("commit", tmp_path / "few.json"): "prompt and target_new are missing",
+        ("commit", tmp_path / "few.json"): "1000001 records are wrong",
         ("commit", tmp_path / "lines.csv"): "has more than 2,097,152 values",
         ("commit", tmp_path / "deep.json"): "nested too deeply",
         ("commit", tmp_path / "pointer.json"): "is a Git LFS pointer",
