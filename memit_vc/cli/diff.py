@@ -8,6 +8,7 @@ import click
 from memit_vc.cli.io import IO, verb
 from memit_vc.cli.render import fact_line, show_behaviour
 from memit_vc.errors import UsageError
+from memit_vc.foreign.text import one_line
 
 if TYPE_CHECKING:
     from memit_vc.objects import CommitId
@@ -91,7 +92,8 @@ def _lines(found: FactsDiff) -> None:
         click.echo(click.style(f"− {fact_line(entry.fact)}", fg="red"))
     for pair in found.changed:
         fact = pair.after.fact
-        click.echo(click.style(f"~ {fact.prompt} → {fact.target} (before: {pair.before.fact.target})", fg="yellow"))
+        line = one_line(f"~ {fact.prompt} → {fact.target} (before: {pair.before.fact.target})")
+        click.echo(click.style(line, fg="yellow"))
     for pair in found.recomputed:
         click.echo(f"= {fact_line(pair.after.fact)}: edited again")
 

@@ -44,7 +44,7 @@ def command(io: IO, revision: str, as_csv: bool, subject: str | None, commits: t
     if as_csv:
         from memit_vc.edits import write_records
 
-        click.echo(write_records([entry.fact for entry in found], format="csv"), nl=False)
+        io.records(write_records([entry.fact for entry in found], format="csv"))
         return
 
     measured: list[MeasuredFact] = []

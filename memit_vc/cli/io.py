@@ -21,6 +21,7 @@ import click
 
 from memit_vc.cli.terminal import escaped_json
 from memit_vc.errors import UsageError
+from memit_vc.foreign.text import indented, one_line
 from memit_vc.objects import short
 from memit_vc.progress import Progress
 
@@ -69,17 +70,22 @@ class IO:
             self.warn(warning)
 
         def render() -> None:
-            click.echo(f"[{made.branch or 'detached HEAD'} {short(made.id)}] {text}")
+            click.echo(f"[{made.branch or 'detached HEAD'} {short(made.id)}] {indented(text)}")
             details()
 
         self.emit(made, render, **more)
 
     def note(self, text: str) -> None:
         """Something to know that is not the result."""
-        click.echo(text, err=True)
+        click.echo(indented(text), err=True)
 
     def warn(self, text: str) -> None:
-        click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
+        click.echo(f"{click.style('warning:', fg='yellow')} {indented(text)}", err=True)
+
+    def records(self, text: str) -> None:
+        """Records that another program reads, to the byte; a terminal gets them neutral."""
+        plain = sys.stdout if sys.stdout.isatty() else getattr(sys.stdout, "plain", sys.stdout)
+        click.echo(text, nl=False, file=plain)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
         """A plain table on stdout: aligned columns, never cut; piped output is not wrapped to a terminal's width."""
@@ -95,7 +101,7 @@ class IO:
         for name in columns:
             table.add_column(name, justify="right" if name in right else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(one_line(cell)) for cell in row))
         with console.capture() as captured:
             console.print(table)
         # rich pads the last column to its full width; nobody wants blanks at the end of a line

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import click
 
 from memit_vc.cli.io import IO, Verb, verb
+from memit_vc.foreign.text import one_line
 from memit_vc.vcs.graphlines import graph_rows
 
 
@@ -44,8 +45,8 @@ def command(
             return
         yield f"commit {name}"
         if entry.commit.author:
-            yield f"Author: {entry.commit.author}"
-            yield f"Date:   {entry.commit.time}"
+            yield f"Author: {one_line(entry.commit.author)}"
+            yield f"Date:   {one_line(entry.commit.time)}"
         yield ""
         yield from (f"    {line}" for line in entry.commit.message.splitlines())
         if change:

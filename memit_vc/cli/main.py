@@ -16,6 +16,7 @@ from memit_vc import __version__
 from memit_vc.cli.io import JSON
 from memit_vc.cli.terminal import shown
 from memit_vc.errors import MemitVCError
+from memit_vc.foreign.text import indented
 
 # name: (module, what `memitvc --help` says of it), so that help and shell completion load no command
 COMMANDS = {
@@ -156,6 +157,6 @@ def _report(message: str, hint: str | None, code: int, as_json: bool, conflicts:
         record |= {"conflicts": list(conflicts)} if conflicts else {}
         click.echo(json.dumps({"error": record}), err=True)
         return
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {indented(message)}", err=True)
     if hint:
-        click.echo(f"{click.style('hint:', fg='yellow')} {hint}", err=True)
+        click.echo(f"{click.style('hint:', fg='yellow')} {indented(hint)}", err=True)

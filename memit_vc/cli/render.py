@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from memit_vc.foreign.text import one_line
 from memit_vc.objects import Fact
 from memit_vc.progress import count, size_text
 
@@ -44,7 +45,7 @@ def number(value: float | None, digits: int = 2) -> str:
 def fact_line(fact: Fact) -> str:
     """prompt → target, with what it replaces."""
     was = f" (was: {fact.ground_truth})" if fact.ground_truth else ""
-    return f"{fact.prompt} → {fact.target}{was}"
+    return one_line(f"{fact.prompt} → {fact.target}{was}")
 
 
 def score_rows(sides: Sequence[Mapping[str, Any]]) -> list[list[str]]:

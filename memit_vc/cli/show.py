@@ -6,6 +6,7 @@ import click
 
 from memit_vc.cli.io import IO, verb
 from memit_vc.cli.render import fact_line, number, score_rows
+from memit_vc.foreign.text import one_line
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.history.show import ShownCommit
@@ -30,7 +31,7 @@ def _render(io: IO, shown: ShownCommit, provenance: bool) -> None:
     for parent in entry.parents:
         click.echo(f"Parent: {parent[:10]}")
     if entry.commit.author:
-        click.echo(f"Author: {entry.commit.author}\nDate:   {entry.commit.time}")
+        click.echo(f"Author: {one_line(entry.commit.author)}\nDate:   {one_line(entry.commit.time)}")
     click.echo(f"State:  {shown.state[:10]}")
     click.echo("\n" + "\n".join(f"    {line}" for line in entry.commit.message.splitlines()) + "\n")
     if shown.added:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import re
 from typing import Any, TextIO, cast
 
+from memit_vc.foreign.text import BIDI, LINE_ENDS, escape
+
 _COLOURS = r"\x1b\[(?:(?:[012]|22|39|3[0-7]|9[0-7])(?:;(?=\d)|(?=m)))*m"
 _CURSOR = r"\x1b\[[0-9;?]*[A-Za-z]"
-_CONTROLS = r"[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+_CONTROLS = rf"[\x00-\x08\x0b-\x1f\x7f-\x9f{LINE_ENDS}{BIDI}]"
+_UNSEEN_BY_JSON = rf"[\x7f-\x9f{LINE_ENDS}{BIDI}]"
 
 
 class _Shown:
     """A text stream that passes on colours, with `bars` also what progress bars do, and shows other control characters
-    as \\x1b: they could rename the window, fill the clipboard, or hide what was printed before.
+    as \\x1b: they could rename the window, fill the clipboard, or hide what was printed before. So with characters that
+    end a line or change the direction of writing. `plain` is the stream itself, for what another program reads.
     """
 
     def __init__(self, stream: TextIO, *, bars: bool) -> None:
-        self._stream = stream
+        self._stream = self.plain = stream
         kept = f"{_CURSOR}|\\r" if bars else rf"{_COLOURS}|\r(?=\n)"
         self._pattern = re.compile(f"({kept})|{_CONTROLS}")
 
@@ -34,9 +38,11 @@ def shown(stream: TextIO, *, bars: bool = False) -> TextIO:
 
 
 def escaped_json(text: str) -> str:
-    """A JSON document whose strings hold no control characters: `json` itself leaves DEL and those above it."""
-    return re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    """A JSON document whose strings hold no control characters and no changes of direction: `json` itself leaves DEL
+    and what is above it.
+    """
+    return re.sub(_UNSEEN_BY_JSON, lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _escaped(found: re.Match[str]) -> str:
-    return found[1] or f"\\x{ord(found[0]):02x}"
+    return found[1] or escape(found[0])

@@ -53,6 +53,7 @@ def parse_records(
     numbers: list[int] = []
     said = {note: list(where) for note, where in (notes or {}).items()}
     problems: list[tuple[int, RecordProblem]] = []
+    wrong = 0
     for number, record in enumerate(records, start=1):
         found: list[str] = []
         try:
@@ -60,11 +61,13 @@ def parse_records(
             facts += made
             numbers += [number] * len(made)
         except RecordProblem as problem:
-            problems.append((number, problem))
+            wrong += 1
+            if wrong <= _SHOWN:  # a million of them would take a gigabyte
+                problems.append((number, problem))
         for note in dict.fromkeys(found):
             said.setdefault(note, []).append(number)
     if problems:
-        raise _refused(source, problems)
+        raise _refused(source, problems, wrong)
     if not facts:
         raise EditFileError(f"{source}: no records", hint='Give at least one {"prompt", "subject", "target_new"}.')
     repeated = {later: earlier for earlier, later in duplicates(facts)} if deduplicate else {}
@@ -95,13 +98,12 @@ def _records(numbers: Sequence[int]) -> str:
     return f"records {shown}{more}"
 
 
-def _refused(source: str, problems: Sequence[tuple[int, RecordProblem]]) -> EditFileError:
-    shown = problems[:_SHOWN]
+def _refused(source: str, shown: Sequence[tuple[int, RecordProblem]], wrong: int) -> EditFileError:
     hint = "\n".join(dict.fromkeys(problem.hint for _, problem in shown))
-    if len(problems) == 1:
-        number, problem = problems[0]
+    if wrong == 1:
+        number, problem = shown[0]
         return EditFileError(f"{source}: record {number}: {problem.what}", hint=hint)
     lines = [f"  record {number}: {problem.what}" for number, problem in shown]
-    if len(problems) > len(shown):
-        lines.append(f"  and {len(problems) - len(shown)} more")
-    return EditFileError("\n".join([f"{source}: {len(problems)} records are wrong:", *lines]), hint=hint)
+    if wrong > len(shown):
+        lines.append(f"  and {wrong - len(shown)} more")
+    return EditFileError("\n".join([f"{source}: {wrong} records are wrong:", *lines]), hint=hint)

@@ -15,27 +15,48 @@ from memit_vc.edits.containers import refuse_packed, unpacked
 from memit_vc.edits.formats import PROMPTS, TARGETS
 from memit_vc.edits.writing import COLUMNS
 from memit_vc.errors import EditFileError
+from memit_vc.foreign.data import MOST_VALUES, check_count
+from memit_vc.foreign.files import read_file, read_stream
+from memit_vc.foreign.placeholders import check_real
+from memit_vc.foreign.refused import Refused, hint_of
 
 STDIN = "standard input"
 
 _SEPARATOR = re.compile(r"\s*\"?sep=([^\w\s\"']|\t)\"?[^\S\r\n]*(?:\r\n?|\n)", re.IGNORECASE)
+MOST_BYTES = 1 << 26
+"""A batch of ten thousand facts with all its probes has some 40 MB."""
+_MARKS = ((b",", b"[", b"{"), (b";", b"\t"), (b"\n",))
+"""What ends a value in JSON and CSV, a cell in other CSV, a record: there cannot be more than the greatest count."""
+_SPLIT = "Split it into files of at most some ten thousand facts, and commit them one after the other."
 _FORMS = "Use JSON (a list of records), JSON Lines or CSV."
 
 
 def read_bytes(source: str | Path, stdin: IO[bytes] | None) -> tuple[bytes, str]:
     """The bytes and the name to use in messages; "-" is standard input."""
-    if str(source) == "-":
-        return (stdin or sys.stdin.buffer).read(), STDIN
-    path = Path(source)
-    if path.is_dir():
+    path, name = Path(source), STDIN if str(source) == "-" else str(source)
+    if name != STDIN and path.is_dir():
         raise EditFileError(f"{path}: is a directory", hint="Name one edit file in it.")
     try:
-        return path.read_bytes(), str(path)
+        data = _read(path) if name != STDIN else read_stream(stdin or sys.stdin.buffer, most=MOST_BYTES)
+        check_real(data)
+        for marks in _MARKS:
+            check_count(data, marks, MOST_VALUES)
+    except Refused as error:
+        raise EditFileError(f"{name}: {error}", hint=hint_of(error, _SPLIT)) from error
     except FileNotFoundError as error:
         raise EditFileError(f"{path}: no such file", hint='Check the name; "-" reads standard input.') from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise EditFileError(f"{path}: cannot be read: {reason}", hint="Check the file and its permissions.") from error
+    return data, name
+
+
+def _read(path: Path) -> bytes:
+    """A pipe is read too: shells put one in place of `<(command)`."""
+    if path.is_fifo():
+        with path.open("rb") as pipe:
+            return read_stream(pipe, most=MOST_BYTES)
+    return read_file(path, most=MOST_BYTES)
 
 
 def decode(data: bytes, name: str, notes: dict[str, list[int]]) -> list[Any]:

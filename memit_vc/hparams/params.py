@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from memit_vc.errors import HparamsError
+from memit_vc.foreign.data import MOST_YAML, yaml_value
+from memit_vc.foreign.files import read_file
+from memit_vc.foreign.refused import Refused, hint_of
 from memit_vc.hparams.shipped import no_such_file, shipped_path
 from memit_vc.hparams.values import READERS
 
@@ -27,7 +30,10 @@ mean NLL of the target is below `early_stop_loss`.
 """
 
 _UNNAMED = "hyperparameters"
+_OF_THIS_MACHINE = ("device", "model_name", "mom2_dataset", "stats_dir")
+"""Fields that may hold a path, or that say where it is computed: they change no edit, and nobody else may see them."""
 _KEYS = "Remove it. The keys are those of .memitvc/hparams.yaml, as `memitvc init` writes it, and context_templates."
+_NO_FILE = "Name a file of hyperparameters; `memitvc init` writes one."
 _TEMPLATES = ("rewrite_module_tmp", "layer_module_tmp", "mlp_module_tmp", "attn_module_tmp")
 _FILL_IN = re.compile(r"[^{}]*\{\}[^{}]*")
 _CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -130,20 +136,24 @@ class MEMITHyperParams:
         if path is None:
             raise no_such_file(str(path_or_name))
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            data = read_file(path, most=MOST_YAML)
         except OSError as error:
             raise HparamsError(f"{path}: {error.strerror}", hint="Check the file and its permissions.") from error
-        except UnicodeDecodeError as error:
-            raise HparamsError(f"{path}: not UTF-8 at byte {error.start}", hint="Save the file as UTF-8.") from error
-        return cls.from_yaml(text, source=str(path))
+        except Refused as error:
+            raise HparamsError(f"{path}: {error}", hint=hint_of(error, _NO_FILE)) from error
+        return cls.from_yaml(data, source=str(path))
 
     @classmethod
-    def from_yaml(cls, text: str, *, source: str) -> MEMITHyperParams:
+    def from_yaml(cls, text: str | bytes, *, source: str) -> MEMITHyperParams:
         """Parse and check; HparamsError names `source` and the line or the key."""
         import yaml
 
         try:
-            record = yaml.safe_load(text)
+            record = yaml_value(text.encode() if isinstance(text, str) else text)
+        except Refused as error:
+            raise HparamsError(f"{source}: {error}", hint=hint_of(error, _NO_FILE)) from error
+        except UnicodeDecodeError as error:
+            raise HparamsError(f"{source}: not UTF-8 at byte {error.start}", hint="Save the file as UTF-8.") from error
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
             where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -185,6 +195,14 @@ class MEMITHyperParams:
             f.name: copy.deepcopy(getattr(self, f.name)) for f in fields(self) if f.init and f.name != "model_name"
         }
         return {**record, "model_name": self._model_text()}
+
+    def portable_json(self) -> dict[str, Any]:
+        """The fields that an edit depends on: what may be published."""
+        return {name: value for name, value in self.to_json().items() if name not in _OF_THIS_MACHINE}
+
+    def portable(self) -> MEMITHyperParams:
+        """The same setting with the defaults for all that is of this machine."""
+        return MEMITHyperParams.from_json(self.portable_json(), source=self.source)
 
     def to_yaml(self, *, comments: Mapping[str, str] | None = None) -> str:
         """The file's text; `comments` go behind their key, the one named "" on top. Reads back as an equal value."""

@@ -8,16 +8,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memit_vc.config import Config
-from memit_vc.errors import BaseChangedError, RemoteError, StorageError
+from memit_vc.errors import BaseChangedError, IntegrityError, RemoteError, StorageError
+from memit_vc.foreign.data import json_value
+from memit_vc.foreign.files import read_file, too_large
+from memit_vc.foreign.placeholders import check_real_file
+from memit_vc.foreign.refused import Refused, hint_of
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import Checkpoint
+from memit_vc.store.files import storage_errors
 from memit_vc.store.jsoncache import read_or_empty, write_if_possible
+from memit_vc.store.links import leads_out
 
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
 
 _STAMPS = "cache/base-files.json"
+MAX_CONFIG = 1 << 24
+"""Bytes of a config: transformers parses it in memory, and what is made of it is many times larger."""
+_CONFIGS = ("config.json", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json")
+_MAX_PARSED = 1 << 28
+"""Bytes of another file that transformers parses: the largest tokenizers have some 40 MB."""
+_PARSED = (".json", ".model", ".jinja")
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,8 @@ class SeenBase:
         """Find `source` as `fetch_base` does, and read the headers of its weight files."""
         path, found = fetch_base(source, revision, progress=progress)
         checkpoint = Checkpoint.find(path)
+        check_links(checkpoint)
+        _check_others(checkpoint)
         return cls(source if found else str(path), found, checkpoint, checkpoint.fingerprints())
 
     def check_untouched(self) -> None:
@@ -99,6 +113,7 @@ def find_base(config: Config) -> Path:
 def checked_base(repository: Repository, *, progress: Progress = silent) -> Checkpoint:
     """The base, proved to be the one that `init` recorded. Only files whose stamps changed are hashed again."""
     checkpoint = Checkpoint.find(find_base(repository.config))
+    check_links(checkpoint)
     stamps = checkpoint.fingerprints()
     kept = read_or_empty(repository.root / _STAMPS)
     recorded = {name: stamp for name, stamp in kept.items() if isinstance(stamp, list)}
@@ -112,6 +127,41 @@ def checked_base(repository: Repository, *, progress: Progress = silent) -> Chec
     if stamps != recorded:
         remember_base(repository, stamps)
     return checkpoint
+
+
+def check_links(checkpoint: Checkpoint) -> None:
+    """StorageError for a symlink out of the directory: whoever made it could name any file of this machine, and a
+    checkout would hold a copy.
+    """
+    directory = checkpoint.directory
+    for path in (directory / name for name in (*checkpoint.files, *checkpoint.other_files)):
+        if leads_out(path, directory):
+            raise StorageError(
+                f"{path}: is a link to {path.resolve()}, out of the model's directory",
+                hint="Put the file itself there if it belongs to the model (cp -L), or remove the link.",
+            )
+
+
+def _check_others(checkpoint: Checkpoint) -> None:
+    """IntegrityError for a config, a tokenizer or another file that is none, or that is larger than any is."""
+    for name in checkpoint.other_files:
+        path = checkpoint.directory / name
+        try:
+            with storage_errors(path):
+                if name in _CONFIGS:
+                    json_value(read_file(path, most=MAX_CONFIG))
+                    continue
+                check_real_file(path)
+                size = path.stat().st_size
+                if path.suffix in _PARSED and size > _MAX_PARSED:
+                    raise too_large(size, _MAX_PARSED)
+        except Refused as error:
+            raise IntegrityError(f"{path}: {error}", hint=hint_of(error, _DOWNLOAD)) from error
+        except ValueError as error:
+            raise IntegrityError(f"{path}: is not JSON: {error}", hint=_DOWNLOAD) from error
+
+
+_DOWNLOAD = "Download the model again."
 
 
 def remember_base(repository: Repository, stamps: Mapping[str, Sequence[int]]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from memit_vc.foreign.text import one_line
 from memit_vc.objects import (
     BlobId,
     Commit,
@@ -171,7 +172,7 @@ def move_head(
 def author_name(repository: Repository) -> str:
     """`[user] author` of config.toml, else the login name."""
     if repository.config.author:
-        return repository.config.author
+        return one_line(repository.config.author)  # a reader refuses others
     try:
         return getpass.getuser()
     except (OSError, KeyError):  # a container may run under a user id without a name

@@ -175,7 +175,9 @@ def _outline(path: Path, hparams: MEMITHyperParams | None) -> ModelAdapter:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError, OSError, ImportError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of a file that it cannot read, a parser inside of it may raise anything
         first = str(error).strip().split("\n", 1)[0]
         raise UnsupportedModelError(
             f"{path}: transformers cannot make a causal language model of this: {first}",

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from memit_vc.errors import RemoteError
+from memit_vc.foreign.data import yaml_value
+from memit_vc.foreign.refused import Refused
+from memit_vc.foreign.text import BIDI
 from memit_vc.progress import count
 
 BEGIN = "<!-- memitvc: begin. Written by `memitvc push`; what stands outside these two markers is yours and stays. -->"
@@ -24,7 +27,6 @@ SHOWN = 100
 _LONGEST = 200
 _PLAIN = frozenset(" .,;?'()+=%°")
 """Punctuation that means nothing inside a line of Markdown; all other ASCII punctuation is written as an entity."""
-_BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes for --max-lora-rank."""
 
@@ -65,9 +67,8 @@ class Card:
     history: str | None = None
     branch: str = "main"
     vllm: bool = False
-    base_name: str = ""
     base_about: str = ""
-    """A base that is not on the Hub: the name of its directory; what it is, in words."""
+    """What a base is that is not on the Hub, in words. The name of its directory is private."""
 
 
 def card_with(card: Card, existing: str | None) -> str:
@@ -81,7 +82,9 @@ def card_with(card: Card, existing: str | None) -> str:
     text = existing if existing is not None and existing.strip() else ""
     block = REGEX_YAML_BLOCK.search(text)
     try:
-        metadata: Any = yaml.safe_load(block[2]) if block else None
+        metadata: Any = yaml_value(block[2].encode()) if block else None
+    except Refused as error:
+        raise _unreadable(str(error)) from error
     except yaml.YAMLError as error:
         raise _unreadable(" ".join(str(error).split())) from error
     if metadata is not None and not isinstance(metadata, dict):
@@ -127,8 +130,8 @@ def _placed(part: str, text: str) -> str:
 def _part(card: Card) -> str:
     facts = count(len(card.facts), "fact")
     base = f"[{card.base}](https://huggingface.co/{card.base})" if card.base else "a language model"
-    name = card.base.rpartition("/")[2] if card.base else card.base_name or "A language model"
-    title = f"# {name} with {facts} edited"
+    name = card.base.rpartition("/")[2] if card.base else "A language model"
+    title = f"# {cell(name)} with {facts} edited"
     kind = (
         "This is the whole edited model: load it as you would load the base."
         if card.relation == "finetune"
@@ -185,7 +188,7 @@ def _base(card: Card) -> str:
         at = f", revision `{card.base_revision}`" if card.base_revision else ""
         lines.append(f"- Base: [{card.base}](https://huggingface.co/{card.base}){at}")
     else:
-        about = ", ".join(cell(part) for part in (card.base_name, card.base_about) if part)
+        about = cell(card.base_about)
         need = "" if card.relation == "finetune" else " You need the same one to use this: ask the author."
         lines.append(f"- Base: a checkpoint that is not on the Hub{f': {about}' if about else ''}.{need}")
     lines.append(f"- Fingerprint of the base's tensors: `{card.base_id}`")
@@ -350,7 +353,7 @@ def cell(text: str) -> str:
 
     A stranger's fact may hold pipes, newlines, HTML, links, or our own markers.
     """
-    kept = (" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text if c not in _BIDI)
+    kept = (" " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in re.sub(f"[{BIDI}]", "", text))
     line = " ".join("".join(kept).split())
     if len(line) > _LONGEST:
         line = line[: _LONGEST - 1] + "…"

@@ -7,14 +7,15 @@ cannot claim more than the file holds. The one metadata key says what it is and 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 
 from memit_vc.errors import IntegrityError, MemitVCError, UsageError
+from memit_vc.foreign.data import json_value
+from memit_vc.foreign.files import opened
 from memit_vc.objects import METADATA_KEY, JsonValue, canonical_json, is_sha256
-from memit_vc.remote.manifest import MANIFEST, MAX_MANIFEST, commit_path, object_path
+from memit_vc.remote.manifest import MANIFEST, MAX_MANIFEST, MAX_RECORD, commit_path, object_path
 from memit_vc.remote.protocol import RemoteFile, content_size
 from memit_vc.store.files import read_chunks, storage_errors, write_atomic
 from memit_vc.store.safetensors_file import FileHeader, read_header, write_header
@@ -61,6 +62,7 @@ class ContainerTree:
     def __init__(self, file: Path) -> None:
         self.file, self.url = file, str(file)
         self._header = self._opened()
+        self._check_sizes()
         self._check_about()
         for name, entry in self._header.tensors.items():
             if not _is_path(name) or entry.dtype != "U8" or len(entry.shape) != 1:
@@ -87,10 +89,10 @@ class ContainerTree:
         yield from self._data(entry.begin, entry.end)
 
     def _data(self, begin: int, end: int | None = None) -> Iterator[bytes]:
-        with storage_errors(self.file), self.file.open("rb") as opened:
-            opened.seek(self._header.data_start + begin)
+        with storage_errors(self.file), opened(self.file) as file:
+            file.seek(self._header.data_start + begin)
             left = end if end is None else end - begin
-            while chunk := opened.read(_CHUNK if left is None else min(_CHUNK, left)):
+            while chunk := file.read(_CHUNK if left is None else min(_CHUNK, left)):
                 left = left if left is None else left - len(chunk)
                 yield chunk
 
@@ -98,8 +100,8 @@ class ContainerTree:
         try:
             return read_header(self.file)
         except IntegrityError as error:
-            with storage_errors(self.file), self.file.open("rb") as opened:
-                start = opened.read(64)
+            with storage_errors(self.file), opened(self.file) as file:
+                start = file.read(64)
             # the length that a safetensors file begins with has zeros
             if start.lstrip()[:1] in (b"{", b"[") and 0 not in start:
                 raise UsageError(
@@ -108,10 +110,17 @@ class ContainerTree:
                 ) from error
             raise
 
+    def _check_sizes(self) -> None:
+        """Before gigabytes are hashed: the small files are small."""
+        for name, entry in self._header.tensors.items():
+            most = MAX_MANIFEST if name == MANIFEST else MAX_RECORD if name.startswith("commits/") else None
+            if most is not None and entry.size > most:
+                raise self._bad(f"{name} has {entry.size:,} bytes, at most {most:,} can be right")
+
     def _check_about(self) -> None:
         try:
             raw = self._header.metadata[METADATA_KEY]
-            about = json.loads(raw)
+            about = json_value(raw.encode())
             kind, version = about["kind"], about["format"]
         except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise self._bad("is not a patch file") from error

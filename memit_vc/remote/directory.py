@@ -9,7 +9,6 @@ completes it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,8 +30,13 @@ from memit_vc.store.files import (
     stale_temporaries,
     write_atomic,
 )
+from memit_vc.store.links import leads_out
+from memit_vc.store.locks import locked
 
 _LOCK = ".memitvc-lock"
+_WAIT = 30.0
+"""Seconds that a push waits for another one to the same directory."""
+_OURS = frozenset(("commits", "objects", MANIFEST, BASE, HPARAMS, CARD, *ADAPTER))
 
 
 def _late(path: str) -> tuple[bool, bool, str]:
@@ -71,9 +75,11 @@ class DirectoryRemote:
     def listing(self, revision: str | None) -> Mapping[str, RemoteFile]:  # noqa: ARG002 (one tree at a time)
         found = {}
         try:
-            for directory, _, names in os.walk(self.directory):
-                for path in (Path(directory, name) for name in names):
-                    if not is_temporary(path) and path.name != _LOCK and path.is_file() and not path.is_symlink():
+            for directory, below, names in os.walk(self.directory):
+                for path in (Path(directory, name) for name in (*below, *names)):
+                    if is_temporary(path) or path.name == _LOCK or self._is_foreign_link(path):
+                        continue
+                    if path.is_file():
                         found[path.relative_to(self.directory).as_posix()] = RemoteFile(path.stat().st_size)
         except OSError as error:
             raise self._refused(error) from error
@@ -130,8 +136,8 @@ class DirectoryRemote:
 
     @staticmethod
     def _same(target: Path, content: bytes | Path) -> bool:
-        """Compare bytes: a copy of this directory may have been stopped half-way."""
-        if not target.is_file() or target.stat().st_size != content_size(content):
+        """Compare bytes: a copy of this directory may have been stopped half-way. A link is replaced by a file."""
+        if target.is_symlink() or not target.is_file() or target.stat().st_size != content_size(content):
             return False
         return file_digest(target) == content_digest(content)
 
@@ -147,14 +153,35 @@ class DirectoryRemote:
         parts = path.split("/")
         if path.startswith("/") or "\\" in path or any(part in ("", ".", "..") for part in parts):
             raise RemoteError(f"{path!r} is not a path of a remote", hint="This is a bug: please report it.")
+        for depth in range(1, len(parts)):
+            above = self.directory.joinpath(*parts[:depth])
+            if above.is_symlink():
+                raise self._link(above)
         return self.directory.joinpath(*parts)
+
+    def _is_foreign_link(self, path: Path) -> bool:
+        """Whether it is a link that is not followed. RemoteError if it has the name of a file of ours, so that nobody
+        writes where nobody reads.
+        """
+        if not path.is_symlink() or not (path.is_dir() or leads_out(path, self.directory)):
+            return False
+        if path.relative_to(self.directory).parts[0] in _OURS:
+            raise self._link(path)
+        return True
+
+    @staticmethod
+    def _link(path: Path) -> RemoteError:
+        return RemoteError(
+            f"{path}: is a link to {path.readlink()}, and links out of a remote are not followed",
+            hint="Put the files themselves there. To use another disk, move the whole directory and push to its new "
+            "address.",
+        )
 
     def _chunks(self, path: str, limit: int) -> Iterator[bytes]:
         source = self._inside(path)
+        self._is_foreign_link(source)
         try:
             size = source.stat().st_size
-            if not source.is_file():
-                raise RemoteError(f"{source} is not a file", hint="Nothing was stored. Look at what else writes there.")
             if size > limit:
                 raise RemoteError(
                     f"{source} holds {size} bytes, at most {limit} were expected",
@@ -171,8 +198,9 @@ class DirectoryRemote:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         make_directories(self.directory)
-        with (self.directory / _LOCK).open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # closing the file, or dying, lets go of it
+        lock = self.directory / _LOCK
+        hint = f"Wait until it is done, then push again. If there is none, a stopped process holds {lock}."
+        with locked(lock, wait=_WAIT, busy=f"another push to {self.url} is under way", hint=hint):
             yield
 
     def _refused(self, error: OSError) -> RemoteError:

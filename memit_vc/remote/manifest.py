@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from memit_vc.errors import IntegrityError, RemoteError, UsageError
+from memit_vc.foreign.data import json_value
+from memit_vc.foreign.refused import Refused, hint_of
 from memit_vc.objects import BaseId, CommitId, JsonValue, canonical_json, is_sha256
-from memit_vc.remote.strict_json import DISTRUST, parsed
+from memit_vc.remote.strict_json import DISTRUST
 from memit_vc.vcs.refnames import check_ref_name
 
 REMOTE_FORMAT = 1
@@ -17,6 +19,8 @@ CARD = "README.md"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 MAX_MANIFEST = 1 << 24
 """Bytes: some hundred thousand refs."""
+MAX_RECORD = 1 << 26
+"""Bytes of a commit's record: a batch of ten thousand facts with their probes and scores has some 40 MB."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*", re.ASCII)
 _HUB_COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -60,7 +64,7 @@ class RemoteManifest:
         """IntegrityError for anything that `encode` does not write; RemoteError for a format of the future."""
         bad = IntegrityError(f"{where}: {MANIFEST} is damaged", hint=DISTRUST)
         try:
-            record = parsed(data)
+            record = json_value(data)
             version = record["format"]
             if type(version) is not int:
                 raise bad
@@ -90,6 +94,8 @@ class RemoteManifest:
             made = cls(BaseId(base["id"]), base["source"], base["revision"], default, refs)
             if made.encode() != data:
                 raise bad
+        except Refused as error:
+            raise IntegrityError(f"{where}: {MANIFEST} {error}", hint=hint_of(error, DISTRUST)) from error
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UsageError) as error:
             raise bad from error
         return made

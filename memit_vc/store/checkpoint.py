@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from memit_vc.errors import IntegrityError, StorageError, UnsupportedModelError
+from memit_vc.foreign.data import json_value
+from memit_vc.foreign.files import opened, read_file
+from memit_vc.foreign.refused import Refused, hint_of
 from memit_vc.objects import BaseManifest, TensorRecord
 from memit_vc.progress import Progress, silent
 from memit_vc.store.files import Stat, file_digest, file_stat, storage_errors
-from memit_vc.store.safetensors_file import Entry, FileHeader, read_header
+from memit_vc.store.safetensors_file import MAX_HEADER, Entry, FileHeader, read_header
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -170,7 +172,7 @@ class Checkpoint:
 
     def _chunks(self, file: str, name: str, entry: Entry) -> Iterator[bytes]:
         path = self.directory / file
-        with storage_errors(path), path.open("rb") as handle:
+        with storage_errors(path), opened(path) as handle:
             handle.seek(self.files[file].data_start + entry.begin)
             left = entry.size
             while left:
@@ -188,8 +190,10 @@ def _read_index(path: Path) -> dict[str, str]:
     hint = "Download the checkpoint again."
     with storage_errors(path):
         try:
-            record: Any = json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:
+            record: Any = json_value(read_file(path, most=MAX_HEADER))
+        except Refused as error:
+            raise IntegrityError(f"{path}: {error}", hint=hint_of(error, hint)) from error
+        except ValueError as error:
             raise IntegrityError(f"{path}: is not JSON: {error}", hint=hint) from error
     index = record.get("weight_map") if isinstance(record, dict) else None
     if not isinstance(index, dict) or not index or not all(isinstance(file, str) for file in index.values()):

@@ -21,6 +21,7 @@ from stat import S_ISDIR
 from typing import BinaryIO, TypeAlias
 
 from memit_vc.errors import StorageError, UsageError
+from memit_vc.foreign.files import opened
 
 Stat: TypeAlias = "list[int]"
 """[size in bytes, modification time in ns, inode]"""
@@ -33,8 +34,8 @@ _SYNC = 1 << 26
 
 
 def read_chunks(path: Path) -> Iterator[bytes]:
-    """A file's bytes in pieces of 4 MiB."""
-    with path.open("rb") as file:
+    """A regular file's bytes in pieces of 4 MiB. OSError as for `opened`."""
+    with opened(path) as file:
         while chunk := file.read(_CHUNK):
             yield chunk
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -14,6 +15,7 @@ LinkKind: TypeAlias = Literal["hardlink", "reflink", "symlink", "copy"]
 
 _FICLONE = 0x40049409
 """Linux's ioctl that shares the blocks of two files (Btrfs, XFS, bcachefs)."""
+_HUB_FOLDER = re.compile(r"(models|datasets|spaces)--")
 _CANNOT_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -45,8 +47,18 @@ def link(src: Path, dst: Path, *, symlink: bool = False) -> LinkKind:
 
 
 def in_hub_cache(path: Path) -> bool:
-    """Whether a file is a snapshot's symlink into the `blobs` directory of a Hugging Face cache."""
-    return path.is_symlink() and path.resolve().parent.name == "blobs"
+    """Whether a file is a snapshot's symlink into the `blobs` directory of a Hugging Face cache.
+
+    There a file is named by its content: nobody can link to one whose bytes they do not know.
+    """
+    blobs = path.resolve().parent
+    return path.is_symlink() and blobs.name == "blobs" and _HUB_FOLDER.match(blobs.parent.name) is not None
+
+
+def leads_out(path: Path, directory: Path) -> bool:
+    """Whether `path`, below `directory`, is or passes a symlink to what lies elsewhere and not in a Hub's cache."""
+    real = path.resolve()
+    return not real.is_relative_to(directory.resolve()) and not in_hub_cache(path)
 
 
 def _hardlink(src: Path, dst: Path) -> bool:

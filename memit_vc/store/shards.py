@@ -34,6 +34,7 @@ from memit_vc.store.files import (
     file_stat,
     fsync_path,
     publish_directory,
+    read_chunks,
     storage_errors,
     temporary_path,
     write_atomic,
@@ -271,9 +272,7 @@ def _tensor_file(
 
 
 def _copy(source: Path, target: Path) -> None:
-    with storage_errors(source):
-        data = source.read_bytes()
-    write_atomic(target, data, mode=0o444)
+    write_atomic(target, read_chunks(source), mode=0o444)
 
 
 def _layout(checkpoint: Checkpoint) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from memit_vc.errors import UsageError
 
 _KINDS = ("heads", "tags", "remotes")
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:?*\[\]\\@{}]|\.\.|//|\.lock(/|$)")
+_UNSEEN = frozenset(("Cc", "Cf", "Zs", "Zl", "Zp"))
+"""Categories of Unicode: controls, changes of direction, blanks without width. Two names must not look alike."""
 _LOOKS_LIKE_ID = re.compile(r"[0-9a-fA-F]{40,64}")
 
 
@@ -24,6 +27,7 @@ def check_ref_name(name: str) -> None:
         or rest == "HEAD"
         or _LOOKS_LIKE_ID.fullmatch(rest)
         or len(name) > 255
+        or any(unicodedata.category(c) in _UNSEEN for c in rest)
     )
     if wrong:
         what = {"heads": "branch", "tags": "tag", "remotes": "remote branch"}[kind]

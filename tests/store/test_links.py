@@ -30,8 +30,9 @@ def test_a_hard_link_where_it_works(source: Path, tmp_path: Path) -> None:
 
 
 def test_symlinks_into_a_cache_are_followed(source: Path, tmp_path: Path) -> None:
-    (tmp_path / "blobs").mkdir()
-    blob = source.rename(tmp_path / "blobs" / "abc")
+    blobs = tmp_path / "models--ada--base" / "blobs"
+    blobs.mkdir(parents=True)
+    blob = source.rename(blobs / "abc")
     (tmp_path / "snapshot").symlink_to(blob)
     assert in_hub_cache(tmp_path / "snapshot")
     assert not in_hub_cache(blob)

@@ -120,6 +120,7 @@ def test_good_ref_names(name: str) -> None:
             "../heads/x",
             "heads/a\\b",
             "heads/a*",
+            *(f"heads/a{c}b" for c in "\u202e\u2066\u200b\u00a0\u0085\u2028\u200f\x9b"),
         ),
     ],
 )

@@ -15,7 +15,7 @@ from memit_vc.numerics.output.hotshard import StaleShardError, copied_shard, hot
 from memit_vc.objects import BaseManifest, EditableWeight, JsonValue, StateId, canonical_json
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import INDEX_FILE, RECORD_FILE, SINGLE_FILE, Checkpoint
-from memit_vc.store.files import clear_abandoned, is_free, new_directory, storage_errors, write_atomic
+from memit_vc.store.files import clear_abandoned, is_free, new_directory, read_chunks, storage_errors, write_atomic
 from memit_vc.store.hotcache import HotCache
 from memit_vc.store.jsoncache import read_or_empty
 from memit_vc.store.links import LinkKind, link
@@ -135,9 +135,7 @@ def _publish(
         hashes, cached = write_hot(temporary / HOT_FILE)
         links = _link_cold(base, temporary)
         for name in base.other_files:
-            with storage_errors(base.directory / FILES / name):
-                data = (base.directory / FILES / name).read_bytes()
-            write_atomic(temporary / name, data)
+            write_atomic(temporary / name, read_chunks(base.directory / FILES / name))
         write_atomic(temporary / INDEX_FILE, _index(base))
         _write_record(temporary, record)
     return hashes, cached, links

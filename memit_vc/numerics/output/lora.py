@@ -81,8 +81,9 @@ def adapter_weights(layers: Sequence[LoraLayer]) -> bytes:
     return encode(arrays, {"format": "pt"})
 
 
-def adapter_config(layers: Sequence[LoraLayer], *, base: str, revision: str | None) -> dict[str, JsonValue]:
-    """`adapter_config.json`. `base` is the Hub id or path that PEFT loads, `revision` its Hub commit.
+def adapter_config(layers: Sequence[LoraLayer], *, base: str | None, revision: str | None) -> dict[str, JsonValue]:
+    """`adapter_config.json`. `base` is the Hub id that PEFT loads, `revision` its Hub commit; None for a local
+    directory.
 
     Full module paths as targets: nothing but the edited layers is wrapped. `r` and `lora_alpha` are the largest rank,
     and every layer of another rank has both in the patterns, so that the scale is exactly 1 everywhere; a reader that

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from memit_vc.errors import StorageError, UsageError
+from memit_vc.foreign.files import opened
+from memit_vc.foreign.placeholders import check_real
+from memit_vc.foreign.refused import Refused, hint_of
 from memit_vc.objects.ids import JsonValue
 from memit_vc.store.files import file_digest
 
@@ -39,7 +42,9 @@ def open_file(path: Path, *, field: str | None, seed: int) -> Source:
     if suffix not in SUFFIXES and suffix not in _PLAIN:
         raise UsageError(f"{path}: files of type {suffix} are not read", hint=f"Use one of {', '.join(SUFFIXES)}.")
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
+            check_real(file.read(512), pages=suffix not in _PLAIN)
+            file.seek(0)
             sha256 = file_digest(path)
             if suffix in _PLAIN:
                 reader = _spans_reader(path, _paragraph_spans(file), lambda raw, where: _decode(raw, where), seed)
@@ -53,6 +58,8 @@ def open_file(path: Path, *, field: str | None, seed: int) -> Source:
         raise StorageError(
             f"{path}: cannot be read: {error.strerror or error}", hint="Check the corpus's path and permissions."
         ) from error
+    except Refused as error:
+        raise StorageError(f"{path}: {error}", hint=hint_of(error, "Name another corpus.")) from error
     if next(reader(), None) is None:
         raise UsageError(f"{path}: holds no text", hint="Name another corpus, or the right field.")
     size = path.stat().st_size
@@ -145,7 +152,7 @@ def _lines_reader(path: Path, file: BinaryIO, field: str | None, seed: int) -> C
     def parse(raw: bytes, where: str) -> str | None:
         try:
             return _record_text(json.loads(_decode(raw, where)), field, where)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StorageError(f"{where}: not JSON: {error}", hint="Write one JSON value on each line.") from error
 
     return _spans_reader(path, spans, parse, seed)
@@ -154,7 +161,7 @@ def _lines_reader(path: Path, file: BinaryIO, field: str | None, seed: int) -> C
 def _json_reader(path: Path, file: BinaryIO, field: str | None, seed: int) -> Callable[[], Iterator[str]]:
     try:
         records = json.loads(_decode(file.read(), str(path)))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageError(
             f"{path}: not JSON: {error}", hint="Name the file .jsonl if each line is one record."
         ) from error

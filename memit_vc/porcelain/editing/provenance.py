@@ -36,11 +36,14 @@ def describe(
     statistics: Prepared,
     steps: Sequence[int],
 ) -> dict[str, JsonValue]:
-    """The provenance record: algorithm, hyperparameters, templates, statistics, versions, device, context state."""
+    """The provenance record: algorithm, hyperparameters, templates, statistics, versions, device, context state.
+
+    It is published with the patch, whose id depends on it: nothing of this machine is in it but its kind of device.
+    """
     return {
         "algorithm": "MEMIT" if not hparams.history else "MEMIT with live history",
         "state": state,
-        "hparams": hparams.to_json(),
+        "hparams": hparams.portable_json(),
         "context_templates": [list(group) for group in templates],
         "statistics": {
             "id": statistics.id,

@@ -51,7 +51,11 @@ def checkout(
     base = _split_base(repository, weights, progress, notes.append)
     record: JsonValue = {
         "format": 1,
-        "base": {"id": repository.base_id, "source": repository.config.base, "revision": repository.config.revision},
+        "base": {
+            "id": repository.base_id,
+            "source": repository.config.hub_base,
+            "revision": repository.config.revision,
+        },
         "commit": commit,
         "state": state.id,
     }

@@ -72,7 +72,8 @@ def adapter_files(
     for number, weight in enumerate(weights, 1):
         layers.append(lora_layer(added.terms(weight), removed.terms(weight), weight, max_rank=max_rank))
         progress("adapter", number, len(weights))
-    config = adapter_config(layers, base=repository.config.base, revision=repository.config.revision)
+    # a path says nothing to anybody else, and adapters are given away
+    config = adapter_config(layers, base=repository.config.hub_base, revision=repository.config.revision)
     files = {
         CONFIG_FILE: json.dumps(config, indent=2, sort_keys=True).encode() + b"\n",
         WEIGHTS_FILE: adapter_weights(layers),

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from memit_vc.errors import UsageError
+from memit_vc.foreign.data import json_value
+from memit_vc.foreign.files import read_file
 from memit_vc.numerics.output.merged import write_merged
 from memit_vc.objects import CommitId, StateId
-from memit_vc.porcelain.base import checked_base
+from memit_vc.porcelain.base import MAX_CONFIG, checked_base
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
-from memit_vc.store.files import write_atomic
+from memit_vc.store.files import read_chunks, write_atomic
 from memit_vc.store.fresh import fresh_directory
 
+_CONFIG = "config.json"
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
@@ -64,8 +67,10 @@ def export_merged(
             progress=progress,
         )
         for name in checkpoint.other_files:
-            data = (checkpoint.directory / name).read_bytes()
-            write_atomic(temporary / name, _retyped(data, dtype) if name == "config.json" and dtype else data)
+            source = checkpoint.directory / name
+            write_atomic(
+                temporary / name, _retyped(source, dtype) if name == _CONFIG and dtype else read_chunks(source)
+            )
         size = sum((temporary / name).stat().st_size for name in files)
     return MergedExport(out, commit, state.id, tuple(files), size)
 
@@ -77,8 +82,8 @@ def _check_size(text: str) -> None:
         raise UsageError(f"--max-shard-size {text} is not a file size", hint="Write, for instance, 5GB.")
 
 
-def _retyped(config: bytes, dtype: str) -> bytes:
-    """config.json that names the new dtype; older files call it torch_dtype."""
-    record: dict[str, Any] = json.loads(config)
+def _retyped(config: Path, dtype: str) -> bytes:
+    """The bytes of a config.json that names the new dtype; older files call it torch_dtype."""
+    record: dict[str, Any] = json_value(read_file(config, most=MAX_CONFIG))
     named = [key for key in ("dtype", "torch_dtype") if key in record] or ["dtype"]
     return json.dumps({**record, **dict.fromkeys(named, dtype)}, indent=2).encode() + b"\n"

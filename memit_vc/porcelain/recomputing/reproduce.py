@@ -51,7 +51,7 @@ def reproduce(
     """
     commit = repository.commit(repository.resolve(revision))
     old, recorded = _computed(repository, commit)
-    loaded = model_of(repository, loaded, hparams=recorded.hparams, progress=progress)
+    loaded = model_of(repository, loaded, progress=progress)
     with threads(recorded.threads):
         again = _again if not recorded.resolved else _solved_again
         patch, blobs = again(loaded, commit, old, recorded, progress)

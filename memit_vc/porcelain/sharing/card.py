@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from memit_vc.errors import MemitVCError
+from memit_vc.foreign.data import MOST_YAML
+from memit_vc.foreign.files import read_file
 from memit_vc.objects import CommitId, FactId, JsonValue, StateId
 from memit_vc.porcelain.base import find_base
 from memit_vc.porcelain.history.scores_at_commit import Came, came_in
@@ -55,7 +57,7 @@ def gather_card(
     relation: Literal["adapter", "finetune"] = "adapter",
     history: str | None = None,
 ) -> Card:
-    """The card's content. The path of a local base is private and not in it."""
+    """The card's content. Where a local base lies, and its name there, are private and not in it."""
     config = repository.config
     state = LiveState.at(repository, commit)
     live = state.live
@@ -70,7 +72,6 @@ def gather_card(
         base=config.base if on_hub else None,
         base_revision=config.revision,
         base_id=repository.base_id,
-        base_name=Path(config.base).name,
         base_about=_about(repository),
         license=_license(repository),
         commit=commit,
@@ -195,7 +196,7 @@ def _card_here(repository: Repository) -> Any:
     from huggingface_hub import ModelCard
 
     readme = Path(find_base(repository.config), "README.md")
-    return ModelCard(readme.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
+    return ModelCard(read_file(readme, most=MOST_YAML).decode(), ignore_metadata_errors=True).data
 
 
 def _card_on_hub(repository: Repository) -> Any:

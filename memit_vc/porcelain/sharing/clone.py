@@ -12,7 +12,6 @@ need not be built; it is built if these do not tell.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -30,10 +29,12 @@ from memit_vc.errors import (
     StorageError,
     UsageError,
 )
+from memit_vc.foreign.data import json_value
+from memit_vc.foreign.files import read_file
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.exact.grid import quantum_of
 from memit_vc.objects import Commit, CommitId, RefUpdate, short
-from memit_vc.porcelain.base import SeenBase
+from memit_vc.porcelain.base import MAX_CONFIG, SeenBase
 from memit_vc.porcelain.setup import STORED, start_repository, weights_of_model
 from memit_vc.porcelain.sharing.fetch import Fetched, Moves, Plan, fetch_from
 from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
@@ -161,7 +162,7 @@ def _root_message(found: Published, records: Sequence[RemoteCommit]) -> str:
 
 def _hparams(described: RemoteBase, url: str) -> MEMITHyperParams:
     try:
-        return MEMITHyperParams.from_yaml(described.hparams.decode(), source=f"{url}: {HPARAMS}")
+        return MEMITHyperParams.from_yaml(described.hparams, source=f"{url}: {HPARAMS}")
     except (HparamsError, ValueError, RecursionError) as error:
         raise IntegrityError(f"{url}: {HPARAMS} is damaged: {error}", hint=_HINT) from error
 
@@ -249,7 +250,7 @@ def _told_by_config(described: RemoteBase, hparams: MEMITHyperParams, checkpoint
     hyperparameters' other modules have tensors, too; the head may share those of another module.
     """
     try:
-        config = json.loads((checkpoint.directory / "config.json").read_bytes())
+        config = json_value(read_file(checkpoint.directory / "config.json", most=MAX_CONFIG))
         config = config.get("text_config", config)
         layers, hidden = (next(config[key] for key in keys if key in config) for keys in _SIZES)
     except (OSError, ValueError, AttributeError, TypeError, StopIteration, RecursionError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import re
 from pathlib import Path
@@ -16,8 +15,11 @@ from memit_vc.porcelain.sharing.remotes import DEFAULT
 from memit_vc.remote.opening import hub_name
 from memit_vc.repository import Repository
 from memit_vc.store.files import make_directories, storage_errors
+from memit_vc.store.locks import locked
 
 logger = logging.getLogger(__name__)
+_WAIT = 3600.0
+"""Seconds."""
 
 
 def cached_clone(url: str) -> Path:
@@ -30,8 +32,9 @@ def cached_clone(url: str) -> Path:
     place = user_cache() / "clones" / f"{name}@{branch}".replace("/", "--")
     with storage_errors(place):
         make_directories(place.parent)
-    with Path(f"{place}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # many processes of one launch ask for the same model at once
+    # many processes of one launch ask for the same model at once, and the first downloads it
+    busy, hint = f"another process has been cloning {url} for an hour", f"Stop it, or remove {place}.lock."
+    with locked(Path(f"{place}.lock"), wait=_WAIT, busy=busy, hint=hint):
         if not (place / ".memitvc").is_dir():
             try:
                 return clone(url, place, start=place.parent).directory

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 from memit_vc.concurrency import ordered_map
-from memit_vc.errors import IntegrityError, LockedError, MemitVCError, RemoteError, StorageError
+from memit_vc.errors import IntegrityError, MemitVCError, RemoteError, StorageError
+from memit_vc.foreign.placeholders import check_real_file
+from memit_vc.foreign.refused import Refused, hint_of
 from memit_vc.objects import BlobId, short
 from memit_vc.porcelain.sharing.remote_history import Published
 from memit_vc.progress import Progress, silent
@@ -17,6 +19,7 @@ from memit_vc.remote.manifest import object_path
 from memit_vc.remote.strict_json import DISTRUST
 from memit_vc.store.blobs import BlobStore, blob_id
 from memit_vc.store.files import file_digest, fsync, make_directories, storage_errors, temporary_path
+from memit_vc.store.locks import locked
 
 
 class Incoming:
@@ -32,18 +35,14 @@ class Incoming:
         self.blobs = blobs
         self.bytes = 0
         self.downloaded: list[BlobId] = []
+        self._lock = ExitStack()
 
     def __enter__(self) -> Incoming:
         with storage_errors(self.directory):
             make_directories(self.directory.parent)
-            self._lock = self.directory.with_suffix(".lock").open("a")
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                self._lock.close()
-                raise LockedError(
-                    f"another command is fetching into {self.blobs.root.parent}", hint="Wait until it is done."
-                ) from error
+        busy = f"another command is fetching into {self.blobs.root.parent}"
+        lock = locked(self.directory.with_suffix(".lock"), wait=0, busy=busy, hint="Wait until it is done.")
+        self._lock.enter_context(lock)
         return self
 
     def __exit__(
@@ -135,6 +134,7 @@ class Incoming:
             found.remote.fetch(object_path(blob), found.revision, temporary, limit=listed.size)
             with storage_errors(temporary):
                 if file_digest(temporary) != blob:
+                    check_real_file(temporary)
                     raise IntegrityError(
                         f"{found.remote.url}: object {short(blob)} is not what its name says",
                         hint="Nothing was stored. It was damaged on the way (run the command again) or at the remote.",
@@ -143,6 +143,10 @@ class Incoming:
                 with temporary.open("rb") as file:
                     fsync(file.fileno())  # the next fetch takes what has its name here for whole
                 temporary.replace(self.directory / blob)
+        except Refused as error:
+            raise IntegrityError(
+                f"{found.remote.url}: object {short(blob)} {error}", hint=hint_of(error, DISTRUST)
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
         return size

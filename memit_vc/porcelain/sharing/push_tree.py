@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from memit_vc.errors import RemoteError, UsageError
-from memit_vc.hparams import MEMITHyperParams
 from memit_vc.objects import CommitId, JsonValue, canonical_json
 from memit_vc.porcelain.sharing.card import model_card
 from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
@@ -83,9 +81,7 @@ def _about_the_base(repository: Repository) -> dict[str, bytes]:
         "manifest": repository.base().to_json(),
         "weights": [weight.to_json() for weight in repository.weights()],
     }
-    # "gpt2" alone would name another model
-    name = repository.config.hub_base or f"./{Path(repository.config.base).name}"
-    values: MEMITHyperParams = repository.hparams().replace(model_name=name)
+    values = repository.hparams().portable().replace(model_name=repository.config.hub_base or "")
     return {BASE: canonical_json(record), HPARAMS: values.to_yaml().encode()}
 
 
@@ -121,7 +117,7 @@ def reader_files(
 def _adapter(
     repository: Repository, commit: CommitId, progress: Progress
 ) -> tuple[int, dict[str, bytes | Path] | None]:
-    """Its rank, and the files if that is small enough; the path of a local base is not in them."""
+    """Its rank, and the files if that is small enough."""
     from memit_vc.porcelain.output.export_adapter import adapter_files
 
     try:
@@ -131,6 +127,4 @@ def _adapter(
     rank = max(made.ranks.values(), default=0)
     if rank > GREATEST_RANK:
         return rank, None
-    config = json.loads(files[ADAPTER[0]])
-    config["base_model_name_or_path"] = repository.config.hub_base
-    return rank, {**files, ADAPTER[0]: json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"}
+    return rank, {**files}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from memit_vc.errors import IntegrityError, RemoteError, UsageError
+from memit_vc.foreign.text import is_one_line
 from memit_vc.objects import (
     BlobId,
     Commit,
@@ -25,9 +26,6 @@ from memit_vc.porcelain.history.scores_at_commit import HANDED_ON, handed_on_to
 from memit_vc.porcelain.state import LiveState
 from memit_vc.remote.strict_json import DISTRUST, canonical
 from memit_vc.repository import Repository
-
-MAX_RECORD = 1 << 26
-"""Bytes: a batch of ten thousand facts with their probes and scores has some 40 MB."""
 
 _T = TypeVar("_T")
 _FIELDS = {"commit", "facts", "patches", "scores"}
@@ -168,6 +166,8 @@ def _parse_commit(record: object, where: str) -> Commit:
         or not (record.get("provenance") is None or is_sha256(record["provenance"]))
     ):
         raise IntegrityError(f"{where} lacks a field or has one of another type", hint=DISTRUST)
+    if not all(is_one_line(record[key]) for key in ("kind", "author", "time")):
+        raise IntegrityError(f"{where} has line ends or control characters in its kind, author or time", hint=DISTRUST)
     if any(len(set(record[key])) != len(record[key]) for key in lists):
         raise IntegrityError(f"{where} names a parent, column or patch twice", hint=DISTRUST)
     return _whole(Commit.from_json, record, where)

@@ -10,12 +10,14 @@ from typing import ParamSpec, TypeVar
 
 from memit_vc.concurrency import ordered_map
 from memit_vc.errors import IntegrityError, MemitVCError, RemoteError
+from memit_vc.foreign.data import json_value
+from memit_vc.foreign.refused import Refused, hint_of
 from memit_vc.objects import BaseManifest, CommitId, EditableWeight, canonical_json, is_sha256, short
-from memit_vc.porcelain.sharing.remote_commit import MAX_RECORD, RemoteCommit
+from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
 from memit_vc.progress import Progress, silent
-from memit_vc.remote.manifest import BASE, HPARAMS, MANIFEST, MAX_MANIFEST, RemoteManifest, commit_path
+from memit_vc.remote.manifest import BASE, HPARAMS, MANIFEST, MAX_MANIFEST, MAX_RECORD, RemoteManifest, commit_path
 from memit_vc.remote.protocol import RemoteFile, Tree
-from memit_vc.remote.strict_json import DISTRUST, parsed
+from memit_vc.remote.strict_json import DISTRUST
 from memit_vc.repository import Repository
 
 _MOST = 1 << 30
@@ -182,13 +184,15 @@ def remote_base(there: Tree, revision: str, manifest: RemoteManifest) -> RemoteB
     data = there.read(BASE, revision, limit=_BASE_LIMIT)
     bad = IntegrityError(f"{there.url}: {BASE} is damaged", hint=DISTRUST)
     try:
-        record = parsed(data)
+        record = json_value(data)
         found = BaseManifest.from_json(record["manifest"])
         weights = [EditableWeight.from_json(each) for each in record["weights"]]
         files = record["files"]
         whole = {"manifest": found.to_json(), "weights": [w.to_json() for w in weights], "files": files}
         if canonical_json(whole) != data or found.id != manifest.base:
             raise bad
+    except Refused as error:
+        raise IntegrityError(f"{there.url}: {BASE} {error}", hint=hint_of(error, DISTRUST)) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise bad from error
     shapes = {record.name: (record.dtype, record.shape) for record in found.tensors}

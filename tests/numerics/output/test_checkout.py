@@ -315,7 +315,8 @@ def test_shards_of_a_hub_snapshot_may_stay_in_its_cache(tmp_path: Path, monkeypa
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     source = save(tmp_path / "model", "llama", shard_size="20KB")
-    blobs, snapshot = tmp_path / "hub" / "blobs", tmp_path / "hub" / "snapshots"
+    hub = tmp_path / "models--ada--base"
+    blobs, snapshot = hub / "blobs", hub / "snapshots"
     blobs.mkdir(parents=True)
     snapshot.mkdir()
     for path in [path for path in source.iterdir() if path.is_file()]:

@@ -71,7 +71,7 @@ def test_peft_computes_what_the_checkout_computes(opened: Opened, tmp_path: Path
     assert float((logits(adapted.merge_and_unload()) - expected).abs().max()) < TOLERANCE
 
     config = json.loads((made.directory / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == str(base)
+    assert config["base_model_name_or_path"] is None  # a path is private
     assert config["fan_in_fan_out"] is (kind == "gpt2")
     assert config["r"] == config["lora_alpha"] == 7
 

@@ -12,6 +12,7 @@ import pytest
 
 from memit_vc.concurrency import ordered_map
 from memit_vc.errors import IntegrityError, RemoteError
+from memit_vc.foreign.data import MOST_VALUES, json_value
 from memit_vc.objects import BlobId
 from memit_vc.porcelain.sharing import incoming as remote_objects
 from memit_vc.porcelain.sharing.fetch import fetch
@@ -20,7 +21,6 @@ from memit_vc.porcelain.sharing.remote_history import Published
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.remote.directory import DirectoryRemote
 from memit_vc.remote.manifest import RemoteManifest, commit_path, object_path
-from memit_vc.remote.strict_json import MOST_VALUES, parsed
 from memit_vc.repository import Repository
 from tests.porcelain.sharing.test_hostile import refused
 from tests.support.forge import Forge
@@ -51,9 +51,9 @@ def test_records_that_nothing_reaches_take_no_memory(world: World) -> None:
 
 
 def test_more_values_than_anybody_writes() -> None:
-    assert parsed(b'{"a": [1, 2]}') == {"a": [1, 2]}
+    assert json_value(b'{"a": [1, 2]}') == {"a": [1, 2]}
     with pytest.raises(ValueError, match="values"):
-        parsed(b"[" + b"[]," * MOST_VALUES + b"[]]")
+        json_value(b"[" + b"[]," * MOST_VALUES + b"[]]")
 
 
 def test_records_that_are_too_large_together(world: World) -> None:

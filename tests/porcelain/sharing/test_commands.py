@@ -85,7 +85,7 @@ def test_a_stale_adapter_goes(world: World, here: Cli) -> None:
     config = json.loads((world.shared / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] is None
     assert f"a LoRA of rank {config['r']})" in (world.shared / "README.md").read_text()
-    assert "model_name: ./base\n" in (world.shared / "hparams.yaml").read_text()
+    assert "model_name: ''\n" in (world.shared / "hparams.yaml").read_text()
     edit(world, 1)
     assert "is out of date and was removed" in here.ok("push", "--no-adapter").err
     assert not list(world.shared.glob("adapter_*"))
