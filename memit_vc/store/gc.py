@@ -11,7 +11,6 @@ from memit_vc.objects import BlobId, Commit, CommitId, PatchHeader, PatchId
 from memit_vc.progress import Progress, silent
 from memit_vc.store.blobs import BlobStore
 from memit_vc.store.database import Database, chunked
-from memit_vc.store.files import remove_temporary, stale_temporaries
 from memit_vc.store.records import GcResult
 from memit_vc.store.rows_history import load_graph
 from memit_vc.store.rows_kept import forget_held
@@ -29,6 +28,7 @@ from memit_vc.store.schema import (
     patch_columns,
     patches,
 )
+from memit_vc.store.temporaries import remove_temporary, stale_temporaries
 
 
 def collect(
