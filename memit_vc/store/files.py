@@ -17,6 +17,7 @@ from stat import S_IMODE
 from typing import BinaryIO, TypeAlias
 
 from memit_vc.errors import StorageError, UsageError
+from memit_vc.store.refusals import explained
 from memit_vc.store.temporaries import clear_abandoned, open_temporary, temporary_directory
 
 Stat: TypeAlias = "list[int]"
@@ -54,13 +55,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or path
-        reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "Free some space (`memitvc gc` helps) and run the command again; nothing was changed."
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            hint = "Check the permissions of this path."
-        else:
-            hint = "Check the disk and run the command again."
+        reason, hint = explained(path, error.errno, error.strerror or str(error))
         raise StorageError(f"{where}: {reason}", hint=hint) from error
 
 

@@ -47,8 +47,7 @@ def evaluate(
     probe = Probe.of(repository) if perplexity else None
     with loaded.holding(state) as adapter:
         measured = measure(repository, adapter, chosen, state.id, probe, progress=progress)
-    for row in measured.rows(state.id):
-        repository.put_evaluation(*row)
+    repository.put_evaluations(measured.rows(state.id))
     return Evaluation(commit, state.id, chosen, measured)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from memit_vc.errors import MemitVCError
+from memit_vc.errors import MemitVCError, StorageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.engine import FoundTarget, chunks
 from memit_vc.numerics.forward.templates import PREFIXES, sample_templates
@@ -96,7 +97,8 @@ def _write(path: Path, found: Sequence[FoundTarget]) -> None:
     import torch
 
     about: dict[str, JsonValue] = {"steps": [each.steps for each in found], "loss": [each.loss for each in found]}
-    write_tensors(path, {"z": torch.stack([each.z for each in found])}, about)
+    with suppress(StorageError):
+        write_tensors(path, {"z": torch.stack([each.z for each in found])}, about)
 
 
 def context_templates(loaded: LoadedModel, hparams: MEMITHyperParams) -> list[list[str]]:
@@ -112,5 +114,6 @@ def context_templates(loaded: LoadedModel, hparams: MEMITHyperParams) -> list[li
         found: list[list[str]] = json.loads(path.read_text())
     except (OSError, ValueError):
         found = sample_templates(loaded.adapter, seed=hparams.seed, length=hparams.template_length, prefixes=prefixes)
-        write_atomic(path, canonical_json(found))
+        with suppress(StorageError):
+            write_atomic(path, canonical_json(found))
     return found

@@ -33,6 +33,7 @@ def collect_garbage(
     forgotten first, and objects that only they held go too. Of the cache of z, the oldest beyond `SEARCHES` bytes go.
     Objects younger than `grace` seconds stay. `dry_run` only counts.
     """
+    files, size = _trim_searches(repository.root / "cache" / "z", grace=grace, dry_run=dry_run)
     gone = collect(
         repository.database,
         repository.blobs,
@@ -42,7 +43,6 @@ def collect_garbage(
         progress=progress,
     )
     repository.forget_graph()
-    files, size = _trim_searches(repository.root / "cache" / "z", grace=grace, dry_run=dry_run)
     return replace(gone, cached=files, bytes=gone.bytes + size)
 
 
