@@ -22,7 +22,10 @@ _FORMS = "Use JSON (a list of records), JSON Lines or CSV."
 def read_bytes(source: str | Path, stdin: IO[bytes] | None) -> tuple[bytes, str]:
     """The bytes and the name to use in messages; "-" is standard input."""
     if str(source) == "-":
-        return (stdin or sys.stdin.buffer).read(), STDIN
+        try:
+            return (stdin or sys.stdin.buffer).read(), STDIN
+        except (OSError, ValueError) as error:
+            raise EditFileError(f"{STDIN}: cannot be read: {error}", hint="Name a file instead of -.") from error
     path = Path(source)
     if path.is_dir():
         raise EditFileError(f"{path}: is a directory", hint="Name one edit file in it.")
