@@ -18,7 +18,7 @@ from typing import BinaryIO, TypeAlias
 
 from memit_vc.errors import StorageError, UsageError
 from memit_vc.store.refusals import explained
-from memit_vc.store.temporaries import clear_abandoned, open_temporary, temporary_directory
+from memit_vc.store.temporaries import clear_abandoned, open_temporary, target_of, temporary_directory
 
 Stat: TypeAlias = "list[int]"
 """[size in bytes, modification time in ns, inode]"""
@@ -54,7 +54,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = error.filename or path
+        where = target_of(Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path)
         reason, hint = explained(path, error.errno, error.strerror or str(error))
         raise StorageError(f"{where}: {reason}", hint=hint) from error
 

@@ -34,6 +34,14 @@ def is_temporary(path: Path, target: Path | None = None) -> bool:
     )
 
 
+def target_of(path: Path) -> Path:
+    """What a temporary file, or one in a temporary directory, is made for: the name that people know."""
+    for number, part in enumerate(path.parts):
+        if is_temporary(Path(part)):
+            return Path(*path.parts[:number], _TEMPORARY.sub("", part))
+    return path
+
+
 def open_temporary(target: Path, mode: int) -> tuple[Path, int]:
     """A new file beside `target`: its path, and a descriptor to write to, which holds the lock. OSError."""
     while True:
