@@ -59,6 +59,9 @@ class Database:
 
         LockedError if another process holds the lock for longer than `patience` seconds, by default `busy_seconds`.
         """
+        number = obstacle(self.path)
+        if number in (errno.EROFS, errno.EACCES):
+            raise self._refused(number)  # SQLite itself would begin, without the lock
         seconds = self.busy_seconds if patience is None else patience
         with self._errors(), self._writer() as connection:
             connection.execution_options(memitvc_write=seconds)
@@ -71,9 +74,8 @@ class Database:
 
     def _writer(self) -> Connection:
         connection = self.engine.connect()
-        if isinstance(connection.connection.dbapi_connection, _Momentary) and os.access(self.path, os.W_OK):
-            # a full disk: `gc` must get the lock there all the same
-            connection.close()
+        if isinstance(connection.connection.dbapi_connection, _Momentary):
+            connection.close()  # a full disk: `gc` must get the lock there all the same
             return self._alone.connect()
         return connection
 
@@ -118,6 +120,10 @@ class Database:
         except FileNotFoundError:
             return True
 
+    def _refused(self, number: int | None, reason: str = "") -> StorageError:
+        said, hint = explained(self.path, number, reason if number is None else os.strerror(number))
+        return StorageError(f"{self.path}: {said}", hint=hint)
+
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
@@ -144,10 +150,7 @@ class Database:
                     f"{self.path}-wal holds changes, and they can only be read where SQLite can write beside it",
                     hint="Run the command on a copy, on a disk that can be written.",
                 )
-            if number is None and "full" in low:
-                number = errno.ENOSPC
-            said, hint = explained(self.path, number, reason if number is None else os.strerror(number))
-            return StorageError(f"{self.path}: {said}", hint=hint)
+            return self._refused(errno.ENOSPC if number is None and "full" in low else number, reason)
         if isinstance(error.orig, sqlite3.IntegrityError):
             return IntegrityError(f"{self.path}: the rows contradict each other: {reason}", hint="Run `memitvc fsck`.")
         return StorageError(f"{self.path}: {reason}", hint="Check the disk and run the command again.")

@@ -76,6 +76,8 @@ def test_a_disk_that_takes_nothing_can_be_read(tmp_path: Path, way: str, reason:
     with init(disk / "work") as repository:
         record(repository, [fact(1)])
         orphan = repository.blobs.put(bytes(50_000))
+        for number in range(2):
+            (repository.root / f"objects.tmp-00000000000{number}").touch()
     script = f'{_MOUNT[way]} && "$2" -c "$3" "$1" {way}'
     command = ["unshare", "-m", "sh", "-c", script, "sh", str(disk), sys.executable, _CHILD]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
