@@ -1,7 +1,7 @@
 """One tree of errors. Each says what is wrong, where, and what to do; only the CLI boundary prints it.
 
 Exit codes: 1 error · 2 usage · 10 no repository · 11 ref moved or locked · 12 integrity · 13 semantic conflict ·
-14 remote · 15 verification failed · 130 interrupted.
+14 remote · 15 verification failed · 130 interrupted (129 SIGHUP, 143 SIGTERM) · 141 standard output was closed.
 """
 
 from __future__ import annotations

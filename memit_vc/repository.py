@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection
 
 from memit_vc.config import Config
-from memit_vc.errors import IntegrityError, MemitVCError, NoRepositoryError, StorageError
+from memit_vc.errors import IntegrityError, LockedError, MemitVCError, NoRepositoryError, StorageError
 from memit_vc.objects import (
     BaseId,
     BaseManifest,
@@ -43,6 +44,7 @@ from memit_vc.store.files import storage_errors, write_atomic
 from memit_vc.store.fsck import CheckPatch, check
 from memit_vc.store.gc import referenced_blobs
 from memit_vc.store.migrate import check_revision, upgrade_schema
+from memit_vc.store.publish import Evaluation
 from memit_vc.store.records import KeptPatch, OperationRow, Problem
 from memit_vc.vcs import revisions
 from memit_vc.vcs.facts import LiveFact, live_fact_columns
@@ -409,7 +411,7 @@ class Repository:
         refs: Sequence[RefUpdate] = (),
         head: str | None = None,
         head_was: str | None = None,
-        evaluations: Sequence[publish.Evaluation] = (),
+        evaluations: Sequence[Evaluation] = (),
     ) -> int:
         """One transaction: rows, refs by compare-and-swap, HEAD ("heads/x" or a commit id), one operation row.
 
@@ -442,8 +444,17 @@ class Repository:
         return self._read(rows_results.load_evaluations_of, commits, kind)
 
     def put_evaluation(self, state: StateId, commit: CommitId | None, kind: str, key: str, value: JsonValue) -> None:
-        """Record a measurement on a state, in place of an earlier one of the same kind and key."""
-        self._write(rows_results.replace_evaluation, state, commit, kind, key, value)
+        """As `put_evaluations`, for one."""
+        self.put_evaluations([(state, commit, kind, key, value)])
+
+    def put_evaluations(self, rows: Sequence[Evaluation]) -> None:
+        """Remember measurements, in place of earlier ones of the same state, kind and key.
+
+        They only save work. So they are not kept if the system refuses or another process is writing.
+        """
+        with suppress(StorageError, LockedError), self.database.write(patience=1.0) as connection:
+            for row in rows:
+                rows_results.replace_evaluation(connection, *row)
 
     def statistics(self) -> dict[StatisticsId, JsonValue]:
         """The statistics that are complete, oldest first; their tensors lie in `statistics/<id>/`."""

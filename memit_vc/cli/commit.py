@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +89,7 @@ def command(
     from memit_vc.porcelain.editing.commit import commit_facts
 
     with io.repository() as repository:
-        batch = read_edits(edits, stdin=sys.stdin.buffer)
+        batch = read_edits(edits)
         for note in batch.notes:
             io.note(note)
         with io.progress() as progress:

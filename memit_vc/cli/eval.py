@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import sys
-
 import click
 
 from memit_vc.cli.io import IO, verb
@@ -20,7 +18,7 @@ def command(io: IO, revision: str, edits: str | None, per_fact: bool, no_perplex
     from memit_vc.porcelain.editing.evaluate import evaluate
 
     with io.repository() as repository:
-        facts = None if edits is None else read_edits(edits, stdin=sys.stdin.buffer).facts
+        facts = None if edits is None else read_edits(edits).facts
         with io.progress() as progress:
             made = evaluate(repository, revision, facts=facts, perplexity=not no_perplexity, progress=progress)
 

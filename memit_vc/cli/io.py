@@ -179,19 +179,35 @@ def _inside(directory: Path) -> Iterator[None]:
     a program that it starts, means the same directory.
     """
     if directory == Path():
+        _check_present()
         yield
         return
-    before = Path.cwd()
+    if not directory.is_absolute():
+        _check_present()
+    before = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))  # a directory that is gone has no name to come back to
     try:
-        os.chdir(directory)
-    except OSError as error:
-        raise UsageError(
-            f"-C {directory}: {error.strerror}", hint="Name a directory that exists; `memitvc init BASE DIR` makes one."
-        ) from error
-    try:
-        yield
+        try:
+            os.chdir(directory)
+        except OSError as error:
+            raise UsageError(
+                f"-C {directory}: {error.strerror}",
+                hint="Name a directory that exists; `memitvc init BASE DIR` makes one.",
+            ) from error
+        try:
+            yield
+        finally:
+            os.fchdir(before)
     finally:
-        os.chdir(before)
+        os.close(before)
+
+
+def _check_present() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UsageError(
+            "the current directory is gone", hint="Change to one that exists, or name one: `memitvc -C /DIRECTORY …`."
+        ) from error
 
 
 class FiniteRange(click.FloatRange):

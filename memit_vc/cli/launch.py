@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import click
 
 from memit_vc.cli.main import main as run
+from memit_vc.cli.streams import stoppable
 from memit_vc.errors import MemitVCError
 
 
@@ -17,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     launched = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
     if not launched or int(os.environ["WORLD_SIZE"]) < 2:
-        return run(arguments)
+        return run(arguments, guard=stoppable())
     from memit_vc.porcelain.editing.processes import in_team, leave
 
     try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
+import signal
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import click
 
 from memit_vc import __version__
 from memit_vc.cli.io import JSON
-from memit_vc.cli.terminal import shown
+from memit_vc.cli.streams import Stopped, open_streams
+from memit_vc.cli.terminal import OutputLostError, shown
 from memit_vc.errors import MemitVCError
 from memit_vc.foreign.text import indented
 
@@ -101,25 +104,27 @@ def cli(ctx: click.Context, directory: Path | None, as_json: bool) -> None:
     ctx.meta[JSON] = as_json
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (`errors.py` lists them)."""
+def main(arguments: Sequence[str] | None = None, *, guard: AbstractContextManager[None] | None = None) -> int:
+    """Run the command line within `guard`; returns the exit code (`errors.py` lists them)."""
+    open_streams()
     with redirect_stdout(shown(sys.stdout)), redirect_stderr(shown(sys.stderr, bars=True)):
-        return _run(arguments)
+        return _run(arguments, guard or nullcontext())
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str] | None, guard: AbstractContextManager[None]) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in argv
     try:
-        # main() in standalone mode would exit by itself with click's own codes
-        result: Any = cli.main(argv, prog_name="memitvc", standalone_mode=False)
+        with guard:
+            # main() in standalone mode would exit by itself with click's own codes
+            result: Any = cli.main(argv, prog_name="memitvc", standalone_mode=False)
     except MemitVCError as error:
         _report(error.message, error.hint, error.exit_code, as_json, conflicts=getattr(error, "conflicts", ()))
         return error.exit_code
-    except click.exceptions.Abort:
-        return _interrupted()
-    except KeyboardInterrupt:
-        return _interrupted()
+    except (click.exceptions.Abort, KeyboardInterrupt) as error:
+        return _interrupted(error)
+    except OutputLostError as error:
+        return _lost(error.error, as_json)
     except click.exceptions.NoArgsIsHelpError as error:
         _report("Missing command.", f"`{error.ctx.command_path} --help` lists them.", error.exit_code, as_json)
         return error.exit_code
@@ -146,9 +151,21 @@ def _run(arguments: Sequence[str] | None) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _interrupted() -> int:
-    click.echo("interrupted: either everything was done or nothing; check with `memitvc op log`", err=True)
-    return 130
+def _interrupted(error: BaseException) -> int:
+    number = error.number if isinstance(error, Stopped) else signal.SIGINT
+    how = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+    click.echo(f"{how}: either everything was done or nothing; check with `memitvc op log`", err=True)
+    return 128 + number
+
+
+def _lost(error: OSError, as_json: bool) -> int:
+    """The exit code where the result could not be written. Who closes a pipe early, as `head` does, knows it."""
+    piped = error.errno == errno.EPIPE
+    code = 128 + signal.SIGPIPE if piped else 1
+    if as_json or not piped:
+        message = f"the result could not be written to standard output: {error.strerror}; what was done stands"
+        _report(message, "`memitvc op log` shows whether the history changed: do not repeat that.", code, as_json)
+    return code
 
 
 def _report(message: str, hint: str | None, code: int, as_json: bool, conflicts: Sequence[object] = ()) -> None:

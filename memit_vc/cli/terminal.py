@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TextIO, cast
 
 from memit_vc.foreign.text import BIDI, LINE_ENDS, escape
@@ -13,23 +17,62 @@ _CONTROLS = rf"[\x00-\x08\x0b-\x1f\x7f-\x9f{LINE_ENDS}{BIDI}]"
 _UNSEEN_BY_JSON = rf"[\x7f-\x9f{LINE_ENDS}{BIDI}]"
 
 
+class OutputLostError(Exception):
+    """The result could not be written; what the command did stands. `error` is the system's."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class _Shown:
-    """A text stream that passes on colours, with `bars` also what progress bars do, and shows other control characters
-    as \\x1b: they could rename the window, fill the clipboard, or hide what was printed before. So with characters that
-    end a line or change the direction of writing. `plain` is the stream itself, for what another program reads.
+    """A text stream that passes on colours, with `bars` (of notes) also what progress bars do, and shows other control
+    characters as \\x1b: they could rename the window, fill the clipboard, or hide what was printed before. So with
+    characters that end a line or change the direction of writing. `plain` is the stream itself, for what another
+    program reads.
     """
 
     def __init__(self, stream: TextIO, *, bars: bool) -> None:
         self._stream = self.plain = stream
+        self._notes = bars
+        self._lost: OSError | None = None
         kept = f"{_CURSOR}|\\r" if bars else rf"{_COLOURS}|\r(?=\n)"
         self._pattern = re.compile(f"({kept})|{_CONTROLS}")
 
     def write(self, text: str) -> int:
-        self._stream.write(self._pattern.sub(_escaped, text))
+        shown = self._pattern.sub(_escaped, text)
+        if not shown:  # click asks so whether this is a text stream
+            return 0
+        try:
+            self._pass(self._stream.write, shown)
+        except UnicodeEncodeError as error:
+            self._pass(self._stream.write, shown.encode(error.encoding, "backslashreplace").decode(error.encoding))
         return len(text)
+
+    def flush(self) -> None:
+        self._pass(self._stream.flush)
+
+    def _pass(self, call: Callable[..., object], *given: str) -> None:
+        """Notes may get lost without a word, a result may not."""
+        if self._lost is None:
+            try:
+                call(*given)
+            except OSError as error:
+                self._lost = error
+                _drop(self._stream)
+        if self._lost is not None and not self._notes:
+            raise OutputLostError(self._lost)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def _drop(stream: TextIO) -> None:
+    """Let what is still in the stream's buffer go nowhere: the interpreter would complain of it at its end."""
+    with suppress(OSError, io.UnsupportedOperation):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def shown(stream: TextIO, *, bars: bool = False) -> TextIO:

@@ -47,7 +47,8 @@ def read_bytes(source: str | Path, stdin: IO[bytes] | None) -> tuple[bytes, str]
         raise EditFileError(f"{path}: no such file", hint='Check the name; "-" reads standard input.') from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise EditFileError(f"{path}: cannot be read: {reason}", hint="Check the file and its permissions.") from error
+        hint = "Name a file instead of -." if name == STDIN else "Check the file and its permissions."
+        raise EditFileError(f"{name}: cannot be read: {reason}", hint=hint) from error
     return data, name
 
 

@@ -20,18 +20,10 @@ from memit_vc.errors import RefMovedError, RemoteError, StorageError
 from memit_vc.remote.manifest import ADAPTER, BASE, CARD, HPARAMS, MANIFEST, MAX_MANIFEST
 from memit_vc.remote.protocol import Change, RemoteFile, content_digest, content_size
 from memit_vc.remote.strict_json import DISTRUST
-from memit_vc.store.files import (
-    clear_abandoned,
-    file_digest,
-    is_temporary,
-    make_directories,
-    read_chunks,
-    remove_temporary,
-    stale_temporaries,
-    write_atomic,
-)
+from memit_vc.store.files import file_digest, make_directories, read_chunks, write_atomic
 from memit_vc.store.links import leads_out
 from memit_vc.store.locks import locked
+from memit_vc.store.temporaries import clear_abandoned, is_temporary, remove_temporary, stale_temporaries
 
 _LOCK = ".memitvc-lock"
 _WAIT = 30.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from memit_vc.remote.hub_quiet import quiet
 from memit_vc.remote.hub_retry import passes, repeated
 from memit_vc.remote.manifest import MANIFEST
 from memit_vc.remote.protocol import Change, RemoteFile
-from memit_vc.store.files import temporary_path
+from memit_vc.store.files import scratch
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -139,17 +138,14 @@ class HubRemote:
         if file is None:
             raise RemoteError(f"{self.url}: has no file {path}", hint="It was not pushed whole, or was changed since.")
         self._check_size(path, file.size, limit)
-        beside = temporary_path(target)
 
         def ask() -> None:
             with quiet():
                 found = self.api.hf_hub_download(self.repo_id, path, revision=revision, local_dir=beside)
             Path(found).replace(target)
 
-        try:
+        with scratch(target) as beside:
             self._asked(ask, f"downloading {path}", target=target)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
         self._check_size(path, target.stat().st_size, limit)
 
     def _check_size(self, path: str, size: int, limit: int) -> None:

@@ -37,6 +37,7 @@ def create(root: Path, *, files: Mapping[str, bytes], base: Mapping[str, str], f
             (temporary / name).mkdir()
         for name, data in {"format": f"{FORMAT}\n".encode(), **files}.items():
             write_atomic(temporary / name, data)
+        (temporary / "meta.db").touch()  # SQLite would give it a mode that no umask opens to a group
         database = Database(temporary / "meta.db", create=True)
         try:
             with database.write() as connection:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,9 +14,10 @@ from urllib.parse import quote
 from sqlalchemy import Column, Connection, Engine, Row, Select, Table, create_engine, event, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from memit_vc.errors import IntegrityError, LockedError, MemitVCError, StorageError
+from memit_vc.store.refusals import explained, obstacle
 
 BUSY_SECONDS = 30.0
 _T = TypeVar("_T")
@@ -24,8 +26,16 @@ _Id = TypeVar("_Id", bound=str)
 _VARIABLES = 16_000
 
 
+class _Momentary(sqlite3.Connection):
+    """A connection for one transaction: it sees the database as it was then, or has it for itself alone."""
+
+
 class Database:
-    """One repository's database. `read` and `write` give a connection inside one transaction each."""
+    """One repository's database. `read` and `write` give a connection inside one transaction each.
+
+    Reading needs no writing: where SQLite cannot keep the index of its log beside the database, on a disk that is full
+    or cannot be written, a database without a log is read as it lies there.
+    """
 
     def __init__(self, path: Path, *, create: bool = False, busy_seconds: float = BUSY_SECONDS) -> None:
         """`path` is a SQLite file. With `create` it may be absent."""
@@ -33,7 +43,9 @@ class Database:
             raise IntegrityError(f"{path} is missing", hint="Restore it from a backup of the repository.")
         self.path = path
         self.busy_seconds = busy_seconds
-        self.engine = _sqlite(path, create, busy_seconds)
+        self._mode = "mode=rwc" if create else "mode=rw"
+        self.engine = _engine(self._connect)
+        self._alone = _engine(self._exclusive)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -42,20 +54,75 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, *, patience: float | None = None) -> Iterator[Connection]:
         """One transaction that holds the write lock from its start; committed at the end, or rolled back by any error.
 
-        LockedError if another process holds the lock for longer than `busy_seconds`.
+        LockedError if another process holds the lock for longer than `patience` seconds, by default `busy_seconds`.
         """
-        with (
-            self._errors(),
-            self.engine.connect().execution_options(memitvc_write=True) as connection,
-            connection.begin(),
-        ):
-            yield connection
+        number = obstacle(self.path)
+        if number in (errno.EROFS, errno.EACCES):
+            raise self._refused(number)  # SQLite itself would begin, without the lock
+        seconds = self.busy_seconds if patience is None else patience
+        with self._errors(), self._writer() as connection:
+            connection.execution_options(memitvc_write=seconds)
+            with connection.begin():
+                yield connection
 
     def close(self) -> None:
         self.engine.dispose()
+        self._alone.dispose()
+
+    def _writer(self) -> Connection:
+        connection = self.engine.connect()
+        if isinstance(connection.connection.dbapi_connection, _Momentary):
+            connection.close()  # a full disk: `gc` must get the lock there all the same
+            return self._alone.connect()
+        return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        writable = self._mode == "mode=rwc" or os.access(self.path.parent, os.W_OK)
+        try:
+            return self._open(self._mode if writable else "mode=ro", momentary=not writable)
+        except sqlite3.OperationalError as error:
+            if not _is_refusal(str(error)):
+                raise
+            if not self._log_is_empty():
+                return self._exclusive()
+            return self._open("mode=ro&immutable=1", momentary=True)
+
+    def _exclusive(self) -> sqlite3.Connection:
+        """A connection with the database for itself: it needs no index of the log that others could read."""
+        return self._open("mode=rw", "PRAGMA locking_mode=EXCLUSIVE", momentary=True)
+
+    def _open(self, mode: str, *more: str, momentary: bool = False) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"file:{quote(str(self.path.absolute()))}?{mode}",
+            uri=True,
+            timeout=self.busy_seconds,
+            check_same_thread=False,
+            factory=_Momentary if momentary else sqlite3.Connection,
+        )
+        try:
+            # transactions are opened by the "begin" event below, never by the driver's own guess
+            connection.isolation_level = None
+            settings = ["synchronous=FULL", "foreign_keys=ON", *(["journal_mode=WAL"] if "rwc" in mode else [])]
+            # the last one looks into the file, and so says at once whether it can be read in this mode
+            for statement in (*more, *(f"PRAGMA {setting}" for setting in settings), "PRAGMA schema_version"):
+                connection.execute(statement)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _log_is_empty(self) -> bool:
+        try:
+            return self.path.with_name(f"{self.path.name}-wal").stat().st_size == 0
+        except FileNotFoundError:
+            return True
+
+    def _refused(self, number: int | None, reason: str = "") -> StorageError:
+        said, hint = explained(self.path, number, reason if number is None else os.strerror(number))
+        return StorageError(f"{self.path}: {said}", hint=hint)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -76,46 +143,39 @@ class Database:
             return IntegrityError(
                 f"{self.path}: {reason}", hint="Restore the file from a backup; the objects are intact."
             )
-        if any(word in low for word in ("disk is full", "disk full")):
-            return StorageError(
-                f"{self.path}: no space left on the device", hint="Free some space; nothing was changed."
-            )
-        if any(word in low for word in ("readonly", "unable to open", "disk i/o")):
-            return StorageError(f"{self.path}: {reason}", hint="Check the permissions and the space of this path.")
+        if _is_refusal(low):
+            number = obstacle(self.path)
+            if number == errno.EROFS and not self._log_is_empty():
+                return StorageError(
+                    f"{self.path}-wal holds changes, and they can only be read where SQLite can write beside it",
+                    hint="Run the command on a copy, on a disk that can be written.",
+                )
+            return self._refused(errno.ENOSPC if number is None and "full" in low else number, reason)
         if isinstance(error.orig, sqlite3.IntegrityError):
             return IntegrityError(f"{self.path}: the rows contradict each other: {reason}", hint="Run `memitvc fsck`.")
         return StorageError(f"{self.path}: {reason}", hint="Check the disk and run the command again.")
 
 
-def _sqlite(path: Path, create: bool, busy_seconds: float) -> Engine:
-    place = f"file:{quote(str(path.absolute()))}"
+def _is_refusal(reason: str) -> bool:
+    """Whether SQLite says that the system refused, of which it knows no more."""
+    low = reason.lower()
+    return any(word in low for word in ("readonly", "unable to open", "disk i/o", "disk is full", "disk full"))
 
-    def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(f"{place}?{mode()}", uri=True, timeout=busy_seconds, check_same_thread=False)
-        # transactions are opened by the "begin" event below, never by the driver's own guess
-        connection.isolation_level = None
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA foreign_keys=ON")
-        if create:
-            connection.execute("PRAGMA journal_mode=WAL")
-        return connection
 
-    def mode() -> str:
-        if create:
-            return "mode=rwc"
-        if os.access(path.parent, os.W_OK):
-            return "mode=rw"
-        # a reader who may not write here cannot make the log's index; with no log there is nothing it could miss
-        return "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
-
-    # if nothing can be written, each transaction looks again whether a writer has come meanwhile
-    writable = create or os.access(path.parent, os.W_OK)
-    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool if writable else NullPool)
+def _engine(connect: Callable[[], sqlite3.Connection]) -> Engine:
+    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        write = connection.get_execution_options().get("memitvc_write")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+        patience = connection.get_execution_options().get("memitvc_write")
+        if patience is not None:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={int(1000 * patience)}")
+        connection.exec_driver_sql("BEGIN" if patience is None else "BEGIN IMMEDIATE")
+
+    @event.listens_for(engine, "checkin")
+    def _given_back(connection: object, record: ConnectionPoolEntry) -> None:
+        if isinstance(connection, _Momentary):
+            record.invalidate()
 
     return engine
 

@@ -9,25 +9,20 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
-import secrets
-import shutil
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from stat import S_ISDIR
+from stat import S_IMODE
 from typing import BinaryIO, TypeAlias
 
 from memit_vc.errors import StorageError, UsageError
 from memit_vc.foreign.files import opened
+from memit_vc.store.refusals import explained
+from memit_vc.store.temporaries import clear_abandoned, open_temporary, target_of, temporary_directory
 
 Stat: TypeAlias = "list[int]"
 """[size in bytes, modification time in ns, inode]"""
-_MARK = ".tmp-"
-_TEMPORARY = re.compile(r"\.tmp-\d+-[0-9a-f]{12}")
-"""What `temporary_path` puts behind a name. Anything else that looks similar is the user's."""
 _CHUNK = 1 << 22
 _SYNC = 1 << 26
 """Bytes after which a file being written is synced for the first time."""
@@ -60,77 +55,9 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = error.filename or path
-        reason = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "Free some space (`memitvc gc` helps) and run the command again; nothing was changed."
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            hint = "Check the permissions of this path."
-        else:
-            hint = "Check the disk and run the command again."
+        where = target_of(Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else path)
+        reason, hint = explained(path, error.errno, error.strerror or str(error))
         raise StorageError(f"{where}: {reason}", hint=hint) from error
-
-
-def temporary_path(target: Path) -> Path:
-    """A fresh name beside `target` that tells which process writes it; `is_temporary` knows it again."""
-    return target.with_name(f"{target.name}{_MARK}{os.getpid()}-{secrets.token_hex(6)}")
-
-
-def is_temporary(path: Path, target: Path | None = None) -> bool:
-    """Whether `temporary_path` gave this name, to `target` if one is named."""
-    found = _TEMPORARY.search(path.name)
-    return (
-        found is not None
-        and found.end() == len(path.name)
-        and (target is None or path.name[: found.start()] == target.name)
-    )
-
-
-def writer_is_alive(path: Path) -> bool:
-    """Whether the process that made a temporary name still runs on this machine."""
-    number = path.name.rpartition(_MARK)[2].partition("-")[0]
-    if not number.isdigit():
-        return False
-    try:
-        os.kill(int(number), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # another user's
-        pass
-    return True
-
-
-def stale_temporaries(root: Path, older_than: float) -> list[tuple[Path, int]]:
-    """Temporary files and directories anywhere under `root` whose writer is dead, with their bytes.
-
-    Only those that no one touched for `older_than` seconds: on a shared disk the writer may live on another machine.
-    """
-    found = []
-    for directory, below, names in os.walk(root):
-        for path in [Path(directory, name) for name in (*below, *names)]:
-            if is_temporary(path) and not writer_is_alive(path):
-                inside = [path, *path.rglob("*")] if path.is_dir() else [path]
-                stats = [each.lstat() for each in inside]
-                if time.time() - max(each.st_mtime for each in stats) >= older_than:
-                    found.append((path, sum(each.st_size for each in stats if not S_ISDIR(each.st_mode))))
-        below[:] = [name for name in below if not is_temporary(Path(name))]
-    return sorted(found)
-
-
-def remove_temporary(path: Path) -> None:
-    """Delete a temporary file or directory, if it is still there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def clear_abandoned(target: Path) -> None:
-    """Remove the temporary siblings of `target` whose writers are dead."""
-    for path in list(target.parent.iterdir()) if target.parent.is_dir() else ():
-        if is_temporary(path, target) and not writer_is_alive(path):
-            with suppress(OSError):
-                remove_temporary(path)
 
 
 def fsync(descriptor: int) -> None:
@@ -161,38 +88,55 @@ def make_directories(directory: Path) -> None:
 
 
 @contextmanager
+def scratch(target: Path) -> Iterator[Path]:
+    """A temporary directory beside `target`, which may not have a parent yet; StorageError if it cannot be made."""
+    with ExitStack() as held:
+        with storage_errors(target):
+            make_directories(target.parent)
+            place = held.enter_context(temporary_directory(target))
+        yield place
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A name for the block to write a file under; at its end that file is durable, and is `path`.
 
-    An error leaves `path` as it was and no temporary file behind; that of a system which refuses is a StorageError.
+    It has the mode of any new file, also where a library writes it with one of its own. An error leaves `path` as it
+    was and no temporary file behind; that of a system which refuses is a StorageError.
     """
-    temporary = temporary_path(path)
-    try:
-        with storage_errors(path):
-            make_directories(path.parent)
-            yield temporary
-            fsync_path(temporary)
-            temporary.rename(path)
-            fsync_path(path.parent)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    with storage_errors(path), scratch(path) as place:
+        made = place / path.name
+        made.touch()
+        mode = S_IMODE(made.stat().st_mode)
+        yield made
+        made.chmod(mode)
+        fsync_path(made)
+        made.rename(path)
+        fsync_path(path.parent)
 
 
-def write_atomic(path: Path, data: bytes | Iterable[bytes | memoryview], *, mode: int = 0o644) -> None:
+def write_atomic(path: Path, data: bytes | Iterable[bytes | memoryview], *, mode: int = 0o666) -> None:
     """Write `path` whole or not at all; an existing file is replaced. StorageError leaves no temporary file behind.
 
-    Of a large iterable, what is written goes to the disk while the rest is being made.
+    The umask applies to `mode`. Of a large iterable, what is written goes to the disk while the rest is being made.
     """
-    with replacing(path) as temporary:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            if isinstance(data, bytes):
-                file.write(data)
-            else:
-                _write_through(file, data)
-            os.fchmod(file.fileno(), mode)
+    with storage_errors(path):
+        make_directories(path.parent)
+        temporary, descriptor = open_temporary(path, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                if isinstance(data, bytes):
+                    file.write(data)
+                else:
+                    _write_through(file, data)
+                file.flush()
+                fsync(descriptor)
+                temporary.rename(path)
+            fsync_path(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
 
 
 def _write_through(file: BinaryIO, data: Iterable[bytes | memoryview]) -> None:
@@ -232,28 +176,23 @@ def is_free(target: Path) -> bool:
 
 @contextmanager
 def new_directory(target: Path) -> Iterator[Path]:
-    """A temporary directory beside `target`, which takes that name when the block ends well.
+    """A directory to fill, which becomes `target` when the block ends well.
 
     StorageError if the system refuses, in the block too; nothing is left then.
     """
     clear_abandoned(target)
-    temporary = temporary_path(target)
-    try:
-        with storage_errors(target):
-            make_directories(target.parent)
-            temporary.mkdir()
-            yield temporary
-            if target.is_dir():
-                target.rmdir()  # empty, as `is_free` has seen; anything that came since is not lost
-            publish_directory(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with storage_errors(target), scratch(target) as place:
+        made = place / target.name
+        made.mkdir()
+        yield made
+        if target.is_dir():
+            target.rmdir()  # empty, as `is_free` has seen; anything that came since is not lost
+        publish_directory(made, target)
 
 
-def publish_directory(temporary: Path, target: Path) -> None:
+def publish_directory(made: Path, target: Path) -> None:
     """Rename a finished directory to its final name, which must not exist. OSError."""
-    for directory, _, _ in os.walk(temporary):
+    for directory, _, _ in os.walk(made):
         fsync_path(Path(directory))
-    temporary.rename(target)
+    made.rename(target)
     fsync_path(target.parent)

@@ -11,7 +11,6 @@ from memit_vc.objects import BlobId, Commit, CommitId, PatchHeader, PatchId
 from memit_vc.progress import Progress, silent
 from memit_vc.store.blobs import BlobStore
 from memit_vc.store.database import Database, chunked
-from memit_vc.store.files import remove_temporary, stale_temporaries
 from memit_vc.store.records import GcResult
 from memit_vc.store.rows_history import load_graph
 from memit_vc.store.rows_kept import forget_held
@@ -29,6 +28,7 @@ from memit_vc.store.schema import (
     patch_columns,
     patches,
 )
+from memit_vc.store.temporaries import remove_temporary, stale_temporaries
 
 
 def collect(
@@ -45,19 +45,25 @@ def collect(
     With `keep_operations` None every operation stays, and with it all that `undo` and `restore` can bring back; with N
     the log is cut to its last N operations first. Blobs and temporary files younger than `grace` seconds stay.
     """
-    with database.write() as connection:
-        trial = connection.begin_nested()
-        commits, operations = _drop_rows(connection, keep_operations)
-        if dry_run:
-            found = _sweep(connection, blobs, grace=grace, dry_run=True, progress=progress)
-            trial.rollback()
-        else:
-            trial.commit()
-    if not dry_run:
+    # the files first: on a full disk no row can be removed before something else is gone
+    stale = stale_temporaries(blobs.root.parent, grace)
+    size = sum(count for _, count in stale)
+    if dry_run:
         with database.write() as connection:
-            found = _sweep(connection, blobs, grace=grace, dry_run=False, progress=progress)
-    objects, size, temporary = found
-    return GcResult(objects, size, commits, operations, temporary)
+            trial = connection.begin_nested()
+            commits, operations = _drop_rows(connection, keep_operations)
+            orphans, freed = _sweep(connection, blobs, grace=grace, dry_run=True, progress=progress)
+            trial.rollback()
+        return GcResult(orphans, size + freed, commits, operations, len(stale))
+    for path, _ in stale:
+        remove_temporary(path)
+    with database.write() as connection:
+        orphans, freed = _sweep(connection, blobs, grace=grace, dry_run=False, progress=progress)
+    with database.write() as connection:
+        commits, operations = _drop_rows(connection, keep_operations)
+    with database.write() as connection:
+        more, freed_then = _sweep(connection, blobs, grace=grace, dry_run=False, progress=progress)
+    return GcResult(orphans + more, size + freed + freed_then, commits, operations, len(stale))
 
 
 def referenced_blobs(connection: Connection) -> set[BlobId]:
@@ -92,8 +98,8 @@ def _drop_rows(connection: Connection, keep_operations: int | None) -> tuple[int
 
 def _sweep(
     connection: Connection, blobs: BlobStore, *, grace: float, dry_run: bool, progress: Progress = silent
-) -> tuple[int, int, int]:
-    """Remove unreferenced blobs and the temporary files of dead writers: (blobs, bytes, temporary files).
+) -> tuple[int, int]:
+    """Remove unreferenced blobs: (blobs, bytes).
 
     To be called under the write lock, after the removal of rows was committed: a crash then leaves orphans, never a row
     without its bytes. A blob goes only when it was not put for `grace` seconds: a commit that is still computing may
@@ -101,16 +107,11 @@ def _sweep(
     """
     named = referenced_blobs(connection)
     orphans = [b for b in blobs.iterate() if b not in named and blobs.age(b) >= grace]
-    # the temporary files of the whole repository, of which objects/ is one directory
-    stale = stale_temporaries(blobs.root.parent, grace)
-    size = sum(count for _, count in stale)
+    size = 0
     for number, blob in enumerate(orphans, start=1):
         size += blobs.size(blob) if dry_run else blobs.remove(blob)
         progress("removing objects", number, len(orphans))
-    if not dry_run:
-        for path, _ in stale:
-            remove_temporary(path)
-    return len(orphans), size, len(stale)
+    return len(orphans), size
 
 
 def _drop_operations(connection: Connection, keep: int | None) -> int:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,19 +28,19 @@ from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import Checkpoint
 from memit_vc.store.files import (
     Stat,
-    clear_abandoned,
     file_digest,
     file_stat,
     fsync_path,
     publish_directory,
     read_chunks,
+    scratch,
     storage_errors,
-    temporary_path,
     write_atomic,
 )
 from memit_vc.store.jsoncache import read_or_empty, write_if_possible
 from memit_vc.store.links import in_hub_cache, link
 from memit_vc.store.safetensors_file import file_order, read_header, write_header
+from memit_vc.store.temporaries import clear_abandoned
 
 HOT_FILE = "model-hot.safetensors"
 FILES = "files"
@@ -188,11 +187,10 @@ def build_base(
     if found is not None:
         return found
     clear_abandoned(into)
-    temporary = temporary_path(into)
-    try:
-        with storage_errors(into):
-            (temporary / FILES).mkdir(parents=True)
-        base = _split(checkpoint, set(editable), temporary, layout, progress)
+    with storage_errors(into), scratch(into) as place:
+        made = place / "base"
+        (made / FILES).mkdir(parents=True)
+        base = _split(checkpoint, set(editable), made, layout, progress)
         if expected not in (None, base.hot):
             raise BaseChangedError(
                 f"{checkpoint.directory}: its editable tensors are not the ones that `init` recorded",
@@ -200,15 +198,9 @@ def build_base(
             )
         other = built_before(lambda _: None)
         if other is not None:  # another checkout built it meanwhile, and may be reading it
-            shutil.rmtree(temporary, ignore_errors=True)
             return other
-        with storage_errors(into):
-            _make_way(into)
-            publish_directory(temporary, into)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    clear_abandoned(into)
+        _make_way(into, place / "old")
+        publish_directory(made, into)
     return ShardedBase(into, base.hot, base.cold, base.layout)
 
 
@@ -282,17 +274,11 @@ def _layout(checkpoint: Checkpoint) -> str:
     return hashlib.sha256(canonical_json(rows)).hexdigest()
 
 
-def _make_way(into: Path) -> None:
-    """Empty the place for the new base; the old one is out of sight at once and deleted with the abandoned."""
-    if not into.exists():
-        into.parent.mkdir(parents=True, exist_ok=True)
-    elif any(into.iterdir()):
-        old = temporary_path(into)
+def _make_way(into: Path, old: Path) -> None:
+    """Empty the place for the new base: what is there becomes `old`."""
+    if into.exists():
         into.rename(old)
         fsync_path(into.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        into.rmdir()
 
 
 def _stat(path: Path) -> Stat | None:

@@ -474,7 +474,7 @@ def test_no_space_for_rows(cli: Cli, place: Place) -> None:
     finally:
         event.remove(Engine, "connect", small)
     assert failed.code == 1
-    assert "meta.db: no space left on the device" in failed.err
+    assert "meta.db: No space left on device" in failed.err
     assert "hint: " in failed.err
     after_failure(place, before)
     cli.ok("commit", path, "--no-scores")

@@ -45,7 +45,7 @@ def test_an_installed_wheel_finds_its_data(tmp_path: Path) -> None:
         archive.extractall(site)
         names = archive.namelist()
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/")) or "__pycache__" in name]
-    assert "memitvc = memit_vc.cli:main" in next(site.glob("*.dist-info/entry_points.txt")).read_text()
+    assert "memitvc = memit_vc.__main__:main" in next(site.glob("*.dist-info/entry_points.txt")).read_text()
     assert list(site.glob("*.dist-info/licenses/LICENSE"))
     environment = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run(

@@ -15,12 +15,12 @@ from sqlalchemy import Engine, event
 from memit_vc.objects import RefUpdate
 from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
-from memit_vc.store.files import is_temporary
+from memit_vc.store.temporaries import is_temporary
 from tests.support.synthetic import fact, init, record
 
 _KILLED = 77
 # the system calls by which files.py, blobs.py, create.py and gc.py make something visible, durable or gone
-_STEPS = ("fsync", "rename", "mkdir", "open", "fchmod", "unlink")
+_STEPS = ("fsync", "rename", "mkdir", "open", "chmod", "unlink", "rmdir")
 
 
 def _die_at(step: int) -> None:

@@ -15,12 +15,13 @@ from memit_vc.numerics.output.hotshard import StaleShardError, copied_shard, hot
 from memit_vc.objects import BaseManifest, EditableWeight, JsonValue, StateId, canonical_json
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import INDEX_FILE, RECORD_FILE, SINGLE_FILE, Checkpoint
-from memit_vc.store.files import clear_abandoned, is_free, new_directory, read_chunks, storage_errors, write_atomic
+from memit_vc.store.files import is_free, new_directory, read_chunks, storage_errors, write_atomic
 from memit_vc.store.hotcache import HotCache
 from memit_vc.store.jsoncache import read_or_empty
 from memit_vc.store.links import LinkKind, link
 from memit_vc.store.safetensors_file import read_header
 from memit_vc.store.shards import FILES, HOT_FILE, ShardedBase, build_base
+from memit_vc.store.temporaries import clear_abandoned
 
 CACHE_LIMIT = 8 << 30
 _BASE_KEY = "memitvc_base"

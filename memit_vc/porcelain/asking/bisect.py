@@ -17,7 +17,7 @@ from memit_vc.objects import CommitId, JsonValue, canonical_json, short
 from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
-from memit_vc.store.files import remove_temporary, storage_errors, temporary_path, write_atomic
+from memit_vc.store.files import scratch, storage_errors, write_atomic
 from memit_vc.vcs.halving import next_to_try
 
 Verdict: TypeAlias = Literal["good", "bad", "skip"]
@@ -138,11 +138,8 @@ def run(
     step = current(repository)
     if step.session.bad is None or not step.session.good:
         raise UsageError("a bad or a good commit is missing", hint="Name both: `memitvc bisect start BAD GOOD`.")
-    # a name that `gc` knows: a killed run leaves a whole model behind
-    temporary = temporary_path(repository.root / "cache" / "bisect")
-    try:
-        with storage_errors(temporary):
-            temporary.mkdir(parents=True)
+    # where `gc` finds it: a killed run leaves a whole model behind
+    with scratch(repository.root / "cache" / "bisect") as temporary:
         directory = temporary / "model"
         while step.candidate is not None:
             candidate = step.candidate
@@ -156,8 +153,6 @@ def run(
             verdict: Verdict = "good" if code == 0 else "skip" if code == _SKIP else "bad"
             step = mark(repository, verdict)
             on_step(candidate, verdict)
-    finally:
-        remove_temporary(temporary)
     return step
 
 

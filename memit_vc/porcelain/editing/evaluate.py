@@ -48,8 +48,7 @@ def evaluate(
     base = base_answers(repository, loaded.adapter, chosen)
     with loaded.holding(state) as adapter:
         measured = measure(repository, adapter, chosen, state.id, probe, base=base, progress=progress)
-    for row in measured.rows(state.id):
-        repository.put_evaluation(*row)
+    repository.put_evaluations(measured.rows(state.id))
     return Evaluation(commit, state.id, chosen, measured)
 
 

@@ -125,8 +125,7 @@ def _answers_key(fact: Fact) -> str:
 def measure_base(repository: Repository, adapter: ModelAdapter) -> None:
     """The base's own perplexity of the health text, kept for the first commit, which asks for it."""
     state = repository.state_id(())
-    for row in measure(repository, adapter, (), state, Probe.of(repository)).rows(state):
-        repository.put_evaluation(*row)
+    repository.put_evaluations(measure(repository, adapter, (), state, Probe.of(repository)).rows(state))
 
 
 def _read(source: str) -> list[str]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from memit_vc.errors import MemitVCError
+from memit_vc.errors import MemitVCError, StorageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.engine import FoundTarget, chunks
 from memit_vc.numerics.forward.chat import SEARCHED as CHAT
@@ -101,7 +102,8 @@ def _write(path: Path, found: Sequence[FoundTarget]) -> None:
     import torch
 
     about: dict[str, JsonValue] = {"steps": [each.steps for each in found], "loss": [each.loss for each in found]}
-    write_tensors(path, {"z": torch.stack([each.z for each in found])}, about)
+    with suppress(StorageError):
+        write_tensors(path, {"z": torch.stack([each.z for each in found])}, about)
 
 
 def context_templates(loaded: LoadedModel, hparams: MEMITHyperParams) -> list[list[str]]:
@@ -126,5 +128,6 @@ def _sampled(loaded: LoadedModel, hparams: MEMITHyperParams) -> list[list[str]]:
         found: list[list[str]] = json.loads(path.read_text())
     except (OSError, ValueError):
         found = sample_templates(loaded.adapter, seed=hparams.seed, length=hparams.template_length, prefixes=prefixes)
-        write_atomic(path, canonical_json(found))
+        with suppress(StorageError):
+            write_atomic(path, canonical_json(found))
     return found

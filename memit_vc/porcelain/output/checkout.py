@@ -6,6 +6,7 @@ It starts from the base's hot and cold shards, which are split once and are enou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from memit_vc.objects import CommitId, EditableWeight, JsonValue, StateId, diges
 from memit_vc.porcelain.base import checked_base, find_base
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
+from memit_vc.store.files import scratch
 from memit_vc.store.shards import ShardedBase
 
 if TYPE_CHECKING:
@@ -48,7 +50,6 @@ def checkout(
     state = LiveState.at(repository, commit)
     weights = (_hot_of(state, out) if replace else None) or hot_weights(repository)
     notes: list[str] = []
-    base = _split_base(repository, weights, progress, notes.append)
     record: JsonValue = {
         "format": 1,
         "base": {
@@ -59,18 +60,20 @@ def checkout(
         "commit": commit,
         "state": state.id,
     }
-    made = write(
-        base,
-        weights,
-        lambda name: StateTerms(repository.patch_path, state.selection.items(), name),
-        out,
-        record=record,
-        replace=replace,
-        progress=progress,
-        cache=repository.root / "cache",
-        cache_limit=CACHE_LIMIT if repository.config.cache_bytes is None else repository.config.cache_bytes,
-        state=state.id,
-    )
+    with ExitStack() as held:
+        base = _split_base(repository, weights, out, held, progress, notes.append)
+        made = write(
+            base,
+            weights,
+            lambda name: StateTerms(repository.patch_path, state.selection.items(), name),
+            out,
+            record=record,
+            replace=replace,
+            progress=progress,
+            cache=repository.root / "cache",
+            cache_limit=CACHE_LIMIT if repository.config.cache_bytes is None else repository.config.cache_bytes,
+            state=state.id,
+        )
     repository.put_evaluation(state.id, None, "tensors", "sha256", dict(made.tensors))
     return Checked(made.directory, commit, state.id, made.hot_bytes, made.tensors, tuple(notes))
 
@@ -96,9 +99,15 @@ def _hot_of(state: LiveState, out: Path) -> list[EditableWeight] | None:
 
 
 def _split_base(
-    repository: Repository, weights: Sequence[EditableWeight], progress: Progress, tell: Callable[[str], None]
+    repository: Repository,
+    weights: Sequence[EditableWeight],
+    out: Path,
+    held: ExitStack,
+    progress: Progress,
+    tell: Callable[[str], None],
 ) -> Path:
-    """The directory with the shards, `weights` being the hot ones; split now unless that is done.
+    """The directory with the shards, `weights` being the hot ones; split now unless that is done: in the repository, or
+    where nothing can be written there beside `out`, for as long as `held` lasts.
 
     `tell` hears of damaged shards, and of a base directory that is gone while its shards are whole. BaseChangedError
     if the base is another one, or is gone and its shards are not whole; otherwise errors as for `prepare_base`.
@@ -114,7 +123,14 @@ def _split_base(
         tell(f"{error.message}; the checkout comes from the split base, {into}")
         return into
     checkpoint = checked_base(repository, progress=progress)
-    prepare_base(checkpoint, weights, into, progress, manifest=repository.base(), tell=tell)
+    manifest = repository.base()
+    try:
+        prepare_base(checkpoint, weights, into, progress, manifest=manifest, tell=tell)
+    except StorageError as error:
+        place = held.enter_context(scratch(out)) / "base"
+        prepare_base(checkpoint, weights, place, progress, manifest=manifest)
+        tell(f"the base was split for this checkout only, because the repository cannot keep it: {error.message}")
+        return place
     return into
 
 

@@ -13,6 +13,7 @@ from memit_vc.remote.container import PATCH_REF, write_container
 from memit_vc.remote.manifest import MANIFEST, RemoteManifest
 from memit_vc.repository import Repository
 from memit_vc.store.files import storage_errors
+from memit_vc.store.temporaries import clear_abandoned
 
 """The branch of the tree in the file, at its last commit; `import` takes all commits."""
 
@@ -44,6 +45,7 @@ def export_patch(
     with storage_errors(file):
         if file.exists():
             raise UsageError(f"{file}: exists", hint="Choose another name: export overwrites nothing.")
+    clear_abandoned(file)  # no gc comes there
     ids = repository.resolve_range(revision)
     found = repository.commits(ids)
     commits = [found[commit] for commit in ids]

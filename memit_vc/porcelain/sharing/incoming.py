@@ -18,7 +18,7 @@ from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import object_path
 from memit_vc.remote.strict_json import DISTRUST
 from memit_vc.store.blobs import BlobStore, blob_id
-from memit_vc.store.files import file_digest, fsync, make_directories, storage_errors, temporary_path
+from memit_vc.store.files import file_digest, fsync, make_directories, scratch, storage_errors
 from memit_vc.store.locks import locked
 
 
@@ -129,12 +129,16 @@ class Incoming:
 
     def _download(self, found: Published, blob: BlobId) -> int:
         listed = found.listing[object_path(blob)]
-        temporary = temporary_path(self.directory / blob)
-        try:
+        with scratch(self.directory / blob) as place:
+            temporary = place / blob
             found.remote.fetch(object_path(blob), found.revision, temporary, limit=listed.size)
             with storage_errors(temporary):
                 if file_digest(temporary) != blob:
-                    check_real_file(temporary)
+                    try:
+                        check_real_file(temporary)
+                    except Refused as error:
+                        where = f"{found.remote.url}: object {short(blob)}"
+                        raise IntegrityError(f"{where} {error}", hint=hint_of(error, DISTRUST)) from error
                     raise IntegrityError(
                         f"{found.remote.url}: object {short(blob)} is not what its name says",
                         hint="Nothing was stored. It was damaged on the way (run the command again) or at the remote.",
@@ -143,10 +147,4 @@ class Incoming:
                 with temporary.open("rb") as file:
                     fsync(file.fileno())  # the next fetch takes what has its name here for whole
                 temporary.replace(self.directory / blob)
-        except Refused as error:
-            raise IntegrityError(
-                f"{found.remote.url}: object {short(blob)} {error}", hint=hint_of(error, DISTRUST)
-            ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
         return size

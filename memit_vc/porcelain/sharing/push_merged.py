@@ -6,7 +6,6 @@ keeps shards of an earlier push. Only the hot shard is new.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from memit_vc.remote.opening import hub_name
 from memit_vc.remote.protocol import RemoteFile, content_size
 from memit_vc.repository import Repository
 from memit_vc.store.checkpoint import RECORD_FILE
-from memit_vc.store.files import file_digest, make_directories, storage_errors, temporary_path
+from memit_vc.store.files import file_digest, scratch
 from memit_vc.vcs.graph import is_ancestor
 
 _CARD = "README.md"
@@ -68,10 +67,8 @@ def push_merged(
             f"{there.url} holds a history; a model does not go beside it",
             hint="Give the model a repository of its own: memitvc push --merged OWNER/NAME",
         )
-    out = temporary_path(repository.root / "cache" / "merged")
-    try:
-        with storage_errors(out):
-            make_directories(out.parent)
+    with scratch(repository.root / "cache" / "merged") as place:
+        out = place / "model"
         made = checkout(repository, commit, out, progress=progress)
         files = _files(out)
         plan, kept, notes = _plan(repository, files, listing, progress)
@@ -87,8 +84,6 @@ def push_merged(
         if more:
             sent |= {path: content_size(files[path]) for path in plan.copies}
         return MergedPush(there.url, commit, made.state, new, sent, copied, kept, there.pull_request, (*notes, *more))
-    finally:
-        shutil.rmtree(out, ignore_errors=True)
 
 
 def _files(out: Path) -> dict[str, Path]:

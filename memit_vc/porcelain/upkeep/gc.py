@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from memit_vc.errors import StorageError
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
 from memit_vc.store.files import storage_errors
@@ -31,19 +32,42 @@ def collect_garbage(
 
     Operations keep what they name, so that `undo` can bring it back. With `keep_operations`, all but that many are
     forgotten first, and objects that only they held go too. Of the cache of z, the oldest beyond `SEARCHES` bytes go.
-    Objects younger than `grace` seconds stay. `dry_run` only counts.
+    Objects younger than `grace` seconds stay. `dry_run` only counts. On a full disk files go before rows, and kept
+    states with them if need be.
     """
-    gone = collect(
-        repository.database,
-        repository.blobs,
-        keep_operations=keep_operations,
-        grace=grace,
-        dry_run=dry_run,
-        progress=progress,
-    )
-    repository.forget_graph()
     files, size = _trim_searches(repository.root / "cache" / "z", grace=grace, dry_run=dry_run)
-    return replace(gone, cached=files, bytes=gone.bytes + size)
+
+    def gone() -> GcResult:
+        return collect(
+            repository.database,
+            repository.blobs,
+            keep_operations=keep_operations,
+            grace=grace,
+            dry_run=dry_run,
+            progress=progress,
+        )
+
+    try:
+        found = gone()
+    except StorageError:
+        # rows can only be removed where there is room for the change: what can be made again makes it
+        freed = 0 if dry_run else _drop_cache(repository.root / "cache")
+        if not freed:
+            raise
+        found, size = gone(), size + freed
+    repository.forget_graph()
+    return replace(found, cached=files, bytes=found.bytes + size)
+
+
+def _drop_cache(cache: Path) -> int:
+    """Forget kept states and searches; the bytes that they had."""
+    size = 0
+    for path in [path for name in ("hot", "z") for path in (cache / name).rglob("*")]:
+        with suppress(OSError):
+            length = path.lstat().st_size
+            path.unlink()
+            size += length
+    return size
 
 
 def _trim_searches(directory: Path, *, grace: float, dry_run: bool) -> tuple[int, int]:

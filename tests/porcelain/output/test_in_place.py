@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from memit_vc.numerics.output import checkout as numerics
 from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.porcelain.output.verify import verify
 from memit_vc.porcelain.upkeep.fsck import fsck
-from memit_vc.store import files
 from tests.support.opened import Opened
 
 
@@ -52,16 +50,11 @@ def test_a_switch_killed_before_the_record(
     assert fsck(repository)[0] == []
 
 
-def test_a_switch_killed_while_it_wrote_leaves_nothing_for_long(
-    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_switch_killed_while_it_wrote_leaves_nothing_for_long(opened: Opened, tmp_path: Path) -> None:
     repository = opened("llama")
     out = checkout(repository, "HEAD~1", tmp_path / "out").directory
     names = {path.name for path in out.iterdir()}
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "getpid", lambda: 999_999_999)  # of a process that has died
-        dead = files.temporary_path(out / "model-hot.safetensors")
-    dead.write_bytes(b"half")
+    (out / "model-hot.safetensors.tmp-0123456789ab").write_bytes(b"half")
     assert verify(repository, out).recorded is None
     checkout(repository, "HEAD", out, replace=True)
     assert {path.name for path in out.iterdir()} == names

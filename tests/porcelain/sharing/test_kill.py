@@ -13,7 +13,7 @@ from memit_vc.porcelain.sharing.push import push
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.remote.manifest import MANIFEST
 from memit_vc.repository import Repository
-from memit_vc.store.files import is_temporary
+from memit_vc.store.temporaries import is_temporary
 from tests.support.killing_transfers import fork_server, run
 from tests.support.remotes import World, edited
 
