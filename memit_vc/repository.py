@@ -290,6 +290,10 @@ class Repository:
     def state_id(self, columns: Collection[ColumnId]) -> StateId:
         return state_id(self.base_id, columns)
 
+    def recorded_states(self) -> dict[CommitId, StateId]:
+        """The state of every commit, as it was recorded when the commit was stored; `fsck` computes them again."""
+        return self._read(rows_history.recorded_states)
+
     def commits_of_state(self, state: StateId) -> list[CommitId]:
         """The commits that have this state, oldest first."""
         return self._read(rows_history.commits_of_state, state)

@@ -73,6 +73,12 @@ def bringers(connection: Connection, columns: Collection[ColumnId]) -> dict[Colu
     return found
 
 
+def recorded_states(connection: Connection) -> dict[CommitId, StateId]:
+    """The state of every commit."""
+    rows = connection.execute(select(commits.c.id, commits.c.state))
+    return {CommitId(row.id): StateId(row.state) for row in rows}
+
+
 def commits_of_state(connection: Connection, state: StateId) -> list[CommitId]:
     """Oldest first."""
     statement = select(commits.c.id).where(commits.c.state == state).order_by(commits.c.seq)
