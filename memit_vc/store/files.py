@@ -160,10 +160,11 @@ def make_directories(directory: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, sync_name: bool = True) -> Iterator[Path]:
     """A name for the block to write a file under; at its end that file is durable, and is `path`.
 
     An error leaves `path` as it was and no temporary file behind; that of a system which refuses is a StorageError.
+    Without `sync_name` only the bytes are durable, until the caller syncs the directory: once for many files.
     """
     temporary = temporary_path(path)
     try:
@@ -172,19 +173,22 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             fsync_path(temporary)
             temporary.rename(path)
-            fsync_path(path.parent)
+            if sync_name:
+                fsync_path(path.parent)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
 
 
-def write_atomic(path: Path, data: bytes | Iterable[bytes | memoryview], *, mode: int = 0o644) -> None:
+def write_atomic(
+    path: Path, data: bytes | Iterable[bytes | memoryview], *, mode: int = 0o644, sync_name: bool = True
+) -> None:
     """Write `path` whole or not at all; an existing file is replaced. StorageError leaves no temporary file behind.
 
-    Of a large iterable, what is written goes to the disk while the rest is being made.
+    Of a large iterable, what is written goes to the disk while the rest is being made. `sync_name` as for `replacing`.
     """
-    with replacing(path) as temporary:
+    with replacing(path, sync_name=sync_name) as temporary:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             if isinstance(data, bytes):
