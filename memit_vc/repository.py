@@ -291,7 +291,7 @@ class Repository:
         return state_id(self.base_id, columns)
 
     def recorded_states(self) -> dict[CommitId, StateId]:
-        """The state of every commit, as it was recorded when the commit was stored; `fsck` computes them again."""
+        """The state of every commit, oldest first, as it was recorded with the commit; `fsck` computes them again."""
         return self._read(rows_history.recorded_states)
 
     def commits_of_state(self, state: StateId) -> list[CommitId]:

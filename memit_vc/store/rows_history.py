@@ -52,7 +52,7 @@ def first_parent_changes(connection: Connection, tip: CommitId) -> list[tuple[Co
         .join(changes, changes.c.commit == line.c.id)
         .order_by(line.c.depth, changes.c.column)
     )
-    return [(CommitId(row[0]), ColumnId(row[1]), str(row[2])) for row in connection.execute(statement)]
+    return [(CommitId(row[0]), ColumnId(row[1]), str(row[2])) for row in connection.execute(statement).all()]
 
 
 def load_state(connection: Connection, tip: CommitId) -> dict[ColumnId, CommitId]:
@@ -74,8 +74,8 @@ def bringers(connection: Connection, columns: Collection[ColumnId]) -> dict[Colu
 
 
 def recorded_states(connection: Connection) -> dict[CommitId, StateId]:
-    """The state of every commit."""
-    rows = connection.execute(select(commits.c.id, commits.c.state))
+    """The state of every commit, oldest first."""
+    rows = connection.execute(select(commits.c.id, commits.c.state).order_by(commits.c.seq))
     return {CommitId(row.id): StateId(row.state) for row in rows}
 
 
