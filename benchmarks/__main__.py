@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from benchmarks import commit, edits, history, large, moments, quality, solve, z
+from benchmarks import commit, edits, history, large, long, moments, quality, solve, z
 from benchmarks.places import Options
 from benchmarks.report import RESULTS, Report, show, write_documentation
 
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "history": history.run,
     "quality": quality.run,
     "large": large.run,
+    "long": long.run,
 }
 ALWAYS = ("z", "statistics", "solve", "commit")
 WITH_EDITS = ("edits", "bfloat16", "rules", "many", "history")
@@ -38,7 +39,8 @@ def main() -> None:
         nargs="*",
         metavar="NAME",
         help=f"{', '.join(BENCHMARKS)}. Default: {', '.join(ALWAYS)}; with --edits also {', '.join(WITH_EDITS)}. "
-        "many takes 500 facts. Only where they are named: quality, for official CounterFact records; large, for a GPU.",
+        "many takes 500 facts. Only where they are named: quality, for official CounterFact records; large, for a GPU; "
+        "long, a history of 3,000 commits.",
     )
     parser.add_argument("--model", type=Path, metavar="DIR", help="a model directory. Default: the demo's model.")
     parser.add_argument("--facts", type=int, metavar="N", help="facts, in place of each benchmark's own number")

@@ -16,10 +16,7 @@ import argparse
 import hashlib
 import json
 import os
-import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -29,6 +26,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from benchmarks.commands import memitvc
 from benchmarks.report import machine
 from memit_vc.cli.demo_model import demo_model
 from memit_vc.config import user_cache
@@ -85,20 +83,6 @@ def add_commit(repository: Repository, number: int) -> None:
         provenance=patch.header.provenance,
     )
     record(repository, head, [made], patches=[patch], facts=facts)
-
-
-def memitvc(repository: Path, *words: str) -> dict[str, float]:
-    """Seconds of one command, a process of its own."""
-    command = [sys.executable, "-m", "memit_vc", words[0], "-C", str(repository), *words[1:]]
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{command}: {done.stderr}")
-    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {
-        "seconds": wall,
-        "processor_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-    }
 
 
 def fastest(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -292,6 +292,10 @@ class Repository:
     def state_id(self, columns: Collection[ColumnId]) -> StateId:
         return state_id(self.base_id, columns)
 
+    def recorded_states(self) -> dict[CommitId, StateId]:
+        """The state of every commit, oldest first, as it was recorded with the commit; `fsck` computes them again."""
+        return self._read(rows_history.recorded_states)
+
     def commits_of_state(self, state: StateId) -> list[CommitId]:
         """The commits that have this state, oldest first."""
         return self._read(rows_history.commits_of_state, state)
@@ -312,6 +316,21 @@ class Repository:
         """The patches and positions that supply each column exactly once; () for a dense patch."""
         layout, dense, _ = self._read(rows_patches.patches_holding, columns)
         return select_columns(columns, layout, dense)
+
+    def selections(
+        self, sets: Mapping[CommitId, Collection[ColumnId]]
+    ) -> dict[CommitId, dict[PatchId, tuple[int, ...]]]:
+        """`selection` of several sets of columns, read together."""
+        layout, dense, _ = self._read(rows_patches.patches_holding, {c for columns in sets.values() for c in columns})
+        holders: dict[ColumnId, list[PatchId]] = {}
+        for patch, held in layout.items():
+            for column in held:
+                holders.setdefault(column, []).append(patch)
+        touched = {name: {p for c in columns for p in holders.get(c, ())} for name, columns in sets.items()}
+        return {
+            name: select_columns(columns, {patch: layout[patch] for patch in touched[name]}, dense)
+            for name, columns in sets.items()
+        }
 
     def constraints_of(self, columns: Collection[ColumnId]) -> dict[PatchId, tuple[BlobId | None, tuple[int, ...]]]:
         """As `selection`, with each patch's constraints blob; patches that have one are preferred."""

@@ -33,7 +33,7 @@ def command(io: IO, revision: str, as_csv: bool, subject: str | None, commits: t
         found = facts(repository, revision)
         live = len(found)
         wanted = {repository.resolve(name) for name in commits}
-        dates = {entry.commit: repository.commit(entry.commit).time for entry in found}
+        dates = {id_: commit.time for id_, commit in repository.commits({entry.commit for entry in found}).items()}
     if subject is not None:
         from memit_vc.objects import as_seen
 

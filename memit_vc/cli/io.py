@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from memit_vc.cli.table import table
 from memit_vc.cli.terminal import escaped_json
 from memit_vc.errors import UsageError
 from memit_vc.foreign.text import indented, one_line
@@ -89,23 +91,9 @@ class IO:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
         """A plain table on stdout: aligned columns, never cut; piped output is not wrapped to a terminal's width."""
-        from rich.box import SIMPLE_HEAD
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        console = Console(highlight=False, soft_wrap=False)
-        if not console.is_terminal:
-            console = Console(highlight=False, width=10_000)
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for name in columns:
-            table.add_column(name, justify="right" if name in right else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(one_line(cell)) for cell in row))
-        with console.capture() as captured:
-            console.print(table)
-        # rich pads the last column to its full width; nobody wants blanks at the end of a line
-        click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        names, *lines = table(columns, [[one_line(cell) for cell in row] for row in rows], right=right, width=width)
+        click.echo("\n".join([click.style(names, bold=True), *lines]))
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import cached_property
 from typing import Any
 
 from memit_vc.objects.ids import BaseId, BlobId, ColumnId, CommitId, JsonValue, PatchId, canonical_json, digest
@@ -12,7 +13,7 @@ from memit_vc.objects.ids import BaseId, BlobId, ColumnId, CommitId, JsonValue, 
 COMMIT_FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Commit:
     """One node of the history.
 
@@ -35,7 +36,7 @@ class Commit:
     provenance: BlobId | None = None
     details: Mapping[str, JsonValue] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def id(self) -> CommitId:
         return CommitId(digest("commit", canonical_json(self.to_json())))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from memit_vc.objects.ids import FactId, JsonValue, canonical_json, digest
@@ -18,7 +19,7 @@ class Probe:
     answer: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Fact:
     """One edit request.
 
@@ -40,7 +41,7 @@ class Fact:
     phrasings: tuple[str, ...] = ()
     occurrence: int | None = None
 
-    @property
+    @cached_property
     def id(self) -> FactId:
         """Hash of the whole request, probes included."""
         return FactId(digest("fact", canonical_json(self.to_json())))

@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
+from memit_vc.concurrency import ordered_map
 from memit_vc.errors import RefMovedError, RemoteError, StorageError
 from memit_vc.remote.manifest import ADAPTER, BASE, CARD, HPARAMS, MANIFEST, MAX_MANIFEST
 from memit_vc.remote.protocol import Change, RemoteFile, content_digest, content_size
 from memit_vc.remote.strict_json import DISTRUST
-from memit_vc.store.files import file_digest, make_directories, read_chunks, write_atomic
+from memit_vc.store.files import file_digest, fsync_path, make_directories, read_chunks, write_atomic
 from memit_vc.store.links import leads_out
 from memit_vc.store.locks import locked
 from memit_vc.store.temporaries import clear_abandoned, is_temporary, remove_temporary, stale_temporaries
@@ -98,9 +99,8 @@ class DirectoryRemote:
                 if self.head() != parent:
                     raise RefMovedError(f"{self.url} changed meanwhile", hint="Run `memitvc pull`, then push again.")
                 self._tidy()
-                named = sorted(path for path in change.adds if "/" in path)  # nobody reads them yet
-                for path in named:
-                    self._write(path, change.adds[path])
+                named = sorted(path for path in change.adds if "/" in path)
+                self._write_named({path: change.adds[path] for path in named})
                 # without its config, which is written last of both, no reader takes weights for an adapter
                 replaced = ADAPTER[:1] if not change.adds.keys().isdisjoint(ADAPTER) else ()
                 for path in (*replaced, *sorted(change.deletes)):
@@ -120,11 +120,21 @@ class DirectoryRemote:
         """Nothing: a directory has no tags but those of memitvc.json."""
         del name, revision, keep
 
-    def _write(self, path: str, content: bytes | Path) -> None:
+    def _write_named(self, files: Mapping[str, bytes | Path]) -> None:
+        """Files that nobody reads before memitvc.json names them: each is durable before it has its name, and at the
+        end all names are durable. Each directory is synced once, also for names that a killed push left there.
+        """
+        for _ in ordered_map(lambda path: self._write(path, files[path], sync_name=False), files):
+            pass
+        for name in ("commits", "objects"):
+            for directory, _, _ in os.walk(self.directory / name):
+                fsync_path(Path(directory))
+
+    def _write(self, path: str, content: bytes | Path, *, sync_name: bool = True) -> None:
         target = self._inside(path)
         if path.startswith("objects/") and self._same(target, content):
             return
-        write_atomic(target, content if isinstance(content, bytes) else read_chunks(content))
+        write_atomic(target, content if isinstance(content, bytes) else read_chunks(content), sync_name=sync_name)
 
     @staticmethod
     def _same(target: Path, content: bytes | Path) -> bool:

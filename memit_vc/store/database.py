@@ -192,7 +192,7 @@ def rows_with(
 ) -> Iterator[Row[Any]]:
     """The rows of `statement` that have one of `values` in `column`, however many values there are."""
     for part in chunked(values):
-        yield from connection.execute(statement.where(column.in_(part)))
+        yield from connection.execute(statement.where(column.in_(part))).all()
 
 
 def known(connection: Connection, column: Column[str], values: Collection[_Id]) -> set[_Id]:

@@ -98,11 +98,12 @@ def scratch(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, sync_name: bool = True) -> Iterator[Path]:
     """A name for the block to write a file under; at its end that file is durable, and is `path`.
 
     It has the mode of any new file, also where a library writes it with one of its own. An error leaves `path` as it
-    was and no temporary file behind; that of a system which refuses is a StorageError.
+    was and no temporary file behind; that of a system which refuses is a StorageError. Without `sync_name` only the
+    bytes are durable, until the caller syncs the directory: once for many files.
     """
     with storage_errors(path), scratch(path) as place:
         made = place / path.name
@@ -112,13 +113,17 @@ def replacing(path: Path) -> Iterator[Path]:
         made.chmod(mode)
         fsync_path(made)
         made.rename(path)
-        fsync_path(path.parent)
+        if sync_name:
+            fsync_path(path.parent)
 
 
-def write_atomic(path: Path, data: bytes | Iterable[bytes | memoryview], *, mode: int = 0o666) -> None:
+def write_atomic(
+    path: Path, data: bytes | Iterable[bytes | memoryview], *, mode: int = 0o666, sync_name: bool = True
+) -> None:
     """Write `path` whole or not at all; an existing file is replaced. StorageError leaves no temporary file behind.
 
     The umask applies to `mode`. Of a large iterable, what is written goes to the disk while the rest is being made.
+    `sync_name` as for `replacing`.
     """
     with storage_errors(path):
         make_directories(path.parent)
@@ -132,7 +137,8 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes | memoryview], *, mode
                 file.flush()
                 fsync(descriptor)
                 temporary.rename(path)
-            fsync_path(path.parent)
+            if sync_name:
+                fsync_path(path.parent)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()

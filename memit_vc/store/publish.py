@@ -22,6 +22,7 @@ from memit_vc.objects import (
     short,
 )
 from memit_vc.store.blobs import BlobStore
+from memit_vc.store.replay import replayed
 from memit_vc.store.rows_history import insert_commit, load_state, present
 from memit_vc.store.rows_patches import insert_facts, insert_patch, known_columns
 from memit_vc.store.rows_refs import move_ref, raw_head, write_meta
@@ -80,39 +81,17 @@ def insert_patches(
 def insert_commits(
     connection: Connection, blobs: BlobStore, base: BaseId, state_hash: StateHash, commits: Sequence[Commit]
 ) -> None:
-    """Commits, parents before children; those that are stored already are passed over."""
+    """Commits, parents before children; those that are stored already are passed over. IntegrityError."""
     known = present(connection, {c.id for c in commits} | {p for c in commits for p in c.parents})
     available = known_columns(connection, {column for c in commits for column in (*c.adds, *c.removes)})
-    states: dict[CommitId, frozenset[ColumnId]] = {}
-    for commit in commits:
-        if commit.id in known:
-            continue
-        where = f"commit {short(commit.id)}"
-        if commit.base != base:
-            raise IntegrityError(f"{where} belongs to base {short(commit.base)}, this repository has {short(base)}")
-        if absent := [p for p in commit.parents if p not in known]:
-            raise IntegrityError(f"{where}: its parent {short(absent[0])} is not in this repository")
-        if len(set(commit.parents)) != len(commit.parents):
-            raise IntegrityError(f"{where} names a parent twice")
-        if unknown := {*commit.adds, *commit.removes} - available:
-            raise IntegrityError(f"{where}: no patch holds its column {short(min(unknown))}")
-        if both := {*commit.adds} & {*commit.removes}:
-            raise IntegrityError(f"{where} both adds and removes column {short(min(both))}")
+
+    def stored(commit: CommitId) -> frozenset[ColumnId]:
+        return frozenset(load_state(connection, commit))
+
+    for commit, state in replayed(commits, base, known=known, columns=available, state=stored):
         if commit.provenance is not None:
             blobs.path(commit.provenance)
-        state: frozenset[ColumnId] = frozenset()
-        if commit.parents:
-            first = commit.parents[0]
-            state = states[first] if first in states else frozenset(load_state(connection, first))
-        if absent_columns := set(commit.removes) - state:
-            raise IntegrityError(
-                f"{where} removes column {short(min(absent_columns))}, which is not in its parent's state"
-            )
-        state = (state - set(commit.removes)) | set(commit.adds)
-        # one state is held at a time on a line: a pull of thousands of commits stays small
-        states = {commit.id: state}
         insert_commit(connection, commit, state_hash(state))
-        known.add(commit.id)
 
 
 def _at(head: str) -> str:

@@ -52,7 +52,7 @@ def first_parent_changes(connection: Connection, tip: CommitId) -> list[tuple[Co
         .join(changes, changes.c.commit == line.c.id)
         .order_by(line.c.depth, changes.c.column)
     )
-    return [(CommitId(row[0]), ColumnId(row[1]), str(row[2])) for row in connection.execute(statement)]
+    return [(CommitId(row[0]), ColumnId(row[1]), str(row[2])) for row in connection.execute(statement).all()]
 
 
 def load_state(connection: Connection, tip: CommitId) -> dict[ColumnId, CommitId]:
@@ -71,6 +71,12 @@ def bringers(connection: Connection, columns: Collection[ColumnId]) -> dict[Colu
     for row in rows_with(connection, added, changes.c.column, columns):
         found[ColumnId(row.column)].append(CommitId(row.commit))
     return found
+
+
+def recorded_states(connection: Connection) -> dict[CommitId, StateId]:
+    """The state of every commit, oldest first."""
+    rows = connection.execute(select(commits.c.id, commits.c.state).order_by(commits.c.seq))
+    return {CommitId(row.id): StateId(row.state) for row in rows}
 
 
 def commits_of_state(connection: Connection, state: StateId) -> list[CommitId]:

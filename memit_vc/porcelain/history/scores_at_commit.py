@@ -39,13 +39,6 @@ def came_in(repository: Repository, commits: Collection[CommitId]) -> dict[Commi
     return found
 
 
-def handed_on_to(repository: Repository, commit: CommitId) -> Mapping[str, Any] | None:
-    """The scores handed on to a commit: {"before": {fact: scores}, "after": {fact: scores}}; None if there are none."""
-    handed: Any = repository.evaluations_of([commit], HANDED_ON)
-    record: Mapping[str, Any] | None = handed.get(commit)
-    return record
-
-
 def scores_at_commit(repository: Repository, commits: Collection[CommitId]) -> dict[CommitId, dict[FactId, Scores]]:
     """The scores of the facts that each commit added, right after it; {} if nothing was measured."""
     came = came_in(repository, commits)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memit_vc.errors import VerificationError
+from memit_vc.errors import IntegrityError, VerificationError
 from memit_vc.objects import CommitId, StateId, short
 from memit_vc.porcelain.base import checked_base
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, count, silent
 from memit_vc.store.checkpoint import RECORD_FILE, Checkpoint
 from memit_vc.store.jsoncache import read_or_empty
+from memit_vc.vcs.graph import ancestors
 
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
@@ -77,6 +78,9 @@ def verify(
         expected = {**{name: base[name] for name in editable}, **_hashes(repository, commits[0], state)}
         differing = sorted(name for name in editable if found[name] != expected[name])
         if not differing:
+            if LiveState.at(repository, commits[0]).id != state:
+                what = f"commit {short(commits[0])} is recorded with another state than its history gives"
+                raise IntegrityError(what, hint="Run `memitvc fsck`.")
             is_base = all(expected[name] == base[name] for name in editable)
             return Verified(directory, state, commits, is_base, len(found), said if said != state else None, on_branch)
         if expect is not None:
@@ -109,24 +113,23 @@ def _candidates(
     repository: Repository, expect: str | None, said: StateId | None
 ) -> Iterator[tuple[StateId, tuple[CommitId, ...], bool]]:
     """States to compare with, and whether a ref reaches them. The likeliest come first: the state that the directory
-    names, HEAD's history, every other ref's, then commits that were undone or replaced and are still stored.
+    names, HEAD's, that of any other commit which a ref reaches, then commits that were undone or replaced and are still
+    stored. Ids are those that were recorded with the commits: to compute all takes the square of the history's length.
     """
     if expect is not None:
         wanted = repository.resolve(expect)
         yield LiveState.at(repository, wanted).id, (wanted,), True
         return
-    tips = list(dict.fromkeys([repository.head().commit, *repository.refs().values()]))
-    reached = {commit.id: None for commit in repository.log(tips)}
-    others = [commit for commit in repository.stored_commits() if commit not in reached]
-    seen: set[StateId] = set()
-    for commits, on_branch in ((list(reached), True), (others, False)):
-        states: dict[StateId, list[CommitId]] = {}
-        for commit in commits:
-            states.setdefault(LiveState.at(repository, commit).id, []).append(commit)
-        for state in sorted(states, key=lambda state: state != said):
-            if state not in seen:
-                seen.add(state)
-                yield state, tuple(states[state]), on_branch
+    head = repository.head().commit
+    reached = ancestors([head, *repository.refs().values()], repository.parents)
+    recorded = repository.recorded_states()
+    held: dict[bool, dict[StateId, list[CommitId]]] = {True: {}, False: {}}
+    for commit in repository.stored_commits():
+        held[commit in reached].setdefault(recorded[commit], []).append(commit)
+    states = {**held[False], **held[True]}
+    likely = [state for state in (said, recorded[head]) if state in states]
+    for state in dict.fromkeys([*likely, *held[True], *held[False]]):
+        yield state, tuple(states[state]), state in held[True]
 
 
 def _hashes(repository: Repository, commit: CommitId, state: StateId) -> Mapping[str, str]:

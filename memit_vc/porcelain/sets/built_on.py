@@ -39,6 +39,10 @@ class _History:
         for commit in self._commits.values():
             before = self._held[commit.parents[0]] if commit.parents else frozenset()
             self._held[commit.id] = (before - set(commit.removes)) | (gone & set(commit.adds))
+        self._patches = repository.patches({p for commit in self._commits.values() for p in commit.patches})
+        self._of_state: dict[StateId, CommitId] = {}
+        for id_, state in repository.recorded_states().items():
+            self._of_state.setdefault(state, id_)
         self._records: dict[BlobId, Mapping[str, Any]] = {}
         self._known: dict[tuple[BlobId | None, CommitId], bool] = {}
 
@@ -46,7 +50,7 @@ class _History:
         """Whether one of these columns, which the commit brought in, was computed with some of `gone` in place."""
         return any(
             self._column(patch, position, self._commits[commit])
-            for patch in map(self._repository.patch, self._commits[commit].patches)
+            for patch in map(self._patches.__getitem__, self._commits[commit].patches)
             for position, column in enumerate(patch.columns)
             if column in columns
         )
@@ -80,7 +84,8 @@ class _History:
 
     def _context(self, recorded: str | None, commit: Commit) -> State:
         """Those of `gone` in the state that a batch was computed on."""
-        for same in () if recorded is None else self._repository.commits_of_state(StateId(recorded)):
+        same = None if recorded is None else self._of_state.get(StateId(recorded))
+        if same is not None:
             return self._held[same] if same in self._held else self._gone & self._repository.state(same)
         return (self._held[commit.parents[0]] if commit.parents else frozenset()) - set(commit.removes)
 

@@ -54,13 +54,11 @@ def repack(repository: Repository, columns: Sequence[ColumnId]) -> Packed:
         if patch not in kept
         for position in positions
     }
-    groups: dict[object, list[_Place]] = {}
+    kinds = {patch: _kind(repository, sources[patch]) for patch in {patch for patch, _ in places.values()}}
+    groups: dict[str, list[_Place]] = {}
     for column in columns:
         if column in places:
-            source = sources[places[column][0]]
-            blob = _constraints(repository, source)
-            names = None if blob is None else sorted(read_header(repository.blobs.path(blob)).tensors)
-            groups.setdefault(repr((sorted(source.header.weights), names)), []).append(places[column])
+            groups.setdefault(kinds[places[column][0]], []).append(places[column])
     patches, blobs = [], []
     for group in groups.values():
         first = group[0][0]
@@ -71,6 +69,13 @@ def repack(repository: Repository, columns: Sequence[ColumnId]) -> Packed:
         patches.append(patch)
         blobs += made
     return Packed(tuple(patches), tuple(blobs), tuple(sorted(kept)))
+
+
+def _kind(repository: Repository, patch: Patch) -> str:
+    """What columns must have in common to be in one patch: the weights, and the tensors of the constraints."""
+    blob = _constraints(repository, patch)
+    names = None if blob is None else sorted(read_header(repository.blobs.path(blob)).tensors)
+    return repr((sorted(patch.header.weights), names))
 
 
 def _constraints(repository: Repository, patch: Patch) -> BlobId | None:

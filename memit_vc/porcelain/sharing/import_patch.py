@@ -154,10 +154,10 @@ def _there(state: LiveState, wanted: State, commit: Commit) -> LiveState:
 def _check_whole(known: Together, found: Published, records: Sequence[RemoteCommit]) -> None:
     """IntegrityError if a commit cannot be picked, or if the file holds anything that no commit needs."""
     where, repository = found.remote.url, known.repository
-    lacking = known.lacking(each.commit for each in records)
+    held = known.columns(each.commit for each in records)
     for commit in (each.commit for each in records):
         name = f"{where}: commit {short(commit.id)}"
-        if absent := lacking.intersection(commit.adds):
+        if absent := set(commit.adds) - held:
             raise IntegrityError(f"{name}: no patch in the file holds its column {short(min(absent))}", hint=DISTRUST)
         if not commit.parents or set(commit.adds) & set(commit.removes):
             raise IntegrityError(f"{name} has no parent, or adds what it removes", hint=DISTRUST)

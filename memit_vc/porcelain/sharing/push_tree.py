@@ -8,7 +8,7 @@ from pathlib import Path
 from memit_vc.errors import RemoteError, UsageError
 from memit_vc.objects import CommitId, JsonValue, canonical_json
 from memit_vc.porcelain.sharing.card import model_card
-from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
+from memit_vc.porcelain.sharing.outgoing import outgoing
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import ADAPTER, BASE, CARD, HPARAMS, MANIFEST, commit_path, object_path
@@ -61,12 +61,11 @@ def commit_files(
 ) -> dict[str, bytes | Path]:
     """Records and objects of `commits` by their paths in the tree, without those that are there. IntegrityError."""
     adds: dict[str, bytes | Path] = {}
-    for number, commit in enumerate(commits, 1):
-        entry = RemoteCommit.of(repository, commit, constraints=constraints)
-        record = entry.encode()
-        if not is_there(commit_path(commit), record):
-            adds[commit_path(commit)] = record
-        for blob in sorted(entry.objects(repository)):
+    for number, (entry, objects) in enumerate(outgoing(repository, commits, constraints=constraints), 1):
+        name, record = commit_path(entry.commit.id), entry.encode()
+        if not is_there(name, record):
+            adds[name] = record
+        for blob in sorted(objects):
             path = object_path(blob)
             if path not in adds and not is_there(path, repository.blobs.path(blob)):
                 repository.blobs.read(blob)

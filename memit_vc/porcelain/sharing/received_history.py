@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +28,7 @@ from memit_vc.remote.manifest import object_path
 from memit_vc.remote.strict_json import DISTRUST, canonical
 from memit_vc.repository import Repository
 from memit_vc.store.publish import Evaluation
+from memit_vc.store.replay import replayed
 
 _MAX_PROVENANCE = 1 << 24
 """Bytes: hyperparameters, templates and versions, and ten digits for each fact."""
@@ -80,10 +80,10 @@ class Together:
                 total[name] = total.get(name, 0.0) + units[n]
         return total
 
-    def lacking(self, commits: Iterable[Commit]) -> set[ColumnId]:
-        """The columns that the commits bring in or take out and that no patch holds."""
-        unknown = {column for commit in commits for column in (*commit.adds, *commit.removes)} - self._places.keys()
-        return unknown - self.repository.known_columns(unknown)
+    def columns(self, commits: Iterable[Commit]) -> set[ColumnId]:
+        """The columns that the commits bring in or take out and that some patch holds."""
+        named = {column for commit in commits for column in (*commit.adds, *commit.removes)}
+        return named & self._places.keys() | self.repository.known_columns(named - self._places.keys())
 
 
 def received(
@@ -201,37 +201,27 @@ def _facts(records: Sequence[RemoteCommit], patches: Sequence[Patch], where: str
 
 
 def _states(known: Together, records: Sequence[RemoteCommit], where: str) -> dict[CommitId, StateId]:
-    """The state at each new commit. IntegrityError for columns that no patch holds and for sums that could round."""
+    """The state at each new commit. IntegrityError for what `publish` would refuse, and for sums that could round."""
     repository = known.repository
-    lacking = known.lacking(record.commit for record in records)
+    commits = [record.commit for record in records]
     exact = _all_exact(known, records)
-    uses = Counter(record.commit.parents[0] for record in records if record.commit.parents)
-    states: dict[CommitId, frozenset[ColumnId]] = {}
+    replay = replayed(
+        commits,
+        repository.base_id,
+        known=repository.known_commits({parent for commit in commits for parent in commit.parents}),
+        columns=known.columns(commits),
+        state=repository.state,
+    )
     ids: dict[CommitId, StateId] = {}
-    for record in records:
-        commit = record.commit
-        what = f"{where}: commit {short(commit.id)}"
-        if absent := lacking.intersection(commit.adds + commit.removes):
-            raise IntegrityError(f"{what}: no patch holds its column {short(min(absent))}", hint=DISTRUST)
-        if set(commit.adds) & set(commit.removes):
-            raise IntegrityError(f"{what} adds what it removes", hint=DISTRUST)
-        first = commit.parents[0] if commit.parents else None
-        state: frozenset[ColumnId] = frozenset()
-        if first is not None:
-            state = states[first] if first in states else LiveState.at(repository, first).columns
-            uses[first] -= 1
-            if not uses[first]:
-                states.pop(first, None)  # a long line of commits holds one state at a time
-        state = (state - set(commit.removes)) | set(commit.adds)
-        if uses[commit.id]:
-            states[commit.id] = state
-        live = LiveState(repository, state, known=known)
-        ids[commit.id] = live.id
-        try:
+    try:
+        for commit, state in replay:
+            ids[commit.id] = repository.state_id(state)
             if not exact:
-                live.check_exact()
-        except EngineError as error:
-            raise IntegrityError(f"{what}: {error.message}", hint=DISTRUST) from error
+                LiveState(repository, state, known=known).check_exact()
+    except EngineError as error:
+        raise IntegrityError(f"{where}: commit {short(commit.id)}: {error.message}", hint=DISTRUST) from error
+    except IntegrityError as error:
+        raise IntegrityError(f"{where}: {error.message}", hint=DISTRUST) from error
     return ids
 
 

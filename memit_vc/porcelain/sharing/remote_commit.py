@@ -13,7 +13,6 @@ from memit_vc.objects import (
     Commit,
     CommitId,
     Fact,
-    FactId,
     JsonValue,
     PatchId,
     canonical_json,
@@ -22,10 +21,8 @@ from memit_vc.objects import (
     short,
 )
 from memit_vc.objects.commit import COMMIT_FORMAT
-from memit_vc.porcelain.history.scores_at_commit import HANDED_ON, handed_on_to
-from memit_vc.porcelain.state import LiveState
+from memit_vc.porcelain.history.scores_at_commit import HANDED_ON
 from memit_vc.remote.strict_json import DISTRUST, canonical
-from memit_vc.repository import Repository
 
 _T = TypeVar("_T")
 _FIELDS = {"commit", "facts", "patches", "scores"}
@@ -44,31 +41,6 @@ class RemoteCommit:
     patches: Mapping[PatchId, BlobId | None]
     scores: Mapping[str, Any] | None
     handed_on: Mapping[str, Any] | None = None
-
-    @classmethod
-    def of(cls, repository: Repository, id: CommitId, *, constraints: bool) -> RemoteCommit:  # noqa: A002
-        """As the repository has it. Without `constraints` their names are left out, too."""
-        commit = repository.commit(id)
-        wanted = sorted({*commit.patches, *LiveState(repository, commit.adds).selection})
-        patches: dict[PatchId, BlobId | None] = {}
-        facts: dict[FactId, None] = {}
-        for patch in wanted:
-            known = repository.patch(patch)
-            kept = known.constraints if constraints and known.constraints is not None else None
-            patches[patch] = kept if kept is not None and repository.blobs.has(kept) else None
-            facts |= dict.fromkeys(column.fact for column in known.header.columns)
-        rows = repository.facts(list(facts))
-        state = LiveState.at(repository, id).id
-        stored = repository.evaluations(state, "commit").get(("commit", id))
-        scores = stored if isinstance(stored, Mapping) else None
-        return cls(commit, tuple(rows[fact] for fact in facts), patches, scores, handed_on_to(repository, id))
-
-    def objects(self, repository: Repository) -> set[BlobId]:
-        """Every blob that this commit needs at the other end."""
-        needed = {self.commit.provenance, *self.patches.values()}
-        for patch in self.patches:
-            needed |= {BlobId(patch), repository.patch(patch).header.provenance}
-        return {blob for blob in needed if blob is not None}
 
     def encode(self) -> bytes:
         patches: dict[str, JsonValue] = {str(patch): blob for patch, blob in self.patches.items()}

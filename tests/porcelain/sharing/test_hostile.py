@@ -158,6 +158,11 @@ def added_and_removed(record: dict[str, Any]) -> None:
     record["commit"]["removes"] = record["commit"]["adds"]
 
 
+def removed_from_nothing(record: dict[str, Any]) -> None:
+    """The columns are known, but the state before does not have them."""
+    record["commit"].update(removes=record["commit"]["adds"], adds=[])
+
+
 def scores(forge: Forge) -> None:
     side = {"facts": {}, "total": {"ES": "all"}, "perplexity": None, "probe": ""}
     forge.edit(lambda record: record.update({"scores": {"before": side, "after": side}}))
@@ -218,7 +223,8 @@ BLOWS: dict[str, Blow] = {
         lambda f: f.edit(lambda r: r["patches"].update(dict.fromkeys(r["patches"], "../x"))),
     ),
     "a column from nowhere": ("no patch holds", field("adds", [HEX])),
-    "added and removed": ("adds what it removes", lambda f: f.edit(added_and_removed)),
+    "added and removed": ("both adds and removes", lambda f: f.edit(added_and_removed)),
+    "removed from nothing": ("not in its parent's state", lambda f: f.edit(removed_from_nothing)),
     "a fact gone": ("lacks fact", lambda f: f.edit(forgotten_fact)),
     "another fact": ("lacks fact", lambda f: f.edit(other_fact)),
     "a fact without its subject": (
