@@ -128,7 +128,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         _report(error.format_message(), hint, error.exit_code, as_json)
         return error.exit_code
     except UnicodeEncodeError as error:
-        _report(f"{error.object[error.start : error.end]!r} in an argument is not UTF-8 text", None, 2, as_json)
+        wrong = error.object[error.start : error.end]
+        _report(
+            f"{wrong!r}, in an argument or in the name of a directory, is not UTF-8 text",
+            "Use a name in UTF-8; a directory can be renamed.",
+            2,
+            as_json,
+        )
         return 2
     except MemoryError:
         _report(

@@ -143,7 +143,9 @@ def _text(entry: Any, where: str) -> str:
     if isinstance(entry, int) and not isinstance(entry, bool):
         return str(entry)  # a year
     if not isinstance(entry, str):
-        raise UsageError(f"{where} holds {entry!r}, which is not a text", hint="Give a string for each prompt and answer.")
+        raise UsageError(
+            f"{where} holds {entry!r}, which is not a text", hint="Give a string for each prompt and answer."
+        )
     return entry
 
 
