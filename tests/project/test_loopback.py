@@ -76,7 +76,7 @@ def test_lists_and_raw_files(client: Loopback) -> None:
     paths = web.post(f"{client.endpoint}/api/models/{NAME}/paths-info/main", json=asked)  # as JavaScript's client
     assert [row["path"] for row in paths.json()] == ["a.json"]
     head = web.head(f"{client.endpoint}/{NAME}/raw/main/w.safetensors")
-    assert (head.status_code, int(head.headers["Content-Length"])) == (200, 132)
+    assert (head.status_code, int(head.headers["Content-Length"])) == (200, 131)
     assert web.get(f"{client.endpoint}/{NAME}/raw/main/b.json").status_code == 404
 
 
