@@ -9,7 +9,6 @@ completes it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -170,6 +169,8 @@ class DirectoryRemote:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
+        import fcntl  # Windows has none
+
         make_directories(self.directory)
         with (self.directory / _LOCK).open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # closing the file, or dying, lets go of it

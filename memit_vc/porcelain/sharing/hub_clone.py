@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import re
 from pathlib import Path
@@ -25,6 +24,8 @@ def cached_clone(url: str) -> Path:
 
     If the Hub is out of reach then, the last fetched state is used, with a warning. Errors as for `clone`.
     """
+    import fcntl  # Windows has none
+
     name, branch = hub_name(url) or ("", "")
     # a name on the Hub has no "--", and no "@" or "/" but ours
     place = user_cache() / "clones" / f"{name}@{branch}".replace("/", "--")

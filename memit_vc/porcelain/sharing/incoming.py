@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -34,6 +33,8 @@ class Incoming:
         self.downloaded: list[BlobId] = []
 
     def __enter__(self) -> Incoming:
+        import fcntl  # Windows has none
+
         with storage_errors(self.directory):
             make_directories(self.directory.parent)
             self._lock = self.directory.with_suffix(".lock").open("a")
