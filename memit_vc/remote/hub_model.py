@@ -66,17 +66,9 @@ def cached_model(repo_id: str, revision: str | None) -> Path:
     try:
         return _snapshot(repo_id, revision, local=True)
     except LocalEntryNotFoundError as error:
-        found = _incomplete(repo_id, error)
+        found = getattr(error, "snapshot_path", None)  # clients before 1.22 do not look for missing files
         if found is None:
             raise
-        return found
-
-
-def _incomplete(repo_id: str, error: Exception) -> Path | None:
-    """The snapshot that lacks some file, if that is what the client says and all weights are there. RemoteError."""
-    found = getattr(error, "snapshot_path", None)  # clients before 1.22 do not look for missing files
-    if found is None:
-        return None
     place = Path(found)
     try:
         Checkpoint.find(place)
@@ -92,17 +84,13 @@ def _from_cache(repo_id: str, revision: str | None, error: Exception) -> Path:
     """What the cache has of the revision, if `error` says that nothing could be asked; else the error."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    if isinstance(error, LocalEntryNotFoundError):  # the client has looked there
-        place = _incomplete(repo_id, error)
-        if place is not None:
-            return place
-    elif unusable_setting(cause(error)) is None:
+    nothing_asked = isinstance(error, LocalEntryNotFoundError) or unusable_setting(cause(error)) is not None
+    known = _snapshots(repo_id) if nothing_asked else []
+    if not known:
         raise error
-    else:
-        with suppress(LocalEntryNotFoundError):
-            return cached_model(repo_id, revision)
-    known = _snapshots(repo_id)
-    if not known or (revision is not None and _SHA1.fullmatch(revision)):
+    with suppress(LocalEntryNotFoundError):
+        return cached_model(repo_id, revision)
+    if revision is not None and _SHA1.fullmatch(revision):
         raise error
     found = translated(error, f"hf://{repo_id}", "downloading the model")
     raise RemoteError(

@@ -21,7 +21,9 @@ _NAMES = re.compile(r"`([^`]+)`")
 def rows(title: str) -> dict[str, list[str]]:
     """The tables below a heading: first cell to the other cells."""
     part = PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in part.splitlines() if line.startswith("| `")]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split(" | ")] for line in part.splitlines() if line.startswith("| `")
+    ]
     return {name.strip("| "): more for name, *more in cells}
 
 
