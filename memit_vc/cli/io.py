@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from memit_vc.cli.completion import completing
 from memit_vc.cli.table import table
 from memit_vc.cli.terminal import escaped_json
 from memit_vc.errors import UsageError
@@ -246,6 +247,6 @@ def verb(*, example: str, **attributes: Any) -> Callable[[_F], click.Command]:
         attributes.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
         attributes.setdefault("cls", Verb)
         made: click.Command = click.command(**attributes)(wrapped)
-        return made
+        return completing(made)
 
     return decorate

@@ -22,43 +22,58 @@ from memit_vc.errors import MemitVCError
 from memit_vc.foreign.text import indented
 
 # name: (module, what `memitvc --help` says of it), so that help and shell completion load no command
-COMMANDS = {
-    "init": ("init", "Start a repository on a base model."),
-    "stats": ("stats", "Compute the statistics that an edit needs."),
-    "commit": ("commit", "Edit facts into the model and record them as a commit."),
-    "log": ("log", "Show the history."),
-    "show": ("show", "Show one commit: its facts, scores and provenance."),
-    "status": ("status", "Show where HEAD is and what is ready."),
-    "facts": ("facts", "List the facts that are in the model now."),
-    "diff": ("diff", "Show in which facts two revisions differ."),
-    "revert": ("revert", "Take commits out of the model, exactly."),
-    "squash": ("squash", "Make one commit of many; the weights stay as they are."),
-    "branch": ("branch", "List, make, rename or delete branches."),
-    "switch": ("switch", "Move HEAD to a branch or a commit."),
-    "tag": ("tag", "List, make or delete tags."),
-    "merge": ("merge", "Join another branch's facts with this one's."),
-    "cherry-pick": ("cherry_pick", "Make the change of other commits here too."),
-    "blame": ("blame", "Rank the live edits by what they do to a prompt."),
-    "bisect": ("bisect", "Find the commit that changed something, by halving."),
-    "reproduce": ("reproduce", "Compute a commit again and compare."),
-    "rebase": ("rebase", "Compute a branch's batches again on another tip."),
-    "checkout": ("checkout", "Write the model of a revision to a directory."),
-    "export": ("export", "Write a state as an adapter, a checkpoint, or a patch file."),
-    "import": ("import_", "Take in the commits of a patch file."),
-    "eval": ("eval", "Measure the scores of a revision."),
-    "verify": ("verify", "Prove which state a model directory is."),
-    "remote": ("remote", "List, add or remove the places to push to and pull from."),
-    "push": ("push", "Publish a branch to a remote."),
-    "fetch": ("fetch", "Bring the commits of a remote here; branches stay."),
-    "pull": ("pull", "Fetch, and move the current branch forward."),
-    "clone": ("clone", "Make a repository of a remote and its base."),
-    "undo": ("undo", "Take back the last command that changed a branch."),
-    "op": ("op", "The log of operations, and the way back to any point of it."),
-    "gc": ("gc", "Remove what nothing refers to any more."),
-    "upgrade": ("upgrade", "Bring an older repository to this version's format."),
-    "fsck": ("fsck", "Check every object and row of the repository."),
-    "demo": ("demo", "Edit a small real model and take an edit back."),
+GROUPS = {
+    "Start": {
+        "demo": ("demo", "Edit a small real model and take an edit back."),
+        "init": ("init", "Start a repository on a base model."),
+        "clone": ("clone", "Make a repository of a remote and its base."),
+    },
+    "Edit": {
+        "stats": ("stats", "Compute the statistics that an edit needs."),
+        "commit": ("commit", "Edit facts into the model and record them as a commit."),
+    },
+    "Look": {
+        "status": ("status", "Show where HEAD is and what is ready."),
+        "log": ("log", "Show the history."),
+        "show": ("show", "Show one commit: its facts, scores and provenance."),
+        "facts": ("facts", "List the facts that are in the model now."),
+        "diff": ("diff", "Show in which facts two revisions differ."),
+        "eval": ("eval", "Measure the scores of a revision."),
+        "blame": ("blame", "Rank the live edits by what they do to a prompt."),
+        "bisect": ("bisect", "Find the commit that changed something, by halving."),
+        "reproduce": ("reproduce", "Compute a commit again and compare."),
+    },
+    "Change history": {
+        "revert": ("revert", "Take commits out of the model, exactly."),
+        "switch": ("switch", "Move HEAD to a branch or a commit."),
+        "branch": ("branch", "List, make, rename or delete branches."),
+        "tag": ("tag", "List, make or delete tags."),
+        "merge": ("merge", "Join another branch's facts with this one's."),
+        "cherry-pick": ("cherry_pick", "Make the change of other commits here too."),
+        "squash": ("squash", "Make one commit of many; the weights stay as they are."),
+        "rebase": ("rebase", "Compute a branch's batches again on another tip."),
+        "undo": ("undo", "Take back the last command that changed a branch."),
+        "op": ("op", "The log of operations, and the way back to any point of it."),
+    },
+    "Share": {
+        "remote": ("remote", "List, add or remove the places to push to and pull from."),
+        "push": ("push", "Publish a branch to a remote."),
+        "fetch": ("fetch", "Bring the commits of a remote here; branches stay."),
+        "pull": ("pull", "Fetch, and move the current branch forward."),
+        "import": ("import_", "Take in the commits of a patch file."),
+    },
+    "Ship": {
+        "checkout": ("checkout", "Write the model of a revision to a directory."),
+        "verify": ("verify", "Prove which state a model directory is."),
+        "export": ("export", "Write a state as an adapter, a checkpoint, or a patch file."),
+    },
+    "Maintain": {
+        "fsck": ("fsck", "Check every object and row of the repository."),
+        "gc": ("gc", "Remove what nothing refers to any more."),
+        "upgrade": ("upgrade", "Bring an older repository to this version's format."),
+    },
 }
+COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 
 
 class LazyGroup(click.Group):
@@ -78,6 +93,11 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0] if args else ""
+        if name == "help":
+            if len(args) == 1:
+                click.echo(ctx.get_help())
+                ctx.exit()
+            return self.resolve_command(ctx, [*args[1:], "--help"])
         if name and not name.startswith("-") and name not in COMMANDS:
             import difflib
 
@@ -87,8 +107,10 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        width = max(map(len, COMMANDS))
+        for title, group in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:{width}}", text) for name, (_, text) in group.items()])
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -125,16 +147,22 @@ def _run(arguments: Sequence[str] | None, guard: AbstractContextManager[None]) -
         return _interrupted(error)
     except OutputLostError as error:
         return _lost(error.error, as_json)
-    except click.exceptions.NoArgsIsHelpError as error:
-        _report("Missing command.", f"`{error.ctx.command_path} --help` lists them.", error.exit_code, as_json)
-        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:  # its message is the help
+        click.echo(error.ctx.get_help())
+        return 0
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
         hint = None if context is None else f"`{context.command_path} --help` says what it takes."
         _report(error.format_message(), hint, error.exit_code, as_json)
         return error.exit_code
     except UnicodeEncodeError as error:
-        _report(f"{error.object[error.start : error.end]!r} in an argument is not UTF-8 text", None, 2, as_json)
+        wrong = error.object[error.start : error.end]
+        _report(
+            f"{wrong!r}, in an argument or in the name of a directory, is not UTF-8 text",
+            "Use a name in UTF-8; a directory can be renamed.",
+            2,
+            as_json,
+        )
         return 2
     except MemoryError:
         _report(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from memit_vc.compat.before import given_before, write_before
+from memit_vc.compat.memit import apply_memit_to_model
 from memit_vc.compat.metrics import Measurement, compare
 from memit_vc.compat.models import load
 from memit_vc.compat.records import Request, facts_of, prepare_requests
@@ -64,6 +65,7 @@ class BaseEditor:
                 f"hparams is a {type(hparams).__name__}", hint="Use MEMITHyperParams.from_hparams(path or name)."
             )
         self.hparams = hparams
+        self._given = {"statistics": statistics, "context_templates": context_templates}
         self._session: Session
         if repo is not None:
             from memit_vc.compat.repository_editor import RepositorySession
@@ -82,12 +84,33 @@ class BaseEditor:
 
     @property
     def model(self) -> Any:
-        """The editor's own model: what `keep_original_weight=False` edits and `True` leaves alone."""
+        """The editor's own model: what `keep_original_weight=False` edits and `True` leaves alone.
+
+        Scripts set it to the model that an edit returned, to keep the edit.
+        """
         return self._session.adapter.model
+
+    @model.setter
+    def model(self, model: Any) -> None:
+        self._session.adopt(model, self.tok, self.hparams)
 
     @property
     def tok(self) -> Any:
+        """Its tokenizer."""
         return self._session.adapter.tokenizer
+
+    @tok.setter
+    def tok(self, tok: Any) -> None:
+        self._session.adopt(self.model, tok, self.hparams)
+
+    @property
+    def device(self) -> Any:
+        """Where the model's inputs go."""
+        return self._session.adapter.device
+
+    def apply_algo(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
+        """`apply_memit_to_model`, with the statistics and templates that the editor was given."""
+        return apply_memit_to_model(*args, **{**self._given, **kwargs})
 
     @property
     def model_name(self) -> Any:
@@ -204,8 +227,9 @@ class BaseEditor:
         self,
         prompts: str | Sequence[str],
         target_new: str | Sequence[str],
-        keep_original_weight: bool = False,
+        sequential_edit: bool = False,  # noqa: ARG002 (EasyEdit has it here, and no use for it either)
         *,
+        keep_original_weight: bool = False,
         subject: str | Sequence[str | None] | None = None,
     ) -> tuple[None, Any, dict[str, Tensor]]:
         """All requests as one batch and no metrics: (None, edited model, original weights)."""
@@ -252,9 +276,9 @@ class BaseEditor:
         metrics: list[dict[str, Any]] = []
         seconds: list[float] = []
         with change:
-            before = measure(change.adapter, requests, hparams) if pre is None else [dict(p) for p in pre]
+            before = measure(change.adapter, requests, hparams) if pre is None else given_before(pre, requests)
             if pre_file is not None and pre is None:
-                Path(pre_file).write_text(json.dumps(before, indent=4, ensure_ascii=False), encoding="utf-8")
+                write_before(pre_file, before)
             for batch in batches:
                 start = time.perf_counter()
                 change.apply([facts[i] for i in batch])
@@ -267,22 +291,19 @@ class BaseEditor:
                         record["post_immediate"] = compare(right_after, before[index])
                     metrics.append(record)
             after = measure(change.adapter, requests, hparams)
+            posts = [compare(post, was) for post, was in zip(after, before, strict=True)]
         level = logging.INFO if verbose else logging.DEBUG
-        for index, (record, post) in enumerate(zip(metrics, after, strict=True)):
-            record["post"] = compare(post, before[index])
+        for index, (record, post) in enumerate(zip(metrics, posts, strict=True)):
+            record["post"] = post
             _LOG.log(level, "%d editing: %s -> %s\n%s", index, facts[index].prompt, facts[index].target, record)
         return metrics, change.adapter.model, change.original, seconds
 
-    def _options(
-        self, options: dict[str, Any], n: int
-    ) -> tuple[Measurement, Sequence[Mapping[str, Any]] | None, str | Path | None]:
+    def _options(self, options: dict[str, Any], n: int) -> tuple[Measurement, Sequence[Any] | None, str | Path | None]:
         if not n:
             raise UsageError("there is nothing to edit", hint="Give at least one prompt with its target_new.")
         metric, generate = options.pop("eval_metric", None) or "exact match", options.pop("test_generation", False)
         measure = Measurement(metric, bool(generate))
         pre, pre_file = options.pop("pre_edit", None), options.pop("pre_file", None)
-        if pre is not None and len(pre) != n:
-            raise UsageError(f"pre_edit has length {len(pre)}, prompts {n}", hint="Give one dict for each request.")
         if unused := sorted(key for key, value in options.items() if value is not None):
             _LOG.warning("edit: %s: not an argument of MEMIT, ignored", ", ".join(unused))
         return measure, pre, pre_file

@@ -19,14 +19,15 @@ from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.scores.likelihood import Continued, continuations
 
-_SEMANTICS = {"rewrite": "reliability", "rephrase": "generalization"}
+_ACCURACY = ("exact match", "token em", "token_em")
+"""EasyEdit's names for one measure: the share of right tokens."""
 
 
 @dataclass(frozen=True)
 class Measurement:
     """What is measured of every request.
 
-    `eval_metric` "exact match" (or "token_em") gives `*_acc`, "ppl" gives `*_ppl`; `test_generation` adds the fluency
+    `eval_metric` "exact match" (or "token em") gives `*_acc`, "ppl" gives `*_ppl`; `test_generation` adds the fluency
     of the prompt's continuation.
     """
 
@@ -34,8 +35,10 @@ class Measurement:
     test_generation: bool = False
 
     def __post_init__(self) -> None:
-        if self.eval_metric not in ("exact match", "token_em", "ppl"):
-            raise UsageError(f"eval_metric {self.eval_metric!r} is not supported", hint='Use "exact match" or "ppl".')
+        if self.eval_metric not in (*_ACCURACY, "ppl"):
+            raise UsageError(
+                f"eval_metric {self.eval_metric!r} is not supported", hint='Use "exact match", "token em" or "ppl".'
+            )
 
     def __call__(
         self, adapter: ModelAdapter, requests: Sequence[Request], hparams: MEMITHyperParams
@@ -53,15 +56,13 @@ class Measurement:
         answers = dict(zip(asked, continuations(adapter, asked), strict=True))
         results = []
         for plan in plans:
-            result = self._result(plan, answers, hparams)
+            result = self._result(plan, answers)
             if self.test_generation:
                 result["fluency"] = {"ngram_entropy": ngram_entropy(adapter, [plan.prompt], seed=hparams.seed)}
             results.append(result)
         return results
 
-    def _result(
-        self, plan: _Plan, found: Mapping[tuple[str, str], Continued], hparams: MEMITHyperParams
-    ) -> dict[str, Any]:
+    def _result(self, plan: _Plan, found: Mapping[tuple[str, str], Continued]) -> dict[str, Any]:
         result: dict[str, Any] = {"locality": {}, "portability": {}}
         described = {}
         for kind, name, pairs in plan.questions:
@@ -71,9 +72,10 @@ class Measurement:
             elif kind == "portability":
                 result["portability"][f"{name}_acc"] = [v.matched for v in values]
             else:
-                measure = "ppl" if self.eval_metric == "ppl" else "acc"
-                result[f"{kind}_{measure}"] = [math.exp(v.nll) if measure == "ppl" else v.matched for v in values]
-                described[kind] = _meta(kind, measure, self.eval_metric, hparams)
+                perplexity = self.eval_metric == "ppl"
+                key = f"{kind}_ppl" if perplexity else f"{kind}_acc"
+                result[key] = _perplexity(values) if perplexity else [v.matched for v in values]
+                described[kind] = _meta(key, *(_PERPLEXITY if perplexity else _TOKENS))
         return {**result, "metric_meta": described}
 
 
@@ -93,15 +95,20 @@ class _Plan:
             prompt = prompt.replace("{}", request["subject"])  # memit's form
         questions: list[tuple[str, str, tuple[tuple[str, str], ...]]] = [("rewrite", "", ((prompt, target),))]
         if request.get("rephrase_prompt") is not None:
-            rephrased = _texts(request["rephrase_prompt"])
+            rephrased = _texts(request["rephrase_prompt"], f"request {number}: rephrase_prompt")
             questions.append(("rephrase", "", tuple((text, target) for text in rephrased)))
         for kind in ("locality", "portability"):
             for name, probes in (request.get(kind) or {}).items():
-                prompts, answers = _texts(probes["prompt"]), _texts(probes["ground_truth"])
+                where = f"request {number}: {kind} {name!r}"
+                prompts, answers = (_texts(probes[key], f"{where}: {key}") for key in ("prompt", "ground_truth"))
+                if len(prompts) != len(answers):
+                    raise UsageError(
+                        f"{where} has {len(prompts)} prompts and {len(answers)} answers", hint="Give one for each."
+                    )
                 for text, answer in zip(prompts, answers, strict=True):
                     if not text.strip() or not answer.strip():
                         raise UsageError(
-                            f"request {number}: {kind} {name!r} has an empty prompt or ground_truth",
+                            f"{where} has an empty prompt or ground_truth",
                             hint="Give a text for both, or leave the probe out.",
                         )
                 questions.append((kind, name, tuple(zip(prompts, answers, strict=True))))
@@ -110,35 +117,50 @@ class _Plan:
 
 def compare(post: dict[str, Any], pre: Mapping[str, Any]) -> dict[str, Any]:
     """`post` with `<name>_acc` of every locality probe: the share of predicted tokens that the edit left alone."""
-    before = pre.get("locality", {})
-    for key in [k for k in post["locality"] if k.endswith("_output")]:
-        if key in before:
-            post["locality"][key.removesuffix("_output") + "_acc"] = [
-                sum(a == b for a, b in zip(after, was, strict=True)) / len(after)
-                for after, was in zip(post["locality"][key], before[key], strict=True)
-            ]
-    return post
+    locality, described = dict(post["locality"]), dict(post["metric_meta"])
+    for key, outputs in post["locality"].items():
+        name, before = key.removesuffix("_output"), pre["locality"][key]
+        if [len(tokens) for tokens in outputs] != [len(tokens) for tokens in before]:
+            raise UsageError(
+                f"{key} of pre_edit has other tokens than this model's",
+                hint="Leave out pre_edit to measure again: it was measured with another tokenizer or other answers.",
+            )
+        locality[f"{name}_acc"] = [
+            sum(a == b for a, b in zip(after, was, strict=True)) / len(after)
+            for after, was in zip(outputs, before, strict=True)
+        ]
+        described[f"locality.{name}"] = _meta(f"locality.{name}_acc", *_UNCHANGED)
+    return {**post, "locality": locality, "metric_meta": described}
 
 
-def _texts(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else [str(v) for v in value]
+def _texts(value: Any, where: str) -> list[str]:
+    """One text for each entry; of a list of aliases, as KnowEdit has them, the first, which EasyEdit's scripts take."""
+    return [_text(entry, where) for entry in ([value] if isinstance(value, str) else value)]
 
 
-def _meta(kind: str, measure: str, eval_metric: str, hparams: MEMITHyperParams) -> dict[str, Any]:
-    perplexity = measure == "ppl"
-    protocol = "teacher_forcing_ppl" if perplexity else "decoder_only_teacher_forcing"
-    scorer = "perplexity" if perplexity else "token_accuracy"
-    return {
-        "result_key": f"{kind}_{measure}",
-        "semantic": _SEMANTICS[kind],
-        "protocol": protocol,
-        "scorer": scorer,
-        "comparable_group": "lm.teacher_forcing.perplexity" if perplexity else f"lm.{protocol}.{scorer}",
-        "alg_name": hparams.alg_name,
-        "model_family": "decoder_only",
-        "eval_metric": eval_metric,
-        "evaluation_type": getattr(hparams, "evaluation_type", None),
-        "higher_is_better": not perplexity,
-        "legacy_field": not perplexity,
-        "score_available": True,
-    }
+def _text(entry: Any, where: str) -> str:
+    while isinstance(entry, list | tuple) and entry:
+        entry = entry[0]
+    if isinstance(entry, int) and not isinstance(entry, bool):
+        return str(entry)  # a year
+    if not isinstance(entry, str):
+        raise UsageError(
+            f"{where} holds {entry!r}, which is not a text", hint="Give a string for each prompt and answer."
+        )
+    return entry
+
+
+def _perplexity(values: Sequence[Continued]) -> float:
+    """Of all tokens together, as EasyEdit's: one number, for several prompts too."""
+    tokens = [len(value.predicted) for value in values]
+    return math.exp(sum(value.nll * n for value, n in zip(values, tokens, strict=True)) / sum(tokens))
+
+
+_TOKENS = ("decoder_only_teacher_forcing", "token_accuracy", "lm.decoder_only_teacher_forcing.token_accuracy")
+_PERPLEXITY = ("teacher_forcing_ppl", "perplexity", "lm.teacher_forcing.perplexity")
+_UNCHANGED = ("pre_post_argmax_token_match", "token_match", "locality.lm.pre_post_argmax_token_match")
+"""EasyEdit's words for how a number was found: protocol, scorer, and the numbers that it may be compared with."""
+
+
+def _meta(key: str, protocol: str, scorer: str, group: str) -> dict[str, str]:
+    return {"result_key": key, "protocol": protocol, "scorer": scorer, "comparable_group": group}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -54,7 +55,9 @@ def prepare_requests(
     subject: str | Sequence[str | None] | None = None,
     loc_prompts: str | Sequence[str | None] | None = None,
 ) -> list[Request]:
-    """Request dicts from parallel lists (or single strings). UsageError if two lengths differ."""
+    """Request dicts from parallel lists (or single strings). UsageError if two lengths differ. Only `loc_prompts` may
+    be shorter: they are taken again from the first.
+    """
     asked = _listed(prompts, "prompts")
     n = len(asked)
     if not n:
@@ -64,10 +67,13 @@ def prepare_requests(
         {"prompt": prompt, "target_new": target, "ground_truth": truth, "portability": {}, "locality": {}}
         for prompt, target, truth in zip(asked, targets, truths, strict=True)
     ]
+    fillers = None if loc_prompts is None else _listed(loc_prompts, "loc_prompts")
+    if fillers and len(fillers) < n:
+        fillers = (fillers * math.ceil(n / len(fillers)))[:n]
     columns = {
         "target_neg": _column(target_neg, "target_neg", n),
         "subject": _column(subject, "subject", n),
-        "loc_prompt": _column(loc_prompts, "loc_prompts", n),
+        "loc_prompt": _column(fillers, "loc_prompts", n),
         "rephrase_prompt": _column(rephrase_prompts, "rephrase_prompts", n),
     }
     for key, values in columns.items():

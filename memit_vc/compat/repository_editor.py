@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -38,12 +40,24 @@ class RepositorySession:
         owned = {*hparams.layers, *self.loaded.touched(self.head())}
         self.names = {layer: self.loaded.weights[layer].parameter for layer in sorted(owned)}
         self.adapter = self.copy_of(base)
+        self.made = ref(self.adapter.model)
+        """The model that the last edit returned."""
         self.show(self.adapter, self.head())
 
     def begin(self, hparams: MEMITHyperParams, *, in_place: bool, message: str | None = None) -> RepositoryChange:
         target = self.adapter if in_place else self.copy_of(self.adapter)
+        self.made = ref(target.model)
         self.show(target, self.head())  # HEAD may have moved since: another process, a switch of branches
         return RepositoryChange(self, target, hparams, message)
+
+    def adopt(self, model: Any, tok: Any, hparams: MEMITHyperParams) -> None:  # noqa: ARG002
+        """Take the model of the last edit as the editor's own, as scripts do to keep an edit. UsageError for others."""
+        if tok is not self.adapter.tokenizer or not (model is self.adapter.model or self.made() is model):
+            raise UsageError(
+                "the model of an editor on a repository is that of HEAD",
+                hint="Move HEAD (memitvc switch), or open an editor without repo= for a model of your own.",
+            )
+        self.adapter = ModelAdapter.of(model, tok, architecture=self.adapter.architecture)
 
     def copy_of(self, adapter: ModelAdapter) -> ModelAdapter:
         model = second_model(adapter.model, self.names.values())

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
@@ -55,6 +56,9 @@ class Session(Protocol):
     def begin(self, hparams: MEMITHyperParams, *, in_place: bool, message: str | None = None) -> Change:
         """A change of the editor's model, or of a second one that shares all but the edited weights with it."""
 
+    def adopt(self, model: Any, tok: Any, hparams: MEMITHyperParams) -> None:
+        """Make another model, or another tokenizer, the editor's own."""
+
 
 class MemorySession:
     """A model in memory; nothing of an edit is kept anywhere else.
@@ -82,6 +86,8 @@ class MemorySession:
         """Keys [d_in, m] of the edits that are in the model, by layer; `history` of the hyperparameters uses them."""
         self._left: dict[str, str] = {}
         """SHA-256 of each edited weight as the last edit left it."""
+        self.made: tuple[ReferenceType[Any], dict[int, Tensor], Collection[str]] | None = None
+        """The second model that was returned last, its keys, and the names of its edited weights."""
 
     def begin(self, hparams: MEMITHyperParams, *, in_place: bool, message: str | None = None) -> MemoryChange:
         del message  # nothing is recorded
@@ -90,6 +96,19 @@ class MemorySession:
             _LOG.warning("the edited weights were changed from outside: earlier edits no longer count as history")
             self.keys = {}
         return MemoryChange(self, adapter, hparams, in_place=in_place)
+
+    def adopt(self, model: Any, tok: Any, hparams: MEMITHyperParams) -> None:
+        """The second model that an edit returned keeps what was found for this one. Of any other model, nothing is
+        known: statistics, templates and history begin again.
+        """
+        before, self.adapter = self.adapter.model, adapter_for(model, tok, hparams)
+        if model is before:
+            return
+        if self.made is not None and self.made[0]() is model:
+            _, keys, names = self.made
+            self.remember(keys, names)
+            return
+        self.keys, self._left, self._factors, self._templates = {}, {}, None, {}
 
     def remember(self, keys: dict[int, Tensor], names: Collection[str]) -> None:
         """The edits that are now in the model, and what they left, so that a rollback by hand is noticed."""
@@ -136,6 +155,7 @@ class MemoryChange:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         if not self._in_place:
+            self._session.made = (ref(self.adapter.model), self._keys, list(self.original))
             return
         if kind is None:
             self._session.remember(self._keys, self.original)

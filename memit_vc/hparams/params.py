@@ -13,7 +13,7 @@ import os
 import re
 import warnings
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -121,8 +121,8 @@ class MEMITHyperParams:
     n_templates: int = 5
     seed: int = 42
 
-    source: str = field(default=_UNNAMED, init=False, repr=False, compare=False)
-    """Where the values come from, for messages."""
+    source = _UNNAMED
+    """Where the values come from, for messages. No field: `MEMITHyperParams(**asdict(other))` is a way to copy."""
 
     @classmethod
     def from_hparams(cls, path_or_name: str | Path) -> MEMITHyperParams:
@@ -167,9 +167,11 @@ class MEMITHyperParams:
         return cls.from_json(record, source=source)
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any], *, source: str = _UNNAMED) -> MEMITHyperParams:
-        """Build from plain values, checked as a file's are."""
-        known = {f.name: f for f in fields(cls) if f.init}
+    def from_json(cls, record: Mapping[str, Any] | str | Path, *, source: str = _UNNAMED) -> MEMITHyperParams:
+        """Build from plain values, checked as a file's are. EasyEdit's call names a JSON file, which YAML can read."""
+        if not isinstance(record, Mapping):
+            return cls.from_hparams(record)
+        known = {f.name: f for f in fields(cls)}
         algorithm = record.get("alg_name", "MEMIT")
         if algorithm != "MEMIT":  # first: another algorithm's file has other keys too, and that is the reason
             raise HparamsError(f"{source}: alg_name is {algorithm!r}, not MEMIT", hint="Pass a file made for MEMIT.")
@@ -191,9 +193,7 @@ class MEMITHyperParams:
 
     def to_json(self) -> dict[str, Any]:
         """Every field as a plain value, for provenance; attributes set from outside are left out."""
-        record = {
-            f.name: copy.deepcopy(getattr(self, f.name)) for f in fields(self) if f.init and f.name != "model_name"
-        }
+        record = {f.name: copy.deepcopy(getattr(self, f.name)) for f in fields(self) if f.name != "model_name"}
         return {**record, "model_name": self._model_text()}
 
     def portable_json(self) -> dict[str, Any]:
@@ -204,6 +204,10 @@ class MEMITHyperParams:
         """The same setting with the defaults for all that is of this machine."""
         return MEMITHyperParams.from_json(self.portable_json(), source=self.source)
 
+    def to_dict(self) -> dict[str, Any]:
+        """EasyEdit's name for `to_json`."""
+        return self.to_json()
+
     def to_yaml(self, *, comments: Mapping[str, str] | None = None) -> str:
         """The file's text; `comments` go behind their key, the one named "" on top. Reads back as an equal value."""
         import yaml
@@ -211,7 +215,7 @@ class MEMITHyperParams:
         remarks = dict(comments or {})
         lines = [f"# {line}".rstrip() for line in remarks.get("", "").splitlines()]
         record = self.to_json()
-        for key in (f.name for f in fields(self) if f.init):
+        for key in (f.name for f in fields(self)):
             if record[key] is None:
                 continue
             value = yaml.safe_dump(record[key], default_flow_style=True, width=10**6, allow_unicode=True)
@@ -222,7 +226,7 @@ class MEMITHyperParams:
 
     def replace(self, **changes: Any) -> MEMITHyperParams:
         """A copy with other values, checked; attributes set from outside are kept."""
-        names = [f.name for f in fields(self) if f.init]
+        names = [f.name for f in fields(self)]
         changed = copy.copy(self)
         for key, value in changes.items():
             if key not in names:
@@ -278,8 +282,7 @@ class MEMITHyperParams:
     def _check(self) -> None:
         """Check types and ranges of all values, also of those set from outside."""
         for f in fields(self):
-            if f.init:
-                setattr(self, f.name, READERS[str(f.type)](getattr(self, f.name), f"{self.source}: {f.name}"))
+            setattr(self, f.name, READERS[str(f.type)](getattr(self, f.name), f"{self.source}: {f.name}"))
         if not self.layers or self.layers != sorted(set(self.layers)) or self.layers[0] < 0:
             raise self._wrong("layers", f"is {self.layers}", "Give at least one layer, from 0, in increasing order.")
         for key, allowed in _CHOICES.items():

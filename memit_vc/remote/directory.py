@@ -199,6 +199,7 @@ class DirectoryRemote:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
+
         make_directories(self.directory)
         lock = self.directory / _LOCK
         hint = f"Wait until it is done, then push again. If there is none, a stopped process holds {lock}."

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from memit_vc.errors import MemitVCError, RemoteError
+from memit_vc.remote.hub_settings import unusable_setting
 from memit_vc.store.files import storage_errors
 
 _LOGIN = "Run `hf auth login`, or set HF_TOKEN, with a token that may {verb} it."
@@ -105,10 +106,13 @@ def translated(error: BaseException, url: str, doing: str, *, writing: bool = Fa
 
 
 def _explained(error: BaseException, url: str, *, writing: bool) -> tuple[str, str]:
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
+    setting = unusable_setting(error)
+    if setting is not None:
+        return setting
     login = _LOGIN.format(verb="write to" if writing else "read")
-    page = f"https://huggingface.co/{url.removeprefix('hf://').partition('@')[0]}"
+    page = f"{constants.ENDPOINT}/{url.removeprefix('hf://').partition('@')[0]}"
     if isinstance(error, errors.GatedRepoError):
         return "this repository is gated, and you do not have access", f"Ask for access at {page}, then log in."
     if isinstance(error, errors.DisabledRepoError):

@@ -32,6 +32,8 @@ def passes(error: BaseException) -> bool:
     """Whether a later try is likely to succeed. An answer that is not JSON comes from a proxy in between."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
+    if hasattr(error, "snapshot_path"):
+        return False  # no network, and a copy in the cache that may be enough
     asked = wait_asked(error)
     if (asked is not None and asked > LONGEST_WAIT) or isinstance(cause(error), OfflineModeIsEnabled):
         return False

@@ -14,7 +14,10 @@ from memit_vc.remote.directory import DirectoryRemote
 from memit_vc.remote.protocol import Remote
 
 _HUB = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(?:@([A-Za-z0-9_][\w./-]*))?", re.ASCII)
-_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/]+?)(?:\.git)?(?:/tree/([^?#]+?))?/?")
+_SITE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/")
+_PAGE = re.compile(r"([^/]+/[^/]+?)(?:\.git)?(?:/tree/([^?#]+?))?/?")
+_NO_PATH = re.compile(r"\s*|[^/]*:.*|.*\\.*", re.DOTALL)
+"""What is nearly an address, and on no system of ours the way to write a directory: hf:owner/name, C:\\x, a blank."""
 _SECRET = re.compile(r"hf_\w{10,}|:[^/@]*@|^[^/]*@[^/]*:")
 """A token, a password, or a name before a host: addresses of git hold them; they are never kept or printed."""
 
@@ -60,11 +63,11 @@ def checked_url(url: str, *, directory: Path) -> str:
             "the address holds a user, a password or a token, which would be stored with it",
             hint="Write hf://owner/name; `hf auth login` keeps the token, or HF_TOKEN holds it.",
         )
-    page = _PAGE.fullmatch(url)
+    page = _page(url)
     if page is not None:
         url = f"hf://{page[1]}" + (f"@{unquote(page[2])}" if page[2] else "")
     if is_hub(url, directory=directory):
-        name = url.removeprefix("hf://")
+        name = url.removeprefix("hf://").removesuffix("/")
         if not _HUB.fullmatch(name):
             raise UsageError(
                 f"{url!r} is not a Hub repository", hint="Write hf://owner/name, or hf://owner/name@branch."
@@ -77,7 +80,22 @@ def checked_url(url: str, *, directory: Path) -> str:
             f"{url.partition('://')[0]}:// is not a known kind of remote",
             hint="Give a directory, or hf://owner/name.",
         )
+    if _NO_PATH.fullmatch(url):
+        near = re.sub(r"hf:/*", "hf://", url) if url.startswith("hf:") else "hf://owner/name"
+        raise UsageError(
+            f"{url!r} is not an address", hint=f"Write {near} for the Hub; ./NAME for a directory of such a name."
+        )
     return os.path.normpath((directory / Path(url).expanduser()).absolute())
+
+
+def _page(url: str) -> re.Match[str] | None:
+    """A page of the Hub, or of the Hub that HF_ENDPOINT names, as (owner/name, branch or None)."""
+    site = _SITE.match(url)
+    if site is None and url.startswith(("http://", "https://")):
+        from huggingface_hub import constants
+
+        site = re.match(re.escape(f"{constants.ENDPOINT}/"), url)
+    return None if site is None else _PAGE.fullmatch(url, site.end())
 
 
 def hub_name(url: str) -> tuple[str, str] | None:

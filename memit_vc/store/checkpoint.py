@@ -23,12 +23,14 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 RECORD_FILE = "memitvc.json"
 """Beside a checkout's weights: which commit and state it was made of."""
+ADAPTER_CONFIG = "adapter_config.json"
 _CHUNK = 1 << 23
+_LONGEST_CONFIG = 1 << 20
 # what other frameworks and trainers keep beside a model; none of it belongs to an edited copy
 _NOT_CARRIED = (
     *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".ggml", ".h5", ".msgpack", ".ot", ".npz", ".pkl"),
     *(".onnx", ".onnx_data", ".tflite", ".mlmodel", ".safetensors.index.json", ".bin.index.json"),
-    *("adapter_config.json", RECORD_FILE, "trainer_state.json"),
+    *(ADAPTER_CONFIG, RECORD_FILE, "trainer_state.json"),
 )
 _CARRIED_DIRECTORIES = ("additional_chat_templates",)
 
@@ -209,6 +211,12 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def _nothing_to_load(directory: Path) -> StorageError | UnsupportedModelError:
+    if (directory / ADAPTER_CONFIG).is_file():
+        return UnsupportedModelError(
+            f"{directory}: is an adapter{_of_base(directory / ADAPTER_CONFIG)}, not a model",
+            hint="Give its base. Or merge the two with PEFT: model.merge_and_unload().save_pretrained(new), and the "
+            "tokenizer likewise.",
+        )
     found = sorted(path.name for path in directory.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".gguf"))
     if found:
         return UnsupportedModelError(
@@ -219,3 +227,13 @@ def _nothing_to_load(directory: Path) -> StorageError | UnsupportedModelError:
     return StorageError(
         f"{directory}: has neither {SINGLE_FILE} nor {INDEX_FILE}", hint="Give a directory with a Hugging Face model."
     )
+
+
+def _of_base(config: Path) -> str:
+    """ " of NAME" as PEFT's config has it, or nothing."""
+    try:
+        record: Any = json_value(read_file(config, most=_LONGEST_CONFIG))
+        name = record["base_model_name_or_path"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+    return f" of {name}" if isinstance(name, str) and name else ""

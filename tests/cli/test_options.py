@@ -16,6 +16,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from memit_vc.cli import main
+from memit_vc.cli.main import COMMANDS
 from memit_vc.errors import EngineError, MemitVCError
 from memit_vc.numerics.model.memory import memory_errors
 from memit_vc.objects import Fact
@@ -249,9 +250,25 @@ def test_facts_of_a_program_are_named_by_number(place: Place) -> None:
         commit_module.commit_facts(repository, [fact, other])
 
 
-@pytest.mark.parametrize("command", [[], ["op"]])
-def test_a_command_is_missing(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(command) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: Missing command.")
-    assert said.count("\n") == 2
+@pytest.mark.parametrize("command", [[], ["op"], ["help"], ["help", "op"]])
+def test_without_a_command_the_help_is_shown(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    name = [each for each in command if each != "help"]
+    assert main([*name, "--help"]) == 0
+    expected = capsys.readouterr()
+    assert main(command) == 0
+    assert capsys.readouterr() == expected
+    assert expected.out.startswith("Usage: memitvc")
+    assert expected.err == ""
+
+
+def test_the_help_has_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    titles = ("Start", "Edit", "Look", "Change history", "Share", "Ship", "Maintain")
+    assert sorted(titles, key=lambda title: said.index(f"\n{title}:\n")) == list(titles)
+    assert all(said.count(f"\n  {name} ") == 1 for name in COMMANDS)
+
+
+def test_a_missing_command_with_json_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--json"]) == 2
+    assert json.loads(capsys.readouterr().err)["error"]["message"] == "Missing command."

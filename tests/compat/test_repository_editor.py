@@ -104,3 +104,17 @@ def test_what_a_repository_has_itself_cannot_be_given(place: tuple[Path, Case], 
         BaseEditor.from_hparams(case.hparams, repo=work, statistics=case.statistics)
     with pytest.raises(NoRepositoryError):
         BaseEditor.from_hparams(case.hparams, repo=tmp_path / "elsewhere")
+
+
+def test_the_model_of_the_last_edit_may_be_kept(place: tuple[Path, Case]) -> None:
+    work, case = place
+    made = BaseEditor.from_hparams(case.hparams, repo=work)
+    _, edited, _ = made.edit(requests=requests(1), keep_original_weight=True)
+    assert edited is not made.model
+    made.model = edited
+    assert made.model is edited
+    with Repository.open(work) as repository:
+        assert shows(made.model, head_weights(repository))
+    with pytest.raises(UsageError, match="that of HEAD"):
+        made.model = case.model
+    assert made.model is edited

@@ -14,6 +14,8 @@ from tests.support.paths import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / ".github").rglob("*.md")])
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+_SITE = re.compile(r"https://github\.com/memit-vc/memit-vc/(?:blob|tree)/main/")
+"""README stands on the package index too, where a relative link leads nowhere."""
 _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 _FETCHED = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//", re.IGNORECASE)
 
@@ -28,6 +30,7 @@ def anchors(page: Path) -> set[str]:
 def test_links_lead_somewhere(page: Path) -> None:
     wrong = []
     for link in _LINK.findall(_FENCE.sub("", page.read_text(encoding="utf-8"))):
+        link = link if page != ROOT / "README.md" else _SITE.sub("", link)
         if "://" in link or link.startswith("mailto:"):
             continue
         name, _, anchor = link.partition("#")
@@ -35,6 +38,11 @@ def test_links_lead_somewhere(page: Path) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target)):
             wrong.append(link)
     assert wrong == []
+
+
+def test_the_readme_has_no_relative_links() -> None:
+    links = _LINK.findall(_FENCE.sub("", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert [link for link in links if "://" not in link] == []
 
 
 def test_every_page_is_in_the_navigation() -> None:

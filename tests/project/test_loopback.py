@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import get_session
 
 from tests.support.hub.faults import Fault
 from tests.support.hub.loopback import Loopback
@@ -58,6 +59,25 @@ def test_files_come_back(client: Loopback, tmp_path: Path) -> None:
     )
     assert sorted(api.list_repo_files(NAME)) == [".gitattributes", "a/small.json", "copy", "objects/ab/cdef"]
     assert api.verify_repo_checksums(NAME, local_dir=tmp_path / "all", revision=second).mismatches == []
+
+
+def test_lists_and_raw_files(client: Loopback) -> None:
+    web = get_session()  # the client's own, without its token
+    client.add(NAME, {"a.json": b"{}", "w.safetensors": LARGE})
+    client.add("bob/other", {"a.json": b"{}"})
+    client.add("bob/secret", private=True)
+    api = _api(client)
+    assert {model.id for model in api.list_models()} == {NAME, "bob/other"}
+    assert [model.id for model in api.list_models(author="ada")] == [NAME]
+    assert api.model_info(NAME, revision="HEAD").sha == api.model_info(NAME).sha
+    if hasattr(api, "list_user_repos"):
+        assert [repo.id for repo in api.list_user_repos()] == [NAME]
+    asked = {"paths": ["a.json"], "expand": False}
+    paths = web.post(f"{client.endpoint}/api/models/{NAME}/paths-info/main", json=asked)  # as JavaScript's client
+    assert [row["path"] for row in paths.json()] == ["a.json"]
+    head = web.head(f"{client.endpoint}/{NAME}/raw/main/w.safetensors")
+    assert (head.status_code, int(head.headers["Content-Length"])) == (200, 131)
+    assert web.get(f"{client.endpoint}/{NAME}/raw/main/b.json").status_code == 404
 
 
 def test_only_one_of_two_commits_on_a_parent_is_taken(client: Loopback) -> None:

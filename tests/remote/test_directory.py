@@ -46,6 +46,8 @@ def test_addresses(tmp_path: Path) -> None:
         "https://huggingface.co/owner/name": "hf://owner/name",
         "https://huggingface.co/owner/name.git": "hf://owner/name",
         "https://hf.co/owner/name/tree/a%2Fb": "hf://owner/name@a/b",
+        "hf://owner/other/": "hf://owner/other",
+        "./hf:owner/x": str(tmp_path / "hf:owner" / "x"),
         "owner/other": "hf://owner/other",
         "owner/name": str(tmp_path / "owner" / "name"),
         "../x/y": str(tmp_path.parent / "x" / "y"),
@@ -72,6 +74,24 @@ def test_addresses(tmp_path: Path) -> None:
             checked_url(wrong, directory=tmp_path)
         assert "hf_secret" not in f"{caught.value.message} {caught.value.hint}"
         assert caught.value.hint
+
+
+@pytest.mark.parametrize("url", ["hf:acme/x", "hf:/acme/x", "C:\\edits", "\\\\server\\share", " ", "", "\t"])
+def test_what_is_nearly_an_address_is_no_directory(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UsageError, match="is not an address") as caught:
+        checked_url(url, directory=tmp_path)
+    assert ("Write hf://acme/x " in str(caught.value.hint)) == url.startswith("hf:")
+
+
+def test_a_page_of_the_configured_hub_is_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://hub.example:8080")
+    assert checked_url("http://hub.example:8080/ada/edits", directory=tmp_path) == "hf://ada/edits"
+    assert checked_url("http://hub.example:8080/ada/edits/tree/trial", directory=tmp_path) == "hf://ada/edits@trial"
+    for other in ("http://hub.example/ada/edits", "http://hub.example:8080.evil/ada/edits", "https://example.org/a/b"):
+        with pytest.raises(UsageError, match="is not a known kind of remote"):
+            checked_url(other, directory=tmp_path)
 
 
 def test_options_of_the_hub_are_refused(tmp_path: Path) -> None:

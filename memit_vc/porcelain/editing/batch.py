@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.engine import Edit, compute_edit, improve_edit
-from memit_vc.numerics.edit.explain import explained, outputs, unanswered
 from memit_vc.numerics.edit.insert import LayerUpdate
 from memit_vc.numerics.exact.constraints import encode_constraints
 from memit_vc.numerics.exact.factored import Dense, LowRank
@@ -23,6 +22,7 @@ from memit_vc.numerics.forward.lengths import check_lengths
 from memit_vc.numerics.forward.templates import parse_templates
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.masters import swapped
+from memit_vc.numerics.scores.explain import explained, outputs, unanswered
 from memit_vc.objects import CommitId, Fact, FactId, JsonValue, Patch, PatchColumn, StateId, canonical_json
 from memit_vc.porcelain.editing.measure import Measured, Probe, base_answers, measure
 from memit_vc.porcelain.editing.models import LoadedModel
@@ -69,7 +69,8 @@ class Batch:
         """The rows that `show` reads."""
         if self.before is None or self.after is None:
             return []
-        record: JsonValue = {"before": vars(self.before), "after": vars(self.after), "why": dict(self.why)}
+        why: JsonValue = {str(fact): figures for fact, figures in self.why.items()}
+        record: JsonValue = {"before": vars(self.before), "after": vars(self.after), "why": why}
         return [(state, commit, "commit", commit, record), *self.after.rows(state)]
 
 

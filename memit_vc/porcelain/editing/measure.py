@@ -110,7 +110,7 @@ def base_answers(repository: Repository, adapter: ModelAdapter, facts: Sequence[
     for fact in facts:
         known = stored.get(_answers_key(fact))
         if isinstance(known, list):
-            found[fact.id] = [int(token) for token in known]  # type: ignore[arg-type]
+            found[fact.id] = [int(token) for token in known]
     missing = [fact for fact in facts if fact.id not in found]
     for fact, tokens in zip(missing, subject_answers(adapter, missing).values(), strict=True) if missing else ():
         found[fact.id] = tokens

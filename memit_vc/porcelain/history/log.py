@@ -32,7 +32,7 @@ class LogEntry:
             "kind": self.commit.kind,
             "message": self.commit.message,
             "author": self.commit.author,
-            "time": self.commit.time,
+            "time": self.commit.time or None,  # a root has none
             "columns_added": self.added,
             "columns_removed": self.removed,
         }

@@ -11,7 +11,6 @@ need not be built; it is built if these do not tell.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -127,6 +126,8 @@ def _name(url: str) -> str:
 @contextmanager
 def _staging(place: Path) -> Iterator[Path]:
     """The directory in which the clone is made, locked: LockedError if another process clones to the same place."""
+    import fcntl  # Windows has none
+
     staging = place / _STAGING
     with storage_errors(staging):
         make_directories(staging)

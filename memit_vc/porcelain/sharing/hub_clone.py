@@ -27,6 +27,7 @@ def cached_clone(url: str) -> Path:
 
     If the Hub is out of reach then, the last fetched state is used, with a warning. Errors as for `clone`.
     """
+
     name, branch = hub_name(url) or ("", "")
     # a name on the Hub has no "--", and no "@" or "/" but ours
     place = user_cache() / "clones" / f"{name}@{branch}".replace("/", "--")

@@ -38,6 +38,7 @@ class Incoming:
         self._lock = ExitStack()
 
     def __enter__(self) -> Incoming:
+
         with storage_errors(self.directory):
             make_directories(self.directory.parent)
         busy = f"another command is fetching into {self.blobs.root.parent}"

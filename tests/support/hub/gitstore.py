@@ -66,9 +66,9 @@ class GitStore:
         return subprocess.run(command, input=stdin, capture_output=True, check=True, env=environment).stdout
 
     def sha(self, revision: str) -> str | None:
-        """The commit of a branch, tag, full ref or 40 digits; None where there is none."""
+        """The commit of a branch, tag, full ref, HEAD or 40 digits; None where there is none."""
         names = [f"refs/heads/{revision}", f"refs/tags/{revision}"]
-        if revision.startswith("refs/") or re.fullmatch(r"[0-9a-f]{40}", revision):
+        if revision == "HEAD" or revision.startswith("refs/") or re.fullmatch(r"[0-9a-f]{40}", revision):
             names.append(revision)
         asked = "".join(f"{name}^{{commit}}\n" for name in names).encode()
         answers = self._git("cat-file", "--batch-check=%(objectname)", stdin=asked).decode().splitlines()

@@ -38,12 +38,18 @@ class Loopback(Reading, Writing):
                 return self._create(request)
             case ("POST", "api", "validate-yaml"):
                 return self._validate(request)
+            case ("GET", "api", "models"):
+                return self._models(request)
+            case ("GET", "api", "settings", "repositories"):
+                return self._owned(request)
             case (method, "api", "models", ns, name, *rest):
                 return self._model(request, method, f"{ns}/{name}", rest)
             case ("POST", ns, git, "info", "lfs", "objects", action) if git.endswith(".git"):
                 return self._lfs(request, f"{ns}/{git[:-4]}", action)
             case ("HEAD" | "GET", ns, name, "resolve", revision, *file):
                 return self._resolve(request, f"{ns}/{name}", revision, "/".join(file))
+            case ("HEAD" | "GET", ns, name, "raw", revision, *file):
+                return self._raw(request, f"{ns}/{name}", revision, "/".join(file))
             case ("HEAD" | "GET", "api", "resolve-cache", "models", ns, name, sha, *file):
                 return self._cached(request, f"{ns}/{name}", sha, "/".join(file))
         raise HubError(404, f"no such route: {request.method} /{'/'.join(path)}")

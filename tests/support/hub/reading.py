@@ -27,8 +27,37 @@ class Reading(Access):
         auth = {"accessToken": {"role": who.role}}
         return answer({"type": "user", "name": who.user, "fullname": who.user, "orgs": orgs, "auth": auth})
 
+    def _models(self, request: Request) -> Response:
+        """What the client may see, of an author or with a word in its name."""
+        author, word = request.args.get("author"), request.args.get("search", "")
+        names = [name for name in self._visible(request) if author in (None, name.partition("/")[0]) and word in name]
+        return answer([self._about(name, "main") for name in names])
+
+    def _owned(self, request: Request) -> Response:
+        """The user's own repositories, with the bytes that they take."""
+        who = self._who(request)
+        if who is None:
+            raise HubError(401, "Invalid username or password.")
+        rows = []
+        for name in self._visible(request):
+            if name.startswith(f"{who.user}/"):
+                used = sum(each.get("size", 0) for each in self._about(name, "main")["siblings"])
+                seen = "private" if self.repos[name].private else "public"
+                row = {"id": name, "type": "model", "updatedAt": DATE, "visibility": seen}
+                rows.append({**row, "storage": used, "storagePercent": 0.0})
+        return answer(rows)
+
+    def _visible(self, request: Request) -> list[str]:
+        who = self._who(request)
+        mine = () if who is None else (who.user, *who.orgs)
+        return [name for name, repo in self.repos.items() if not repo.private or name.partition("/")[0] in mine]
+
     def _info(self, request: Request, name: str, revision: str) -> Response:
-        repo = self._repo(request, name)
+        self._repo(request, name)
+        return answer(self._about(name, revision))
+
+    def _about(self, name: str, revision: str) -> dict[str, Any]:
+        repo = self.repos[name]
         sha = self._sha(repo, revision)
         files = [entry for entry in repo.store.tree(sha) if entry.kind == "file"]
         siblings = [{"rfilename": entry.path, **self._described(entry)} for entry in files]
@@ -40,7 +69,7 @@ class Reading(Access):
         about = {"id": name, "modelId": name, "author": name.partition("/")[0], "sha": sha, "cardData": data}
         times = {"lastModified": DATE, "createdAt": DATE}
         state = {"private": repo.private, "gated": "auto" if repo.gated else False, "disabled": False}
-        return answer({**about, **times, **state, "tags": data.get("tags", []), "siblings": siblings, "downloads": 0})
+        return {**about, **times, **state, "tags": data.get("tags", []), "siblings": siblings, "downloads": 0}
 
     @staticmethod
     def _described(entry: Entry) -> dict[str, Any]:
@@ -83,7 +112,7 @@ class Reading(Access):
 
     def _paths_info(self, request: Request, name: str, revision: str) -> Response:
         repo = self._repo(request, name)
-        wanted = set(request.form.getlist("paths"))
+        wanted = set(request.get_json()["paths"] if request.is_json else request.form.getlist("paths"))
         return answer([self._row(each) for each in repo.store.tree(self._sha(repo, revision)) if each.path in wanted])
 
     def _refs(self, request: Request, name: str) -> Response:
@@ -125,6 +154,14 @@ class Reading(Access):
             token = f"{self.endpoint}/api/models/{name}/xet-read-token/{sha}"
             headers |= {"X-Xet-Hash": xet_hash, "Link": f'<{token}>; rel="xet-auth"'}
         return Response(b"", 302, {**headers, "Location": f"{self.storage.url}/{name}/{sha256}?signature=1"})
+
+    def _raw(self, request: Request, name: str, revision: str, file: str) -> Response:
+        """The file as git has it: of a large one the pointer."""
+        repo = self._repo(request, name, content=True)
+        entry = repo.store.entry(self._sha(repo, revision), file)
+        if entry is None or entry.kind != "file":
+            raise HubError(404, "Entry not found", "EntryNotFound")
+        return ranged(request, repo.store.blob(entry.oid), {"ETag": f'"{entry.oid}"'})
 
     def _cached(self, request: Request, name: str, sha: str, file: str) -> Response:
         repo = self._repo(request, name, content=True)

@@ -1,0 +1,38 @@
+"""`summary_metrics`: the means over an edit's metrics, under EasyEdit's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+_SINGLE = ("rewrite_acc", "rephrase_acc", "rewrite_ppl", "rephrase_ppl")
+_SECTIONS = ("locality", "portability")
+
+
+def summary_metrics(all_metrics: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Print and return the mean over the requests of each accuracy and perplexity: {"pre": {…}, "post": {…}}.
+
+    Unlike EasyEdit's it writes no `./logs`.
+    """
+    metrics = [all_metrics] if isinstance(all_metrics, Mapping) else all_metrics
+    summary: dict[str, Any] = {}
+    for phase in ("pre", "post"):
+        found = [record[phase] for record in metrics if phase in record]
+        means: dict[str, Any] = dict(_means(found, _SINGLE))
+        for section in _SECTIONS:
+            parts = [record.get(section) or {} for record in found]
+            keys = sorted({key for part in parts for key in part if key.endswith("_acc")})
+            if keys:
+                means[section] = dict(_means(parts, keys))
+        summary[phase] = means
+    print("Metrics Summary: ", summary)  # noqa: T201 (what scripts call it for)
+    return summary
+
+
+def _means(records: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Iterator[tuple[str, float]]:
+    """The mean of each key over the records that have it; of a list of values, its own mean counts."""
+    for key in keys:
+        values = [record[key] for record in records if key in record]
+        flat = [sum(value) / len(value) if isinstance(value, list) else float(value) for value in values if value != []]
+        if flat:
+            yield key, sum(flat) / len(flat)
