@@ -6,13 +6,13 @@
                            partial.safetensors        sums of a pass that was cut short
 
 A directory can be copied to another machine. A file that is missing or damaged counts as absent: it is computed again.
+Damage is seen by the digests in each file, and is said.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,8 +25,8 @@ from memit_vc.errors import EngineError, IntegrityError, StorageError
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.statistics.factors import Factor, factorise
 from memit_vc.numerics.statistics.moments import Moments
-from memit_vc.numerics.statistics.tensorfile import read_metadata, read_tensors, write_tensors
-from memit_vc.objects.ids import JsonValue, StatisticsId, canonical_json, digest
+from memit_vc.numerics.statistics.tensorfile import count_as_absent, read_metadata, read_tensors, write_tensors
+from memit_vc.objects.ids import JsonValue, StatisticsId, canonical_json, digest, is_sha256
 from memit_vc.store.files import write_atomic
 
 FORMAT = 1
@@ -136,7 +136,10 @@ class StatisticsCache:
         for weight in key.weights:
             try:
                 metadata = read_metadata(self._layer(key, weight.layer))
-            except (FileNotFoundError, IntegrityError):
+            except FileNotFoundError:
+                return False
+            except IntegrityError as error:
+                count_as_absent(error)
                 return False
             if metadata.get("kind") != "moment" or metadata.get("d_in") != weight.d_in:
                 return False
@@ -161,7 +164,6 @@ class StatisticsCache:
                 "weight": weight.name,
                 "d_in": weight.d_in,
                 "count": moments.count,
-                "sha256": _content(matrix),
             }
             write_tensors(self._layer(key, weight.layer), {"moment": matrix}, metadata)
         write_atomic(directory / "key.json", canonical_json(key.to_json()) + b"\n")
@@ -197,10 +199,14 @@ class StatisticsCache:
     def _factor(self, key: StatisticsKey | StatisticsId, layer: int, weight: float) -> Factor:
         path = self._factor_path(key, layer, weight)
         expected = self._size(key, layer)
-        with suppress(FileNotFoundError, IntegrityError):
+        try:
             factor = Factor.load(path)
             if factor.size == expected:
                 return factor
+        except FileNotFoundError:
+            pass
+        except IntegrityError as error:
+            count_as_absent(error)
         found = _read_layer(self._layer(key, layer), expected)
         if found is None:
             with suppress(OSError):  # its header may look whole: `ready` must not say so once more
@@ -213,6 +219,22 @@ class StatisticsCache:
         with suppress(StorageError):  # a full or read-only disk costs the next process a second, not this one its edit
             factor.save(path)
         return factor
+
+    def damaged(self) -> Iterator[tuple[Path, str]]:
+        """Every file of every statistics whose bytes are not those that were written, with what is wrong."""
+        for directory in sorted(path for path in self.root.glob("*") if is_sha256(path.name)):
+            try:
+                whole = StatisticsKey.from_json(json.loads((directory / "key.json").read_bytes())).id == directory.name
+            except FileNotFoundError:
+                whole = True  # a pass that was cut short
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                whole = False
+            if not whole:
+                yield directory / "key.json", "does not describe the statistics that its directory is named after"
+            for path in sorted(directory.glob("*.safetensors")):
+                reason = _damage(path)
+                if reason is not None:
+                    yield path, reason
 
     def _size(self, key: StatisticsKey | StatisticsId, layer: int) -> int | None:
         if isinstance(key, StatisticsKey):
@@ -233,14 +255,28 @@ def _id(key: StatisticsKey | StatisticsId) -> str:
 def _read_layer(path: Path, size: int | None) -> tuple[Tensor, int] | None:
     try:
         tensors, metadata = read_tensors(path)
-    except (FileNotFoundError, IntegrityError):
+    except FileNotFoundError:
+        return None
+    except IntegrityError as error:
+        count_as_absent(error)
         return None
     matrix, count = tensors.get("moment"), metadata.get("count")
     if matrix is None or matrix.dtype != torch.float32 or not isinstance(count, int):
         return None
-    if matrix.shape != (size, size) or metadata.get("sha256") != _content(matrix):
+    return (matrix, count) if matrix.shape == (size, size) else None
+
+
+def _damage(path: Path) -> str | None:
+    try:
+        if path.name.startswith("factor-"):
+            Factor.load(path)
+        else:
+            read_tensors(path)
+    except FileNotFoundError:
         return None
-    return matrix, count
+    except IntegrityError as error:
+        return error.message.removeprefix(f"{path}: ")
+    return None
 
 
 def _check(moments: Moments, weight: KeyedWeight) -> None:
@@ -253,7 +289,3 @@ def _check(moments: Moments, weight: KeyedWeight) -> None:
         )
     if not bool(matrix.isfinite().all()):
         raise EngineError(f"the second moment of layer {weight.layer} ({weight.name}) is not finite")
-
-
-def _content(matrix: Tensor) -> str:
-    return hashlib.sha256(matrix.contiguous().numpy().data).hexdigest()

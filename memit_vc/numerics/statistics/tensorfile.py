@@ -1,31 +1,39 @@
 """Files of the engine's own caches: written so that a crash leaves the old file or the new one, never half.
 
+Each carries digests of its tensors and of its metadata, and is read only if they fit: one flipped bit in a factor gives
+another patch, and nothing later would notice.
+
 One metadata key whose value is canonical JSON: with several keys safetensors' bytes are not reproducible.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from memit_vc.errors import IntegrityError, StorageError
-from memit_vc.objects.ids import JsonValue, canonical_json
+from memit_vc.errors import IntegrityError, MemitVCError, StorageError
+from memit_vc.objects.ids import JsonValue, canonical_json, digest
 from memit_vc.store.files import replacing
 
+_LOG = logging.getLogger(__name__)
 _METADATA_KEY = "memit_vc"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, JsonValue]) -> None:
     """Write `tensors` under `path`: temporary sibling, fsync, rename, fsync of the directory. StorageError."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    described = {_METADATA_KEY: canonical_json(metadata).decode()}
+    about: dict[str, JsonValue] = {"about": dict(metadata), "tensors": _content(contiguous)}
+    described = {_METADATA_KEY: canonical_json({**about, "digest": _digest(about)}).decode()}
     with replacing(path) as temporary:
         try:
             save_file(contiguous, temporary, metadata=described)
@@ -35,19 +43,31 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (CPU) and metadata of a file that `write_tensors` wrote.
+    """Tensors (CPU) and metadata of a file that `write_tensors` wrote, both checked against their digests.
 
-    FileNotFoundError if there is none, IntegrityError for a file that is cut short or not ours, StorageError where
-    the system refuses the read.
+    FileNotFoundError if there is none, IntegrityError for a file that is damaged, cut short or not ours, StorageError
+    where the system refuses the read.
     """
     with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, _metadata(path, file)  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        record = _record(path, file)
+    if record["tensors"] != _content(tensors):
+        raise IntegrityError(
+            f"{path}: its tensors do not have the digest that they were written with", hint="Delete it."
+        )
+    return tensors, record["about"]
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata alone; raises as `read_tensors` does."""
+    """The metadata alone, checked against its own digest; raises as `read_tensors` does."""
     with _opened(path) as file:
-        return _metadata(path, file)
+        about: dict[str, Any] = _record(path, file)["about"]
+        return about
+
+
+def count_as_absent(error: MemitVCError) -> None:
+    """Say that a file of a cache is damaged. What takes its place is what would be there without the damage."""
+    _LOG.warning("%s; it counts as absent and is computed again", error.message)
 
 
 @contextmanager
@@ -63,11 +83,28 @@ def _opened(path: Path) -> Iterator[Any]:
         raise StorageError(f"{path}: cannot be read: {error}", hint="Check its permissions.") from error
 
 
-def _metadata(path: Path, file: Any) -> dict[str, Any]:
+def _record(path: Path, file: Any) -> dict[str, Any]:
     try:
         found = json.loads((file.metadata() or {})[_METADATA_KEY])
-    except (KeyError, ValueError) as error:
+        promised = found.pop("digest")
+        whole = isinstance(found["about"], dict) and isinstance(found["tensors"], str) and promised == _digest(found)
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{path}: has no memit-vc metadata", hint="Delete it.") from error
-    if not isinstance(found, dict):
-        raise IntegrityError(f"{path}: its memit-vc metadata is not an object", hint="Delete it.")
-    return found
+    if not whole:
+        raise IntegrityError(
+            f"{path}: its metadata does not have the digest that it was written with", hint="Delete it."
+        )
+    return dict(found)
+
+
+def _digest(record: Mapping[str, JsonValue]) -> str:
+    return digest("tensor file", canonical_json(record))
+
+
+def _content(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of every tensor's name, dtype, shape and bytes."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sha.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]))
+        sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
