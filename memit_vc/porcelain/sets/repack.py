@@ -59,7 +59,7 @@ def repack(repository: Repository, columns: Sequence[ColumnId]) -> Packed:
         if column in places:
             source = sources[places[column][0]]
             blob = _constraints(repository, source)
-            names = None if blob is None else sorted(read_header(repository.blobs.path(blob)).tensors)
+            names = None if blob is None else sorted(read_header(repository.object_path(blob)).tensors)
             groups.setdefault(repr((sorted(source.header.weights), names)), []).append(places[column])
     patches, blobs = [], []
     for group in groups.values():
@@ -115,7 +115,7 @@ def _pack(
     constraints = None
     if _constraints(repository, first) is not None:
         found = {patch: _constraints(repository, sources[patch]) for patch in used}
-        read = {p: read_constraints(repository.blobs.path(blob)) for p, blob in found.items() if blob is not None}
+        read = {p: read_constraints(repository.object_path(blob)) for p, blob in found.items() if blob is not None}
         joined = Constraints.joined([read[patch].select(positions) for patch, positions in runs])
         blobs.insert(1, encode_constraints(joined.keys, joined.targets, joined.z))
         constraints = blob_id(blobs[1])

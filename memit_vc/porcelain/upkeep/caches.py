@@ -1,0 +1,94 @@
+"""What only saves time, or is remembered so as not to be computed again: what of it is damaged, and taken back.
+
+A damaged file is removed, so that what the message says comes true: the next command that needs it makes it anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from memit_vc.errors import MemitVCError
+from memit_vc.numerics.output.hotshard import StaleShardError, copied_shard, shard_header
+from memit_vc.numerics.statistics.cache import StatisticsCache
+from memit_vc.numerics.statistics.tensorfile import read_tensors
+from memit_vc.objects import StateId, StatisticsId, canonical_json
+from memit_vc.porcelain.output.recorded import recorded_hashes, take_back
+from memit_vc.progress import Progress, silent
+from memit_vc.repository import Repository
+from memit_vc.store.files import write_atomic
+from memit_vc.store.hotcache import remove_shard, shards
+from memit_vc.store.jsoncache import is_whole
+from memit_vc.store.records import Problem
+
+
+def damaged_caches(repository: Repository, *, progress: Progress = silent) -> Iterator[Problem]:
+    """Damage below `cache/`, removed as it is found."""
+    cache = repository.root / "cache"
+    for path in sorted(cache.glob("*.json")):
+        if not is_whole(path):
+            yield _removed(path, "is damaged")
+    searches = sorted((cache / "z").glob("*/*.safetensors"))
+    for number, path in enumerate(searches, 1):
+        try:
+            read_tensors(path)
+        except FileNotFoundError:
+            continue
+        except MemitVCError as error:
+            yield _removed(path, error.message.removeprefix(f"{path}: "))
+        progress("checking the cache of z", number, len(searches))
+    yield from _hot_shards(repository, progress)
+
+
+def damaged_statistics(repository: Repository) -> Iterator[Problem]:
+    """Damage below `statistics/`: what cannot be believed is removed, the key is written again from the database."""
+    keys = repository.statistics()
+    for path, reason in StatisticsCache(repository.root / "statistics").damaged():
+        known = keys.get(StatisticsId(path.parent.name))
+        if path.name == "key.json" and known is not None:
+            with suppress(MemitVCError):
+                write_atomic(path, canonical_json(known) + b"\n")
+            yield Problem("statistics", path.parent.name, f"{path} {reason}; it was written again")
+        else:
+            yield _removed(path, reason, kind="statistics")
+
+
+def take_back_state(repository: Repository, state: StateId, hashes: Mapping[str, str]) -> None:
+    """Forget recorded hashes that are not those of the state, and every cached shard with others than `hashes`."""
+    with suppress(MemitVCError):
+        take_back(repository, state)
+    for cached, path, record in shards(repository.root / "cache" / "hot"):
+        if cached == state and any(hashes.get(name, sha) != sha for name, sha in record.items()):
+            remove_shard(path)
+
+
+def _hot_shards(repository: Repository, progress: Progress) -> Iterator[Problem]:
+    weights = {weight.name: weight for weight in repository.weights()}
+    found = list(shards(repository.root / "cache" / "hot"))
+    for number, (state, path, record) in enumerate(found, 1):
+        known = recorded_hashes(repository, state)
+        reason = "its record is damaged"
+        if record.keys() and record.keys() <= weights.keys():
+            reason = ""
+            try:
+                for _ in copied_shard(path, shard_header([weights[name] for name in record]), record, silent):
+                    pass
+            except StaleShardError as error:
+                reason = str(error).removeprefix(f"{path}: ")
+            if not reason and known is not None and any(record.get(name, sha) != sha for name, sha in known.items()):
+                reason = "its weights are not those that are recorded for its state"
+        if reason:
+            yield _removed(path, reason)
+            remove_shard(path)
+        progress("checking cached shards", number, len(found))
+
+
+def _removed(path: Path, reason: str, *, kind: str = "cache") -> Problem:
+    try:
+        path.unlink(missing_ok=True)
+        done = "it was removed, and is made again when it is needed"
+    except OSError as error:
+        done = f"it could not be removed ({error.strerror})"
+    name = path.parent.name if kind == "statistics" else path.name
+    return Problem("statistics" if kind == "statistics" else "cache", name, f"{path}: {reason}; {done}")
