@@ -45,7 +45,7 @@ from memit_vc.store.sealed import seal, unseal
 
 HOT_FILE = "model-hot.safetensors"
 FILES = "files"
-_STAMPS = "stamps.json"
+STAMPS = "stamps.json"
 """Path below the directory -> [size, mtime, inode] that it had when its bytes were last known."""
 _RECORD = "base.json"
 _FORMAT = 2
@@ -102,17 +102,17 @@ class ShardedBase:
     def stamp(self) -> None:
         """Remember the files' present stamps: their bytes are known."""
         with contextlib.suppress(OSError):
-            remember(self.directory / _STAMPS, {file: file_stat(self.directory / file) for file in self.paths()})
+            remember(self.directory / STAMPS, {file: file_stat(self.directory / file) for file in self.paths()})
 
     def forget(self, files: Iterable[str]) -> None:
         """Forget the stamps of files whose bytes turned out to be others: they are read before they are believed."""
         gone = set(files)
-        stamps = recall(self.directory / _STAMPS)
-        remember(self.directory / _STAMPS, {file: stamp for file, stamp in stamps.items() if file not in gone})
+        stamps = recall(self.directory / STAMPS)
+        remember(self.directory / STAMPS, {file: stamp for file, stamp in stamps.items() if file not in gone})
 
     def stale(self) -> list[str]:
         """The files whose stamp is a new one, or that are gone: their bytes have to be read."""
-        stamps = recall(self.directory / _STAMPS)
+        stamps = recall(self.directory / STAMPS)
         files = dict.fromkeys([*self.paths(), *stamps])
         return [file for file in files if (now := _stat(self.directory / file)) is None or now != stamps.get(file)]
 

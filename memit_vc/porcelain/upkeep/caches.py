@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from memit_vc.errors import MemitVCError
+from memit_vc.errors import IntegrityError, MemitVCError
 from memit_vc.numerics.output.hotshard import StaleShardError, copied_shard, shard_header
 from memit_vc.numerics.statistics.cache import StatisticsCache
 from memit_vc.numerics.statistics.tensorfile import read_tensors
 from memit_vc.objects import StateId, StatisticsId, canonical_json
+from memit_vc.porcelain.editing.statistics import chosen_statistics
 from memit_vc.porcelain.output.recorded import recorded_hashes, take_back
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
@@ -21,12 +22,13 @@ from memit_vc.store.files import write_atomic
 from memit_vc.store.hotcache import remove_shard, shards
 from memit_vc.store.jsoncache import is_whole
 from memit_vc.store.records import Problem
+from memit_vc.store.shards import STAMPS
 
 
 def damaged_caches(repository: Repository, *, progress: Progress = silent) -> Iterator[Problem]:
     """Damage below `cache/`, removed as it is found."""
     cache = repository.root / "cache"
-    for path in sorted(cache.glob("*.json")):
+    for path in sorted([*cache.glob("*.json"), *(repository.root / "base").glob(f"*/{STAMPS}")]):
         if not is_whole(path):
             yield _removed(path, "is damaged")
     searches = sorted((cache / "z").glob("*/*.safetensors"))
@@ -43,6 +45,10 @@ def damaged_caches(repository: Repository, *, progress: Progress = silent) -> It
 
 def damaged_statistics(repository: Repository) -> Iterator[Problem]:
     """Damage below `statistics/`: what cannot be believed is removed, the key is written again from the database."""
+    try:
+        chosen_statistics(repository)
+    except IntegrityError as error:
+        yield Problem("statistics", "chosen", f"{error.message}. {error.hint}")
     keys = repository.statistics()
     for path, reason in StatisticsCache(repository.root / "statistics").damaged():
         known = keys.get(StatisticsId(path.parent.name))

@@ -96,7 +96,8 @@ def _shards(repository: Repository, *, quick: bool, progress: Progress) -> Itera
             continue
         files = base.stale() if quick else base.paths()
         damaged = base.damaged(files, manifest, others) if manifest is not None else []
-        base.forget(damaged)
+        if damaged:
+            base.forget(damaged)
         for file in damaged:
             yield Problem("base", file, f"{directory / file} is not the base's; the next checkout builds it again")
         progress("checking the base's shards", number, len(built))
