@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,9 @@ from memit_vc.errors import UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.objects import Fact
+from memit_vc.porcelain.base import checked_base
 from memit_vc.porcelain.editing.commit import commit_facts
+from memit_vc.porcelain.editing.identity import check_model
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
@@ -29,8 +32,13 @@ class RepositorySession:
 
     commits = True
 
-    def __init__(self, directory: Path, hparams: MEMITHyperParams, *, progress: Progress = silent) -> None:
+    def __init__(
+        self, directory: Path, hparams: MEMITHyperParams, *, given: Any = None, progress: Progress = silent
+    ) -> None:
+        """`given` is a model that the caller takes for this repository's: BaseChangedError if it is not."""
         self.repository = Repository.open(directory)
+        if given is not None:
+            check_model(self.repository, checked_base(self.repository), given)
         self.progress = progress
         self.loaded: LoadedModel = load_model(self.repository, device=hparams.resolved_device(), progress=progress)
         base = self.loaded.adapter
