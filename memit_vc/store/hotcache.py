@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from memit_vc.errors import StorageError
+from memit_vc.errors import MemitVCError, StorageError
 from memit_vc.objects import StateId
+from memit_vc.store.checkpoint import Checkpoint
 from memit_vc.store.jsoncache import recall, remember
 from memit_vc.store.links import link
+from memit_vc.store.safetensors_file import read_header
 from memit_vc.store.shards import ShardedBase
 
 
@@ -68,6 +70,20 @@ def shards(directory: Path) -> Iterator[tuple[StateId, Path, dict[str, str]]]:
     """Every kept shard with its state and its record; {} for a record that is damaged or gone."""
     for path in sorted(directory.glob("*.safetensors")):
         yield StateId(path.name.partition("-")[0]), path, recall(path.with_suffix(".json"))
+
+
+def damage(path: Path, head: bytes, record: Mapping[str, str]) -> str | None:
+    """What is wrong with a kept shard that should begin with `head` and hold tensors with the hashes of `record`."""
+    try:
+        header = read_header(path)
+        with path.open("rb") as file:
+            if file.read(header.data_start) != head:
+                return "its header is another one"
+        found = Checkpoint(path.parent, {path.name: header}).manifest()
+    except (MemitVCError, OSError) as error:
+        return str(error)
+    wrong = sorted(tensor.name for tensor in found.tensors if record.get(tensor.name) != tensor.sha256)
+    return f"{wrong[0]} has other bytes than those that were written" if wrong else None
 
 
 def remove_shard(shard: Path) -> None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memit_vc.errors import BaseChangedError, IntegrityError, StorageError, UnsupportedModelError
-from memit_vc.objects import BaseManifest, JsonValue, canonical_json
+from memit_vc.objects import BaseManifest, EditableWeight, JsonValue, canonical_json
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import Checkpoint
 from memit_vc.store.files import (
@@ -49,6 +49,7 @@ STAMPS = "stamps.json"
 """Path below the directory -> [size, mtime, inode] that it had when its bytes were last known."""
 _RECORD = "base.json"
 _FORMAT = 2
+_HOT_METADATA = {"format": "pt"}
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def _split(checkpoint: Checkpoint, editable: set[str], directory: Path, layout: 
     total = sum(checkpoint.tensors[name][1].size for name in [*editable, *(n for f in rewritten for n in files[f])])
     meter = _Meter(progress, total)
     hashes: dict[str, str] = {}
-    write_atomic(directory / HOT_FILE, _tensor_file(checkpoint, sorted(editable), {"format": "pt"}, meter, hashes))
+    write_atomic(directory / HOT_FILE, _tensor_file(checkpoint, sorted(editable), _HOT_METADATA, meter, hashes))
     cold: dict[str, tuple[str, ...]] = {}
     for number, (file, names) in enumerate(files.items(), 1):
         target = f"model-cold-{number:05}-of-{len(files):05}.safetensors"
@@ -312,6 +313,14 @@ def _stat(path: Path) -> Stat | None:
         return file_stat(path)
     except OSError:
         return None
+
+
+def hot_header(weights: Iterable[EditableWeight]) -> bytes:
+    """The bytes before the data in the hot shard of any state. They are known, so no file is asked for them."""
+    entries: dict[str, tuple[str, tuple[int, ...]]] = {
+        w.name: (w.dtype, (w.d_out, w.d_in) if w.orientation == "out_in" else (w.d_in, w.d_out)) for w in weights
+    }
+    return write_header(entries, _HOT_METADATA)
 
 
 def _header_digest(path: Path) -> str:

@@ -18,7 +18,6 @@ from memit_vc.numerics.output.hotshard import (
     StaleShardError,
     copied_shard,
     hot_shard,
-    shard_header,
 )
 from memit_vc.objects import BaseManifest, EditableWeight, JsonValue, StateId, canonical_json
 from memit_vc.progress import Progress, silent
@@ -28,7 +27,7 @@ from memit_vc.store.hotcache import HotCache
 from memit_vc.store.jsoncache import read_or_empty
 from memit_vc.store.links import LinkKind, link
 from memit_vc.store.safetensors_file import read_header
-from memit_vc.store.shards import FILES, HOT_FILE, ShardedBase, build_base
+from memit_vc.store.shards import FILES, HOT_FILE, ShardedBase, build_base, hot_header
 
 CACHE_LIMIT = 8 << 30
 
@@ -140,7 +139,7 @@ def checkout(
                     raise StaleShardError(f"{found[0]}: its record is not that of its state")
                 write_atomic(
                     path,
-                    _before_the_end(copied_shard(found[0], shard_header(weights), *found[1:], progress), check_rest),
+                    _before_the_end(copied_shard(found[0], hot_header(weights), *found[1:], progress), check_rest),
                 )
                 return found[1], True
             except StaleShardError as error:

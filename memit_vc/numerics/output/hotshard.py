@@ -25,7 +25,8 @@ from memit_vc.objects import EditableWeight
 from memit_vc.progress import Progress
 from memit_vc.store.checkpoint import Checkpoint
 from memit_vc.store.files import storage_errors
-from memit_vc.store.safetensors_file import FileHeader, parse_header, read_header, write_header
+from memit_vc.store.safetensors_file import FileHeader, parse_header, read_header
+from memit_vc.store.shards import hot_header
 
 Digest: TypeAlias = "hashlib._Hash"
 Buffer: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.uint8]]"
@@ -49,11 +50,6 @@ class DamagedShardsError(IntegrityError):
             f"{directory / self.files[0]}: does not hold the base's bytes",
             hint="Run `memitvc checkout` again: the shards are split anew from the base checkpoint.",
         )
-
-
-def shard_header(weights: Sequence[EditableWeight]) -> bytes:
-    """The bytes before the data in the hot shard of any state. They are known, so no file is asked for them."""
-    return write_header({weight.name: (weight.dtype, stored_shape(weight)) for weight in weights}, {"format": "pt"})
 
 
 def _size(weights: Sequence[EditableWeight]) -> int:
@@ -85,7 +81,7 @@ def hot_shard(
             f"{base}: holds {len(promised)} tensors, the history knows {len(by_name)} editable weights",
             hint="Delete the directory; the next checkout builds it again from the base checkpoint.",
         )
-    head = shard_header(weights)
+    head = hot_header(weights)
     header = parse_header(head, len(head) + _size(weights), source=str(base))
     total, done = sum(entry.size for entry in header.tensors.values()), 0
     torch.get_num_threads()  # a thread that asks for the first time later would hear what a worker set for itself

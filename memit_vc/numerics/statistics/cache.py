@@ -12,7 +12,7 @@ Damage is seen by the digests in each file, and is said.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.statistics.factors import Factor, factorise
 from memit_vc.numerics.statistics.moments import Moments
 from memit_vc.numerics.statistics.tensorfile import count_as_absent, read_metadata, read_tensors, write_tensors
-from memit_vc.objects.ids import JsonValue, StatisticsId, canonical_json, digest, is_sha256
+from memit_vc.objects.ids import JsonValue, StatisticsId, canonical_json, digest
 from memit_vc.store.files import write_atomic
 
 FORMAT = 1
@@ -220,22 +220,6 @@ class StatisticsCache:
             factor.save(path)
         return factor
 
-    def damaged(self) -> Iterator[tuple[Path, str]]:
-        """Every file of every statistics whose bytes are not those that were written, with what is wrong."""
-        for directory in sorted(path for path in self.root.glob("*") if is_sha256(path.name)):
-            try:
-                whole = StatisticsKey.from_json(json.loads((directory / "key.json").read_bytes())).id == directory.name
-            except FileNotFoundError:
-                whole = True  # a pass that was cut short
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                whole = False
-            if not whole:
-                yield directory / "key.json", "does not describe the statistics that its directory is named after"
-            for path in sorted(directory.glob("*.safetensors")):
-                reason = _damage(path)
-                if reason is not None:
-                    yield path, reason
-
     def _size(self, key: StatisticsKey | StatisticsId, layer: int) -> int | None:
         if isinstance(key, StatisticsKey):
             return next((w.d_in for w in key.weights if w.layer == layer), None)
@@ -264,19 +248,6 @@ def _read_layer(path: Path, size: int | None) -> tuple[Tensor, int] | None:
     if matrix is None or matrix.dtype != torch.float32 or not isinstance(count, int):
         return None
     return (matrix, count) if matrix.shape == (size, size) else None
-
-
-def _damage(path: Path) -> str | None:
-    try:
-        if path.name.startswith("factor-"):
-            Factor.load(path)
-        else:
-            read_tensors(path)
-    except FileNotFoundError:
-        return None
-    except IntegrityError as error:
-        return error.message.removeprefix(f"{path}: ")
-    return None
 
 
 def _check(moments: Moments, weight: KeyedWeight) -> None:

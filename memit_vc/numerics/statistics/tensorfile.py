@@ -2,14 +2,10 @@
 
 Each carries digests of its tensors and of its metadata, and is read only if they fit: one flipped bit in a factor gives
 another patch, and nothing later would notice.
-
-One metadata key whose value is canonical JSON: with several keys safetensors' bytes are not reproducible.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,21 +18,31 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from memit_vc.errors import IntegrityError, MemitVCError, StorageError
-from memit_vc.objects.ids import JsonValue, canonical_json, digest
+from memit_vc.objects.ids import JsonValue
 from memit_vc.store.files import replacing
+from memit_vc.store.tensor_digest import described, tensors_digest, understood
 
 _LOG = logging.getLogger(__name__)
-_METADATA_KEY = "memit_vc"
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""What the caches hold, in safetensors' words."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, JsonValue]) -> None:
     """Write `tensors` under `path`: temporary sibling, fsync, rename, fsync of the directory. StorageError."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    about: dict[str, JsonValue] = {"about": dict(metadata), "tensors": _content(contiguous)}
-    described = {_METADATA_KEY: canonical_json({**about, "digest": _digest(about)}).decode()}
+    about = described(metadata, _content(contiguous))
     with replacing(path) as temporary:
         try:
-            save_file(contiguous, temporary, metadata=described)
+            save_file(contiguous, temporary, metadata=about)
         except SafetensorError as error:
             hint = "Check free space and permissions."
             raise StorageError(f"{path}: cannot be written: {error}", hint=hint) from error
@@ -50,19 +56,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        record = _record(path, file)
-    if record["tensors"] != _content(tensors):
+        about, promised = understood(path, file.metadata())
+    if promised != _content(tensors):
         raise IntegrityError(
             f"{path}: its tensors do not have the digest that they were written with", hint="Delete it."
         )
-    return tensors, record["about"]
+    return tensors, about
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """The metadata alone, checked against its own digest; raises as `read_tensors` does."""
     with _opened(path) as file:
-        about: dict[str, Any] = _record(path, file)["about"]
-        return about
+        return understood(path, file.metadata())[0]
 
 
 def count_as_absent(error: MemitVCError) -> None:
@@ -83,28 +88,8 @@ def _opened(path: Path) -> Iterator[Any]:
         raise StorageError(f"{path}: cannot be read: {error}", hint="Check its permissions.") from error
 
 
-def _record(path: Path, file: Any) -> dict[str, Any]:
-    try:
-        found = json.loads((file.metadata() or {})[_METADATA_KEY])
-        promised = found.pop("digest")
-        whole = isinstance(found["about"], dict) and isinstance(found["tensors"], str) and promised == _digest(found)
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"{path}: has no memit-vc metadata", hint="Delete it.") from error
-    if not whole:
-        raise IntegrityError(
-            f"{path}: its metadata does not have the digest that it was written with", hint="Delete it."
-        )
-    return dict(found)
-
-
-def _digest(record: Mapping[str, JsonValue]) -> str:
-    return digest("tensor file", canonical_json(record))
-
-
 def _content(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of every tensor's name, dtype, shape and bytes."""
-    sha = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        sha.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]))
-        sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return sha.hexdigest()
+    return tensors_digest(
+        (name, _DTYPES[tensor.dtype], tensor.shape, [tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data])
+        for name, tensor in sorted(tensors.items())
+    )

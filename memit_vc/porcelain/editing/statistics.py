@@ -223,24 +223,17 @@ def _choose(repository: Repository, key: StatisticsKey, layers: Sequence[int]) -
 
 
 def _chosen(repository: Repository, layers: Sequence[int]) -> StatisticsKey | None:
-    key = chosen_statistics(repository)
-    fits = key is not None and set(layers) <= set(key.layers) and key.base == repository.base_id
-    return key if fits else None
-
-
-def chosen_statistics(repository: Repository) -> StatisticsKey | None:
-    """The default of later commits, if one was chosen. IntegrityError if that is damaged: without it, commits would
-    quietly come from other statistics.
-    """
+    """What `_choose` wrote, if it is for these layers. IntegrityError if it is damaged: the default would be others."""
     path = repository.root / "statistics" / _CHOSEN
     try:
         with storage_errors(path):
             if not path.exists():
                 return None
             record = unseal(_CHOSEN, json.loads(path.read_bytes()))
-        return StatisticsKey.from_json(record["key"])
+        key = StatisticsKey.from_json(record["key"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IntegrityError(
             f"{path}: cannot be read: {error}",
             hint="Choose the statistics again: `memitvc stats --corpus TEXT`, or `--import FILES`.",
         ) from error
+    return key if set(layers) <= set(key.layers) and key.base == repository.base_id else None

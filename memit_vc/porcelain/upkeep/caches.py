@@ -5,24 +5,23 @@ A damaged file is removed, so that what the message says comes true: the next co
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from memit_vc.errors import IntegrityError, MemitVCError
-from memit_vc.numerics.output.hotshard import StaleShardError, copied_shard, shard_header
-from memit_vc.numerics.statistics.cache import StatisticsCache
-from memit_vc.numerics.statistics.tensorfile import read_tensors
-from memit_vc.objects import StateId, StatisticsId, canonical_json
-from memit_vc.porcelain.editing.statistics import chosen_statistics
+from memit_vc.errors import MemitVCError
+from memit_vc.objects import StateId, canonical_json
 from memit_vc.porcelain.output.recorded import recorded_hashes, take_back
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
+from memit_vc.store import hotcache, tensor_digest
 from memit_vc.store.files import write_atomic
 from memit_vc.store.hotcache import remove_shard, shards
 from memit_vc.store.jsoncache import is_whole
 from memit_vc.store.records import Problem
-from memit_vc.store.shards import STAMPS
+from memit_vc.store.sealed import unseal
+from memit_vc.store.shards import STAMPS, hot_header
 
 
 def damaged_caches(repository: Repository, *, progress: Progress = silent) -> Iterator[Problem]:
@@ -33,30 +32,33 @@ def damaged_caches(repository: Repository, *, progress: Progress = silent) -> It
             yield _removed(path, "is damaged")
     searches = sorted((cache / "z").glob("*/*.safetensors"))
     for number, path in enumerate(searches, 1):
-        try:
-            read_tensors(path)
-        except FileNotFoundError:
-            continue
-        except MemitVCError as error:
-            yield _removed(path, error.message.removeprefix(f"{path}: "))
+        reason = tensor_digest.damage(path)
+        if reason is not None:
+            yield _removed(path, reason)
         progress("checking the cache of z", number, len(searches))
     yield from _hot_shards(repository, progress)
 
 
 def damaged_statistics(repository: Repository) -> Iterator[Problem]:
     """Damage below `statistics/`: what cannot be believed is removed, the key is written again from the database."""
-    try:
-        chosen_statistics(repository)
-    except IntegrityError as error:
-        yield Problem("statistics", "chosen", f"{error.message}. {error.hint}")
-    keys = repository.statistics()
-    for path, reason in StatisticsCache(repository.root / "statistics").damaged():
-        known = keys.get(StatisticsId(path.parent.name))
-        if path.name == "key.json" and known is not None:
-            with suppress(MemitVCError):
-                write_atomic(path, canonical_json(known) + b"\n")
-            yield Problem("statistics", path.parent.name, f"{path} {reason}; it was written again")
-        else:
+    root = repository.root / "statistics"
+    chosen = root / "chosen.json"
+    with suppress(FileNotFoundError):
+        try:
+            unseal(chosen.name, json.loads(chosen.read_bytes()))
+        except (ValueError, RecursionError) as error:
+            hint = "choose the statistics again: `memitvc stats --corpus TEXT`, or `--import FILES`"
+            yield Problem("statistics", "chosen", f"{chosen}: {error}; {hint}")
+    for identifier, record in repository.statistics().items():
+        path, wanted = root / identifier / "key.json", canonical_json(record) + b"\n"
+        with suppress(OSError):
+            if path.read_bytes() != wanted:
+                with suppress(MemitVCError):
+                    write_atomic(path, wanted)
+                yield Problem("statistics", identifier, f"{path}: differs from the database; it was written again")
+    for path in sorted(root.glob("*/*.safetensors")):
+        reason = tensor_digest.damage(path)
+        if reason is not None:
             yield _removed(path, reason, kind="statistics")
 
 
@@ -74,14 +76,9 @@ def _hot_shards(repository: Repository, progress: Progress) -> Iterator[Problem]
     found = list(shards(repository.root / "cache" / "hot"))
     for number, (state, path, record) in enumerate(found, 1):
         known = recorded_hashes(repository, state)
-        reason = "its record is damaged"
+        reason: str | None = "its record is damaged"
         if record.keys() and record.keys() <= weights.keys():
-            reason = ""
-            try:
-                for _ in copied_shard(path, shard_header([weights[name] for name in record]), record, silent):
-                    pass
-            except StaleShardError as error:
-                reason = str(error).removeprefix(f"{path}: ")
+            reason = hotcache.damage(path, hot_header(weights[name] for name in record), record)
             if not reason and known is not None and any(record.get(name, sha) != sha for name, sha in known.items()):
                 reason = "its weights are not those that are recorded for its state"
         if reason:
