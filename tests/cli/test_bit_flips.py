@@ -97,8 +97,7 @@ def _verify(trial: Trial) -> tuple[int, Any]:
 
 def _again(trial: Trial) -> tuple[int, Any]:
     """The first commit once more: z, templates, statistics and factors are remembered."""
-    assert trial.run("switch", "again") == 0
-    code = trial.run("commit", trial.place.edits(FIRST), "--no-scores")
+    code = trial.run("switch", "again") or trial.run("commit", trial.place.edits(FIRST), "--no-scores")
     return code, trial.head() if code == 0 else None
 
 
@@ -248,7 +247,6 @@ def test_every_file(whole: Whole, tmp_path: Path, verb: str) -> None:
     files = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*")) if path.is_file()]
     chance = random.Random(verb)
     for number, file in enumerate(file for file in files if Path(file).name not in _HANDWRITTEN):
-        for _ in range(2):
-            place = tmp_path / f"{number}-{_}"
-            _tell(whole, place, file, verb, share=chance.random(), bit=chance.randrange(8))
-            shutil.rmtree(place)
+        place = tmp_path / str(number)
+        _tell(whole, place, file, verb, share=chance.random(), bit=chance.randrange(8))
+        shutil.rmtree(place)

@@ -48,7 +48,7 @@ class DamagedShardsError(IntegrityError):
         self.directory, self.files = directory, tuple(files)
         super().__init__(
             f"{directory / self.files[0]}: does not hold the base's bytes",
-            hint="Run `memitvc checkout` again: the shards are split anew from the base checkpoint.",
+            hint="Run `memitvc checkout` again: the shards are split again from the base checkpoint.",
         )
 
 
