@@ -77,7 +77,7 @@ class Repository:
         self.database = database
         self.blobs = BlobStore(root / "objects")
         self._graph: tuple[dict[CommitId, tuple[CommitId, ...]], dict[CommitId, int]] | None = None
-        self._sound: set[PatchId] = set()
+        self._sound: set[BlobId] = set()
         with database.read() as connection:
             check_revision(connection)
             self.base_id = BaseId(rows_refs.read_meta(connection, "base_id"))
@@ -380,16 +380,20 @@ class Repository:
         return self._read(rows_patches.all_constraints)
 
     def patch_path(self, id: PatchId) -> Path:  # noqa: A002
-        """The patch's safetensors file, whose bytes were seen to hash to its name; IntegrityError otherwise.
+        """The patch's safetensors file; as `object_path`."""
+        return self.object_path(BlobId(id))
 
-        Weights are computed from it, and nothing later would notice. Each patch is hashed once per opened repository.
+    def object_path(self, blob: BlobId) -> Path:
+        """The file of a patch or of constraints, whose bytes were seen to hash to its name; IntegrityError otherwise.
+
+        Weights are computed from it, and nothing later would notice. Each is hashed once per opened repository.
         """
-        if id not in self._sound:
-            self.blobs.path(id)
-            if not self.blobs.verify(id):
-                self.blobs.read(id)
-            self._sound.add(id)
-        return self.blobs.path(id)
+        if blob not in self._sound:
+            self.blobs.path(blob)
+            if not self.blobs.verify(blob):
+                self.blobs.read(blob)
+            self._sound.add(blob)
+        return self.blobs.path(blob)
 
     # refs and operations
 
@@ -474,6 +478,10 @@ class Repository:
         with suppress(StorageError, LockedError), self.database.write(patience=1.0) as connection:
             for row in rows:
                 rows_results.replace_evaluation(connection, *row)
+
+    def forget_evaluation(self, state: StateId, kind: str, key: str) -> None:
+        """Take a measurement back, if there is one."""
+        self._write(rows_results.forget_evaluation, state, kind, key)
 
     def statistics(self) -> dict[StatisticsId, JsonValue]:
         """The statistics that are complete, oldest first; their tensors lie in `statistics/<id>/`."""

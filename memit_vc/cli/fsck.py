@@ -11,10 +11,10 @@ from memit_vc.progress import count
 @click.option("--quick", is_flag=True, help="Do not read what blobs and shards hold.")
 @click.option("--full", is_flag=True, help="Also compute the weights of every state that was checked out, and compare.")
 def command(io: IO, quick: bool, full: bool) -> int:
-    """Check the repository: every blob against its name, every row against its id, every patch against the grid, and
-    the shards of checkouts against the base.
+    """Check the repository: every blob against its name, every row against its id, every patch against the grid, the
+    shards of checkouts against the base, and statistics and caches against their digests.
 
-    Exit code 12 if anything is wrong.
+    Damaged files that can be made again are removed. Exit code 12 if anything is wrong.
     """
     from memit_vc.porcelain.upkeep.fsck import fsck
 

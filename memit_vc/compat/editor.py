@@ -46,6 +46,9 @@ class BaseEditor:
     ) -> BaseEditor:
         """An editor of `hparams.model_name`: a directory, a Hub id, or a (model, tokenizer) pair.
 
+        With `repo` the model is loaded from the repository's base; of a pair, the model is only checked:
+        BaseChangedError unless it is the base or a state of it.
+
         `statistics` and `context_templates` as in `execute_memit`; without them each is found once and kept here.
         """
         return cls(hparams, repo, statistics=statistics, context_templates=context_templates, progress=progress)
@@ -75,7 +78,8 @@ class BaseEditor:
                     "a repository has its own statistics and templates",
                     hint="Leave out statistics= and context_templates=, or edit without repo=.",
                 )
-            self._session = RepositorySession(Path(repo), hparams, progress=progress)
+            given = load(hparams)[0] if isinstance(hparams.model_name, tuple | list) else None
+            self._session = RepositorySession(Path(repo), hparams, given=given, progress=progress)
         else:
             model, tok = load(hparams)
             self._session = MemorySession(

@@ -16,7 +16,9 @@ from memit_vc.errors import UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.objects import Fact
+from memit_vc.porcelain.base import checked_base
 from memit_vc.porcelain.editing.commit import commit_facts
+from memit_vc.porcelain.editing.identity import check_model
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
@@ -31,8 +33,13 @@ class RepositorySession:
 
     commits = True
 
-    def __init__(self, directory: Path, hparams: MEMITHyperParams, *, progress: Progress = silent) -> None:
+    def __init__(
+        self, directory: Path, hparams: MEMITHyperParams, *, given: Any = None, progress: Progress = silent
+    ) -> None:
+        """`given` is a model that the caller takes for this repository's: BaseChangedError if it is not."""
         self.repository = Repository.open(directory)
+        if given is not None:
+            check_model(self.repository, checked_base(self.repository), given)
         self.progress = progress
         self.loaded: LoadedModel = load_model(self.repository, device=hparams.resolved_device(), progress=progress)
         base = self.loaded.adapter

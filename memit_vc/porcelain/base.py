@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from memit_vc.foreign.refused import Refused, hint_of
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import Checkpoint
 from memit_vc.store.files import storage_errors
-from memit_vc.store.jsoncache import read_or_empty, write_if_possible
+from memit_vc.store.jsoncache import recall, remember
 from memit_vc.store.links import leads_out
 
 if TYPE_CHECKING:
@@ -111,13 +112,16 @@ def find_base(config: Config) -> Path:
 
 
 def checked_base(repository: Repository, *, progress: Progress = silent) -> Checkpoint:
-    """The base, proved to be the one that `init` recorded. Only files whose stamps changed are hashed again."""
+    """The base, proved to be the one that `init` recorded. Only files whose stamps changed are hashed again here; the
+    others are taken at their word until a tensor is read, which checks it.
+    """
     checkpoint = Checkpoint.find(find_base(repository.config))
     check_links(checkpoint)
+    manifest = repository.base()
     stamps = checkpoint.fingerprints()
-    kept = read_or_empty(repository.root / _STAMPS)
+    kept = recall(repository.root / _STAMPS)
     recorded = {name: stamp for name, stamp in kept.items() if isinstance(stamp, list)}
-    problems = checkpoint.differences(repository.base(), repository.base_files(), recorded=recorded, progress=progress)
+    problems = checkpoint.differences(manifest, repository.base_files(), recorded=recorded, progress=progress)
     if problems:
         more = f" (and {len(problems) - 3} more differences)" if len(problems) > 3 else ""
         raise BaseChangedError(
@@ -126,7 +130,13 @@ def checked_base(repository: Repository, *, progress: Progress = silent) -> Chec
         )
     if stamps != recorded:
         remember_base(repository, stamps)
-    return checkpoint
+    return checkpoint.promising(manifest)
+
+
+def forget_base(repository: Repository) -> None:
+    """Forget the stamps: the next check hashes every file."""
+    with suppress(OSError):
+        (repository.root / _STAMPS).unlink(missing_ok=True)
 
 
 def check_links(checkpoint: Checkpoint) -> None:
@@ -166,4 +176,4 @@ _DOWNLOAD = "Download the model again."
 
 def remember_base(repository: Repository, stamps: Mapping[str, Sequence[int]]) -> None:
     """Keep the stamps (size, mtime, inode) that files had before their bytes were checked. They may be lost."""
-    write_if_possible(repository.root / _STAMPS, stamps)
+    remember(repository.root / _STAMPS, stamps)

@@ -6,17 +6,18 @@ untouched: `restore` points back to them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memit_vc.errors import BaseChangedError, UnsupportedModelError, UsageError
+from memit_vc.errors import UsageError
 from memit_vc.numerics.exact.materialise import state_weight
 from memit_vc.numerics.model.checkpoint_tensors import read_tensor
-from memit_vc.objects import CommitId, EditableWeight, StateId
+from memit_vc.objects import CommitId, StateId
 from memit_vc.porcelain.base import checked_base
+from memit_vc.porcelain.editing.identity import check_model, parameter_of, same_bits
 from memit_vc.porcelain.editing.models import loading
 from memit_vc.porcelain.sharing.hub_clone import cached_clone, resolve_there
 from memit_vc.porcelain.state import LiveState
@@ -77,13 +78,14 @@ def apply_state(model: Any, repository: str | Path | Repository, revision: str =
 
     In the checkpoint's dtype the weights are those of `checkout`, bit for bit; in another one they are rounded once to
     it. Only the matrices that differ are replaced, on the device where they are. UnsupportedModelError for a model of
-    another architecture or with quantised or offloaded weights, BaseChangedError for a model of another base.
+    another architecture or with quantised or offloaded weights, BaseChangedError for a model of another base, or one
+    whose matrices are neither the base's nor those of a state: a merged adapter, a fine-tuned copy.
 
     `repository` as for `from_pretrained`; from the Hub it is fetched once, here.
     """
     applied = AppliedState(model, repository)
     with applied._repository.open() as opened:
-        _check_base(opened, model)
+        check_model(opened, checked_base(opened), model)
     applied.switch(revision)
     return applied
 
@@ -102,6 +104,11 @@ def from_pretrained(
     weights are quantised or offloaded while loading (load a directory that `checkout` wrote instead). From the Hub also
     the errors of `memitvc clone`.
     """
+    if "model" in kwargs:
+        raise UsageError(
+            "from_pretrained loads the model itself",
+            hint="Use memit_vc.apply_state(model, repository), which checks the model that it is given.",
+        )
     refused = {"trust_remote_code", "quantization_config", "state_dict"} & kwargs.keys()
     if refused:
         raise UsageError(
@@ -163,56 +170,10 @@ def _differing(
     found = dict(model.named_parameters())
     wanted: dict[str, tuple[Any, Tensor]] = {}
     for weight in repository.weights():
-        parameter = _parameter(found, weight)
+        parameter = parameter_of(found, weight)
         terms = state.terms(weight) if weight.name in state.bounds else []
         tensor = state_weight(read_tensor(checkpoint, weight.name), terms, weight, parameter.dtype)
         tensor = tensor.to(parameter.device)
-        if not _same_bits(parameter.data, tensor):
+        if not same_bits(parameter.data, tensor):
             wanted[weight.parameter] = (parameter, tensor)
     return state.id, wanted
-
-
-def _parameter(found: dict[str, Any], weight: EditableWeight) -> Any:
-    parameter = found.get(weight.parameter)
-    shape = (weight.d_out, weight.d_in) if weight.orientation == "out_in" else (weight.d_in, weight.d_out)
-    if parameter is None or tuple(parameter.shape) != shape or not parameter.is_floating_point():
-        raise UnsupportedModelError(
-            f"the model has no float parameter {weight.parameter} of shape {list(shape)}",
-            hint="Use the repository's base as transformers loads it, not quantised and not wrapped.",
-        )
-    if parameter.device.type == "meta":
-        raise UnsupportedModelError(
-            f"{weight.parameter} is offloaded, so its weights cannot be replaced in memory",
-            hint="Write the state with `memitvc checkout -o DIR`, and load DIR with the same device_map.",
-        )
-    return parameter
-
-
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    """Equal bytes; NaN payloads and the sign of zero count."""
-    import torch
-
-    if one.dtype != other.dtype:
-        return False
-    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(one.element_size(), torch.uint8)
-    return bool(torch.equal(one.contiguous().view(bits), other.contiguous().view(bits)))
-
-
-def _check_base(repository: Repository, model: Any) -> None:
-    """BaseChangedError unless the model is this base or a state of it: no edit touches its vectors (norms, biases).
-
-    They are a few kilobytes in each layer, and differ in another model of the same shape, or one trained further.
-    """
-    checkpoint = checked_base(repository)
-    found: Sequence[tuple[str, Any]] = [(n, p) for n, p in model.named_parameters() if p.dim() == 1]
-    # checkpoints are written with or without the base model's prefix
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    for name, parameter in found:
-        stored = next((n for n in (name, name.removeprefix(prefix)) if n in checkpoint.tensors), None)
-        if stored is not None and parameter.device.type != "meta":
-            expected = read_tensor(checkpoint, stored).to(parameter.dtype)
-            if not _same_bits(parameter.data.cpu(), expected):
-                raise BaseChangedError(
-                    f"the model is not the repository's base: {name} has other values",
-                    hint="Load the base itself, for instance with memit_vc.from_pretrained, and apply the state to it.",
-                )

@@ -207,6 +207,7 @@ def _editable(
     """
     from memit_vc.numerics.exact.grid import quantum_of
 
+    checkpoint = checkpoint.promising(manifest)
     tensors = {t.name: t for t in manifest.tensors}
     weights: list[EditableWeight] = []
     notes: list[str] = []

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from memit_vc.errors import IntegrityError, StorageError, UnsupportedModelError
+from memit_vc.errors import BaseChangedError, IntegrityError, StorageError, UnsupportedModelError
 from memit_vc.foreign.data import json_value
 from memit_vc.foreign.files import opened, read_file
 from memit_vc.foreign.refused import Refused, hint_of
@@ -42,6 +42,8 @@ class Checkpoint:
     directory: Path
     files: Mapping[str, FileHeader]
     """Weight file -> header, sorted by name."""
+    promised: Mapping[str, str] = field(default_factory=dict)
+    """Tensor -> SHA-256 that its bytes must have whenever they are read; one that is not here is taken as it is."""
 
     @classmethod
     def find(cls, directory: Path) -> Checkpoint:
@@ -68,6 +70,10 @@ class Checkpoint:
                 )
         _ = found.tensors
         return found
+
+    def promising(self, manifest: BaseManifest) -> Checkpoint:
+        """The same, with the hashes of a manifest as what its tensors' bytes must be."""
+        return replace(self, promised={tensor.name: tensor.sha256 for tensor in manifest.tensors})
 
     @cached_property
     def tensors(self) -> dict[str, tuple[str, Entry]]:
@@ -119,9 +125,28 @@ class Checkpoint:
         return BaseManifest(tensors=tuple(sorted(records, key=lambda record: record.name)))
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """One tensor's bytes as stored, in pieces of 8 MiB. StorageError for a file that has become shorter."""
+        """One tensor's bytes as stored, in pieces of 8 MiB. StorageError for a file that has become shorter.
+
+        BaseChangedError after the last piece if they are not what was promised.
+        """
         file, entry = self.tensors[name]
-        return self._chunks(file, name, entry)
+        if name not in self.promised:
+            yield from self._chunks(file, name, entry)
+            return
+        sha = hashlib.sha256()
+        for chunk in self._chunks(file, name, entry):
+            sha.update(chunk)
+            yield chunk
+        self.check(name, sha.hexdigest())
+
+    def check(self, name: str, sha256: str) -> None:
+        """BaseChangedError if a tensor's bytes, which were read, are not what was promised."""
+        if self.promised.get(name, sha256) != sha256:
+            raise BaseChangedError(
+                f"{self.directory / self.tensors[name][0]}: tensor {name!r} is not the one that init recorded, though "
+                "the file's size and date are",
+                hint="Put the original file back: this one was damaged on the disk, or while it was read.",
+            )
 
     def fingerprints(self) -> dict[str, Stat]:
         """[size, mtime in ns, inode] of every file, weights and others: enough to see that nothing was touched."""

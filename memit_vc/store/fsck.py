@@ -48,6 +48,7 @@ from memit_vc.store.schema import (
     patch_columns,
     patches,
 )
+from memit_vc.store.tensor_hashes import unsealed_hashes
 
 CheckPatch = Callable[[Path, Patch], list[str]]
 BAD_JSON = (KeyError, TypeError, ValueError, AttributeError)
@@ -129,14 +130,15 @@ def _base(connection: Connection, base: BaseId) -> Iterator[Problem]:
 
 
 def _evaluations(connection: Connection, weights: set[str]) -> Iterator[Problem]:
-    """Hashes of tensors that `verify` compares with: each of a weight that can be edited, each a SHA-256."""
+    """Hashes of tensors that `verify` compares with: with their digest, each of a weight that can be edited."""
     statement = select(evaluations).where(evaluations.c.kind == "tensors")
     for row in connection.execute(statement):
         whole = False
         with suppress(*BAD_JSON):
-            whole = all(name in weights and is_sha256(sha) for name, sha in json.loads(row.json).items())
+            hashes = unsealed_hashes(StateId(row.state), json.loads(row.json))
+            whole = all(name in weights and is_sha256(sha) for name, sha in hashes.items())
         if not whole:
-            yield Problem("evaluation", row.state, "its tensor hashes cannot be read")
+            yield Problem("evaluation", row.state, "its recorded tensor hashes are damaged and count as absent")
 
 
 def _weights(

@@ -59,7 +59,19 @@ class Problem:
     """One finding of fsck: what kind of object, which one, what is wrong with it."""
 
     kind: Literal[
-        "base", "blob", "commit", "column", "database", "evaluation", "fact", "head", "operation", "patch", "ref"
+        "base",
+        "blob",
+        "cache",
+        "commit",
+        "column",
+        "database",
+        "evaluation",
+        "fact",
+        "head",
+        "operation",
+        "patch",
+        "ref",
+        "statistics",
     ]
     object: str
     message: str

@@ -31,13 +31,17 @@ def load_evaluations_of(connection: Connection, commits: Collection[CommitId], k
 def replace_evaluation(
     connection: Connection, state: StateId, commit: CommitId | None, kind: str, key: str, value: JsonValue
 ) -> None:
-    table = evaluations.c
-    connection.execute(delete(evaluations).where(and_(table.state == state, table.kind == kind, table.key == key)))
+    forget_evaluation(connection, state, kind, key)
     connection.execute(
         insert(evaluations).values(
             state=state, commit=commit, kind=kind, key=key, json=canonical_json(value).decode(), time=utc_now()
         )
     )
+
+
+def forget_evaluation(connection: Connection, state: StateId, kind: str, key: str) -> None:
+    table = evaluations.c
+    connection.execute(delete(evaluations).where(and_(table.state == state, table.kind == kind, table.key == key)))
 
 
 def load_statistics(connection: Connection) -> dict[StatisticsId, JsonValue]:

@@ -8,8 +8,9 @@
 
 A file of the base that holds no editable tensor is linked as it is; one that holds some is written once without them.
 
-A checkout shares the cold shards (hard links), and its owner may write into them. So a file is believed only while its
-stamp is the one that it had when its bytes were last known; otherwise it is read again.
+A checkout shares the cold shards (hard links), and its owner may write into them; a disk may change a bit and leave
+size and date alone. So a checkout hashes what it takes. The stamps tell a later one, before it begins, what is certain
+to have changed.
 """
 
 from __future__ import annotations
@@ -18,12 +19,11 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from memit_vc.errors import BaseChangedError, IntegrityError, StorageError, UnsupportedModelError
-from memit_vc.objects import BaseManifest, JsonValue, canonical_json
+from memit_vc.objects import BaseManifest, EditableWeight, JsonValue, canonical_json
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import Checkpoint
 from memit_vc.store.files import (
@@ -37,17 +37,19 @@ from memit_vc.store.files import (
     storage_errors,
     write_atomic,
 )
-from memit_vc.store.jsoncache import read_or_empty, write_if_possible
+from memit_vc.store.jsoncache import recall, remember
 from memit_vc.store.links import in_hub_cache, link
 from memit_vc.store.safetensors_file import file_order, read_header, write_header
+from memit_vc.store.sealed import seal, unseal
 from memit_vc.store.temporaries import clear_abandoned
 
 HOT_FILE = "model-hot.safetensors"
 FILES = "files"
-_STAMPS = "stamps.json"
+STAMPS = "stamps.json"
 """Path below the directory -> [size, mtime, inode] that it had when its bytes were last known."""
 _RECORD = "base.json"
-_FORMAT = 1
+_FORMAT = 2
+_HOT_METADATA = {"format": "pt"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class ShardedBase:
     """Editable tensor -> SHA-256 of its bytes in the base."""
     cold: Mapping[str, tuple[str, ...]]
     """Cold file -> its tensors."""
+    headers: Mapping[str, str]
+    """Hot and cold file -> SHA-256 of its bytes before the data: the tensors' hashes do not cover them."""
     layout: str
     """Hash of every tensor's name, dtype, shape and place: a cheap sign of another checkpoint."""
 
@@ -74,11 +78,11 @@ class ShardedBase:
         with storage_errors(path):
             raw = path.read_bytes()
         try:
-            record: Any = json.loads(raw)
+            record = unseal(_RECORD, json.loads(raw))
             if record["format"] != _FORMAT:
                 raise ValueError(f"format {record['format']}")
             cold = {file: tuple(names) for file, names in record["cold"].items()}
-            base = cls(directory, dict(record["hot"]), cold, record["layout"])
+            base = cls(directory, dict(record["hot"]), cold, dict(record["headers"]), record["layout"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise IntegrityError(f"{path}: cannot be understood: {error}", hint=_REBUILD) from error
         for file in (HOT_FILE, *base.cold):
@@ -99,13 +103,17 @@ class ShardedBase:
     def stamp(self) -> None:
         """Remember the files' present stamps: their bytes are known."""
         with contextlib.suppress(OSError):
-            write_if_possible(
-                self.directory / _STAMPS, {file: file_stat(self.directory / file) for file in self.paths()}
-            )
+            remember(self.directory / STAMPS, {file: file_stat(self.directory / file) for file in self.paths()})
+
+    def forget(self, files: Iterable[str]) -> None:
+        """Forget the stamps of files whose bytes turned out to be others: they are read before they are believed."""
+        gone = set(files)
+        stamps = recall(self.directory / STAMPS)
+        remember(self.directory / STAMPS, {file: stamp for file, stamp in stamps.items() if file not in gone})
 
     def stale(self) -> list[str]:
         """The files whose stamp is a new one, or that are gone: their bytes have to be read."""
-        stamps = read_or_empty(self.directory / _STAMPS)
+        stamps = recall(self.directory / STAMPS)
         files = dict.fromkeys([*self.paths(), *stamps])
         return [file for file in files if (now := _stat(self.directory / file)) is None or now != stamps.get(file)]
 
@@ -118,7 +126,8 @@ class ShardedBase:
         for file in files:
             path = self.directory / file
             if file == HOT_FILE or file in self.cold:
-                whole = _holds(path, self.hot.keys() if file == HOT_FILE else self.cold[file], manifest)
+                names = self.hot.keys() if file == HOT_FILE else self.cold[file]
+                whole = _holds(path, names, manifest, self.headers.get(file))
             else:
                 promised = others.get(file.removeprefix(f"{FILES}/"))
                 try:
@@ -131,7 +140,8 @@ class ShardedBase:
 
     def _json(self) -> dict[str, JsonValue]:
         cold: dict[str, JsonValue] = {file: list(names) for file, names in self.cold.items()}
-        return {"format": _FORMAT, "hot": dict(self.hot), "cold": cold, "layout": self.layout}
+        shards: dict[str, JsonValue] = {"hot": dict(self.hot), "cold": cold, "headers": dict(self.headers)}
+        return {"format": _FORMAT, **shards, "layout": self.layout}
 
 
 def build_base(
@@ -168,6 +178,7 @@ def build_base(
             tell(f"{error.message}; it is built again from {checkpoint.directory}")
             return None
         if built.layout != layout or built.hot.keys() != set(editable) or expected not in (None, built.hot):
+            tell(f"{into}: does not fit {checkpoint.directory}, so it is built again from there")
             return None
         stale = built.stale()
         if stale:
@@ -175,8 +186,8 @@ def build_base(
             damaged = built.damaged(stale, promised, checkpoint.file_hashes())
             if damaged:
                 tell(
-                    f"{into / damaged[0]}: was changed or deleted after it was built, so it is built again from "
-                    f"{checkpoint.directory}. Earlier checkouts may share the changed bytes: check them with "
+                    f"{into / damaged[0]}: was damaged, changed or deleted after it was built, so it is built again "
+                    f"from {checkpoint.directory}. Earlier checkouts may share the changed bytes: check them with "
                     "`memitvc verify DIR`"
                 )
                 return None
@@ -201,7 +212,7 @@ def build_base(
             return other
         _make_way(into, place / "old")
         publish_directory(made, into)
-    return ShardedBase(into, base.hot, base.cold, base.layout)
+    return replace(base, directory=into)
 
 
 _REBUILD = "Delete the directory; the next checkout builds it again from the base checkpoint."
@@ -216,7 +227,7 @@ def _split(checkpoint: Checkpoint, editable: set[str], directory: Path, layout: 
     total = sum(checkpoint.tensors[name][1].size for name in [*editable, *(n for f in rewritten for n in files[f])])
     meter = _Meter(progress, total)
     hashes: dict[str, str] = {}
-    write_atomic(directory / HOT_FILE, _tensor_file(checkpoint, sorted(editable), {"format": "pt"}, meter, hashes))
+    write_atomic(directory / HOT_FILE, _tensor_file(checkpoint, sorted(editable), _HOT_METADATA, meter, hashes))
     cold: dict[str, tuple[str, ...]] = {}
     for number, (file, names) in enumerate(files.items(), 1):
         target = f"model-cold-{number:05}-of-{len(files):05}.safetensors"
@@ -232,8 +243,9 @@ def _split(checkpoint: Checkpoint, editable: set[str], directory: Path, layout: 
         cold[target] = tuple(sorted(names))
     for name in checkpoint.other_files:
         _copy(checkpoint.directory / name, directory / FILES / name)
-    base = ShardedBase(directory, hashes, cold, layout)
-    write_atomic(directory / _RECORD, canonical_json(base._json()))
+    headers = {file: _header_digest(directory / file) for file in (HOT_FILE, *cold)}
+    base = ShardedBase(directory, hashes, cold, headers, layout)
+    write_atomic(directory / _RECORD, canonical_json(seal(_RECORD, base._json())))
     base.stamp()
     return base
 
@@ -288,11 +300,27 @@ def _stat(path: Path) -> Stat | None:
         return None
 
 
-def _holds(path: Path, names: Collection[str], manifest: BaseManifest) -> bool:
-    """Whether a file holds exactly these tensors, each with the manifest's dtype, shape and bytes."""
+def hot_header(weights: Iterable[EditableWeight]) -> bytes:
+    """The bytes before the data in the hot shard of any state. They are known, so no file is asked for them."""
+    entries: dict[str, tuple[str, tuple[int, ...]]] = {
+        w.name: (w.dtype, (w.d_out, w.d_in) if w.orientation == "out_in" else (w.d_in, w.d_out)) for w in weights
+    }
+    return write_header(entries, _HOT_METADATA)
+
+
+def _header_digest(path: Path) -> str:
+    start = read_header(path).data_start
+    with storage_errors(path), path.open("rb") as file:
+        return hashlib.sha256(file.read(start)).hexdigest()
+
+
+def _holds(path: Path, names: Collection[str], manifest: BaseManifest, header: str | None) -> bool:
+    """Whether a file has this header, and exactly these tensors with the manifest's dtypes, shapes and bytes."""
     wanted = set(names)
     promised = {t.name: (t.dtype, t.shape, t.sha256) for t in manifest.tensors if t.name in wanted}
     try:
+        if _header_digest(path) != header:
+            return False
         held = Checkpoint(path.parent, {path.name: read_header(path)}).manifest()
     except (StorageError, IntegrityError):
         return False

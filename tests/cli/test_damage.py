@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from memit_vc.errors import BaseChangedError
+from memit_vc.numerics.output import checkout as checkout_module
+from memit_vc.objects import StateId
 from memit_vc.porcelain import setup
+from memit_vc.porcelain.output.recorded import record_hashes, recorded_hashes
 from memit_vc.repository import Repository
 from memit_vc.store.checkpoint import Checkpoint
+from tests.support.flips import flip
 from tests.support.places import Cli, Place, copy_of, make_place
 
 
@@ -188,3 +194,89 @@ def test_verify_knows_states_that_were_undone(cli: Cli, place: Place, tmp_path: 
 def test_lost_stamps_are_no_harm(cli: Cli, place: Place, tmp_path: Path) -> None:
     (place.work / ".memitvc" / "cache" / "base-files.json").write_text("[1]")
     cli.ok("checkout", "HEAD", "-o", tmp_path / "out")
+
+
+def test_a_flipped_bit_never_becomes_the_truth(cli: Cli, place: Place, tmp_path: Path) -> None:
+    """The state of a damaged hot shard was once computed, cached, and recorded as what `verify` goes by."""
+    cli.ok("checkout", "HEAD", "-o", tmp_path / "right")
+    (shard,) = (place.work / ".memitvc" / "base").glob("*/model-hot.safetensors")
+    for cached in (place.work / ".memitvc" / "cache" / "hot").iterdir():
+        cached.unlink()
+    flip(shard)
+    made = cli.ok("checkout", "HEAD", "-o", tmp_path / "again")
+    assert "was damaged, changed or deleted after it was built, so it is built again" in made.err
+    assert (tmp_path / "again" / shard.name).read_bytes() == (tmp_path / "right" / shard.name).read_bytes()
+    assert cli.ok("verify", tmp_path / "right", "--expect", "HEAD")
+    assert cli.ok("verify", tmp_path / "again", "--expect", "HEAD")
+
+
+def test_fsck_keeps_its_promise_about_a_flipped_bit(cli: Cli, place: Place, tmp_path: Path) -> None:
+    cli.ok("checkout", "HEAD", "-o", tmp_path / "right")
+    (shard,) = (place.work / ".memitvc" / "base").glob("*/model-hot.safetensors")
+    flip(shard)
+    found = cli("fsck")
+    assert found.code == 12
+    assert "the next checkout builds it again" in found.out
+    assert "built again" in cli.ok("checkout", "HEAD~1", "-o", tmp_path / "before").err
+    assert cli.ok("fsck")
+    assert cli.ok("verify", tmp_path / "before", "--expect", "HEAD~1")
+
+
+def test_without_the_base_a_damaged_shard_stops_a_checkout(damaged: Place, cli: Cli, tmp_path: Path) -> None:
+    own = Cli(damaged.work, cli.capsys, cli.monkeypatch)
+    own.ok("checkout", "HEAD", "-o", tmp_path / "first")
+    config = damaged.work / ".memitvc" / "config.toml"
+    config.write_text(config.read_text().replace(str(damaged.base), str(tmp_path / "gone")))
+    own.ok("checkout", "HEAD~1", "-o", tmp_path / "second")
+    (shard,) = (damaged.work / ".memitvc" / "base").glob("*/model-cold*.safetensors")
+    flip(shard)
+    failed = own("checkout", "HEAD~1", "-o", tmp_path / "third")
+    assert failed.code == 12
+    assert "is gone" in failed.err
+    assert not (tmp_path / "third").exists()
+
+
+def _poison(place: Place) -> tuple[StateId, dict[str, str]]:
+    """Wrong hashes of HEAD's state, with a digest that fits, as a memory error would leave them; the right ones."""
+    with Repository.open(place.work) as repository:
+        state = repository.state_id(repository.state(repository.head().commit))
+        right = recorded_hashes(repository, state)
+        assert right is not None
+        record_hashes(repository, state, {**right, min(right): "0" * 64})
+        return state, right
+
+
+def test_wrong_recorded_hashes_are_taken_back(cli: Cli, place: Place, tmp_path: Path) -> None:
+    cli.ok("checkout", "HEAD", "-o", tmp_path / "right")
+    for mend in (["fsck", "--full"], ["checkout", "HEAD", "-o", tmp_path / "again"]):
+        state, right = _poison(place)
+        assert cli("verify", tmp_path / "right").code == 15
+        done = cli(*mend)
+        assert (done.code, "taken back" in done.out, "were wrong" in done.err) in ((12, True, False), (0, False, True))
+        assert cli.ok("verify", tmp_path / "right", "--expect", "HEAD")
+        with Repository.open(place.work) as repository:
+            found = recorded_hashes(repository, state)
+        assert found is not None
+        assert {name: right[name] for name in found} == found
+
+
+def test_two_results_of_one_computation_are_no_model(
+    cli: Cli, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli.ok("checkout", "HEAD", "-o", tmp_path / "right")
+    _poison(place)
+    real, calls = checkout_module.hot_shard, []
+
+    def faulty(*arguments: Any) -> Iterator[Any]:
+        yield from real(*arguments)
+        calls.append(1)
+        if len(calls) == 1:
+            arguments[4][min(arguments[4])] = "1" * 64
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkout_module, "hot_shard", faulty)
+        failed = cli("checkout", "HEAD", "-o", tmp_path / "out")
+    assert failed.code == 12
+    assert "computed twice, with two results" in failed.err
+    assert not (tmp_path / "out").exists()
+    assert cli("fsck", "--full").code == 12

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memit_vc import BaseEditor
-from memit_vc.errors import ConflictError, NoRepositoryError, UsageError
+from memit_vc.errors import BaseChangedError, ConflictError, NoRepositoryError, UsageError
 from memit_vc.porcelain.editing.models import load_model
 from memit_vc.porcelain.setup import init
 from memit_vc.porcelain.state import LiveState
@@ -118,3 +119,18 @@ def test_the_model_of_the_last_edit_may_be_kept(place: tuple[Path, Case]) -> Non
     with pytest.raises(UsageError, match="that of HEAD"):
         made.model = case.model
     assert made.model is edited
+
+
+def test_a_model_of_the_caller_must_be_the_repositorys(
+    place: tuple[Path, Case], directory: Callable[[str], Path]
+) -> None:
+    work, case = place
+    model = AutoModelForCausalLM.from_pretrained(directory("linear"))
+    case.hparams.model_name = (model, AutoTokenizer.from_pretrained(directory("linear")))
+    assert shows(BaseEditor.from_hparams(case.hparams, repo=work).model, dict(model.named_parameters()))
+    with Repository.open(work) as repository:
+        edited = dict(model.named_parameters())[repository.weights()[0].parameter]
+    with torch.no_grad():
+        edited.mul_(1.001)
+    with pytest.raises(BaseChangedError, match="neither the repository's base nor one of its states"):
+        BaseEditor.from_hparams(case.hparams, repo=work)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,11 @@ import torch
 
 import memit_vc
 from memit_vc.errors import BaseChangedError, RevisionError, UnsupportedModelError, UsageError
+from memit_vc.porcelain.base import checked_base
+from memit_vc.porcelain.editing.models import load_model
 from memit_vc.porcelain.output.checkout import checkout
+from memit_vc.porcelain.output.export_merged import export_merged
+from tests.support.flips import flip
 from tests.support.models import tiny
 from tests.support.opened import Opened, logits, plain_model
 
@@ -98,13 +105,16 @@ def test_as_a_context_manager_and_on_another_state(opened: Opened) -> None:
 def test_what_does_not_fit_is_refused(opened: Opened, tmp_path: Path) -> None:
     repository = opened("llama")
     other = plain_model(tiny("llama", tmp_path / "other", seed=3))
+    before = tensors(other)
+    with pytest.raises(BaseChangedError, match=r"embed_tokens\.weight"):
+        memit_vc.apply_state(other, repository)
+    trained = plain_model(Path(repository.config.base))
     with torch.no_grad():
-        for name, parameter in other.named_parameters():
+        for name, parameter in trained.named_parameters():
             if name.endswith("norm.weight"):
                 parameter.add_(0.1)
-    before = tensors(other)
     with pytest.raises(BaseChangedError, match=r"norm\.weight"):
-        memit_vc.apply_state(other, repository)
+        memit_vc.apply_state(trained, repository)
     with pytest.raises(UnsupportedModelError, match="no float parameter"):
         memit_vc.apply_state(plain_model(tiny("gpt2", tmp_path / "gpt2")), repository)
     assert same(tensors(other), before)
@@ -126,3 +136,65 @@ def test_a_device_map(opened: Opened) -> None:
 def test_importing_the_package_loads_no_torch() -> None:
     code = "import sys, memit_vc; assert 'from_pretrained' in dir(memit_vc); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def _merged_adapter(model: torch.nn.Module, name: str) -> None:
+    """What merging an adapter does: a small update of low rank to one matrix; norms and biases stay."""
+    weight = dict(model.named_parameters())[name]
+    random = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(size, 2, generator=random) for size in weight.shape)
+    with torch.no_grad():
+        weight += (0.01 * left @ right.T).to(weight.dtype)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama-bf16"])
+def test_a_changed_matrix_is_another_model(opened: Opened, kind: str) -> None:
+    """One that edits touch, at the base and on a state, and one that they do not."""
+    repository = opened(kind)
+    base = Path(repository.config.base)
+    edited = [weight.parameter for weight in repository.weights()]
+    other = next(n for n, p in plain_model(base).named_parameters() if p.dim() == 2 and n not in edited)
+    for name in (edited[1], edited[3], other):
+        for revision in (None, "HEAD"):
+            model = plain_model(base) if revision is None else memit_vc.from_pretrained(repository, revision)
+            _merged_adapter(model, name)
+            before = tensors(model)
+            with pytest.raises(BaseChangedError, match=f"its states: {re.escape(name)}"):
+                memit_vc.apply_state(model, repository)
+            assert same(tensors(model), before)
+
+
+def test_every_state_is_known_again(opened: Opened) -> None:
+    repository = opened("llama-bf16")
+    for dtype in (torch.bfloat16, torch.float32):
+        for revision in ("HEAD", "HEAD~1", "HEAD~2"):
+            model = memit_vc.from_pretrained(repository, revision, dtype=dtype)
+            memit_vc.apply_state(model, repository, "HEAD~1")
+            assert same(tensors(model), tensors(memit_vc.from_pretrained(repository, "HEAD~1", dtype=dtype)))
+
+
+def test_a_model_of_the_caller_is_not_loaded(opened: Opened) -> None:
+    repository = opened("gpt2")
+    with pytest.raises(UsageError, match="loads the model itself"):
+        memit_vc.from_pretrained(repository, model=plain_model(Path(repository.config.base)))
+
+
+def test_a_flipped_bit_of_the_base_reaches_no_model(opened: Opened, tmp_path: Path) -> None:
+    """Size and date stay, so only the bytes tell."""
+    repository = opened("llama-bf16")
+    memit_vc.from_pretrained(repository, "HEAD")
+    moved = tmp_path / "base"
+    shutil.copytree(repository.config.base, moved)
+    repository.config = replace(repository.config, base=str(moved))
+    checkpoint = checked_base(repository)
+    file, entry = checkpoint.tensors[repository.weights()[1].name]
+    at = checkpoint.files[file].data_start + entry.begin + 8
+    flip(moved / file, share=at / (moved / file).stat().st_size)
+    for use in (
+        lambda: memit_vc.from_pretrained(repository, "HEAD"),
+        lambda: export_merged(repository, "HEAD", tmp_path / "merged"),
+        lambda: load_model(repository).base_weight(repository.weights()[1].layer),
+    ):
+        with pytest.raises(BaseChangedError, match="is not the one that init recorded"):
+            use()
+    assert not (tmp_path / "merged").exists()

@@ -12,11 +12,15 @@ from memit_vc.store.files import storage_errors
 
 
 def read_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
-    """One tensor as stored: shape, dtype and orientation of the file. StorageError."""
+    """One tensor as stored: shape, dtype and orientation of the file. StorageError; BaseChangedError for other bytes
+    than those that the checkpoint promises.
+    """
     path = checkpoint.directory / checkpoint.tensors[name][0]
     with storage_errors(path), safe_open(path, framework="pt") as file:
         found: Tensor = file.get_tensor(name)
-        return found
+    if name in checkpoint.promised:
+        checkpoint.check(name, tensor_digest(found))
+    return found
 
 
 def tensor_digest(tensor: Tensor) -> str:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from memit_vc.errors import IntegrityError, StorageError, UnsupportedModelError, UsageError
 from memit_vc.numerics.exact.factored import Term
 from memit_vc.numerics.exact.materialise import STORAGE_DTYPES
-from memit_vc.numerics.output.hotshard import StaleShardError, copied_shard, hot_shard
+from memit_vc.numerics.output.hotshard import (
+    DamagedShardsError,
+    StaleShardError,
+    copied_shard,
+    hot_shard,
+)
 from memit_vc.objects import BaseManifest, EditableWeight, JsonValue, StateId, canonical_json
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import INDEX_FILE, RECORD_FILE, SINGLE_FILE, Checkpoint
@@ -20,10 +27,23 @@ from memit_vc.store.hotcache import HotCache
 from memit_vc.store.jsoncache import read_or_empty
 from memit_vc.store.links import LinkKind, link
 from memit_vc.store.safetensors_file import read_header
-from memit_vc.store.shards import FILES, HOT_FILE, ShardedBase, build_base
+from memit_vc.store.shards import FILES, HOT_FILE, ShardedBase, build_base, hot_header
 from memit_vc.store.temporaries import clear_abandoned
 
 CACHE_LIMIT = 8 << 30
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What the bytes must hash to: those of the base's tensors and other files, and, if that is known, of the edited
+    tensors of the state.
+    """
+
+    manifest: BaseManifest
+    files: Mapping[str, str]
+    state: Mapping[str, str] | None = None
+
+
 _BASE_KEY = "memitvc_base"
 
 
@@ -84,6 +104,8 @@ def checkout(
     cache: Path | None = None,
     cache_limit: int = CACHE_LIMIT,
     state: StateId | None = None,
+    promise: Promise | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> CheckoutResult:
     """Write a state as a Hugging Face directory `out`.
 
@@ -95,38 +117,94 @@ def checkout(
     weights are wholly the old state's or the new one's. `memitvc.json` may then still name the old state: `verify` goes
     by the weights and says so, and the next switch writes both again.
 
+    Every byte that is taken is hashed, once, while it is read: DamagedShardsError, and nothing is left or switched, if
+    a shard is not what `promise` says, or else what was recorded when it was built. `tell` hears of a cached shard that
+    was damaged, and is made again.
+
     UsageError if `out` holds anything else, StorageError (nothing left) where the system refuses,
     IntegrityError and EngineError from materialising.
     """
     base = ShardedBase.open(base_dir)
     hots = HotCache(cache / "hot", cache_limit) if cache is not None and state is not None else None
     fresh = _is_fresh(out, base, replace=replace)
+    known = promise.state if promise is not None else None
 
-    def write_hot(path: Path) -> tuple[dict[str, str], bool]:
-        if hots is not None and state is not None:
-            found = hots.find(state, base)
-            if found is not None:
-                with suppress(StaleShardError):
-                    write_atomic(path, copied_shard(*found, progress))
-                    return found[1], True
+    def made(hashes: dict[str, str]) -> Iterator[bytes | memoryview]:
+        return hot_shard(base_dir / HOT_FILE, weights, terms, base.hot, hashes, progress)
+
+    def write_hot(path: Path, check_rest: Callable[[], None]) -> tuple[dict[str, str], bool]:
+        found = hots.find(state, base) if hots is not None and state is not None else None
+        if hots is not None and state is not None and found is not None:
+            try:
+                if known is not None and found[1] != known:
+                    raise StaleShardError(f"{found[0]}: its record is not that of its state")
+                write_atomic(
+                    path,
+                    _before_the_end(copied_shard(found[0], hot_header(weights), *found[1:], progress), check_rest),
+                )
+                return found[1], True
+            except StaleShardError as error:
+                tell(f"{error}; the weights are computed again")
                 hots.drop(state, base)
         hashes: dict[str, str] = {}
-        write_atomic(path, hot_shard(base_dir / HOT_FILE, weights, terms, hashes, progress))
+
+        def check_all() -> None:
+            check_rest()
+            if known is not None and hashes != known:
+                _check_twice(made, hashes)
+                tell("the recorded hashes of this state were wrong; they are replaced")
+
+        write_atomic(path, _before_the_end(made(hashes), check_all))
         return hashes, False
 
-    if not fresh:
-        for name in (HOT_FILE, RECORD_FILE):
-            clear_abandoned(out / name)
-        hashes, cached = write_hot(out / HOT_FILE)
-        links = _link_cold(base, out)
-        _write_record(out, record)
-    else:
-        hashes, cached, links = _publish(base, out, record, write_hot)
+    with _others_hashed(base, promise) as check_rest:
+        if not fresh:
+            for name in (HOT_FILE, RECORD_FILE):
+                clear_abandoned(out / name)
+            hashes, cached = write_hot(out / HOT_FILE, check_rest)
+            links = _link_cold(base, out)
+            _write_record(out, record)
+        else:
+            hashes, cached, links = _publish(base, out, record, lambda path: write_hot(path, check_rest))
     if hots is not None and state is not None and not cached:
         hots.keep(state, base, out / HOT_FILE, hashes)
     with storage_errors(out):
         size = (out / HOT_FILE).stat().st_size
     return CheckoutResult(out, size, hashes, links, cached)
+
+
+def _before_the_end(chunks: Iterable[bytes | memoryview], check: Callable[[], None]) -> Iterator[bytes | memoryview]:
+    """The chunks, and a check that must pass before their file gets its name."""
+    yield from chunks
+    check()
+
+
+def _check_twice(made: Callable[[dict[str, str]], Iterable[object]], hashes: Mapping[str, str]) -> None:
+    """IntegrityError unless the same hashes come out once more: then it is the record that was wrong."""
+    again: dict[str, str] = {}
+    deque(made(again), maxlen=0)
+    if again != hashes:
+        raise IntegrityError(
+            "the same weights were computed twice, with two results",
+            hint="Check this machine's memory: the sums are exact, so the same bytes must come out.",
+        )
+
+
+@contextmanager
+def _others_hashed(base: ShardedBase, promise: Promise | None) -> Iterator[Callable[[], None]]:
+    """Hash what is linked or copied as it is, while the block writes. The function that it is given waits for the end;
+    DamagedShardsError if a file is not the base's.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        files = [] if promise is None else [file for file in base.paths() if file != HOT_FILE]
+        found = None if promise is None else pool.submit(base.damaged, files, promise.manifest, promise.files)
+
+        def check() -> None:
+            damaged = [] if found is None else found.result()
+            if damaged:
+                raise DamagedShardsError(base.directory, damaged)
+
+        yield check
 
 
 def _publish(
@@ -136,8 +214,9 @@ def _publish(
         hashes, cached = write_hot(temporary / HOT_FILE)
         links = _link_cold(base, temporary)
         for name in base.other_files:
-            write_atomic(temporary / name, read_chunks(base.directory / FILES / name))
-        write_atomic(temporary / INDEX_FILE, _index(base))
+            with storage_errors(base.directory / FILES / name):
+                write_atomic(temporary / name, read_chunks(base.directory / FILES / name))
+        write_atomic(temporary / INDEX_FILE, _index(base, temporary))
         _write_record(temporary, record)
     return hashes, cached, links
 
@@ -196,8 +275,8 @@ def _link_cold(base: ShardedBase, directory: Path) -> dict[str, LinkKind]:
     return links
 
 
-def _index(base: ShardedBase) -> bytes:
-    headers = {file: read_header(base.directory / file) for file in (HOT_FILE, *base.cold)}
+def _index(base: ShardedBase, directory: Path) -> bytes:
+    headers = {file: read_header(directory / file) for file in (HOT_FILE, *base.cold)}
     places = {name: file for file, header in headers.items() for name in header.tensors}
     size = sum(entry.size for header in headers.values() for entry in header.tensors.values())
     record = {"metadata": {"total_size": size, _BASE_KEY: base.id}, "weight_map": dict(sorted(places.items()))}

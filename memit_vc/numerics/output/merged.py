@@ -38,7 +38,7 @@ def write_merged(
 
     `dtype` is one of safetensors' F32, BF16 and F16 for every float tensor, None for each one's own. `max_shard_size`
     is a number with MB or GB. UsageError for a size that cannot be understood, UnsupportedModelError for a quantised
-    tensor that a dtype is asked for; others as for `state_weight`.
+    tensor that a dtype is asked for; others as for `state_weight` and `Checkpoint.chunks`.
     """
     edited = {weight.name: weight for weight in weights}
     target: dict[str, str] = {}

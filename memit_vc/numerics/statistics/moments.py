@@ -23,7 +23,7 @@ from memit_vc.numerics.forward.replay import evaluating
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.statistics.gram import Gram
 from memit_vc.numerics.statistics.moments_team import Rows, SharedSums, add_keys, empty_sums
-from memit_vc.numerics.statistics.tensorfile import read_tensors, write_tensors
+from memit_vc.numerics.statistics.tensorfile import count_as_absent, read_tensors, write_tensors
 from memit_vc.numerics.statistics.token_batches import SHORTEST, token_batches
 from memit_vc.objects.ids import JsonValue
 from memit_vc.progress import Progress, silent
@@ -200,7 +200,10 @@ def _started(
 def _saved(path: Path, plan: _Plan) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     try:
         tensors, metadata = read_tensors(path)
-    except (FileNotFoundError, IntegrityError):
+    except FileNotFoundError:
+        return None
+    except IntegrityError as error:
+        count_as_absent(error)
         return None
     wanted = {"kind": _PARTIAL, **plan.named()}
     return (tensors, metadata) if all(metadata.get(k) == v for k, v in wanted.items()) else None

@@ -18,6 +18,7 @@ from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
 from memit_vc.store.files import scratch, storage_errors, write_atomic
+from memit_vc.store.sealed import seal, unseal
 from memit_vc.vcs.halving import next_to_try
 
 Verdict: TypeAlias = Literal["good", "bad", "skip"]
@@ -95,7 +96,7 @@ def current(repository: Repository) -> Step:
     path = _path(repository)
     try:
         with storage_errors(path):
-            record = json.loads(path.read_bytes()) if path.exists() else None
+            record = unseal("bisect", json.loads(path.read_bytes())) if path.exists() else None
         if record is None:
             raise UsageError("no bisection is under way", hint="Begin one: `memitvc bisect start BAD GOOD`.")
         if record["format"] != _FORMAT:
@@ -182,7 +183,8 @@ def _said(session: Session, verdict: Verdict, commit: CommitId) -> Session:
 def _keep(repository: Repository, session: Session) -> Step:
     """Store a session, unless it contradicts itself."""
     step = _step(repository, session)
-    write_atomic(_path(repository), canonical_json({"format": _FORMAT, **vars(session)}) + b"\n")
+    record: JsonValue = {"format": _FORMAT, **vars(session)}
+    write_atomic(_path(repository), canonical_json(seal("bisect", record)) + b"\n")
     return step
 
 

@@ -51,7 +51,7 @@ def live_constraints(state: LiveState, weights: Mapping[int, EditableWeight], la
                 hint="Pull them too, or set `history: false` for a plain MEMIT batch.",
             )
         positions = tuple(source.position for source in sources if source.patch == patch)
-        parts.append(read_constraints(repository.blobs.path(blob), positions))
+        parts.append(read_constraints(repository.object_path(blob), positions))
         for layer in layers:
             if weights[layer].name not in parts[-1].keys:
                 raise EngineError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from memit_vc.numerics.exact.materialise_near import materialise_near
 from memit_vc.numerics.helper import opening
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.architecture import architecture_for
+from memit_vc.numerics.model.checkpoint_tensors import tensor_digest
 from memit_vc.numerics.model.distributed import present_team
 from memit_vc.numerics.model.masters import swapped
 from memit_vc.numerics.model.memory import memory_errors
@@ -102,6 +103,8 @@ class LoadedModel:
     adapter: ModelAdapter
     weights: Mapping[int, EditableWeight]
     """The editable weight of each layer."""
+    _proved: set[int] = field(default_factory=set)
+    """Layers whose weight in memory was seen to have the base's bytes."""
 
     def named_by(self, hparams: MEMITHyperParams) -> LoadedModel:
         """The same model with the parts that `hparams` name. HparamsError if they edit another projection."""
@@ -127,8 +130,13 @@ class LoadedModel:
         return materialise_near(self.base_weight(layer), terms, self.weights[layer], near)
 
     def base_weight(self, layer: int) -> Tensor:
+        """The base's weight: storage dtype, as stored, on the CPU. BaseChangedError if its bytes here are others."""
         parameter: Tensor = self.adapter.projection(layer).weight.data  # type: ignore[assignment]
-        return parameter.cpu()
+        found, weight = parameter.cpu(), self.weights[layer]
+        if layer not in self._proved:
+            self.checkpoint.check(weight.name, tensor_digest(found))
+            self._proved.add(layer)
+        return found
 
     @contextmanager
     def holding(self, state: LiveState) -> Iterator[ModelAdapter]:

@@ -6,7 +6,6 @@ the facts of the whole chunk: what a commit computes never depends on what earli
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,11 +17,11 @@ from memit_vc.numerics.edit.engine import FoundTarget, chunks
 from memit_vc.numerics.forward.chat import SEARCHED as CHAT
 from memit_vc.numerics.forward.chat import chat_template
 from memit_vc.numerics.forward.templates import PREFIXES, sample_templates
-from memit_vc.numerics.statistics.tensorfile import read_tensors, write_tensors
+from memit_vc.numerics.statistics.tensorfile import count_as_absent, read_tensors, write_tensors
 from memit_vc.objects import Fact, JsonValue, StateId, canonical_json, digest
 from memit_vc.porcelain.editing.models import LoadedModel
 from memit_vc.porcelain.editing.provenance import computed_by
-from memit_vc.store.files import write_atomic
+from memit_vc.store.jsoncache import recall, remember
 
 SEARCH_FIELDS = (
     "layers",
@@ -93,17 +92,24 @@ def _read(path: Path, chunk: Sequence[int]) -> dict[int, FoundTarget]:
     try:
         tensors, about = read_tensors(path)
         rows = zip(chunk, tensors["z"], about["steps"], about["loss"], strict=True)
-        return {index: FoundTarget(z, int(steps), float(loss)) for index, z, steps, loss in rows}
-    except (FileNotFoundError, MemitVCError, KeyError, TypeError, ValueError):
+        found = {index: FoundTarget(z, int(steps), float(loss)) for index, z, steps, loss in rows}
+    except (FileNotFoundError, KeyError, TypeError, ValueError):
         return {}  # a cache: what cannot be read is searched again
+    except MemitVCError as error:
+        count_as_absent(error)
+        return {}
+    return found if bool(tensors["z"].isfinite().all()) else {}
 
 
 def _write(path: Path, found: Sequence[FoundTarget]) -> None:
     import torch
 
+    z = torch.stack([each.z for each in found])
+    if not bool(z.isfinite().all()):
+        return  # the commit is about to be refused; the next try should search, not find this
     about: dict[str, JsonValue] = {"steps": [each.steps for each in found], "loss": [each.loss for each in found]}
     with suppress(StorageError):
-        write_tensors(path, {"z": torch.stack([each.z for each in found])}, about)
+        write_tensors(path, {"z": z}, about)
 
 
 def context_templates(loaded: LoadedModel, hparams: MEMITHyperParams) -> list[list[str]]:
@@ -124,10 +130,8 @@ def _sampled(loaded: LoadedModel, hparams: MEMITHyperParams) -> list[list[str]]:
     record.append(loaded.adapter.architecture.head)
     key = digest("templates", canonical_json(record))
     path = loaded.repository.root / "cache" / f"templates-{key[:16]}.json"
-    try:
-        found: list[list[str]] = json.loads(path.read_text())
-    except (OSError, ValueError):
+    found: list[list[str]] | None = recall(path).get("templates")
+    if found is None:
         found = sample_templates(loaded.adapter, seed=hparams.seed, length=hparams.template_length, prefixes=prefixes)
-        with suppress(StorageError):
-            write_atomic(path, canonical_json(found))
+        remember(path, {"templates": found})
     return found

@@ -203,5 +203,5 @@ def _stored_z(repository: Repository, sources: Sequence[Source]) -> Floats:
     import numpy as np
 
     blobs = {source.patch: repository.patch(source.patch).constraints for source in sources}
-    z = {patch: read_constraints(repository.blobs.path(blob)).z for patch, blob in blobs.items() if blob is not None}
+    z = {patch: read_constraints(repository.object_path(blob)).z for patch, blob in blobs.items() if blob is not None}
     return np.stack([z[source.patch][source.position] for source in sources])

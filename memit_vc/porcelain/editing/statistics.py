@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from memit_vc.config import user_cache
-from memit_vc.errors import UsageError
+from memit_vc.errors import IntegrityError, UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.memory import memory_errors
 from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
@@ -22,8 +23,8 @@ from memit_vc.porcelain.editing.models import LoadedModel, model_of
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.hub_corpus import find_dataset
 from memit_vc.repository import Repository
-from memit_vc.store.files import write_atomic
-from memit_vc.store.jsoncache import read_or_empty
+from memit_vc.store.files import storage_errors, write_atomic
+from memit_vc.store.sealed import seal, unseal
 
 DEFAULT_CORPUS = "self"
 _CHOSEN = "chosen.json"
@@ -70,15 +71,16 @@ def prepare_statistics(
     repository = loaded.repository
     cache = StatisticsCache(repository.root / "statistics")
     key: StatisticsKey | None = None
+    chosen: StatisticsKey | None = None
     computed = source is not None
     if source is not None:
         _refuse_beside_import(corpus=corpus, tokens=tokens, field=field)
         key, moments = _imported(loaded, hparams, Path(source))
         cache.store(key, moments)
     elif corpus is None and tokens is None and field is None:
-        key = _chosen(repository, cache, hparams.layers)
-    if key is None:
-        key, computed = _computed(loaded, hparams, cache, corpus, tokens, field, progress)
+        key = chosen = _chosen(repository, hparams.layers)
+    if key is None or not cache.ready(key):
+        key, computed = _computed(loaded, hparams, cache, corpus, tokens, field, progress, chosen)
     if choose or source is not None:
         _choose(repository, key, hparams.layers)
     ready = _factored(cache, key, hparams, computed, progress)
@@ -152,7 +154,11 @@ def _computed(
     tokens: int | None,
     field: str | None,
     progress: Progress,
+    chosen: StatisticsKey | None,
 ) -> tuple[StatisticsKey, bool]:
+    """The statistics of a corpus, computed unless they are there. IntegrityError if others were chosen earlier, which
+    are gone: a commit must not quietly come from another text.
+    """
     repository, adapter = loaded.repository, loaded.adapter
     spec = corpus or repository.config.corpus or DEFAULT_CORPUS
     if field is not None:
@@ -170,6 +176,11 @@ def _computed(
     )
     names = {layer: loaded.weights[layer].name for layer in hparams.layers}
     key = StatisticsKey.of(adapter, base=repository.base_id, names=names, corpus=texts.describe(), tokens=wanted)
+    if chosen is not None and chosen.id != key.id:
+        raise IntegrityError(
+            f"the statistics that were chosen, {cache.directory(chosen)}, are damaged or gone",
+            hint="Compute them again: `memitvc stats --corpus TEXT`, or `--import FILES`, with what they came from.",
+        )
     if cache.ready(key):
         return key, False
     with memory_errors():
@@ -233,14 +244,22 @@ def _imported(loaded: LoadedModel, hparams: MEMITHyperParams, source: Path) -> t
 
 def _choose(repository: Repository, key: StatisticsKey, layers: Sequence[int]) -> None:
     """Make these statistics the default of later commits."""
-    record = canonical_json({"key": key.to_json(), "layers": list(layers)})
-    write_atomic(repository.root / "statistics" / _CHOSEN, record)
+    record = seal(_CHOSEN, {"key": key.to_json(), "layers": list(layers)})
+    write_atomic(repository.root / "statistics" / _CHOSEN, canonical_json(record))
 
 
-def _chosen(repository: Repository, cache: StatisticsCache, layers: Sequence[int]) -> StatisticsKey | None:
+def _chosen(repository: Repository, layers: Sequence[int]) -> StatisticsKey | None:
+    """What `_choose` wrote, if it is for these layers. IntegrityError if it is damaged: the default would be others."""
+    path = repository.root / "statistics" / _CHOSEN
     try:
-        key = StatisticsKey.from_json(read_or_empty(repository.root / "statistics" / _CHOSEN)["key"])
-    except (ValueError, KeyError, TypeError):
-        return None
-    fits = set(layers) <= set(key.layers) and key.base == repository.base_id
-    return key if fits and cache.ready(key) else None
+        with storage_errors(path):
+            if not path.exists():
+                return None
+            record = unseal(_CHOSEN, json.loads(path.read_bytes()))
+        key = StatisticsKey.from_json(record["key"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise IntegrityError(
+            f"{path}: cannot be read: {error}",
+            hint="Choose the statistics again: `memitvc stats --corpus TEXT`, or `--import FILES`.",
+        ) from error
+    return key if set(layers) <= set(key.layers) and key.base == repository.base_id else None

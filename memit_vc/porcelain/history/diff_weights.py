@@ -12,7 +12,7 @@ from memit_vc.porcelain.base import checked_base
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import count
 from memit_vc.repository import Repository
-from memit_vc.store.jsoncache import read_or_empty, write_if_possible
+from memit_vc.store.jsoncache import recall, remember
 
 _TOP = 5
 
@@ -87,7 +87,7 @@ def _base_norms(repository: Repository, weights: Collection[EditableWeight]) -> 
     from memit_vc.numerics.exact.weights_diff import sum_of_squares
 
     path = repository.root / "cache" / "base-norms.json"
-    known: dict[str, float] = {sha: norm for sha, norm in read_or_empty(path).items() if isinstance(norm, float)}
+    known: dict[str, float] = {sha: norm for sha, norm in recall(path).items() if isinstance(norm, float)}
     hashes = {tensor.name: tensor.sha256 for tensor in repository.base().tensors}
     missing = [weight for weight in weights if hashes[weight.name] not in known]
     note = None
@@ -96,7 +96,7 @@ def _base_norms(repository: Repository, weights: Collection[EditableWeight]) -> 
             checkpoint = checked_base(repository)
             for weight in missing:
                 known[hashes[weight.name]] = math.sqrt(sum_of_squares(checkpoint.chunks(weight.name), weight.dtype))
-            write_if_possible(path, known)
+            remember(path, known)
         except MemitVCError as error:
             note = f"no relative norms: {error.message}"
     return {w.name: known[hashes[w.name]] for w in weights if hashes[w.name] in known}, note

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 from memit_vc.errors import BaseChangedError, IntegrityError, StorageError
 from memit_vc.objects import CommitId, EditableWeight, JsonValue, StateId, digest
-from memit_vc.porcelain.base import checked_base, find_base
+from memit_vc.porcelain.base import checked_base, find_base, forget_base
+from memit_vc.porcelain.output.recorded import record_hashes, recorded_hashes
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.store.files import scratch
 from memit_vc.store.shards import ShardedBase
 
 if TYPE_CHECKING:
+    from memit_vc.numerics.output.checkout import CheckoutResult
     from memit_vc.repository import Repository
 
 
@@ -43,8 +45,9 @@ def checkout(
     UsageError if `out` holds anything but an earlier checkout.
     """
     from memit_vc.numerics.exact.update import StateTerms
-    from memit_vc.numerics.output.checkout import CACHE_LIMIT
+    from memit_vc.numerics.output.checkout import CACHE_LIMIT, Promise
     from memit_vc.numerics.output.checkout import checkout as write
+    from memit_vc.numerics.output.hotshard import DamagedShardsError
 
     commit = repository.resolve(revision)
     state = LiveState.at(repository, commit)
@@ -60,10 +63,14 @@ def checkout(
         "commit": commit,
         "state": state.id,
     }
-    with ExitStack() as held:
-        base = _split_base(repository, weights, out, held, progress, notes.append)
-        made = write(
-            base,
+    known = recorded_hashes(repository, state.id)
+    if known is not None:
+        base_hashes = {tensor.name: tensor.sha256 for tensor in repository.base().tensors}
+        known = {weight.name: known.get(weight.name, base_hashes[weight.name]) for weight in weights}
+
+    def written(held: ExitStack) -> CheckoutResult:
+        return write(
+            _split_base(repository, weights, out, held, progress, notes.append),
             weights,
             lambda name: StateTerms(repository.patch_path, state.selection.items(), name),
             out,
@@ -73,8 +80,18 @@ def checkout(
             cache=repository.root / "cache",
             cache_limit=CACHE_LIMIT if repository.config.cache_bytes is None else repository.config.cache_bytes,
             state=state.id,
+            promise=Promise(repository.base(), repository.base_files(), known),
+            tell=notes.append,
         )
-    repository.put_evaluation(state.id, None, "tensors", "sha256", dict(made.tensors))
+
+    with ExitStack() as held:
+        try:
+            made = written(held)
+        except DamagedShardsError as error:
+            ShardedBase.open(error.directory).forget(error.files)
+            forget_base(repository)  # some of the shards are links to its files
+            made = written(held)
+    record_hashes(repository, state.id, made.tensors)
     return Checked(made.directory, commit, state.id, made.hot_bytes, made.tensors, tuple(notes))
 
 
@@ -137,7 +154,9 @@ def _split_base(
 def _is_whole(repository: Repository, directory: Path) -> bool:
     """Whether every tensor and file of the recorded base is there; files that changed since are read again."""
     try:
-        built = ShardedBase.open(directory)
+        built, manifest = ShardedBase.open(directory), repository.base()
+        if not built.hot.items() <= {tensor.name: tensor.sha256 for tensor in manifest.tensors}.items():
+            return False
         stale = built.stale()
         return not stale or not built.damaged(stale, repository.base(), repository.base_files())
     except (StorageError, IntegrityError):

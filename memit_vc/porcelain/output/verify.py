@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from memit_vc.errors import IntegrityError, VerificationError
 from memit_vc.objects import CommitId, StateId, short
 from memit_vc.porcelain.base import checked_base
+from memit_vc.porcelain.output.recorded import record_hashes, recorded_hashes
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, count, silent
 from memit_vc.store.checkpoint import RECORD_FILE, Checkpoint
@@ -134,11 +135,11 @@ def _candidates(
 
 def _hashes(repository: Repository, commit: CommitId, state: StateId) -> Mapping[str, str]:
     """SHA-256 of each edited tensor of a state: remembered, else materialised from the base."""
-    stored = repository.evaluations(state, "tensors").get(("tensors", "sha256"))
-    if isinstance(stored, Mapping):
-        return {name: str(value) for name, value in stored.items()}
+    stored = recorded_hashes(repository, state)
+    if stored is not None:
+        return stored
     made = state_hashes(LiveState.at(repository, commit))
-    repository.put_evaluation(state, None, "tensors", "sha256", dict(made))
+    record_hashes(repository, state, made)
     return made
 
 

@@ -145,7 +145,7 @@ def _constraints(state: LiveState, live: Mapping[FactId, ColumnId]) -> tuple[Seq
         blob = repository.patch(patch).constraints
         if blob is None or not repository.blobs.has(blob):
             return order, None
-        parts.append(read_constraints(repository.blobs.path(blob), list(facts.values())))
+        parts.append(read_constraints(repository.object_path(blob), list(facts.values())))
     if any(part.keys.keys() != parts[0].keys.keys() for part in parts):
         return order, None
     joined = Constraints.joined(parts)

@@ -113,7 +113,7 @@ def _solved_again(
         raise EngineError(f"the constraints of patch {short(old.id)} are not here", hint="Pull them too.")
     statistics = recorded.prepared(loaded, exactly=True, progress=progress)
     solver = Solver(loaded, recorded.hparams, statistics, ())
-    stored = read_constraints(repository.blobs.path(old.constraints))
+    stored = read_constraints(repository.object_path(old.constraints))
     names = {layer: loaded.weights[layer].name for layer in recorded.hparams.layers}
     single = old.columns if old.header.divisible else old.columns * len(described)
     own = LiveConstraints(

@@ -74,7 +74,7 @@ def repack(repository: Repository, columns: Sequence[ColumnId]) -> Packed:
 def _kind(repository: Repository, patch: Patch) -> str:
     """What columns must have in common to be in one patch: the weights, and the tensors of the constraints."""
     blob = _constraints(repository, patch)
-    names = None if blob is None else sorted(read_header(repository.blobs.path(blob)).tensors)
+    names = None if blob is None else sorted(read_header(repository.object_path(blob)).tensors)
     return repr((sorted(patch.header.weights), names))
 
 
@@ -120,7 +120,7 @@ def _pack(
     constraints = None
     if _constraints(repository, first) is not None:
         found = {patch: _constraints(repository, sources[patch]) for patch in used}
-        read = {p: read_constraints(repository.blobs.path(blob)) for p, blob in found.items() if blob is not None}
+        read = {p: read_constraints(repository.object_path(blob)) for p, blob in found.items() if blob is not None}
         joined = Constraints.joined([read[patch].select(positions) for patch, positions in runs])
         blobs.insert(1, encode_constraints(joined.keys, joined.targets, joined.z))
         constraints = blob_id(blobs[1])

@@ -236,9 +236,10 @@ def _checked_weights(
         if expected != list(weights):
             raise IntegrityError(f"{url}: {BASE} does not list the weights of the model", hint=_HINT)
         return notes
+    checkpoint = seen.checkpoint.promising(described.manifest)
     for number, weight in enumerate(weights, 1):
         progress("measure the editable weights", number, len(weights))
-        if quantum_of(seen.checkpoint.chunks(weight.name), weight.dtype, weight.name) != weight.quantum:
+        if quantum_of(checkpoint.chunks(weight.name), weight.dtype, weight.name) != weight.quantum:
             raise IntegrityError(f"{url}: {BASE} gives {weight.name} the grid of other values", hint=_HINT)
     return ()
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import suppress
 
 from memit_vc.errors import MemitVCError
 from memit_vc.numerics.exact.constraints import read_constraints
 from memit_vc.numerics.exact.patchfile import check_patch
-from memit_vc.objects import short
+from memit_vc.objects import StateId, short
+from memit_vc.porcelain.output.recorded import recorded_hashes, take_back
 from memit_vc.porcelain.output.verify import state_hashes
 from memit_vc.porcelain.state import LiveState
+from memit_vc.porcelain.upkeep.caches import damaged_caches, damaged_statistics, take_back_state
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
 from memit_vc.store.fsck import BAD_JSON
@@ -25,11 +28,20 @@ def fsck(
     Reads every blob and every shard of the base, and checks every patch's factors; with `quick`, only shards that were
     written into since. `weights` also checks the recorded hashes that `verify` goes by: it materialises each such
     state, which needs the base and takes as long as a checkout of each.
+
+    What is kept only to save time, and is damaged, is taken back where the repository can be written: stamps of shards,
+    cached shards and z, factors, recorded hashes. The next command that needs it makes it again.
     """
     problems = repository.fsck(quick=quick, check_patch=None if quick else check_patch, progress=progress)
+    for problem in problems:
+        if problem.kind == "evaluation":
+            with suppress(MemitVCError):
+                take_back(repository, StateId(problem.object))
     problems += _shards(repository, quick=quick, progress=progress)
     if not quick:
         problems += _constraints(repository, progress)
+        problems += damaged_statistics(repository)
+        problems += damaged_caches(repository, progress=progress)
     if weights:
         problems += _states(repository, progress)
     return problems, len(repository.orphans())
@@ -51,13 +63,21 @@ def _states(repository: Repository, progress: Progress) -> Iterator[Problem]:
     """Recorded hashes that are not those of the state's tensors."""
     every = (LiveState.at(repository, commit) for commit in repository.stored_commits())
     states = {state.id: state for state in every}
+    base = {tensor.name: tensor.sha256 for tensor in repository.base().tensors}
     for number, (identifier, state) in enumerate(states.items(), 1):
-        recorded = repository.evaluations(identifier, "tensors").get(("tensors", "sha256"))
-        if isinstance(recorded, Mapping):
+        recorded = recorded_hashes(repository, identifier)
+        if recorded is not None:
             made = state_hashes(state)
-            wrong = sorted(name for name, sha in made.items() if recorded.get(name) != sha)
+            expected = {**base, **made}
+            wrong = sorted(name for name in {*made, *recorded} if recorded.get(name) != expected.get(name))
             if wrong:
-                yield Problem("evaluation", identifier, f"the recorded hash of {wrong[0]} is not that of its weights")
+                take_back_state(repository, identifier, expected)
+                yield Problem(
+                    "evaluation",
+                    identifier,
+                    f"the recorded hash of {wrong[0]} was not that of its weights, so it was taken back; check its "
+                    "earlier checkouts with `memitvc verify DIR`",
+                )
         progress("materialising states", number, len(states))
 
 
@@ -75,6 +95,9 @@ def _shards(repository: Repository, *, quick: bool, progress: Progress) -> Itera
             yield Problem("base", directory.name, error.message)
             continue
         files = base.stale() if quick else base.paths()
-        for file in base.damaged(files, manifest, others) if manifest is not None else ():
+        damaged = base.damaged(files, manifest, others) if manifest is not None else []
+        if damaged:
+            base.forget(damaged)
+        for file in damaged:
             yield Problem("base", file, f"{directory / file} is not the base's; the next checkout builds it again")
         progress("checking the base's shards", number, len(built))

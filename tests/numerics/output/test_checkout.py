@@ -45,6 +45,7 @@ class Case:
         self.weights = weights_of(self.checkpoint)
         self.base = directory / "repository" / "base"
         prepare_base(self.checkpoint, self.weights, self.base)
+        self.hot = ShardedBase.open(self.base).hot
 
     def terms(self, seed: int | None) -> Callable[[str], list[Term]]:
         by_name = {weight.name: weight for weight in self.weights}
@@ -350,7 +351,7 @@ def test_a_base_that_is_not_there_or_damaged(tmp_path: Path, case: Case) -> None
     with pytest.raises(IntegrityError, match="editable weights"):
         checkout(broken, case.weights[:1], case.terms(1), tmp_path / "out", record={})
     (broken / HOT_FILE).write_bytes((broken / HOT_FILE).read_bytes()[:-1])
-    with pytest.raises(IntegrityError, match="describes"):
+    with pytest.raises(IntegrityError, match="does not hold the base's bytes"):
         checkout(broken, case.weights, case.terms(1), tmp_path / "out", record={})
     (broken / "base.json").write_text('{"format": 2}')
     with pytest.raises(IntegrityError, match="cannot be understood"):

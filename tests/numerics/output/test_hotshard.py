@@ -37,7 +37,9 @@ def test_blocks_share_memory_and_nothing_else(
         monkeypatch.setattr(hotshard.hashlib, "sha256", _SlowHash)
     hashes: dict[str, str] = {}
     parts = []
-    for part in hotshard.hot_shard(case.base / HOT_FILE, case.weights, case.terms(7), hashes, lambda *_: None):
+    for part in hotshard.hot_shard(
+        case.base / HOT_FILE, case.weights, case.terms(7), case.hot, hashes, lambda *_: None
+    ):
         if slow == "writer":
             time.sleep(0.002)
         parts.append(bytes(part))
@@ -87,7 +89,7 @@ def test_every_thread_of_the_caller_works(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(concurrency, "ThreadPoolExecutor", counted)
 
     def write() -> int:
-        for _ in hotshard.hot_shard(case.base / HOT_FILE, case.weights, case.terms(7), {}, lambda *_: None):
+        for _ in hotshard.hot_shard(case.base / HOT_FILE, case.weights, case.terms(7), case.hot, {}, lambda *_: None):
             pass
         return torch.get_num_threads()
 
