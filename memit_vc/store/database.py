@@ -16,8 +16,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from memit_vc.errors import IntegrityError, LockedError, MemitVCError, StorageError
+from memit_vc.store.journal import REBUILD
 
 BUSY_SECONDS = 30.0
+_DAMAGE = ("not a database", "malformed", "no such table", "no such column", "could not decode")
 _T = TypeVar("_T")
 _Id = TypeVar("_Id", bound=str)
 # SQLite allows 32,766 variables in a statement
@@ -30,7 +32,7 @@ class Database:
     def __init__(self, path: Path, *, create: bool = False, busy_seconds: float = BUSY_SECONDS) -> None:
         """`path` is a SQLite file. With `create` it may be absent."""
         if not create and not path.is_file():
-            raise IntegrityError(f"{path} is missing", hint="Restore it from a backup of the repository.")
+            raise IntegrityError(f"{path} is missing", hint=REBUILD)
         self.path = path
         self.busy_seconds = busy_seconds
         self.engine = _sqlite(path, create, busy_seconds)
@@ -72,10 +74,8 @@ class Database:
                 f"{self.path}: another process has been writing for more than {self.busy_seconds:g} s",
                 hint="Wait for the other command to end and try again.",
             )
-        if any(word in low for word in ("not a database", "malformed", "no such table", "no such column")):
-            return IntegrityError(
-                f"{self.path}: {reason}", hint="Restore the file from a backup; the objects are intact."
-            )
+        if any(word in low for word in _DAMAGE):
+            return IntegrityError(f"{self.path}: {reason}", hint=REBUILD)
         if any(word in low for word in ("disk is full", "disk full")):
             return StorageError(
                 f"{self.path}: no space left on the device", hint="Free some space; nothing was changed."

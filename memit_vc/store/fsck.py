@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError
 
-from memit_vc.errors import MemitVCError
+from memit_vc.errors import IntegrityError, MemitVCError
 from memit_vc.objects import (
     BaseId,
     BaseManifest,
@@ -32,7 +32,10 @@ from memit_vc.objects import (
 )
 from memit_vc.progress import Progress, silent
 from memit_vc.store.blobs import BlobStore
-from memit_vc.store.gc import referenced_blobs
+from memit_vc.store.fsck_journal import base_file_problems, journal_problems, lost_problems
+from memit_vc.store.journal import Journal
+from memit_vc.store.lost import referenced_blobs
+from memit_vc.store.parsed import BAD_JSON, parsed
 from memit_vc.store.records import Problem
 from memit_vc.store.rows_patches import load_patches
 from memit_vc.store.rows_refs import load_operations, load_refs, raw_head
@@ -44,19 +47,19 @@ from memit_vc.store.schema import (
     facts,
     kept,
     meta,
+    operations,
     parents,
     patch_columns,
     patches,
 )
 
 CheckPatch = Callable[[Path, Patch], list[str]]
-BAD_JSON = (KeyError, TypeError, ValueError, AttributeError)
-"""What reading a damaged record raises."""
 
 
 def check(
     connection: Connection,
     blobs: BlobStore,
+    journal: Journal,
     base: BaseId,
     state_hash: Callable[[Collection[ColumnId]], StateId],
     *,
@@ -65,14 +68,20 @@ def check(
     progress: Progress = silent,
 ) -> Iterator[Problem]:
     """Problems as they are found. `quick` neither hashes objects nor recomputes states."""
-    known = _commit_rows(connection)
+    entries = journal.entries()  # before the rows: what a writer does in between is in them
+    known: dict[CommitId, Commit | None] = {}
     stages = [
+        _commit_rows(connection, known),
         _database(connection),
+        journal_problems(connection, entries, known),
+        lost_problems(connection, blobs, journal, entries),
         _base(connection, base),
+        base_file_problems(blobs.root.parent, base),
         _evaluations(connection, _editable_names(connection)),
         _commits(connection, known, base),
         () if quick else _states(connection, known, state_hash),
         _refs(connection, known),
+        _operations(connection, known),
         _facts(connection),
         _patches(connection, blobs, base, check_patch),
         _blobs(connection, blobs, quick, progress),
@@ -82,6 +91,10 @@ def check(
             yield from stage
         except DBAPIError as error:  # noqa: PERF203 - a damaged table must not hide what is wrong with the others
             yield Problem("database", "meta.db", str(error.orig))
+        except MemitVCError as error:
+            yield Problem("database", "meta.db", error.message.removeprefix("meta.db: "))
+        except BAD_JSON as error:
+            yield Problem("database", "meta.db", f"a row cannot be read: {type(error).__name__}: {error}")
 
 
 def _editable_names(connection: Connection) -> set[str]:
@@ -159,18 +172,13 @@ def _weights(
                 yield Problem("base", name, f"its record differs from patch {row.id[:10]}, which edits it")
 
 
-def _commit_rows(connection: Connection) -> dict[CommitId, Commit | None]:
-    """Every commit in the order of storing; None if its JSON cannot be read as one."""
-    found: dict[CommitId, Commit | None] = {}
+def _commit_rows(connection: Connection, known: dict[CommitId, Commit | None]) -> Iterator[Problem]:
+    """Put every commit into `known`, in the order of storing; None if its JSON cannot be read as one."""
     for row in connection.execute(select(commits.c.id, commits.c.json).order_by(commits.c.seq)):
-        found[CommitId(row.id)] = _parsed(row.json)
-    return found
-
-
-def _parsed(record: str) -> Commit | None:
-    with suppress(*BAD_JSON):
-        return Commit.from_json(json.loads(record))
-    return None
+        known[CommitId(row.id)] = None
+        with suppress(MemitVCError):
+            known[CommitId(row.id)] = parsed("commit", row.id, row.json, Commit.from_json)
+    yield from ()
 
 
 def _commits(connection: Connection, known: dict[CommitId, Commit | None], base: BaseId) -> Iterator[Problem]:
@@ -247,16 +255,22 @@ def _refs(connection: Connection, known: dict[CommitId, Commit | None]) -> Itera
     head = raw_head(connection)
     if head not in refs and head not in known:
         yield Problem("head", "HEAD", f"points at {head}, which does not exist")
-    for operation in load_operations(connection):
-        named = {*operation.refs_before.values(), *operation.refs_after.values()}
-        named.update(h for h in (operation.head_before, operation.head_after) if h and not h.startswith("heads/"))
-        for commit_name in sorted(named - set(known)):
-            yield Problem(
-                "operation", str(operation.id), f"names commit {short(commit_name)}, which is not in this repository"
-            )
     for parent in connection.execute(select(kept.c.parent)).scalars():
         if parent not in known:
             yield Problem("patch", parent, "is the parent of a kept patch, but is not in this repository")
+
+
+def _operations(connection: Connection, known: dict[CommitId, Commit | None]) -> Iterator[Problem]:
+    for number in connection.execute(select(operations.c.id).order_by(operations.c.id)).scalars().all():
+        try:
+            (operation,) = load_operations(connection, only=number)
+        except MemitVCError as error:
+            yield Problem("operation", str(number), error.message.removeprefix("meta.db: "))
+            continue
+        named = {*operation.refs_before.values(), *operation.refs_after.values()}
+        named.update(h for h in (operation.head_before, operation.head_after) if h and not h.startswith("heads/"))
+        for commit in sorted(named - set(known)):
+            yield Problem("operation", str(number), f"names commit {short(commit)}, which is not in this repository")
 
 
 def _facts(connection: Connection) -> Iterator[Problem]:
@@ -308,16 +322,21 @@ def _blobs(connection: Connection, blobs: BlobStore, quick: bool, progress: Prog
     if quick:
         return
     for number, blob in enumerate(sorted(stored), start=1):
-        location = blobs.path(blob)
+        try:
+            location = blobs.path(blob)
+        except IntegrityError:
+            if blob in named:
+                yield Problem("blob", blob, "is missing")
+            continue  # else gc has just removed it
         if not os.access(location, os.R_OK):
             yield Problem("blob", blob, f"cannot be read: {location}")
-        elif not blobs.verify(blob):
+        elif not blobs.verify(blob) and blobs.has(blob):
             yield Problem("blob", blob, f"its bytes do not hash to its name: {location}")
         progress("checking objects", number, len(stored))
 
 
 def _readable_references(connection: Connection) -> set[BlobId]:
     """As `referenced_blobs`; nothing if a damaged row, reported by then, stands in the way."""
-    with suppress(*BAD_JSON):
+    with suppress(MemitVCError, *BAD_JSON):
         return referenced_blobs(connection)
     return set()

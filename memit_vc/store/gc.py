@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 from sqlalchemy import Connection, delete, select, update
 
-from memit_vc.objects import BlobId, Commit, CommitId, PatchHeader, PatchId
+from memit_vc.objects import CommitId, JsonValue, PatchId
 from memit_vc.progress import Progress, silent
 from memit_vc.store.blobs import BlobStore
 from memit_vc.store.database import Database, chunked
 from memit_vc.store.files import remove_temporary, stale_temporaries
+from memit_vc.store.journal import Journal
+from memit_vc.store.lost import UNFINISHED, Lost, find_lost, referenced_blobs
 from memit_vc.store.records import GcResult
 from memit_vc.store.rows_history import load_graph
 from memit_vc.store.rows_kept import forget_held
@@ -29,11 +30,14 @@ from memit_vc.store.schema import (
     patch_columns,
     patches,
 )
+from memit_vc.store.transaction import changing
+from memit_vc.store.unfinished import forget_unfinished
 
 
 def collect(
     database: Database,
     blobs: BlobStore,
+    journal: Journal,
     *,
     keep_operations: int | None,
     grace: float,
@@ -45,53 +49,49 @@ def collect(
     With `keep_operations` None every operation stays, and with it all that `undo` and `restore` can bring back; with N
     the log is cut to its last N operations first. Blobs and temporary files younger than `grace` seconds stay.
     """
-    with database.write() as connection:
+    with changing(database, journal) as (connection, did):
         trial = connection.begin_nested()
-        commits, operations = _drop_rows(connection, keep_operations)
+        lost = find_lost(connection, blobs, journal)
+        commits, operations = _drop_rows(connection, keep_operations, lost, did)
         if dry_run:
-            found = _sweep(connection, blobs, grace=grace, dry_run=True, progress=progress)
+            found = _sweep(connection, blobs, lost, grace=grace, dry_run=True, progress=progress)
             trial.rollback()
+            did.clear()
         else:
             trial.commit()
     if not dry_run:
         with database.write() as connection:
-            found = _sweep(connection, blobs, grace=grace, dry_run=False, progress=progress)
+            lost = find_lost(connection, blobs, journal)
+            found = _sweep(connection, blobs, lost, grace=grace, dry_run=False, progress=progress)
     objects, size, temporary = found
     return GcResult(objects, size, commits, operations, temporary)
 
 
-def referenced_blobs(connection: Connection) -> set[BlobId]:
-    """Every blob that a row names: patches, constraints, and the provenance of patches and commits."""
-    found: set[BlobId] = set()
-    for row in connection.execute(select(patches.c.id, patches.c.header, patches.c.constraints)):
-        found.add(BlobId(row.id))
-        found.update(
-            BlobId(b) for b in (row.constraints, PatchHeader.from_json(json.loads(row.header)).provenance) if b
-        )
-    for text in connection.execute(select(commits.c.json)).scalars():
-        provenance = Commit.from_json(json.loads(text)).provenance
-        if provenance is not None:
-            found.add(provenance)
-    return found
-
-
-def _drop_rows(connection: Connection, keep_operations: int | None) -> tuple[int, int]:
+def _drop_rows(
+    connection: Connection, keep_operations: int | None, lost: Lost, did: dict[str, JsonValue]
+) -> tuple[int, int]:
     """Remove old operations (all but the last `keep_operations`; None keeps all), then the rows no longer reachable.
 
     Reachable is what refs, HEAD, the remaining operations and kept patches name, with all ancestors.
-    Returns how many commits and operations went.
+    What lost commits stand on stays. Returns how many commits and operations went.
     """
-    dropped = _drop_operations(connection, keep_operations)
-    forget_held(connection)
+    forgotten = _drop_operations(connection, keep_operations)
+    held = forget_held(connection)
     graph, _ = load_graph(connection)
-    unreachable = set(graph) - _reachable(connection, graph)
+    unreachable = set(graph) - _reachable(connection, graph, lost.parents)
     _drop_commits(connection, unreachable)
     _drop_patches(connection)
-    return len(unreachable), dropped
+    if forgotten:
+        did["forgotten"] = max(forgotten)
+    if held:
+        did["dropped"] = held
+    if unreachable:
+        did["gone"] = sorted(unreachable)
+    return len(unreachable), len(forgotten)
 
 
 def _sweep(
-    connection: Connection, blobs: BlobStore, *, grace: float, dry_run: bool, progress: Progress = silent
+    connection: Connection, blobs: BlobStore, lost: Lost, *, grace: float, dry_run: bool, progress: Progress = silent
 ) -> tuple[int, int, int]:
     """Remove unreferenced blobs and the temporary files of dead writers: (blobs, bytes, temporary files).
 
@@ -99,8 +99,9 @@ def _sweep(
     without its bytes. A blob goes only when it was not put for `grace` seconds: a commit that is still computing may
     be about to refer to it.
     """
-    named = referenced_blobs(connection)
-    orphans = [b for b in blobs.iterate() if b not in named and blobs.age(b) >= grace]
+    named = referenced_blobs(connection) | lost.needed
+    strangers = [b for b in blobs.iterate() if b not in named]
+    orphans = [b for b in strangers if blobs.age(b) >= grace]
     # the temporary files of the whole repository, of which objects/ is one directory
     stale = stale_temporaries(blobs.root.parent, grace)
     size = sum(count for _, count in stale)
@@ -110,21 +111,24 @@ def _sweep(
     if not dry_run:
         for path, _ in stale:
             remove_temporary(path)
+        forget_unfinished(blobs.root.parent / UNFINISHED, set(strangers) - set(orphans), grace)
     return len(orphans), size, len(stale)
 
 
-def _drop_operations(connection: Connection, keep: int | None) -> int:
+def _drop_operations(connection: Connection, keep: int | None) -> list[int]:
     if keep is None:
-        return 0
+        return []
     numbers = list(connection.execute(select(operations.c.id).order_by(operations.c.id.desc())).scalars())
     old = numbers[keep:]
     for part in chunked(old):
         connection.execute(delete(operations).where(operations.c.id.in_(part)))
-    return len(old)
+    return old
 
 
-def _reachable(connection: Connection, graph: dict[CommitId, tuple[CommitId, ...]]) -> set[CommitId]:
-    roots: set[str] = {*load_refs(connection).values(), raw_head(connection)}
+def _reachable(
+    connection: Connection, graph: dict[CommitId, tuple[CommitId, ...]], more: Iterable[CommitId]
+) -> set[CommitId]:
+    roots: set[str] = {*load_refs(connection).values(), raw_head(connection), *more}
     roots.update(connection.execute(select(kept.c.parent)).scalars())
     for operation in load_operations(connection):
         roots.update(operation.refs_before.values(), operation.refs_after.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from memit_vc.objects import (
     short,
 )
 from memit_vc.store.database import insert_missing, known, rows_with
+from memit_vc.store.parsed import parsed
 from memit_vc.store.schema import column_bounds, commit_patches, facts, patch_columns, patches
 
 
@@ -46,15 +46,15 @@ def insert_facts(connection: Connection, new: Sequence[Fact]) -> None:
 def load_facts(connection: Connection, ids: Collection[FactId]) -> dict[FactId, Fact]:
     """IntegrityError names the first id that is not stored."""
     rows = rows_with(connection, select(facts.c.id, facts.c.json), facts.c.id, ids)
-    found = {FactId(row.id): Fact.from_json(json.loads(row.json)) for row in rows}
+    found = {FactId(row.id): parsed("fact", row.id, row.json, Fact.from_json, kind="fact") for row in rows}
     for wanted in ids:
         if wanted not in found:
             raise IntegrityError(f"fact {short(wanted)} is not in this repository", hint="Run `memitvc fsck`.")
     return found
 
 
-def insert_patch(connection: Connection, patch: Patch) -> None:
-    """A patch's rows. If the patch is stored already, only constraints that were missing are filled in.
+def insert_patch(connection: Connection, patch: Patch) -> bool:
+    """A patch's rows. If the patch is stored already, only constraints that were missing are filled in: then True.
 
     IntegrityError if `columns` or `bounds` do not fit the header.
     """
@@ -75,7 +75,8 @@ def insert_patch(connection: Connection, patch: Patch) -> None:
     if known is not None:
         if known.constraints is None and patch.constraints is not None:
             connection.execute(update(patches).where(patches.c.id == patch.id).values(constraints=patch.constraints))
-        return
+            return True
+        return False
     connection.execute(
         insert(patches).values(
             id=patch.id,
@@ -106,6 +107,7 @@ def insert_patch(connection: Connection, patch: Patch) -> None:
             for column, bound in zip(patch.columns, bounds, strict=True)
         ],
     )
+    return False
 
 
 def load_patches(connection: Connection, ids: Collection[PatchId]) -> dict[PatchId, Patch]:
@@ -132,7 +134,7 @@ def _loaded(
 ) -> Patch:
     if row is None:
         raise IntegrityError(f"patch {short(patch)} is not in this repository", hint="Run `memitvc fsck`.")
-    header = PatchHeader.from_json(json.loads(row.header))
+    header = parsed("patch", patch, row.header, PatchHeader.from_json)
     try:
         by_weight = {name: tuple(bounds[name, column] for column in columns) for name in header.weights}
     except KeyError as error:

@@ -42,7 +42,7 @@ def _table(name: str, *parts: SchemaItem, **options: Any) -> Table:
 
 meta = _table(
     "meta",
-    Column("key", String(64), primary_key=True),  # head, base_id, manifest, weights, files
+    Column("key", String(64), primary_key=True),  # head, base_id, manifest, weights, files, journal
     Column("value", Text, nullable=False),
 )
 
@@ -57,6 +57,7 @@ commits = _table(
     Column("author", Text, nullable=False),
     Column("time", String(32), nullable=False),
     Column("state", _id(), nullable=False, index=True),
+    Column("record", _id(), nullable=False),  # the object that holds all that this row was made from
 )
 
 parents = _table(
@@ -125,12 +126,12 @@ operations = _table(
     Column("time", String(32), nullable=False),
     Column("verb", String(32), nullable=False),
     Column("description", Text, nullable=False),
-    Column("argv", Text, nullable=True),  # nothing writes it
     Column("refs_before", Text, nullable=False),
     Column("refs_after", Text, nullable=False),
     Column("head_before", Text, nullable=False),
     Column("head_after", Text, nullable=False),
     Column("undone_by", Integer, nullable=True),
+    Column("digest", _id(), nullable=False),  # of all other fields
     sqlite_autoincrement=True,  # the number of a pruned operation is never given out again
 )
 
@@ -160,4 +161,5 @@ kept = _table(
     Column("message", Text, nullable=False),
     Column("json", Text, nullable=False),
     Column("time", String(32), nullable=False),
+    Column("record", _id(), nullable=False),  # the object that holds this row and the patch's facts
 )

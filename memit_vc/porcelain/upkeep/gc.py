@@ -36,6 +36,7 @@ def collect_garbage(
     gone = collect(
         repository.database,
         repository.blobs,
+        repository.journal,
         keep_operations=keep_operations,
         grace=grace,
         dry_run=dry_run,
