@@ -79,7 +79,8 @@ def _pairs(connection: Connection, key: Column[Any], value: Column[Any]) -> dict
 def lost_problems(
     connection: Connection, blobs: BlobStore, journal: Journal, entries: Sequence[Entry]
 ) -> Iterator[Problem]:
-    found = find_lost(connection, blobs, journal, Replayed.of(entries))
+    told = Replayed.of(completed(entries, newest_entry(connection)))
+    found = find_lost(connection, blobs, journal, told)
     for commit, record in found.commits.items():
         if blobs.has(record):
             yield Problem("lost commit", commit, f"has no row; its record is object {short(record)}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from memit_vc.concurrency import ordered_map
 from memit_vc.objects import BlobId, is_sha256
 from memit_vc.store.blobs import BlobStore, blob_id
-from memit_vc.store.files import storage_errors
+from memit_vc.store.files import fsync, storage_errors
 
 
 def store_records(stack: ExitStack, directory: Path, blobs: BlobStore, records: Sequence[bytes]) -> None:
@@ -35,8 +35,10 @@ def _unfinished(directory: Path, records: Sequence[BlobId]) -> Iterator[None]:
     path = directory / f"{os.getpid()}-{secrets.token_hex(6)}.json"
     with storage_errors(path):
         directory.mkdir(exist_ok=True)
-        # not durable: after a loss of power the records may pass for lost commits, and are kept
-        path.write_text(json.dumps(sorted(records)))
+        with path.open("w") as file:
+            file.write(json.dumps(sorted(records)))
+            file.flush()
+            fsync(file.fileno())  # else, after a loss of power, the records pass for lost commits
     yield
     with suppress(OSError):
         path.unlink()

@@ -1,4 +1,4 @@
-"""meta.db is an index: deleted, older, cut or without its log it is noticed, and made again from what lies beside it."""
+"""meta.db is an index: deleted, older, cut or without its log it is noticed, and made again from the other files."""
 
 from __future__ import annotations
 
@@ -44,6 +44,29 @@ def _go_on(work: Path) -> None:
         repository.undo()
         repository.undo()
         repository.publish(verb="switch", description="side", head="heads/side")
+
+
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`begun` and `later`, the same repository before and after it went on."""
+    root = tmp_path_factory.mktemp("rebuild")
+    _begin(root / "begun")
+    shutil.copytree(root / "begun", root / "later")
+    _go_on(root / "later")
+    return root
+
+
+@pytest.fixture
+def begun(templates: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(templates / "begun", tmp_path / "work"))
+
+
+@pytest.fixture
+def later(templates: Path, tmp_path: Path) -> Path:
+    """`old.db` beside it is its database as it was."""
+    shutil.copytree(templates / "later", tmp_path / "work")
+    shutil.copyfile(templates / "begun" / ".memitvc" / "meta.db", tmp_path / "work" / "old.db")
+    return tmp_path / "work"
 
 
 def _picture(work: Path) -> dict[str, Any]:
@@ -95,35 +118,31 @@ def _older(root: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_delete, _empty, _cut, _noise, _older])
-def test_a_lost_database_is_noticed_and_made_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    _begin(tmp_path)
-    root = tmp_path / ".memitvc"
-    shutil.copyfile(root / "meta.db", tmp_path / "old.db")
-    _go_on(tmp_path)
-    before = _picture(tmp_path)
+def test_a_lost_database_is_noticed_and_made_again(later: Path, damage: Callable[[Path], None]) -> None:
+    root = later / ".memitvc"
+    before = _picture(later)
     damage(root)
     with pytest.raises(MemitVCError) as caught:
-        Repository.open(tmp_path)
+        Repository.open(later)
     assert caught.value.exit_code == 12
     assert "fsck --rebuild" in str(caught.value.hint)
-    made = rebuild(tmp_path)
+    made = rebuild(later)
     assert (made.made, made.recovered, made.gaps) == ("meta.db", (), ())
-    assert _picture(tmp_path) == before
-    _checked(tmp_path)
-    with Repository.open(tmp_path) as repository:
+    assert _picture(later) == before
+    _checked(later)
+    with Repository.open(later) as repository:
         repository.undo()
         assert repository.head().branch == "main"
         assert record(repository, [fact(9)]).id == repository.head().commit
-    _checked(tmp_path)
+    _checked(later)
 
 
-def test_a_lost_write_ahead_log_is_noticed(tmp_path: Path) -> None:
-    _begin(tmp_path)
-    root = tmp_path / ".memitvc"
+def test_a_lost_write_ahead_log_is_noticed(begun: Path, tmp_path: Path) -> None:
+    root = begun / ".memitvc"
     keep = sqlite3.connect(root / "meta.db")  # holds the log open, so that it is not merged
     keep.execute("SELECT count(*) FROM commits").fetchone()
-    _go_on(tmp_path)
-    before = _picture(tmp_path)
+    _go_on(begun)
+    before = _picture(begun)
     copy = tmp_path / "copy"
     shutil.copytree(root, copy / ".memitvc", ignore=shutil.ignore_patterns("meta.db-*"))
     keep.close()
@@ -132,20 +151,17 @@ def test_a_lost_write_ahead_log_is_noticed(tmp_path: Path) -> None:
     rebuild(copy)
     assert _picture(copy) == before
     _checked(copy)
-    _checked(tmp_path)
+    _checked(begun)
 
 
-def test_lost_commits_are_named_and_kept(tmp_path: Path) -> None:
+def test_lost_commits_are_named_and_kept(later: Path) -> None:
     """fsck opens an older database; gc does not touch what it cannot see."""
-    _begin(tmp_path)
-    root = tmp_path / ".memitvc"
-    shutil.copyfile(root / "meta.db", tmp_path / "old.db")
-    _go_on(tmp_path)
-    with Repository.open(tmp_path) as repository:
+    root = later / ".memitvc"
+    with Repository.open(later) as repository:
         lost = set(repository.stored_commits())
-    before = _picture(tmp_path)
+    before = _picture(later)
     _older(root)
-    with Repository.open(tmp_path, damaged=True) as repository:
+    with Repository.open(later, damaged=True) as repository:
         lost -= set(repository.stored_commits())
         assert len(lost) == 2
         problems, orphans = _found(repository)
@@ -155,32 +171,31 @@ def test_lost_commits_are_named_and_kept(tmp_path: Path) -> None:
         with pytest.raises(IntegrityError, match="older than the journal"):
             collect_garbage(repository, grace=0)
         with pytest.raises(IntegrityError, match="older than the journal"):
-            record(repository, [fact(20)])
-    rebuild(tmp_path)
-    assert _picture(tmp_path) == before
-    _checked(tmp_path)
+            repository.undo()
+    rebuild(later)
+    assert _picture(later) == before
+    _checked(later)
 
 
-def test_commits_that_only_the_objects_have(tmp_path: Path) -> None:
+def test_commits_that_only_the_objects_have(begun: Path) -> None:
     """A backup of database and journal was put back over newer objects: the newer commits get branches."""
-    _begin(tmp_path)
-    root = tmp_path / ".memitvc"
+    root = begun / ".memitvc"
     for name in ("meta.db", "journal"):
-        shutil.copyfile(root / name, tmp_path / name)
-    with Repository.open(tmp_path) as repository:
+        shutil.copyfile(root / name, begun / name)
+    with Repository.open(begun) as repository:
         old = repository.refs()
         made = record(repository, [fact(30)])
         newer = record(repository, [fact(31)])
     for name in ("meta.db", "journal"):
-        shutil.copyfile(tmp_path / name, root / name)
-    with Repository.open(tmp_path) as repository:
+        shutil.copyfile(begun / name, root / name)
+    with Repository.open(begun) as repository:
         problems, orphans = _found(repository)
         assert {(p.kind, p.object) for p in problems} == {("lost commit", made.id), ("lost commit", newer.id)}
         assert orphans == 0
-        assert collect_garbage(repository, grace=0, keep_operations=0).commits == 0
-    assert rebuild(tmp_path).recovered == (f"recovered-{newer.id[:10]}",)
-    _checked(tmp_path)
-    with Repository.open(tmp_path) as repository:
+        assert collect_garbage(repository, grace=0).commits == 0
+    assert rebuild(begun).recovered == (f"recovered-{newer.id[:10]}",)
+    _checked(begun)
+    with Repository.open(begun) as repository:
         assert repository.refs() == {**old, f"heads/recovered-{newer.id[:10]}": newer.id}
         assert len(repository.live_facts(newer.id)) == 3
         assert repository.operations()[0].verb == "rebuild"
@@ -201,54 +216,51 @@ def test_without_database_and_journal_the_objects_tell_the_history(tmp_path: Pat
 
 
 @pytest.mark.parametrize("lines", [0, 3])
-def test_a_lost_journal_is_made_of_the_database(tmp_path: Path, lines: int) -> None:
-    _begin(tmp_path)
-    before = _picture(tmp_path)
-    journal = tmp_path / ".memitvc" / "journal"
+def test_a_lost_journal_is_made_of_the_database(begun: Path, lines: int) -> None:
+    before = _picture(begun)
+    journal = begun / ".memitvc" / "journal"
     journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:lines]))
-    assert _picture(tmp_path) == before  # reading goes on
-    with Repository.open(tmp_path) as repository:
+    assert _picture(begun) == before  # reading goes on
+    with Repository.open(begun) as repository:
         assert [p.kind for p in _found(repository)[0]] == ["journal"]
         with pytest.raises(IntegrityError, match="lacks lines"):
-            record(repository, [fact(9)])
-    assert rebuild(tmp_path).made == "journal"
-    assert _picture(tmp_path) == before
-    _checked(tmp_path)
-    _go_on(tmp_path)
-    before = _picture(tmp_path)
-    _delete(tmp_path / ".memitvc")
-    rebuild(tmp_path)
-    assert _picture(tmp_path) == before
-    _checked(tmp_path)
+            repository.undo()
+    assert rebuild(begun).made == "journal"
+    assert _picture(begun) == before
+    _checked(begun)
+    _go_on(begun)
+    before = _picture(begun)
+    _delete(begun / ".memitvc")
+    rebuild(begun)
+    assert _picture(begun) == before
+    _checked(begun)
 
 
-def test_a_damaged_line_of_the_journal(tmp_path: Path) -> None:
-    _begin(tmp_path)
-    before = _picture(tmp_path)
-    journal = tmp_path / ".memitvc" / "journal"
+def test_a_damaged_line_of_the_journal(begun: Path) -> None:
+    before = _picture(begun)
+    journal = begun / ".memitvc" / "journal"
     lines = journal.read_bytes().splitlines(keepends=True)
     lines[1] = lines[1].replace(b"first", b"worst")
     journal.write_bytes(b"".join(lines))
-    with Repository.open(tmp_path) as repository:
+    with Repository.open(begun) as repository:
         assert [p.kind for p in _found(repository)[0]] == ["journal"]
-    made = rebuild(tmp_path)
+    made = rebuild(begun)
     assert len(made.gaps) == 1
-    after = _picture(tmp_path)
+    after = _picture(begun)
     assert {name: after["refs"][name] for name in before["refs"]} == before["refs"]
     assert after["facts"].keys() >= before["facts"].keys()
-    _checked(tmp_path)
+    _checked(begun)
 
 
-def test_what_is_missing_is_named_and_nothing_is_changed(tmp_path: Path) -> None:
-    _begin(tmp_path)
-    root = tmp_path / ".memitvc"
-    with Repository.open(tmp_path) as repository:
+def test_what_is_missing_is_named_and_nothing_is_changed(begun: Path) -> None:
+    root = begun / ".memitvc"
+    with Repository.open(begun) as repository:
         patch = repository.commit(repository.log([repository.head().commit])[-2].id).patches[0]
         repository.blobs.remove(patch)
     _delete(root)
     files = sorted(path.name for path in root.iterdir())
     with pytest.raises(IntegrityError, match=patch):
-        rebuild(tmp_path)
+        rebuild(begun)
     assert sorted(path.name for path in root.iterdir()) == files
 
 
@@ -286,10 +298,9 @@ def test_scores_come_back(tmp_path: Path) -> None:
         assert repository.evaluations(state) == stored == {("commit", CommitId(made.id)): scores}
 
 
-def test_the_journal_is_lines_of_canonical_json(tmp_path: Path) -> None:
-    _begin(tmp_path)
-    lines = (tmp_path / ".memitvc" / "journal").read_text().splitlines()
+def test_the_journal_is_lines_of_canonical_json(begun: Path) -> None:
+    lines = (begun / ".memitvc" / "journal").read_text().splitlines()
     found = [json.loads(line) for line in lines]
     assert [each["n"] for each in found] == list(range(1, len(found) + 1))
     assert [each["previous"] for each in found[1:]] == [each["digest"] for each in found[:-1]]
-    _checked(tmp_path)
+    _checked(begun)
