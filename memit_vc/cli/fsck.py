@@ -43,6 +43,8 @@ def command(io: IO, quick: bool, full: bool, rebuild: bool) -> int:
                 f"{count(orphans, 'object')} {belong} to no commit (a stopped command left {them}); "
                 f"`memitvc gc` removes {them}"
             )
+        if any(problem.kind == "lost commit" or problem.object in ("meta.db", "journal") for problem in problems):
+            io.note("`memitvc fsck --rebuild` makes meta.db again from the objects and the journal")
         if not problems:
             click.echo("ok: every object, row and patch is what it says it is")
 

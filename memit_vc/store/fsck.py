@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError
@@ -32,7 +33,7 @@ from memit_vc.objects import (
 )
 from memit_vc.progress import Progress, silent
 from memit_vc.store.blobs import BlobStore
-from memit_vc.store.fsck_journal import base_file_problems, journal_problems, lost_problems
+from memit_vc.store.fsck_journal import base_file_problems, journal_problems, lost_problems, record_problems
 from memit_vc.store.journal import Journal
 from memit_vc.store.lost import referenced_blobs
 from memit_vc.store.parsed import BAD_JSON, parsed
@@ -51,6 +52,7 @@ from memit_vc.store.schema import (
     parents,
     patch_columns,
     patches,
+    statistics,
 )
 
 CheckPatch = Callable[[Path, Patch], list[str]]
@@ -79,6 +81,7 @@ def check(
         base_file_problems(blobs.root.parent, base),
         _evaluations(connection, _editable_names(connection)),
         _commits(connection, known, base),
+        () if quick else record_problems(connection, blobs),
         () if quick else _states(connection, known, state_hash),
         _refs(connection, known),
         _operations(connection, known),
@@ -142,7 +145,13 @@ def _base(connection: Connection, base: BaseId) -> Iterator[Problem]:
 
 
 def _evaluations(connection: Connection, weights: set[str]) -> Iterator[Problem]:
-    """Hashes of tensors that `verify` compares with: each of a weight that can be edited, each a SHA-256."""
+    """Hashes of tensors that `verify` compares with: each of a weight that can be edited, each a SHA-256. Of all other
+    scores and of statistics: whether they can be read.
+    """
+    for row in connection.execute(select(evaluations).where(evaluations.c.kind != "tensors")):
+        yield from _unreadable("evaluation", row.state, row.json)
+    for row in connection.execute(select(statistics)):
+        yield from _unreadable("evaluation", row.id, row.json)
     statement = select(evaluations).where(evaluations.c.kind == "tensors")
     for row in connection.execute(statement):
         whole = False
@@ -150,6 +159,13 @@ def _evaluations(connection: Connection, weights: set[str]) -> Iterator[Problem]
             whole = all(name in weights and is_sha256(sha) for name, sha in json.loads(row.json).items())
         if not whole:
             yield Problem("evaluation", row.state, "its tensor hashes cannot be read")
+
+
+def _unreadable(kind: Literal["evaluation"], name: str, record: str) -> Iterator[Problem]:
+    try:
+        parsed(kind, name, record)
+    except MemitVCError as error:
+        yield Problem(kind, name, error.message.removeprefix("meta.db: "))
 
 
 def _weights(
@@ -185,7 +201,8 @@ def _commits(connection: Connection, known: dict[CommitId, Commit | None], base:
     rows = {row.id: row for row in connection.execute(select(commits))}
     graph: dict[str, list[str]] = {}
     for row in connection.execute(select(parents).order_by(parents.c.commit, parents.c.n)):
-        graph.setdefault(row.commit, []).append(row.parent)
+        listed = graph.setdefault(row.commit, [])
+        listed.append(row.parent if row.n == len(listed) else "")
     changed: dict[str, dict[str, set[str]]] = {}
     for row in connection.execute(select(changes)):
         changed.setdefault(row.commit, {}).setdefault(row.change, set()).add(row.column)
@@ -292,7 +309,8 @@ def _patches(
     listed: dict[str, list[tuple[str, str]]] = {}
     statement = select(patch_columns).order_by(patch_columns.c.patch, patch_columns.c.position)
     for row in connection.execute(statement):
-        listed.setdefault(row.patch, []).append((row.fact, row.role))
+        columns = listed.setdefault(row.patch, [])
+        columns.append((row.fact, row.role if row.position == len(columns) else ""))
     for row in connection.execute(select(patches)).all():
         try:
             header = PatchHeader.from_json(json.loads(row.header))

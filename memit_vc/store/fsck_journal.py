@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Column, Connection, select
 
-from memit_vc.objects import BaseId, Commit, CommitId, short
+from memit_vc.errors import IntegrityError
+from memit_vc.objects import BaseId, Commit, CommitId, canonical_json, short
 from memit_vc.objects.base_record import BASE, BaseRecord
+from memit_vc.objects.commit_record import CommitRecord, KeptRecord
 from memit_vc.store.blobs import BlobStore
 from memit_vc.store.journal import FIRST, Entry, Journal
 from memit_vc.store.lost import find_lost
@@ -88,6 +92,21 @@ def lost_problems(
             yield Problem("lost commit", commit, f"has no row, and its record, object {short(record)}, is missing")
     for patch in found.kept:
         yield Problem("patch", patch, "was kept until its branch is free, and has no row")
+
+
+def record_problems(connection: Connection, blobs: BlobStore) -> Iterator[Problem]:
+    """Where a row differs from the record that it names; missing and damaged records are named with the objects."""
+    for row in connection.execute(select(commits.c.id, commits.c.record)):
+        with suppress(IntegrityError):
+            record = blobs.read(row.record)
+            if CommitRecord.from_json(json.loads(record)).commit.id != row.id:
+                yield Problem("commit", row.id, f"its record {short(row.record)} is of another commit")
+    for row in connection.execute(select(kept)):
+        with suppress(IntegrityError):
+            found = KeptRecord.from_json(json.loads(blobs.read(row.record)))
+            told = (found.patch, found.parent, found.message, canonical_json(found.details).decode(), found.time)
+            if told != (row.patch, row.parent, row.message, row.json, row.time):
+                yield Problem("patch", row.patch, "what is kept with it differs from its record")
 
 
 def base_file_problems(root: Path, base: BaseId) -> Iterator[Problem]:

@@ -57,6 +57,8 @@ def check_revision(connection: Connection) -> None:
             f"the repository's database is at revision {found}, this version needs {HEAD_REVISION}",
             hint="Run `memitvc upgrade`; it makes a backup first.",
         )
+    if not found.isdigit():
+        raise IntegrityError(f"the repository's database has no schema revision but {found!r}", hint=REBUILD)
     raise MemitVCError(
         f"the repository's database is at revision {found}, which this version of memit-vc does not know",
         hint="Upgrade memit-vc.",

@@ -22,7 +22,7 @@ from memit_vc.objects import (
     short,
 )
 from memit_vc.store.database import insert_missing, known, rows_with
-from memit_vc.store.parsed import parsed
+from memit_vc.store.parsed import bad_row, parsed
 from memit_vc.store.schema import column_bounds, commit_patches, facts, patch_columns, patches
 
 
@@ -116,7 +116,7 @@ def load_patches(connection: Connection, ids: Collection[PatchId]) -> dict[Patch
     columns = _layout(connection, ids)
     held = {column for each in columns.values() for column in each}
     found = rows_with(connection, select(column_bounds), column_bounds.c.column, held)
-    bounds = {(row.weight, row.column): float(row.bound) for row in found}
+    bounds = {(row.weight, row.column): _bound(row) for row in found}
     return {patch: _loaded(patch, rows.get(patch), columns.get(patch, ()), bounds) for patch in ids}
 
 
@@ -135,6 +135,8 @@ def _loaded(
     if row is None:
         raise IntegrityError(f"patch {short(patch)} is not in this repository", hint="Run `memitvc fsck`.")
     header = parsed("patch", patch, row.header, PatchHeader.from_json)
+    if len(columns) != (len(header.columns) if header.divisible else 1):
+        raise bad_row("patch", patch, f"{len(columns)} columns have rows, its header has {len(header.columns)}")
     try:
         by_weight = {name: tuple(bounds[name, column] for column in columns) for name in header.weights}
     except KeyError as error:
@@ -196,6 +198,12 @@ def column_positions(connection: Connection, brought: Mapping[ColumnId, CommitId
     return {column: position for column, (_, _, position) in found.items()}
 
 
+def _bound(row: Row[Any]) -> float:
+    if type(row.bound) is not float:
+        raise bad_row("column", row.column, "its bound is not a number")
+    return row.bound
+
+
 def edited_weights(connection: Connection) -> set[str]:
     """The weights that any stored patch touches."""
     return set(connection.execute(select(column_bounds.c.weight).distinct()).scalars())
@@ -205,5 +213,5 @@ def sum_bounds(connection: Connection, columns: Collection[ColumnId]) -> dict[st
     """Per weight, the sum of the columns' bounds in grid units."""
     collected: dict[str, list[float]] = {}
     for row in rows_with(connection, select(column_bounds), column_bounds.c.column, columns):
-        collected.setdefault(row.weight, []).append(float(row.bound))
+        collected.setdefault(row.weight, []).append(_bound(row))
     return {name: math.fsum(values) for name, values in sorted(collected.items())}
