@@ -33,6 +33,7 @@ from memit_vc.store.database import BUSY_SECONDS, Database
 from memit_vc.store.files import fsync_path, replacing, storage_errors, temporary_path
 from memit_vc.store.journal import FIRST, Entry, Journal
 from memit_vc.store.lost import UNFINISHED, read_record, records_among
+from memit_vc.store.mend import mend_records
 from memit_vc.store.migrate import create_schema
 from memit_vc.store.parsed import BAD_JSON
 from memit_vc.store.replay import Replayed, whole
@@ -72,6 +73,7 @@ def rebuild(start: Path, *, progress: Progress = silent) -> Rebuilt:
         newest = _newest_of_database(root)
         if newest is not None:
             journal.append(newest)  # if its writer died before it could
+            _mend(root, journal)
         entries = journal.entries()
         last = entries[-1] if entries else FIRST
         if newest is not None and newest.number > last.number:
@@ -103,6 +105,16 @@ def _newest_of_database(root: Path) -> Entry | None:
         finally:
             database.close()
     return None
+
+
+def _mend(root: Path, journal: Journal) -> None:
+    """Write records that are missing or damaged again, if the database still has what is in them."""
+    database = Database(root / "meta.db")
+    try:
+        with suppress(MemitVCError):
+            mend_records(database, journal, BlobStore(root / "objects"))
+    finally:
+        database.close()
 
 
 def _journal_of(root: Path, journal: Journal, newest: Entry) -> Rebuilt:

@@ -13,12 +13,13 @@ import pytest
 
 from memit_vc.errors import IntegrityError, MemitVCError
 from memit_vc.numerics.exact.patchfile import check_patch
-from memit_vc.objects import CommitId, JsonValue, RefUpdate
+from memit_vc.objects import BlobId, CommitId, JsonValue, RefUpdate
 from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.porcelain.upkeep.rebuild import rebuild
 from memit_vc.repository import Repository
 from memit_vc.store.records import Problem
-from tests.support.synthetic import fact, init, put_patch, record
+from memit_vc.store.replay import Replayed
+from tests.support.synthetic import fact, init, put_patch, record, travelling
 
 
 def _begin(work: Path) -> None:
@@ -303,4 +304,21 @@ def test_the_journal_is_lines_of_canonical_json(begun: Path) -> None:
     found = [json.loads(line) for line in lines]
     assert [each["n"] for each in found] == list(range(1, len(found) + 1))
     assert [each["previous"] for each in found[1:]] == [each["digest"] for each in found[:-1]]
+    _checked(begun)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_records_are_written_again_from_rows(begun: Path, damaged: bool) -> None:
+    before = _picture(begun)
+    with Repository.open(begun) as repository:
+        records = [blob for blob in repository.blobs.iterate() if blob not in travelling(repository)]
+        waiting = {BlobId(record) for record in Replayed.of(repository.journal.entries()).kept.values()}
+        for blob in set(records) - waiting:
+            path = repository.blobs.path(blob)
+            path.unlink()
+            if damaged:
+                path.write_bytes(b"{}")
+        assert {p.object for p in _found(repository)[0]} == set(records) - waiting
+    rebuild(begun)
+    assert _picture(begun) == before
     _checked(begun)
