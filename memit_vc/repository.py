@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
@@ -32,20 +31,26 @@ from memit_vc.objects import (
     RefUpdate,
     StateId,
     StatisticsId,
-    canonical_json,
     root_commit,
+    utc_now,
 )
+from memit_vc.objects.base_record import BASE, BaseRecord
+from memit_vc.objects.commit_record import KeptRecord
 from memit_vc.progress import Progress, silent
-from memit_vc.store import publish, rows_history, rows_kept, rows_patches, rows_refs, rows_results, undo
-from memit_vc.store.blobs import BlobStore
+from memit_vc.store import publish, rows_history, rows_kept, rows_patches, rows_records, rows_refs, rows_results, undo
+from memit_vc.store.blobs import BlobStore, blob_id
 from memit_vc.store.create import FORMAT, create
 from memit_vc.store.database import BUSY_SECONDS, Database
 from memit_vc.store.files import storage_errors, write_atomic
 from memit_vc.store.fsck import CheckPatch, check
-from memit_vc.store.gc import referenced_blobs
+from memit_vc.store.journal import Journal
+from memit_vc.store.lost import UNFINISHED, Lost, find_lost, referenced_blobs
 from memit_vc.store.migrate import check_revision, upgrade_schema
+from memit_vc.store.parsed import parsed
 from memit_vc.store.publish import Evaluation
 from memit_vc.store.records import KeptPatch, OperationRow, Problem
+from memit_vc.store.transaction import changing, newest_entry
+from memit_vc.store.unfinished import store_records
 from memit_vc.vcs import revisions
 from memit_vc.vcs.facts import LiveFact, live_fact_columns
 from memit_vc.vcs.graph import ancestors, commits_between, newest_first
@@ -68,7 +73,7 @@ class Repository:
     Methods that read raise IntegrityError for an id that is not stored and StorageError if the system refuses.
     """
 
-    def __init__(self, root: Path, database: Database, config: Config) -> None:
+    def __init__(self, root: Path, database: Database, config: Config, *, damaged: bool) -> None:
         """Use `init` or `open`."""
         self.root = root
         self.directory = root.parent
@@ -76,11 +81,15 @@ class Repository:
         self.config = config
         self.database = database
         self.blobs = BlobStore(root / "objects")
+        self.journal = Journal(root / "journal", busy_seconds=database.busy_seconds)
         self._graph: tuple[dict[CommitId, tuple[CommitId, ...]], dict[CommitId, int]] | None = None
         self._sound: set[BlobId] = set()
+        tail = self.journal.tail()  # before the rows: what a writer does in between is in them
         with database.read() as connection:
             check_revision(connection)
             self.base_id = BaseId(rows_refs.read_meta(connection, "base_id"))
+            if not damaged:
+                self.journal.compare(tail, newest_entry(connection))
 
     # open and close
 
@@ -102,24 +111,24 @@ class Repository:
         message. MemitVCError if `.memitvc` exists.
         """
         root = directory.absolute() / DIRECTORY
+        described = BaseRecord(manifest, tuple(weights), dict(files))
         create(
             root,
-            files={CONFIG: config.dump(), "hparams.yaml": hparams},
-            base={
-                "base_id": manifest.id,
-                "manifest": canonical_json(manifest.to_json()).decode(),
-                "weights": canonical_json([w.to_json() for w in weights]).decode(),
-                "files": canonical_json(dict(files)).decode(),
-            },
+            files={CONFIG: config.dump(), "hparams.yaml": hparams, BASE: described.encode()},
+            base=described.rows(),
             first=root_commit(manifest.id, description),
             state=state_id(manifest.id, ()),
         )
-        return cls._at(root, BUSY_SECONDS)
+        return cls._at(root, BUSY_SECONDS, damaged=False)
 
     @classmethod
-    def open(cls, start: Path, *, busy_seconds: float = BUSY_SECONDS) -> Repository:
-        """The repository of `start` or of its nearest parent. NoRepositoryError if there is none."""
-        return cls._at(cls.find(start), busy_seconds)
+    def open(cls, start: Path, *, busy_seconds: float = BUSY_SECONDS, damaged: bool = False) -> Repository:
+        """The repository of `start` or of its nearest parent. NoRepositoryError if there is none.
+
+        IntegrityError if its database is missing, cut or older than the journal. With `damaged`, for `fsck`, an older
+        one is opened.
+        """
+        return cls._at(cls.find(start), busy_seconds, damaged=damaged)
 
     @classmethod
     def find(cls, start: Path) -> Path:
@@ -137,7 +146,7 @@ class Repository:
     def upgrade(cls, start: Path) -> tuple[str, str, Path | None]:
         """Bring the database to this version's schema: (revision before, after, backup file)."""
         root = cls.find(start)
-        _checked_config(root)
+        checked_config(root)
         database = Database(root / "meta.db")
         try:
             return upgrade_schema(database)
@@ -145,11 +154,11 @@ class Repository:
             database.close()
 
     @classmethod
-    def _at(cls, root: Path, busy_seconds: float) -> Repository:
-        config = _checked_config(root)
+    def _at(cls, root: Path, busy_seconds: float, *, damaged: bool) -> Repository:
+        config = checked_config(root)
         database = Database(root / "meta.db", busy_seconds=busy_seconds)
         try:
-            return cls(root, database, config)
+            return cls(root, database, config, damaged=damaged)
         except BaseException:
             database.close()
             raise
@@ -170,6 +179,7 @@ class Repository:
             return query(connection, *given, **named)
 
     def _write(self, change: Callable[Concatenate[Connection, _P], _T], *given: _P.args, **named: _P.kwargs) -> _T:
+        """For rows that can be computed again; all others go through `changing`."""
         with self.database.write() as connection:
             return change(connection, *given, **named)
 
@@ -191,15 +201,18 @@ class Repository:
 
     def base(self) -> BaseManifest:
         """Every tensor of the base as `init` recorded it."""
-        return BaseManifest.from_json(json.loads(self._read(rows_refs.read_meta, "manifest")))
+        return self._about_base("manifest", BaseManifest.from_json)
 
     def weights(self) -> tuple[EditableWeight, ...]:
         """The weights that patches may touch."""
-        return tuple(map(EditableWeight.from_json, json.loads(self._read(rows_refs.read_meta, "weights"))))
+        return self._about_base("weights", lambda rows: tuple(map(EditableWeight.from_json, rows)))
 
     def base_files(self) -> dict[str, str]:
         """The base's other files (config.json, tokenizer): name → SHA-256."""
-        return dict(json.loads(self._read(rows_refs.read_meta, "files")))
+        return self._about_base("files", dict)
+
+    def _about_base(self, key: str, parse: Callable[[Any], _T]) -> _T:
+        return parsed("meta", key, self._read(rows_refs.read_meta, key), parse)
 
     # revisions and commits
 
@@ -414,14 +427,16 @@ class Repository:
         It is an operation itself: undoing it brings back what it took away. Returns it. UsageError if only `init`
         is left.
         """
-        return self._write(undo.undo)
+        with changing(self.database, self.journal) as (connection, did):
+            return undo.undo(connection, did)
 
     def restore(self, operation: int) -> OperationRow:
         """Put refs and HEAD back to where they were after an operation; an operation itself, which is returned.
 
         RevisionError if there is no such operation. If nothing would change, the newest operation is returned.
         """
-        return self._write(undo.restore, operation)
+        with changing(self.database, self.journal) as (connection, did):
+            return undo.restore(connection, did, operation)
 
     def publish(
         self,
@@ -445,15 +460,21 @@ class Repository:
         branch = [head] if head is not None and head.startswith("heads/") else []
         for name in [*(change.name for change in refs), *branch]:
             check_ref_name(name)
-        with self.database.write() as connection:
-            with rows_refs.logged(connection, verb=verb, description=description):
+        with ExitStack() as stack, changing(self.database, self.journal) as (connection, did):
+            records = rows_records.NewRecords(connection, evaluations)
+            with rows_refs.logged(connection, did, verb=verb, description=description):
                 # the compare-and-swap comes first: whoever lost the race should hear of that, not of a missing parent
                 publish.check_unmoved(connection, refs, head_was)
-                publish.insert_patches(connection, self.blobs, self.base_id, patches, facts)
-                publish.insert_commits(connection, self.blobs, self.base_id, self.state_id, commits)
+                late = publish.insert_patches(connection, self.blobs, self.base_id, patches, facts)
+                publish.insert_commits(connection, self.blobs, self.base_id, self.state_id, commits, records.of)
                 publish.move(connection, refs, head)
                 for evaluation in evaluations:
                     rows_results.replace_evaluation(connection, *evaluation)
+            if late:
+                did["constraints"] = {str(patch): blob for patch, blob in late.items()}
+            if records.data:
+                did["commits"] = records.named
+                store_records(stack, self.root / UNFINISHED, self.blobs, list(records.data.values()))
             return rows_refs.latest_operation(connection)
 
     # measurements and patches that wait for their branch
@@ -497,9 +518,14 @@ class Repository:
         """Keep a patch whose branch moved while it was computed. It survives gc until it is committed for good: an
         `undo` of its commit makes it a kept one again.
         """
-        with self.database.write() as connection:
-            publish.insert_patches(connection, self.blobs, self.base_id, [patch], facts)
-            rows_kept.insert_kept(connection, patch.id, parent=parent, message=message, details=details)
+        kept = KeptRecord(patch.id, patch.constraints, tuple(facts), parent, message, details, utc_now())
+        with ExitStack() as stack, changing(self.database, self.journal) as (connection, did):
+            late = publish.insert_patches(connection, self.blobs, self.base_id, [patch], facts)
+            if late:
+                did["constraints"] = {str(patch): blob for patch, blob in late.items()}
+            store_records(stack, self.root / UNFINISHED, self.blobs, [kept.encode()])
+            rows_kept.insert_kept(connection, kept, blob_id(kept.encode()))
+            did["kept"] = {patch.id: blob_id(kept.encode())}
 
     def kept(self, id: PatchId) -> KeptPatch:  # noqa: A002
         """RevisionError if no such patch is kept."""
@@ -511,7 +537,9 @@ class Repository:
 
     def drop_kept(self, id: PatchId) -> None:  # noqa: A002
         """Give a kept patch up: the next gc removes it."""
-        self._write(rows_kept.delete_kept, [id])
+        with changing(self.database, self.journal) as (connection, did):
+            rows_kept.delete_kept(connection, [id])
+            did["dropped"] = [id]
 
     # checks
 
@@ -526,6 +554,7 @@ class Repository:
             found = check(
                 connection,
                 self.blobs,
+                self.journal,
                 self.base_id,
                 self.state_id,
                 quick=quick,
@@ -536,15 +565,19 @@ class Repository:
 
     def orphans(self) -> list[BlobId]:
         """Blobs that no row names: left by a crash, or by a command that is still computing. `gc` removes old ones."""
-        named = self._read(referenced_blobs)
+        named = self._read(referenced_blobs) | self.lost().needed
         return [blob for blob in self.blobs.iterate() if blob not in named]
+
+    def lost(self) -> Lost:
+        """Commits that are no longer in the database, and what they need."""
+        return self._read(find_lost, self.blobs, self.journal)
 
     def missing_objects(self) -> list[BlobId]:
         """Objects that rows name and that are not here or damaged, sorted: deleted by hand, or lost with a disk."""
         return sorted(blob for blob in self._read(referenced_blobs) if not self.blobs.verify(blob))
 
 
-def _checked_config(root: Path) -> Config:
+def checked_config(root: Path) -> Config:
     """config.toml of a repository whose format this version reads."""
     try:
         found = (root / "format").read_text().strip()
@@ -555,8 +588,11 @@ def _checked_config(root: Path) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise StorageError(f"{root / 'format'}: cannot be read: {error}", hint="Check the permissions.") from error
     if found != FORMAT:
+        older = found.isdigit() and int(found) < int(FORMAT)
         raise MemitVCError(
             f"{root} has format {found!r}; this version of memit-vc reads format {FORMAT}",
-            hint="Upgrade memit-vc.",
+            hint="Push it with the version that made it, and clone that: format 1 was never released."
+            if older
+            else "Upgrade memit-vc.",
         )
     return Config.load(root / CONFIG)

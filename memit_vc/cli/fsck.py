@@ -1,26 +1,37 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from memit_vc.cli.io import IO, verb
 from memit_vc.errors import UsageError
 from memit_vc.progress import count
 
+if TYPE_CHECKING:
+    from memit_vc.porcelain.upkeep.rebuild import Rebuilt
+
 
 @verb(name="fsck", example="memitvc fsck --full")
 @click.option("--quick", is_flag=True, help="Do not read what blobs and shards hold.")
 @click.option("--full", is_flag=True, help="Also compute the weights of every state that was checked out, and compare.")
-def command(io: IO, quick: bool, full: bool) -> int:
+@click.option("--rebuild", is_flag=True, help="First make meta.db again from the objects and the journal.")
+def command(io: IO, quick: bool, full: bool, rebuild: bool) -> int:
     """Check the repository: every blob against its name, every row against its id, every patch against the grid, the
     shards of checkouts against the base, and statistics and caches against their digests.
 
     Damaged files that can be made again are removed. Exit code 12 if anything is wrong.
+
+    meta.db is an index: if it is missing, damaged, or older than the journal beside it, --rebuild makes it again.
+    It keeps a copy of the old one. If the journal is what is missing, --rebuild makes it from meta.db.
     """
     from memit_vc.porcelain.upkeep.fsck import fsck
 
     if quick and full:
         raise UsageError("--quick and --full exclude each other", hint="Give one of them, or none.")
-    with io.repository() as repository, io.progress() as progress:
+    made = _rebuilt(io) if rebuild else None
+    with io.repository(damaged=True) as repository, io.progress() as progress:
         problems, orphans = fsck(repository, quick=quick, weights=full, progress=progress)
 
     def render() -> None:
@@ -32,8 +43,25 @@ def command(io: IO, quick: bool, full: bool) -> int:
                 f"{count(orphans, 'object')} {belong} to no commit (a stopped command left {them}); "
                 f"`memitvc gc` removes {them}"
             )
+        if any(problem.kind == "lost commit" or problem.object in ("meta.db", "journal") for problem in problems):
+            io.note("`memitvc fsck --rebuild` makes meta.db again from the objects and the journal")
         if not problems:
             click.echo("ok: every object, row and patch is what it says it is")
 
-    io.emit({"ok": not problems, "problems": problems, "orphans": orphans}, render)
+    io.emit({"ok": not problems, "problems": problems, "orphans": orphans, "rebuilt": made}, render)
     return 12 if problems else 0
+
+
+def _rebuilt(io: IO) -> Rebuilt:
+    from memit_vc.porcelain.upkeep.rebuild import rebuild
+
+    with io.progress() as progress:
+        made = rebuild(Path(), progress=progress)
+    io.note(f"made again: {made.made}, {count(made.commits, 'commit')}, {count(made.operations, 'operation')}")
+    for gap in made.gaps:
+        io.warn(f"the journal has a gap: {gap}")
+    if made.recovered:
+        io.warn(f"commits that the journal does not have are on {', '.join(made.recovered)}")
+    if made.aside is not None:
+        io.note(f"a copy of the old one: {made.aside}")
+    return made

@@ -51,11 +51,11 @@ class IO:
         self.start = start
         self.json = as_json
 
-    def repository(self) -> Repository:
-        """The repository of the working directory or of a parent; a context manager."""
+    def repository(self, *, damaged: bool = False) -> Repository:
+        """The repository of the working directory or of a parent; a context manager. `damaged` as for its `open`."""
         from memit_vc.repository import Repository
 
-        return Repository.open(Path())
+        return Repository.open(Path(), damaged=damaged)
 
     def emit(self, value: object, render: Callable[[], None], **more: object) -> None:
         """The result, with `more` fields if there are any: as one JSON document, or drawn by `render`."""

@@ -8,21 +8,25 @@ from pathlib import Path
 from sqlalchemy import Connection, insert
 
 from memit_vc.errors import MemitVCError
-from memit_vc.objects import Commit, StateId
+from memit_vc.objects import BlobId, Commit, StateId
+from memit_vc.objects.commit_record import CommitRecord
+from memit_vc.store.blobs import BlobStore
 from memit_vc.store.database import Database
 from memit_vc.store.files import new_directory, storage_errors, write_atomic
+from memit_vc.store.journal import FIRST, Entry, Journal
 from memit_vc.store.migrate import create_schema
 from memit_vc.store.rows_history import insert_commit
-from memit_vc.store.rows_refs import append_operation
+from memit_vc.store.rows_refs import append_operation, write_meta
 from memit_vc.store.schema import meta, refs
 
-FORMAT = "1"
+FORMAT = "2"
 
 
 def create(root: Path, *, files: Mapping[str, bytes], base: Mapping[str, str], first: Commit, state: StateId) -> None:
     """Make the repository `root` with the one commit `first`, on branch main. MemitVCError if `root` exists.
 
-    `files` lie in the directory; `base` is what the database says of the base: base_id, manifest, weights, files.
+    `files` lie in the directory, `base.json` among them, which says of the base what `base` puts into the database:
+    base_id, manifest, weights, files.
     """
     with storage_errors(root):
         taken = root.exists() or root.is_symlink()
@@ -38,20 +42,25 @@ def create(root: Path, *, files: Mapping[str, bytes], base: Mapping[str, str], f
         for name, data in {"format": f"{FORMAT}\n".encode(), **files}.items():
             write_atomic(temporary / name, data)
         (temporary / "meta.db").touch()  # SQLite would give it a mode that no umask opens to a group
+        record = BlobStore(temporary / "objects").put(CommitRecord(first, (), {}, None).encode())
         database = Database(temporary / "meta.db", create=True)
         try:
             with database.write() as connection:
-                _fill(connection, base, first, state)
+                entry = _fill(connection, base, first, state, record)
+            Journal(temporary / "journal", busy_seconds=0).rewrite([entry])
         finally:
             # the last connection to close moves the write-ahead log into the file: the directory is then safe to rename
             database.close()
 
 
-def _fill(connection: Connection, base: Mapping[str, str], first: Commit, state: StateId) -> None:
+def _fill(connection: Connection, base: Mapping[str, str], first: Commit, state: StateId, record: BlobId) -> Entry:
     create_schema(connection)
     rows = {"head": "heads/main", **base}
     connection.execute(insert(meta), [{"key": key, "value": value} for key, value in rows.items()])
-    insert_commit(connection, first, state)
+    insert_commit(connection, first, state, record)
     connection.execute(insert(refs).values(name="heads/main", commit=first.id))
     after = {"heads/main": first.id}, "heads/main"
-    append_operation(connection, verb="init", description=first.message, before=({}, ""), after=after)
+    operation = append_operation(connection, "init", first.message, before=({}, ""), after=after)
+    entry = FIRST.next({"commits": [[first.id, record]], "operation": operation})
+    write_meta(connection, "journal", entry.line)
+    return entry

@@ -17,9 +17,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 from memit_vc.errors import IntegrityError, LockedError, MemitVCError, StorageError
+from memit_vc.store.journal import REBUILD
 from memit_vc.store.refusals import explained, obstacle
 
 BUSY_SECONDS = 30.0
+_DAMAGE = ("not a database", "malformed", "no such table", "no such column", "could not decode")
 _T = TypeVar("_T")
 _Id = TypeVar("_Id", bound=str)
 # SQLite allows 32,766 variables in a statement
@@ -40,7 +42,7 @@ class Database:
     def __init__(self, path: Path, *, create: bool = False, busy_seconds: float = BUSY_SECONDS) -> None:
         """`path` is a SQLite file. With `create` it may be absent."""
         if not create and not path.is_file():
-            raise IntegrityError(f"{path} is missing", hint="Restore it from a backup of the repository.")
+            raise IntegrityError(f"{path} is missing", hint=REBUILD)
         self.path = path
         self.busy_seconds = busy_seconds
         self._mode = "mode=rwc" if create else "mode=rw"
@@ -139,10 +141,8 @@ class Database:
                 f"{self.path}: another process has been writing for more than {self.busy_seconds:g} s",
                 hint="Wait for the other command to end and try again.",
             )
-        if any(word in low for word in ("not a database", "malformed", "no such table", "no such column")):
-            return IntegrityError(
-                f"{self.path}: {reason}", hint="Restore the file from a backup; the objects are intact."
-            )
+        if any(word in low for word in _DAMAGE):
+            return IntegrityError(f"{self.path}: {reason}", hint=REBUILD)
         if _is_refusal(low):
             number = obstacle(self.path)
             if number == errno.EROFS and not self._log_is_empty():

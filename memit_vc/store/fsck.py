@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError
 
-from memit_vc.errors import MemitVCError
+from memit_vc.errors import IntegrityError, MemitVCError
 from memit_vc.objects import (
     BaseId,
     BaseManifest,
@@ -32,7 +33,10 @@ from memit_vc.objects import (
 )
 from memit_vc.progress import Progress, silent
 from memit_vc.store.blobs import BlobStore
-from memit_vc.store.gc import referenced_blobs
+from memit_vc.store.fsck_journal import base_file_problems, journal_problems, lost_problems, record_problems
+from memit_vc.store.journal import Journal
+from memit_vc.store.lost import referenced_blobs
+from memit_vc.store.parsed import BAD_JSON, parsed
 from memit_vc.store.records import Problem
 from memit_vc.store.rows_patches import load_patches
 from memit_vc.store.rows_refs import load_operations, load_refs, raw_head
@@ -44,20 +48,21 @@ from memit_vc.store.schema import (
     facts,
     kept,
     meta,
+    operations,
     parents,
     patch_columns,
     patches,
+    statistics,
 )
 from memit_vc.store.tensor_hashes import unsealed_hashes
 
 CheckPatch = Callable[[Path, Patch], list[str]]
-BAD_JSON = (KeyError, TypeError, ValueError, AttributeError)
-"""What reading a damaged record raises."""
 
 
 def check(
     connection: Connection,
     blobs: BlobStore,
+    journal: Journal,
     base: BaseId,
     state_hash: Callable[[Collection[ColumnId]], StateId],
     *,
@@ -66,14 +71,21 @@ def check(
     progress: Progress = silent,
 ) -> Iterator[Problem]:
     """Problems as they are found. `quick` neither hashes objects nor recomputes states."""
-    known = _commit_rows(connection)
+    entries = journal.entries()  # before the rows: what a writer does in between is in them
+    known: dict[CommitId, Commit | None] = {}
     stages = [
+        _commit_rows(connection, known),
         _database(connection),
+        journal_problems(connection, entries, known),
+        lost_problems(connection, blobs, journal, entries),
         _base(connection, base),
+        base_file_problems(blobs.root.parent, base),
         _evaluations(connection, _editable_names(connection)),
         _commits(connection, known, base),
+        () if quick else record_problems(connection, blobs),
         () if quick else _states(connection, known, state_hash),
         _refs(connection, known),
+        _operations(connection, known),
         _facts(connection),
         _patches(connection, blobs, base, check_patch),
         _blobs(connection, blobs, quick, progress),
@@ -83,6 +95,10 @@ def check(
             yield from stage
         except DBAPIError as error:  # noqa: PERF203 - a damaged table must not hide what is wrong with the others
             yield Problem("database", "meta.db", str(error.orig))
+        except MemitVCError as error:
+            yield Problem("database", "meta.db", error.message.removeprefix("meta.db: "))
+        except BAD_JSON as error:
+            yield Problem("database", "meta.db", f"a row cannot be read: {type(error).__name__}: {error}")
 
 
 def _editable_names(connection: Connection) -> set[str]:
@@ -130,7 +146,13 @@ def _base(connection: Connection, base: BaseId) -> Iterator[Problem]:
 
 
 def _evaluations(connection: Connection, weights: set[str]) -> Iterator[Problem]:
-    """Hashes of tensors that `verify` compares with: with their digest, each of a weight that can be edited."""
+    """Hashes of tensors that `verify` compares with: with their digest, each of a weight that can be edited. Of all
+    other scores and of statistics: whether they can be read.
+    """
+    for row in connection.execute(select(evaluations).where(evaluations.c.kind != "tensors")):
+        yield from _unreadable("evaluation", row.state, row.json)
+    for row in connection.execute(select(statistics)):
+        yield from _unreadable("evaluation", row.id, row.json)
     statement = select(evaluations).where(evaluations.c.kind == "tensors")
     for row in connection.execute(statement):
         whole = False
@@ -139,6 +161,13 @@ def _evaluations(connection: Connection, weights: set[str]) -> Iterator[Problem]
             whole = all(name in weights and is_sha256(sha) for name, sha in hashes.items())
         if not whole:
             yield Problem("evaluation", row.state, "its recorded tensor hashes are damaged and count as absent")
+
+
+def _unreadable(kind: Literal["evaluation"], name: str, record: str) -> Iterator[Problem]:
+    try:
+        parsed(kind, name, record)
+    except MemitVCError as error:
+        yield Problem(kind, name, error.message.removeprefix("meta.db: "))
 
 
 def _weights(
@@ -161,25 +190,21 @@ def _weights(
                 yield Problem("base", name, f"its record differs from patch {row.id[:10]}, which edits it")
 
 
-def _commit_rows(connection: Connection) -> dict[CommitId, Commit | None]:
-    """Every commit in the order of storing; None if its JSON cannot be read as one."""
-    found: dict[CommitId, Commit | None] = {}
+def _commit_rows(connection: Connection, known: dict[CommitId, Commit | None]) -> Iterator[Problem]:
+    """Put every commit into `known`, in the order of storing; None if its JSON cannot be read as one."""
     for row in connection.execute(select(commits.c.id, commits.c.json).order_by(commits.c.seq)):
-        found[CommitId(row.id)] = _parsed(row.json)
-    return found
-
-
-def _parsed(record: str) -> Commit | None:
-    with suppress(*BAD_JSON):
-        return Commit.from_json(json.loads(record))
-    return None
+        known[CommitId(row.id)] = None
+        with suppress(MemitVCError):
+            known[CommitId(row.id)] = parsed("commit", row.id, row.json, Commit.from_json)
+    yield from ()
 
 
 def _commits(connection: Connection, known: dict[CommitId, Commit | None], base: BaseId) -> Iterator[Problem]:
     rows = {row.id: row for row in connection.execute(select(commits))}
     graph: dict[str, list[str]] = {}
     for row in connection.execute(select(parents).order_by(parents.c.commit, parents.c.n)):
-        graph.setdefault(row.commit, []).append(row.parent)
+        listed = graph.setdefault(row.commit, [])
+        listed.append(row.parent if row.n == len(listed) else "")
     changed: dict[str, dict[str, set[str]]] = {}
     for row in connection.execute(select(changes)):
         changed.setdefault(row.commit, {}).setdefault(row.change, set()).add(row.column)
@@ -249,16 +274,22 @@ def _refs(connection: Connection, known: dict[CommitId, Commit | None]) -> Itera
     head = raw_head(connection)
     if head not in refs and head not in known:
         yield Problem("head", "HEAD", f"points at {head}, which does not exist")
-    for operation in load_operations(connection):
-        named = {*operation.refs_before.values(), *operation.refs_after.values()}
-        named.update(h for h in (operation.head_before, operation.head_after) if h and not h.startswith("heads/"))
-        for commit_name in sorted(named - set(known)):
-            yield Problem(
-                "operation", str(operation.id), f"names commit {short(commit_name)}, which is not in this repository"
-            )
     for parent in connection.execute(select(kept.c.parent)).scalars():
         if parent not in known:
             yield Problem("patch", parent, "is the parent of a kept patch, but is not in this repository")
+
+
+def _operations(connection: Connection, known: dict[CommitId, Commit | None]) -> Iterator[Problem]:
+    for number in connection.execute(select(operations.c.id).order_by(operations.c.id)).scalars().all():
+        try:
+            (operation,) = load_operations(connection, only=number)
+        except MemitVCError as error:
+            yield Problem("operation", str(number), error.message.removeprefix("meta.db: "))
+            continue
+        named = {*operation.refs_before.values(), *operation.refs_after.values()}
+        named.update(h for h in (operation.head_before, operation.head_after) if h and not h.startswith("heads/"))
+        for commit in sorted(named - set(known)):
+            yield Problem("operation", str(number), f"names commit {short(commit)}, which is not in this repository")
 
 
 def _facts(connection: Connection) -> Iterator[Problem]:
@@ -280,7 +311,8 @@ def _patches(
     listed: dict[str, list[tuple[str, str]]] = {}
     statement = select(patch_columns).order_by(patch_columns.c.patch, patch_columns.c.position)
     for row in connection.execute(statement):
-        listed.setdefault(row.patch, []).append((row.fact, row.role))
+        columns = listed.setdefault(row.patch, [])
+        columns.append((row.fact, row.role if row.position == len(columns) else ""))
     for row in connection.execute(select(patches)).all():
         try:
             header = PatchHeader.from_json(json.loads(row.header))
@@ -310,16 +342,21 @@ def _blobs(connection: Connection, blobs: BlobStore, quick: bool, progress: Prog
     if quick:
         return
     for number, blob in enumerate(sorted(stored), start=1):
-        location = blobs.path(blob)
+        try:
+            location = blobs.path(blob)
+        except IntegrityError:
+            if blob in named:
+                yield Problem("blob", blob, "is missing")
+            continue  # else gc has just removed it
         if not os.access(location, os.R_OK):
             yield Problem("blob", blob, f"cannot be read: {location}")
-        elif not blobs.verify(blob):
+        elif not blobs.verify(blob) and blobs.has(blob):
             yield Problem("blob", blob, f"its bytes do not hash to its name: {location}")
         progress("checking objects", number, len(stored))
 
 
 def _readable_references(connection: Connection) -> set[BlobId]:
     """As `referenced_blobs`; nothing if a damaged row, reported by then, stands in the way."""
-    with suppress(*BAD_JSON):
+    with suppress(MemitVCError, *BAD_JSON):
         return referenced_blobs(connection)
     return set()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 from sqlalchemy import Connection, delete, select, update
 
-from memit_vc.objects import BlobId, Commit, CommitId, PatchHeader, PatchId
+from memit_vc.objects import CommitId, JsonValue, PatchId
 from memit_vc.progress import Progress, silent
 from memit_vc.store.blobs import BlobStore
 from memit_vc.store.database import Database, chunked
+from memit_vc.store.journal import Journal
+from memit_vc.store.lost import UNFINISHED, Lost, find_lost, referenced_blobs
 from memit_vc.store.records import GcResult
 from memit_vc.store.rows_history import load_graph
 from memit_vc.store.rows_kept import forget_held
@@ -29,11 +30,14 @@ from memit_vc.store.schema import (
     patches,
 )
 from memit_vc.store.temporaries import remove_temporary, stale_temporaries
+from memit_vc.store.transaction import changing
+from memit_vc.store.unfinished import forget_unfinished
 
 
 def collect(
     database: Database,
     blobs: BlobStore,
+    journal: Journal,
     *,
     keep_operations: int | None,
     grace: float,
@@ -49,55 +53,54 @@ def collect(
     stale = stale_temporaries(blobs.root.parent, grace)
     size = sum(count for _, count in stale)
     if dry_run:
-        with database.write() as connection:
+        with changing(database, journal) as (connection, did):
             trial = connection.begin_nested()
-            commits, operations = _drop_rows(connection, keep_operations)
-            orphans, freed = _sweep(connection, blobs, grace=grace, dry_run=True, progress=progress)
+            lost = find_lost(connection, blobs, journal)
+            commits, operations = _drop_rows(connection, keep_operations, lost, did)
+            orphans, freed = _sweep(connection, blobs, lost, grace=grace, dry_run=True, progress=progress)
             trial.rollback()
+            did.clear()
         return GcResult(orphans, size + freed, commits, operations, len(stale))
     for path, _ in stale:
         remove_temporary(path)
-    with database.write() as connection:
-        orphans, freed = _sweep(connection, blobs, grace=grace, dry_run=False, progress=progress)
-    with database.write() as connection:
-        commits, operations = _drop_rows(connection, keep_operations)
-    with database.write() as connection:
-        more, freed_then = _sweep(connection, blobs, grace=grace, dry_run=False, progress=progress)
+
+    def sweep() -> tuple[int, int]:
+        with database.write() as connection:
+            lost = find_lost(connection, blobs, journal)
+            return _sweep(connection, blobs, lost, grace=grace, dry_run=False, progress=progress)
+
+    orphans, freed = sweep()
+    with changing(database, journal) as (connection, did):
+        commits, operations = _drop_rows(connection, keep_operations, find_lost(connection, blobs, journal), did)
+    more, freed_then = sweep()
     return GcResult(orphans + more, size + freed + freed_then, commits, operations, len(stale))
 
 
-def referenced_blobs(connection: Connection) -> set[BlobId]:
-    """Every blob that a row names: patches, constraints, and the provenance of patches and commits."""
-    found: set[BlobId] = set()
-    for row in connection.execute(select(patches.c.id, patches.c.header, patches.c.constraints)):
-        found.add(BlobId(row.id))
-        found.update(
-            BlobId(b) for b in (row.constraints, PatchHeader.from_json(json.loads(row.header)).provenance) if b
-        )
-    for text in connection.execute(select(commits.c.json)).scalars():
-        provenance = Commit.from_json(json.loads(text)).provenance
-        if provenance is not None:
-            found.add(provenance)
-    return found
-
-
-def _drop_rows(connection: Connection, keep_operations: int | None) -> tuple[int, int]:
+def _drop_rows(
+    connection: Connection, keep_operations: int | None, lost: Lost, did: dict[str, JsonValue]
+) -> tuple[int, int]:
     """Remove old operations (all but the last `keep_operations`; None keeps all), then the rows no longer reachable.
 
     Reachable is what refs, HEAD, the remaining operations and kept patches name, with all ancestors.
-    Returns how many commits and operations went.
+    What lost commits stand on stays. Returns how many commits and operations went.
     """
-    dropped = _drop_operations(connection, keep_operations)
-    forget_held(connection)
+    forgotten = _drop_operations(connection, keep_operations)
+    held = forget_held(connection)
     graph, _ = load_graph(connection)
-    unreachable = set(graph) - _reachable(connection, graph)
+    unreachable = set(graph) - _reachable(connection, graph, lost.parents)
     _drop_commits(connection, unreachable)
     _drop_patches(connection)
-    return len(unreachable), dropped
+    if forgotten:
+        did["forgotten"] = max(forgotten)
+    if held:
+        did["dropped"] = held
+    if unreachable:
+        did["gone"] = sorted(unreachable)
+    return len(unreachable), len(forgotten)
 
 
 def _sweep(
-    connection: Connection, blobs: BlobStore, *, grace: float, dry_run: bool, progress: Progress = silent
+    connection: Connection, blobs: BlobStore, lost: Lost, *, grace: float, dry_run: bool, progress: Progress = silent
 ) -> tuple[int, int]:
     """Remove unreferenced blobs: (blobs, bytes).
 
@@ -105,27 +108,32 @@ def _sweep(
     without its bytes. A blob goes only when it was not put for `grace` seconds: a commit that is still computing may
     be about to refer to it.
     """
-    named = referenced_blobs(connection)
-    orphans = [b for b in blobs.iterate() if b not in named and blobs.age(b) >= grace]
+    named = referenced_blobs(connection) | lost.needed
+    strangers = [b for b in blobs.iterate() if b not in named]
+    orphans = [b for b in strangers if blobs.age(b) >= grace]
     size = 0
     for number, blob in enumerate(orphans, start=1):
         size += blobs.size(blob) if dry_run else blobs.remove(blob)
         progress("removing objects", number, len(orphans))
+    if not dry_run:
+        forget_unfinished(blobs.root.parent / UNFINISHED, set(strangers) - set(orphans), grace)
     return len(orphans), size
 
 
-def _drop_operations(connection: Connection, keep: int | None) -> int:
+def _drop_operations(connection: Connection, keep: int | None) -> list[int]:
     if keep is None:
-        return 0
+        return []
     numbers = list(connection.execute(select(operations.c.id).order_by(operations.c.id.desc())).scalars())
     old = numbers[keep:]
     for part in chunked(old):
         connection.execute(delete(operations).where(operations.c.id.in_(part)))
-    return len(old)
+    return old
 
 
-def _reachable(connection: Connection, graph: dict[CommitId, tuple[CommitId, ...]]) -> set[CommitId]:
-    roots: set[str] = {*load_refs(connection).values(), raw_head(connection)}
+def _reachable(
+    connection: Connection, graph: dict[CommitId, tuple[CommitId, ...]], more: Iterable[CommitId]
+) -> set[CommitId]:
+    roots: set[str] = {*load_refs(connection).values(), raw_head(connection), *more}
     roots.update(connection.execute(select(kept.c.parent)).scalars())
     for operation in load_operations(connection):
         roots.update(operation.refs_before.values(), operation.refs_after.values())

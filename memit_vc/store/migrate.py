@@ -12,6 +12,7 @@ from memit_vc.config import data_directory
 from memit_vc.errors import IntegrityError, MemitVCError
 from memit_vc.objects import utc_now
 from memit_vc.store.files import replacing
+from memit_vc.store.journal import REBUILD
 from memit_vc.store.schema import metadata
 
 if TYPE_CHECKING:
@@ -39,10 +40,10 @@ def current_revision(connection: Connection) -> str:
     """IntegrityError if the database has none: it is not one of ours."""
     version = _version_table()
     if not inspect(connection).has_table(version.name):
-        raise IntegrityError("the database holds no repository", hint="Restore meta.db from a backup.")
+        raise IntegrityError("the database holds no repository", hint=REBUILD)
     found = connection.execute(select(version.c.version_num)).scalars().all()
     if len(found) != 1:
-        raise IntegrityError(f"the database has {len(found)} schema revisions, not one", hint="Restore a backup.")
+        raise IntegrityError(f"the database has {len(found)} schema revisions, not one", hint=REBUILD)
     return str(found[0])
 
 
@@ -56,6 +57,8 @@ def check_revision(connection: Connection) -> None:
             f"the repository's database is at revision {found}, this version needs {HEAD_REVISION}",
             hint="Run `memitvc upgrade`; it makes a backup first.",
         )
+    if not found.isdigit():
+        raise IntegrityError(f"the repository's database has no schema revision but {found!r}", hint=REBUILD)
     raise MemitVCError(
         f"the repository's database is at revision {found}, which this version of memit-vc does not know",
         hint="Upgrade memit-vc.",

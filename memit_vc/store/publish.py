@@ -17,6 +17,7 @@ from memit_vc.objects import (
     Fact,
     JsonValue,
     Patch,
+    PatchId,
     RefUpdate,
     StateId,
     short,
@@ -61,12 +62,15 @@ def move(connection: Connection, refs: Sequence[RefUpdate], head: str | None) ->
 
 def insert_patches(
     connection: Connection, blobs: BlobStore, base: BaseId, patches: Sequence[Patch], facts: Sequence[Fact]
-) -> None:
-    """Facts and patches. IntegrityError if bytes are missing or belong to another base.
+) -> dict[PatchId, BlobId]:
+    """Facts and patches. Returns the constraints that patches have got which were here without.
+
+    IntegrityError if bytes are missing or belong to another base.
 
     Blobs are looked for inside the transaction: gc, which deletes them, holds the same lock.
     """
     insert_facts(connection, facts)
+    late: dict[PatchId, BlobId] = {}
     for patch in patches:
         if patch.header.base != base:
             raise IntegrityError(
@@ -75,13 +79,23 @@ def insert_patches(
         for blob in (BlobId(patch.id), patch.constraints, patch.header.provenance):
             if blob is not None:
                 blobs.path(blob)
-        insert_patch(connection, patch)
+        if insert_patch(connection, patch) and patch.constraints is not None:
+            late[patch.id] = patch.constraints
+    return late
 
 
 def insert_commits(
-    connection: Connection, blobs: BlobStore, base: BaseId, state_hash: StateHash, commits: Sequence[Commit]
+    connection: Connection,
+    blobs: BlobStore,
+    base: BaseId,
+    state_hash: StateHash,
+    commits: Sequence[Commit],
+    record_of: Callable[[Commit], BlobId],
 ) -> None:
-    """Commits, parents before children; those that are stored already are passed over. IntegrityError."""
+    """Commits, parents before children; those that are stored already are passed over. IntegrityError.
+
+    `record_of` names the object that holds a commit's record; it is called when the commit's patches are there.
+    """
     known = present(connection, {c.id for c in commits} | {p for c in commits for p in c.parents})
     available = known_columns(connection, {column for c in commits for column in (*c.adds, *c.removes)})
 
@@ -91,7 +105,7 @@ def insert_commits(
     for commit, state in replayed(commits, base, known=known, columns=available, state=stored):
         if commit.provenance is not None:
             blobs.path(commit.provenance)
-        insert_commit(connection, commit, state_hash(state))
+        insert_commit(connection, commit, state_hash(state), record_of(commit))
 
 
 def _at(head: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from memit_vc.objects import CommitId, JsonValue, Moved, Patch, moves
+from memit_vc.objects import CommitId, JsonValue, Moved, Patch, canonical_json, digest, moves
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,15 @@ class OperationRow:
         """HEAD first, then the refs by name."""
         heads = moves({"HEAD": self.head_before or None}, {"HEAD": self.head_after})
         return (*heads, *moves(self.refs_before, self.refs_after))
+
+    @property
+    def digest(self) -> str:
+        """Of all fields: a flipped bit in the log would be shown as the truth, and `undo` would act on it."""
+        return digest("operation", canonical_json(self.to_row()))
+
+    def to_row(self) -> dict[str, JsonValue]:
+        """Every field under its name."""
+        return asdict(self)
 
     def to_json(self) -> dict[str, JsonValue]:
         """What the operation did, without the refs that it left alone."""
@@ -68,6 +77,8 @@ class Problem:
         "evaluation",
         "fact",
         "head",
+        "journal",
+        "lost commit",
         "operation",
         "patch",
         "ref",

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 
 from sqlalchemy import Connection, Integer, Table, and_, func, insert, literal, select
 
 from memit_vc.errors import IntegrityError
-from memit_vc.objects import ColumnId, Commit, CommitId, StateId, canonical_json, short
+from memit_vc.objects import BlobId, ColumnId, Commit, CommitId, StateId, canonical_json, short
 from memit_vc.store.database import known, rows_with
+from memit_vc.store.parsed import bad_row, parsed
 from memit_vc.store.schema import changes, commit_patches, commits, parents
 
 
 def load_commits(connection: Connection, ids: Collection[CommitId]) -> dict[CommitId, Commit]:
     """In the order of `ids`. IntegrityError names the first id that is not stored."""
     rows = rows_with(connection, select(commits.c.id, commits.c.json), commits.c.id, ids)
-    found = {CommitId(row.id): Commit.from_json(json.loads(row.json)) for row in rows}
+    found = {CommitId(row.id): parsed("commit", row.id, row.json, Commit.from_json, kind="commit") for row in rows}
     for wanted in ids:
         if wanted not in found:
             raise IntegrityError(f"commit {short(wanted)} is not in this repository", hint="Run `memitvc fsck`.")
@@ -30,9 +30,11 @@ def present(connection: Connection, ids: Collection[CommitId]) -> set[CommitId]:
 
 def load_graph(connection: Connection) -> tuple[dict[CommitId, tuple[CommitId, ...]], dict[CommitId, int]]:
     """Parents of every commit, and its sequence number (parents before children)."""
-    order = {CommitId(row.id): int(row.seq) for row in connection.execute(select(commits.c.id, commits.c.seq))}
+    order = {CommitId(row.id): row.seq for row in connection.execute(select(commits.c.id, commits.c.seq))}
     collected: dict[CommitId, list[CommitId]] = {commit: [] for commit in order}
     for row in connection.execute(select(parents).order_by(parents.c.commit, parents.c.n)):
+        if row.commit not in order or row.parent not in order:
+            raise bad_row("commit", row.commit, "its parents are not in the table of commits")
         collected[CommitId(row.commit)].append(CommitId(row.parent))
     return {commit: tuple(found) for commit, found in collected.items()}, order
 
@@ -91,7 +93,7 @@ def find_prefix(connection: Connection, prefix: str) -> list[CommitId]:
     return [CommitId(c) for c in connection.execute(statement).scalars()]
 
 
-def insert_commit(connection: Connection, commit: Commit, state: StateId) -> None:
+def insert_commit(connection: Connection, commit: Commit, state: StateId, record: BlobId) -> None:
     """The commit's rows; the caller has checked that parents, patches and columns are there."""
     connection.execute(
         insert(commits).values(
@@ -102,6 +104,7 @@ def insert_commit(connection: Connection, commit: Commit, state: StateId) -> Non
             author=commit.author,
             time=commit.time,
             state=state,
+            record=record,
         )
     )
     changed = [(column, "add") for column in commit.adds] + [(column, "remove") for column in commit.removes]

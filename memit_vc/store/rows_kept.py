@@ -6,13 +6,14 @@ gives the patch back. `forget_held` removes it once no operation can lead back t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection, and_, delete, insert, select
 
 from memit_vc.errors import RevisionError
-from memit_vc.objects import CommitId, JsonValue, PatchId, canonical_json, short, utc_now
+from memit_vc.objects import BlobId, CommitId, PatchId, canonical_json, short
+from memit_vc.objects.commit_record import KeptRecord
+from memit_vc.store.parsed import parsed
 from memit_vc.store.records import KeptPatch
 from memit_vc.store.rows_history import load_graph
 from memit_vc.store.rows_patches import load_patches
@@ -20,11 +21,16 @@ from memit_vc.store.rows_refs import load_operations, load_refs, raw_head
 from memit_vc.store.schema import changes, kept, patch_columns
 
 
-def insert_kept(connection: Connection, patch: PatchId, *, parent: CommitId, message: str, details: JsonValue) -> None:
-    delete_kept(connection, [patch])
+def insert_kept(connection: Connection, kept_patch: KeptRecord, record: BlobId) -> None:
+    delete_kept(connection, [kept_patch.patch])
     connection.execute(
         insert(kept).values(
-            patch=patch, parent=parent, message=message, json=canonical_json(details).decode(), time=utc_now()
+            patch=kept_patch.patch,
+            parent=kept_patch.parent,
+            message=kept_patch.message,
+            json=canonical_json(kept_patch.details).decode(),
+            time=kept_patch.time,
+            record=record,
         )
     )
 
@@ -42,7 +48,7 @@ def load_kept(connection: Connection, patch: PatchId) -> KeptPatch:
         patch=load_patches(connection, [patch])[patch],
         parent=CommitId(row.parent),
         message=row.message,
-        details=json.loads(row.json),
+        details=parsed("kept patch", patch, row.json),
         time=row.time,
     )
 
@@ -57,17 +63,19 @@ def waiting(connection: Connection, *, everything: bool = False) -> list[PatchId
     return [patch for patch in rows if holders[patch].isdisjoint(places)]
 
 
-def forget_held(connection: Connection) -> None:
-    """Remove the rows whose patch has a commit now and wherever `undo` or `restore` could go."""
+def forget_held(connection: Connection) -> list[PatchId]:
+    """Remove the rows whose patch has a commit now and wherever `undo` or `restore` could go; which they were."""
     rows = [PatchId(p) for p in connection.execute(select(kept.c.patch)).scalars()]
     if not rows:
-        return
+        return []
     places = [{*load_refs(connection).values(), raw_head(connection)}]
     for operation in load_operations(connection):
         places.append({*operation.refs_before.values(), operation.head_before})
         places.append({*operation.refs_after.values(), operation.head_after})
     holders = _holders(connection, rows)
-    delete_kept(connection, [patch for patch in rows if not any(holders[patch].isdisjoint(place) for place in places)])
+    held = [patch for patch in rows if not any(holders[patch].isdisjoint(place) for place in places)]
+    delete_kept(connection, held)
+    return held
 
 
 def _holders(connection: Connection, patches: Iterable[PatchId]) -> Mapping[PatchId, set[CommitId]]:

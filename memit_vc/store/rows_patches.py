@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from memit_vc.objects import (
     short,
 )
 from memit_vc.store.database import insert_missing, known, rows_with
+from memit_vc.store.parsed import bad_row, parsed
 from memit_vc.store.schema import column_bounds, commit_patches, facts, patch_columns, patches
 
 
@@ -46,15 +46,15 @@ def insert_facts(connection: Connection, new: Sequence[Fact]) -> None:
 def load_facts(connection: Connection, ids: Collection[FactId]) -> dict[FactId, Fact]:
     """IntegrityError names the first id that is not stored."""
     rows = rows_with(connection, select(facts.c.id, facts.c.json), facts.c.id, ids)
-    found = {FactId(row.id): Fact.from_json(json.loads(row.json)) for row in rows}
+    found = {FactId(row.id): parsed("fact", row.id, row.json, Fact.from_json, kind="fact") for row in rows}
     for wanted in ids:
         if wanted not in found:
             raise IntegrityError(f"fact {short(wanted)} is not in this repository", hint="Run `memitvc fsck`.")
     return found
 
 
-def insert_patch(connection: Connection, patch: Patch) -> None:
-    """A patch's rows. If the patch is stored already, only constraints that were missing are filled in.
+def insert_patch(connection: Connection, patch: Patch) -> bool:
+    """A patch's rows. If the patch is stored already, only constraints that were missing are filled in: then True.
 
     IntegrityError if `columns` or `bounds` do not fit the header.
     """
@@ -75,7 +75,8 @@ def insert_patch(connection: Connection, patch: Patch) -> None:
     if known is not None:
         if known.constraints is None and patch.constraints is not None:
             connection.execute(update(patches).where(patches.c.id == patch.id).values(constraints=patch.constraints))
-        return
+            return True
+        return False
     connection.execute(
         insert(patches).values(
             id=patch.id,
@@ -106,6 +107,7 @@ def insert_patch(connection: Connection, patch: Patch) -> None:
             for column, bound in zip(patch.columns, bounds, strict=True)
         ],
     )
+    return False
 
 
 def load_patches(connection: Connection, ids: Collection[PatchId]) -> dict[PatchId, Patch]:
@@ -114,7 +116,7 @@ def load_patches(connection: Connection, ids: Collection[PatchId]) -> dict[Patch
     columns = _layout(connection, ids)
     held = {column for each in columns.values() for column in each}
     found = rows_with(connection, select(column_bounds), column_bounds.c.column, held)
-    bounds = {(row.weight, row.column): float(row.bound) for row in found}
+    bounds = {(row.weight, row.column): _bound(row) for row in found}
     return {patch: _loaded(patch, rows.get(patch), columns.get(patch, ()), bounds) for patch in ids}
 
 
@@ -132,7 +134,9 @@ def _loaded(
 ) -> Patch:
     if row is None:
         raise IntegrityError(f"patch {short(patch)} is not in this repository", hint="Run `memitvc fsck`.")
-    header = PatchHeader.from_json(json.loads(row.header))
+    header = parsed("patch", patch, row.header, PatchHeader.from_json)
+    if len(columns) != (len(header.columns) if header.divisible else 1):
+        raise bad_row("patch", patch, f"{len(columns)} columns have rows, its header has {len(header.columns)}")
     try:
         by_weight = {name: tuple(bounds[name, column] for column in columns) for name in header.weights}
     except KeyError as error:
@@ -194,6 +198,12 @@ def column_positions(connection: Connection, brought: Mapping[ColumnId, CommitId
     return {column: position for column, (_, _, position) in found.items()}
 
 
+def _bound(row: Row[Any]) -> float:
+    if type(row.bound) is not float:
+        raise bad_row("column", row.column, "its bound is not a number")
+    return row.bound
+
+
 def edited_weights(connection: Connection) -> set[str]:
     """The weights that any stored patch touches."""
     return set(connection.execute(select(column_bounds.c.weight).distinct()).scalars())
@@ -203,5 +213,5 @@ def sum_bounds(connection: Connection, columns: Collection[ColumnId]) -> dict[st
     """Per weight, the sum of the columns' bounds in grid units."""
     collected: dict[str, list[float]] = {}
     for row in rows_with(connection, select(column_bounds), column_bounds.c.column, columns):
-        collected.setdefault(row.weight, []).append(float(row.bound))
+        collected.setdefault(row.weight, []).append(_bound(row))
     return {name: math.fsum(values) for name, values in sorted(collected.items())}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, text, update
 
 from memit_vc.errors import IntegrityError, RefMovedError, RevisionError
-from memit_vc.objects import CommitId, Head, RefUpdate, canonical_json, short, utc_now
+from memit_vc.objects import CommitId, Head, JsonValue, RefUpdate, canonical_json, short, utc_now
+from memit_vc.store.journal import REBUILD
+from memit_vc.store.parsed import bad_row, parsed
 from memit_vc.store.records import OperationRow
 from memit_vc.store.schema import meta, operations, refs
 
@@ -17,7 +19,7 @@ from memit_vc.store.schema import meta, operations, refs
 def read_meta(connection: Connection, key: str) -> str:
     value = connection.execute(select(meta.c.value).where(meta.c.key == key)).scalar_one_or_none()
     if value is None:
-        raise IntegrityError(f"the database lacks {key!r}", hint="Run `memitvc fsck`; restore meta.db from a backup.")
+        raise IntegrityError(f"the database lacks {key!r}", hint=REBUILD)
     return str(value)
 
 
@@ -89,8 +91,8 @@ def replace_refs(connection: Connection, wanted: Mapping[str, str], head: str) -
 
 
 @contextmanager
-def logged(connection: Connection, *, verb: str, description: str) -> Iterator[None]:
-    """An operation of what the block changes in refs and HEAD; none where that is nothing.
+def logged(connection: Connection, did: dict[str, JsonValue], *, verb: str, description: str) -> Iterator[None]:
+    """An operation of what the block changes in refs and HEAD; none where that is nothing. It is noted in `did`.
 
     IntegrityError if HEAD would be on a branch that does not exist.
     """
@@ -99,28 +101,54 @@ def logged(connection: Connection, *, verb: str, description: str) -> Iterator[N
     load_head(connection)
     after = load_refs(connection), raw_head(connection)
     if after != before:
-        append_operation(connection, verb=verb, description=description, before=before, after=after)
+        did["operation"] = append_operation(connection, verb, description, before=before, after=after)
 
 
 def append_operation(
     connection: Connection,
-    *,
     verb: str,
     description: str,
+    *,
     before: tuple[Mapping[str, str], str],
     after: tuple[Mapping[str, str], str],
-) -> None:
-    """`before` and `after` are (refs, HEAD)."""
+) -> JsonValue:
+    """`before` and `after` are (refs, HEAD). Returns what the journal says of it."""
+    # what was pruned counts, too: its number is never given out again
+    made = OperationRow(
+        last_number(connection) + 1,
+        utc_now(),
+        verb,
+        description,
+        dict(before[0]),
+        dict(after[0]),
+        before[1],
+        after[1],
+    )
+    insert_operation(connection, made)
+    told = made.to_json()
+    del told["undone_by"]
+    return told
+
+
+def insert_operation(connection: Connection, operation: OperationRow) -> None:
+    texts = {
+        "refs_before": canonical_json(dict(operation.refs_before)).decode(),
+        "refs_after": canonical_json(dict(operation.refs_after)).decode(),
+    }
+    connection.execute(insert(operations).values({**operation.to_row(), **texts, "digest": operation.digest}))
+
+
+def last_number(connection: Connection) -> int:
+    """Of the newest operation that there ever was."""
+    found = connection.execute(text("SELECT seq FROM sqlite_sequence WHERE name = 'operations'")).scalar()
+    return int(found or 0)
+
+
+def set_last_number(connection: Connection, number: int) -> None:
+    """After the operations were inserted: the numbers of pruned ones are not given out again."""
+    connection.execute(text("DELETE FROM sqlite_sequence WHERE name = 'operations'"))
     connection.execute(
-        insert(operations).values(
-            time=utc_now(),
-            verb=verb,
-            description=description,
-            refs_before=canonical_json(dict(before[0])).decode(),
-            refs_after=canonical_json(dict(after[0])).decode(),
-            head_before=before[1],
-            head_after=after[1],
-        )
+        text("INSERT INTO sqlite_sequence (name, seq) VALUES ('operations', :number)"), {"number": number}
     )
 
 
@@ -147,18 +175,29 @@ def load_operations(
 
 
 def mark_undone(connection: Connection, operation: int, by: int | None) -> None:
-    connection.execute(update(operations).where(operations.c.id == operation).values(undone_by=by))
+    (found,) = load_operations(connection, only=operation)
+    changed = replace(found, undone_by=by)
+    connection.execute(
+        update(operations).where(operations.c.id == operation).values(undone_by=by, digest=changed.digest)
+    )
 
 
 def _operation(row: Row[tuple[object, ...]]) -> OperationRow:
-    return OperationRow(
-        id=int(row.id),
+    found = OperationRow(
+        id=row.id,
         time=row.time,
         verb=row.verb,
         description=row.description,
-        refs_before=json.loads(row.refs_before),
-        refs_after=json.loads(row.refs_after),
+        refs_before=parsed("operation", row.id, row.refs_before, dict),
+        refs_after=parsed("operation", row.id, row.refs_after, dict),
         head_before=row.head_before,
         head_after=row.head_after,
         undone_by=row.undone_by,
     )
+    try:
+        whole = found.digest == row.digest
+    except (TypeError, ValueError):  # bytes where text should be
+        whole = False
+    if not whole:
+        raise bad_row("operation", row.id, "it does not hash to its digest")
+    return found

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 
 from sqlalchemy import Connection, and_, delete, insert, select
 
 from memit_vc.objects import CommitId, JsonValue, StateId, StatisticsId, canonical_json, utc_now
 from memit_vc.store.database import rows_with
+from memit_vc.store.parsed import parsed
 from memit_vc.store.schema import evaluations, statistics
 
 
@@ -19,13 +19,15 @@ def load_evaluations(
     statement = select(evaluations).where(evaluations.c.state == state).order_by(evaluations.c.id)
     if kind is not None:
         statement = statement.where(evaluations.c.kind == kind)
-    return {(str(row.kind), str(row.key)): json.loads(row.json) for row in connection.execute(statement)}
+    return {
+        (str(row.kind), str(row.key)): parsed("evaluation", row.key, row.json) for row in connection.execute(statement)
+    }
 
 
 def load_evaluations_of(connection: Connection, commits: Collection[CommitId], kind: str) -> dict[CommitId, JsonValue]:
     """The records of a kind whose key is the id of one of these commits."""
     rows = rows_with(connection, select(evaluations).where(evaluations.c.kind == kind), evaluations.c.key, commits)
-    return {CommitId(row.key): json.loads(row.json) for row in rows}
+    return {CommitId(row.key): parsed("evaluation", row.key, row.json) for row in rows}
 
 
 def replace_evaluation(
@@ -46,7 +48,7 @@ def forget_evaluation(connection: Connection, state: StateId, kind: str, key: st
 
 def load_statistics(connection: Connection) -> dict[StatisticsId, JsonValue]:
     statement = select(statistics).order_by(statistics.c.time, statistics.c.id)
-    return {StatisticsId(row.id): json.loads(row.json) for row in connection.execute(statement)}
+    return {StatisticsId(row.id): parsed("statistics", row.id, row.json) for row in connection.execute(statement)}
 
 
 def replace_statistics(connection: Connection, identifier: StatisticsId, value: JsonValue) -> None:

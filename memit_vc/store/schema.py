@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import (
     Boolean,
     Column,
+    Dialect,
     Double,
     ForeignKey,
     Integer,
@@ -17,9 +18,13 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
 )
 from sqlalchemy.schema import SchemaItem
+from sqlalchemy.types import TypeEngine
+
+from memit_vc.store.parsed import bad_row
 
 # named constraints: a later migration can drop them
 metadata = MetaData(
@@ -32,8 +37,25 @@ metadata = MetaData(
 )
 
 
-def _id() -> String:
-    return String(64)
+class _Text(TypeDecorator[str]):
+    """SQLite keeps bytes in a column of texts if it must: each value is looked at, here and nowhere else."""
+
+    impl: TypeEngine[str] | type[TypeEngine[str]] = Text
+    cache_ok = True
+
+    def process_result_value(self, value: object, dialect: Dialect) -> str | None:  # noqa: ARG002
+        if value is None or isinstance(value, str):
+            return value
+        raise bad_row("value", repr(value), "it is not text")
+
+
+class _String(_Text):
+    impl = String
+    cache_ok = True
+
+
+def _id() -> _String:
+    return _String(64)
 
 
 def _table(name: str, *parts: SchemaItem, **options: Any) -> Table:
@@ -42,8 +64,8 @@ def _table(name: str, *parts: SchemaItem, **options: Any) -> Table:
 
 meta = _table(
     "meta",
-    Column("key", String(64), primary_key=True),  # head, base_id, manifest, weights, files
-    Column("value", Text, nullable=False),
+    Column("key", _String(64), primary_key=True),  # head, base_id, manifest, weights, files, journal
+    Column("value", _Text, nullable=False),
 )
 
 commits = _table(
@@ -51,12 +73,13 @@ commits = _table(
     # parents are inserted before children, so descending seq is a topological order
     Column("seq", Integer, primary_key=True, autoincrement=True),
     Column("id", _id(), nullable=False, unique=True),
-    Column("json", Text, nullable=False),
-    Column("kind", String(32), nullable=False),
-    Column("message", Text, nullable=False),
-    Column("author", Text, nullable=False),
-    Column("time", String(32), nullable=False),
+    Column("json", _Text, nullable=False),
+    Column("kind", _String(32), nullable=False),
+    Column("message", _Text, nullable=False),
+    Column("author", _Text, nullable=False),
+    Column("time", _String(32), nullable=False),
     Column("state", _id(), nullable=False, index=True),
+    Column("record", _id(), nullable=False),  # the object that holds all that this row was made from
 )
 
 parents = _table(
@@ -70,22 +93,22 @@ changes = _table(
     "changes",
     Column("commit", _id(), ForeignKey(commits.c.id), primary_key=True),
     Column("column", _id(), primary_key=True, index=True),
-    Column("change", String(6), nullable=False),  # add or remove
+    Column("change", _String(6), nullable=False),  # add or remove
 )
 
 facts = _table(
     "facts",
     Column("id", _id(), primary_key=True),
-    Column("json", Text, nullable=False),
-    Column("prompt", Text, nullable=False),
-    Column("subject", Text, nullable=False),
-    Column("target", Text, nullable=False),
+    Column("json", _Text, nullable=False),
+    Column("prompt", _Text, nullable=False),
+    Column("subject", _Text, nullable=False),
+    Column("target", _Text, nullable=False),
 )
 
 patches = _table(
     "patches",
     Column("id", _id(), primary_key=True),
-    Column("header", Text, nullable=False),
+    Column("header", _Text, nullable=False),
     Column("dense", Boolean, nullable=False),
     Column("constraints", _id(), nullable=True),
     Column("size", Integer, nullable=False),  # number of columns: the length of patch_columns
@@ -97,13 +120,13 @@ patch_columns = _table(
     Column("position", Integer, primary_key=True),
     Column("column", _id(), nullable=False, index=True),
     Column("fact", _id(), ForeignKey(facts.c.id), nullable=False, index=True),
-    Column("role", String(8), nullable=False),
+    Column("role", _String(8), nullable=False),
 )
 
 column_bounds = _table(
     "column_bounds",
     Column("column", _id(), primary_key=True),
-    Column("weight", Text, primary_key=True),
+    Column("weight", _Text, primary_key=True),
     Column("bound", Double, nullable=False),
 )
 
@@ -115,22 +138,22 @@ commit_patches = _table(
 
 refs = _table(
     "refs",
-    Column("name", String(255), primary_key=True),  # heads/main, tags/v1, remotes/origin/main
+    Column("name", _String(255), primary_key=True),  # heads/main, tags/v1, remotes/origin/main
     Column("commit", _id(), ForeignKey(commits.c.id), nullable=False),
 )
 
 operations = _table(
     "operations",
     Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("time", String(32), nullable=False),
-    Column("verb", String(32), nullable=False),
-    Column("description", Text, nullable=False),
-    Column("argv", Text, nullable=True),  # nothing writes it
-    Column("refs_before", Text, nullable=False),
-    Column("refs_after", Text, nullable=False),
-    Column("head_before", Text, nullable=False),
-    Column("head_after", Text, nullable=False),
+    Column("time", _String(32), nullable=False),
+    Column("verb", _String(32), nullable=False),
+    Column("description", _Text, nullable=False),
+    Column("refs_before", _Text, nullable=False),
+    Column("refs_after", _Text, nullable=False),
+    Column("head_before", _Text, nullable=False),
+    Column("head_after", _Text, nullable=False),
     Column("undone_by", Integer, nullable=True),
+    Column("digest", _id(), nullable=False),  # of all other fields
     sqlite_autoincrement=True,  # the number of a pruned operation is never given out again
 )
 
@@ -139,25 +162,26 @@ evaluations = _table(
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("state", _id(), nullable=False),
     Column("commit", _id(), ForeignKey(commits.c.id), nullable=True),
-    Column("kind", Text, nullable=False),
-    Column("key", Text, nullable=False),
-    Column("json", Text, nullable=False),
-    Column("time", String(32), nullable=False),
+    Column("kind", _Text, nullable=False),
+    Column("key", _Text, nullable=False),
+    Column("json", _Text, nullable=False),
+    Column("time", _String(32), nullable=False),
     UniqueConstraint("state", "kind", "key"),
 )
 
 statistics = _table(
     "statistics",
     Column("id", _id(), primary_key=True),
-    Column("json", Text, nullable=False),
-    Column("time", String(32), nullable=False),
+    Column("json", _Text, nullable=False),
+    Column("time", _String(32), nullable=False),
 )
 
 kept = _table(
     "kept",
     Column("patch", _id(), ForeignKey(patches.c.id), primary_key=True),
     Column("parent", _id(), ForeignKey(commits.c.id), nullable=False),
-    Column("message", Text, nullable=False),
-    Column("json", Text, nullable=False),
-    Column("time", String(32), nullable=False),
+    Column("message", _Text, nullable=False),
+    Column("json", _Text, nullable=False),
+    Column("time", _String(32), nullable=False),
+    Column("record", _id(), nullable=False),  # the object that holds this row and the patch's facts
 )

@@ -32,6 +32,7 @@ from memit_vc.remote.opening import open_remote
 from memit_vc.remote.protocol import Change, Remote
 from memit_vc.repository import Repository
 from tests.support.remotes import World, edited
+from tests.support.synthetic import travelling
 
 __all__ = ["Conformance"]
 
@@ -220,7 +221,7 @@ class Conformance:
     def test_a_lost_object_is_brought_again(self, place: World) -> None:
         with Repository.open(place.work) as here:
             push(here)
-            blobs = list(here.blobs.iterate())
+            blobs = travelling(here)
             for blob in blobs[:2]:
                 here.blobs.path(blob).unlink()
             assert {problem.object for problem in here.fsck()} == set(blobs[:2])

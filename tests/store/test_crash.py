@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -157,6 +158,7 @@ def test_a_torn_write_ahead_log_is_rolled_back(tmp_path: Path) -> None:
         repository.close()
         keep = sqlite3.connect(repository.root / "meta.db")  # holds the log open, so that it is not merged
         keep.execute("SELECT count(*) FROM commits").fetchone()
+        journal = (repository.root / "journal").read_bytes()  # its line is written after the database's commit
         with Repository.open(tmp_path) as second:
             record(second, [fact(2)])
         log = repository.root / "meta.db-wal"
@@ -169,6 +171,11 @@ def test_a_torn_write_ahead_log_is_rolled_back(tmp_path: Path) -> None:
             elif path.name != "meta.db-shm":
                 (copy / ".memitvc" / path.name).write_bytes(path.read_bytes())
         (copy / ".memitvc" / "meta.db-wal").write_bytes(data[: len(data) - 2000] + os.urandom(1000))
+        (copy / ".memitvc" / "journal").write_bytes(journal)
+        (copy / ".memitvc" / "unfinished").unlink()
+        (copy / ".memitvc" / "unfinished").mkdir()
+        (newest,) = keep.execute("SELECT record FROM commits ORDER BY seq DESC LIMIT 1").fetchone()
+        (copy / ".memitvc" / "unfinished" / "1.json").write_text(json.dumps([newest]))
         keep.close()
     with Repository.open(copy) as torn:
         assert torn.head().commit == first.id

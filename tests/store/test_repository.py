@@ -16,7 +16,7 @@ from memit_vc.errors import IntegrityError, MemitVCError, NoRepositoryError, Ref
 from memit_vc.objects import CommitId, RefUpdate, StatisticsId
 from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
-from tests.support.synthetic import EDITABLE, MANIFEST, fact, init, put_patch, record
+from tests.support.synthetic import EDITABLE, MANIFEST, fact, init, put_patch, record, travelling
 
 
 def test_a_new_repository_is_on_main_at_the_root(plain_repository: Repository) -> None:
@@ -63,8 +63,8 @@ def test_open_without_a_repository(tmp_path: Path) -> None:
 
 def test_a_format_of_the_future_is_refused(tmp_path: Path) -> None:
     init(tmp_path).close()
-    (tmp_path / ".memitvc" / "format").write_text("2\n")
-    with pytest.raises(MemitVCError, match="format '2'") as caught:
+    (tmp_path / ".memitvc" / "format").write_text("3\n")
+    with pytest.raises(MemitVCError, match="format '3'") as caught:
         Repository.open(tmp_path)
     assert "Upgrade memit-vc" in str(caught.value.hint)
 
@@ -295,10 +295,10 @@ def test_gc_keeps_what_undo_needs_and_drops_the_rest(plain_repository: Repositor
     trial = collect_garbage(repository, keep_operations=0, grace=0, dry_run=True)
     assert len(list(repository.blobs.iterate())) == blobs
     assert repository.has_commit(made.id)
-    # two patches, two constraints, one provenance that they share
-    assert (trial.commits, trial.blobs, trial.operations) == (2, 5, 4)
+    # two records, two patches, two constraints, one provenance that they share
+    assert (trial.commits, trial.blobs, trial.operations) == (2, 7, 4)
     assert collect_garbage(repository, keep_operations=0, grace=0) == trial
-    assert list(repository.blobs.iterate()) == []
+    assert travelling(repository) == []
     assert not repository.has_commit(made.id)
     with pytest.raises(IntegrityError):
         repository.fact(fact(1).id)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +15,7 @@ from safetensors.numpy import save
 from memit_vc.config import Config
 from memit_vc.objects import (
     BaseManifest,
+    BlobId,
     ColumnId,
     Commit,
     CommitId,
@@ -31,7 +34,7 @@ from memit_vc.objects import (
 )
 from memit_vc.repository import Repository
 
-__all__ = ["EDITABLE", "MANIFEST", "fact", "init", "put_patch", "record"]
+__all__ = ["EDITABLE", "MANIFEST", "fact", "init", "put_patch", "record", "travelling"]
 
 D_OUT, D_IN, QUANTUM = 3, 5, -40
 EDITABLE = tuple(
@@ -130,6 +133,13 @@ def put_patch(
             bounds[w.name] = tuple(float(v) for v in lefts * rights / quanta)
     blob = repository.blobs.put(f"constraints {patch}".encode()) if constraints else None
     return Patch(patch, header, tuple(columns), bounds, blob)
+
+
+def travelling(repository: Repository) -> list[BlobId]:
+    """The objects without the records of commits: what a remote needs under `objects/`."""
+    with closing(sqlite3.connect(repository.root / "meta.db")) as connection:
+        records = {row[0] for row in connection.execute("SELECT record FROM commits UNION SELECT record FROM kept")}
+    return [blob for blob in repository.blobs.iterate() if blob not in records]
 
 
 def record(

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from memit_vc.objects import CommitId, FactId, JsonValue, StateId
+from memit_vc.objects.commit_record import HANDED_ON
 from memit_vc.porcelain.state import LiveState
 
 if TYPE_CHECKING:
@@ -18,11 +19,6 @@ Scores: TypeAlias = Mapping[str, float | None]
 
 Came: TypeAlias = "tuple[Scores | None, Scores]"
 """One fact's scores before its commit, if they are known, and right after it."""
-
-HANDED_ON = "brought"
-"""The kind of evaluation that holds the scores of the commits that a commit replaces. The word is that of the stored
-format (docs/format.md).
-"""
 
 
 def came_in(repository: Repository, commits: Collection[CommitId]) -> dict[CommitId, dict[FactId, Came]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from memit_vc.objects import BlobId, CommitId, FactId, PatchId
-from memit_vc.porcelain.history.scores_at_commit import HANDED_ON
+from memit_vc.objects.commit_record import HANDED_ON
 from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
 from memit_vc.repository import Repository
 

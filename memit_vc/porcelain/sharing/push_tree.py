@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from memit_vc.errors import RemoteError, UsageError
-from memit_vc.objects import CommitId, JsonValue, canonical_json
+from memit_vc.objects import CommitId
+from memit_vc.objects.base_record import BASE, BaseRecord
 from memit_vc.porcelain.sharing.card import model_card
 from memit_vc.porcelain.sharing.outgoing import outgoing
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
-from memit_vc.remote.manifest import ADAPTER, BASE, CARD, HPARAMS, MANIFEST, commit_path, object_path
+from memit_vc.remote.manifest import ADAPTER, CARD, HPARAMS, MANIFEST, commit_path, object_path
 from memit_vc.remote.protocol import Remote, RemoteFile
 from memit_vc.repository import Repository
 
@@ -75,13 +76,9 @@ def commit_files(
 
 
 def _about_the_base(repository: Repository) -> dict[str, bytes]:
-    record: dict[str, JsonValue] = {
-        "files": dict(repository.base_files()),
-        "manifest": repository.base().to_json(),
-        "weights": [weight.to_json() for weight in repository.weights()],
-    }
+    record = BaseRecord(repository.base(), repository.weights(), repository.base_files())
     values = repository.hparams().portable().replace(model_name=repository.config.hub_base or "")
-    return {BASE: canonical_json(record), HPARAMS: values.to_yaml().encode()}
+    return {BASE: record.encode(), HPARAMS: values.to_yaml().encode()}
 
 
 def reader_files(

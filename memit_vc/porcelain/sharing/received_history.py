@@ -18,7 +18,7 @@ from memit_vc.objects import (
     StateId,
     short,
 )
-from memit_vc.porcelain.history.scores_at_commit import HANDED_ON
+from memit_vc.objects.commit_record import HANDED_ON
 from memit_vc.porcelain.sharing.incoming import Incoming
 from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
 from memit_vc.porcelain.sharing.remote_history import Published

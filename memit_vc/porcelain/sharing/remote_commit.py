@@ -2,57 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from memit_vc.errors import IntegrityError, RemoteError, UsageError
 from memit_vc.foreign.text import is_one_line
 from memit_vc.objects import (
-    BlobId,
     Commit,
     CommitId,
     Fact,
-    JsonValue,
-    PatchId,
     canonical_json,
     is_sha256,
     root_commit,
     short,
 )
 from memit_vc.objects.commit import COMMIT_FORMAT
-from memit_vc.porcelain.history.scores_at_commit import HANDED_ON
+from memit_vc.objects.commit_record import HANDED_ON, CommitRecord
 from memit_vc.remote.strict_json import DISTRUST, canonical
 
 _T = TypeVar("_T")
 _FIELDS = {"commit", "facts", "patches", "scores"}
 
 
-@dataclass(frozen=True)
-class RemoteCommit:
-    """`patches` maps each patch that supplies the commit's columns to its constraints, if it has any.
-
-    `scores` are what `commit` measured, before and after, as `show` prints them; None if it measured nothing.
-    `handed_on` are the scores, by fact, that a commit has from the commits that it replaced.
-    """
-
-    commit: Commit
-    facts: tuple[Fact, ...]
-    patches: Mapping[PatchId, BlobId | None]
-    scores: Mapping[str, Any] | None
-    handed_on: Mapping[str, Any] | None = None
-
-    def encode(self) -> bytes:
-        patches: dict[str, JsonValue] = {str(patch): blob for patch, blob in self.patches.items()}
-        record: dict[str, JsonValue] = {
-            "commit": self.commit.to_json(),
-            "facts": [fact.to_json() for fact in self.facts],
-            "patches": patches,
-            "scores": None if self.scores is None else dict(self.scores),
-        }
-        if self.handed_on is not None:
-            record[HANDED_ON] = dict(self.handed_on)
-        return canonical_json(record)
+class RemoteCommit(CommitRecord):
+    """The record of a commit at a remote or in a patch file, read with suspicion."""
 
     @classmethod
     def decode(cls, data: bytes, id: CommitId, where: str) -> RemoteCommit:  # noqa: A002

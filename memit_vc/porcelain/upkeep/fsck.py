@@ -8,14 +8,14 @@ from contextlib import suppress
 from memit_vc.errors import MemitVCError
 from memit_vc.numerics.exact.constraints import read_constraints
 from memit_vc.numerics.exact.patchfile import check_patch
-from memit_vc.objects import StateId, short
+from memit_vc.objects import BlobId, StateId, short
 from memit_vc.porcelain.output.recorded import recorded_hashes, take_back
 from memit_vc.porcelain.output.verify import state_hashes
 from memit_vc.porcelain.state import LiveState
 from memit_vc.porcelain.upkeep.caches import damaged_caches, damaged_statistics, take_back_state
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
-from memit_vc.store.fsck import BAD_JSON
+from memit_vc.store.parsed import BAD_JSON
 from memit_vc.store.records import Problem
 from memit_vc.store.shards import ShardedBase
 
@@ -44,7 +44,10 @@ def fsck(
         problems += damaged_caches(repository, progress=progress)
     if weights:
         problems += _states(repository, progress)
-    return problems, len(repository.orphans())
+    orphans: list[BlobId] = []
+    with suppress(MemitVCError):  # a damaged row is in the way, and reported
+        orphans = repository.orphans()
+    return problems, len(orphans)
 
 
 def _constraints(repository: Repository, progress: Progress) -> Iterator[Problem]:

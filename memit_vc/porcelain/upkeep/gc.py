@@ -41,6 +41,7 @@ def collect_garbage(
         return collect(
             repository.database,
             repository.blobs,
+            repository.journal,
             keep_operations=keep_operations,
             grace=grace,
             dry_run=dry_run,

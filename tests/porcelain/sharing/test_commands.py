@@ -19,6 +19,7 @@ from memit_vc.repository import Repository
 from tests.cli import test_lazy
 from tests.support.places import Cli, Result
 from tests.support.remotes import World, edited
+from tests.support.synthetic import travelling
 
 
 @pytest.fixture
@@ -308,7 +309,7 @@ def test_fetch_makes_a_damaged_object_good(world: World, here: Cli) -> None:
     edit(world, 1)
     here.ok("push")
     with Repository.open(world.work) as repository:
-        blob = next(repository.blobs.iterate())
+        blob = travelling(repository)[0]
         path = repository.blobs.path(blob)
     whole = path.read_bytes()
     for damage in (b"", whole[:-1] + bytes([whole[-1] ^ 1])):

@@ -28,6 +28,7 @@ from memit_vc.repository import Repository
 from tests.support.histories import record
 from tests.support.models import FACTS, tiny
 from tests.support.opened import Opened
+from tests.support.synthetic import travelling
 
 
 def to_root(repository: Repository) -> None:
@@ -45,7 +46,7 @@ def empty(opened: Opened) -> Repository:
     repository = opened("llama")
     to_root(repository)
     collect_garbage(repository, keep_operations=0, grace=0)
-    assert list(repository.blobs.iterate()) == []
+    assert travelling(repository) == []
     return repository
 
 
@@ -383,7 +384,7 @@ def test_a_damaged_container_is_refused(
     (tmp_path / "bad").write_bytes(make(good.read_bytes()))
     with pytest.raises(MemitVCError, match=message):
         import_patch(empty, tmp_path / "bad")
-    assert list(empty.blobs.iterate()) == []
+    assert travelling(empty) == []
 
 
 def test_random_damage_is_refused_or_harmless(empty: Repository, good: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from tests.support.hub.faults import Fault
 from tests.support.hub.loopback import Loopback
 from tests.support.hub.run import memitvc, started
 from tests.support.models import FACTS
+from tests.support.synthetic import travelling
 
 NAME = "ada/facts"
 URL = f"hf://{NAME}"
@@ -87,7 +88,7 @@ def test_there_and_back(client: Loopback, made: Path, work: Path, tmp_path: Path
 def test_git_accepts_what_was_pushed(client: Loopback, work: Path, tmp_path: Path) -> None:
     with Repository.open(work) as repository:
         push(repository)
-        blobs = {blob: repository.blobs.read(blob) for blob in repository.blobs.iterate()}
+        blobs = {blob: repository.blobs.read(blob) for blob in travelling(repository)}
         assert repository.fsck() == []
     check_with_git(client.repos[NAME].store.path, tmp_path / "clone")
     for blob, data in blobs.items():
@@ -177,7 +178,7 @@ def test_a_killed_push_is_completed(hub: Loopback, made: Path, work: Path, route
     assert sent < len(hub.lines("PUT")) or route.endswith("/commit/")
     assert len(store.log("main")) == 2
     with Repository.open(work) as repository:
-        assert len(objects) <= len(list(repository.blobs.iterate()))
+        assert len(objects) <= len(travelling(repository))
         assert repository.refs("remotes/") == {"remotes/origin/main": repository.head().commit}
         assert repository.fsck() == []
 
@@ -222,7 +223,7 @@ def test_the_javascript_client_reads_it(client: Loopback, work: Path, tmp_path: 
 
     with Repository.open(work) as repository:
         push(repository)
-        blobs = {f"objects/{blob[:2]}/{blob[2:]}" for blob in repository.blobs.iterate()}
+        blobs = {f"objects/{blob[:2]}/{blob[2:]}" for blob in travelling(repository)}
         assert repository.fsck() == []
     script = Path(os.environ["HF_HUB_JS"], "read.mjs")
     script.write_text(_SCRIPT, encoding="utf-8")
