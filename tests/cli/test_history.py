@@ -159,7 +159,7 @@ def test_facts_go_onto_another_base(two: Cli, tmp_path: Path, form: str) -> None
 
 def test_eval(two: Cli, tmp_path: Path) -> None:
     first = two.ok("eval", "--json").json
-    assert set(first["scores"]) == {"facts", "total", "perplexity", "probe"}
+    assert set(first["scores"]) == {"facts", "total", "error", "perplexity", "probe"}
     assert len(first["scores"]["facts"]) == 4
     assert two.ok("eval", "--json").json == first  # read back, not measured again
     edits = tmp_path / "more.json"

@@ -61,11 +61,11 @@ def tip(repository: Repository) -> str:
 def measure(repository: Repository) -> None:
     """Scores as `commit` records them, for the newest commit, and provenance of its own."""
     head = repository.head().commit
-    side = {"facts": {}, "total": {"ES": 1.0, "PS": None}, "perplexity": 20.5, "probe": "0" * 64}
+    side = {"facts": {}, "total": {"ES": 1.0, "PS": None}, "error": {"ES": 0.1}, "perplexity": 20.5, "probe": "0" * 64}
     for fact in repository.live_facts(head):
         side["facts"][fact.fact.id] = {"ES": 1.0, "NS": None, "nll": 0.25}  # type: ignore[index]
     state = repository.state_id(repository.state(head))
-    repository.put_evaluation(state, head, "commit", head, {"before": side, "after": side})
+    repository.put_evaluation(state, head, "commit", head, {"before": side, "after": side, "why": {}})
 
 
 @pytest.fixture

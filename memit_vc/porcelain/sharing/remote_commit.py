@@ -54,11 +54,32 @@ class RemoteCommit(CommitRecord):
         if not named or not set(commit.patches) <= patches.keys():
             raise IntegrityError(f"{name}: the names of its patches are wrong", hint=DISTRUST)
         handed = record.get(HANDED_ON)
-        if not (scores is None or _is_pair(scores, _is_side)) or not (
+        if not (scores is None or _are_scores(scores)) or not (
             HANDED_ON not in record or _is_pair(handed, _are_by_fact)
         ):
             raise IntegrityError(f"{name}: its scores cannot be read", hint=DISTRUST)
         return cls(commit, facts, patches, scores, handed)
+
+
+def _are_scores(scores: object) -> bool:
+    """As `Batch.evaluations` writes them."""
+    if not isinstance(scores, dict) or not _are_explanations(scores.get("why")):
+        return False
+    return _is_pair({key: value for key, value in scores.items() if key != "why"}, _is_side)
+
+
+def _are_explanations(why: object) -> bool:
+    """As `numerics.scores.explain.explained` writes them."""
+    return isinstance(why, dict) and all(
+        is_sha256(fact)
+        and isinstance(each, dict)
+        and each.keys() == {"leverage", "left", "agreement", "loss"}
+        and _are_numbers(each["leverage"])
+        and (each["agreement"] is None or _are_numbers(each["agreement"]))
+        and _is_number(each["left"])
+        and _is_number(each["loss"])
+        for fact, each in why.items()
+    )
 
 
 def _is_pair(record: object, is_side: Callable[[object], bool]) -> bool:
@@ -69,11 +90,12 @@ def _is_side(side: object) -> bool:
     """As `Measured.to_json` writes it."""
     return (
         isinstance(side, dict)
-        and side.keys() == {"facts", "total", "perplexity", "probe"}
+        and side.keys() == {"facts", "total", "error", "perplexity", "probe"}
         and isinstance(side["probe"], str)
         and _is_number(side["perplexity"])
         and _are_by_fact(side["facts"])
         and _are_numbers(side["total"])
+        and _are_numbers(side["error"])
     )
 
 

@@ -164,8 +164,8 @@ def removed_from_nothing(record: dict[str, Any]) -> None:
 
 
 def scores(forge: Forge) -> None:
-    side = {"facts": {}, "total": {"ES": "all"}, "perplexity": None, "probe": ""}
-    forge.edit(lambda record: record.update({"scores": {"before": side, "after": side}}))
+    side = {"facts": {}, "total": {"ES": "all"}, "error": {}, "perplexity": None, "probe": ""}
+    forge.edit(lambda record: record.update({"scores": {"before": side, "after": side, "why": {}}}))
 
 
 def under_another_name(forge: Forge) -> None:
