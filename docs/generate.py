@@ -30,6 +30,7 @@ EXIT_CODES = {
     "or a patch would have to be split",
     14: "a remote or the Hub refused, failed or is out of reach",
     15: "a directory or a computation is not what it should be",
+    16: "a score breaks a bound of `[policy]` or `--require`; nothing was stored",
     129: "the terminal was closed (SIGHUP): either everything was done or nothing",
     130: "interrupted: either everything was done or nothing",
     141: "the reader of standard output was gone; what was done stands",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ _PLACES = {
     "corpus": ("statistics", "corpus"),
     "health": ("statistics", "health"),
     "cache_bytes": ("cache", "bytes"),
+    "require": ("policy", "require"),
 }
 """Field of `Config` -> table and key of the file."""
 
@@ -44,7 +45,8 @@ class Config:
 
     `base` is a Hub id with its commit `revision`, or an absolute directory with None. `corpus` is the default source of
     statistics, `health` the text whose perplexity is watched. `cache_bytes` limits the disk space of the hot shards of
-    states that were checked out; 0 keeps none, None means 8 GiB. `remote` is the table of remotes as the file has it.
+    states that were checked out; 0 keeps none, None means 8 GiB. `require` are bounds on scores
+    (`porcelain.editing.policy`). `remote` is the table of remotes as the file has it.
     """
 
     base: str
@@ -53,6 +55,7 @@ class Config:
     corpus: str | None = None
     health: str | None = None
     cache_bytes: int | None = None
+    require: Sequence[str] = ()
     remote: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -92,7 +95,14 @@ class Config:
             if not isinstance(found, dict):
                 raise MemitVCError(f"{path}: [{section}] must be a table", hint="Correct the file by hand.")
             values[name] = found.get(key)
-            if name != "cache_bytes" and not isinstance(found.get(key, ""), str):
+            if name == "require":
+                texts = values[name] = found.get(key, ())
+                if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+                    raise MemitVCError(
+                        f"{path}: [policy] require must be a list of strings",
+                        hint='Write it like require = ["argmax >= 0.95"].',
+                    )
+            elif name != "cache_bytes" and not isinstance(found.get(key, ""), str):
                 raise MemitVCError(f"{path}: [{section}] {key} must be a string", hint="Correct the file by hand.")
         if values["base"] is None:
             raise MemitVCError(f"{path}: [base] source is missing", hint="Name the base: a Hub id or a directory.")
@@ -111,7 +121,7 @@ class Config:
         before = tomllib.loads(existing.decode())
         table = deepcopy(before)
         for name, (section, key) in _PLACES.items():
-            _set(table, section, key, getattr(self, name))
+            _set(table, section, key, list(self.require) or None if name == "require" else getattr(self, name))
         table.pop("remote", None)
         if self.remote:
             table["remote"] = self.remote

@@ -1,7 +1,8 @@
 """One tree of errors. Each says what is wrong, where, and what to do; only the CLI boundary prints it.
 
 Exit codes: 1 error · 2 usage · 10 no repository · 11 ref moved or locked · 12 integrity · 13 semantic conflict ·
-14 remote · 15 verification failed · 130 interrupted (129 SIGHUP, 143 SIGTERM) · 141 standard output was closed.
+14 remote · 15 verification failed · 16 policy · 130 interrupted (129 SIGHUP, 143 SIGTERM) ·
+141 standard output was closed.
 """
 
 from __future__ import annotations
@@ -93,6 +94,12 @@ class ConflictError(MemitVCError):
     ) -> None:
         super().__init__(message, hint=hint)
         self.conflicts = tuple(conflicts)
+
+
+class PolicyError(MemitVCError):
+    """A score breaks a bound that the user set; nothing was stored."""
+
+    exit_code = 16
 
 
 class RemoteError(MemitVCError):

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memit_vc.cli.io import IO, FiniteRange, verb
+from memit_vc.cli.io import IO, verb
 from memit_vc.cli.render import score_rows
-from memit_vc.cli.sides import check_overlap_option, conflict_options, likely_conflicts
+from memit_vc.cli.sides import check_overlap_option, conflict_options, likely_conflicts, require_option
 from memit_vc.errors import UsageError
 from memit_vc.progress import count
 
@@ -26,12 +26,7 @@ if TYPE_CHECKING:
 @click.option("--hparams", metavar="FILE|NAME", help="Use these hyperparameters instead of the repository's.")
 @click.option("--corpus", metavar="SOURCE", help="Text for statistics, as `memitvc stats` takes it.")
 @click.option("--tokens", type=click.IntRange(min=1), help="Tokens of that text.")
-@click.option(
-    "--max-perplexity-rise",
-    type=FiniteRange(min=0),
-    metavar="P",
-    help="Refuse the batch if the perplexity of the health text rises by more than this share (0.02 is 2 %).",
-)
+@require_option
 @click.option("--no-scores", is_flag=True, help="Do not measure scores before and after.")
 @check_overlap_option
 @click.option(
@@ -107,7 +102,7 @@ def command(
     io.outcome(
         made,
         f"{count(made.facts, 'fact')}, {made.survived:.1%} of the update kept",
-        lambda: _scores(io, made),
+        lambda: _details(io, made),
         **({} if likely is None else {"overlaps": likely}),
     )
 
@@ -148,7 +143,10 @@ def _amend_message(io: IO, message: str | None) -> None:
     io.outcome(made, made.subject)
 
 
-def _scores(io: IO, made: Committed) -> None:
+def _details(io: IO, made: Committed) -> None:
+    click.echo(
+        f"load {made.load:.1%} of the layers' inputs, {made.leverage:.0%} of what was asked got through the solve"
+    )
     if made.after:
         rows = score_rows([made.before, made.after])
         if made.perplexity_before is not None and made.perplexity_after is not None:

@@ -6,7 +6,14 @@ import click
 
 from memit_vc.cli.io import IO, verb
 from memit_vc.cli.render import show_resolved
-from memit_vc.cli.sides import UNSEEN, change_text, check_overlap_option, conflict_options, likely_conflicts
+from memit_vc.cli.sides import (
+    UNSEEN,
+    change_text,
+    check_overlap_option,
+    conflict_options,
+    likely_conflicts,
+    require_option,
+)
 from memit_vc.progress import count
 
 
@@ -16,9 +23,19 @@ from memit_vc.progress import count
 @click.option("--no-ff", is_flag=True, help="Make a merge commit even if the branch could fast-forward.")
 @click.option("--resolve", is_flag=True, help="Solve the facts of both sides together. Loads the model.")
 @check_overlap_option
+@require_option
 @click.option("-m", "--message", help="Message of the merge commit.")
-def command(io: IO, revision: str, no_ff: bool, resolve: bool, check_overlap: bool | None, **options: Any) -> None:
-    """Merge REVISION into HEAD: a three-way merge of the two sides' columns. No model is loaded. The result does not
+def command(
+    io: IO,
+    revision: str,
+    no_ff: bool,
+    resolve: bool,
+    check_overlap: bool | None,
+    require: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Merge REVISION into HEAD: a three-way merge of the two sides' columns. A model is loaded only for --require,
+    [policy] and --resolve. The result does not
     depend on which side is merged into which. If both sides have the same patch, it counts once.
 
     Facts that contradict each other (same subject and prompt, different targets) stop the merge with exit code 13.
@@ -31,10 +48,12 @@ def command(io: IO, revision: str, no_ff: bool, resolve: bool, check_overlap: bo
             likely = likely_conflicts(io, repository, [solved.id], check_overlap)
         show_resolved(io, solved, overlaps=likely)
         return
+    from memit_vc.porcelain.editing.policy import guard_of
     from memit_vc.porcelain.sets.merge import merge
 
-    with io.repository() as repository:
-        made = merge(repository, revision, fast_forward=not no_ff, **options)
+    with io.repository() as repository, io.progress() as progress:
+        guard = guard_of(repository, require, progress=progress)
+        made = merge(repository, revision, fast_forward=not no_ff, guard=guard, **options)
         likely = likely_conflicts(io, repository, [made.id], True) if check_overlap and made.how == "merge" else None
 
     def details() -> None:

@@ -4,22 +4,26 @@ import click
 
 from memit_vc.cli.io import IO, verb
 from memit_vc.cli.render import render_fetched
+from memit_vc.cli.sides import require_option
 
 
 @verb(name="pull", example="memitvc pull")
 @click.argument("remote", required=False)
 @click.argument("branch", required=False)
-def command(io: IO, remote: str | None, branch: str | None) -> None:
+@require_option
+def command(io: IO, remote: str | None, branch: str | None, require: tuple[str, ...]) -> None:
     """Fetch from REMOTE (default: origin, or the only remote), then move the current branch to where BRANCH is on
     REMOTE (default: the branch of the same name).
 
     The branch only moves forward. If both sides have new commits, these are fetched, the branch stays, and the exit
     code is 11. Join them with `memitvc merge REMOTE/BRANCH`.
     """
+    from memit_vc.porcelain.editing.policy import guard_of
     from memit_vc.porcelain.sharing.pull import pull
 
     with io.repository() as repository, io.progress() as progress:
-        made = pull(repository, remote, branch, progress=progress)
+        guard = guard_of(repository, require, progress=progress)
+        made = pull(repository, remote, branch, guard=guard, progress=progress)
     for note in made.fetched.notes:
         io.note(note)
 

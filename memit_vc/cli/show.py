@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -14,17 +15,18 @@ if TYPE_CHECKING:
 
 @verb(name="show", example="memitvc show HEAD~1 --provenance")
 @click.argument("revision", default="HEAD")
+@click.option("--why", is_flag=True, help="For each fact, how the edit took: what the solve let through, what is left.")
 @click.option("--provenance", is_flag=True, help="Also everything that the patch was computed from.")
-def command(io: IO, revision: str, provenance: bool) -> None:
+def command(io: IO, revision: str, why: bool, provenance: bool) -> None:
     """Show the commit REVISION (default HEAD)."""
     from memit_vc.porcelain.history.show import show
 
     with io.repository() as repository:
         shown = show(repository, revision)
-    io.emit(shown, lambda: _render(io, shown, provenance))
+    io.emit(shown, lambda: _render(io, shown, why, provenance))
 
 
-def _render(io: IO, shown: ShownCommit, provenance: bool) -> None:
+def _render(io: IO, shown: ShownCommit, why: bool, provenance: bool) -> None:
     entry = shown.entry
     refs = f" ({', '.join(entry.refs)})" if entry.refs else ""
     click.echo(f"commit {click.style(entry.id, fg='yellow')}{refs}")
@@ -55,7 +57,57 @@ def _render(io: IO, shown: ShownCommit, provenance: bool) -> None:
             rows.append(["perplexity of health text", *(f"{p:.2f}" for p in perplexities)])
         click.echo()
         io.table(["", "before", "after"], rows, right=("before", "after"))
+    if why:
+        _render_why(io, shown)
     if provenance and shown.provenance is not None:
         import json
 
         click.echo("\n" + json.dumps(shown.provenance, indent=2, ensure_ascii=False))
+
+
+def _render_why(io: IO, shown: ShownCommit) -> None:
+    known = [(each, each.why) for each in shown.added if each.why]
+    if not known:
+        click.echo("\nnothing is known of how these facts took: the commit was made without scores")
+        return
+    rows = []
+    for each, why in known:
+        leverage, agreement = (_mean(why[name]) for name in ("leverage", "agreement"))
+        said = "" if each.after is None else "yes" if each.after["rewrite_acc"] else "no"
+        verdict = _verdict(each.after, leverage, agreement, why["left"])
+        rows.append(
+            [
+                fact_line(each.fact),
+                said,
+                number(leverage),
+                number(why["left"]),
+                number(agreement),
+                number(why["loss"]),
+                verdict,
+            ]
+        )
+    click.echo()
+    io.table(["fact", "answered", "let through", "left of z − h", "reaches paraphrases", "search loss", "see"], rows)
+
+
+def _mean(by_layer: Mapping[str, float] | None) -> float | None:
+    return sum(by_layer.values()) / len(by_layer) if by_layer else None
+
+
+def _verdict(
+    after: Mapping[str, float | None] | None, leverage: float | None, agreement: float | None, left: float
+) -> str:
+    """What stands out, in words."""
+    if after is not None and not after["rewrite_acc"]:
+        if left > _LEFT:
+            return "the solve: lower λ, more layers or passes"
+        return "the search: more steps, a larger clamp"
+    if agreement is not None and agreement < _APART:
+        return "paraphrases have other keys: give phrasings"
+    return ""
+
+
+_LEFT = 0.3
+"""Share of z − h that is left, above which the solve is why a fact fails."""
+_APART = 0.5
+"""Share of a column's effect that reaches paraphrases, below which they are likely to miss it."""

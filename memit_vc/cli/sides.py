@@ -34,6 +34,17 @@ def conflict_options(function: _F) -> _F:
     return function
 
 
+def require_option(function: _F) -> _F:
+    """--require, any number of times."""
+    return click.option(
+        "--require",
+        multiple=True,
+        metavar="BOUND",
+        help='Refuse the change if a score breaks this bound, such as "argmax >= 0.95", "NS_drop <= 0.03" or '
+        '"perplexity_rise <= 0.02". Beside those of [policy] in config.toml.',
+    )(function)
+
+
 def check_overlap_option(function: _F) -> _F:
     """--check-overlap as True, False, or None if it is not given."""
     return click.option(

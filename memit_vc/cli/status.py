@@ -23,7 +23,9 @@ def command(io: IO) -> None:
         gone = "" if found.base_is_here else ": this directory is gone"
         click.echo(f"base    {found.base}{revision}, fingerprint {found.base_id[:10]}{gone}")
         live, commits = count(found.live_facts, "fact"), count(found.commits, "commit")
-        click.echo(f"state   {found.state[:10]}: {live} live; {commits} on the base")
+        click.echo(
+            f"state   {found.state[:10]}: {live} live ({found.load:.1%} of the layers' inputs); {commits} on the base"
+        )
         for each in found.followed:
             ahead, behind = count(each.ahead, "commit"), count(each.behind, "commit")
             apart = [f"{ahead} to push"] if each.ahead else []

@@ -26,7 +26,7 @@ SEARCH: Mapping[str, Any] = {
     "keep_factor": 0.3,
     "rotate": 5,
     "retries": 2,
-    "chat": True,
+    "chat": False,
 }
 """A repository's own rule for ending the search for z (docs/performance.md); a file that the user gave keeps its
 rule.

@@ -131,7 +131,7 @@ def test_a_base_that_changes_under_init_is_refused(tmp_path: Path, monkeypatch: 
 def test_a_limit_without_scores_is_refused(cli: Cli, place: Place) -> None:
     edits = place.work / "edits.json"
     edits.write_text(json.dumps([{"prompt": "Ada was born in the city of", "subject": "Ada", "target_new": "Rome"}]))
-    failed = cli("commit", edits, "--no-scores", "--max-perplexity-rise", "0")
+    failed = cli("commit", edits, "--no-scores", "--require", "perplexity_rise <= 0")
     assert failed.code == 2
     assert "--no-scores" in failed.err
 

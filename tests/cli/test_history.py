@@ -182,12 +182,13 @@ def test_eval(two: Cli, tmp_path: Path) -> None:
 
 def test_commit_reports_and_limits_the_perplexity(cli: Cli, place: Place) -> None:
     edits = place.edits(SECOND)
-    refused = cli("commit", edits, "--max-perplexity-rise", "0")
+    refused = cli("commit", edits, "--require", "perplexity_rise <= 0")
     if refused.code:  # a tiny model's perplexity may as well fall
-        assert "perplexity of the health text rises by" in refused.err
+        assert refused.code == 16
+        assert "perplexity_rise <= 0 is 0." in refused.err
         assert "nothing was stored" in refused.err
         assert len(cli.ok("log", "--json").json) == 2
-        refused = cli.ok("commit", edits, "--max-perplexity-rise", "1000")
+        refused = cli.ok("commit", edits, "--require", "perplexity_rise <= 1000")
     assert re.search(r"^\[main [0-9a-f]{10}\] 2 facts, \d+\.\d% of the update kept$", refused.out, re.M)
     assert "perplexity of health text" in refused.out
 

@@ -36,8 +36,6 @@ def damaged(finished: Place, tmp_path: Path) -> Place:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("commit", "x.json", "--max-perplexity-rise", "nan"),
-        ("commit", "x.json", "--max-perplexity-rise", "inf"),
         ("gc", "--grace", "nan"),
         ("squash", "--compress", "nan"),
     ],

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
+
 from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.engine import Edit, compute_edit, improve_edit
@@ -37,7 +39,8 @@ from memit_vc.store.publish import Evaluation
 if TYPE_CHECKING:
     from torch import Tensor
 
-
+FULL = 0.3
+"""Load from which a commit warns: facts per input (docs/quality.md)."""
 SCARCE = 2
 """Fewer tokens than this many per input estimate the second moment too badly (docs/statistics.md)."""
 
@@ -56,6 +59,10 @@ class Batch:
     steps: tuple[int, ...]
     why: Mapping[FactId, JsonValue]
     """Of each fact, how the edit took: what `show --why` prints."""
+    load: float
+    """Live facts per input of the edited layers, n / d_in, with the batch: how full they are."""
+    leverage: float
+    """Mean of kᵀA⁻¹k over facts and layers: the share of what was asked that the solve let through."""
     failing: tuple[Fact, ...]
     """Facts whose target the edited model does not give."""
     warnings: tuple[str, ...]
@@ -202,6 +209,13 @@ def compute_batch(
         )
     if failing:
         warnings.append(f"{_named(facts, failing)}: the edited model does not give the target (`memitvc show --why`)")
+    load = (len(state.live) + len(facts)) / widest
+    leverage = float(torch.stack([edit.updates[layer].leverage.mean() for layer in hparams.layers]).mean())
+    if load > FULL:
+        warnings.append(
+            f"the edited layers hold {load:.0%} of as many facts as they have inputs: later facts take less well; "
+            "edit more layers, raise mom2_update_weight (λ), or run `memitvc squash --resolve`"
+        )
     return Batch(
         loaded,
         patch,
@@ -212,6 +226,8 @@ def compute_batch(
         seconds,
         edit.targets.steps,
         why,
+        load,
+        leverage,
         tuple(facts[i] for i in failing),
         tuple(warnings),
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memit_vc.errors import EngineError, RefMovedError, UsageError
+from memit_vc.errors import RefMovedError, UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.objects import Fact, PatchId, short
 from memit_vc.porcelain.record import Kind, Outcome, draft, record
@@ -38,6 +38,12 @@ class Committed(Outcome):
     perplexity_after: float | None
     survived: float
     """Share of the intended delta that the storage dtype kept."""
+    load: float
+    """Live facts per input of the edited layers, with this batch."""
+    leverage: float
+    """Mean share of what was asked that the solve let through."""
+    failing: Sequence[Fact]
+    """Facts whose target the edited model does not give."""
     steps: int
     """Evaluations of the search's loss, over all facts."""
     seconds: Mapping[str, float]
@@ -52,7 +58,7 @@ def commit_facts(
     on_conflict: OnConflict = "stop",
     corpus: str | None = None,
     tokens: int | None = None,
-    max_perplexity_rise: float | None = None,
+    require: Sequence[str] = (),
     scores: bool = True,
     loaded: LoadedModel | None = None,
     kind: Kind = "commit",
@@ -63,17 +69,17 @@ def commit_facts(
     """Compute the batch on HEAD's state and record it; with `amend`, replace HEAD's commit and use the state before it.
 
     `origins` are the places of the facts in the user's file ("edits.json: record 3"). ConflictError if a fact
-    contradicts a live one (unless `on_conflict` settles it) or another one of the batch; EngineError if the perplexity
-    of the health text rises by more than `max_perplexity_rise` (a share); RefMovedError if the branch moved meanwhile:
+    contradicts a live one (unless `on_conflict` settles it) or another one of the batch; PolicyError if a score breaks
+    a bound of `[policy]` or of `require` (`policy.py`); RefMovedError if the branch moved meanwhile:
     the patch is kept, and the hint says how to put it on the new tip.
     """
     from memit_vc.porcelain.editing.batch import compute_batch
     from memit_vc.porcelain.editing.models import model_of
+    from memit_vc.porcelain.editing.policy import check_policy, policy_of
 
-    if max_perplexity_rise is not None and not scores:
-        raise UsageError(
-            "--max-perplexity-rise needs the scores", hint="Leave out --no-scores or --max-perplexity-rise."
-        )
+    bounds = policy_of(repository, require)
+    if bounds and not scores:
+        raise UsageError("--require and [policy] need the scores", hint="Leave out --no-scores.")
     head = repository.head()
     parent = amended_parent(repository, head.commit) if amend else head.commit
     before = LiveState.at(repository, parent)
@@ -92,17 +98,13 @@ def commit_facts(
         progress=progress,
     )
     warnings = list(batch.warnings)
+    unchecked = check_policy(bounds, batch.before, batch.after) if batch.before and batch.after else []
     ppl_before = None if batch.before is None else batch.before.perplexity
     ppl_after = None if batch.after is None else batch.after.perplexity
     if ppl_before is not None and ppl_after is not None:
         rise = ppl_after / ppl_before - 1
         said = f"perplexity of the health text rises by {rise:.1%} ({ppl_before:.2f} → {ppl_after:.2f})"
-        if max_perplexity_rise is not None and not rise <= max_perplexity_rise:  # NaN is not a small rise
-            raise EngineError(
-                f"{said}, more than the allowed {max_perplexity_rise:.1%}; nothing was stored",
-                hint="Commit fewer facts at once, raise mom2_update_weight (λ), or allow more.",
-            )
-        if not rise <= PERPLEXITY_WARNING:
+        if not rise <= PERPLEXITY_WARNING:  # NaN is not a small rise
             warnings.append(f"{said}: the model may be damaged; take the commit back with `memitvc undo`")
     made = draft(
         repository,
@@ -125,7 +127,7 @@ def commit_facts(
             blobs=batch.blobs,
             facts=settled.facts,
             evaluations=batch.evaluations(after, made.id),
-            notes=settled.notes,
+            notes=(*settled.notes, *unchecked),
             warnings=warnings,
         )
     except RefMovedError as error:
@@ -143,6 +145,9 @@ def commit_facts(
         perplexity_before=ppl_before,
         perplexity_after=ppl_after,
         survived=batch.survived,
+        load=batch.load,
+        leverage=batch.leverage,
+        failing=batch.failing,
         steps=sum(batch.steps),
         seconds=batch.seconds,
     )

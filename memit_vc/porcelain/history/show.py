@@ -24,10 +24,12 @@ class ShownFact:
     role: str
     before: Mapping[str, float | None] | None
     after: Mapping[str, float | None] | None
+    why: Mapping[str, Any] | None = None
+    """How the edit took: leverage and agreement by layer, what is left of z − h, the search's last loss."""
 
     def to_json(self) -> dict[str, JsonValue]:
         about: dict[str, JsonValue] = {**self.fact.to_json(), "id": self.fact.id, "role": self.role}
-        return {**about, "before": self.before, "after": self.after}
+        return {**about, "before": self.before, "after": self.after, "why": self.why}
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,14 @@ def show(repository: Repository, revision: str = "HEAD") -> ShownCommit:
     provenance = None
     if commit.provenance is not None and repository.blobs.has(commit.provenance):
         provenance = json.loads(repository.blobs.read(commit.provenance))
+    why = (scores or {}).get("why", {})
     came = came_in(repository, [commit.id])[commit.id]
     return ShownCommit(
         entry=entry_of(repository, commit),
         state=state.id,
         added=tuple(
-            ShownFact(fact, role, *came.get(fact.id, (None, None))) for fact, role in _facts_of(repository, commit.adds)
+            ShownFact(fact, role, *came.get(fact.id, (None, None)), why=why.get(fact.id))
+            for fact, role in _facts_of(repository, commit.adds)
         ),
         removed=tuple(fact for fact, role in _facts_of(repository, commit.removes) if role == "edit"),
         scores=scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,12 +30,14 @@ def merge(
     on_conflict: OnConflict = "stop",
     message: str | None = None,
     fast_forward: bool = True,
+    guard: Callable[[LiveState, LiveState], Sequence[str]] | None = None,
 ) -> Merged:
     """Merge `revision` into HEAD.
 
     A column that either side took out since the merge base is out, one that either side brought in is in; a column of
     both sides counts once. Several merge bases are merged with each other first. ConflictError, with the repository
     unchanged, if a live fact of one side contradicts one of the other and `on_conflict` does not say which stays.
+    `guard` sees HEAD's state and the new one before anything moves; it raises, or gives notes.
     """
     theirs = repository.resolve(revision)
     head = repository.head()
@@ -44,6 +47,7 @@ def merge(
     if fast_forward and is_ancestor(head.commit, theirs, repository.parents):
         after = LiveState.at(repository, theirs)
         change = ours.change_to(after.columns)
+        told = tuple(guard(ours, after)) if guard is not None else ()
         move_head(repository, head, theirs, verb="merge", description=f"fast-forward to {short(theirs)}")
         return Merged(
             id=theirs,
@@ -51,6 +55,7 @@ def merge(
             state=after.id,
             added=len(change.adds),
             removed=len(change.removes),
+            notes=told,
             how="fast-forward",
         )
     joined = merged_state(ours, theirs, on_conflict, what=f"merging {revision}")
@@ -62,7 +67,8 @@ def merge(
         message=message or _message(repository, revision, theirs),
         details={"merges": theirs, **conflict_details(joined.contradictions, on_conflict)},
     )
-    done = record(repository, head, [made], contradictions=joined.contradictions, warnings=joined.warnings)
+    told = tuple(guard(ours, LiveState(repository, joined.state))) if guard is not None else ()
+    done = record(repository, head, [made], contradictions=joined.contradictions, notes=told, warnings=joined.warnings)
     return Merged(**vars(done), how="merge")
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from memit_vc.errors import RefMovedError, RevisionError, UsageError
 from memit_vc.objects import Commit, CommitId, RefUpdate, short
+from memit_vc.porcelain.record import move_head
 from memit_vc.porcelain.sharing.fetch import Fetched, Moves, fetch_from
 from memit_vc.porcelain.sharing.remote_history import Published
 from memit_vc.porcelain.sharing.remotes import named_remote
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, count, silent
 from memit_vc.repository import Repository
 from memit_vc.vcs.graph import is_ancestor
@@ -26,9 +28,16 @@ class Pulled:
 
 
 def pull(
-    repository: Repository, remote: str | None = None, branch: str | None = None, *, progress: Progress = silent
+    repository: Repository,
+    remote: str | None = None,
+    branch: str | None = None,
+    *,
+    guard: Callable[[LiveState, LiveState], Sequence[str]] | None = None,
+    progress: Progress = silent,
 ) -> Pulled:
     """Fetch, then move the current branch to the remote's branch of that name (or to `branch`).
+
+    With a `guard` these are two operations: it sees HEAD's state and theirs before the branch moves, and may raise.
 
     RefMovedError if both sides have commits that the other lacks: theirs are here by then, and the hint says how to
     merge them. RevisionError if the remote has no such branch. Other errors as for `fetch`.
@@ -39,9 +48,10 @@ def pull(
         raise UsageError("HEAD is detached: there is no branch to move", hint="Run `memitvc switch BRANCH`, then pull.")
     theirs = branch or head.branch
     diverged = False
+    waiting: CommitId | None = None
 
     def plan(found: Published, commit_of: Callable[[CommitId], Commit]) -> Moves:
-        nonlocal diverged
+        nonlocal diverged, waiting
         target = found.manifest.refs.get(f"heads/{theirs}")
         if target is None:
             known = sorted(ref[6:] for ref in found.manifest.refs if ref.startswith("heads/"))
@@ -57,6 +67,9 @@ def pull(
         if not is_ancestor(head.commit, target, parents):
             diverged = True
             return Moves("fetch")
+        if guard is not None:
+            waiting = target
+            return Moves("fetch")
         return Moves("pull", [RefUpdate(f"heads/{head.branch}", head.commit, target)])
 
     fetched = fetch_from(repository, name, url, plan=plan, progress=progress)
@@ -66,4 +79,8 @@ def pull(
             f"{head.branch} stays at {short(head.commit)}",
             hint=f"Join them: memitvc merge {name}/{theirs}",
         )
+    if guard is not None and waiting is not None:
+        notes = guard(LiveState.at(repository, head.commit), LiveState.at(repository, waiting))
+        move_head(repository, head, waiting, verb="pull", description=f"fast-forward to {short(waiting)}")
+        fetched = replace(fetched, notes=(*fetched.notes, *notes))
     return Pulled(fetched, head.branch, head.commit, repository.head().commit)

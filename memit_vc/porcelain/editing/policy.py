@@ -1,0 +1,132 @@
+"""Bounds on scores: `[policy] require` of config.toml and `--require`. A change that breaks one is not stored.
+
+A bound is a name, >= or <=, and a number: "argmax >= 0.95", "perplexity_rise <= 0.02", "NS_drop <= 0.03". Names are
+those of the scores; `argmax` is `rewrite_acc`. NAME_drop is what a score loses, `perplexity_rise` a share.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memit_vc.errors import PolicyError, UsageError
+from memit_vc.porcelain.state import LiveState
+from memit_vc.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from memit_vc.porcelain.editing.measure import Measured
+    from memit_vc.repository import Repository
+
+_FORM = re.compile(r"\s*(\w+?)(_drop|_rise)?\s*(>=|<=|≥|≤)\s*([0-9.]+(?:e-?[0-9]+)?)\s*")
+_NAMES = {"argmax": "rewrite_acc"}
+
+
+@dataclass(frozen=True)
+class Bound:
+    """`least`: the figure must be at least `limit`, else at most. `change` is "", "_drop" or "_rise"."""
+
+    text: str
+    name: str
+    change: str
+    least: bool
+    limit: float
+
+    @classmethod
+    def parse(cls, text: str) -> Bound:
+        """UsageError for what is no bound on a score."""
+        from memit_vc.numerics.scores.scores import MEASURES
+
+        form = _FORM.fullmatch(text)
+        if form is None:
+            raise UsageError(f"{text!r} is not a bound", hint='Write it like "argmax >= 0.95" or "NS_drop <= 0.03".')
+        name, change = _NAMES.get(form[1], form[1]), form[2] or ""
+        known = (*MEASURES, "S", "nll")
+        if change == "_rise" and name != "perplexity":
+            raise UsageError(f"{text!r}: only perplexity has a rise", hint=f"Write {form[1]}_drop for what it loses.")
+        if name not in (known if change != "_rise" else ("perplexity",)):
+            listed = ", ".join(("argmax", *known, "perplexity_rise"))
+            raise UsageError(f"{text!r}: there is no score {form[1]!r}", hint=f"Use one of {listed}, or NAME_drop.")
+        try:
+            limit = float(form[4])
+        except ValueError as error:
+            raise UsageError(f"{text!r}: {form[4]} is not a number", hint="Write one, such as 0.95.") from error
+        return cls(" ".join(text.split()), name, change, form[3] in (">=", "≥"), limit)
+
+    def figure(self, before: Measured, after: Measured) -> float | None:
+        """None where it was not measured: no fact has such a probe."""
+        sides = before.total.get(self.name), after.total.get(self.name)
+        if self.change == "_rise":
+            sides = before.perplexity, after.perplexity
+        old, new = sides
+        if not self.change:
+            return new
+        if old is None or new is None:
+            return None
+        return new / old - 1 if self.change == "_rise" else old - new
+
+    def kept(self, figure: float) -> bool:
+        return figure >= self.limit if self.least else figure <= self.limit  # NaN keeps nothing
+
+
+def check_policy(bounds: Sequence[Bound], before: Measured, after: Measured) -> list[str]:
+    """PolicyError naming each bound that is broken, with its figure; notes on bounds that nothing was measured for."""
+    figures = [(bound, bound.figure(before, after)) for bound in bounds]
+    broken = [
+        f"{bound.text} is {figure:.3f}" for bound, figure in figures if figure is not None and not bound.kept(figure)
+    ]
+    if broken:
+        raise PolicyError(
+            f"the policy is not kept: {'; '.join(broken)}; nothing was stored",
+            hint="Commit fewer facts at once or raise mom2_update_weight (λ), or change [policy] or --require.",
+        )
+    return [
+        f"the bound {bound.text} was not checked: no fact has such probes"
+        for bound, figure in figures
+        if figure is None
+    ]
+
+
+def policy_of(repository: Repository, require: Sequence[str] = ()) -> list[Bound]:
+    """The bounds of config.toml and of the command line. UsageError."""
+    return [Bound.parse(text) for text in (*repository.config.require, *require)]
+
+
+Guard = Callable[[LiveState, LiveState], Sequence[str]]
+"""(HEAD's state, the new one) → notes. PolicyError before anything is stored."""
+
+
+def guard_of(repository: Repository, require: Sequence[str] = (), *, progress: Progress = silent) -> Guard | None:
+    """For verbs that join states without a model: it loads the model and measures. None without a bound.
+
+    A bound on a score is for all facts that are live then, one on a drop for those that are live on both sides.
+    """
+    bounds = policy_of(repository, require)
+    if not bounds:
+        return None
+
+    def guard(before: LiveState, after: LiveState) -> Sequence[str]:
+        from memit_vc.porcelain.editing.measure import Probe, base_answers, measure
+        from memit_vc.porcelain.editing.models import load_model
+
+        loaded = load_model(repository, device=repository.hparams().resolved_device(), progress=progress)
+        known = {entry.fact.id for entry in before.live}
+        facts = list({entry.fact.id: entry.fact for entry in after.live}.values())
+        staying = [fact for fact in facts if fact.id in known]
+        probe, base = Probe.of(repository), base_answers(repository, loaded.adapter, facts)
+        measured: Mapping[str, Measured] = {}
+        sides = (("before", before, staying), ("after", after, facts), ("stays", after, staying))
+        for name, state, chosen in sides:
+            with loaded.holding(state) as adapter:
+                found = measure(repository, adapter, chosen, state.id, probe, base=base, progress=progress)
+            repository.put_evaluations(found.rows(state.id))
+            measured = {**measured, name: found}
+        absolute = [bound for bound in bounds if not bound.change]
+        changes = [bound for bound in bounds if bound.change]
+        return [
+            *check_policy(absolute, measured["before"], measured["after"]),
+            *check_policy(changes, measured["before"], measured["stays"]),
+        ]
+
+    return guard
