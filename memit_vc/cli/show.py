@@ -74,18 +74,9 @@ def _render_why(io: IO, shown: ShownCommit) -> None:
     for each, why in known:
         leverage, agreement = (_mean(why[name]) for name in ("leverage", "agreement"))
         said = "" if each.after is None else "yes" if each.after["rewrite_acc"] else "no"
-        verdict = _verdict(each.after, leverage, agreement, why["left"])
-        rows.append(
-            [
-                fact_line(each.fact),
-                said,
-                number(leverage),
-                number(why["left"]),
-                number(agreement),
-                number(why["loss"]),
-                verdict,
-            ]
-        )
+        verdict = _verdict(each.after, agreement, why["left"])
+        figures = (number(value) for value in (leverage, why["left"], agreement, why["loss"]))
+        rows.append([fact_line(each.fact), said, *figures, verdict])
     click.echo()
     io.table(["fact", "answered", "let through", "left of z − h", "reaches paraphrases", "search loss", "see"], rows)
 
@@ -94,9 +85,7 @@ def _mean(by_layer: Mapping[str, float] | None) -> float | None:
     return sum(by_layer.values()) / len(by_layer) if by_layer else None
 
 
-def _verdict(
-    after: Mapping[str, float | None] | None, leverage: float | None, agreement: float | None, left: float
-) -> str:
+def _verdict(after: Mapping[str, float | None] | None, agreement: float | None, left: float) -> str:
     """What stands out, in words."""
     if after is not None and not after["rewrite_acc"]:
         if left > _LEFT:

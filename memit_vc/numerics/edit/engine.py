@@ -71,6 +71,11 @@ class Edit:
     updates: Mapping[int, LayerUpdate]
     targets: Targets
 
+    @property
+    def leverage(self) -> float:
+        """Mean of kᵀA⁻¹k over facts and layers: the share of what was asked that the solve let through."""
+        return float(torch.stack([update.leverage.mean() for update in self.updates.values()]).mean())
+
 
 def search_targets(
     adapter: ModelAdapter,

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
-
 from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.engine import Edit, compute_edit, improve_edit
@@ -210,7 +208,6 @@ def compute_batch(
     if failing:
         warnings.append(f"{_named(facts, failing)}: the edited model does not give the target (`memitvc show --why`)")
     load = (len(state.live) + len(facts)) / widest
-    leverage = float(torch.stack([edit.updates[layer].leverage.mean() for layer in hparams.layers]).mean())
     if load > FULL:
         warnings.append(
             f"the edited layers hold {load:.0%} of as many facts as they have inputs: later facts take less well; "
@@ -227,7 +224,7 @@ def compute_batch(
         edit.targets.steps,
         why,
         load,
-        leverage,
+        edit.leverage,
         tuple(facts[i] for i in failing),
         tuple(warnings),
     )

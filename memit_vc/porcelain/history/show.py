@@ -72,8 +72,9 @@ def show(repository: Repository, revision: str = "HEAD") -> ShownCommit:
         entry=entry_of(repository, commit),
         state=state.id,
         added=tuple(
-            ShownFact(fact, role, *came.get(fact.id, (None, None)), why=why.get(fact.id))
+            ShownFact(fact, role, before, after, why.get(fact.id))
             for fact, role in _facts_of(repository, commit.adds)
+            for before, after in [came.get(fact.id, (None, None))]
         ),
         removed=tuple(fact for fact, role in _facts_of(repository, commit.removes) if role == "edit"),
         scores=scores
