@@ -30,6 +30,8 @@ GROUPS = {
     },
     "Edit": {
         "stats": ("stats", "Compute the statistics that an edit needs."),
+        "tune": ("tune", "Find layers and λ for a model by measurement."),
+        "phrase": ("phrase", "Let a chat model write further phrasings."),
         "commit": ("commit", "Edit facts into the model and record them as a commit."),
     },
     "Look": {

@@ -5,6 +5,7 @@ Float64 throughout: λC of a real model has a condition number near 1e8, which l
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,10 @@ class Factor:
     def to(self, device: torch.device) -> Factor:
         """The same factor on a device; itself if it is there."""
         return self if self.lower.device == device else Factor(self.lower.to(device), self.ridge)
+
+    def scaled(self, share: float) -> Factor:
+        """The factor for `share` · λ, ridge included."""
+        return Factor(self.lower * math.sqrt(share), self.ridge * share)
 
     def solve(self, x: Tensor) -> Tensor:
         """(λC + ridge·I)⁻¹ x, float64 [d_in, m], for x [d_in, m] of any floating dtype, on the factor's device."""

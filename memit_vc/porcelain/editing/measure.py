@@ -89,11 +89,7 @@ def measure(
     ppl = None
     if probe is not None:
         stored_ppl = repository.evaluations(state, "perplexity").get(("perplexity", probe.id))
-        ppl = (
-            float(stored_ppl)
-            if isinstance(stored_ppl, int | float)
-            else perplexity(adapter, probe.texts, tokens=HEALTH_TOKENS)
-        )
+        ppl = float(stored_ppl) if isinstance(stored_ppl, int | float) else perplexity_of(adapter, probe)
     ordered = {fact.id: per_fact[fact.id] for fact in facts}
     each = list(ordered.values())
     return Measured(ordered, total(each), standard_errors(each), ppl, "" if probe is None else probe.id)
@@ -120,6 +116,11 @@ def base_answers(repository: Repository, adapter: ModelAdapter, facts: Sequence[
 
 def _answers_key(fact: Fact) -> str:
     return digest("answers", canonical_json([fact.subject, *QUESTIONS]))
+
+
+def perplexity_of(adapter: ModelAdapter, probe: Probe) -> float:
+    """Of the health text, with the weights that `adapter` now holds."""
+    return perplexity(adapter, probe.texts, tokens=HEALTH_TOKENS)
 
 
 def measure_base(repository: Repository, adapter: ModelAdapter) -> None:

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from memit_vc.cli.io import IO, verb
+from memit_vc.progress import count
+
+
+@verb(name="phrase", example="memitvc phrase edits.json -o phrased.json --with HuggingFaceTB/SmolLM2-1.7B-Instruct")
+@click.argument("edits")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A .json, .jsonl or .csv file.")
+@click.option("--with", "model", metavar="MODEL", help="A chat model: a directory or a Hub id. Default: the base.")
+@click.option("-n", "number", type=click.IntRange(min=1, max=20), default=3, help="Phrasings of each fact. Default: 3.")
+def command(io: IO, edits: str, output: Path, model: str | None, number: int) -> None:
+    """Let a chat model write further phrasings of the prompts in EDITS, and write the edits with them to OUTPUT.
+
+    Look them through before you commit: phrasings take part in the edit, and a wrong one teaches a wrong question.
+    """
+    from memit_vc.edits import read_edits, write_records
+    from memit_vc.errors import UsageError
+    from memit_vc.porcelain.base import find_base
+    from memit_vc.porcelain.editing.phrase import chat_model, phrase
+    from memit_vc.store.files import write_atomic
+
+    kinds = {".json": "json", ".jsonl": "jsonl", ".csv": "csv"}
+    form = kinds.get(output.suffix.lower())
+    if form is None:
+        raise UsageError(f"{output}: its ending says no format", hint="Name a .json, .jsonl or .csv file.")
+    batch = read_edits(edits, stdin=sys.stdin.buffer if edits == "-" else None)
+    for note in batch.notes:
+        io.note(note)
+    if model is None:
+        with io.repository() as repository:
+            model = str(find_base(repository.config))
+    with io.progress() as progress:
+        made = phrase(batch.facts, *chat_model(model), count=number, progress=progress)
+    write_atomic(output, write_records(made, format=form).encode())  # type: ignore[arg-type]
+    new = [len(now.phrasings) - len(was.phrasings) for now, was in zip(made, batch.facts, strict=True)]
+
+    def render() -> None:
+        click.echo(f"{output}: {count(sum(new), 'phrasing')} for {count(len(made), 'fact')}; look them through")
+        if new.count(0):
+            io.note(f"{count(new.count(0), 'fact')} got none that could be used")
+
+    io.emit({"output": str(output), "facts": len(made), "phrasings": sum(new), "without": new.count(0)}, render)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from memit_vc.cli.io import IO, FiniteRange, verb
+from memit_vc.progress import count
+
+
+@verb(name="tune", example="memitvc tune --minutes 20 -o hparams.yaml")
+@click.option("--facts", metavar="EDITS", help="Choose by these facts instead of the sixty that come with memit-vc.")
+@click.option("--minutes", type=FiniteRange(min=0), help="Begin no further setting after this time.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("hparams.yaml"), help="Default: hparams.yaml."
+)
+def command(io: IO, facts: str | None, output: Path, **options: Any) -> None:
+    """Find layers, λ and passes for this repository's base by measurement, and write them to a file with what was
+    measured. The repository stays as it is. A run that was stopped goes on where it was.
+    """
+    from memit_vc.edits import read_edits
+    from memit_vc.porcelain.editing.tune import tune
+    from memit_vc.store.files import write_atomic
+
+    with io.repository() as repository, io.progress() as progress:
+        chosen = None if facts is None else read_edits(facts).facts
+        made = tune(repository, facts=chosen, progress=progress, **options)
+        told = [f"chosen by `memitvc tune` in {made.seconds / 60:.0f} minutes, from:", *(t.line() for t in made.tried)]
+        if made.left_out:
+            told.append(f"{count(made.left_out, 'setting')} left out for lack of time: --minutes N gives more")
+        write_atomic(output, made.hparams.to_yaml(comments={"": "\n".join(told)}).encode())
+
+    def render() -> None:
+        io.table(
+            ["layers", "λ", "passes", "facts", "prompts", "paraphrases", "same subject", "perplexity"],
+            [
+                [
+                    f"{each.layers[0]}-{each.layers[-1]}",
+                    f"{each.weight:g}",
+                    str(each.passes),
+                    str(each.facts),
+                    f"{each.prompts:.2f}",
+                    f"{each.paraphrases:.2f}",
+                    f"{each.same_subject:.2f}",
+                    f"× {each.perplexity:.3f}",
+                ]
+                for each in made.tried
+            ],
+        )
+        click.echo(f"best: {made.best.line()}")
+        if made.left_out:
+            io.note(
+                f"{count(made.left_out, 'setting')} left out: a longer --minutes tries them, and measures nothing twice"
+            )
+        click.echo(
+            f"{output}: use it with `memitvc commit --hparams {output}`, or `memitvc init BASE --hparams {output}`"
+        )
+
+    io.emit({**vars(made), "hparams": str(output)}, render)

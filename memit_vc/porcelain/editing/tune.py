@@ -1,0 +1,216 @@
+"""`tune`: layers, λ and passes for a model that nobody has settings for, found by measurement.
+
+First windows of layers over the lower half of the model: z is searched for once for each last layer. Then λ and passes
+at the best window, from the same z: no new search. Everything that was measured is kept, so that a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+from memit_vc.errors import UsageError
+from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.edit.engine import search_targets
+from memit_vc.numerics.edit.insert import insert
+from memit_vc.numerics.forward.templates import parse_templates
+from memit_vc.numerics.model.masters import swapped
+from memit_vc.numerics.scores.scores import score, subject_answers, total
+from memit_vc.objects import Fact, canonical_json, digest
+from memit_vc.porcelain.editing.calibration import calibration_facts
+from memit_vc.porcelain.editing.measure import Probe, perplexity_of
+from memit_vc.porcelain.editing.models import LoadedModel, load_model
+from memit_vc.porcelain.editing.remembered import context_templates, known_targets
+from memit_vc.porcelain.editing.statistics import prepare_statistics
+from memit_vc.progress import Progress, silent
+from memit_vc.store.jsoncache import recall, remember
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from memit_vc.repository import Repository
+
+_COARSE = 16
+"""Facts that choose the window; all of them choose λ and passes."""
+_DEPTHS = (0.1, 0.2, 0.3, 0.45)
+"""Where a window ends, as a share of the depth."""
+_WIDTH = 5
+_WEIGHTS = (0.25, 1.0, 4.0)
+"""λ as multiples of d_in, near which published settings for small models lie."""
+_PASSES = (1, 2)
+_HARM = 5.0
+"""What a perplexity that rises by a share above `_FREE` costs, in the units of an accuracy."""
+_FREE = 0.01
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One setting and what it came to on the calibration facts, each figure a mean over them."""
+
+    layers: tuple[int, ...]
+    weight: float
+    passes: int
+    facts: int
+    prompts: float
+    paraphrases: float
+    same_subject: float
+    perplexity: float
+    """Of the health text, against the base's."""
+
+    @property
+    def worth(self) -> float:
+        """What the choice goes by: prompts, paraphrases and other questions alike, less the harm to other text."""
+        return self.prompts + self.paraphrases + self.same_subject - _HARM * max(0.0, self.perplexity - 1 - _FREE)
+
+    def line(self) -> str:
+        return (
+            f"layers {self.layers[0]}-{self.layers[-1]}, λ {self.weight:g}, passes {self.passes}, {self.facts} facts: "
+            f"prompts {self.prompts:.2f}, paraphrases {self.paraphrases:.2f}, same subject {self.same_subject:.2f}, "
+            f"perplexity × {self.perplexity:.3f}"
+        )
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The setting, everything that was tried, the seconds it took, and what was left out for lack of time."""
+
+    hparams: MEMITHyperParams
+    best: Tried
+    tried: tuple[Tried, ...]
+    seconds: float
+    left_out: int
+
+
+def tune(
+    repository: Repository,
+    *,
+    facts: Sequence[Fact] | None = None,
+    minutes: float | None = None,
+    progress: Progress = silent,
+) -> Tuned:
+    """The best of the settings that were tried on `facts` (default: the calibration facts that ship with memit-vc).
+
+    With `minutes`, no further setting is begun once they are over. UsageError for fewer than four facts.
+    """
+    chosen = list(facts or calibration_facts())
+    if len(chosen) < 4:
+        raise UsageError(f"{len(chosen)} facts are too few to choose by", hint="Give twenty or more.")
+    began = time.monotonic()
+    loaded = load_model(repository, device=repository.hparams().resolved_device(), progress=progress)
+    bench = _Bench(loaded, repository.hparams(), chosen, progress)
+    left_out = 0
+
+    def over() -> bool:
+        return minutes is not None and time.monotonic() - began > 60 * minutes
+
+    coarse = chosen[:_COARSE]
+    width = loaded.weights[min(loaded.weights)].d_in
+    windows = _windows(loaded.adapter.n_layers, set(loaded.weights))
+    tried: list[Tried] = []
+    for number, layers in enumerate(windows):
+        progress("layers", number, len(windows))
+        if tried and over():
+            left_out += 1
+            continue
+        tried.append(bench.try_out(coarse, layers, weight=float(width), passes=1))
+    best = max(tried, key=lambda each: each.worth)
+    grid = list(product(_WEIGHTS, _PASSES))
+    fine = []
+    for number, (weight, passes) in enumerate(grid):
+        progress("λ and passes", number, len(grid))
+        if over():
+            left_out += 1
+            continue
+        fine.append(bench.try_out(chosen, best.layers, weight=weight * width, passes=passes))
+    best = max(fine or [best], key=lambda each: each.worth)
+    hparams = repository.hparams().replace(layers=list(best.layers), mom2_update_weight=best.weight, passes=best.passes)
+    return Tuned(hparams, best, tuple(tried + fine), time.monotonic() - began, left_out)
+
+
+def _windows(n_layers: int, editable: set[int]) -> list[tuple[int, ...]]:
+    """Windows of consecutive layers, by depth; each may be edited, and a block is left above."""
+    found: dict[tuple[int, ...], None] = {}
+    for depth in _DEPTHS:
+        last = min(max(1, round(depth * n_layers)), max(0, n_layers - 2))
+        layers = tuple(layer for layer in range(max(0, last - _WIDTH + 1), last + 1) if layer in editable)
+        if layers:
+            found[layers] = None
+    return list(found)
+
+
+class _Bench:
+    """What all settings share: the model, its statistics, the base's scores, z by last layer."""
+
+    def __init__(
+        self, loaded: LoadedModel, hparams: MEMITHyperParams, facts: Sequence[Fact], progress: Progress
+    ) -> None:
+        self.loaded, self.hparams, self.progress = loaded, hparams, progress
+        self.repository = loaded.repository
+        windows = _windows(loaded.adapter.n_layers, set(loaded.weights))
+        layers = sorted({layer for window in windows for layer in window})
+        self.statistics = prepare_statistics(loaded, hparams.replace(layers=layers), progress=progress)
+        self.texts = context_templates(loaded, hparams)
+        self.probe = Probe.of(self.repository)
+        self.base = subject_answers(loaded.adapter, facts)
+        self.perplexity = perplexity_of(loaded.adapter, self.probe)
+
+    def try_out(self, facts: Sequence[Fact], layers: tuple[int, ...], *, weight: float, passes: int) -> Tried:
+        """One setting; what an earlier run measured of it is read."""
+        hparams = self.hparams.replace(layers=list(layers), mom2_update_weight=weight, passes=passes)
+        about = {**hparams.portable_json(), "statistics": self.statistics.id, "probe": self.probe.id}
+        key = digest("tune", canonical_json([about, self.texts, [fact.id for fact in facts]]))
+        path = self.repository.root / "cache" / f"tune-{key[:16]}.json"
+        known = recall(path)
+        if known:
+            return Tried(**{**known, "layers": tuple(known["layers"])})
+        z = self._search(facts, hparams)
+        updates = insert(
+            self.loaded.adapter,
+            facts,
+            z,
+            layers=layers,
+            templates=parse_templates(self.texts),
+            factor=lambda layer: self.statistics.factor(layer).scaled(weight / self.hparams.mom2_update_weight),
+            passes=passes,
+        )
+        weights = {
+            layer: (self.loaded.base_weight(layer).double() + self._oriented(layer, update.delta)).to(
+                self.loaded.base_weight(layer).dtype
+            )
+            for layer, update in updates.items()
+        }
+        with swapped(self.loaded.adapter, weights):
+            found = total(score(self.loaded.adapter, facts, base=self.base))
+            perplexity = perplexity_of(self.loaded.adapter, self.probe) / self.perplexity
+        paraphrases = found["clean_acc"] if found["clean_acc"] is not None else found["paraphrase_acc"]
+        made = Tried(
+            layers,
+            weight,
+            passes,
+            len(facts),
+            found["rewrite_acc"] or 0.0,
+            paraphrases or 0.0,
+            found["same_subject"] or 0.0,
+            perplexity,
+        )
+        remember(path, asdict(made))
+        return made
+
+    def _oriented(self, layer: int, delta: Tensor) -> Tensor:
+        return delta if self.loaded.weights[layer].orientation == "out_in" else delta.T
+
+    def _search(self, facts: Sequence[Fact], hparams: MEMITHyperParams) -> Tensor:
+        """z on the base: kept by chunk, and the same for every λ and number of passes."""
+        cache = known_targets(self.loaded, facts, self.repository.state_id(()), hparams, self.texts)
+        return search_targets(
+            self.loaded.adapter,
+            facts,
+            hparams=hparams,
+            templates=parse_templates(self.texts),
+            known=cache.known,
+            on_found=cache.keep,
+            progress=self.progress,
+        ).z
