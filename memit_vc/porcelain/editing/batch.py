@@ -207,7 +207,7 @@ def compute_batch(
         )
     if failing:
         warnings.append(f"{_named(facts, failing)}: the edited model does not give the target (`memitvc show --why`)")
-    load = (len(state.live) + len(facts)) / widest
+    load = (len(state.edits) + len(facts)) / widest
     if load > FULL:
         warnings.append(
             f"the edited layers hold {load:.0%} of as many facts as they have inputs: later facts take less well; "

@@ -111,9 +111,8 @@ def guard_of(repository: Repository, require: Sequence[str] = (), *, progress: P
         from memit_vc.porcelain.editing.models import load_model
 
         loaded = load_model(repository, device=repository.hparams().resolved_device(), progress=progress)
-        known = {entry.fact.id for entry in before.live}
-        facts = list({entry.fact.id: entry.fact for entry in after.live}.values())
-        staying = [fact for fact in facts if fact.id in known]
+        facts = [after.facts[fact] for fact in sorted(after.edits)]
+        staying = [fact for fact in facts if fact.id in before.edits]
         probe, base = Probe.of(repository), base_answers(repository, loaded.adapter, facts)
         measured: Mapping[str, Measured] = {}
         sides = (("before", before, staying), ("after", after, facts), ("stays", after, staying))

@@ -1,0 +1,71 @@
+"""Bounds on scores: what they may say, and that a change which breaks one leaves nothing behind."""
+
+from __future__ import annotations
+
+import pytest
+
+from memit_vc.errors import PolicyError, UsageError
+from memit_vc.porcelain.editing.measure import Measured
+from memit_vc.porcelain.editing.policy import Bound, check_policy
+from tests.support.places import FIRST, SECOND, Cli, Place
+
+
+def measured(perplexity: float | None = 20.0, **scores: float | None) -> Measured:
+    return Measured({}, scores, {}, perplexity, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "figure"),
+    [
+        ("argmax >= 0.95", 0.9),
+        ("NS_drop<=0.03", 0.2),
+        ("perplexity_rise ≤ 0.02", 0.05),
+        ("S ≥ 1e-1", None),
+    ],
+)
+def test_a_bound_reads_its_figure(text: str, figure: float | None) -> None:
+    before = measured(rewrite_acc=0.1, NS=0.8)
+    found = Bound.parse(text).figure(before, measured(21.0, rewrite_acc=0.9, NS=0.6))
+    assert found == (None if figure is None else pytest.approx(figure))
+
+
+@pytest.mark.parametrize(
+    "text", ["argmax", "argmax > 0.9", "argmax >= much", "sense >= 1", "NS_rise <= 1", "argmax >= 1.2.3"]
+)
+def test_what_is_no_bound_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        Bound.parse(text)
+
+
+def test_broken_bounds_are_named_with_their_figures() -> None:
+    bounds = [Bound.parse("argmax >= 0.95"), Bound.parse("PS >= 0.5"), Bound.parse("perplexity_rise <= 0.1")]
+    sides = measured(rewrite_acc=0.0, PS=None), measured(float("nan"), rewrite_acc=0.9, PS=None)
+    with pytest.raises(PolicyError, match=r"argmax >= 0.95 is 0.900; perplexity_rise <= 0.1 is nan; nothing was"):
+        check_policy(bounds, *sides)
+    assert check_policy(bounds[1:2], *sides) == ["the bound PS >= 0.5 was not checked: no fact has such probes"]
+
+
+def test_commit_merge_and_pull_keep_the_policy(cli: Cli, place: Place) -> None:
+    """The tiny model cannot learn everything at once: a bound that nothing meets, and one that everything does."""
+    impossible, easy = "argmax >= 1.01", "argmax >= 0"
+    refused = cli("commit", place.edits(SECOND), "--require", impossible)
+    assert (refused.code, "argmax >= 1.01 is" in refused.err) == (16, True)
+    assert len(cli.ok("log", "--json").json) == 2
+    cli.ok("switch", "-c", "side")
+    cli.ok("commit", place.edits(SECOND), "--require", easy)
+    cli.ok("switch", "main")
+    for options in ((), ("--no-ff",)):
+        refused = cli("merge", "side", "--require", impossible, *options)
+        assert refused.code == 16
+        assert len(cli.ok("log", "--json").json) == 2
+    config = place.work / ".memitvc" / "config.toml"
+    config.write_text(config.read_text() + f'\n[policy]\nrequire = ["{impossible}"]\n')
+    cli.ok("remote", "add", "origin", "shared")
+    cli.ok("push", "origin", "side")
+    refused = cli("pull", "origin", "side")
+    assert refused.code == 16
+    assert len(cli.ok("log", "--json").json) == 2
+    config.write_text(config.read_text().replace(impossible, easy))
+    cli.ok("pull", "origin", "side")
+    assert len(cli.ok("facts", "--json").json) == len(FIRST) + len(SECOND)
+    cli.ok("fsck")

@@ -1,0 +1,50 @@
+"""`tune`: it ends, writes a usable file, chooses the best of what it measured, and measures nothing twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from memit_vc.errors import UsageError
+from memit_vc.hparams import MEMITHyperParams
+from memit_vc.porcelain.editing import tune as tuning
+from memit_vc.porcelain.editing.calibration import calibration_facts
+from memit_vc.repository import Repository
+from tests.support.models import FACTS
+from tests.support.places import Cli, make_place
+
+
+def test_calibration_facts_are_whole_and_different() -> None:
+    facts = calibration_facts()
+    assert len({fact.question for fact in facts}) == 60
+    for fact in facts:
+        assert all(fact.subject in text for text in (fact.prompt, *fact.phrasings, *fact.clean_paraphrases))
+        assert fact.target not in (fact.ground_truth or "")
+        assert not set(fact.phrasings) & {fact.prompt, *fact.clean_paraphrases}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen3"])
+def test_it_ends_and_writes_a_usable_file(
+    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place(tmp_path, family, v_num_grad_steps=3)
+    monkeypatch.setattr(tuning, "_COARSE", 4)
+    monkeypatch.setattr(tuning, "calibration_facts", lambda: list(FACTS[:6]))
+    cli = Cli(place.work, capsys, monkeypatch)
+    made = cli.ok("tune", "-o", str(tmp_path / "best.yaml"), "--json").json
+    best = max(made["tried"][-6:], key=lambda each: tuning.Tried(**{**each, "layers": tuple(each["layers"])}).worth)
+    assert made["best"] == best
+    written = MEMITHyperParams.from_hparams(tmp_path / "best.yaml")
+    assert written.layers == best["layers"]
+    assert (written.mom2_update_weight, written.passes) == (best["weight"], best["passes"])
+    with Repository.open(place.work) as repository:
+        monkeypatch.setattr(tuning, "search_targets", None)
+        monkeypatch.setattr(tuning, "insert", None)
+        again = tuning.tune(repository)
+        assert [each.line() for each in again.tried] == [
+            tuning.Tried(**{**each, "layers": tuple(each["layers"])}).line() for each in made["tried"]
+        ]
+        with pytest.raises(UsageError, match="too few"):
+            tuning.tune(repository, facts=FACTS[:2])
+    cli.ok("fsck")
