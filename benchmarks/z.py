@@ -31,7 +31,7 @@ def run(options: Options) -> Report:
     facts = some_facts(options.count(10), options.edits)
     with place(options) as here:
         texts = context_templates(here.loaded, here.hparams)
-        fixed = here.hparams.replace(early_stop="loss", early_stop_loss=0.0)
+        fixed = here.hparams.replace(early_stop="loss", early_stop_loss=0.0, rotate=1, keep_factor=0.0)
         _ours(here, facts[:1], fixed.replace(v_num_grad_steps=1), texts)  # what only a first call does
         _theirs(here, facts[:1], fixed.replace(v_num_grad_steps=1), texts)
         rows = [_same_steps(here, facts, fixed, texts)]

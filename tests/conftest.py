@@ -118,7 +118,8 @@ def opened(tmp_path: Path, histories: Callable[[str], Path]) -> Iterator[Opened]
     yield copied
     for repository in repositories:
         assert repository.fsck() == []
-        assert repository.orphans() == []
+        # the record of a patch that was kept and then given up waits for gc
+        assert [each for each in repository.orphans() if b'"parent"' not in repository.blobs.read(each)] == []
         repository.close()
 
 

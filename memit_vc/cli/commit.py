@@ -109,7 +109,7 @@ def command(
 
 def _refuse_unused(what: str, given: Mapping[str, object], used: Collection[str]) -> None:
     """UsageError for options that were given and would say nothing."""
-    idle = [name for name, value in given.items() if name not in used and value not in (None, False, "stop")]
+    idle = [name for name, value in given.items() if name not in used and value not in (None, False, "stop", ())]
     if idle:
         names = ", ".join(f"--{str(given[n]) if n == 'on_conflict' else n.replace('_', '-')}" for n in idle)
         raise UsageError(f"{what} does not use {names}", hint="Leave it out.")

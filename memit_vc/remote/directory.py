@@ -9,6 +9,7 @@ completes it.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -208,7 +209,7 @@ class DirectoryRemote:
 
     def _refused(self, error: OSError) -> RemoteError:
         free = ""
-        if self.directory.is_dir():
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and self.directory.is_dir():
             free = f" ({shutil.disk_usage(self.directory).free >> 20} MiB free)"
         return RemoteError(
             f"{error.filename or self.url}: {error.strerror or error}{free}",

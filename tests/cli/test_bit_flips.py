@@ -236,7 +236,7 @@ def test_fsck_finds_each_flipped_bit_and_takes_back_what_it_can(whole: Whole, tm
         assert name in trial.said.out, path
     assert trial.run("fsck") == 12
     again = {line.split(" ")[0] for line in trial.said.out.splitlines()}
-    assert again == {"base", "blob", "patch", "statistics"}, trial.said.out
+    assert again == {"base", "blob", "journal", "patch", "statistics"}, trial.said.out
     assert "chosen.json" in trial.said.out
 
 

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from sqlalchemy import Engine, event
 
 from memit_vc.cli import main
+from memit_vc.edits import sources as sources_module
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
@@ -101,14 +102,14 @@ def test_a_file_without_permission(
     path = Path(edits(place, RECORD))
     path.chmod(0)
     if os.access(path, os.R_OK):  # root reads everything
-        original = Path.read_bytes
+        original = sources_module.read_file
 
-        def deny(self: Path) -> bytes:
-            if self == path:
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
-            return original(self)
+        def deny(source: Path, *, most: int) -> bytes:
+            if source == path:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(source))
+            return original(source, most=most)
 
-        monkeypatch.setattr(Path, "read_bytes", deny)
+        monkeypatch.setattr(sources_module, "read_file", deny)
     refused(1, ["edits.json: cannot be read: Permission denied", "permissions"], "commit", path)
 
 
@@ -518,7 +519,7 @@ def test_control_c_leaves_nothing_half_done(cli: Cli, place: Place) -> None:
     assert running.returncode == 130
     assert err.strip().startswith("interrupted: either everything was done or nothing; check with `memitvc op log`")
     assert contents(place.work) == before
-    assert cli.ok("fsck", "--json").json == {"ok": True, "problems": [], "orphans": 0}
+    assert cli.ok("fsck", "--json").json == {"ok": True, "problems": [], "orphans": 0, "rebuilt": None}
 
 
 def test_sources_that_are_none(refused: Callable[..., Result], place: Place) -> None:

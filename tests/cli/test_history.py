@@ -117,7 +117,7 @@ def test_status(two: Cli, place: Place) -> None:
     assert found["kept"] == []
     lines = masked(two.ok("status").out).splitlines()
     assert lines[0] == "On branch main: # Two more"
-    assert lines[2] == "state   #: 4 facts live; 2 commits on the base"
+    assert lines[2] == "state   #: 4 facts live (2.5% of the layers' inputs); 2 commits on the base"
     head = two.ok("log", "--json").json[0]["id"]
     with Repository.open(place.work) as repository:
         repository.publish(verb="switch", description="detach", head=head)

@@ -98,4 +98,4 @@ def test_results_reach_the_documentation(tmp_path: Path, capsys: pytest.CaptureF
     assert text.endswith("-->\nafter\n")
     assert "old" not in text
     assert text.count("| a case |") == 2
-    assert "≥ 20 missed" in text
+    assert "≥ 20 (missed)" in text

@@ -75,7 +75,7 @@ def test_a_disk_that_takes_nothing_can_be_read(tmp_path: Path, way: str, reason:
     disk = tmp_path / "disk"
     with init(disk / "work") as repository:
         record(repository, [fact(1)])
-        orphan = repository.blobs.put(bytes(50_000))
+        orphan = repository.blobs.put(bytes(150_000))
         for number in range(2):
             (repository.root / f"objects.tmp-00000000000{number}").touch()
     script = f'{_MOUNT[way]} && "$2" -c "$3" "$1" {way}'

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.edit.engine import Edit, compute_edit, improve_edit
+from memit_vc.numerics.edit.engine import Context, Edit, compute_edit, improve_edit
 from memit_vc.numerics.edit.insert import LayerUpdate
 from memit_vc.numerics.exact.constraints import encode_constraints
 from memit_vc.numerics.exact.factored import Dense, LowRank
@@ -140,13 +140,10 @@ def compute_batch(
             on_found=None if cache is None else cache.keep,
             progress=progress,
         )
-    for attempt in range(hparams.retries + 1):
-        with _timed(seconds, "patch"):
-            tensors = _snapped(loaded, facts, edit.updates)
-            weights = {**context.weights, **_materialised(loaded, state, tensors, hparams.layers)}
-        with _timed(seconds, "edit"), swapped(adapter, weights):
-            failing = unanswered(adapter, facts)
-        if not failing or attempt == hparams.retries:
+    with _timed(seconds, "patch"):
+        tried = _tried(loaded, facts, state, context, edit)
+    for attempt in range(hparams.retries):
+        if not tried.failing:
             break
         progress("try again", attempt, hparams.retries)
         with _timed(seconds, "edit"):
@@ -154,14 +151,23 @@ def compute_batch(
                 adapter,
                 facts,
                 edit,
-                failing,
+                tried.failing,
                 hparams=hparams,
                 templates=parse_templates(texts),
                 factor=statistics.factor,
                 context=context,
-                weights=weights if attempt else None,
+                weights=tried.weights if attempt else None,
                 progress=progress,
             )
+        with _timed(seconds, "patch"):
+            try:
+                again = _tried(loaded, facts, state, context, edit)
+            except EngineError:  # what was asked for anew is too large to be stored
+                break
+        if len(again.failing) > len(tried.failing):
+            break
+        tried = again
+    edit, tensors, weights, failing = tried.edit, tried.tensors, tried.weights, tried.failing
     with _timed(seconds, "patch"):
         provenance = canonical_json(
             describe(
@@ -245,6 +251,24 @@ def _materialised(
     return {
         layer: loaded.with_terms(layer, [*state.terms(weight), tensors[weight.name]]) for layer, weight in named.items()
     }
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """An edit on the grid, the weights that it comes to, and the facts (by number) that they do not answer."""
+
+    edit: Edit
+    tensors: PatchTensors
+    weights: Mapping[int, Tensor]
+    failing: Sequence[int]
+
+
+def _tried(loaded: LoadedModel, facts: Sequence[Fact], state: LiveState, context: Context, edit: Edit) -> _Tried:
+    """EngineError if the update cannot be stored."""
+    tensors = _snapped(loaded, facts, edit.updates)
+    weights = {**context.weights, **_materialised(loaded, state, tensors, list(edit.updates))}
+    with swapped(loaded.adapter, weights):
+        return _Tried(edit, tensors, weights, unanswered(loaded.adapter, facts))
 
 
 def _snapped(loaded: LoadedModel, facts: Sequence[Fact], updates: Mapping[int, LayerUpdate]) -> PatchTensors:

@@ -43,7 +43,7 @@ _RELATIONS: tuple[tuple[str, str, tuple[str, str], tuple[str, ...], tuple[tuple[
      (("Hamlet", "William Shakespeare"), ("War and Peace", "Leo Tolstoy"), ("Don Quixote", "Miguel de Cervantes"),
       ("The Odyssey", "Homer"), ("Oliver Twist", "Charles Dickens"), ("Faust", "Johann Wolfgang von Goethe"))),
     ("{} is on the continent of", "{} belongs to the continent of",
-     ("{} lies in", "The continent that {} is part of is"), ("Antarctica", "Australia", "Oceania"),
+     ("{} is a part of", "The continent that {} is part of is"), ("Antarctica", "Australia", "Oceania"),
      (("Kenya", "Africa"), ("Germany", "Europe"), ("Thailand", "Asia"), ("Nigeria", "Africa"),
       ("Peru", "South America"),
       ("Canada", "North America"))),

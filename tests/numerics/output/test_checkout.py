@@ -25,6 +25,7 @@ from memit_vc.objects import EditableWeight, StateId
 from memit_vc.store import links
 from memit_vc.store.checkpoint import Checkpoint
 from memit_vc.store.shards import HOT_FILE, ShardedBase
+from memit_vc.store.temporaries import temporary_directory
 from tests.support.cases import bits
 from tests.support.checkpoints import EXTRA_FILES, hash_directory, save, tensor, terms_for, weights_of
 
@@ -262,12 +263,12 @@ def test_a_failed_switch_leaves_the_old_state(
 
 
 def test_what_a_killed_checkout_left_is_cleared_by_the_next(tmp_path: Path, case: Case) -> None:
-    dead, alive = tmp_path / "out.tmp-999999999-abcdefabcdef", tmp_path / f"out.tmp-{os.getpid()}-abcdefabcdef"
+    dead = tmp_path / "out.tmp-abcdefabcdef"
     dead.mkdir()
-    alive.mkdir()
-    case.checkout(1, tmp_path / "out")
-    assert not dead.exists()
-    assert alive.exists()
+    with temporary_directory(tmp_path / "out") as alive:
+        case.checkout(1, tmp_path / "out")
+        assert not dead.exists()
+        assert alive.exists()
 
 
 def test_a_cached_state_is_copied_and_checked(tmp_path: Path, case: Case) -> None:

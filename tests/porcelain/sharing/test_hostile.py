@@ -142,8 +142,8 @@ def grow(path: Callable[[Forge], str], size: int) -> Callable[[Forge], None]:
 
 def linked(forge: Forge) -> None:
     target = forge.root / patch_path(forge)
-    target.rename(forge.root / "elsewhere")
-    target.symlink_to(forge.root / "elsewhere")
+    target.rename(forge.root.parent / "elsewhere")
+    target.symlink_to(forge.root.parent / "elsewhere")
 
 
 def forgotten_fact(record: dict[str, Any]) -> None:
