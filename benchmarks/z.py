@@ -100,7 +100,7 @@ def _scaling(here: Place, number: int, options: Options, texts: Sequence[Sequenc
 
 def _stopping(here: Place, facts: Sequence[Fact], texts: Sequence[Sequence[str]]) -> list[Row]:
     """Each stopping rule, with the scores of the whole edit that comes of its z."""
-    loss = here.hparams.replace(early_stop="loss", early_stop_loss=0.05)
+    loss = here.hparams.replace(early_stop="loss", early_stop_loss=0.05, rotate=1, keep_factor=0.0)
     expected, steps, theirs = _theirs(here, facts, loss, texts)
     base = _scores(here, facts, expected, texts)
     rows = []

@@ -109,8 +109,8 @@ import signal, sys, time
 from pathlib import Path
 from memit_vc.cli import main
 from memit_vc.store import files
-if sys.argv[1] == "ignored":
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+# the tests themselves may run where SIGHUP is ignored
+signal.signal(signal.SIGHUP, signal.SIG_IGN if sys.argv[1] == "ignored" else signal.SIG_DFL)
 publish = files.publish_directory
 def slow(made, target):
     print("ready", flush=True)

@@ -186,7 +186,7 @@ BLOWS: dict[str, Blow] = {
     "a longer object": ("not what its name says", spoil(patch_path, lambda d: d + b"\0")),
     "spoilt provenance": ("not what its name says", spoil(provenance_path, lambda d: d + b" ")),
     "an object gone": ("lacks object", lambda f: (f.root / patch_path(f)).unlink()),
-    "a symbolic link": ("lacks object", linked),
+    "a symbolic link": ("links out of a remote are not followed", linked),
     "a header of 2^60 bytes": ("cut short", claims),
     "tensors of 2^60 entries": ("does not fill bytes", entries),
     "a terabyte": ("bytes", grow(patch_path, 1 << 42)),
@@ -239,10 +239,10 @@ BLOWS: dict[str, Blow] = {
     "scores handed on of another kind": ("scores", whole("brought", None)),
     "a record in other spelling": ("is not canonical JSON", spoil(tip_path, lambda d: d + b"\n")),
     "a record that is no JSON": ("not JSON", spoil(tip_path, lambda d: d[:-2])),
-    "a record of depth": ("not JSON", spoil(tip_path, lambda d: b"[" * 1_000_000)),
+    "a record of depth": ("nested too deeply", spoil(tip_path, lambda d: b"[" * 1_000_000)),
     "a record of a gigabyte": ("bytes", grow(tip_path, 1 << 30)),
     "a number of many digits": ("not JSON", spoil(tip_path, lambda d: b'{"commit":' + b"9" * 100_000 + b"}")),
-    "a manifest of depth": ("damaged", lambda f: f.write(MANIFEST, b"[" * 1_000_000)),
+    "a manifest of depth": ("nested too deeply", lambda f: f.write(MANIFEST, b"[" * 1_000_000)),
     "a manifest of a gigabyte": ("bytes", grow(lambda _: MANIFEST, 1 << 30)),
     "an empty manifest": ("damaged", lambda f: f.write(MANIFEST, b"")),
     "a manifest in other spelling": ("damaged", spoil(lambda _: MANIFEST, lambda d: d + b"\n")),
@@ -422,4 +422,4 @@ def test_hyperparameters_of_another_model_stop_a_clone(world: World, tmp_path: P
 def test_a_manifest_that_is_no_file(world: World) -> None:
     (world.shared / MANIFEST).unlink()
     (world.shared / MANIFEST).mkdir()
-    refused(world, "is not a file")
+    refused(world, "is a directory, not a file")
