@@ -16,7 +16,7 @@ from memit_vc.numerics.edit.keys import Frontier
 from memit_vc.numerics.edit.solve import adjusted_keys
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.numerics.model.devices import CPU, computed_on, solve_device
+from memit_vc.numerics.model.devices import CPU, computed_on, float64_device, solve_device
 from memit_vc.numerics.model.masters import masters
 from memit_vc.numerics.statistics.factors import Factor
 from memit_vc.objects import Fact
@@ -139,5 +139,6 @@ def solved(
 
 
 def _sum(base: Tensor, delta: Tensor) -> Tensor:
-    """W + Δ in float64, where the weight is: one layer's at a time, for each is twice the size of a float32 weight."""
-    return base.double() + delta.to(base.device)
+    """W + Δ in float64, near the weight: one layer's at a time, for each is twice the size of a float32 weight."""
+    device = float64_device(base.device)
+    return base.to(device).double() + delta.to(device)

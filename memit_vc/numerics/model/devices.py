@@ -27,6 +27,11 @@ def is_full_rate(capability: tuple[int, int]) -> bool:
     return capability in _FULL_RATE
 
 
+def float64_device(near: torch.device) -> torch.device:
+    """The device for float64 sums of what lies on `near`: the CPU for one that has none (Apple's GPUs)."""
+    return CPU if near.type == "mps" else near
+
+
 def solve_device(near: torch.device) -> torch.device:
     """The device for the solve of a layer that lies on `near`."""
     if near.type == "cuda" and is_full_rate(torch.cuda.get_device_capability(near)):

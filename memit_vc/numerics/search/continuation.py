@@ -122,7 +122,7 @@ class Suffix:
         if takes_positions(adapter):
             positions = lines.fill([range(row.pivot, len(row.ids)) for row in rows])
             self._inputs["position_ids"] = positions.to(adapter.device)
-        self._places = torch.tensor(lines.starts).T
+        self._places = torch.tensor(lines.starts).T.to(_device(adapter, layer))
         self._recording: Recording | None = None
         """What the model passed to its blocks in the first run."""
 
@@ -158,7 +158,8 @@ class Whole:
             "attention_mask": mask.to(adapter.device),
             "use_cache": False,
         }
-        self._places = torch.tensor([[index, row.pivot] for index, row in enumerate(rows)]).T
+        places = torch.tensor([[index, row.pivot] for index, row in enumerate(rows)]).T
+        self._places = places.to(_device(adapter, layer))
 
     def run(self, delta: Tensor, *, loss_block: int) -> tuple[Tensor, Tensor]:
         last = self._adapter.n_layers - 1
@@ -174,6 +175,10 @@ class Whole:
 
     def place(self, row: int, position: int) -> tuple[int, int]:
         return row, position
+
+
+def _device(adapter: ModelAdapter, layer: int) -> torch.device:
+    return next(adapter.blocks[layer].parameters()).device
 
 
 def _added(hidden: Tensor, places: Tensor, delta: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ backward over all their rows gives every gradient, and Adam, clamp and stopping 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -68,20 +68,44 @@ def find_targets(
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Rows that are run together, and where their predictions are read. Indices are of the part's rows."""
+class _Indices:
+    """Of a part, on one device. Indices are of the part's rows."""
 
     rows: Tensor
     """Number of each row among all rows of the search."""
-    continuation: Continuation
     owners: Tensor
     """The fact of each row."""
     weight: Tensor
     """Each row's share of its fact's loss, for the steps in which it takes part."""
+    turns: Tensor
+    """One of so many steps is a row's."""
     nll: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
     """(row, line, column, label, 1 / number of the row's labels) of each target token."""
     kl: tuple[Tensor, Tensor, Tensor]
     """(row, line, column) where what else the model says is read."""
+
+    def to(self, device: torch.device) -> _Indices:
+        nll, kl = (tuple(t.to(device) for t in group) for group in (self.nll, self.kl))
+        each = (t.to(device) for t in (self.rows, self.owners, self.weight, self.turns))
+        return _Indices(*each, nll, kl)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows that are run together, and where their predictions are read."""
+
+    continuation: Continuation
+    rows: Sequence[int]
+    watched: Sequence[int]
+    """The numbers of its `kl` rows."""
+    indices: _Indices
+    _copies: dict[torch.device, _Indices] = field(default_factory=dict)
+
+    def on(self, device: torch.device) -> _Indices:
+        """Where a step needs them. Copied once: a GPU would wait for each copy."""
+        if device not in self._copies:
+            self._copies[device] = self.indices.to(device)
+        return self._copies[device]
 
 
 class _Search:
@@ -107,6 +131,7 @@ class _Search:
         )
         self.owner = torch.tensor([r.fact for r in self.rows])
         self.asks = torch.tensor([r.kind == "nll" for r in self.rows])
+        self.asked = torch.zeros(len(facts)).index_add(0, self.owner, self.asks.float())
         self.first = {r.fact: number for number, r in reversed(list(enumerate(self.rows)))}
         self.phase = self._phases(hparams.rotate)
         self.continuations = Continuations(adapter, [r.row for r in self.rows], layer=layer, plain=plain)
@@ -122,10 +147,10 @@ class _Search:
         self.reached: set[int] = set()
         self.reference: dict[int, Tensor] = {}
         """log P_0 [vocabulary] of each `kl` row, without δ."""
-        self.value = torch.zeros(len(self.rows))
+        self.value = torch.zeros(len(self.rows), device=self.device)
         """Of each row, when it last took part: the weighted loss, in `nll` the mean NLL, in `wrong` a missed argmax."""
-        self.nll = torch.full((len(self.rows),), float("inf"))
-        self.wrong = torch.ones(len(self.rows), dtype=torch.bool)
+        self.nll = torch.full_like(self.value, float("inf"))
+        self.wrong = torch.ones_like(self.value)
         self.laid_out: dict[int, list[_Part]] = {}
         self.laid_out_facts = len(facts)
 
@@ -162,18 +187,19 @@ class _Search:
                 tokens.append((index, *run.place(index, position), label))
                 shares.append(1.0 / len(r.row.labels))
         turns = [1 if self.phase[number] < 0 else self.hparams.rotate for number in rows]
-        return _Part(
-            torch.tensor(rows),
-            run,
-            torch.tensor([self.rows[number].fact for number in rows]),
-            torch.tensor([self.rows[number].weight * turn for number, turn in zip(rows, turns, strict=True)]),
-            (*(torch.tensor([t[i] for t in tokens], dtype=torch.long) for i in range(4)), torch.tensor(shares)),  # type: ignore[arg-type]
-            tuple(torch.tensor([w[i] for w in watched], dtype=torch.long) for i in range(3)),  # type: ignore[arg-type]
+        indices = _Indices(
+            rows=torch.tensor(rows),
+            owners=torch.tensor([self.rows[number].fact for number in rows]),
+            weight=torch.tensor([self.rows[number].weight * turn for number, turn in zip(rows, turns, strict=True)]),
+            turns=torch.tensor(turns),
+            nll=(*(torch.tensor([t[i] for t in tokens], dtype=torch.long) for i in range(4)), torch.tensor(shares)),  # type: ignore[arg-type]
+            kl=tuple(torch.tensor([w[i] for w in watched], dtype=torch.long) for i in range(3)),  # type: ignore[arg-type]
         )
+        return _Part(run, rows, [rows[index] for index, _, _ in watched], indices)
 
     def step(self, *, last: bool) -> None:
         """One evaluation of every searched fact's loss; then an update, unless it was the last or the fact is done."""
-        losses, hit = self._evaluate(last=last)
+        losses, asked, hit = self._evaluate(last=last)
         done = []
         for fact in sorted(self.active):
             self.steps[fact] += 1
@@ -183,7 +209,7 @@ class _Search:
                     f"the loss of fact {fact + 1} ({self.facts[fact].prompt!r}) is not a number",
                     hint="Lower v_lr, or use a wider dtype than the model's.",
                 )
-            if last or self._stops(fact, losses[fact], hit):
+            if last or self._stops(fact, losses[fact], asked[fact], hit):
                 done.append(fact)
         with torch.no_grad():
             for fact in done:
@@ -197,23 +223,21 @@ class _Search:
         with torch.no_grad():
             longest = self.hparams.clamp_norm_factor * self.h.norm(dim=1)
             norms = self.delta.norm(dim=1)
-            over = norms > longest
-            self.delta[over] *= (longest[over] / norms[over])[:, None]
+            self.delta *= torch.where(norms > longest, longest / norms, 1.0)[:, None]
         if len(self.active) <= _COMPACT_BELOW * self.laid_out_facts:
             self.laid_out = {}  # before the next evaluation, which is ready for a lack of memory
             self.laid_out_facts = len(self.active)
 
-    def _stops(self, fact: int, loss: float, hit: set[int]) -> bool:
-        if self.hparams.early_stop == "loss":
-            return loss < self.hparams.early_stop_loss
+    def _stops(self, fact: int, loss: float, nll: float, hit: set[int]) -> bool:
+        if self.hparams.early_stop == "loss":  # a loss to which each row has had its turn to add
+            return self.taken + 1 >= self.hparams.rotate and loss < self.hparams.early_stop_loss
         if self.hparams.early_stop == "nll":
-            asked = self.nll[(self.owner == fact) & self.asks]
-            return float(asked.mean()) < self.hparams.early_stop_loss
+            return nll < self.hparams.early_stop_loss
         # one step after the target was the argmax in every template, and still is
         return fact in self.reached and fact in hit
 
-    def _evaluate(self, *, last: bool) -> tuple[list[float], set[int]]:
-        def evaluated(max_tokens: int) -> tuple[list[float], set[int]]:
+    def _evaluate(self, *, last: bool) -> tuple[list[float], list[float], set[int]]:
+        def evaluated(max_tokens: int) -> tuple[list[float], list[float], set[int]]:
             self.optimizer.zero_grad(set_to_none=True)
             if max_tokens != self.max_tokens:
                 self.max_tokens, self.laid_out = max_tokens, {}
@@ -222,8 +246,9 @@ class _Search:
 
         return halving(self.max_tokens, evaluated)
 
-    def _forward_backward(self, *, last: bool) -> tuple[list[float], set[int]]:
-        """Each fact's loss, and the facts whose targets are the argmax everywhere; gradients if an update follows.
+    def _forward_backward(self, *, last: bool) -> tuple[list[float], list[float], set[int]]:
+        """Each fact's loss, the mean NLL of its targets, and the facts whose targets are the argmax everywhere;
+        gradients if an update follows.
 
         A row that does not take part in this step counts with what it last was.
         """
@@ -234,61 +259,60 @@ class _Search:
         decay = self.hparams.v_weight_decay * self.delta.norm(dim=1) / self.h.norm(dim=1) ** 2
         if not last:
             decay.sum().backward()
-        total = decay.detach().cpu().index_add(0, self.owner, self.value)
-        missed = torch.zeros(len(self.facts)).index_add(0, self.owner, (self.wrong & self.asks).float()).tolist()
-        return total.tolist(), {fact for fact in self.active if not missed[fact]}
+        # the one place of a step where the host waits for a GPU
+        told = torch.cat([decay.detach(), self.value, self.nll, self.wrong]).cpu()
+        decayed, value, nll, wrong = told.split([len(self.facts)] + 3 * [len(self.rows)])
+        total = decayed.index_add(0, self.owner, value)
+        missed = torch.zeros(len(self.facts)).index_add(0, self.owner, wrong * self.asks).tolist()
+        asked = torch.zeros(len(self.facts)).index_add(0, self.owner, torch.where(self.asks, nll, 0.0)) / self.asked
+        return total.tolist(), asked.tolist(), {fact for fact in self.active if not missed[fact]}
 
     def _part_loss(self, part: _Part) -> Tensor:
         """The part's loss with a graph; each row's own goes into `value`, `nll` and `wrong`."""
-        if self.taken and not self.reference.keys() >= set(self._watched(part)):
+        here = part.on(self.device)
+        if self.taken and not self.reference.keys() >= set(part.watched):
             with torch.no_grad():  # rows whose first turn it is: what they say without δ
-                nothing = torch.zeros_like(self.delta[part.owners.to(self.device)])
+                nothing = torch.zeros_like(self.delta[here.owners])
                 _, hidden = part.continuation.run(nothing, loss_block=self.hparams.v_loss_layer)
                 self._refer(part, self._log_p(part, hidden))
-        delta = self.delta[part.owners.to(self.device)]
-        loss_hidden, last_hidden = part.continuation.run(delta, loss_block=self.hparams.v_loss_layer)
+        loss_hidden, last_hidden = part.continuation.run(self.delta[here.owners], loss_block=self.hparams.v_loss_layer)
         if not self.taken:
             self._remember(part)
         each = torch.zeros(len(part.rows), device=self.device)
-        wrong = torch.zeros(len(part.rows), dtype=torch.bool, device=self.device)
-        asked, lines, columns, labels, shares = (t.to(loss_hidden.device) for t in part.nll)
-        if len(asked):
+        wrong = torch.zeros_like(each)
+        if len(here.nll[0]):
+            _, lines, columns, _, _ = part.on(loss_hidden.device).nll
             logits = self.adapter.head(loss_hidden[lines, columns])
-            labels = labels.to(logits.device)
-            nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none") * shares.to(logits)
-            each = each.index_add(0, asked.to(self.device), nll.to(self.device))
-            misses = (logits.detach().argmax(-1) != labels).to(self.device)
-            wrong[asked.to(self.device)[misses]] = True
-            self.nll[part.rows] = torch.where(self.asks[part.rows], each.detach().cpu(), float("inf"))
-        watched = part.kl[0].to(self.device)
-        if len(watched):
+            _, _, _, labels, shares = part.on(logits.device).nll
+            nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none") * shares
+            each = each.index_add(0, here.nll[0], nll.to(self.device))
+            misses = logits.detach().argmax(-1) != labels
+            wrong = wrong.index_add(0, here.nll[0], misses.to(wrong))
+            self.nll[here.rows] = each.detach()
+        if part.watched:
             log_p = self._log_p(part, last_hidden)
             if not self.taken:
                 self._refer(part, log_p.detach())
-            first = torch.stack([self.reference[number] for number in self._watched(part)])
+            first = torch.stack([self.reference[number] for number in part.watched])
             kl = (log_p.exp() * (log_p - first)).sum(-1)
-            each = each.index_add(0, watched, kl.to(self.device))
-        weighted = each * part.weight.to(self.device)
-        rotated = torch.tensor([1 if self.phase[i] < 0 else self.hparams.rotate for i in part.rows.tolist()])
-        self.value[part.rows] = weighted.detach().cpu() / rotated
-        self.wrong[part.rows] = wrong.cpu()
+            each = each.index_add(0, here.kl[0], kl.to(self.device))
+        weighted = each * here.weight
+        self.value[here.rows] = weighted.detach() / here.turns
+        self.wrong[here.rows] = wrong
         return weighted.sum()
 
     def _log_p(self, part: _Part, hidden: Tensor) -> Tensor:
-        _, lines, columns = (t.to(hidden.device) for t in part.kl)
+        _, lines, columns = part.on(hidden.device).kl
         log_p: Tensor = self.adapter.head(hidden[lines, columns]).log_softmax(-1)
         return log_p
 
-    def _watched(self, part: _Part) -> list[int]:
-        return [int(part.rows[index]) for index in part.kl[0].tolist()]
-
     def _refer(self, part: _Part, log_p: Tensor) -> None:
-        for number, each in zip(self._watched(part), log_p, strict=True):
+        for number, each in zip(part.watched, log_p, strict=True):
             self.reference.setdefault(number, each)
 
     def _remember(self, part: _Part) -> None:
         """h: the hidden state of each fact's first row."""
-        for index, number in enumerate(part.rows.tolist()):
+        for index, number in enumerate(part.rows):
             fact = self.rows[number].fact
             if number == self.first[fact]:
                 self.h[fact] = part.continuation.start[index].to(self.device)

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from memit_vc.numerics.model.devices import float64_device
+
 _TOKENS = 2048
 """Tokens per product: few enough that float32 keeps 1e-6 of a long sum, many enough to keep the product fast."""
 _BLOCKS = 8
@@ -40,8 +42,7 @@ class Gram:
     @classmethod
     def zeros(cls, size: int, *, device: torch.device | str = "cpu") -> Gram:
         """An empty sum of keys [size]; on a device without float64 the sums are kept on the CPU."""
-        if torch.device(device).type == "mps":
-            device = "cpu"
+        device = float64_device(torch.device(device))
         step = max(128, -(-size // _BLOCKS))
         edges = (*range(0, size, step), size)
         widths = [b - a for a, b in pairwise(edges)]
@@ -118,7 +119,7 @@ def _exponents(keys: Tensor) -> Tensor:
     """Of a scale of each input that brings these keys' root mean square to about 2^`_FINE`; inputs that are zero here
     get the middle one of the others.
     """
-    spread = keys.double().square().mean(dim=0).sqrt().cpu()
+    spread = keys.to(float64_device(keys.device)).double().square().mean(dim=0).sqrt().cpu()
     found = _FINE - torch.frexp(spread).exponent.to(torch.int32)
     alive = spread > 0
     if not bool(alive.all()):

@@ -1,0 +1,121 @@
+"""The scores that ask freely, in chat, and other questions about the subject, against plain loops over the model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from memit_vc.numerics.forward.questions import SCORED, SEARCHED
+from memit_vc.numerics.forward.tokens import target_rows
+from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.scores.scores import FREE, score, subject_answers
+from memit_vc.objects import Fact
+from tests.support.models import FACTS, load, tiny
+
+CHAT = (
+    "{% for m in messages %}User: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}Assistant: {% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> ModelAdapter:
+    made = load(tiny("llama", tmp_path_factory.mktemp("llama")))
+    made.tokenizer.chat_template = CHAT
+    return made
+
+
+def answer(adapter: ModelAdapter, text: str, tokens: int) -> list[int]:
+    """The most likely ids behind a text, one forward of all of it for each."""
+    ids = list(adapter.tokenizer(text)["input_ids"])
+    start = len(ids)
+    with torch.no_grad():
+        for _ in range(tokens):
+            ids.append(int(adapter.model(torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[start:]
+
+
+def begins(adapter: ModelAdapter, text: str, target: str) -> float:
+    said = adapter.tokenizer.decode(answer(adapter, text, FREE), skip_special_tokens=True)
+    return float(said.strip().split("\n", 1)[0].startswith(target))
+
+
+def said(adapter: ModelAdapter, text: str) -> str:
+    """A target that the model's own answer begins with."""
+    words = adapter.tokenizer.decode(answer(adapter, text, 3), skip_special_tokens=True).strip()
+    return words.split("\n", 1)[0].strip() or "."
+
+
+def test_answers_asked_freely_and_in_chat(adapter: ModelAdapter) -> None:
+    asked = [(fact.prompt, f"User: Finish this sentence: {fact.prompt}\nAssistant: ") for fact in FACTS[:3]]
+    chosen = [
+        replace(FACTS[0], target=said(adapter, asked[0][0])),
+        replace(FACTS[1], target=said(adapter, asked[1][1])),
+    ]
+    chosen.append(FACTS[2])
+    found = score(adapter, chosen)
+    expected = [
+        {"free_acc": begins(adapter, plain, fact.target), "chat_acc": begins(adapter, chat, fact.target)}
+        for fact, (plain, chat) in zip(chosen, asked, strict=True)
+    ]
+    assert [{name: each[name] for name in ("free_acc", "chat_acc")} for each in found] == expected
+    assert expected[0]["free_acc"] == expected[1]["chat_acc"] == 1.0
+    assert expected[2] == {"free_acc": 0.0, "chat_acc": 0.0}
+
+
+def test_without_a_chat_template_nothing_is_asked_in_chat(tmp_path: Path) -> None:
+    bare = load(tiny("gpt2", tmp_path))
+    found = score(bare, FACTS[:1])[0]
+    assert (found["chat_acc"], found["same_subject"], found["hijacked"]) == (None, None, None)
+
+
+def test_other_questions_about_the_subject(adapter: ModelAdapter) -> None:
+    fact = FACTS[0]
+    questions = [text.replace("{}", fact.subject) for text in SCORED]
+    now = [answer(adapter, text, 1)[0] for text in questions]
+    assert subject_answers(adapter, [fact]) == {fact.id: tuple(now)}
+    news = [row.labels[0] for row in target_rows(adapter.tokenizer, [(text, fact.target) for text in questions])]
+    base = [token if i % 2 else (token + 1) % 100 for i, token in enumerate(now)]
+    base[3] = news[3]  # a question that the base answers with the target is left out
+    counted = [i for i in range(len(questions)) if base[i] != news[i]]
+    found = score(adapter, [fact], base={fact.id: base})[0]
+    assert found["same_subject"] == pytest.approx(sum(base[i] == now[i] for i in counted) / len(counted))
+    assert found["hijacked"] == pytest.approx(sum(now[i] == news[i] for i in counted) / len(counted))
+    assert 0 < float(found["same_subject"] or 0) < 1
+
+
+def test_a_target_that_the_questions_get_is_hijacking(adapter: ModelAdapter) -> None:
+    fact = FACTS[0]
+    question = SCORED[0].replace("{}", fact.subject)
+    first = adapter.tokenizer.decode(answer(adapter, question, 1)).strip()
+    taken = replace(fact, target=first or ".")
+    row = target_rows(adapter.tokenizer, [(question, taken.target)])[0]
+    now = subject_answers(adapter, [taken])[taken.id]
+    base = [(row.labels[0] + 1) % 100] * len(SCORED)
+    found = score(adapter, [taken], base={taken.id: base})[0]
+    news = [
+        target_rows(adapter.tokenizer, [(t.replace("{}", fact.subject), taken.target)])[0].labels[0] for t in SCORED
+    ]
+    assert found["hijacked"] == pytest.approx(sum(map(int.__eq__, now, news)) / len(SCORED))
+
+
+def test_phrasings_and_searched_questions_are_never_scored(
+    adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from memit_vc.numerics.scores import scores as module
+
+    asked: list[str] = []
+    original = module.continuations
+
+    def watched(adapter: ModelAdapter, pairs: list[tuple[str, str]], **more: object) -> object:
+        asked.extend(prompt for prompt, _ in pairs)
+        return original(adapter, pairs, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "continuations", watched)
+    plain: Fact = FACTS[0]
+    phrased = replace(plain, phrasings=("Norland has the capital", "They govern Norland from"))
+    assert score(adapter, [phrased]) == score(adapter, [plain])
+    assert not [text for text in asked if any(phrasing in text for phrasing in phrased.phrasings)]
+    assert not set(SEARCHED) & set(SCORED)
