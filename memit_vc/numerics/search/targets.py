@@ -86,8 +86,8 @@ class _Indices:
 
     def to(self, device: torch.device) -> _Indices:
         nll, kl = (tuple(t.to(device) for t in group) for group in (self.nll, self.kl))
-        each = (t.to(device) for t in (self.rows, self.owners, self.weight, self.turns))
-        return _Indices(*each, nll, kl)  # type: ignore[arg-type]
+        rows, owners, weight, turns = (t.to(device) for t in (self.rows, self.owners, self.weight, self.turns))
+        return _Indices(rows, owners, weight, turns, nll, kl)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ class _Search:
             decay.sum().backward()
         # the one place of a step where the host waits for a GPU
         told = torch.cat([decay.detach(), self.value, self.nll, self.wrong]).cpu()
-        decayed, value, nll, wrong = told.split([len(self.facts)] + 3 * [len(self.rows)])
+        decayed, value, nll, wrong = torch.split(told, [len(self.facts)] + 3 * [len(self.rows)])
         total = decayed.index_add(0, self.owner, value)
         missed = torch.zeros(len(self.facts)).index_add(0, self.owner, wrong * self.asks).tolist()
         asked = torch.zeros(len(self.facts)).index_add(0, self.owner, torch.where(self.asks, nll, 0.0)) / self.asked
