@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from memit_vc.errors import UsageError
 from memit_vc.numerics.forward.lengths import check_lengths
@@ -34,7 +35,7 @@ from memit_vc.vcs.contradictions import OnConflict
 
 _STAGING, _PLAN = ".memitvc-rebase", "plan"
 _SHOWN = 3
-_Scores = Mapping[str, float | None]
+_Scores: TypeAlias = "Mapping[str, float | None]"
 
 
 @dataclass(frozen=True)
