@@ -12,6 +12,7 @@ from memit_vc.errors import UsageError
 from memit_vc.progress import count
 
 if TYPE_CHECKING:
+    from memit_vc.objects import CommitId
     from memit_vc.porcelain.recomputing.new_base import OnNewBase, ReplayedFact
 
 _SHOWN = {"ES": "ES", "PS": "PS", "NS": "NS", "argmax": "rewrite_acc"}
@@ -105,7 +106,7 @@ def _onto(io: IO, onto: str, no_scores: bool) -> None:
     )
 
 
-def _show(io: IO, made: OnNewBase, subjects: dict[str, str]) -> None:
+def _show(io: IO, made: OnNewBase, subjects: dict[CommitId, str]) -> None:
     known = sum(each.known for each in made.facts)
     origin = "guessed from its config" if made.hparams_from == "guessed" else made.hparams_from
     what = "would become" if made.dry_run else "became"
