@@ -51,7 +51,11 @@ SPECIAL: dict[str, dict[int, str]] = {
     "merge": {13: "facts of the two sides contradict each other"},
     "cherry-pick": {13: _CONTRADICTS},
     "import": {12: "the file is damaged, or belongs to another base", 13: _CONTRADICTS},
-    "rebase": {11: "the branch moved meanwhile", 13: "a fact contradicts one that is live at ONTO"},
+    "rebase": {
+        11: "the branch moved meanwhile",
+        13: "a fact contradicts one that is live at ONTO, or with --base another live fact",
+        14: _HUB,
+    },
     "reproduce": {15: "the patch comes out differently"},
     "verify": {15: "the directory is not a state of this repository, or not the expected one"},
     "push": {11: "the remote has commits that are not here: pull first", 14: _REMOTE},

@@ -24,8 +24,7 @@ _SHOWN = {"ES": "ES", "PS": "PS", "NS": "NS", "argmax": "rewrite_acc"}
 def command(io: IO, revision: str, as_csv: bool, subject: str | None, commits: tuple[str, ...], measure: bool) -> None:
     """List the facts that are live at REVISION (default HEAD).
 
-    --json and --csv print records that `memitvc commit` reads: `memitvc facts --json | memitvc -C other commit -`
-    replays them on another base.
+    --json and --csv print records that `memitvc commit` reads. `memitvc rebase --base` replays them on another base.
     """
     from memit_vc.porcelain.history.facts import facts
 

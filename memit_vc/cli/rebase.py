@@ -1,21 +1,91 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from memit_vc.cli.io import IO, verb
+from memit_vc.cli.render import fact_line, number, score_rows
+from memit_vc.cli.sides import conflict_options
+from memit_vc.errors import UsageError
 from memit_vc.progress import count
 
+if TYPE_CHECKING:
+    from memit_vc.objects import CommitId
+    from memit_vc.porcelain.recomputing.new_base import OnNewBase, ReplayedFact
 
-@verb(name="rebase", example="memitvc rebase main")
-@click.argument("onto")
+_SHOWN = {"ES": "ES", "PS": "PS", "NS": "NS", "argmax": "rewrite_acc"}
+
+
+@verb(
+    name="rebase",
+    example="memitvc rebase main\nmemitvc rebase --base HuggingFaceTB/SmolLM2-360M-Instruct --dry-run",
+)
+@click.argument("onto", required=False)
+@click.option("--base", metavar="NEW", help="Replay the live facts on this model: a directory, or a Hub id.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="With --base: where the new repository goes. Default: NAME-edits beside this one, NAME being the model's.",
+)
+@click.option("--revision", help="With --base: commit, tag or branch of a Hub model.")
+@click.option(
+    "--hparams",
+    metavar="FILE|NAME",
+    help="With --base: hyperparameters. Default: this repository's if the models have the same matrices, else a "
+    "shipped file or a guess.",
+)
+@click.option("--corpus", metavar="SOURCE", help="With --base: text for statistics. Default: this repository's.")
+@click.option("--all-facts", is_flag=True, help="With --base: also edit in facts that the new model gives already.")
+@click.option("--dry-run", is_flag=True, help="With --base: only show what the new model says of the facts.")
+@conflict_options
 @click.option("--no-scores", is_flag=True, help="Do not measure scores before and after each batch.")
-def command(io: IO, onto: str, no_scores: bool) -> None:
+def command(io: IO, onto: str | None, base: str | None, no_scores: bool, **options: Any) -> None:
     """Take the commits that are in HEAD but not in ONTO, and put them on top of ONTO. Each batch is computed again
     there, with its own settings; reverts are replayed. The branch moves at the end, in one step.
 
     `merge` joins two branches without computing anything. Use `rebase` if the batches should take the other side's
     facts into account.
+
+    With --base, a new repository on another model is made instead: a fine-tuned sibling, the next release, another
+    size. Each commit that brought in facts which are live at HEAD is computed again there, in order, and keeps its
+    message and author. Facts that the new model gives already are left out. Of two answers to one question, --ours
+    means the earlier one. A command that was stopped goes on when it is run again.
     """
+    if base is None:
+        idle = [_option(name, value) for name, value in options.items() if value not in (None, False, "stop")]
+        if idle:
+            raise UsageError(f"{', '.join(idle)} needs --base", hint="Leave it out, or name a model: --base NEW")
+        if onto is None:
+            raise UsageError(
+                "neither ONTO nor --base is given", hint="memitvc rebase main, or memitvc rebase --base NEW"
+            )
+        _onto(io, onto, no_scores)
+        return
+    if onto is not None:
+        raise UsageError(
+            f"ONTO ({onto}) and --base do not go together", hint="First `memitvc switch` to the branch to replay."
+        )
+    from memit_vc.porcelain.recomputing.new_base import rebase_base
+
+    with io.repository() as repository, io.progress() as progress:
+        made = rebase_base(repository, base, scores=not no_scores, progress=progress, **options)
+        subjects = {old: repository.commit(old).subject for old, _ in made.commits}
+    for note in made.notes:
+        io.note(note)
+    for warning in made.warnings:
+        io.warn(warning)
+    io.emit(made, lambda: _show(io, made, subjects))
+
+
+def _option(name: str, value: object) -> str:
+    return f"--{value}" if name == "on_conflict" else f"--{name.replace('_', '-')}"
+
+
+def _onto(io: IO, onto: str, no_scores: bool) -> None:
     from memit_vc.porcelain.recomputing.rebase import rebase
 
     with io.repository() as repository:
@@ -34,3 +104,30 @@ def command(io: IO, onto: str, no_scores: bool) -> None:
         "fast-forward" if made.fast_forward else f"{count(len(made.commits), 'commit')} onto {made.onto[:10]}",
         details,
     )
+
+
+def _show(io: IO, made: OnNewBase, subjects: dict[CommitId, str]) -> None:
+    known = sum(each.known for each in made.facts)
+    origin = "guessed from its config" if made.hparams_from == "guessed" else made.hparams_from
+    what = "would become" if made.dry_run else "became"
+    click.echo(f"{count(len(made.commits), 'commit')} of {made.branch} {what} a history on {made.base}")
+    click.echo(f"hyperparameters: {origin}; the new base gives {known} of {count(len(made.facts), 'fact')} already")
+    for old, new in made.commits:
+        click.echo(f"  {old[:10]} → {new[:10] if new else '…'} {subjects[old]}")
+    for old in made.skipped:
+        io.note(f"  {old[:10]} has nothing left to change there")
+    io.table(
+        ["fact", "new base", *(_SHOWN if made.before else ())],
+        [[fact_line(each.fact), "knows it" if each.known else "–", *_cells(each)] for each in made.facts],
+    )
+    if made.after:
+        rows = score_rows([made.before, made.after])
+        if made.perplexity_before is not None and made.perplexity_after is not None:
+            rows.append(["perplexity of health text", f"{made.perplexity_before:.2f}", f"{made.perplexity_after:.2f}"])
+        io.table(["", "before", "after"], rows, right=("before", "after"))
+    click.echo(f"nothing was written; the repository would be {made.directory}" if made.dry_run else made.directory)
+
+
+def _cells(each: ReplayedFact) -> list[str]:
+    sides = [side for side in (each.before, each.after) if side is not None]
+    return [" → ".join(number(side.get(name), 1) for side in sides) for name in _SHOWN.values()] if sides else []

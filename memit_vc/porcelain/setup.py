@@ -69,29 +69,60 @@ def init(
             f"{directory / '.memitvc'} exists already",
             hint="Work in it, or name another directory: `memitvc init BASE DIR`.",
         )
-    text, held = _source(corpus), _file(health)
-    seen = SeenBase.find(base, revision, progress=progress)
+    sources = sources_of(corpus, health)
+    surveyed = survey(SeenBase.find(base, revision, progress=progress), hparams, progress=progress)
+    surveyed.start(directory, *sources).close()
+    return surveyed.result(directory)
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """All that `init` finds out of a base. Nothing is written yet."""
+
+    seen: SeenBase
+    manifest: BaseManifest
+    weights: Sequence[EditableWeight]
+    hparams: MEMITHyperParams
+    hparams_from: str
+    model_type: str
+    notes: tuple[str, ...]
+
+    def start(self, directory: Path, corpus: str | None, health: str | None) -> Repository:
+        """A new repository in `directory` on the base; errors as for `start_repository`."""
+        return start_repository(
+            directory,
+            self.seen,
+            self.manifest,
+            self.weights,
+            hparams=self.hparams.to_yaml(comments=_comments(self.hparams_from, self.notes)),
+            # nothing of where the base lies: repositories on one base share their root, and so can merge
+            description=f"base {self.model_type} {short(self.manifest.id)}",
+            corpus=corpus,
+            health=health,
+        )
+
+    def result(self, directory: Path) -> InitResult:
+        seen, layers = self.seen, tuple(self.hparams.layers)
+        where, base = directory.resolve(), self.manifest.id
+        return InitResult(where, seen.name, seen.revision, base, self.model_type, layers, self.hparams_from, self.notes)
+
+
+def survey(seen: SeenBase, hparams: str | Path | None, *, progress: Progress = silent) -> Surveyed:
+    """Look at a base; `hparams` as for `init`. UnsupportedModelError and HparamsError if it cannot be edited."""
     named = None if hparams is None else MEMITHyperParams.from_hparams(hparams)
     adapter = _outline(seen.checkpoint.directory, named)
     manifest = seen.checkpoint.manifest(progress)
     values, origin, guessed = _hyperparameters(adapter, seen.name, hparams)
     values.validate(n_layers=adapter.n_layers, modules=adapter.modules.keys())
     weights, left_out = _editable(adapter, seen.checkpoint, manifest, values.layers, progress)
-    notes = (*guessed, *left_out)
-    model_type = adapter.model.config.model_type
-    start_repository(
-        directory,
-        seen,
-        manifest,
-        weights,
-        hparams=values.to_yaml(comments=_comments(origin, notes)),
-        # nothing of where the base lies: repositories on one base share their root, and so can merge
-        description=f"base {model_type} {short(manifest.id)}",
-        corpus=text,
-        health=held,
-    ).close()
-    layers = tuple(values.layers)
-    return InitResult(directory.resolve(), seen.name, seen.revision, manifest.id, model_type, layers, origin, notes)
+    return Surveyed(seen, manifest, weights, values, origin, adapter.model.config.model_type, (*guessed, *left_out))
+
+
+def sources_of(corpus: str | None, health: str | None) -> tuple[str | None, str | None]:
+    """Corpus and health text as config.toml has them. StorageError and UsageError for what is not there: a slip of the
+    pen should be heard of before the first commit.
+    """
+    return _source(corpus), _file(health)
 
 
 def start_repository(
@@ -137,7 +168,6 @@ def weights_of_model(
 
 
 def _file(path: str | None) -> str | None:
-    """StorageError if there is no such file: a slip of the pen should be heard of before the first commit."""
     if path is None:
         return None
     if not Path(path).expanduser().is_file():

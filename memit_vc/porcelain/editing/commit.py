@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import RefMovedError, UsageError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.objects import Fact, PatchId, short
+from memit_vc.objects import Commit, Fact, PatchId, short
 from memit_vc.porcelain.record import Kind, Outcome, draft, record
 from memit_vc.porcelain.sets.amend import amended_parent
 from memit_vc.porcelain.sets.contradictions import settle
@@ -63,11 +63,13 @@ def commit_facts(
     loaded: LoadedModel | None = None,
     kind: Kind = "commit",
     amend: bool = False,
+    repeats: Commit | None = None,
     origins: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Committed:
     """Compute the batch on HEAD's state and record it; with `amend`, replace HEAD's commit and use the state before it.
 
+    `repeats` is a commit of another base that this one repeats, with its message and author.
     `origins` are the places of the facts in the user's file ("edits.json: record 3"). ConflictError if a fact
     contradicts a live one (unless `on_conflict` settles it) or another one of the batch; PolicyError if a score breaks
     a bound of `[policy]` or of `require` (`policy.py`); RefMovedError if the branch moved meanwhile:
@@ -116,6 +118,13 @@ def commit_facts(
         provenance=batch.patch.header.provenance,
         details={"facts": len(settled.facts), "survived": batch.survived},
     )
+    if repeats is not None:
+        made = replace(
+            made,
+            message=repeats.message,
+            author=repeats.author,
+            details={**made.details, "rebases": repeats.id},
+        )
     after = repository.state_id(state.columns.union(batch.patch.columns))
     try:
         done = record(

@@ -11,10 +11,9 @@ need not be built; it is built if these do not tell.
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from memit_vc.errors import (
     BaseChangedError,
     HparamsError,
     IntegrityError,
-    LockedError,
     MemitVCError,
     RemoteError,
     StorageError,
@@ -44,7 +42,7 @@ from memit_vc.remote.manifest import BASE, HPARAMS
 from memit_vc.remote.opening import checked_url, hub_name, nothing_there, open_remote
 from memit_vc.repository import Repository
 from memit_vc.store.checkpoint import Checkpoint
-from memit_vc.store.files import fsync_path, make_directories, storage_errors
+from memit_vc.store.staging import check_free, staging
 
 _STAGING = ".memitvc-clone"
 _HINT = "Nothing was stored. Ask the person who pushed it."
@@ -83,11 +81,7 @@ def clone(
     """
     there = open_remote(checked_url(url, directory=start))
     place = start / (directory or _name(there.url))
-    with storage_errors(place):
-        if (place / ".memitvc").exists():
-            raise MemitVCError(f"{place / '.memitvc'} exists already", hint="Pull there, or name another directory.")
-        if place.is_dir() and any(entry.name != _STAGING for entry in place.iterdir()):
-            raise MemitVCError(f"{place} is not empty", hint="Name a new directory: memitvc clone URL DIRECTORY")
+    check_free(place, _STAGING, hint="Pull there, or name a new directory: memitvc clone URL DIRECTORY")
     found = Published.at(there)
     if found is None:
         raise nothing_there(there.url)
@@ -96,60 +90,28 @@ def clone(
     described = remote_base(there, found.revision, found.manifest)
     hparams = _hparams(described, there.url)
     source, revision = _source(found, base, start)
-    existed = place.exists()
-    with _staging(place) as staging:
+    with staging(place, _STAGING, doing="cloning to") as made:
         try:
-            repository, notes = _prepared(staging, source, revision, found, described, hparams, message, progress)
+            repository, notes = _prepared(made.at, source, revision, found, described, hparams, message, progress)
             with repository:
                 fetched = fetch_from(
                     repository, DEFAULT, there.url, found=found, plan=_moves(repository), progress=progress
                 )
                 config, tip = repository.config, repository.head().commit
-            with storage_errors(place):
-                (staging / ".memitvc").rename(place / ".memitvc")
-                fsync_path(place)
+            made.finish()
         except (RemoteError, StorageError):
-            _drop(place, existed, keep=any(staging.glob(".memitvc/cache/incoming/*")))
+            if not any(made.root.glob("cache/incoming/*")):  # objects that the next try can use
+                made.drop()
             raise
         except Exception:
-            _drop(place, existed, keep=False)
+            made.drop()
             raise
-        shutil.rmtree(staging, ignore_errors=True)
     return Cloned(place, fetched, config.base, config.revision, found.manifest.default, tip, tuple(notes))
 
 
 def _name(url: str) -> str:
     found = hub_name(url)
     return Path(url if found is None else found[0]).name
-
-
-@contextmanager
-def _staging(place: Path) -> Iterator[Path]:
-    """The directory in which the clone is made, locked: LockedError if another process clones to the same place."""
-    import fcntl  # Windows has none
-
-    staging = place / _STAGING
-    with storage_errors(staging):
-        make_directories(staging)
-        descriptor = os.open(staging, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LockedError(f"another command is cloning to {place}", hint="Wait until it is done.") from error
-        yield staging
-    finally:
-        os.close(descriptor)
-
-
-def _drop(place: Path, existed: bool, *, keep: bool) -> None:
-    """Remove what a failed clone made, unless it holds objects that the next try can use."""
-    if keep:
-        return
-    shutil.rmtree(place / _STAGING, ignore_errors=True)
-    if not existed:
-        with suppress(OSError):
-            place.rmdir()
 
 
 def _root_message(found: Published, records: Sequence[RemoteCommit]) -> str:
@@ -183,7 +145,7 @@ def _source(found: Published, given: str | None, start: Path) -> tuple[str, str 
 
 
 def _prepared(
-    staging: Path,
+    place: Path,
     source: str,
     revision: str | None,
     found: Published,
@@ -194,13 +156,13 @@ def _prepared(
 ) -> tuple[Repository, Sequence[str]]:
     """The repository in the staging directory: that of a clone that was cut off, or a new one on the checked base."""
     url = found.remote.url
-    if (staging / ".memitvc").exists():
+    if (place / ".memitvc").exists():
         with suppress(MemitVCError):
-            kept = Repository.open(staging)
+            kept = Repository.open(place)
             if kept.base_id == found.manifest.base and remotes(kept) == {DEFAULT: url}:
                 return kept, ()
             kept.close()
-        shutil.rmtree(staging / ".memitvc", ignore_errors=True)
+        shutil.rmtree(place / ".memitvc", ignore_errors=True)
     seen = SeenBase.find(source, revision, progress=progress)
     manifest = seen.checkpoint.manifest(progress)
     if manifest.id != found.manifest.base:
@@ -215,9 +177,9 @@ def _prepared(
     text = hparams.replace(model_name=seen.name).to_yaml(
         comments={"": f"hyperparameters of this repository, from {url}"}
     )
-    repository = start_repository(staging, seen, manifest, described.weights, hparams=text, description=message)
+    repository = start_repository(place, seen, manifest, described.weights, hparams=text, description=message)
     try:
-        add_remote(repository, DEFAULT, url, directory=staging)
+        add_remote(repository, DEFAULT, url, directory=place)
     except BaseException:
         repository.close()
         raise
