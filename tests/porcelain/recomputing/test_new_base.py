@@ -222,9 +222,8 @@ def test_a_refusal_leaves_nothing(
     where, output = str(repository.directory), tmp_path / "there"
     with pytest.raises(MemitVCError):
         rebase_base(repository, str(sibling), hparams="no-such-file", output=output)
-    (repository.directory / "corpus.txt").unlink()
-    with pytest.raises(MemitVCError, match="corpus"):
-        rebase_base(repository, str(sibling), output=output)
+    with pytest.raises(MemitVCError, match="no-corpus"):
+        rebase_base(repository, str(sibling), corpus=str(tmp_path / "no-corpus.txt"), output=output)
     assert not output.exists()
     for arguments, text in (
         (("--dry-run",), "--dry-run needs --base"),
