@@ -58,7 +58,10 @@ def command(io: IO, onto: str | None, base: str | None, no_scores: bool, **optio
     if base is None:
         idle = [_option(name, value) for name, value in options.items() if value not in (None, False, "stop")]
         if idle:
-            raise UsageError(f"{', '.join(idle)} needs --base", hint="Leave it out, or name a model: --base NEW")
+            needs = "needs" if len(idle) == 1 else "need"
+            raise UsageError(
+                f"{', '.join(sorted(idle))} {needs} --base", hint="Leave it out, or name a model: --base NEW"
+            )
         if onto is None:
             raise UsageError(
                 "neither ONTO nor --base is given", hint="memitvc rebase main, or memitvc rebase --base NEW"

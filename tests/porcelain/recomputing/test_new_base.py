@@ -227,7 +227,7 @@ def test_a_refusal_leaves_nothing(
     assert not output.exists()
     for arguments, text in (
         (("--dry-run",), "--dry-run needs --base"),
-        (("main", "--ours", "--all-facts"), "--all-facts, --ours needs --base"),
+        (("main", "--ours", "--all-facts"), "--all-facts, --ours need --base"),
         ((), "neither ONTO nor --base"),
         (("main", "--base", str(sibling)), "do not go together"),
     ):
