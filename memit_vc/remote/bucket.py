@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from memit_vc.concurrency import ordered_map
 from memit_vc.errors import RefMovedError, RemoteError
 from memit_vc.foreign.files import opened
-from memit_vc.remote.bucket_store import PART, bucket_errors, open_store
+from memit_vc.remote.bucket_store import PART, bucket_errors, open_store, require_package
 from memit_vc.remote.manifest import ADAPTER, BASE, HPARAMS, MANIFEST, MAX_MANIFEST, unfinished_path
 from memit_vc.remote.protocol import Change, RemoteFile, content_digest, content_size
 from memit_vc.remote.strict_json import DISTRUST
@@ -39,9 +39,13 @@ def _late(path: str) -> tuple[bool, str]:
 
 
 class BucketRemote:
-    """See `protocol.Remote`. A revision is the SHA-256 of memitvc.json; what it names never changes in place."""
+    """See `protocol.Remote`. A revision is the SHA-256 of memitvc.json; what it names never changes in place.
+
+    The first call is the first request.
+    """
 
     def __init__(self, url: str) -> None:
+        require_package(url)
         self.url = url
         self._opened: ObjectStore | None = None
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from memit_vc.errors import RemoteError, UsageError
@@ -53,12 +54,16 @@ def checked_bucket(url: str) -> str:
     return f"{found[1]}://{found[2]}" + (f"/{prefix}" if prefix else "")
 
 
+def require_package(url: str) -> None:
+    """RemoteError without obstore, which only buckets need."""
+    if find_spec("obstore") is None:
+        raise RemoteError(f"{url}: needs the package obstore", hint="Install it: pip install 'memit-vc[s3]'")
+
+
 def open_store(url: str) -> ObjectStore:
-    """The store of a checked address. RemoteError without the package, UsageError for settings that it refuses."""
-    try:
-        from obstore import store
-    except ImportError as error:
-        raise RemoteError(f"{url}: needs the package obstore", hint="Install it: pip install 'memit-vc[s3]'") from error
+    """The store of a checked address. UsageError for settings that cannot be used."""
+    from obstore import store
+
     scheme, _, rest = url.partition("://")
     bucket, _, prefix = rest.partition("/")
     # options of the HTTP client would put those of the environment (AWS_ALLOW_HTTP) out of force

@@ -116,7 +116,8 @@ class _KilledError(BaseException):
     pass
 
 
-def test_a_killed_push_is_completed_by_the_next(place: World, bucket: Bucket, url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_killed_push_is_completed_by_the_next(place: World, bucket: Bucket, url: str, every: int) -> None:
     """Killed before each request that changes something: who reads gets the old history or the new one, whole."""
     import obstore
 
@@ -135,7 +136,7 @@ def test_a_killed_push_is_completed_by_the_next(place: World, bucket: Bucket, ur
 
             return call
 
-        for number in range(99):
+        for number in range(0, 99, every):
             before, after = repository.head().commit, edited(repository, number).id
             with pytest.MonkeyPatch.context() as patch:
                 for name in real:

@@ -157,8 +157,8 @@ class _Attempt:
         published = ancestors(here, repository.parents)
         listing = there.listing(revision) if before is None else before.listing
         late = self._late(listing, published) if self.constraints else []
-        done = head is not None and unfinished_path(head) not in listing
-        if refs == wanted and done and not late:
+        unfinished = self.branch == manifest.default and unfinished_path(head or "") in listing
+        if refs == wanted and head is not None and not late and not unfinished:
             self._remember(head, again=True)
             return Pushed(self._label, there.url, self.branch, old, self.tip, (), 0, {}, notes=tuple(notes))
         if before is None and MANIFEST in listing:
