@@ -68,7 +68,7 @@ def test_addresses(tmp_path: Path) -> None:
         "hf://name",
         "hf://../x",
         "hf://a/b@-x",
-        "s3://bucket",
+        "ftp://bucket",
     ):
         with pytest.raises(UsageError) as caught:
             checked_url(wrong, directory=tmp_path)
