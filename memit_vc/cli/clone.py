@@ -13,7 +13,7 @@ from memit_vc.progress import count, size_text
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
 @click.option("--base", metavar="DIR|ID", help="Where the base is: a directory or a Hub id. Default: as recorded.")
 def command(io: IO, url: str, directory: Path | None, base: str | None) -> None:
-    """Clone URL (a directory, hf://owner/name[@branch] or owner/name) to DIRECTORY (default: named after URL).
+    """Clone URL (an address as in `memitvc remote`) to DIRECTORY (default: named after URL).
 
     The base is fetched from the Hub at the recorded revision, or taken from --base, and checked tensor by tensor. The
     history is checked as in a fetch. URL becomes the remote `origin`. No model is loaded.

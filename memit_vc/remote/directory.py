@@ -5,6 +5,9 @@ holder dies. So a reader of the history sees the old publication or the new one.
 names; the next push of the same commits finds them in place. The files for readers without memit-vc cannot be renamed
 together: while a push runs, and after a killed one, there is no adapter instead of one of two states. The next push
 completes it.
+
+A directory that its group may write to is a group's: what is made in it can be read and replaced by the group, whatever
+the umask of the one who pushes.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from stat import S_IMODE, S_IWGRP
 
 from memit_vc.concurrency import ordered_map
 from memit_vc.errors import RefMovedError, RemoteError, StorageError
@@ -135,7 +139,13 @@ class DirectoryRemote:
         target = self._inside(path)
         if path.startswith("objects/") and self._same(target, content):
             return
-        write_atomic(target, content if isinstance(content, bytes) else read_chunks(content), sync_name=sync_name)
+        make_directories(target.parent, besides=self._besides(0o070))
+        data = content if isinstance(content, bytes) else read_chunks(content)
+        write_atomic(target, data, besides=self._besides(0o060), sync_name=sync_name)
+
+    def _besides(self, bits: int) -> int:
+        """`bits` of the mode of what is made here if the directory is a group's."""
+        return bits if self.directory.stat().st_mode & S_IWGRP else 0
 
     @staticmethod
     def _same(target: Path, content: bytes | Path) -> bool:
@@ -200,11 +210,14 @@ class DirectoryRemote:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-
         make_directories(self.directory)
         lock = self.directory / _LOCK
         hint = f"Wait until it is done, then push again. If there is none, a stopped process holds {lock}."
         with locked(lock, wait=_WAIT, busy=f"another push to {self.url} is under way", hint=hint):
+            mode = lock.stat().st_mode
+            if mode | self._besides(0o060) != mode:
+                with suppress(PermissionError):  # its owner is another, who has yet to push with this version
+                    lock.chmod(S_IMODE(mode) | 0o060)
             yield
 
     def _refused(self, error: OSError) -> RemoteError:

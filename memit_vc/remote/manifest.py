@@ -30,6 +30,11 @@ def commit_path(commit: str) -> str:
     return f"commits/{commit}.json"
 
 
+def unfinished_path(revision: str) -> str:
+    """A marker in a bucket: the files for readers of this revision are not all there yet."""
+    return f".memitvc-unfinished/{revision}"
+
+
 def object_path(blob: str) -> str:
     """Where an object is in the tree of a remote."""
     return f"objects/{blob[:2]}/{blob[2:]}"

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from memit_vc.errors import RemoteError, UsageError
+from memit_vc.remote.bucket_store import checked_bucket, is_bucket
 from memit_vc.remote.directory import DirectoryRemote
 from memit_vc.remote.protocol import Remote
 
@@ -41,7 +42,7 @@ class PushOptions:
 def nothing_there(url: str) -> RemoteError:
     """The error for a remote that has no history."""
     on_hub = is_hub(url, directory=Path("/"))
-    if not on_hub and not Path(url).exists():
+    if not on_hub and not is_bucket(url) and not Path(url).exists():
         return RemoteError(f"{url}: there is no such directory", hint="Check the address.")
     private = " It may also be private: log in (`hf auth login`, or HF_TOKEN) as someone who may see it."
     hint = f"Check the address, or push to it first.{private if on_hub else ''}"
@@ -61,8 +62,11 @@ def checked_url(url: str, *, directory: Path) -> str:
     if _SECRET.search(url) and not (directory / url).exists():
         raise UsageError(
             "the address holds a user, a password or a token, which would be stored with it",
-            hint="Write hf://owner/name; `hf auth login` keeps the token, or HF_TOKEN holds it.",
+            hint="Write hf://owner/name; `hf auth login` keeps the token, or HF_TOKEN holds it. A bucket's credentials "
+            "come from the cloud's own settings.",
         )
+    if is_bucket(url):
+        return checked_bucket(url)
     page = _page(url)
     if page is not None:
         url = f"hf://{page[1]}" + (f"@{unquote(page[2])}" if page[2] else "")
@@ -78,7 +82,7 @@ def checked_url(url: str, *, directory: Path) -> str:
     if "://" in url:  # only the scheme is repeated: an address may hold a password
         raise UsageError(
             f"{url.partition('://')[0]}:// is not a known kind of remote",
-            hint="Give a directory, or hf://owner/name.",
+            hint="Give a directory, hf://owner/name, or s3://bucket/path (gs:// and az:// too).",
         )
     if _NO_PATH.fullmatch(url):
         near = re.sub(r"hf:/*", "hf://", url) if url.startswith("hf:") else "hf://owner/name"
@@ -99,7 +103,7 @@ def _page(url: str) -> re.Match[str] | None:
 
 
 def hub_name(url: str) -> tuple[str, str] | None:
-    """(owner/name, branch) of a checked URL of the Hub; None for a directory."""
+    """(owner/name, branch) of a checked URL of the Hub; None for a directory and a bucket."""
     if not url.startswith("hf://"):
         return None
     name, _, branch = url.removeprefix("hf://").partition("@")
@@ -107,7 +111,7 @@ def hub_name(url: str) -> tuple[str, str] | None:
 
 
 def on_branch(url: str, branch: str | None) -> str:
-    """The checked URL of another branch of the same Hub repository; `url` for None, and for a directory."""
+    """The checked URL of another branch of the same Hub repository; `url` for None, and for other remotes."""
     found = hub_name(url)
     if found is None or branch is None:
         return url
@@ -117,7 +121,7 @@ def on_branch(url: str, branch: str | None) -> str:
 
 
 def open_remote(url: str, options: PushOptions | None = None) -> Remote:
-    """The remote of a checked URL. UsageError for options that a directory does not have."""
+    """The remote of a checked URL. UsageError for options that only the Hub has."""
     options = options or PushOptions()
     url = on_branch(url, options.branch)
     found = hub_name(url)
@@ -137,8 +141,13 @@ def open_remote(url: str, options: PushOptions | None = None) -> Remote:
             create_pr=options.create_pr,
         )
     if options.hub_only:
+        kind = "in a bucket" if is_bucket(url) else "a directory"
         raise UsageError(
-            f"{url} is a directory: --branch, --create-pr, --public and --private are for the Hub",
+            f"{url} is {kind}: --branch, --create-pr, --public and --private are for the Hub",
             hint="Leave them off.",
         )
+    if is_bucket(url):
+        from memit_vc.remote.bucket import BucketRemote
+
+        return BucketRemote(url)
     return DirectoryRemote(Path(url))

@@ -91,7 +91,7 @@ class Remote(Tree, Protocol):
         ...
 
     def holds(self, path: str, revision: str | None, content: bytes | Path) -> bool:
-        """Whether there is a file with these very bytes; nothing is downloaded for it."""
+        """Whether there is a file with these very bytes. Nothing is downloaded, unless a bucket gives no digest."""
         ...
 
     def publish(self, change: Change, *, parent: str | None) -> str:

@@ -78,12 +78,14 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def make_directories(directory: Path) -> None:
-    """`mkdir -p`, with every new entry made durable in its parent."""
+def make_directories(directory: Path, *, besides: int = 0) -> None:
+    """`mkdir -p`, with every new entry made durable in its parent. `besides` as for `write_atomic`."""
     if directory.is_dir():
         return
-    make_directories(directory.parent)
+    make_directories(directory.parent, besides=besides)
     directory.mkdir(exist_ok=True)
+    if besides:
+        directory.chmod(S_IMODE(directory.stat().st_mode) | besides)
     fsync_path(directory.parent)
 
 
@@ -118,18 +120,25 @@ def replacing(path: Path, *, sync_name: bool = True) -> Iterator[Path]:
 
 
 def write_atomic(
-    path: Path, data: bytes | Iterable[bytes | memoryview], *, mode: int = 0o666, sync_name: bool = True
+    path: Path,
+    data: bytes | Iterable[bytes | memoryview],
+    *,
+    mode: int = 0o666,
+    besides: int = 0,
+    sync_name: bool = True,
 ) -> None:
     """Write `path` whole or not at all; an existing file is replaced. StorageError leaves no temporary file behind.
 
-    The umask applies to `mode`. Of a large iterable, what is written goes to the disk while the rest is being made.
-    `sync_name` as for `replacing`.
+    The umask applies to `mode`; the bits in `besides` are set whatever it says. Of a large iterable, what is written
+    goes to the disk while the rest is being made. `sync_name` as for `replacing`.
     """
     with storage_errors(path):
         make_directories(path.parent)
         temporary, descriptor = open_temporary(path, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
+                if besides:
+                    os.fchmod(descriptor, S_IMODE(os.fstat(descriptor).st_mode) | besides)
                 if isinstance(data, bytes):
                     file.write(data)
                 else:

@@ -68,7 +68,7 @@ def test_addresses(tmp_path: Path) -> None:
         "hf://name",
         "hf://../x",
         "hf://a/b@-x",
-        "s3://bucket",
+        "ftp://bucket",
     ):
         with pytest.raises(UsageError) as caught:
             checked_url(wrong, directory=tmp_path)
@@ -203,6 +203,36 @@ def test_no_reader_meets_an_adapter_of_two_states(world: World, monkeypatch: pyt
                 assert {name: found[name] for name in ADAPTER} == {name: whole[name] for name in ADAPTER}
             push(repository)
             assert shipped(world.shared) == new
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
+def test_a_groups_directory_stays_the_groups(world: World, umask: int) -> None:
+    """Whatever the umask of who pushes: the group reads and replaces all, and others get no more."""
+    shutil.rmtree(world.shared)
+    world.shared.mkdir()
+    world.shared.chmod(0o2770)
+    before = os.umask(umask)
+    try:
+        with Repository.open(world.work) as repository:
+            push(repository)
+            edited(repository, 1)
+            push(repository)
+    finally:
+        os.umask(before)
+    for path in (world.shared, *world.shared.rglob("*")):
+        needed = 0o2070 if path.is_dir() else 0o060
+        mode = path.stat().st_mode
+        assert mode & needed == needed, path
+        assert not mode & 0o007 & umask, path
+    world.shared.chmod(0o700)
+    with Repository.open(world.work) as repository:
+        made = edited(repository, 2)
+        os.umask(0o077)
+        try:
+            push(repository)
+        finally:
+            os.umask(before)
+        assert (world.shared / f"commits/{made.id}.json").stat().st_mode & 0o077 == 0
 
 
 def test_files_of_others_in_the_same_directory_stay(world: World) -> None:

@@ -11,7 +11,7 @@ from memit_vc.porcelain.sharing.push_tree import history_files, reader_files
 from memit_vc.porcelain.sharing.remote_history import Published, same_base
 from memit_vc.porcelain.sharing.remotes import named_remote, remotes
 from memit_vc.progress import Progress, count, silent, size_text
-from memit_vc.remote.manifest import MANIFEST, RemoteManifest, object_path
+from memit_vc.remote.manifest import MANIFEST, RemoteManifest, object_path, unfinished_path
 from memit_vc.remote.opening import PushOptions, on_branch, open_remote
 from memit_vc.remote.protocol import Change, Remote, RemoteFile, content_size
 from memit_vc.repository import Repository
@@ -157,7 +157,8 @@ class _Attempt:
         published = ancestors(here, repository.parents)
         listing = there.listing(revision) if before is None else before.listing
         late = self._late(listing, published) if self.constraints else []
-        if refs == wanted and head is not None and not late:
+        unfinished = self.branch == manifest.default and unfinished_path(head or "") in listing
+        if refs == wanted and head is not None and not late and not unfinished:
             self._remember(head, again=True)
             return Pushed(self._label, there.url, self.branch, old, self.tip, (), 0, {}, notes=tuple(notes))
         if before is None and MANIFEST in listing:
