@@ -409,12 +409,17 @@ class Repository:
         return self._read(rows_refs.load_operations, limit=limit)
 
     def undo(self) -> OperationRow:
-        """Put refs and HEAD back to where they were before the newest operation.
+        """Put refs and HEAD back to where they were before the newest operation that stands: each goes further back.
 
-        It is an operation itself: undoing it brings back what it took away. Returns it. UsageError if only `init`
-        is left.
+        It is an operation itself, and returned. UsageError if only `init` is left.
         """
         return self._write(undo.undo)
+
+    def redo(self) -> OperationRow:
+        """Take the last undo back that was not taken back yet; an operation itself, and returned. UsageError if there
+        is none, or another operation followed it.
+        """
+        return self._write(undo.redo)
 
     def restore(self, operation: int) -> OperationRow:
         """Put refs and HEAD back to where they were after an operation; an operation itself, which is returned.

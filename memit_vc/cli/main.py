@@ -38,6 +38,7 @@ GROUPS = {
         "show": ("show", "Show one commit: its facts, scores and provenance."),
         "facts": ("facts", "List the facts that are in the model now."),
         "diff": ("diff", "Show in which facts two revisions differ."),
+        "ask": ("ask", "Show what the model says, at several revisions side by side."),
         "eval": ("eval", "Measure the scores of a revision."),
         "blame": ("blame", "Rank the live edits by what they do to a prompt."),
         "bisect": ("bisect", "Find the commit that changed something, by halving."),
@@ -53,6 +54,7 @@ GROUPS = {
         "squash": ("squash", "Make one commit of many; the weights stay as they are."),
         "rebase": ("rebase", "Compute a branch's batches again on another tip."),
         "undo": ("undo", "Take back the last command that changed a branch."),
+        "redo": ("redo", "Take the last undo back."),
         "op": ("op", "The log of operations, and the way back to any point of it."),
     },
     "Share": {
