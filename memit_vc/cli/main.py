@@ -38,6 +38,7 @@ GROUPS = {
         "show": ("show", "Show one commit: its facts, scores and provenance."),
         "facts": ("facts", "List the facts that are in the model now."),
         "diff": ("diff", "Show in which facts two revisions differ."),
+        "report": ("report", "Write history, facts and scores as one page for a browser."),
         "eval": ("eval", "Measure the scores of a revision."),
         "blame": ("blame", "Rank the live edits by what they do to a prompt."),
         "bisect": ("bisect", "Find the commit that changed something, by halving."),
