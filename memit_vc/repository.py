@@ -471,6 +471,10 @@ class Repository:
         """What of a kind is recorded under commits' own ids: commit → value."""
         return self._read(rows_results.load_evaluations_of, commits, kind)
 
+    def evaluations_by_state(self, kind: str) -> dict[StateId, dict[str, JsonValue]]:
+        """Everything of a kind: state → key → value."""
+        return self._read(rows_results.load_evaluations_by_state, kind)
+
     def put_evaluation(self, state: StateId, commit: CommitId | None, kind: str, key: str, value: JsonValue) -> None:
         """As `put_evaluations`, for one."""
         self.put_evaluations([(state, commit, kind, key, value)])

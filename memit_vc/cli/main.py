@@ -39,6 +39,7 @@ GROUPS = {
         "facts": ("facts", "List the facts that are in the model now."),
         "diff": ("diff", "Show in which facts two revisions differ."),
         "ask": ("ask", "Show what the model says, at several revisions side by side."),
+        "report": ("report", "Write history, facts and scores as one page for a browser."),
         "eval": ("eval", "Measure the scores of a revision."),
         "blame": ("blame", "Rank the live edits by what they do to a prompt."),
         "bisect": ("bisect", "Find the commit that changed something, by halving."),
