@@ -40,6 +40,7 @@ GROUPS = {
         "diff": ("diff", "Show in which facts two revisions differ."),
         "ask": ("ask", "Show what the model says, at several revisions side by side."),
         "report": ("report", "Write history, facts and scores as one page for a browser."),
+        "web": ("web", "Show that page live, with a playground and buttons."),
         "eval": ("eval", "Measure the scores of a revision."),
         "blame": ("blame", "Rank the live edits by what they do to a prompt."),
         "bisect": ("bisect", "Find the commit that changed something, by halving."),

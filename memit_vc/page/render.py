@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,13 +30,29 @@ NOTABLE = 12
 
 def render(report: Report) -> str:
     """The page, as it is written to a file."""
-    style, script = (source("page.css"), source("page.js"))
+    return _page("report.html", report, source("page.css"), source("page.js"))[0]
+
+
+def render_live(report: Report, *, operation: int, revisions: Sequence[str]) -> tuple[str, str]:
+    """The page as a server shows it, with what only a server can do, and its policy.
+
+    `operation` is the newest one; `revisions` are proposed where the model is asked.
+    """
+    style, script = (f"{source(f'page.{kind}')}\n{source(f'live.{kind}')}" for kind in ("css", "js"))
+    live = {"operation": operation, "revisions": list(dict.fromkeys(revisions))}
+    return _page("live.html", report, style, script, connect="connect-src 'self'; ", live=live)
+
+
+def _page(
+    template: str, report: Report, style: str, script: str, *, connect: str = "", **more: object
+) -> tuple[str, str]:
+    """The page and its policy."""
     policy = (
-        f"default-src 'none'; style-src {_hashed(style)}; script-src {_hashed(script)}; img-src data:; "
+        f"default-src 'none'; style-src {_hashed(style)}; script-src {_hashed(script)}; img-src data:; {connect}"
         "base-uri 'none'; form-action 'none'"
     )
-    template = environment().get_template("report.html")
-    return template.render(**context(report), policy=policy, style=style, script=script, generator=GENERATOR)
+    known = {**context(report), "policy": policy, "style": style, "script": script, "generator": GENERATOR, **more}
+    return environment().get_template(template).render(**known), policy
 
 
 def environment() -> Environment:
