@@ -187,6 +187,11 @@ def _interrupted(error: BaseException) -> int:
     number = error.number if isinstance(error, Stopped) else signal.SIGINT
     how = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
     click.echo(f"{how}: either everything was done or nothing; check with `memitvc op log`", err=True)
+    cause: BaseException | None = error
+    while cause is not None:  # what the work itself was stopped by may lie below click's own and the guard's
+        for note in getattr(cause, "__notes__", ()):
+            click.echo(note, err=True)
+        cause = cause.__cause__
     return 128 + number
 
 

@@ -199,7 +199,8 @@ def test_the_buttons_do_what_they_say(live: Live, tmp_path: Path) -> None:
     assert (status, (out / "config.json").is_file()) == (200, True)
     before = contents(repository.directory)
     for line in (
-        "memitvc", "memitvc gc", "rm -rf x", "'", "memitvc undo x", "memitvc revert nowhere", "memitvc revert HEAD; rm x",
+        "memitvc", "memitvc gc", "rm -rf x", "'", "memitvc undo x", "memitvc revert nowhere",
+        "memitvc revert HEAD; rm x",
         "memitvc revert --resolve", "memitvc revert -m x", "memitvc checkout HEAD --in-place x",
         f"memitvc checkout HEAD -o {repository.root / 'x'}",
     ):  # fmt: skip
