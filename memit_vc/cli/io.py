@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -103,8 +103,10 @@ class IO:
         Both say how many minutes are left. An interrupt learns what the stage leaves, as a note.
         """
         left = Remaining()
+        drawn: AbstractContextManager[Progress]
+        drawn = self._bars(left) if sys.stderr.isatty() else nullcontext(_lines(self, left))
         try:
-            with self._bars(left) if sys.stderr.isatty() else nullcontext(_lines(self, left)) as report:
+            with drawn as report:
                 yield report
         except KeyboardInterrupt as error:
             if left.kept:

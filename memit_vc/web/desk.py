@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memit_vc.errors import UsageError
-from memit_vc.numerics.scores.generation import Generated
 from memit_vc.page.render import render_live
-from memit_vc.porcelain.asking.ask import NEW_TOKENS, Place, generated
-from memit_vc.porcelain.asking.blame import blame
-from memit_vc.porcelain.editing.models import LoadedModel, model_of
 from memit_vc.porcelain.history.report import gather
 from memit_vc.repository import Repository
 from memit_vc.web.commands import run
+
+if TYPE_CHECKING:
+    from memit_vc.numerics.scores.generation import Generated
+    from memit_vc.porcelain.asking.ask import Place
+    from memit_vc.porcelain.editing.models import LoadedModel
 
 BEST = 5
 """Tokens shown of each place."""
@@ -53,6 +54,8 @@ class Desk:
 
     def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """One prompt at two revisions, token by token; `differ` is the first place where they take different ones."""
+        from memit_vc.porcelain.asking.ask import NEW_TOKENS, generated
+
         sides = [_text(body, "left"), _text(body, "right")]
         tokens, chat = body.get("tokens", NEW_TOKENS), body.get("chat", False)
         if not isinstance(chat, bool) or type(tokens) is not int or not 1 <= tokens <= _MOST_TOKENS:
@@ -73,6 +76,8 @@ class Desk:
 
     def blame(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """The live facts that move the answer to a prompt most."""
+        from memit_vc.porcelain.asking.blame import blame
+
         found = blame(self.repository, _text(body, "prompt"), revision=_text(body, "revision"), loaded=self._model())
         facts = [
             {
@@ -92,6 +97,8 @@ class Desk:
         return {"done": run(self.repository, _text(body, "command"), seen=seen)}
 
     def _model(self) -> LoadedModel:
+        from memit_vc.porcelain.editing.models import model_of
+
         if self._loaded is None:
             self._loaded = model_of(self.repository, None)
         return self._loaded
