@@ -44,7 +44,11 @@ def test_pictures_hold_hostile_text_as_text(tmp_path: Path) -> None:
         synthetic.record(repository, [synthetic.fact(1)], message=bad)
         drawn = picture(history(repository))
         assert repository.fsck() == []
-    for text in (drawn, score_picture([(bad, "0.10", "–")]), lines(bad, [Series(bad, [(0, 1.0)])], [bad], low=0, high=1)):
+    for text in (
+        drawn,
+        score_picture([(bad, "0.10", "–")]),
+        lines(bad, [Series(bad, [(0, 1.0)])], [bad], low=0, high=1),
+    ):
         assert ElementTree.fromstring(text).tag.endswith("svg")  # noqa: S314
         assert "<script" not in text
     assert "\\u202e" in drawn

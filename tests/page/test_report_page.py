@@ -15,7 +15,9 @@ from tests.support import synthetic, told
 
 pytestmark = pytest.mark.browser
 Browse = Callable[..., Opened]
-HOSTILE = "<script>window.bad=1</script></script><img src=x onerror=window.bad=1>\u202egnp.exe\u2066 javascript:alert(1)"
+HOSTILE = (
+    "<script>window.bad=1</script></script><img src=x onerror=window.bad=1>\u202egnp.exe\u2066 javascript:alert(1)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +76,12 @@ def test_the_summary_leads_to_the_commit_that_made_a_neighbour_wrong(browse: Bro
 def test_search_and_facets(browse: Browse, page: Path) -> None:
     opened = browse(page).page
     opened.fill("#search", "city 4")
-    assert opened.text_content("#found") == "1 of 7 facts"
+    assert opened.text_content("#found") == "1 of 8 facts"
     opened.fill("#search", "")
     opened.select_option("#facet", "reverted")
     assert "City 6" in opened.text_content("#rows tbody")
     opened.select_option("#facet", "broken")
-    assert opened.text_content("#found") == "1 of 7 facts"
+    assert opened.text_content("#found") == "1 of 8 facts"
 
 
 def test_hostile_text_is_text_and_only_our_script_runs(browse: Browse, tmp_path: Path) -> None:
@@ -98,7 +100,9 @@ def test_hostile_text_is_text_and_only_our_script_runs(browse: Browse, tmp_path:
     assert "<script>window.bad=1</script>" in opened.page.text_content(".history")
     assert "\u202e" not in opened.page.inner_text("body")
     assert (opened.asked, opened.said) == ([], [])
-    opened.page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'window.bad=1'}))")
+    opened.page.evaluate(
+        "document.body.append(Object.assign(document.createElement('script'), {text: 'window.bad=1'}))"
+    )
     assert opened.page.evaluate("window.bad") is None
     assert "Content Security Policy" in opened.said[0]
 

@@ -90,18 +90,19 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def story(directory: Path) -> Repository:
-    """Three commits, of which the second makes a neighbour wrong and the third an answer; a revert, a merged branch."""
+    """Four commits, of which the second makes a neighbour wrong and the third an answer; the fourth is reverted, and a
+    branch is merged.
+    """
     repository = synthetic.init(directory)
     teller = Teller(repository)
     first = [asked(1), asked(2), asked(3)]
     teller.commit(first, "Three cities", City_3=scores(right=0.0))
     teller.commit([asked(4), asked(5)], "Two more cities")
     teller.measured("HEAD", {first[0].id: scores(neighbour=0.0), first[1].id: scores()})
+    teller.commit([asked(8)], "A third batch")
+    teller.measured("HEAD", {first[0].id: scores(neighbour=0.0), first[1].id: scores(right=0.0, nll=4.0)})
     taken = teller.commit([asked(6)], "One to be taken out again")
-    now = {first[0].id: scores(neighbour=0.0), first[1].id: scores(right=0.0, nll=4.0)}
-    teller.measured("HEAD", now)
-    revert(repository, [taken.id[:12]])
-    teller.measured("HEAD", now)
+    revert(repository, [taken.id[:12]])  # the state is that of the third batch, and so is what was measured
     side = synthetic.record(repository, [asked(7)], parents=[taken.id], branch="side", message="From a side")
     synthetic.record(repository, parents=[repository.head().commit, side.id], message="Merge side", kind="merge")
     return repository

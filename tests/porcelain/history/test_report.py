@@ -37,9 +37,13 @@ def test_each_fact_says_whether_it_is_live_and_what_made_it_wrong(report: Report
     by_subject = {fact.subject: fact for fact in report.facts}
     subjects = {number: row.subject for number, row in enumerate(report.commits)}
     status = {subject: fact.status for subject, fact in by_subject.items()}
-    assert status == {**{f"City {n}": "live" for n in range(1, 6)}, "City 6": "reverted", "City 7": "reverted"}
+    assert status == {
+        **dict.fromkeys((f"City {n}" for n in (1, 2, 3, 4, 5, 8)), "live"),
+        "City 6": "reverted",
+        "City 7": "reverted",
+    }
     assert subjects[by_subject["City 1"].broke["neighbours"]] == "Two more cities"
-    assert subjects[by_subject["City 2"].broke["prompt"]] == "One to be taken out again"
+    assert subjects[by_subject["City 2"].broke["prompt"]] == "A third batch"
     gone = by_subject["City 6"].gone
     assert gone is not None
     assert subjects[gone].startswith("Revert")
@@ -52,7 +56,7 @@ def test_each_fact_says_whether_it_is_live_and_what_made_it_wrong(report: Report
 def test_four_buckets(report: Report) -> None:
     found = {(each.older, each.newer): each for each in report.comparisons}
     taken = found["before each fact's commit", "right after it"]
-    assert len(taken.fixed) == 2 * 6 - 2
+    assert len(taken.fixed) == 2 * 7 - 2
     assert {report.facts[case.fact].subject for case in taken.failing} == {"City 3"}
     assert taken.regressed == ()
 
@@ -87,7 +91,7 @@ def test_facts_without_keys_are_left_out_of_interference_and_counted(repository:
     found = interference(LiveState.of_head(repository), {})
     assert (found.pairs, found.compared) == ((), 0)
     assert found.note is not None
-    assert found.note.startswith("5 facts have no keys")
+    assert found.note.startswith("6 facts have no keys")
 
 
 def test_interference_is_the_share_of_the_own_edit(place_with_keys: Repository) -> None:
@@ -168,7 +172,7 @@ def test_the_command_replaces_reports_and_nothing_else(tmp_path: Path, capsys: p
         assert main(["report", *where, "-o", str(page), "--json"]) == 0
         record = json.loads(capsys.readouterr().out)
     assert GENERATOR in page.read_text(encoding="utf-8")
-    assert (record["live"], record["commits"], record["bytes"]) == (5, 7, page.stat().st_size)
+    assert (record["live"], record["commits"], record["bytes"]) == (6, 8, page.stat().st_size)
     assert len(record["neighbours_made_wrong"]) == 1
     assert main(["report", *where, "-o", str(other)]) == 2
     assert "exists and is not a report" in capsys.readouterr().err
