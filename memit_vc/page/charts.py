@@ -55,10 +55,10 @@ def lines(
             f'<line class="grid" x1="{LEFT}" x2="{WIDE - RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>'
             f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{number(value, digits)}</text>'
         )
-    for place in _ticks(len(labels)):
-        parts.append(
-            f'<text x="{x(place):.1f}" y="{HIGH - BOTTOM + 18}" text-anchor="middle">{escape(labels[place])}</text>'
-        )
+    parts += [
+        f'<text x="{x(place):.1f}" y="{HIGH - BOTTOM + 18}" text-anchor="middle">{escape(labels[place])}</text>'
+        for place in _ticks(len(labels))
+    ]
     if rule is not None:
         parts.append(
             f'<line class="base" x1="{LEFT}" x2="{WIDE - RIGHT}" y1="{y(rule):.1f}" y2="{y(rule):.1f}"/>'

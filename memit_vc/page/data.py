@@ -142,7 +142,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Pair:
-    """At the key of fact `at` (a number in `Report.facts`), fact `by` moves the output by `share` of `at`'s own edit."""
+    """At the key of fact `at`, fact `by` adds `share` of what `at`'s own edit adds; both count `Report.facts`."""
 
     at: int
     by: int

@@ -82,6 +82,7 @@ def context(report: Report) -> dict[str, Any]:
         "report": report,
         "labels": MEASURES,
         "notable": NOTABLE,
+        "wide": wide,
         "lanes": [Markup(graph.cell(row.graph, wide)) for row in report.commits],  # noqa: S704
         "bars": [(Markup(svg), known) for svg, known in (charts.commit_bars(row.after) for row in report.commits)],  # noqa: S704
         "retention": Markup(_retention(report, places, labels)),  # noqa: S704

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from memit_vc.objects import Commit, Fact, FactId, JsonValue, Probe
+from memit_vc.cli.demo_facts import FIRST, SECOND
+from memit_vc.objects import Commit, CommitId, Fact, FactId, JsonValue, Probe
+from memit_vc.page.data import FACT_MEASURES, CommitRow, Curve, FactRow, Interference, Point, Report, Weights
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.repository import Repository
+from memit_vc.vcs.graphlines import graph_rows
 from tests.support import synthetic
 
-__all__ = ["Teller", "asked", "long_history", "story"]
+__all__ = ["Teller", "asked", "example", "large_report", "long_history", "scores", "story"]
 
 _MEASURES = ("ES", "PS", "NS", "rewrite_acc", "free_acc", "chat_acc", "paraphrase_acc", "clean_acc")
 _MORE = ("generation_acc", "neighbourhood_acc", "same_subject", "hijacked")
@@ -86,25 +90,41 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def story(directory: Path) -> Repository:
-    """Three commits, of which the second makes a neighbour of the first wrong and the third an answer; one revert, and a
-    branch that is merged.
+    """Four commits, of which the second makes a neighbour wrong and the third an answer; the fourth is reverted, and a
+    branch is merged.
     """
     repository = synthetic.init(directory)
     teller = Teller(repository)
     first = [asked(1), asked(2), asked(3)]
     teller.commit(first, "Three cities", City_3=scores(right=0.0))
-    spoiling = teller.commit([asked(4), asked(5)], "Two more cities")
+    teller.commit([asked(4), asked(5)], "Two more cities")
     teller.measured("HEAD", {first[0].id: scores(neighbour=0.0), first[1].id: scores()})
+    teller.commit([asked(8)], "A third batch")
+    teller.measured("HEAD", {first[0].id: scores(neighbour=0.0), first[1].id: scores(right=0.0, nll=4.0)})
     taken = teller.commit([asked(6)], "One to be taken out again")
-    teller.measured("HEAD", {first[0].id: scores(neighbour=0.0), first[1].id: scores(right=0.0, nll=4.0)})
-    revert(repository, [taken.id[:12]])
-    teller.measured("HEAD", {first[0].id: scores(neighbour=0.0), first[1].id: scores(right=0.0, nll=4.0)})
-    assert spoiling.id
+    revert(repository, [taken.id[:12]])  # the state is that of the third batch, and so is what was measured
     side = synthetic.record(repository, [asked(7)], parents=[taken.id], branch="side", message="From a side")
-    synthetic.record(
-        repository, [], parents=[repository.head().commit, side.id], message="Merge side", kind="merge", branch="main",
-        patch=None,
-    )  # fmt: skip
+    synthetic.record(repository, parents=[repository.head().commit, side.id], message="Merge side", kind="merge")
+    return repository
+
+
+def example(directory: Path) -> Repository:
+    """The facts of the demo with scores as an edit of a small model has them: what the pictures in docs/ show."""
+    repository = synthetic.init(directory)
+    teller = Teller(repository)
+    dull = {
+        fact.subject.replace(" ", "_"): scores(nll=0.05 + 0.07 * number, neighbour=float(number != 4))
+        for number, fact in enumerate(FIRST)
+    }
+    teller.commit(FIRST, "Ten facts about the world", **{**dull, "Hamlet": scores(right=0.0, nll=1.7)})
+    teller.commit(SECOND, "Five more facts", **{fact.subject.replace(" ", "_"): scores(nll=0.12) for fact in SECOND})
+    later = {fact.id: dict(dull[fact.subject.replace(" ", "_")]) for fact in FIRST}
+    later[FIRST[0].id] = scores(neighbour=0.0, nll=0.2)
+    later[FIRST[2].id] = scores(right=0.0, nll=2.3)
+    teller.measured("HEAD", later)
+    wrong = teller.commit([asked(1, subject="Lima", prompt="Lima is the capital of")], "One that was a mistake")
+    revert(repository, [wrong.id[:12]])
+    teller.measured("HEAD", {**later, **{fact.id: scores(nll=0.12) for fact in SECOND}})
     return repository
 
 
@@ -115,3 +135,48 @@ def long_history(directory: Path, *, commits: int, facts: int) -> Repository:
     for number in range(commits):
         teller.commit([asked(facts * number + each) for each in range(facts)], f"Batch {number}")
     return repository
+
+
+def large_report(*, commits: int, facts: int) -> Report:
+    """A report as a long history gives it, made without one."""
+    names = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(commits + 1)]
+    drawn = graph_rows((CommitId(name), names[n + 1 : n + 2]) for n, name in enumerate(names))  # type: ignore[misc]
+    means = scores()
+    rows = tuple(
+        CommitRow(
+            id=name, subject=f"Batch {commits - n}", message=f"Batch {commits - n}", author="Ada", kind="commit",
+            time="2026-01-31T12:00:00Z", parents=tuple(names[n + 1 : n + 2]), refs=(), state=name, graph=graph,
+            facts=facts // commits, gone=0, lost=False, before=_BEFORE, after=means, errors={}, perplexity=20 + n % 7,
+        )
+        for n, (name, graph) in enumerate(zip(names, drawn, strict=True))
+    )  # fmt: skip
+    sides = tuple(tuple(each[name] for name in FACT_MEASURES) for each in (_BEFORE, means))
+    found = []
+    for number in range(facts):
+        fact, own = asked(number), number % commits
+        found.append(
+            FactRow(
+                id=fact.id, subject=fact.subject, prompt=fact.prompt, target=fact.target, old=fact.ground_truth,
+                paraphrases=fact.paraphrases, neighbours=tuple((p.prompt, p.answer) for p in fact.neighbourhood),
+                generation=(), commit=own, gone=None, status="live",
+                points=(Point(None, sides[0]), Point(own, sides[1])),
+            )
+        )  # fmt: skip
+    line = tuple(range(commits, -1, -1))
+    return Report(
+        base="llama", base_id=names[0], revision=names[0], branch="main", state=names[0], version="0", commits=rows,
+        line=line, facts=tuple(found), curves=tuple(Curve(n, ((n, 1.0, 10),)) for n in line[1:]),
+        perplexity=tuple((n, 20.0 + n % 7) for n in line), base_perplexity=20.0, comparisons=(),
+        weights=Weights((), (), None), interference=Interference((), 0, None), provenance={}, hashes_recorded=False,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    import sys
+    import tempfile
+
+    from memit_vc.page.render import render
+    from memit_vc.porcelain.history.report import gather
+
+    with tempfile.TemporaryDirectory() as name, example(Path(name)) as told:
+        Path(sys.argv[1]).write_text(render(gather(told)), encoding="utf-8")

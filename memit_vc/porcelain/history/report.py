@@ -33,19 +33,18 @@ def gather(repository: Repository, revision: str = "HEAD", *, progress: Progress
     numbers = {entry.id: number for number, entry in enumerate(entries)}
     line = _line(repository, tip)
     state = LiveState.at(repository, tip)
-    progress("report", 0, 4)
+    progress("report", 0, 3)
     measured = Measured(repository, [entry.id for entry in entries])
     facts = fact_rows(repository, commits, state.live, line, measured)
-    progress("report", 1, 4)
     perplexities = measured.perplexities(line)
     rows = _commit_rows(repository, entries, facts, measured, perplexities)
-    progress("report", 2, 4)
+    progress("report", 1, 3)
     on_line = [commits[numbers[commit]] for commit in line]
     changed = weights(repository, on_line, numbers) if len(line) > 1 else Weights((), (), None)
-    progress("report", 3, 4)
+    progress("report", 2, 3)
     by_id = {fact.id: number for number, fact in enumerate(facts)}
     worst = interference(state, by_id) if state.columns else Interference((), 0, None)  # type: ignore[arg-type]
-    progress("report", 4, 4)
+    progress("report", 3, 3)
     config, head = repository.config, repository.head()
     parent = repository.parents(tip)[:1]
     return Report(
@@ -68,6 +67,16 @@ def gather(repository: Repository, revision: str = "HEAD", *, progress: Progress
         provenance=_provenance(repository, entries),
         hashes_recorded=bool(repository.evaluations(state.id, "tensors")),
     )
+
+
+def history(repository: Repository, revision: str = "HEAD") -> list[CommitRow]:
+    """The commits alone, newest first: what the picture of a model card shows."""
+    entries = log(repository, [revision])
+    line = _line(repository, entries[0].id)
+    measured = Measured(repository, [entry.id for entry in entries])
+    live = repository.live_facts(entries[0].id)
+    facts = fact_rows(repository, [entry.commit for entry in entries], live, line, measured)
+    return _commit_rows(repository, entries, facts, measured, measured.perplexities(line))
 
 
 def _line(repository: Repository, tip: CommitId) -> list[CommitId]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from memit_vc.objects import CommitId, FactId
@@ -67,11 +68,11 @@ class Measured:
             return {}
         probe = max(counts, key=lambda name: counts[name])
         found = {commit: self._by_probe[commit][probe] for commit in line if probe in self._by_probe[commit]}
-        for older, newer in zip(line, line[1:], strict=False):  # what a commit measured before it
+        for older, newer in pairwise(line):  # what a commit measured before it
             side = self.records.get(newer, {}).get("before", {})
             if older not in found and side.get("probe") == probe and isinstance(side.get("perplexity"), int | float):
                 found[older] = side["perplexity"]
-        return found
+        return {commit: found[commit] for commit in line if commit in found}
 
 
 def points(
@@ -93,7 +94,7 @@ def broke(found: Sequence[Point]) -> dict[str, int]:
     for what, name in ASKED.items():
         known = [(point.commit, value) for point in found if (value := point.get(name)) is not None]
         since = None
-        for (_, old), (commit, new) in zip(known, known[1:], strict=False):
+        for (_, old), (commit, new) in pairwise(known):
             if new < old:
                 since = commit
             elif new > old and new >= 1.0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -47,6 +46,8 @@ def weights(repository: Repository, line: Sequence[Commit], numbers: Mapping[Com
         found[commit.id] = changed
     touched = sorted({weight for row in found.values() for weight in row}, key=lambda weight: weight.layer)
     norms, note = base_norms(repository, touched)
+    if note is not None:  # it names a directory, and a report is mailed
+        note = "the base is not here to compare with"
     if missing:
         note = "some patches are missing or damaged: run `memitvc fsck`"
     return Weights(
