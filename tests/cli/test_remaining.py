@@ -10,8 +10,8 @@ from memit_vc.cli import main
 from memit_vc.cli.remaining import KEPT, Remaining
 from memit_vc.porcelain.asking import ask as asking
 from memit_vc.progress import Progress
+from memit_vc.repository import Repository
 from tests.support.paths import ROOT
-from tests.support.places import Place
 
 
 class Clock:
@@ -72,14 +72,14 @@ def test_each_stage_that_keeps_its_work_is_one_that_is_reported() -> None:
 
 
 def test_an_interrupt_says_what_is_kept(
-    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    plain_repository: Repository, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop(*given: object, progress: Progress, **more: object) -> None:
         progress("search z", 1, 4)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(asking, "ask", stop)
-    assert main(["ask", "a", "-C", str(place.work)]) == 130
+    assert main(["ask", "a", "-C", str(plain_repository.directory)]) == 130
     assert capsys.readouterr().err.strip().splitlines()[-2:] == [
         "interrupted: either everything was done or nothing; check with `memitvc op log`",
         KEPT["search z"],

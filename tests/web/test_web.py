@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from memit_vc.cli import main
 from memit_vc.objects import RefUpdate
 from memit_vc.porcelain.asking.ask import ask
 from memit_vc.porcelain.asking.blame import blame
@@ -23,7 +25,7 @@ from memit_vc.web.desk import Desk
 from memit_vc.web.server import Server
 from tests.support.models import FACTS
 from tests.support.opened import Opened
-from tests.support.places import Cli, contents
+from tests.support.places import contents
 
 HOSTILE = "</script><script>alert(1)</script>\u202e"
 
@@ -221,12 +223,15 @@ def test_the_buttons_do_what_they_say(live: Live, tmp_path: Path) -> None:
     assert contents(repository.directory) == before
 
 
-def test_the_command_needs_a_revision_and_the_extra(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cli("web", "nowhere").code == 1
-    import sys
-
+def test_the_command_needs_a_revision_and_the_extra(
+    plain_repository: Repository, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = str(plain_repository.directory)
+    assert main(["web", "nowhere", "-C", where]) == 1
+    capsys.readouterr()
     monkeypatch.delitem(sys.modules, "memit_vc.web.server", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    refused = cli("web", "--json")
-    assert "uvicorn" in refused.error["message"]
-    assert "memit-vc[web]" in refused.error["hint"]
+    assert main(["web", "--json", "-C", where]) == 1
+    error = json.loads(capsys.readouterr().err)["error"]
+    assert "uvicorn" in error["message"]
+    assert "memit-vc[web]" in error["hint"]
