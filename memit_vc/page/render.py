@@ -130,7 +130,7 @@ def _record(report: Report) -> JsonValue:
         {name: value for name, value in asdict(row).items() if name not in ("graph", "subject")}
         for row in report.commits
     ]
-    others = ("base", "base_id", "revision", "branch", "state", "version", "line", "perplexity", "base_perplexity")
+    others = ("base", "base_id", "revision", "branch", "state", "line", "perplexity", "base_perplexity")
     return {
         "format": 1,
         **{name: getattr(report, name) for name in others},
