@@ -9,8 +9,8 @@ from html import escape
 from memit_vc.foreign.text import one_line
 from memit_vc.page.measures import number
 
-WIDE, HIGH = 720, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 150, 14, 42
+WIDE, HIGH = 820, 260
+LEFT, RIGHT, TOP, BOTTOM = 52, 250, 14, 42
 STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#1f2328}.page{fill:#fff}.was{fill:#8a94a0}.is{fill:#0072b2}"
     ".rule{stroke:#d0d7de}@media(prefers-color-scheme:dark){text{fill:#e6e9ed}.page{fill:#14181d}.was{fill:#77818c}"

@@ -170,7 +170,6 @@ class Report:
     revision: str
     branch: str | None
     state: str
-    version: str
     commits: tuple[CommitRow, ...]
     line: tuple[int, ...]
     facts: tuple[FactRow, ...]

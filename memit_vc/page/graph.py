@@ -37,8 +37,8 @@ def width(rows: Sequence[GraphRow]) -> int:
     return 2 * STEP + STEP * max((len(line) for row in rows for line in (row.node, *row.edges)), default=2)
 
 
-def cell(row: GraphRow, wide: int) -> str:
-    """The share of one commit in a list: as high as its row, whatever the row holds.
+def cell(row: GraphRow, above: GraphRow | None, wide: int) -> str:
+    """The share of one commit in a list: as high as its row, whatever the row holds. `above` is the row before it.
 
     The lanes run from the top to the edges, which stand at the bottom.
     """
@@ -53,6 +53,8 @@ def cell(row: GraphRow, wide: int) -> str:
         parts.append(_vertical(row.node.index("*"), str(below + NODE), "100%"))
     parts.append("</svg>")
     parts.append(f'<svg y="100%" width="{wide}" height="1" overflow="visible">{_edges(row, -below)}</svg>')
+    if _comes(row, above):
+        parts.append(_vertical(row.node.index("*"), "0", str(NODE)))
     parts.append(_node(row, NODE))
     parts.append("</svg>")
     return "".join(parts)
@@ -64,7 +66,7 @@ def picture(rows: Sequence[CommitRow]) -> str:
     left = width([row.graph for row in shown])
     parts: list[str] = []
     y = 4
-    for row in shown:
+    for row, above in zip(shown, [None, *(each.graph for each in shown)], strict=False):
         label = escape(one_line(_short(row.subject)))
         names = f" ({escape(one_line(', '.join(row.refs)))})" if row.refs else ""
         below = EDGE * len(row.graph.edges)
@@ -74,6 +76,8 @@ def picture(rows: Sequence[CommitRow]) -> str:
                 parts.append(_vertical(place, str(y), str(y + 26)))
         if "|" in _under(row.graph):
             parts.append(_vertical(row.graph.node.index("*"), str(y + NODE), str(y + 26)))
+        if _comes(row.graph, above):
+            parts.append(_vertical(row.graph.node.index("*"), str(y), str(y + NODE)))
         parts += [_edges(row.graph, y + 26), _node(row.graph, y + NODE)]
         change = f" +{row.facts}" if row.facts else ""
         change += f" −{row.gone}" if row.gone else ""
@@ -99,6 +103,15 @@ def _short(text: str) -> str:
 def _under(row: GraphRow) -> str:
     """What `body` has under the node: nothing under a root."""
     return row.body[row.node.index("*")]
+
+
+def _comes(row: GraphRow, above: GraphRow | None) -> bool:
+    """Whether a lane leads from the row above to the node: not to the tip of a branch."""
+    if above is None:
+        return False
+    place = row.node.index("*")
+    last = f" {above.edges[-1] if above.edges else above.body}  "  # one to the left, for the place 0
+    return last[place + 1] == "|" or last[place] == "\\" or last[place + 2 : place + 3] == "/"
 
 
 def _x(place: float) -> float:

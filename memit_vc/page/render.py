@@ -75,7 +75,8 @@ def context(report: Report) -> dict[str, Any]:
     """What the templates of the sections need, whatever page they are in."""
     from markupsafe import Markup
 
-    wide = graph.width([row.graph for row in report.commits])
+    rows = [row.graph for row in report.commits]
+    wide = graph.width(rows)
     places = {commit: place for place, commit in enumerate(report.line)}
     labels = [report.commits[commit].id[:7] for commit in report.line]
     return {
@@ -83,7 +84,7 @@ def context(report: Report) -> dict[str, Any]:
         "labels": MEASURES,
         "notable": NOTABLE,
         "wide": wide,
-        "lanes": [Markup(graph.cell(row.graph, wide)) for row in report.commits],  # noqa: S704
+        "lanes": [Markup(graph.cell(row, above, wide)) for row, above in zip(rows, [None, *rows], strict=False)],  # noqa: S704
         "bars": [(Markup(svg), known) for svg, known in (charts.commit_bars(row.after) for row in report.commits)],  # noqa: S704
         "retention": Markup(_retention(report, places, labels)),  # noqa: S704
         "health": Markup(_health(report, places, labels)),  # noqa: S704
@@ -145,7 +146,7 @@ def _record(report: Report) -> JsonValue:
         {name: value for name, value in asdict(row).items() if name not in ("graph", "subject")}
         for row in report.commits
     ]
-    others = ("base", "base_id", "revision", "branch", "state", "version", "line", "perplexity", "base_perplexity")
+    others = ("base", "base_id", "revision", "branch", "state", "line", "perplexity", "base_perplexity")
     return {
         "format": 1,
         **{name: getattr(report, name) for name in others},

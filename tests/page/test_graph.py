@@ -25,8 +25,8 @@ def test_a_picture_of_a_merge(tmp_path: Path) -> None:
 def test_a_cell_has_a_stroke_for_each_mark(tmp_path: Path) -> None:
     with told.story(tmp_path / "work") as repository:
         rows = history(repository)
-    for row in rows:
-        drawn = ElementTree.fromstring(cell(row.graph, 60))  # noqa: S314
+    for row, above in zip(rows, [None, *rows], strict=False):
+        drawn = ElementTree.fromstring(cell(row.graph, above and above.graph, 60))  # noqa: S314
         found = list(drawn.iter())
         assert sum(each.tag == "circle" for each in found) == 1
         assert sum(each.tag == "path" for each in found) == sum(

@@ -164,7 +164,7 @@ def large_report(*, commits: int, facts: int) -> Report:
         )  # fmt: skip
     line = tuple(range(commits, -1, -1))
     return Report(
-        base="llama", base_id=names[0], revision=names[0], branch="main", state=names[0], version="0", commits=rows,
+        base="llama", base_id=names[0], revision=names[0], branch="main", state=names[0], commits=rows,
         line=line, facts=tuple(found), curves=tuple(Curve(n, ((n, 1.0, 10),)) for n in line[1:]),
         perplexity=tuple((n, 20.0 + n % 7) for n in line), base_perplexity=20.0, comparisons=(),
         weights=Weights((), (), None), interference=Interference((), 0, None), provenance={}, hashes_recorded=False,

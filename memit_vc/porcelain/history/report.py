@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from memit_vc import __version__
 from memit_vc.objects import CommitId, JsonValue
 from memit_vc.page.data import CommitRow, FactRow, Interference, Report, Weights
 from memit_vc.porcelain.history.log import LogEntry, log
@@ -54,7 +53,6 @@ def gather(repository: Repository, revision: str = "HEAD", *, progress: Progress
         revision=tip,
         branch=head.branch if head.commit == tip else None,
         state=state.id,
-        version=__version__,
         commits=tuple(rows),
         line=tuple(numbers[commit] for commit in line),
         facts=facts,

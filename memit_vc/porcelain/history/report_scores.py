@@ -40,6 +40,11 @@ class Measured:
         self.why: dict[FactId, Any] = {}
         by_probe: dict[CommitId, dict[str, float]] = {}
         ppl = repository.evaluations_by_state("perplexity")
+        for commit, record in records.items():  # equal states have equal weights, whichever commit was measured
+            side = record["after"]
+            by_state[states[commit]] = {**side["facts"], **by_state.get(states[commit], {})}
+            if isinstance(side.get("perplexity"), int | float):
+                ppl[states[commit]] = {side["probe"]: side["perplexity"], **ppl.get(states[commit], {})}
         for commit in commits:
             found: dict[str, Any] = {}
             before: dict[str, Any] = {}
@@ -47,15 +52,12 @@ class Measured:
                 found |= handed[commit].get("after", {})
                 before |= handed[commit].get("before", {})
             if commit in records:
-                found |= records[commit]["after"]["facts"]
                 before |= records[commit]["before"]["facts"]
                 self.why |= records[commit].get("why") or {}
             found |= by_state.get(states[commit], {})
             self.at[commit] = {FactId(fact): values(scores) for fact, scores in found.items()}
             self.before[commit] = {FactId(fact): values(scores) for fact, scores in before.items()}
             by_probe[commit] = {probe: float(value) for probe, value in ppl.get(states[commit], {}).items()}
-            if commit in records and isinstance(records[commit]["after"].get("perplexity"), int | float):
-                by_probe[commit].setdefault(records[commit]["after"]["probe"], records[commit]["after"]["perplexity"])
         self._by_probe = by_probe
 
     def perplexities(self, line: Sequence[CommitId]) -> dict[CommitId, float]:

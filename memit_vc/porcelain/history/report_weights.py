@@ -33,9 +33,10 @@ def weights(repository: Repository, line: Sequence[Commit], numbers: Mapping[Com
     removes = repository.selections({commit.id: commit.removes for commit in changing})
     found: dict[CommitId, dict[EditableWeight, float]] = {}
     missing = False
+    editable = repository.weights()
     for commit in changing:
         changed: dict[EditableWeight, float] = {}
-        for weight in repository.weights():
+        for weight in editable:
             try:
                 sides = [state_terms(repository.patch_path, side[commit.id], weight.name) for side in (adds, removes)]
             except (IntegrityError, StorageError):  # `fsck` names it; the report has the rest to show
