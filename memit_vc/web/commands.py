@@ -22,7 +22,7 @@ def run(repository: Repository, line: str, *, seen: int) -> str:
     try:
         words = shlex.split(line)
     except ValueError as error:
-        raise UsageError(f"{line!r} is no command: {error}", hint="Type it in a terminal.") from error
+        raise UsageError(f"{line!r} is not a command line: {error}", hint="Type it in a terminal.") from error
     if words[:1] != ["memitvc"] or any(word.startswith("-") for word in words if word not in ("-o", "--fact")):
         words = []
     newest = repository.operations(1)[0].id

@@ -109,7 +109,7 @@ async def _body(request: Request) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the request is not JSON: {error}", hint="Use the page.") from error
     if not isinstance(found, dict):
-        raise UsageError("the request is no JSON object", hint="Use the page.")
+        raise UsageError("the request is not a JSON object", hint="Use the page.")
     return found
 
 
