@@ -422,13 +422,19 @@ class Repository:
         return self._read(rows_refs.load_operations, limit=limit)
 
     def undo(self) -> OperationRow:
-        """Put refs and HEAD back to where they were before the newest operation.
+        """Put refs and HEAD back to where they were before the newest operation that stands: each goes further back.
 
-        It is an operation itself: undoing it brings back what it took away. Returns it. UsageError if only `init`
-        is left.
+        It is an operation itself, and returned. UsageError if only `init` is left.
         """
         with changing(self.database, self.journal) as (connection, did):
             return undo.undo(connection, did)
+
+    def redo(self) -> OperationRow:
+        """Take the last undo back that was not taken back yet; an operation itself, and returned. UsageError if there
+        is none, or another operation followed it.
+        """
+        with changing(self.database, self.journal) as (connection, did):
+            return undo.redo(connection, did)
 
     def restore(self, operation: int) -> OperationRow:
         """Put refs and HEAD back to where they were after an operation; an operation itself, which is returned.
@@ -486,6 +492,10 @@ class Repository:
     def evaluations_of(self, commits: Collection[CommitId], kind: str) -> dict[CommitId, JsonValue]:
         """What of a kind is recorded under commits' own ids: commit → value."""
         return self._read(rows_results.load_evaluations_of, commits, kind)
+
+    def evaluations_by_state(self, kind: str) -> dict[StateId, dict[str, JsonValue]]:
+        """Everything of a kind: state → key → value."""
+        return self._read(rows_results.load_evaluations_by_state, kind)
 
     def put_evaluation(self, state: StateId, commit: CommitId | None, kind: str, key: str, value: JsonValue) -> None:
         """As `put_evaluations`, for one."""

@@ -129,15 +129,16 @@ class _Story:
         return made
 
     def _answers(self, facts: Sequence[Fact], *, first: int) -> None:
-        from memit_vc.porcelain.asking.answers import answers
+        from memit_vc.porcelain.asking.ask import ask
         from memit_vc.repository import Repository
 
         with Repository.open(self.where) as repository, self.io.progress() as progress:
             prompts = [fact.prompt for fact in facts]
-            table = answers(repository, prompts, ["HEAD~3", "HEAD~1", "HEAD"], progress=progress)
+            table = ask(repository, prompts, ["HEAD~3", "HEAD~1", "HEAD"], new_tokens=6, progress=progress)
         rows: list[list[str]] = []
         records: list[JsonValue] = []
-        for index, (fact, answered) in enumerate(zip(facts, table, strict=True)):
+        for index, (fact, asked) in enumerate(zip(facts, table, strict=True)):
+            answered = [answer.text.strip().split("\n", 1)[0].strip() for answer in asked.answers]
             said = [_said(answer) for answer in answered]
             rows.append(["1st" if index < first else "2nd", f"{fact.prompt} …", *said, fact.target])
             record: dict[str, Any] = {"commit": 1 if index < first else 2, "prompt": fact.prompt, "target": fact.target}

@@ -3,7 +3,8 @@ from __future__ import annotations
 import click
 
 from memit_vc.cli.io import IO, verb
-from memit_vc.cli.render import fact_line, number, score_rows
+from memit_vc.cli.render import fact_line, score_rows
+from memit_vc.page.measures import number
 from memit_vc.progress import count
 
 

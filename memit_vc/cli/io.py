@@ -14,13 +14,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from memit_vc.cli.completion import completing
+from memit_vc.cli.remaining import Remaining
 from memit_vc.cli.table import table
 from memit_vc.cli.terminal import escaped_json
 from memit_vc.errors import UsageError
@@ -98,12 +99,24 @@ class IO:
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
-        """A callback that draws bars on stderr while the block lasts; now and then a line where that is no terminal."""
-        if not sys.stderr.isatty():
-            yield _lines(self)
-            return
+        """A callback that draws bars on stderr while the block lasts; now and then a line where that is no terminal.
+        Both say how many minutes are left. An interrupt learns what the stage leaves, as a note.
+        """
+        left = Remaining()
+        drawn: AbstractContextManager[Progress]
+        drawn = self._bars(left) if sys.stderr.isatty() else nullcontext(_lines(self, left))
+        try:
+            with drawn as report:
+                yield report
+        except KeyboardInterrupt as error:
+            if left.kept:
+                vars(error).setdefault("__notes__", []).append(left.kept)
+            raise
+
+    @contextmanager
+    def _bars(self, left: Remaining) -> Iterator[Progress]:
         from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Bars
 
         bars = Bars(
@@ -111,7 +124,7 @@ class IO:
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}"),
             console=Console(stderr=True),
             transient=True,
         )
@@ -119,9 +132,10 @@ class IO:
         began = time.monotonic()
 
         def report(stage: str, done: int, total: int) -> None:
+            rest = left.report(stage, done, total)
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total or None)
-            bars.update(tasks[stage], completed=done, total=total or None)
+                tasks[stage] = bars.add_task(stage, total=total or None, left=rest)
+            bars.update(tasks[stage], completed=done, total=total or None, left=rest)
             # of what has no known length there may be no second report
             if not bars.live.is_started and (not total or time.monotonic() - began > _BAR_AFTER):
                 bars.start()
@@ -148,16 +162,17 @@ def _encoded(value: Any) -> Any:
     return [_encoded(each) for each in (sorted(value) if isinstance(value, frozenset) else value)]
 
 
-def _lines(io: IO) -> Progress:
+def _lines(io: IO, left: Remaining) -> Progress:
     """For logs and pipes: one line for each quarter of a minute that a command takes."""
     last = time.monotonic()
 
     def report(stage: str, done: int, total: int) -> None:
         nonlocal last
+        rest = left.report(stage, done, total)
         if time.monotonic() - last >= _LINE_EVERY:
             last = time.monotonic()
             so_far = f"{done / total:.0%}" if total >= _MANY else f"{done} of {total}"
-            io.note(f"{stage}: {so_far}" if total else stage)
+            io.note((f"{stage}: {so_far}" if total else stage) + (f", {rest}" if rest else ""))
 
     return report
 

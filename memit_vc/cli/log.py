@@ -9,6 +9,16 @@ from memit_vc.cli.io import IO, Verb, verb
 from memit_vc.foreign.text import one_line
 from memit_vc.vcs.graphlines import graph_rows
 
+_COLOURS = ("red", "green", "blue", "magenta", "cyan", "yellow")
+
+
+def _coloured(lanes: str) -> str:
+    """Each lane of a graph in a colour of its own, what joins two in that of the left one."""
+    return "".join(
+        sign if sign in " *" else click.style(sign, fg=_COLOURS[place // 2 % len(_COLOURS)])
+        for place, sign in enumerate(lanes)
+    )
+
 
 class _Log(Verb):
     """Takes -3 for -n 3, as git does."""
@@ -56,9 +66,9 @@ def command(
     def render() -> None:
         if graph:
             for row, entry in zip(graph_rows((e.id, e.parents) for e in entries), entries, strict=True):
-                click.echo(f"{row.node}{next(lines(entry))}")
+                click.echo(f"{_coloured(row.node)}{next(lines(entry))}")
                 for edge in row.edges:
-                    click.echo(edge)
+                    click.echo(_coloured(edge))
         else:
             for entry in entries:
                 click.echo("\n".join(lines(entry)))

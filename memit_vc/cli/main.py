@@ -40,6 +40,9 @@ GROUPS = {
         "show": ("show", "Show one commit: its facts, scores and provenance."),
         "facts": ("facts", "List the facts that are in the model now."),
         "diff": ("diff", "Show in which facts two revisions differ."),
+        "ask": ("ask", "Show what the model says, at several revisions side by side."),
+        "report": ("report", "Write history, facts and scores as one page for a browser."),
+        "web": ("web", "Show that page live, with a playground and buttons."),
         "eval": ("eval", "Measure the scores of a revision."),
         "blame": ("blame", "Rank the live edits by what they do to a prompt."),
         "bisect": ("bisect", "Find the commit that changed something, by halving."),
@@ -55,6 +58,7 @@ GROUPS = {
         "squash": ("squash", "Make one commit of many; the weights stay as they are."),
         "rebase": ("rebase", "Compute a branch's batches again on another tip."),
         "undo": ("undo", "Take back the last command that changed a branch."),
+        "redo": ("redo", "Take the last undo back."),
         "op": ("op", "The log of operations, and the way back to any point of it."),
     },
     "Share": {
@@ -185,6 +189,11 @@ def _interrupted(error: BaseException) -> int:
     number = error.number if isinstance(error, Stopped) else signal.SIGINT
     how = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
     click.echo(f"{how}: either everything was done or nothing; check with `memitvc op log`", err=True)
+    cause: BaseException | None = error
+    while cause is not None:  # what the work itself was stopped by may lie below click's own and the guard's
+        for note in getattr(cause, "__notes__", ()):
+            click.echo(note, err=True)
+        cause = cause.__cause__
     return 128 + number
 
 

@@ -9,6 +9,7 @@ import click
 
 from memit_vc.foreign.text import one_line
 from memit_vc.objects import Fact
+from memit_vc.page.measures import MEASURES, number
 from memit_vc.progress import count, size_text
 
 if TYPE_CHECKING:
@@ -18,28 +19,6 @@ if TYPE_CHECKING:
     from memit_vc.porcelain.recomputing.resolve import Resolved
     from memit_vc.porcelain.sharing.fetch import Fetched
     from memit_vc.store.records import OperationRow
-
-
-MEASURES = {
-    "ES": "ES (new target preferred)",
-    "PS": "PS (in paraphrases)",
-    "NS": "NS (neighbours kept)",
-    "S": "S (harmonic mean)",
-    "rewrite_acc": "argmax accuracy, prompts",
-    "free_acc": "asked freely",
-    "chat_acc": "asked in chat",
-    "paraphrase_acc": "argmax accuracy, paraphrases",
-    "clean_acc": "argmax accuracy, clean paraphrases",
-    "generation_acc": "argmax accuracy, generation prompts",
-    "neighbourhood_acc": "argmax accuracy, neighbours",
-    "same_subject": "same subject, other questions kept",
-    "hijacked": "same subject, hijacked by the target",
-}
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A measured value, or a dash if there is none."""
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def fact_line(fact: Fact) -> str:

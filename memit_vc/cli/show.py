@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import click
 
 from memit_vc.cli.io import IO, verb
-from memit_vc.cli.render import fact_line, number, score_rows
+from memit_vc.cli.render import fact_line, score_rows
 from memit_vc.foreign.text import one_line
+from memit_vc.page.measures import number
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.history.show import ShownCommit

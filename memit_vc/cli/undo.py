@@ -8,8 +8,8 @@ from memit_vc.cli.render import moved_lines
 
 @verb(name="undo", example="memitvc undo")
 def command(io: IO) -> None:
-    """Put branches, tags and HEAD back to where they were before the last operation. A second undo is a redo. `memitvc
-    op restore` goes back further.
+    """Put branches, tags and HEAD back to where they were before the last operation. Each further undo goes back one
+    more. `memitvc redo` comes forward again.
     """
     with io.repository() as repository:
         made = repository.undo()
@@ -18,6 +18,6 @@ def command(io: IO) -> None:
         click.echo(made.description)
         for line in moved_lines(made):
             click.echo(f"  {line}")
-        io.note("`memitvc undo` again takes this back; `memitvc op restore NUMBER` goes further back")
+        io.note("`memitvc undo` again goes further back; `memitvc redo` takes this undo back")
 
     io.emit(made, render)

@@ -18,6 +18,7 @@ from memit_vc.foreign.data import yaml_value
 from memit_vc.foreign.refused import Refused
 from memit_vc.foreign.text import BIDI
 from memit_vc.progress import count
+from memit_vc.remote.manifest import PICTURES
 
 BEGIN = "<!-- memitvc: begin. Written by `memitvc push`; what stands outside these two markers is yours and stays. -->"
 END = "<!-- memitvc: end -->"
@@ -69,6 +70,8 @@ class Card:
     vllm: bool = False
     base_about: str = ""
     """What a base is that is not on the Hub, in words. The name of its directory is private."""
+    pictured: bool = False
+    """Whether the pictures of history and scores are beside the card."""
 
 
 def card_with(card: Card, existing: str | None) -> str:
@@ -150,11 +153,16 @@ def _part(card: Card) -> str:
         _facts(card),
         "## Base and licence",
         _base(card),
-        *(["## Scores", _scores(card)] if card.scores else []),
+        *(["## History", f"![The commits, the newest first]({PICTURES[0]})"] if card.pictured else []),
+        *(["## Scores", *_picture(card), _scores(card)] if card.scores else []),
         *_usage(card),
         END,
     ]
     return "\n\n".join(sections)
+
+
+def _picture(card: Card) -> list[str]:
+    return [f"![The table below, as bars]({PICTURES[1]})"] if card.pictured else []
 
 
 def _facts(card: Card) -> str:

@@ -23,7 +23,7 @@ from stat import S_IMODE, S_IWGRP
 
 from memit_vc.concurrency import ordered_map
 from memit_vc.errors import RefMovedError, RemoteError, StorageError
-from memit_vc.remote.manifest import ADAPTER, BASE, CARD, HPARAMS, MANIFEST, MAX_MANIFEST
+from memit_vc.remote.manifest import ADAPTER, BASE, CARD, HPARAMS, MANIFEST, MAX_MANIFEST, PICTURES
 from memit_vc.remote.protocol import Change, RemoteFile, content_digest, content_size
 from memit_vc.remote.strict_json import DISTRUST
 from memit_vc.store.files import file_digest, fsync_path, make_directories, read_chunks, write_atomic
@@ -34,7 +34,7 @@ from memit_vc.store.temporaries import clear_abandoned, is_temporary, remove_tem
 _LOCK = ".memitvc-lock"
 _WAIT = 30.0
 """Seconds that a push waits for another one to the same directory."""
-_OURS = frozenset(("commits", "objects", MANIFEST, BASE, HPARAMS, CARD, *ADAPTER))
+_OURS = frozenset(("commits", "objects", MANIFEST, BASE, HPARAMS, CARD, *PICTURES, *ADAPTER))
 
 
 def _late(path: str) -> tuple[bool, bool, str]:
@@ -159,7 +159,7 @@ class DirectoryRemote:
         for name in ("commits", "objects"):
             for path, _ in stale_temporaries(self.directory / name, 0):
                 remove_temporary(path)
-        for name in (MANIFEST, BASE, HPARAMS, CARD, *ADAPTER):
+        for name in (MANIFEST, BASE, HPARAMS, CARD, *PICTURES, *ADAPTER):
             clear_abandoned(self.directory / name)
 
     def _inside(self, path: str) -> Path:

@@ -16,6 +16,8 @@ from memit_vc.vcs.refnames import check_ref_name
 REMOTE_FORMAT = 1
 MANIFEST, BASE, HPARAMS = "memitvc.json", "base.json", "hparams.yaml"
 CARD = "README.md"
+PICTURES = ("memitvc-history.svg", "memitvc-scores.svg")
+"""The pictures that the model card shows: the history, and the scores."""
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 MAX_MANIFEST = 1 << 24
 """Bytes: some hundred thousand refs."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, text, update
 
 from memit_vc.errors import IntegrityError, RefMovedError, RevisionError
 from memit_vc.objects import CommitId, Head, JsonValue, RefUpdate, canonical_json, short, utc_now
@@ -157,13 +157,9 @@ def latest_operation(connection: Connection) -> int:
     return int(connection.execute(select(func.max(operations.c.id))).scalar() or 0)
 
 
-def load_operations(
-    connection: Connection, *, limit: int | None = None, only: int | None = None, before: int | None = None
-) -> list[OperationRow]:
+def load_operations(connection: Connection, *, limit: int | None = None, only: int | None = None) -> list[OperationRow]:
     """Newest first."""
     statement = select(operations).order_by(operations.c.id.desc())
-    if before is not None:
-        statement = statement.where(operations.c.id < before)
     if only is not None:
         statement = statement.where(operations.c.id == only)
     if limit is not None:
@@ -174,12 +170,27 @@ def load_operations(
     return found
 
 
-def mark_undone(connection: Connection, operation: int, by: int | None) -> None:
+def newest_operation(connection: Connection, *conditions: ColumnElement[bool]) -> OperationRow | None:
+    """The newest that meets the conditions."""
+    statement = select(operations).where(*conditions).order_by(operations.c.id.desc()).limit(1)
+    found = connection.execute(statement).first()
+    return None if found is None else _operation(found)
+
+
+def mark_undone(connection: Connection, operation: int, by: int | None) -> list[JsonValue]:
+    """[operation, by], as the journal says it."""
     (found,) = load_operations(connection, only=operation)
     changed = replace(found, undone_by=by)
     connection.execute(
         update(operations).where(operations.c.id == operation).values(undone_by=by, digest=changed.digest)
     )
+    return [operation, by]
+
+
+def clear_undone(connection: Connection, by: int) -> list[JsonValue]:
+    """What an operation took back stands again; as the journal says it."""
+    numbers = connection.execute(select(operations.c.id).where(operations.c.undone_by == by)).scalars().all()
+    return [mark_undone(connection, number, None) for number in numbers]
 
 
 def _operation(row: Row[tuple[object, ...]]) -> OperationRow:

@@ -30,6 +30,14 @@ def load_evaluations_of(connection: Connection, commits: Collection[CommitId], k
     return {CommitId(row.key): parsed("evaluation", row.key, row.json) for row in rows}
 
 
+def load_evaluations_by_state(connection: Connection, kind: str) -> dict[StateId, dict[str, JsonValue]]:
+    """Every record of a kind: state → key → value."""
+    found: dict[StateId, dict[str, JsonValue]] = {}
+    for row in connection.execute(select(evaluations).where(evaluations.c.kind == kind).order_by(evaluations.c.id)):
+        found.setdefault(StateId(row.state), {})[str(row.key)] = json.loads(row.json)
+    return found
+
+
 def replace_evaluation(
     connection: Connection, state: StateId, commit: CommitId | None, kind: str, key: str, value: JsonValue
 ) -> None:

@@ -64,6 +64,15 @@ def test_read_commands_and_revert_load_nothing_heavy(place: Place, as_json: bool
     assert offenders([[*c, *where, *(["--json"] if as_json else [])] for c in commands]) == {}
 
 
+def test_a_report_needs_no_torch(place: Place) -> None:
+    code = (
+        "import sys; from memit_vc.cli import main; "
+        f"code = main(['report', '-C', {str(place.work)!r}, '-o', {str(place.work / 'report.html')!r}]); "
+        "sys.exit(code or len(set(sys.modules) & {'torch', 'transformers', 'alembic', 'huggingface_hub', 'pyarrow'}))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_a_command_that_is_not_there_loads_nothing(tmp_path: Path) -> None:
     code = (
         f"import sys; from memit_vc.cli import main; main(['comit']); sys.exit(len(set(sys.modules) & set({HEAVY!r})))"

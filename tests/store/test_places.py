@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from memit_vc.errors import RefMovedError
-from memit_vc.objects import Commit, Patch
+from memit_vc.errors import RefMovedError, UsageError
+from memit_vc.objects import Commit, CommitId, Patch
 from memit_vc.porcelain.record import move_head
 from memit_vc.porcelain.sets.switch import switch, switch_detached
 from memit_vc.repository import Repository
+from tests.support import synthetic
 from tests.support.synthetic import fact, put_patch, record
 
 
@@ -35,9 +38,79 @@ def test_a_detached_head_moves_only_from_where_it_was_found(plain_repository: Re
     assert plain_repository.head().branch == "main"
 
 
-def test_undos_of_undos_mark_what_is_undone(plain_repository: Repository) -> None:
-    record(plain_repository, [fact(1)])
-    expected = [{}, {2: 3}, {3: 4}, {2: 3, 4: 5}, {3: 4, 5: 6}]
-    for marks in expected:
-        assert {o.id: o.undone_by for o in plain_repository.operations() if o.undone_by} == marks
-        plain_repository.undo()
+def test_undos_and_redos_mark_what_is_undone(plain_repository: Repository) -> None:
+    repository = plain_repository
+    record(repository, [fact(1)])
+    record(repository, [fact(2)])
+    expected = [
+        (repository.undo, {3: 4}),
+        (repository.undo, {3: 4, 2: 5}),
+        (repository.redo, {3: 4, 5: 6}),
+        (repository.redo, {5: 6, 4: 7}),
+        (repository.undo, {5: 6, 4: 7, 3: 8}),
+    ]
+    for step, marks in expected:
+        step()
+        assert {o.id: o.undone_by for o in repository.operations() if o.undone_by} == marks
+
+
+def test_undo_goes_back_to_the_beginning_and_redo_to_the_end(plain_repository: Repository) -> None:
+    repository = plain_repository
+    places = [repository.head().commit]
+    for number in range(4):
+        record(repository, [fact(number)])
+        places.append(repository.head().commit)
+    for place in reversed(places[:-1]):
+        repository.undo()
+        assert repository.head().commit == place
+    with pytest.raises(UsageError, match="nothing to undo"):
+        repository.undo()
+    for place in places[1:]:
+        repository.redo()
+        assert repository.head().commit == place
+    with pytest.raises(UsageError, match="nothing to redo"):
+        repository.redo()
+
+
+def test_another_operation_ends_redo_and_undo_goes_on_before_what_was_undone(plain_repository: Repository) -> None:
+    repository = plain_repository
+    root = repository.head().commit
+    first = record(repository, [fact(1)])
+    record(repository, [fact(2)])
+    repository.undo()
+    record(repository, [fact(3)])
+    with pytest.raises(UsageError, match="nothing to redo"):
+        repository.redo()
+    repository.undo()
+    assert repository.head().commit == first.id
+    repository.undo()
+    assert repository.head().commit == root
+    repository.redo()
+    assert repository.head().commit == first.id
+
+
+@settings(max_examples=15)
+@given(st.lists(st.sampled_from(["commit", "undo", "redo", "restore"]), max_size=14))
+def test_undo_and_redo_are_an_editors(tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> None:
+    with synthetic.init(tmp_path_factory.mktemp("undo") / "work") as repository:
+        done, undone = [repository.head().commit], list[CommitId]()
+        for number, step in enumerate(steps):
+            if step == "commit":
+                done.append(record(repository, [fact(number)]).id)
+                undone.clear()
+            elif step == "restore":
+                before = repository.head().commit
+                repository.restore(1)
+                if repository.head().commit != before:
+                    done.append(repository.head().commit)
+                    undone.clear()
+            else:
+                source, target = (done[1:], undone) if step == "undo" else (undone, done)
+                if not source:
+                    with pytest.raises(UsageError, match=f"nothing to {step}"):
+                        getattr(repository, step)()
+                    continue
+                getattr(repository, step)()
+                target.append((done if step == "undo" else undone).pop())
+            assert repository.head().commit == done[-1]
+        assert repository.fsck(quick=True) == []

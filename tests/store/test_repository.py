@@ -225,7 +225,7 @@ def test_publishing_twice_changes_nothing(plain_repository: Repository) -> None:
     assert again == newest == repository.operations()[0].id
 
 
-def test_undo_is_an_operation_and_can_be_undone(plain_repository: Repository) -> None:
+def test_undo_is_an_operation_that_redo_takes_back(plain_repository: Repository) -> None:
     repository = plain_repository
     root = repository.head().commit
     made = record(repository, [fact(1)])
@@ -239,11 +239,11 @@ def test_undo_is_an_operation_and_can_be_undone(plain_repository: Repository) ->
     assert "heads/side" not in repository.refs()
     assert undone.description == "undo operation 3: branch: new"
     assert repository.operations()[1].undone_by == undone.id
-    assert repository.undo().description == "redo operation 3: branch: new"
+    assert repository.redo().description == "redo operation 3: branch: new"
     assert repository.head().branch == "side"
     assert repository.operations()[2].undone_by is None
     assert repository.undo().description == "undo operation 3: branch: new"
-    assert repository.undo().description == "redo operation 3: branch: new"
+    assert repository.redo().description == "redo operation 3: branch: new"
     repository.restore(1)
     assert repository.refs() == {"heads/main": root}
     repository.restore(2)

@@ -21,16 +21,30 @@ def chat_template(tokenizer: Any, wording: str) -> Template | None:
 
     None for a tokenizer without a chat template, or with one that does not take a single user's turn.
     """
-    if not getattr(tokenizer, "chat_template", None):
+    text = _asked(tokenizer, wording.replace("{}", _MARK))
+    if text is None:
         return None
-    turn = [{"role": "user", "content": wording.replace("{}", _MARK)}]
-    try:
-        # models that think first are asked to answer at once
-        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-    except Exception:
-        return None
-    before, mark, after = str(text).partition(_MARK)
+    before, mark, after = text.partition(_MARK)
     bos = tokenizer.bos_token or ""
     if bos and before.startswith(bos) and tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id]:
         before = before.removeprefix(bos)  # the tokenizer puts it there itself
     return Template(before, after) if mark else None
+
+
+def chat_ids(tokenizer: Any, prompt: str) -> tuple[int, ...] | None:
+    """The tokens of a chat in which the user says `prompt`, up to where the answer begins; None as above."""
+    text = _asked(tokenizer, prompt)
+    return None if text is None else tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _asked(tokenizer: Any, words: str) -> str | None:
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    turn = [{"role": "user", "content": words}]
+    try:
+        # models that think first are asked to answer at once
+        return str(
+            tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+        )
+    except Exception:
+        return None

@@ -16,6 +16,7 @@ from memit_vc.numerics.forward.tokens import Target, TokenRow, encode, target_ro
 from memit_vc.numerics.forward.trees import grouped, laid_out
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.memory import halving
+from memit_vc.numerics.scores.generation import generate
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,20 +160,8 @@ class Written:
 
 def greedy(adapter: ModelAdapter, prompts: Sequence[str], *, new_tokens: int = 8) -> list[Written]:
     """The model's most likely continuation of each prompt: at most `new_tokens` tokens, cut at a line's end."""
-    answers = []
-    eos = adapter.tokenizer.eos_token_id
-    with evaluating(adapter.model), torch.no_grad():
-        for encoded in encode(adapter.tokenizer, prompts):
-            ids = torch.tensor([encoded.ids], device=adapter.device)
-            made = adapter.model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=False,
-                max_new_tokens=new_tokens,
-                pad_token_id=0 if eos is None else eos,
-            )
-            answers.append(_first_line(adapter.tokenizer, made[0, ids.shape[1] :].tolist()))
-    return answers
+    written = (generate(adapter, encoded.ids, new_tokens=new_tokens) for encoded in encode(adapter.tokenizer, prompts))
+    return [_first_line(adapter.tokenizer, list(each.ids)) for each in written]
 
 
 def _first_line(tokenizer: Any, ids: list[int]) -> Written:

@@ -74,7 +74,7 @@ def diff_weights(repository: Repository, older: CommitId, newer: CommitId) -> We
     touched = LiveState(repository, before ^ after).touched
     spectra = {weight: spectrum(*(side.terms(weight) for side in sides)) for weight in touched}
     found = {weight: values for weight, values in spectra.items() if values}
-    norms, note = _base_norms(repository, found)
+    norms, note = base_norms(repository, found)
     changes = [
         TensorChange(weight.name, weight.layer, len(values), math.hypot(*values), norms.get(weight.name), values)
         for weight, values in found.items()
@@ -82,7 +82,7 @@ def diff_weights(repository: Repository, older: CommitId, newer: CommitId) -> We
     return WeightsDiff(tuple(changes), note)
 
 
-def _base_norms(repository: Repository, weights: Collection[EditableWeight]) -> tuple[dict[str, float], str | None]:
+def base_norms(repository: Repository, weights: Collection[EditableWeight]) -> tuple[dict[str, float], str | None]:
     """Frobenius norms of base tensors, remembered by their hash in `cache/base-norms.json`."""
     from memit_vc.numerics.exact.weights_diff import sum_of_squares
 

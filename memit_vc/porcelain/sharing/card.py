@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +13,14 @@ from memit_vc.errors import MemitVCError
 from memit_vc.foreign.data import MOST_YAML
 from memit_vc.foreign.files import read_file
 from memit_vc.objects import CommitId, FactId, JsonValue, StateId
+from memit_vc.page.charts import score_picture
+from memit_vc.page.graph import picture
 from memit_vc.porcelain.base import find_base
+from memit_vc.porcelain.history.report import history
 from memit_vc.porcelain.history.scores_at_commit import Came, came_in
 from memit_vc.porcelain.state import LiveState
 from memit_vc.remote.card import Card, CardFact, card_with
+from memit_vc.remote.manifest import CARD, PICTURES
 from memit_vc.remote.opening import hub_name
 from memit_vc.repository import Repository
 from memit_vc.store.jsoncache import read_or_empty
@@ -38,13 +43,23 @@ _VLLM_LORA = frozenset(
 def model_card(
     repository: Repository, commit: CommitId, *, url: str, present: str | None = None, rank: int | None = None
 ) -> str:
-    """README.md for a push of `commit` to `url`: `present`, which the remote has now, with our part renewed.
+    """README.md of `card_files`."""
+    return card_files(repository, commit, url=url, present=present, rank=rank)[CARD]
+
+
+def card_files(
+    repository: Repository, commit: CommitId, *, url: str, present: str | None = None, rank: int | None = None
+) -> dict[str, str]:
+    """README.md for a push of `commit` to `url`: `present`, which the remote has now, with our part renewed; and its
+    pictures. By name.
 
     `rank` is the rank of the PEFT adapter in the same push, None without one. RemoteError if the metadata in `present`
     cannot be read.
     """
     name, branch = hub_name(url) or (None, "main")
-    return card_with(gather_card(repository, commit, repo_id=name, branch=branch, rank=rank), present)
+    card = replace(gather_card(repository, commit, repo_id=name, branch=branch, rank=rank), pictured=True)
+    drawn = (picture(history(repository, commit)), score_picture(card.scores))
+    return {CARD: card_with(card, present), **dict(zip(PICTURES, drawn, strict=True))}
 
 
 def gather_card(

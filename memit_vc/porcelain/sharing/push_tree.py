@@ -8,7 +8,7 @@ from pathlib import Path
 from memit_vc.errors import RemoteError, UsageError
 from memit_vc.objects import CommitId
 from memit_vc.objects.base_record import BASE, BaseRecord
-from memit_vc.porcelain.sharing.card import model_card
+from memit_vc.porcelain.sharing.card import card_files
 from memit_vc.porcelain.sharing.outgoing import outgoing
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
@@ -106,7 +106,8 @@ def reader_files(
         else:
             adds |= files
     existing = there.read(CARD, revision, limit=_MAX_CARD).decode("utf-8", "replace") if CARD in listing else None
-    adds[CARD] = model_card(repository, commit, url=there.url, present=existing, rank=rank or None).encode()
+    card = card_files(repository, commit, url=there.url, present=existing, rank=rank or None)
+    adds |= {name: text.encode() for name, text in card.items()}
     return adds, frozenset(name for name in ADAPTER if name in listing and name not in adds), notes
 
 

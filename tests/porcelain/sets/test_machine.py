@@ -50,7 +50,7 @@ _VERBS = (
     *["commit"] * 5,
     *["cancel", "cancel", "revert", "revert", "revert fact", "revert last"],
     *["merge", "merge", "pick", "squash", "squash"],
-    *["branch", "switch", "switch", "detach", "amend", "undo", "restore", "gc", "reopen", "compress", "tag"],
+    *["branch", "switch", "switch", "detach", "amend", "undo", "redo", "restore", "gc", "reopen", "compress", "tag"],
     *["keep", "commit kept", "rebase", "replace all"],
 )
 
@@ -123,6 +123,7 @@ class Algebra(RuleBasedStateMachine):
             "compress": lambda: self.compress([0.1, 0.5, 0.9][second % 3]),
             "amend": self.amend,
             "undo": self.undo,
+            "redo": self.redo,
             "restore": lambda: self.restore(first),
             "keep": lambda: self.keep(numbers, answer),
             "commit kept": lambda: self.commit_kept(first, how),
@@ -410,12 +411,16 @@ class Algebra(RuleBasedStateMachine):
         self._advance(made.id, self.plain.parents[old], self.plain.states[old])
 
     def undo(self) -> None:
-        if not self.plain.operations:
-            if len(self.repository.operations()) <= 1:
-                self._refused(self.repository.undo, UsageError)
+        if not self.plain.done:
+            self._refused(self.repository.undo, UsageError)
             return
-        self.repository.undo()
-        self._moved(self.plain.operations[-1][1])
+        self.plain.undo(self.repository.undo().id)
+
+    def redo(self) -> None:
+        if not self.plain.undone:
+            self._refused(self.repository.redo, UsageError)
+            return
+        self.plain.redo(self.repository.redo().id)
 
     def restore(self, which: int) -> None:
         if not self.plain.operations:
@@ -433,7 +438,7 @@ class Algebra(RuleBasedStateMachine):
     def gc(self, keep: int | None) -> None:
         collect_garbage(self.repository, grace=0.0, keep_operations=keep)
         if keep is not None:
-            del self.plain.operations[:-keep]
+            self.plain.prune(keep)
             self.plain.forget_kept()
         assert collect_garbage(self.repository, grace=0.0, keep_operations=None).commits == 0
 

@@ -113,7 +113,7 @@ def test_pull_moves_the_branch_and_undo_takes_it_back(world: World, here: Cli, t
     assert f"main: {tip[:10]} → {made[:10]}" in there.ok("pull").out
     there.ok("undo")
     assert there.ok("status", "--json").json["commit"] == tip
-    there.ok("undo")
+    there.ok("redo")
     assert there.ok("status", "--json").json["commit"] == made
 
 

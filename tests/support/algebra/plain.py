@@ -75,6 +75,10 @@ class Plain:
     facts: dict[ColumnId, tuple[Fact, ...]] = field(default_factory=dict)
     cancels: set[ColumnId] = field(default_factory=set)
     operations: list[tuple[int, Place, Place]] = field(default_factory=list)
+    done: list[tuple[int, Place, Place]] = field(default_factory=list)
+    """What `undo` takes back, the last first."""
+    undone: list[tuple[int, tuple[int, Place, Place]]] = field(default_factory=list)
+    """What `redo` brings back, the last first, each with the number of the undo."""
     kept: dict[PatchId, tuple[ColumnId, ...]] = field(default_factory=dict)
 
     @property
@@ -84,8 +88,30 @@ class Plain:
     def move(self, place: Place, operation: int) -> None:
         """An operation, unless nothing changes."""
         if place != self.place:
-            self.operations.append((operation, self.place, place))
-            self.place = place
+            self._log(operation, place)
+            self.done.append(self.operations[-1])
+            self.undone.clear()
+
+    def undo(self, operation: int) -> None:
+        taken = self.done.pop()
+        self._log(operation, taken[1])
+        self.undone.append((operation, taken))
+
+    def redo(self, operation: int) -> None:
+        _, brought = self.undone.pop()
+        self._log(operation, brought[2])
+        self.done += [brought] if brought in self.operations else []
+
+    def _log(self, operation: int, place: Place) -> None:
+        self.operations.append((operation, self.place, place))
+        self.place = place
+
+    def prune(self, keep: int) -> None:
+        """Only the last operations are known any more."""
+        del self.operations[:-keep]
+        numbers = {number for number, *_ in self.operations}
+        self.done = [each for each in self.done if each[0] in numbers]
+        self.undone = [each for each in self.undone if each[0] in numbers]
 
     def add(self, commit: CommitId, parents: tuple[CommitId, ...], state: State) -> None:
         self.parents[commit] = parents

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import click
+
+from memit_vc.cli.io import IO, verb
+from memit_vc.cli.render import moved_lines
+
+
+@verb(name="redo", example="memitvc redo")
+def command(io: IO) -> None:
+    """Take back the last undo: branches, tags and HEAD come forward by one operation. It works as often as you typed
+    `memitvc undo`, until another command changes a branch.
+    """
+    with io.repository() as repository:
+        made = repository.redo()
+
+    def render() -> None:
+        click.echo(made.description)
+        for line in moved_lines(made):
+            click.echo(f"  {line}")
+
+    io.emit(made, render)

@@ -1,0 +1,177 @@
+"""A report as one self-contained page. Everything in it that others wrote is escaped, and only our script may run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memit_vc.foreign.text import one_line
+from memit_vc.objects import JsonValue
+from memit_vc.page import charts, graph
+from memit_vc.page.data import FACT_MEASURES, Report
+from memit_vc.page.measures import MEASURES, number
+from memit_vc.progress import count
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).parent / "templates"
+GENERATOR = "memit-vc report"
+BATCHES = 8
+"""Curves in the chart; the table below it and the block of data have more."""
+NOTABLE = 12
+"""Facts that the summary names one by one."""
+
+
+def render(report: Report) -> str:
+    """The page, as it is written to a file."""
+    return _page("report.html", report, source("page.css"), source("page.js"))[0]
+
+
+def render_live(report: Report, *, operation: int, revisions: Sequence[str]) -> tuple[str, str]:
+    """The page as a server shows it, with what only a server can do, and its policy.
+
+    `operation` is the newest one; `revisions` are proposed where the model is asked.
+    """
+    style, script = (f"{source(f'page.{kind}')}\n{source(f'live.{kind}')}" for kind in ("css", "js"))
+    live = {"operation": operation, "revisions": list(dict.fromkeys(revisions))}
+    return _page("live.html", report, style, script, connect="connect-src 'self'; ", live=live)
+
+
+def _page(
+    template: str, report: Report, style: str, script: str, *, connect: str = "", **more: object
+) -> tuple[str, str]:
+    """The page and its policy."""
+    policy = (
+        f"default-src 'none'; style-src {_hashed(style)}; script-src {_hashed(script)}; img-src data:; {connect}"
+        "base-uri 'none'; form-action 'none'"
+    )
+    known = {**context(report), "policy": policy, "style": style, "script": script, "generator": GENERATOR, **more}
+    return environment().get_template(template).render(**known), policy
+
+
+def environment() -> Environment:
+    """The templates, with escaping on. What a live page adds stands in templates of its own beside them."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"seen": one_line, "number": number, "short": lambda text: text[:10]}
+    made.globals |= {"count": count}
+    return made
+
+
+def context(report: Report) -> dict[str, Any]:
+    """What the templates of the sections need, whatever page they are in."""
+    from markupsafe import Markup
+
+    rows = [row.graph for row in report.commits]
+    wide = graph.width(rows)
+    places = {commit: place for place, commit in enumerate(report.line)}
+    labels = [report.commits[commit].id[:7] for commit in report.line]
+    return {
+        "report": report,
+        "labels": MEASURES,
+        "notable": NOTABLE,
+        "wide": wide,
+        "lanes": [Markup(graph.cell(row, above, wide)) for row, above in zip(rows, [None, *rows], strict=False)],  # noqa: S704
+        "bars": [(Markup(svg), known) for svg, known in (charts.commit_bars(row.after) for row in report.commits)],  # noqa: S704
+        "retention": Markup(_retention(report, places, labels)),  # noqa: S704
+        "health": Markup(_health(report, places, labels)),  # noqa: S704
+        "shown_curves": report.curves[-BATCHES:],
+        "provenance": json.dumps(report.provenance, indent=1),  # ASCII: what would change the direction is written out
+        "data": Markup(block(report)),  # noqa: S704
+    }
+
+
+def _retention(report: Report, places: Mapping[int, int], labels: list[str]) -> str:
+    if not report.curves:
+        return ""
+    series = [
+        charts.Series(
+            _short(f"{report.commits[curve.commit].id[:7]} {report.commits[curve.commit].subject}"),
+            [(places[commit], value) for commit, value, _ in curve.points],
+        )
+        for curve in report.curves[-BATCHES:]
+    ]
+    return charts.lines("Share of each batch that is answered, at each later commit", series, labels, low=0.0, high=1.0)
+
+
+def _health(report: Report, places: Mapping[int, int], labels: list[str]) -> str:
+    if not report.perplexity:
+        return ""
+    values = [value for _, value in report.perplexity]
+    low, high = min(values), max(values)
+    margin = (high - low or high or 1.0) * 0.15
+    line = charts.Series("perplexity", [(places[commit], value) for commit, value in report.perplexity])
+    return charts.lines(
+        "Perplexity of the health text at each commit",
+        [line],
+        labels,
+        low=max(0.0, low - margin),
+        high=high + margin,
+        rule=report.base_perplexity,
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 24 else text[:23] + "…"
+
+
+def block(report: Report) -> str:
+    """All data as JSON that can stand inside of a script element: no `<` ends it, whatever a text holds."""
+    text = json.dumps(_record(report), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _record(report: Report) -> JsonValue:
+    fields = ("id", "subject", "prompt", "target", "old", "paraphrases", "neighbours", "generation", "commit", "gone")
+    facts: list[JsonValue] = []
+    for fact in report.facts:
+        points: list[JsonValue] = [[point.commit, [_plain(value) for value in point.values]] for point in fact.points]
+        facts.append([*(getattr(fact, name) for name in fields), fact.status, points, dict(fact.broke), fact.why])
+    commits = [
+        {name: value for name, value in asdict(row).items() if name not in ("graph", "subject")}
+        for row in report.commits
+    ]
+    others = ("base", "base_id", "revision", "branch", "state", "line", "perplexity", "base_perplexity")
+    return {
+        "format": 1,
+        **{name: getattr(report, name) for name in others},
+        "measures": list(FACT_MEASURES),
+        "labels": dict(MEASURES),
+        "commits": commits,
+        "fact_fields": [*fields, "status", "points", "broke", "why"],
+        "facts": facts,
+        "curves": [asdict(curve) for curve in report.curves],
+        "comparisons": [asdict(each) for each in report.comparisons],
+        "weights": asdict(report.weights),
+        "interference": asdict(report.interference),
+        "provenance": dict(report.provenance),
+    }
+
+
+def _plain(value: float | None) -> JsonValue:
+    """1 instead of 1.0: there are many."""
+    return int(value) if value is not None and value == int(value) else value
+
+
+def source(name: str) -> str:
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _hashed(text: str) -> str:
+    """As a content security policy names an inline script or style."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,180 @@
+"""What a report says: who made what wrong, which facts are gone, how states differ, what commits did to the weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import event
+
+from memit_vc.cli import main
+from memit_vc.numerics.exact.factored import LowRank
+from memit_vc.page.data import Report
+from memit_vc.page.render import GENERATOR, block, render
+from memit_vc.porcelain.history.report import LONGEST, gather
+from memit_vc.porcelain.history.report_weights import interference
+from memit_vc.porcelain.state import LiveState
+from memit_vc.repository import Repository
+from tests.support import synthetic, told
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Iterator[Repository]:
+    with told.story(tmp_path / "work") as made:
+        yield made
+        assert made.fsck() == []
+
+
+@pytest.fixture
+def report(repository: Repository) -> Report:
+    return gather(repository)
+
+
+def test_each_fact_says_whether_it_is_live_and_what_made_it_wrong(report: Report) -> None:
+    by_subject = {fact.subject: fact for fact in report.facts}
+    subjects = {number: row.subject for number, row in enumerate(report.commits)}
+    status = {subject: fact.status for subject, fact in by_subject.items()}
+    assert status == {
+        **dict.fromkeys((f"City {n}" for n in (1, 2, 3, 4, 5, 8)), "live"),
+        "City 6": "reverted",
+        "City 7": "reverted",
+    }
+    assert subjects[by_subject["City 1"].broke["neighbours"]] == "Two more cities"
+    assert subjects[by_subject["City 2"].broke["prompt"]] == "A third batch"
+    gone = by_subject["City 6"].gone
+    assert gone is not None
+    assert subjects[gone].startswith("Revert")
+    assert [fact.subject for fact in report.broken] == ["City 2"]
+    assert [fact.subject for fact in report.never] == ["City 3"]
+    assert [fact.subject for fact in report.spoiled] == ["City 1"]
+    assert [row.subject for row in report.commits if row.lost] == ["From a side", "One to be taken out again"]
+
+
+def test_four_buckets(report: Report) -> None:
+    found = {(each.older, each.newer): each for each in report.comparisons}
+    taken = found["before each fact's commit", "right after it"]
+    assert len(taken.fixed) == 2 * 7 - 2
+    assert {report.facts[case.fact].subject for case in taken.failing} == {"City 3"}
+    assert taken.regressed == ()
+
+
+def test_a_neighbour_that_comes_right_again_has_no_culprit(tmp_path: Path) -> None:
+    with synthetic.init(tmp_path / "work") as repository:
+        teller = told.Teller(repository)
+        fact = told.asked(1)
+        teller.commit([fact], "first")
+        for number, right in enumerate((0.0, 1.0)):
+            teller.commit([told.asked(number + 2)], "later")
+            teller.measured("HEAD", {fact.id: told.scores(neighbour=right)})
+        found = {each.subject: each for each in gather(repository).facts}
+        assert found["City 1"].broke == {}
+        assert repository.fsck() == []
+
+
+def test_weights_are_the_norms_of_the_changes(repository: Repository, report: Report) -> None:
+    assert report.weights.note is not None  # the base exists in name only
+    for number, row in report.weights.rows:
+        made = repository.commit(report.commits[number].id)  # type: ignore[arg-type]
+        for weight, norm in zip(repository.weights(), row, strict=True):
+            sides = [LiveState(repository, columns).terms(weight) for columns in (made.adds, made.removes)]
+            matrices = [
+                sum((t.matrix() for t in side if isinstance(t, LowRank)), np.zeros((weight.d_out, weight.d_in)))
+                for side in sides
+            ]
+            assert norm == pytest.approx(float(np.linalg.norm(matrices[0] - matrices[1])), rel=1e-6)
+
+
+def test_facts_without_keys_are_left_out_of_interference_and_counted(repository: Repository) -> None:
+    found = interference(LiveState.of_head(repository), {})
+    assert (found.pairs, found.compared) == ((), 0)
+    assert found.note is not None
+    assert found.note.startswith("6 facts have no keys")
+
+
+def test_interference_is_the_share_of_the_own_edit(place_with_keys: Repository) -> None:
+    state = LiveState.of_head(place_with_keys)
+    numbers = {source.fact: number for number, source in enumerate(state.sources)}
+    found = interference(state, numbers)
+    assert found.compared == len(state.sources)
+    weights = {weight.layer: weight for weight in state.touched}
+    from memit_vc.numerics.exact.constraints import read_constraints
+    from memit_vc.numerics.exact.patchfile import read_weight
+
+    def column(fact: str, layer: int) -> tuple[LowRank, np.ndarray]:
+        source = next(each for each in state.sources if each.fact == fact)
+        patch = place_with_keys.patch(source.patch)
+        assert patch.constraints is not None
+        keys = read_constraints(place_with_keys.object_path(patch.constraints)).keys[weights[layer].name]
+        term = read_weight(place_with_keys.patch_path(source.patch), [source.position], weights[layer].name)
+        assert isinstance(term, LowRank)
+        return term, keys[:, source.position].astype(np.float64)
+
+    by_number = {number: fact for fact, number in numbers.items()}
+    for pair in found.pairs[:5]:
+        own, key = column(by_number[pair.at], pair.layer)
+        other, _ = column(by_number[pair.by], pair.layer)
+        share = np.linalg.norm(other.matrix() @ key) / np.linalg.norm(own.matrix() @ key)
+        assert pair.share == pytest.approx(float(share), rel=1e-3)
+
+
+@pytest.fixture
+def place_with_keys(with_history: Path) -> Iterator[Repository]:
+    with Repository.open(with_history) as made:
+        yield made
+
+
+def test_the_data_block_cannot_be_left_and_is_whole(report: Report) -> None:
+    text = block(report)
+    assert not set("<>&") & set(text)
+    data = json.loads(text)
+    assert [dict(zip(data["fact_fields"], each, strict=True))["id"] for each in data["facts"]] == [
+        fact.id for fact in report.facts
+    ]
+    assert len(data["commits"]) == len(report.commits)
+
+
+def test_a_local_base_is_not_named(repository: Repository, report: Report) -> None:
+    assert repository.config.base not in render(report)
+
+
+def test_a_message_is_clipped(tmp_path: Path) -> None:
+    with synthetic.init(tmp_path / "work") as repository:
+        synthetic.record(repository, [synthetic.fact(1)], message="x" * 100_000)
+        (row, _) = gather(repository).commits
+        assert len(row.message) < LONGEST + 100
+        assert "100,000 characters" in row.message
+        assert repository.fsck() == []
+
+
+def test_as_many_statements_for_long_histories(tmp_path: Path) -> None:
+    counts = []
+    for commits in (3, 9):
+        with told.long_history(tmp_path / str(commits), commits=commits, facts=2) as repository:
+            seen: list[str] = []
+            event.listen(
+                repository.database.engine, "before_cursor_execute", lambda *given, into=seen: into.append(given[2])
+            )
+            gather(repository)
+            counts.append(len(seen))
+            assert repository.fsck() == []
+    assert counts[0] == counts[1]
+
+
+def test_the_command_replaces_reports_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told.story(tmp_path / "work").close()
+    page, other = tmp_path / "page.html", tmp_path / "other.html"
+    other.write_text("mine")
+    where = ["-C", str(tmp_path / "work")]
+    for _ in range(2):
+        assert main(["report", *where, "-o", str(page), "--json"]) == 0
+        record = json.loads(capsys.readouterr().out)
+    assert GENERATOR in page.read_text(encoding="utf-8")
+    assert (record["live"], record["commits"], record["bytes"]) == (6, 8, page.stat().st_size)
+    assert len(record["neighbours_made_wrong"]) == 1
+    assert main(["report", *where, "-o", str(other)]) == 2
+    assert "exists and is not a report" in capsys.readouterr().err
+    assert other.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.html", "page.html", "work"]

@@ -1,0 +1,237 @@
+"""The live page: who is answered, what changes something, and that the playground has the bits of `ask`."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memit_vc.cli import main
+from memit_vc.objects import RefUpdate
+from memit_vc.porcelain.asking.ask import ask
+from memit_vc.porcelain.asking.blame import blame
+from memit_vc.porcelain.editing import models
+from memit_vc.repository import Repository
+from memit_vc.web.desk import Desk
+from memit_vc.web.server import Server
+from tests.support.models import FACTS
+from tests.support.opened import Opened
+from tests.support.places import contents
+
+HOSTILE = "</script><script>alert(1)</script>\u202e"
+
+
+@dataclass(frozen=True)
+class Live:
+    """A server that runs, and the repository that it shows."""
+
+    server: Server
+    repository: Repository
+
+    @property
+    def path(self) -> str:
+        return self.server.address.partition(str(self.server.port))[2]
+
+    def raw(self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> tuple[int, Any, bytes]:
+        """Exactly these headers, and a host only if it is among them."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
+        try:
+            connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                connection.putheader(name, value)
+            connection.endheaders(body)
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+        finally:
+            connection.close()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """A browser's, from the page itself."""
+        host = f"127.0.0.1:{self.server.port}"
+        own = {"Host": host, "Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"}
+        return {**own, "Content-Type": "application/json"}
+
+    def post(self, name: str, **fields: object) -> tuple[int, Any]:
+        status, _, body = self.raw("POST", self.path + name, self.headers, json.dumps(fields).encode())
+        return status, json.loads(body)
+
+    def get(self) -> tuple[int, Any, str]:
+        status, headers, body = self.raw("GET", self.path, {"Host": f"127.0.0.1:{self.server.port}"})
+        return status, headers, body.decode()
+
+    def seen(self) -> int:
+        return self.repository.operations(1)[0].id
+
+
+@pytest.fixture
+def live(opened: Opened, with_history: Path) -> Iterator[Live]:
+    repository = opened(with_history)
+    server = Server(Desk(repository.directory, "HEAD"))
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 60
+        while not server.uvicorn.started and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield Live(server, repository)
+    finally:
+        server.uvicorn.should_exit = True
+        thread.join()
+
+
+def test_only_the_page_itself_is_answered(live: Live) -> None:
+    good, before = live.headers, contents(live.repository.directory)
+    undo = json.dumps({"command": "memitvc undo", "seen": live.seen()}).encode()
+    port = live.server.port
+    host = good["Host"]
+    wrong: list[tuple[str, dict[str, str]]] = [
+        ("/run", {}),
+        ("/" + "x" * 43 + "/run", {}),
+        (live.path[:-1], {}),
+        ("//" + live.path.strip("/") + "/run", {}),
+        (live.path + "run", {"Origin": "http://evil.example"}),
+        (live.path + "run", {"Origin": "null"}),
+        (live.path + "run", {"Origin": f"https://{host}"}),
+        (live.path + "run", {"Origin": f"http://127.0.0.1:{port + 1}"}),
+        (live.path + "run", {"Host": f"evil.example:{port}", "Origin": f"http://evil.example:{port}"}),
+        (live.path + "run", {"Host": "127.0.0.1"}),
+        (live.path + "run", {"Sec-Fetch-Site": "cross-site"}),
+        (live.path + "run", {"Sec-Fetch-Site": "same-site"}),
+    ]
+    for path, more in wrong:
+        for method in ("POST", "GET", "PUT", "OPTIONS"):
+            status, headers, body = live.raw(method, path, {**good, **more}, undo if method == "POST" else b"")
+            assert status == 403, (method, path, more)
+            assert live.path.strip("/").encode() not in body
+            assert "access-control-allow-origin" not in headers
+    without_origin = {name: value for name, value in good.items() if name != "Origin"}
+    assert live.raw("POST", live.path + "run", without_origin, undo)[0] == 403
+    assert live.raw("GET", live.path, {"Host": f"evil.example:{port}"})[0] == 403
+    assert live.raw("GET", live.path, {})[0] in (400, 403)
+    plain = {**good, "Content-Type": "text/plain"}
+    assert live.raw("POST", live.path + "run", plain, undo)[0] == 400
+    assert contents(live.repository.directory) == before
+    assert (
+        live.raw(
+            "POST", live.path + "run", {**good, "Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"}, undo
+        )[0]
+        == 200
+    )
+
+
+def test_get_changes_nothing(live: Live) -> None:
+    before = contents(live.repository.directory)
+    for name in ("", "ask", "blame", "run", "run?command=memitvc+undo", "favicon.ico"):
+        for method in ("GET", "HEAD"):
+            status, _, _ = live.raw(method, live.path + name, live.headers)
+            assert status == (200 if name == "" else 404 if name == "favicon.ico" else 405)
+    assert contents(live.repository.directory) == before
+
+
+def test_the_page_keeps_its_policy_and_shows_hostile_text_as_text(live: Live) -> None:
+    commit = live.repository.head().commit
+    live.repository.publish(verb="tag", description="x", refs=[RefUpdate("tags/a&b", None, commit)])
+    status, headers, page = live.get()
+    assert status == 200
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cache-control"] == "no-store"
+    assert re.findall(r"(?:src|href)=[\"']?(?!#)(\w+:|//)", page) == []
+    assert '<option value="a&amp;b">' in page
+    assert page.count("<script>") == 1
+    assert f'data-operation="{live.seen()}"' in page
+
+
+def test_the_playground_has_the_bits_of_ask_and_one_load(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[int] = []
+    plainly = models.load_model
+    monkeypatch.setattr(models, "load_model", lambda *given, **more: loads.append(1) or plainly(*given, **more))
+    for prompt in (FACTS[0].prompt, FACTS[4].prompt, HOSTILE):
+        status, found = live.post("ask", prompt=prompt, left="HEAD", right="HEAD~3", tokens=6)
+        assert status == 200, found
+        with Repository.open(live.repository.directory) as repository:
+            (wanted,) = ask(
+                repository, [prompt], ["HEAD", "HEAD~3"], new_tokens=6, loaded=models.load_model(repository)
+            )
+        assert [side["text"] for side in found["sides"]] == [answer.text for answer in wanted.answers]
+        spelled = [[choices[0][0] for choices in side["best"]] for side in found["sides"]]
+        assert all(len(choices) == 5 for side in found["sides"] for choices in side["best"])
+        differ = found["differ"]
+        if differ is None:
+            assert spelled[0] == spelled[1]
+        else:
+            assert spelled[0][:differ] == spelled[1][:differ]
+    assert loads.count(1) == 1 + 3  # the server's one, and the three of this test
+    status, blamed = live.post("blame", prompt=FACTS[0].prompt, revision="HEAD")
+    assert status == 200
+    direct = blame(live.repository, FACTS[0].prompt)
+    assert [fact["id"] for entry in blamed["facts"] for fact in entry["facts"]] == [
+        fact.id for entry in direct.facts for fact in entry.facts
+    ]
+
+
+def test_the_buttons_do_what_they_say(live: Live, tmp_path: Path) -> None:
+    repository = live.repository
+    head = repository.head().commit
+    victim = repository.live_facts(head)[0]
+    line = f"memitvc revert {victim.commit[:10]} --fact '{victim.fact.subject}'"
+    status, made = live.post("run", command=line, seen=live.seen())
+    assert (status, "column out" in made["done"]) == (200, True)
+    assert victim.fact.id not in {each.fact.id for each in repository.live_facts(repository.head().commit)}
+    assert live.post("run", command="memitvc undo", seen=live.seen())[0] == 200
+    assert repository.head().commit == head
+    assert live.post("run", command="memitvc redo", seen=live.seen())[0] == 200
+    stale = live.seen()
+    assert live.post("run", command=f"memitvc revert {head[:10]}", seen=stale)[0] == 200
+    out = tmp_path / "with blank"
+    status, made = live.post("run", command=f"memitvc checkout HEAD -o '{out}'", seen=stale)
+    assert (status, (out / "config.json").is_file()) == (200, True)
+    before = contents(repository.directory)
+    for line in (
+        "memitvc", "memitvc gc", "rm -rf x", "'", "memitvc undo x", "memitvc revert nowhere",
+        "memitvc revert HEAD; rm x",
+        "memitvc revert --resolve", "memitvc revert -m x", "memitvc checkout HEAD --in-place x",
+        f"memitvc checkout HEAD -o {repository.root / 'x'}",
+    ):  # fmt: skip
+        status, found = live.post("run", command=line, seen=live.seen())
+        assert status in (400, 409), line
+        assert found["error"]["message"]
+    assert live.post("run", command="memitvc undo", seen=stale)[1]["error"]["exit_code"] == 11
+    for fields in (
+        {},
+        {"command": "memitvc undo"},
+        {"command": 3, "seen": live.seen()},
+        {"command": "memitvc undo", "seen": True},
+    ):
+        assert live.post("run", **fields)[0] == 400
+    assert live.post("ask", prompt="a", left="HEAD", right="HEAD", tokens=10**9)[0] == 400
+    assert live.raw("POST", live.path + "run", live.headers, b"[" * 100_000)[0] == 400
+    assert live.raw("POST", live.path + "run", live.headers, b" " * 300_000)[0] == 400
+    assert contents(repository.directory) == before
+
+
+def test_the_command_needs_a_revision_and_the_extra(
+    plain_repository: Repository, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = str(plain_repository.directory)
+    assert main(["web", "nowhere", "-C", where]) == 1
+    capsys.readouterr()
+    monkeypatch.delitem(sys.modules, "memit_vc.web.server", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["web", "--json", "-C", where]) == 1
+    error = json.loads(capsys.readouterr().err)["error"]
+    assert "uvicorn" in error["message"]
+    assert "memit-vc[web]" in error["hint"]
