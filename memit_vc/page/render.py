@@ -24,6 +24,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 GENERATOR = "memit-vc report"
 BATCHES = 8
 """Curves in the chart; the table below it and the block of data have more."""
+TABLES = 100
+"""Commits with a table of all scores; those of older ones are in the block of data."""
 NOTABLE = 12
 """Facts that the summary names one by one."""
 
@@ -68,6 +70,7 @@ def context(report: Report) -> dict[str, Any]:
         "labels": MEASURES,
         "notable": NOTABLE,
         "wide": wide,
+        "tables": TABLES,
         "lanes": [Markup(graph.cell(row, above, wide)) for row, above in zip(rows, [None, *rows], strict=False)],  # noqa: S704
         "bars": [(Markup(svg), known) for svg, known in (charts.commit_bars(row.after) for row in report.commits)],  # noqa: S704
         "retention": Markup(_retention(report, places, labels)),  # noqa: S704
@@ -127,7 +130,7 @@ def _record(report: Report) -> JsonValue:
         points: list[JsonValue] = [[point.commit, [_plain(value) for value in point.values]] for point in fact.points]
         facts.append([*(getattr(fact, name) for name in fields), fact.status, points, dict(fact.broke), fact.why])
     commits = [
-        {name: value for name, value in asdict(row).items() if name not in ("graph", "subject")}
+        {name: value for name, value in asdict(row).items() if name not in ("graph", "subject") and value}
         for row in report.commits
     ]
     others = ("base", "base_id", "revision", "branch", "state", "line", "perplexity", "base_perplexity")
