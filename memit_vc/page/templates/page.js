@@ -31,7 +31,7 @@
     const broke = get("broke");
     return {
       place, get, points, before, then, now, value, broke,
-      answered: right === null ? null : right >= 1,
+      answered: right === null || right === undefined ? null : right >= 1,
       text: [get("subject"), get("prompt"), get("target"), get("old") || ""].join("\n").toLowerCase(),
     };
   });
