@@ -24,6 +24,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 GENERATOR = "memit-vc report"
 BATCHES = 8
 """Curves in the chart; the table below it and the block of data have more."""
+TABLES = 100
+"""Commits with a table of all scores; those of older ones are in the block of data."""
 NOTABLE = 12
 """Facts that the summary names one by one."""
 
@@ -84,6 +86,7 @@ def context(report: Report) -> dict[str, Any]:
         "labels": MEASURES,
         "notable": NOTABLE,
         "wide": wide,
+        "tables": TABLES,
         "lanes": [Markup(graph.cell(row, above, wide)) for row, above in zip(rows, [None, *rows], strict=False)],  # noqa: S704
         "bars": [(Markup(svg), known) for svg, known in (charts.commit_bars(row.after) for row in report.commits)],  # noqa: S704
         "retention": Markup(_retention(report, places, labels)),  # noqa: S704
@@ -138,19 +141,30 @@ def block(report: Report) -> str:
 
 def _record(report: Report) -> JsonValue:
     fields = ("id", "subject", "prompt", "target", "old", "paraphrases", "neighbours", "generation", "commit", "gone")
+    every = [point for fact in report.facts for point in fact.points]
+    kept = [name for name in FACT_MEASURES if any(point.get(name) is not None for point in every)]
     facts: list[JsonValue] = []
     for fact in report.facts:
-        points: list[JsonValue] = [[point.commit, [_plain(value) for value in point.values]] for point in fact.points]
-        facts.append([*(getattr(fact, name) for name in fields), fact.status, points, dict(fact.broke), fact.why])
+        points: list[JsonValue] = [[point.commit, [_plain(point.get(name)) for name in kept]] for point in fact.points]
+        facts.append(
+            [
+                fact.id[:16],
+                *(getattr(fact, name) for name in fields[1:]),
+                fact.status,
+                points,
+                dict(fact.broke),
+                fact.why,
+            ]
+        )
     commits = [
-        {name: value for name, value in asdict(row).items() if name not in ("graph", "subject")}
+        {name: _known(value) for name, value in asdict(row).items() if name not in ("graph", "subject") and value}
         for row in report.commits
     ]
     others = ("base", "base_id", "revision", "branch", "state", "line", "perplexity", "base_perplexity")
     return {
         "format": 1,
         **{name: getattr(report, name) for name in others},
-        "measures": list(FACT_MEASURES),
+        "measures": kept,
         "labels": dict(MEASURES),
         "commits": commits,
         "fact_fields": [*fields, "status", "points", "broke", "why"],
@@ -161,6 +175,10 @@ def _record(report: Report) -> JsonValue:
         "interference": asdict(report.interference),
         "provenance": dict(report.provenance),
     }
+
+
+def _known(value: object) -> Any:
+    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
 def _plain(value: float | None) -> JsonValue:

@@ -31,8 +31,8 @@
     const broke = get("broke");
     return {
       place, get, points, before, then, now, value, broke,
-      answered: right === null ? null : right >= 1,
-      text: [get("id"), get("subject"), get("prompt"), get("target"), get("old") || ""].join("\n").toLowerCase(),
+      answered: right === null || right === undefined ? null : right >= 1,
+      text: [get("subject"), get("prompt"), get("target"), get("old") || ""].join("\n").toLowerCase(),
     };
   });
 
@@ -130,7 +130,7 @@
     const why = fact.get("why");
     if (why) box.append(make("p", {}, `Why: ${why.left === undefined ? "" : `${(100 * why.left).toFixed(0)} % of the asked change is left; `}loss of the search ${number(why.loss)}; share of its own column at its key ${Object.values(why.leverage || {}).map(number).join(", ")}; that reaches the paraphrases ${why.agreement ? Object.values(why.agreement).map(number).join(", ") : "–"} (by layer).`));
     if (fact.get("status") === "live") {
-      box.append(make("p", {}, "Take out this fact alone: ", commandOf(`memitvc revert ${short(data.commits[fact.get("commit")].id)} --fact ${quoted(fact.get("subject"))}`)));
+      box.append(make("p", {}, "Take out this fact alone: ", commandOf(`memitvc revert ${short(data.commits[fact.get("commit")].id)} --fact ${seen(fact.get("subject")) === fact.get("subject") ? quoted(fact.get("subject")) : short(fact.get("id"))}`)));
     }
     box.append(make("p", {}, "Fact ", make("code", {}, fact.get("id"))));
     return box;
@@ -148,7 +148,7 @@
   function find() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const test = FACETS[facet.value][1];
-    matching = facts.filter((fact) => (commit === null || fact.get("commit") === commit) && test(fact) && words.every((word) => fact.text.includes(word)));
+    matching = facts.filter((fact) => (commit === null || fact.get("commit") === commit) && test(fact) && words.every((word) => fact.text.includes(word) || (word.length > 5 && fact.get("id").startsWith(word))));
     body.replaceChildren();
     shown = 0;
     render(STEP);

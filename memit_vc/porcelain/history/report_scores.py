@@ -39,7 +39,7 @@ class Measured:
         self.before: dict[CommitId, dict[FactId, Values]] = {}
         self.why: dict[FactId, Any] = {}
         by_probe: dict[CommitId, dict[str, float]] = {}
-        ppl = repository.evaluations_by_state("perplexity")
+        ppl: dict[Any, dict[str, Any]] = {**repository.evaluations_by_state("perplexity")}
         for commit, record in records.items():  # equal states have equal weights, whichever commit was measured
             side = record["after"]
             by_state[states[commit]] = {**side["facts"], **by_state.get(states[commit], {})}
@@ -173,4 +173,4 @@ def _compared(facts: Sequence[FactRow], older: str, newer: str, one: Any, other:
                 buckets["failing"].append(case)
             else:
                 unchanged += 1
-    return Comparison(older, newer, *(tuple(each) for each in buckets.values()), unchanged=unchanged)
+    return Comparison(older, newer, unchanged=unchanged, **{name: tuple(cases) for name, cases in buckets.items()})
