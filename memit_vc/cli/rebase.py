@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from memit_vc.cli.io import IO, verb
-from memit_vc.cli.render import fact_line, number, score_rows
+from memit_vc.cli.render import fact_line, score_rows
 from memit_vc.cli.sides import conflict_options
 from memit_vc.errors import UsageError
+from memit_vc.page.measures import number
 from memit_vc.progress import count
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ def load_evaluations_by_state(connection: Connection, kind: str) -> dict[StateId
     """Every record of a kind: state → key → value."""
     found: dict[StateId, dict[str, JsonValue]] = {}
     for row in connection.execute(select(evaluations).where(evaluations.c.kind == kind).order_by(evaluations.c.id)):
-        found.setdefault(StateId(row.state), {})[str(row.key)] = json.loads(row.json)
+        found.setdefault(StateId(row.state), {})[str(row.key)] = parsed("evaluation", row.key, row.json)
     return found
 
 
