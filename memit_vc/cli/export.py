@@ -31,6 +31,7 @@ _PATH = click.Path(path_type=Path)
     type=click.Choice(["F32", "F16", "BF16", "Q8_0"], case_sensitive=False),
     help="With --gguf: type of the edited tensors. By default their own, and F16 or BF16 for one of fewer bits.",
 )
+@click.option("--bom", type=_PATH, metavar="FILE", help="Bill of materials: base, patches, facts, licences; CycloneDX.")
 @click.option("--patch", type=_PATH, metavar="FILE", help="One file with the commits REV or A..B, for `import`.")
 @click.option(
     "--no-constraints",
@@ -48,6 +49,7 @@ def command(
     gguf: Path | None,
     base_gguf: Path | None,
     kind: str | None,
+    bom: Path | None,
     patch: Path | None,
     no_constraints: bool,
 ) -> None:
@@ -58,9 +60,9 @@ def command(
     """
     from memit_vc.store.fresh import refuse_inside_repository
 
-    targets = {"--adapter": adapter, "--merged": merged, "--gguf": gguf, "--patch": patch}
+    targets = {"--adapter": adapter, "--merged": merged, "--gguf": gguf, "--bom": bom, "--patch": patch}
     if sum(target is not None for target in targets.values()) != 1:
-        raise click.UsageError("give one of --adapter DIR, --merged DIR, --gguf FILE and --patch FILE")
+        raise click.UsageError("give one of --adapter DIR, --merged DIR, --gguf FILE, --bom FILE and --patch FILE")
     misplaced = [
         (option, of)
         for option, given, of in (
@@ -84,6 +86,8 @@ def command(
         _merged(io, revision, merged, dtype, max_shard_size or "5GB")
     elif gguf is not None:
         _gguf(io, revision, gguf, base_gguf, kind)
+    elif bom is not None:
+        _bom(io, revision, bom)
     elif patch is not None:
         _patch(io, revision, patch, constraints=not no_constraints)
 
@@ -133,6 +137,19 @@ def _gguf(io: IO, revision: str, out: Path, base: Path | None, kind: str | None)
         replaced = count(len(made.tensors), "tensor")
         kinds = ", ".join(sorted(set(made.tensors.values())))
         click.echo(f"{replaced} replaced ({kinds}), every other byte is that of {base}")
+
+    io.emit(made, render)
+
+
+def _bom(io: IO, revision: str, out: Path) -> None:
+    from memit_vc.porcelain.sharing.bom import export_bom
+
+    with io.repository() as repository:
+        made = export_bom(repository, revision, out)
+
+    def render() -> None:
+        held = (count(made.commits, "commit"), count(made.patches, "patch", "es"), count(made.facts, "fact"))
+        click.echo(f"{made.file}: the base, {', '.join(held)}")
 
     io.emit(made, render)
 
