@@ -125,7 +125,7 @@ def _understood(data: bytes, path: Path) -> tuple[tuple[CommitId, StateId], list
         if record["format"] != _FORMAT or not (is_sha256(commit) and is_sha256(state)):
             raise ValueError("it is of another format")
         if not all(isinstance(row, list) and len(row) == 4 and isinstance(row[0], str) for row in rows):
-            raise ValueError("its tensors are no rows")
+            raise ValueError("a tensor has other fields than name, type, shape and hash")
     except (ValueError, LookupError, TypeError) as error:
         raise VerificationError(
             f"{path}: is signed, but no statement of memit-vc: {error}", hint="Upgrade memit-vc, or ask its author."
