@@ -10,13 +10,28 @@ from memit_vc.progress import count, size_text
 _PATH = click.Path(path_type=Path)
 
 
-@verb(name="export", example="memitvc export --adapter lora\nmemitvc export v1.0..HEAD --patch changes.memitvc")
+@verb(
+    name="export",
+    example="memitvc export --adapter lora\nmemitvc export --gguf edited.gguf --base-gguf base.gguf\n"
+    "memitvc export v1.0..HEAD --patch changes.memitvc",
+)
 @click.argument("revision", default="HEAD", metavar="[REV | A..B]")
 @click.option("--adapter", type=_PATH, metavar="DIR", help="PEFT LoRA adapter of a state, or of the difference A..B.")
 @click.option("--max-rank", type=int, metavar="R", help="With --adapter: cut to this rank; the error is printed.")
 @click.option("--merged", type=_PATH, metavar="DIR", help="Plain checkpoint with the edited weights.")
 @click.option("--dtype", metavar="DTYPE", help="With --merged: float32, bfloat16 or float16.")
 @click.option("--max-shard-size", metavar="SIZE", help="With --merged: for instance 2GB (default 5GB).")
+@click.option("--gguf", type=_PATH, metavar="FILE", help="One file for llama.cpp and Ollama, from a GGUF of the base.")
+@click.option(
+    "--base-gguf", type=_PATH, metavar="FILE", help="With --gguf: the base in GGUF, of any type; it is only read."
+)
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice(["F32", "F16", "BF16", "Q8_0"], case_sensitive=False),
+    help="With --gguf: type of the edited tensors. By default their own, and F16 or BF16 for one of fewer bits.",
+)
+@click.option("--bom", type=_PATH, metavar="FILE", help="Bill of materials: base, patches, facts, licences; CycloneDX.")
 @click.option("--patch", type=_PATH, metavar="FILE", help="One file with the commits REV or A..B, for `import`.")
 @click.option(
     "--no-constraints",
@@ -31,37 +46,48 @@ def command(
     merged: Path | None,
     dtype: str | None,
     max_shard_size: str | None,
+    gguf: Path | None,
+    base_gguf: Path | None,
+    kind: str | None,
+    bom: Path | None,
     patch: Path | None,
     no_constraints: bool,
 ) -> None:
     """Write REV (default HEAD) for someone who has no memit-vc, or no access to this repository.
 
-    --adapter and --merged write the whole state of REV; with A..B, --adapter writes the difference of the two states.
-    --patch writes only the changes of the commit REV, or of the commits A..B.
+    --adapter, --merged and --gguf write the whole state of REV; with A..B, --adapter writes the difference of the two
+    states. --patch writes only the changes of the commit REV, or of the commits A..B.
     """
     from memit_vc.store.fresh import refuse_inside_repository
 
-    if sum(target is not None for target in (adapter, merged, patch)) != 1:
-        raise click.UsageError("give one of --adapter DIR, --merged DIR and --patch FILE")
+    targets = {"--adapter": adapter, "--merged": merged, "--gguf": gguf, "--bom": bom, "--patch": patch}
+    if sum(target is not None for target in targets.values()) != 1:
+        raise click.UsageError("give one of --adapter DIR, --merged DIR, --gguf FILE, --bom FILE and --patch FILE")
     misplaced = [
         (option, of)
-        for option, given, of, target in (
-            ("--max-rank", max_rank is not None, "--adapter", adapter),
-            ("--dtype", dtype is not None, "--merged", merged),
-            ("--max-shard-size", max_shard_size is not None, "--merged", merged),
-            ("--no-constraints", no_constraints, "--patch", patch),
+        for option, given, of in (
+            ("--max-rank", max_rank is not None, "--adapter"),
+            ("--dtype", dtype is not None, "--merged"),
+            ("--max-shard-size", max_shard_size is not None, "--merged"),
+            ("--base-gguf", base_gguf is not None, "--gguf"),
+            ("--type", kind is not None, "--gguf"),
+            ("--no-constraints", no_constraints, "--patch"),
         )
-        if given and target is None
+        if given and targets[of] is None
     ]
     if misplaced:
         raise click.UsageError(f"{misplaced[0][0]} goes with {misplaced[0][1]}")
-    for target in (adapter, merged, patch):
+    for target in targets.values():
         if target is not None:
             refuse_inside_repository(target)
     if adapter is not None:
         _adapter(io, revision, adapter, max_rank)
     elif merged is not None:
         _merged(io, revision, merged, dtype, max_shard_size or "5GB")
+    elif gguf is not None:
+        _gguf(io, revision, gguf, base_gguf, kind)
+    elif bom is not None:
+        _bom(io, revision, bom)
     elif patch is not None:
         _patch(io, revision, patch, constraints=not no_constraints)
 
@@ -96,6 +122,34 @@ def _merged(io: IO, revision: str, out: Path, dtype: str | None, max_shard_size:
     def render() -> None:
         click.echo(f"{made.directory}: state {made.state[:10]} of commit {made.commit[:10]}")
         click.echo(f"{count(len(made.files), 'file')} of weights, {size_text(made.bytes)}")
+
+    io.emit(made, render)
+
+
+def _gguf(io: IO, revision: str, out: Path, base: Path | None, kind: str | None) -> None:
+    from memit_vc.porcelain.output.export_gguf import export_gguf
+
+    with io.repository() as repository, io.progress() as progress:
+        made = export_gguf(repository, revision, out, base_gguf=base, kind=kind, progress=progress)
+
+    def render() -> None:
+        click.echo(f"{made.file}: state {made.state[:10]} of commit {made.commit[:10]}, {size_text(made.bytes)}")
+        replaced = count(len(made.tensors), "tensor")
+        kinds = ", ".join(sorted(set(made.tensors.values())))
+        click.echo(f"{replaced} replaced ({kinds}), every other byte is that of {base}")
+
+    io.emit(made, render)
+
+
+def _bom(io: IO, revision: str, out: Path) -> None:
+    from memit_vc.porcelain.sharing.bom import export_bom
+
+    with io.repository() as repository:
+        made = export_bom(repository, revision, out)
+
+    def render() -> None:
+        held = (count(made.commits, "commit"), count(made.patches, "patch", "es"), count(made.facts, "fact"))
+        click.echo(f"{made.file}: the base, {', '.join(held)}")
 
     io.emit(made, render)
 

@@ -71,7 +71,8 @@ GROUPS = {
     "Ship": {
         "checkout": ("checkout", "Write the model of a revision to a directory."),
         "verify": ("verify", "Prove which state a model directory is."),
-        "export": ("export", "Write a state as an adapter, a checkpoint, or a patch file."),
+        "sign": ("sign", "Sign a state, so that others can check who made it."),
+        "export": ("export", "Write a state as an adapter, a checkpoint, a GGUF, a patch file or a bill of materials."),
     },
     "Maintain": {
         "fsck": ("fsck", "Check every object and row of the repository."),

@@ -8,19 +8,34 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.errors import UsageError
 from memit_vc.progress import count
 
+_PATH = click.Path(path_type=Path)
 
-@verb(name="verify", example="memitvc verify model --expect v1.0")
-@click.argument("model", type=click.Path(path_type=Path))
+
+@verb(
+    name="verify",
+    example="memitvc verify model --expect v1.0\nmemitvc verify model --signature signature --key public.pem",
+)
+@click.argument("model", type=_PATH)
 @click.option("--expect", metavar="REV", help="Fail unless the directory is this revision.")
-def command(io: IO, model: Path, expect: str | None) -> None:
+@click.option("--signature", type=_PATH, metavar="DIR", help="Check what `sign` wrote there; no repository is needed.")
+@click.option("--key", type=_PATH, metavar="FILE", help="With --signature: the signer's public key, in PEM.")
+def command(io: IO, model: Path, expect: str | None, signature: Path | None, key: Path | None) -> None:
     """Hash every tensor of the model directory MODEL and say which state of this repository it is.
 
-    Exit code 15 if it is not a state of this repository, or not the expected one.
+    With --signature, say instead which commit the holder of the key signed it as. Exit code 15 if it is not a state of
+    this repository, not the expected one, or not what was signed.
     """
     from memit_vc.porcelain.output.verify import verify
 
     if not model.is_dir():
         raise UsageError(f"{model}: is not a directory", hint="Give a directory with a model, such as a checkout.")
+    if (signature is None) != (key is None):
+        raise click.UsageError("--signature and --key go together")
+    if signature is not None and key is not None:
+        if expect is not None:
+            raise click.UsageError("--expect and --signature do not go together")
+        _signature(io, model, signature, key)
+        return
     with io.repository() as repository:
         with io.progress() as progress:
             found = verify(repository, model, expect=expect, progress=progress)
@@ -39,3 +54,18 @@ def command(io: IO, model: Path, expect: str | None) -> None:
         )
     shown = ("directory", "state", "commits", "is_base", "recorded", "on_branch")
     io.emit({"tensors": found.compared, **{name: getattr(found, name) for name in shown}}, render)
+
+
+def _signature(io: IO, model: Path, signature: Path, key: Path) -> None:
+    from memit_vc.porcelain.output.signature import verify_signature
+
+    with io.progress() as progress:
+        found = verify_signature(model, signature, key=key, progress=progress)
+
+    def render() -> None:
+        click.echo(
+            f"{model} is what the key's holder signed: commit {found.commit[:10]}, state {found.state[:10]}, "
+            f"{count(found.tensors, 'tensor')}, every hash equal"
+        )
+
+    io.emit(found, render)

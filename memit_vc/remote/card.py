@@ -229,7 +229,7 @@ def _usage(card: Card) -> list[str]:
     """Sections of Markdown, headings included."""
     if card.relation == "finetune":
         return _whole(card)
-    return [*_loading(card), *_checking(), *_undoing()]
+    return [*_loading(card), *_llama_cpp(), *_checking(), *_undoing()]
 
 
 def _repo(card: Card) -> str:
@@ -292,6 +292,16 @@ def _loading(card: Card) -> list[str]:
             "```console\n$ vllm serve edited/model\n```",
         ]
     return sections
+
+
+def _llama_cpp() -> list[str]:
+    return [
+        "With llama.cpp, or with [Ollama](https://ollama.com), which takes no adapter: put the edit into a GGUF of the "
+        "base, of any type. Only the edited tensors change.",
+        "```console\n$ memitvc -C edited export --gguf edited.gguf --base-gguf /path/to/base.gguf\n"
+        "$ llama-cli -m edited/edited.gguf\n"
+        "$ echo 'FROM ./edited/edited.gguf' > Modelfile\n$ ollama create edited -f Modelfile\n```",
+    ]
 
 
 def _asking(card: Card) -> str:

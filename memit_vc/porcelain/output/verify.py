@@ -76,7 +76,7 @@ def verify(
     said = _recorded_state(directory)
     nearest: tuple[list[str], CommitId] | None = None
     for state, commits, on_branch in _candidates(repository, expect, said):
-        expected = {**{name: base[name] for name in editable}, **_hashes(repository, commits[0], state)}
+        expected = {**{name: base[name] for name in editable}, **edited_hashes(repository, commits[0], state)}
         differing = sorted(name for name in editable if found[name] != expected[name])
         if not differing:
             if LiveState.at(repository, commits[0]).id != state:
@@ -133,7 +133,7 @@ def _candidates(
         yield state, tuple(states[state]), state in held[True]
 
 
-def _hashes(repository: Repository, commit: CommitId, state: StateId) -> Mapping[str, str]:
+def edited_hashes(repository: Repository, commit: CommitId, state: StateId) -> Mapping[str, str]:
     """SHA-256 of each edited tensor of a state: remembered, else materialised from the base."""
     stored = recorded_hashes(repository, state)
     if stored is not None:

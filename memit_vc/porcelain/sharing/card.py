@@ -83,7 +83,7 @@ def gather_card(
     return Card(
         repo_id=repo_id,
         branch=branch,
-        vllm=_model_type(repository) in _VLLM_LORA,
+        vllm=model_type(repository) in _VLLM_LORA,
         base=config.base if on_hub else None,
         base_revision=config.revision,
         base_id=repository.base_id,
@@ -179,7 +179,7 @@ def _perplexity_of(scores: Any, side: Literal["before", "after"]) -> tuple[str, 
     return scores[side]["probe"], scores[side]["perplexity"]
 
 
-def _model_type(repository: Repository) -> str | None:
+def model_type(repository: Repository) -> str | None:
     """What the base's config.json says; None if it cannot be read."""
     try:
         found = read_or_empty(find_base(repository.config) / "config.json").get("model_type")
@@ -193,7 +193,7 @@ def _about(repository: Repository) -> str:
     tensors = repository.base().tensors
     parameters = sum(math.prod(tensor.shape) for tensor in tensors)
     dtypes = ", ".join(sorted({tensor.dtype for tensor in tensors}))
-    family = _model_type(repository)
+    family = model_type(repository)
     return f"{f'of the family {family}, ' if family else ''}{parameters / 1e6:,.1f} million parameters, {dtypes}"
 
 

@@ -1,0 +1,268 @@
+"""A state in GGUF: the edited tensors take the place of the base's, every other byte is copied as it is.
+
+An edited tensor is the sum float64(W) + D of the checkpoint, rounded to float32 and then to its type in the file. What
+the base's file made of W does not matter: a file in 4 bits gets the whole edit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from memit_vc.errors import EngineError, IntegrityError, UnsupportedModelError, UsageError
+from memit_vc.foreign.files import opened
+from memit_vc.numerics.exact.factored import Term
+from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, Materialiser, convert, state_weight
+from memit_vc.numerics.model.checkpoint_tensors import read_tensor
+from memit_vc.objects import EditableWeight
+from memit_vc.progress import Progress, silent
+from memit_vc.store.checkpoint import Checkpoint
+from memit_vc.store.files import storage_errors
+from memit_vc.store.gguf_file import GGUFHeader, GGUFTensor
+
+KINDS: Mapping[str, int] = {"F32": 0, "F16": 1, "Q8_0": 8, "BF16": 30}
+"""Types of edited tensors, by ggml's numbers. They hold an edit; fewer bits would round it away."""
+_NAMES = {number: name for name, number in KINDS.items()}
+_TORCH = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_Q8_BLOCK, _Q8_BYTES = 32, 34
+_CHUNK = 1 << 22
+_ENTRIES = 1 << 20
+"""Entries of an edited tensor that are made at once."""
+_ROWS_COMPARED = 4
+_ROUNDING, _QUANTISED = 2.0**-7, 0.7
+"""‖stored − W‖ / ‖W‖ at most: of float types, whose rounding is 2^-9 at most, and of quantised ones. Another model's
+weights have about 1.4.
+"""
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """An edited weight, its tensor in the file, and the type that this one gets."""
+
+    weight: EditableWeight
+    tensor: GGUFTensor
+    kind: str
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.weight.d_out * self.row_size
+
+    @property
+    def row_size(self) -> int:
+        if self.kind == "Q8_0":
+            return self.weight.d_in // _Q8_BLOCK * _Q8_BYTES
+        return self.weight.d_in * _TORCH[self.kind].itemsize
+
+
+def replacements(
+    header: GGUFHeader,
+    checkpoint: Checkpoint,
+    weights: Sequence[EditableWeight],
+    edited: Iterable[str],
+    kind: str | None,
+) -> list[Replaced]:
+    """What takes the place of which tensor; `kind` None leaves a type of `KINDS` as it is, and gives others the type of
+    the checkpoint (F16 for F32, which does not fit a file that was made small).
+
+    UnsupportedModelError for a family that llama.cpp does not know, or whose weights it stores in another order;
+    IntegrityError if the file was not made from this base: of each of `weights`, some rows are compared.
+    """
+    names = _names(header, weights)
+    missing = [name for name in edited if names.get(name) not in header.tensors]
+    if missing:
+        raise UnsupportedModelError(
+            f"{header.path}: holds no tensor for {missing[0]} (looked for {names.get(missing[0]) or 'a name'!r})",
+            hint=f"Give a GGUF of the whole base. {CONVERT}",
+        )
+    pairs = [
+        (weight, header.tensors[names[weight.name]]) for weight in weights if names.get(weight.name) in header.tensors
+    ]
+    with storage_errors(header.path):
+        _check_base(header, checkpoint, pairs)
+    wanted = set(edited)
+    found = [
+        Replaced(weight, tensor, kind or _own_kind(weight, tensor)) for weight, tensor in pairs if weight.name in wanted
+    ]
+    for each in found:
+        if each.kind == "Q8_0" and each.weight.d_in % _Q8_BLOCK:
+            raise UsageError(
+                f"{each.weight.name} has rows of {each.weight.d_in} entries, and Q8_0 takes {_Q8_BLOCK} at a time",
+                hint="Choose --type F16 or BF16.",
+            )
+    return found
+
+
+CONVERT = (
+    "llama.cpp's convert_hf_to_gguf.py makes one of a model directory, and so of a checkout: "
+    "`memitvc checkout REV -o DIR`."
+)
+
+
+def write_gguf(
+    header: GGUFHeader,
+    checkpoint: Checkpoint,
+    replaced: Sequence[Replaced],
+    terms: Callable[[str], list[Term]],
+    progress: Progress = silent,
+) -> Iterator[bytes]:
+    """The bytes of the file, a few megabytes at a time.
+
+    BaseChangedError for a checkpoint with other bytes than it promises, EngineError for a value that its type cannot
+    hold, StorageError for a file that has become shorter.
+    """
+    by_tensor = {each.tensor.name: each for each in replaced}
+    head = header.with_tensors(
+        {name: KINDS[each.kind] for name, each in by_tensor.items()},
+        {name: each.size for name, each in by_tensor.items()},
+    )
+    yield head
+    sizes = [by_tensor[n].size if n in by_tensor else t.end - t.begin for n, t in header.tensors.items()]
+    total, done = sum(sizes), 0
+    with storage_errors(header.path), opened(header.path) as file:
+        for name, tensor in header.tensors.items():
+            each = by_tensor.get(name)
+            if each is None:
+                chunks = _copied(file, header, tensor)
+            else:
+                chunks = _edited(checkpoint, each, terms(each.weight.name))
+            for chunk in chunks:
+                yield chunk
+                done += len(chunk)
+                progress("write weights", done, total)
+            if each is not None:
+                yield bytes(header.aligned(each.size) - each.size)
+
+
+def _copied(file: Any, header: GGUFHeader, tensor: GGUFTensor) -> Iterator[bytes]:
+    """A tensor's bytes, and the padding behind it."""
+    left = tensor.end - tensor.begin
+    file.seek(header.data_start + tensor.begin)
+    while left:
+        chunk = file.read(min(left, _CHUNK))
+        if not chunk:
+            raise IntegrityError(f"{header.path}: became shorter while it was read", hint="Try again.")
+        left -= len(chunk)
+        yield chunk
+
+
+def _edited(checkpoint: Checkpoint, each: Replaced, terms: Sequence[Term]) -> Iterator[bytes]:
+    """The rows of an edited tensor, [d_out, d_in] in the end, whatever the checkpoint's orientation."""
+    weight = each.weight
+    dtype = STORAGE_DTYPES[checkpoint.tensors[weight.name][1].dtype]
+    # a storage dtype's values are values of the working one, so there is one rounding to it
+    working = torch.float64 if dtype == torch.float64 else torch.float32
+    step = max(1, _ENTRIES // weight.d_in)
+    if weight.orientation == "in_out":
+        whole = state_weight(read_tensor(checkpoint, weight.name), terms, weight, working).T
+        yield from (_typed(whole[start : start + step], each) for start in range(0, weight.d_out, step))
+        return
+    update, start = Materialiser(terms, weight), 0
+    for raw in _in_rows(checkpoint.chunks(weight.name), weight.d_in * dtype.itemsize, step):
+        rows = torch.frombuffer(raw, dtype=dtype).reshape(-1, weight.d_in).to(working)
+        yield _typed(update.apply(rows, start, in_place=working != dtype), each)
+        start += rows.shape[0]
+
+
+def _in_rows(chunks: Iterable[bytes], row: int, step: int) -> Iterator[bytearray]:
+    """The same bytes in pieces of whole rows, `step` at most. What ends within a row is left out."""
+    held = bytearray()
+    for chunk in chunks:
+        held += chunk
+        while len(held) >= row * step:
+            piece, held = held[: row * step], held[row * step :]
+            yield piece
+    if len(held) >= row:
+        yield held[: len(held) // row * row]
+
+
+def _typed(rows: Tensor, each: Replaced) -> bytes:
+    single = rows.float().contiguous()
+    if each.kind == "Q8_0":
+        from gguf.constants import GGMLQuantizationType
+        from gguf.quants import quantize
+
+        made: bytes = quantize(single.numpy(), GGMLQuantizationType.Q8_0).tobytes()
+        return made
+    try:
+        made_of = convert(single, _TORCH[each.kind], each.weight.name)
+    except EngineError as error:
+        raise EngineError(error.message, hint="Choose --type BF16.") from error
+    return made_of.view(torch.uint8).numpy().tobytes()
+
+
+def _own_kind(weight: EditableWeight, tensor: GGUFTensor) -> str:
+    return _NAMES.get(tensor.kind) or ("BF16" if weight.dtype == "BF16" else "F16")
+
+
+def _names(header: GGUFHeader, weights: Sequence[EditableWeight]) -> dict[str, str]:
+    """Weight → its tensor in a file of this family, where llama.cpp has a name for it."""
+    from gguf.constants import MODEL_ARCH_NAMES
+    from gguf.tensor_mapping import get_tensor_name_map
+
+    family = header.values.get("general.architecture")
+    known = next((number for number, name in MODEL_ARCH_NAMES.items() if name == family), None)
+    if known is None:
+        raise UnsupportedModelError(
+            f"{header.path}: is of the family {family!r}, which the installed package gguf does not know",
+            hint="Upgrade the package gguf.",
+        )
+    mapping = get_tensor_name_map(known, 1 + max((weight.layer for weight in weights), default=0))
+    found = {weight.name: mapping.get_name(weight.parameter, try_suffixes=(".weight",)) for weight in weights}
+    return {name: tensor for name, tensor in found.items() if tensor}
+
+
+def _check_base(header: GGUFHeader, checkpoint: Checkpoint, pairs: Sequence[tuple[EditableWeight, GGUFTensor]]) -> None:
+    """IntegrityError unless each tensor has the shape of its weight, and rows that are that weight's, rounded."""
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    with opened(header.path) as file:
+        for weight, tensor in pairs:
+            if tensor.shape != (weight.d_in, weight.d_out):
+                raise IntegrityError(
+                    f"{header.path}: {tensor.name} is {list(tensor.shape)}, {weight.name} of the base has "
+                    f"{weight.d_in} inputs and {weight.d_out} outputs",
+                    hint="Give a GGUF of this repository's base.",
+                )
+            try:
+                block, size = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.kind)]
+                row = weight.d_in // block * size
+                if row * weight.d_out > tensor.end - tensor.begin:
+                    raise IntegrityError(f"{header.path}: {tensor.name} is cut short", hint="Fetch it again.")
+                numbers = [round(n * (weight.d_out - 1) / (_ROWS_COMPARED - 1)) for n in range(_ROWS_COMPARED)]
+                raw = b"".join(
+                    os.pread(file.fileno(), row, header.data_start + tensor.begin + n * row) for n in numbers
+                )
+                stored = dequantize(
+                    np.frombuffer(raw, np.uint8).reshape(len(numbers), -1), GGMLQuantizationType(tensor.kind)
+                )
+            except (ValueError, KeyError, NotImplementedError):
+                continue  # a type that is newer than the package: the shape must do
+            expected = _rows(checkpoint, weight, numbers)
+            off = np.linalg.norm(stored.astype(np.float64) - expected) / (np.linalg.norm(expected) or 1.0)
+            if not off <= (_ROUNDING if tensor.kind in (0, 1, 30) else _QUANTISED):
+                raise IntegrityError(
+                    f"{header.path}: {tensor.name} does not hold the base's {weight.name} "
+                    f"(the numbers of {len(numbers)} rows are off by {off:.0%})",
+                    hint=f"Give a GGUF of this repository's base, or convert a checkout. {CONVERT}",
+                )
+
+
+def _rows(checkpoint: Checkpoint, weight: EditableWeight, numbers: Sequence[int]) -> np.ndarray[Any, Any]:
+    """Rows of W [d_out, d_in], float64."""
+    path = checkpoint.directory / checkpoint.tensors[weight.name][0]
+    with storage_errors(path), safe_open(path, framework="pt") as file:
+        part = file.get_slice(weight.name)
+        if weight.orientation == "out_in":
+            found = torch.stack([part[n : n + 1][0] for n in numbers])
+        else:
+            found = torch.stack([part[:, n : n + 1][:, 0] for n in numbers])
+    return found.double().numpy()

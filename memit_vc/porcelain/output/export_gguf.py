@@ -1,0 +1,70 @@
+"""`export --gguf`: a state as one file for llama.cpp, Ollama and their kin, from a GGUF of the base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from memit_vc.errors import UsageError
+from memit_vc.numerics.output.gguf import CONVERT, KINDS, replacements, write_gguf
+from memit_vc.objects import CommitId, StateId
+from memit_vc.porcelain.base import checked_base
+from memit_vc.porcelain.state import LiveState
+from memit_vc.progress import Progress, silent
+from memit_vc.repository import Repository
+from memit_vc.store.files import storage_errors, write_atomic
+from memit_vc.store.gguf_file import read_gguf_header
+from memit_vc.store.temporaries import clear_abandoned
+
+
+@dataclass(frozen=True)
+class GGUFExport:
+    """What was written. `tensors` are those that were replaced, by their names in the file, with their types; all
+    others have the bytes that they have in the base's file.
+    """
+
+    file: Path
+    commit: CommitId
+    state: StateId
+    tensors: Mapping[str, str]
+    bytes: int
+
+
+def export_gguf(
+    repository: Repository,
+    revision: str,
+    out: Path,
+    *,
+    base_gguf: Path | None,
+    kind: str | None = None,
+    progress: Progress = silent,
+) -> GGUFExport:
+    """Write the model of `revision` to `out`: the bytes of `base_gguf`, but for the edited tensors.
+
+    `kind` is one of KINDS, for every edited tensor; None as for `replacements`. UsageError without `base_gguf`, if
+    `out` exists, or if the state is the base's; errors of `replacements` and `write_gguf`, and nothing is left then.
+    """
+    if base_gguf is None:
+        raise UsageError(
+            "--gguf needs a GGUF of the base, in which it replaces the edited tensors",
+            hint=f"Give it as --base-gguf FILE. There is none? {CONVERT}",
+        )
+    if kind is not None and kind not in KINDS:
+        raise UsageError(f"--type {kind!r} is not known", hint=f"Choose one of {', '.join(KINDS)}.")
+    with storage_errors(out):
+        if out.exists():
+            raise UsageError(f"{out}: exists", hint="Choose another name: export overwrites nothing.")
+    clear_abandoned(out)  # no gc comes there
+    commit = repository.resolve(revision)
+    state = LiveState.at(repository, commit)
+    edited = {weight.name: weight for weight in state.touched}
+    if not edited:
+        raise UsageError(
+            f"{revision}: nothing to export, its state is the base's", hint=f"{base_gguf} holds that already."
+        )
+    header = read_gguf_header(base_gguf)
+    checkpoint = checked_base(repository, progress=progress)
+    found = replacements(header, checkpoint, repository.weights(), edited, kind)
+    write_atomic(out, write_gguf(header, checkpoint, found, lambda name: state.terms(edited[name]), progress))
+    return GGUFExport(out, commit, state.id, {each.tensor.name: each.kind for each in found}, out.stat().st_size)

@@ -1,0 +1,71 @@
+"""GGUF files of tiny checkpoints: each tensor that llama.cpp has a name for, as its converter would store it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+from safetensors.torch import load_file
+
+from memit_vc.store.checkpoint import Checkpoint
+
+__all__ = ["ARCHITECTURE", "as_f16", "read_all", "write_base"]
+
+ARCHITECTURE = {"llama": gguf.MODEL_ARCH.LLAMA, "gpt2": gguf.MODEL_ARCH.GPT2}
+Kind = gguf.GGMLQuantizationType
+
+
+def write_base(path: Path, base: Path, family: str, kind: Kind = Kind.Q4_1) -> Path:
+    """A base in GGUF, its matrices quantised as `kind`. Conv1D weights are turned, as the converter turns them."""
+    architecture = ARCHITECTURE[family]
+    names = gguf.get_tensor_name_map(architecture, 6)
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
+    writer.add_block_count(6)
+    writer.add_token_list([f"t{n}" for n in range(40)])
+    writer.add_array("numbers", [1.5, 2.5])
+    for file in Checkpoint.find(base).files:
+        for name, tensor in sorted(load_file(base / file).items()):
+            found = names.get_name(name, try_suffixes=(".weight", ".bias"))
+            array = tensor.float().numpy()
+            if found is None:
+                continue
+            if family == "gpt2" and array.ndim == 2 and "wte" not in name and "wpe" not in name:
+                array = np.ascontiguousarray(array.T)
+            small = array.ndim == 2 and array.shape[1] % 32 == 0
+            made = gguf.quantize(array, kind) if small else array
+            writer.add_tensor(found, made, raw_dtype=kind if small else None)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def as_f16(source: Path, target: Path) -> Path:
+    """The same model with its matrices in F16."""
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            kind = field.types[0]
+            writer.add_key_value(
+                name, field.contents(), kind, sub_type=field.types[-1] if len(field.types) > 1 else None
+            )
+    for tensor in reader.tensors:
+        array = gguf.dequantize(tensor.data, tensor.tensor_type)
+        array = array.reshape(tuple(reversed(tensor.shape.tolist())))
+        writer.add_tensor(tensor.name, array.astype(np.float16) if array.ndim > 1 else array.copy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
+def read_all(path: Path) -> tuple[dict[str, object], dict[str, tuple[str, tuple[int, ...], bytes]]]:
+    """Values, and (type, shape, bytes) of each tensor, by the gguf package's own reader."""
+    reader = gguf.GGUFReader(path)
+    values = {name: field.contents() for name, field in reader.fields.items()}
+    tensors = {t.name: (t.tensor_type.name, tuple(t.shape.tolist()), t.data.tobytes()) for t in reader.tensors}
+    return values, tensors
