@@ -18,6 +18,7 @@ from memit_vc.store.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from memit_vc.numerics.model.adapter import ModelAdapter
+    from memit_vc.numerics.model.pace import Pace
 
 
 SEARCH: Mapping[str, Any] = {
@@ -31,22 +32,36 @@ SEARCH: Mapping[str, Any] = {
 """A repository's own rule for ending the search for z (docs/performance.md); a file that the user gave keeps its
 rule.
 """
+DEFAULT_CORPUS = "self"
+TOKENS_PER_INPUT = 10
+"""Tokens per input of the edited projection: 10 · d_in estimate the second moment well enough (see
+docs/statistics.md).
+"""
 STORED = ("F32", "BF16", "F16")
 """The dtypes of weights that can be edited, as safetensors spells them."""
 
 
 @dataclass(frozen=True)
 class InitResult:
-    """What was set up. `notes` are plain sentences about what was guessed and why."""
+    """What was set up. `notes` are plain sentences about what was guessed and why.
+
+    `corpus` is the text that statistics will be taken from. `seconds` is about how long those take on `device`, once,
+    and then each fact; None where that cannot be told.
+    """
 
     directory: Path
     base: str
     revision: str | None
     base_id: str
     model_type: str
+    n_layers: int
     layers: tuple[int, ...]
+    mom2_update_weight: float
     hparams_from: str
     notes: tuple[str, ...]
+    corpus: str
+    device: str
+    seconds: Mapping[str, float] | None
 
 
 def init(
@@ -90,8 +105,23 @@ def init(
         corpus=text,
         health=held,
     ).close()
-    layers = tuple(values.layers)
-    return InitResult(directory.resolve(), seen.name, seen.revision, manifest.id, model_type, layers, origin, notes)
+    chosen, device = text or DEFAULT_CORPUS, values.resolved_device()
+    pace = _pace(adapter, values.layers, device, chosen)
+    return InitResult(
+        directory=directory.resolve(),
+        base=seen.name,
+        revision=seen.revision,
+        base_id=manifest.id,
+        model_type=model_type,
+        n_layers=adapter.n_layers,
+        layers=tuple(values.layers),
+        mom2_update_weight=values.mom2_update_weight,
+        hparams_from=origin,
+        notes=notes,
+        corpus=chosen,
+        device=device,
+        seconds=None if pace is None else {"statistics": pace.statistics, "fact": pace.fact},
+    )
 
 
 def start_repository(
@@ -296,6 +326,13 @@ def _hyperparameters(
     if given is None or not Path(given).exists():  # not a file of the user's, which keeps its rule
         values = values.replace(**SEARCH, v_num_grad_steps=max(50, values.v_num_grad_steps))
     return values, origin, notes
+
+
+def _pace(adapter: ModelAdapter, layers: Sequence[int], device: str, corpus: str) -> Pace | None:
+    from memit_vc.numerics.model.pace import expected_pace
+
+    tokens = TOKENS_PER_INPUT * max(adapter.dimensions(layer)[1] for layer in layers)
+    return expected_pace(adapter, layers, device=device, tokens=tokens, writes=corpus == "self")
 
 
 def _comments(origin: str, notes: Sequence[str]) -> dict[str, str]:
