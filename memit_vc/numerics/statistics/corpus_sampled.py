@@ -141,8 +141,8 @@ def _rows(adapter: ModelAdapter, number: int, written: int, tokens: int | None) 
     fit = _fitting_rows(adapter)
     if tokens is None:
         return fit
-    usual = written / number if written else _new_tokens(adapter) / 2
-    wanted = 1.2 * (tokens - written) / usual  # rather a few too many than another round for the last ones
+    usual = written / number if written else 0.85 * _new_tokens(adapter)  # few end early
+    wanted = 1.1 * (tokens - written) / usual  # rather a few too many than another round for the last ones
     return max(_FEWEST_ROWS, min(fit, int(wanted) + 1))
 
 
