@@ -299,7 +299,7 @@ def test_what_a_text_says_does_not_depend_on_the_texts_beside_it(llama: ModelAda
 
 
 def test_rows_that_have_ended_leave(llama: ModelAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(llama.model.generation_config, "eos_token_id", list(range(100, 140)))
+    monkeypatch.setattr(llama.model.generation_config, "eos_token_id", list(range(100, 300)))
     widths: list[int] = []
     with watching({0: llama.model.lm_head}, lambda _, args, __: widths.append(len(args[0]))):
         texts = _sample(llama, seed=5, numbers=range(24), tell=lambda _: None)
