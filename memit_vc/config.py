@@ -31,7 +31,7 @@ _PLACES = {
 
 
 def data_directory(name: str) -> Path:
-    """`migrations` or `hparams`: beside the package in a checkout, inside it in an installed wheel."""
+    """`migrations`, `hparams` or `text`: beside the package in a checkout, inside it in an installed wheel."""
     package = Path(__file__).parent
     for candidate in (package / "_data" / name, package.parent / name):
         if candidate.is_dir():

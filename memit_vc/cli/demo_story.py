@@ -14,9 +14,11 @@ from typing import Any
 
 import click
 
+from memit_vc.cli.demo_clock import PARTS, Clock
 from memit_vc.cli.io import IO
 from memit_vc.errors import MemitVCError, UsageError
 from memit_vc.objects import Fact, JsonValue
+from memit_vc.progress import duration
 
 _POINTS = ("base", "after_both", "first_reverted")
 
@@ -52,6 +54,8 @@ class _Story:
         self.io, self.where = io, where
         self.record: dict[str, JsonValue] = {}
         self._steps: list[JsonValue] = []
+        self._clock = Clock()
+        """From the model on."""
 
     def echo(self, text: str) -> None:
         click.echo(text, err=self.io.json)
@@ -63,27 +67,30 @@ class _Story:
         began = time.monotonic()
         base, source = (model.resolve(), str(model)) if model is not None else self._obtain()
         obtained = time.monotonic()
+        self._clock = Clock()
         for name, batch in (("first.json", FIRST), ("second.json", SECOND)):
             (self.where / name).write_text(write_records(batch, format="json"), encoding="utf-8")
 
-        self._say("A repository on a base model: every tensor's hash is recorded.")
-        self._run("init", str(base))
-        self._say("Ten facts become one commit. On the way, once, text is sampled for statistics: some minutes.")
+        self._say("init", "A repository on a base model: every tensor's hash is recorded.")
+        self._run("init", str(base), "--corpus", "shipped")
+        self._say("first commit", "Ten facts become one commit. On the way, once, statistics of the text that ships.")
         self._run("commit", "first.json", "-m", "Ten facts about the world")
-        self._say("Five more, on top.")
+        self._say("second commit", "Five more, on top.")
         self._run("commit", "second.json", "-m", "Five more facts")
         self._run("log", "--graph")
         self._run("show", "HEAD")
         self._run("facts")
-        self._say("Take the first commit out of the middle of the history. No model is loaded for that.")
+        self._say(
+            "first revert", "Take the first commit out of the middle of the history. No model is loaded for that."
+        )
         self._run("revert", "HEAD~1")
         self._run("log", "--oneline")
-        self._say("The model as it is now, for plain transformers; and the proof of what it is.")
+        self._say("checkout", "The model as it is now, for plain transformers; and the proof of what it is.")
         self._run("checkout", "HEAD", "-o", "model")
         reverted = self._run("verify", "model")
-        self._say("What the model answers:")
+        self._say("answers", "What the model answers:")
         self._answers([*FIRST, *SECOND], first=len(FIRST))
-        self._say("Take the second commit out as well: nothing is left, bit for bit.")
+        self._say("second revert", "Take the second commit out as well: nothing is left, bit for bit.")
         self._run("revert", "HEAD~1")
         self._run("checkout", "HEAD", "--in-place", "model")
         emptied = self._run("verify", "model", "--expect", "HEAD~4")
@@ -101,13 +108,15 @@ class _Story:
         from memit_vc.cli.demo_model import demo_model
         from memit_vc.config import user_cache
 
+        self.echo(f"First the model; then the story takes about {duration(sum(PARTS.values()))} on two quiet cores.")
         with self.io.progress() as progress:
             path, source = demo_model(user_cache(), progress=progress)
         self.echo(f"model: SmolLM2-135M-Instruct from {source}")
         return path, source
 
-    def _say(self, text: str) -> None:
-        self.echo("\n" + click.style(f"# {text}", bold=True))
+    def _say(self, part: str, text: str) -> None:
+        """What comes next, and how long it is from here to the end."""
+        self.echo("\n" + click.style(f"# {text}", bold=True) + click.style(f" ({self._clock.left(part)})", dim=True))
 
     def _run(self, *arguments: str) -> JsonValue:
         """Show a command as it would be typed, then run it there; what came of it, for JSON only."""
@@ -117,11 +126,13 @@ class _Story:
         self.echo(click.style(f"$ memitvc {typed}", fg="green"))
         command = [arguments[0], "-C", str(self.where), *arguments[1:]]
         made: JsonValue = None
+        began = time.monotonic()
         if self.io.json:
             with redirect_stdout(StringIO()) as said:
                 result = cli.main([*command, "--json"], prog_name="memitvc", standalone_mode=False)
             made = json.loads(said.getvalue())
-            self._steps.append({"command": list(arguments), "result": made})
+            seconds = time.monotonic() - began
+            self._steps.append({"command": list(arguments), "seconds": seconds, "result": made})
         else:
             result = cli.main(command, prog_name="memitvc", standalone_mode=False)
         if isinstance(result, int) and result:

@@ -1,11 +1,28 @@
 from __future__ import annotations
 
+import shlex
+import shutil
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from memit_vc.cli.io import IO, verb
+from memit_vc.foreign.text import one_line
+from memit_vc.progress import duration
+
+if TYPE_CHECKING:
+    from memit_vc.porcelain.setup import InitResult
+
+_GUESSED = "layers, λ and the settings of the search; the notes above say why. Change them in .memitvc/hparams.yaml"
+
+_TEXTS: Mapping[str, str] = {
+    "self": " (text that the model writes at the first commit)",
+    "shipped": " (text that comes with memit-vc)",
+    "pydoc": " (text that comes with Python)",
+}
 
 
 @verb(name="init", example="memitvc init HuggingFaceTB/SmolLM2-135M-Instruct my-edits")
@@ -26,11 +43,39 @@ def command(io: IO, base: str, directory: Path | None, **options: Any) -> None:
         made = init(base, directory=directory or Path(), progress=progress, **options)
     for note in made.notes:
         io.note(note)
+    io.emit(made, lambda: click.echo(_screen(made, directory)))
 
-    def render() -> None:
-        click.echo(f"Initialized repository in {made.directory / '.memitvc'}")
-        click.echo(f"base {made.base} ({made.model_type}), fingerprint {made.base_id[:10]}")
-        origin = "guessed from its config" if made.hparams_from == "guessed" else f"from {made.hparams_from}"
-        click.echo(f"layers {', '.join(map(str, made.layers))}; hyperparameters {origin}")
 
-    io.emit(made, render)
+def _screen(made: InitResult, directory: Path | None) -> str:
+    """What was chosen, what of it is a guess, what comes next and how long that takes here."""
+    guessed = made.hparams_from == "guessed"
+    rows = [
+        ("base", f"{made.base} ({made.model_type}), fingerprint {made.base_id[:10]}"),
+        (
+            "edits",
+            f"layers {', '.join(map(str, made.layers))} of {made.n_layers}, λ {made.mom2_update_weight:g}; "
+            f"hyperparameters {'guessed from its config' if guessed else f'from {made.hparams_from}'}",
+        ),
+        ("text", f"{made.corpus}{_TEXTS.get(made.corpus, '')}; another one: `memitvc stats --corpus TEXT`"),
+        ("guesses", _GUESSED if guessed else f"none, if {made.hparams_from} was written for this model"),
+        ("time here", _time(made)),
+        ("next", _next(directory)),
+    ]
+    lines = [f"Initialized repository in {made.directory / '.memitvc'}"]
+    width = min(100, shutil.get_terminal_size().columns)
+    for name, text in rows:
+        first, *more = textwrap.wrap(one_line(text), width - 11, break_long_words=False, break_on_hyphens=False)
+        lines += [f"{name:<11}{first}", *(f"{'':<11}{line}" for line in more)]
+    return "\n".join(lines)
+
+
+def _time(made: InitResult) -> str:
+    if made.seconds is None:
+        return f"not known: {made.device} has no memory to try it"
+    once, fact = duration(made.seconds["statistics"]), duration(made.seconds["fact"])
+    return f"on {made.device}, as a short probe of it says: about {once} once, then about {fact} a fact"
+
+
+def _next(directory: Path | None) -> str:
+    enter = f"cd {shlex.quote(str(directory))} && " if directory is not None and directory != Path() else ""
+    return f'{enter}memitvc commit EDITS -m "What changes"   (EDITS: a JSON file of prompt, subject, target_new)'

@@ -11,9 +11,9 @@ from memit_vc.cli.io import IO, verb
 @click.option(
     "--corpus",
     metavar="SOURCE",
-    help="A .txt, .jsonl, .json or .parquet file; hub:OWNER/NAME[:CONFIG[:SPLIT]]; `pydoc` (English text that "
-    "comes with Python); `self` (text sampled from the model). Default: the source of the last `stats`, or of "
-    "`init`, or else `self`.",
+    help="A .txt, .jsonl, .json or .parquet file; hub:OWNER/NAME[:CONFIG[:SPLIT]]; `shipped` (English text "
+    "that comes with memit-vc); `pydoc` (English text that comes with Python); `self` (text sampled from the model). "
+    "Default: the source of the last `stats`, or of `init`, or else `self`.",
 )
 @click.option("--field", help="Field or column that holds the text.")
 @click.option(

@@ -16,12 +16,12 @@ from memit_vc.errors import EngineError, StorageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
-from memit_vc.numerics.statistics.corpus import open_corpus
+from memit_vc.numerics.statistics.corpus import NAMED, open_corpus
 from memit_vc.numerics.statistics.factors import Factor, factorise
 from memit_vc.numerics.statistics.import_npz import Asked, find_statistics, read_statistics
 from memit_vc.numerics.statistics.moments import collect
 from memit_vc.objects.ids import JsonValue, canonical_json, digest
-from memit_vc.porcelain.editing.statistics import DEFAULT_CORPUS, TOKENS_PER_INPUT
+from memit_vc.porcelain.setup import DEFAULT_CORPUS, TOKENS_PER_INPUT
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.hub_corpus import find_dataset
 
@@ -33,8 +33,8 @@ class FactorSource:
 
     C comes, in this order, from `statistics` (layer to C [d_in, d_in]); from EasyEdit's and memit's files below
     `hparams.stats_dir`; from the user's cache; else from one pass over text, which is then kept in that cache. The text
-    is `hparams.mom2_dataset` where that names a file or a corpus of ours ("pydoc", "self", "hub:…"), else text sampled
-    from the model itself ("self"): nothing is downloaded for a data set's bare name.
+    is `hparams.mom2_dataset` where that names a file or a corpus of ours (`NAMED`, "hub:…"), else text sampled from the
+    model itself ("self"): nothing is downloaded for a data set's bare name.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class FactorSource:
 
     def _corpus(self) -> str:
         named = self._hparams.mom2_dataset
-        if named in ("pydoc", "self") or named.startswith("hub:") or Path(named).is_file():
+        if named in NAMED or named.startswith("hub:") or Path(named).is_file():
             return named
         return DEFAULT_CORPUS
 

@@ -18,6 +18,7 @@ from memit_vc.store.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from memit_vc.numerics.model.adapter import ModelAdapter
+    from memit_vc.numerics.model.pace import Pace
 
 
 SEARCH: Mapping[str, Any] = {
@@ -31,22 +32,36 @@ SEARCH: Mapping[str, Any] = {
 """A repository's own rule for ending the search for z (docs/performance.md); a file that the user gave keeps its
 rule.
 """
+DEFAULT_CORPUS = "self"
+TOKENS_PER_INPUT = 10
+"""Tokens per input of the edited projection: 10 · d_in estimate the second moment well enough (see
+docs/statistics.md).
+"""
 STORED = ("F32", "BF16", "F16")
 """The dtypes of weights that can be edited, as safetensors spells them."""
 
 
 @dataclass(frozen=True)
 class InitResult:
-    """What was set up. `notes` are plain sentences about what was guessed and why."""
+    """What was set up. `notes` are plain sentences about what was guessed and why.
+
+    `corpus` is the text that statistics will be taken from. `seconds` is about how long those take on `device`, once,
+    and then each fact; None where that cannot be told.
+    """
 
     directory: Path
     base: str
     revision: str | None
     base_id: str
     model_type: str
+    n_layers: int
     layers: tuple[int, ...]
+    mom2_update_weight: float
     hparams_from: str
     notes: tuple[str, ...]
+    corpus: str
+    device: str
+    seconds: Mapping[str, float] | None
 
 
 def init(
@@ -72,7 +87,7 @@ def init(
     sources = sources_of(corpus, health)
     surveyed = survey(SeenBase.find(base, revision, progress=progress), hparams, progress=progress)
     surveyed.start(directory, *sources).close()
-    return surveyed.result(directory)
+    return surveyed.result(directory, sources[0])
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,8 @@ class Surveyed:
     seen: SeenBase
     manifest: BaseManifest
     weights: Sequence[EditableWeight]
+    adapter: ModelAdapter
+    """The outline: no weights in memory."""
     hparams: MEMITHyperParams
     hparams_from: str
     model_type: str
@@ -101,10 +118,25 @@ class Surveyed:
             health=health,
         )
 
-    def result(self, directory: Path) -> InitResult:
-        seen, layers = self.seen, tuple(self.hparams.layers)
-        where, base = directory.resolve(), self.manifest.id
-        return InitResult(where, seen.name, seen.revision, base, self.model_type, layers, self.hparams_from, self.notes)
+    def result(self, directory: Path, corpus: str | None) -> InitResult:
+        values, chosen = self.hparams, corpus or DEFAULT_CORPUS
+        device = values.resolved_device()
+        pace = _pace(self.adapter, values.layers, device, chosen)
+        return InitResult(
+            directory=directory.resolve(),
+            base=self.seen.name,
+            revision=self.seen.revision,
+            base_id=self.manifest.id,
+            model_type=self.model_type,
+            n_layers=self.adapter.n_layers,
+            layers=tuple(values.layers),
+            mom2_update_weight=values.mom2_update_weight,
+            hparams_from=self.hparams_from,
+            notes=self.notes,
+            corpus=chosen,
+            device=device,
+            seconds=None if pace is None else {"statistics": pace.statistics, "fact": pace.fact},
+        )
 
 
 def survey(seen: SeenBase, hparams: str | Path | None, *, progress: Progress = silent) -> Surveyed:
@@ -115,7 +147,8 @@ def survey(seen: SeenBase, hparams: str | Path | None, *, progress: Progress = s
     values, origin, guessed = _hyperparameters(adapter, seen.name, hparams)
     values.validate(n_layers=adapter.n_layers, modules=adapter.modules.keys())
     weights, left_out = _editable(adapter, seen.checkpoint, manifest, values.layers, progress)
-    return Surveyed(seen, manifest, weights, values, origin, adapter.model.config.model_type, (*guessed, *left_out))
+    notes = (*guessed, *left_out)
+    return Surveyed(seen, manifest, weights, adapter, values, origin, adapter.model.config.model_type, notes)
 
 
 def sources_of(corpus: str | None, health: str | None) -> tuple[str | None, str | None]:
@@ -326,6 +359,13 @@ def _hyperparameters(
     if given is None or not Path(given).exists():  # not a file of the user's, which keeps its rule
         values = values.replace(**SEARCH, v_num_grad_steps=max(50, values.v_num_grad_steps))
     return values, origin, notes
+
+
+def _pace(adapter: ModelAdapter, layers: Sequence[int], device: str, corpus: str) -> Pace | None:
+    from memit_vc.numerics.model.pace import expected_pace
+
+    tokens = TOKENS_PER_INPUT * max(adapter.dimensions(layer)[1] for layer in layers)
+    return expected_pace(adapter, layers, device=device, tokens=tokens, writes=corpus == "self")
 
 
 def _comments(origin: str, notes: Sequence[str]) -> dict[str, str]:

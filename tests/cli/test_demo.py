@@ -6,6 +6,7 @@ import io
 import json
 import re
 import subprocess
+import sys
 import zipfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import Any
 import pytest
 
 from memit_vc.cli import demo_model, main
+from memit_vc.cli.demo_clock import PARTS, Clock
 from memit_vc.cli.demo_facts import FIRST, SECOND
 from memit_vc.config import user_cache
 from memit_vc.errors import IntegrityError, RemoteError
 from memit_vc.porcelain.upkeep.fsck import fsck
+from memit_vc.progress import duration
 from memit_vc.remote import hub_model
 from memit_vc.repository import Repository
 from tests.support.models import tiny
@@ -57,6 +60,8 @@ def test_the_story_is_told_to_its_end(model: Path, tmp_path: Path) -> None:
     table = out[out.index("What the model answers") :]
     for fact in (*FIRST, *SECOND):
         assert re.search(rf"{re.escape(fact.prompt)} … .* {re.escape(fact.target)}$", table, re.M), fact.prompt
+    left = re.findall(r"^# .* \(about (\d+ (?:s|min)) left\)$", out, re.M)
+    assert len(left) == len(PARTS)
     assert "model is the untouched base" in out
     assert "ok: every object, row and patch is what it says it is" in out
     assert out.rstrip().endswith("log`.")
@@ -71,6 +76,7 @@ def test_as_json_it_is_one_document(model: Path) -> None:
     code, out, err = demo("--model", model, "--json")
     assert code == 0, err
     told: dict[str, Any] = json.loads(out)
+    assert all(step["seconds"] > 0 for step in told["steps"])
     assert [step["command"][0] for step in told["steps"]][:3] == ["init", "commit", "commit"]
     assert [found["is_base"] for found in told["verified"]] == [False, True]
     assert [answer["target"] for answer in told["answers"]] == [fact.target for fact in (*FIRST, *SECOND)]
@@ -163,6 +169,30 @@ def test_with_neither_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pyt
         demo_model.demo_model(tmp_path)
     assert "--model DIR" in str(caught.value.hint)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_hub_and_gguf_the_error_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _no_hub(monkeypatch)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("something was downloaded"))
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(RemoteError, match="the package gguf is missing") as caught:
+        demo_model.demo_model(tmp_path)
+    assert "memit-vc[demo]" in str(caught.value.hint)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_part_says_how_long_is_left() -> None:
+    seconds = 0.0
+    clock = Clock(lambda: seconds)
+    total = sum(PARTS.values())
+    assert clock.left("init") == f"about {duration(total)} left"
+    seconds = 3 * PARTS["init"]  # a third of the pace
+    assert clock.left("first commit") == f"about {duration(3 * (total - PARTS['init']))} left"
+    seconds = total - PARTS["second revert"]
+    assert clock.left("second revert") == f"about {duration(PARTS['second revert'])} left"
+    assert total <= 90
 
 
 def test_cut_transcripts_are_compared_part_by_part() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import time
 from pathlib import Path
@@ -273,3 +274,17 @@ def test_the_help_has_groups(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_missing_command_with_json_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--json"]) == 2
     assert json.loads(capsys.readouterr().err)["error"]["message"] == "Missing command."
+
+
+def test_init_tells_what_it_chose_and_how_long_it_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = make_place(tmp_path, start=False)
+    assert _init(place, "--corpus", "shipped") == 0
+    said = capsys.readouterr()
+    rows = dict(line.split(maxsplit=1) for line in said.out.splitlines() if not line.startswith(" "))
+    assert list(rows) == ["Initialized", "base", "edits", "text", "guesses", "time", "next"]
+    assert rows["edits"].startswith("layers 1")
+    assert rows["text"].startswith("shipped (text that comes with memit-vc)")
+    assert rows["guesses"].startswith("layers, λ")
+    assert re.match(r"here +on cpu, as a short probe of it says: about \d+ s", rows["time"])
+    assert "memitvc commit EDITS" in said.out
+    assert len(said.out.splitlines()) < 20

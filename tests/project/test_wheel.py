@@ -22,9 +22,11 @@ from memit_vc.hparams import MEMITHyperParams
 from memit_vc.store.migrate import HEAD_REVISION
 site = Path(sys.argv[1])
 assert Path(memit_vc.__file__).is_relative_to(site), memit_vc.__file__
-for name in ("hparams", "migrations"):
+for name in ("hparams", "migrations", "text"):
     assert data_directory(name).is_relative_to(site), data_directory(name)
 assert MEMITHyperParams.from_hparams("smollm2-135m").layers
+from memit_vc.numerics.statistics.corpus_shipped import shipped_source
+assert len(shipped_source(0)[1]) > 100
 found = [path.read_text() for path in (data_directory("migrations") / "versions").glob("*.py")]
 assert any(HEAD_REVISION in text for text in found), found
 """

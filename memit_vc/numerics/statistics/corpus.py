@@ -1,4 +1,5 @@
-"""Plain text for second moments: a file, a Hub data set, what every Python carries, or what the model itself writes.
+"""Plain text for second moments: a file, a Hub data set, what memit-vc or every Python carries, or what the model
+itself writes.
 
 The text decides what an edit may not disturb. A corpus is therefore part of the statistics' key, by content.
 """
@@ -15,13 +16,16 @@ from typing import Literal, TypeAlias
 
 from memit_vc.errors import StorageError, UsageError
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.numerics.statistics.corpus_files import SUFFIXES, Source, open_file, parquet_texts
+from memit_vc.numerics.statistics.corpus_files import SUFFIXES, Source, open_file, parquet_texts, require_parquet
 from memit_vc.numerics.statistics.corpus_sampled import sampled_texts, sampling_description
+from memit_vc.numerics.statistics.corpus_shipped import shipped_source
 from memit_vc.objects.ids import JsonValue
 from memit_vc.progress import Progress, silent
 
 FindDataset: TypeAlias = Callable[[str], tuple[Mapping[str, str], Sequence[str], Callable[[str], Path]]]
 """From a data set's name to what it is, its parquet files, and what fetches one of them."""
+NAMED: tuple[Literal["shipped", "self", "pydoc"], ...] = ("shipped", "self", "pydoc")
+"""Corpora that need neither a file nor a network."""
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+){0,2}")
 _PASSAGE = 1000
 """Characters of neighbouring paragraphs that are put together: about the length of an encyclopaedia's section."""
@@ -60,9 +64,10 @@ def open_corpus(
 ) -> Corpus:
     """The corpus that `spec` names.
 
-    `pydoc` (the language reference inside every CPython) · `self` (sampled from `adapter`'s model; kept in `cache`, a
-    directory, so that a killed run does not sample again) · a .txt, .jsonl, .json or .parquet file (./pydoc for a file
-    of that name) · `hub:owner/name[:config][:split]`, or `owner/name` if no such file exists: parquet files of a
+    `shipped` (sampled once from a small model; comes with memit-vc) · `pydoc` (the language reference inside every
+    CPython) · `self` (sampled from `adapter`'s model; kept in `cache`, a directory, so that a killed run does not
+    sample again) · a .txt, .jsonl, .json or .parquet file (./pydoc for a file of that name) ·
+    `hub:owner/name[:config][:split]`, or `owner/name` if no such file exists: parquet files of a
     Hub data set, which `find_dataset` knows, fetched as they are needed. `field` is the text's field or column; without
     it the customary names are tried. `tokens` is how many will be taken, if that is known: `progress` says how far
     sampling is.
@@ -71,12 +76,16 @@ def open_corpus(
     missing or unreadable; RemoteError if the Hub fails.
     """
     kind = named_kind(spec)
+    if kind == "shipped":
+        description, shipped = shipped_source(seed)
+        return Corpus(description, lambda: iter(shipped))
     if kind == "pydoc":
         return _python_corpus(seed)
     if kind == "self":
         if adapter is None:
             raise UsageError(
-                "corpus 'self' needs a model to sample from", hint="Name pydoc, hub:owner/name or a file instead."
+                "corpus 'self' needs a model to sample from",
+                hint="Name shipped, pydoc, hub:owner/name or a file instead.",
             )
         model = adapter
         return Corpus(
@@ -85,19 +94,19 @@ def open_corpus(
         )
     if kind == "hub":
         if find_dataset is None:
-            raise UsageError(f"corpus {spec!r} needs the Hub", hint="Name pydoc, self or a file instead.")
+            raise UsageError(f"corpus {spec!r} needs the Hub", hint="Name shipped, self, pydoc or a file instead.")
+        require_parquet()
         return Corpus(*_dataset(*find_dataset(spec.removeprefix("hub:")), field=field, seed=seed))
     return Corpus(*open_file(Path(spec).expanduser(), field=field, seed=seed))
 
 
-def named_kind(spec: str) -> Literal["pydoc", "self", "hub", "file"]:
+def named_kind(spec: str) -> Literal["shipped", "self", "pydoc", "hub", "file"]:
     """What `spec` names, without opening it. UsageError for an impossible name of a data set, StorageError for a file
     that is not there.
     """
-    if spec == "pydoc":  # also where something of that name lies about
-        return "pydoc"
-    if spec == "self":
-        return "self"
+    for name in NAMED:
+        if spec == name:  # also where something of that name lies about
+            return name
     if spec.startswith("hub:"):
         if not _HUB.fullmatch(spec.removeprefix("hub:")):
             raise UsageError(
@@ -112,7 +121,7 @@ def named_kind(spec: str) -> Literal["pydoc", "self", "hub", "file"]:
         return "hub"
     raise StorageError(
         f"corpus {spec} cannot be read: there is no such file",
-        hint=f"Give pydoc, self, hub:owner/name, or a file of type {', '.join(SUFFIXES)}.",
+        hint=f"Give {', '.join(NAMED)}, hub:owner/name, or a file of type {', '.join(SUFFIXES)}.",
     )
 
 

@@ -9,6 +9,7 @@ import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -39,6 +40,8 @@ _PARAGRAPH = 4000
 def open_file(path: Path, *, field: str | None, seed: int) -> Source:
     """Description and reader of a file; raises as `corpus.open_corpus` says."""
     suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        require_parquet()
     if suffix not in SUFFIXES and suffix not in _PLAIN:
         raise UsageError(f"{path}: files of type {suffix} are not read", hint=f"Use one of {', '.join(SUFFIXES)}.")
     try:
@@ -83,6 +86,15 @@ def text_field(names: Sequence[str], field: str | None, where: str) -> str:
         return found
     wanted = f"no field {field!r}" if field is not None else "no field that looks like text"
     raise UsageError(f"{where}: {wanted}; it has {', '.join(sorted(names)) or 'none'}", hint=_NAME_IT)
+
+
+def require_parquet() -> None:
+    """UsageError where nothing can read parquet files: said before anything is fetched or hashed."""
+    if find_spec("pyarrow") is None:
+        raise UsageError(
+            "parquet files are read with pyarrow, which is not installed",
+            hint="Install it: `pip install 'memit-vc[parquet]'`; or name a text or JSON Lines file.",
+        )
 
 
 def parquet_texts(path: Path, *, field: str | None, seed: int) -> Iterator[str]:

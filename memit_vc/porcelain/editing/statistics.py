@@ -12,7 +12,7 @@ from memit_vc.errors import IntegrityError, UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.memory import memory_errors
 from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
-from memit_vc.numerics.statistics.corpus import named_kind, open_corpus
+from memit_vc.numerics.statistics.corpus import NAMED, named_kind, open_corpus
 from memit_vc.numerics.statistics.corpus_files import WITH_FIELDS
 from memit_vc.numerics.statistics.factors import Factor
 from memit_vc.numerics.statistics.import_npz import Asked, find_statistics, imported_corpus, read_statistics
@@ -20,18 +20,14 @@ from memit_vc.numerics.statistics.moments import Moments, collect
 from memit_vc.objects import JsonValue, StatisticsId, canonical_json, digest
 from memit_vc.porcelain.editing.measure import measure_base
 from memit_vc.porcelain.editing.models import LoadedModel, model_of
+from memit_vc.porcelain.setup import DEFAULT_CORPUS, TOKENS_PER_INPUT
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.hub_corpus import find_dataset
 from memit_vc.repository import Repository
 from memit_vc.store.files import storage_errors, write_atomic
 from memit_vc.store.sealed import seal, unseal
 
-DEFAULT_CORPUS = "self"
 _CHOSEN = "chosen.json"
-TOKENS_PER_INPUT = 10
-"""Tokens per input of the edited projection: 10 · d_in estimate the second moment well enough (see
-docs/statistics.md).
-"""
 
 
 @dataclass(frozen=True)
@@ -209,7 +205,7 @@ def _refuse_beside_import(**given: object) -> None:
 def _refuse_field(spec: str, field: str) -> None:
     """UsageError for a field of a text that has none."""
     kind = named_kind(spec)
-    if kind in ("pydoc", "self") or (kind == "file" and Path(spec).suffix.lower() not in WITH_FIELDS):
+    if kind in NAMED or (kind == "file" and Path(spec).suffix.lower() not in WITH_FIELDS):
         raise UsageError(
             f"--field {field} would not be used: {spec} is plain text",
             hint="Leave --field out, or name a corpus of type " + ", ".join(WITH_FIELDS) + ".",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from memit_vc.errors import UsageError
@@ -45,6 +46,8 @@ def export_gguf(
     `kind` is one of KINDS, for every edited tensor; None as for `replacements`. UsageError without `base_gguf`, if
     `out` exists, or if the state is the base's; errors of `replacements` and `write_gguf`, and nothing is left then.
     """
+    if find_spec("gguf") is None:
+        raise UsageError("export --gguf needs the package gguf", hint="Install it: `pip install 'memit-vc[gguf]'`.")
     if base_gguf is None:
         raise UsageError(
             "--gguf needs a GGUF of the base, in which it replaces the edited tensors",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from memit_vc.config import data_directory
 from memit_vc.errors import EngineError, RemoteError, StorageError, UsageError
+from memit_vc.numerics.forward.replay import watching
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.statistics.corpus import held_out_documentation, open_corpus, python_documentation
-from memit_vc.numerics.statistics.corpus_sampled import sampled_texts
+from memit_vc.numerics.statistics.corpus_sampled import _sample, sampled_texts
 from memit_vc.numerics.statistics.moments import collect
 from memit_vc.remote.hub_corpus import choose_files, find_dataset
 from tests.support.models import SENTENCES, load, tiny
@@ -270,34 +274,51 @@ def test_sampled_text_is_seeded_and_leaves_the_random_state(llama: ModelAdapter)
         open_corpus("self")
 
 
-def test_sampled_batches_are_kept(llama: ModelAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampled_texts_are_kept(llama: ModelAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def first(number: int) -> list[str]:
         texts = sampled_texts(llama, seed=3, cache=tmp_path)
         return [next(texts) for _ in range(number)]
 
-    expected = first(50)
+    expected = first(200)
     (kept,) = tmp_path.glob("self-*.jsonl")
     whole = kept.read_bytes()
-    kept.write_bytes(whole[: len(whole) - 30])  # the second batch is cut short
-    assert first(50) == expected
-    assert kept.read_bytes() == whole
+    kept.write_bytes(whole[: len(whole) // 2])  # in the middle of a text, and of the first 128
+    assert first(200) == expected
+    again = kept.read_bytes()
+    assert again[: len(whole)] == whole[: len(again)]
     monkeypatch.setattr("memit_vc.numerics.statistics.corpus_sampled._sample", None)
-    assert first(50) == expected
+    assert first(200) == expected
 
 
-def test_sampling_tells_how_many_batches_there_will_be(llama: ModelAdapter) -> None:
-    stages: dict[str, None] = {}
-    texts = sampled_texts(llama, seed=3, tokens=20_000, progress=lambda stage, *_: stages.setdefault(stage))
+def test_what_a_text_says_does_not_depend_on_the_texts_beside_it(llama: ModelAdapter) -> None:
+    together = _sample(llama, seed=5, numbers=range(24), tell=lambda _: None)
+    apart = [*_sample(llama, seed=5, numbers=range(5), tell=lambda _: None)]
+    apart += _sample(llama, seed=5, numbers=range(5, 24), tell=lambda _: None)
+    assert together == apart
+    assert len(set(together)) > 20
+
+
+def test_rows_that_have_ended_leave(llama: ModelAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llama.model.generation_config, "eos_token_id", list(range(100, 300)))
+    widths: list[int] = []
+    with watching({0: llama.model.lm_head}, lambda _, args, __: widths.append(len(args[0]))):
+        texts = _sample(llama, seed=5, numbers=range(24), tell=lambda _: None)
+    assert widths[0] == 24
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] < 12
+    assert len(texts) == 24
+
+
+def test_sampling_tells_how_far_it_is(llama: ModelAdapter) -> None:
+    told: list[tuple[str, int, int]] = []
+    texts = sampled_texts(llama, seed=3, tokens=20_000, progress=lambda *seen: told.append(seen))
     taken = 0
     while taken < 20_000:
         taken += len(llama.tokenizer(next(texts))["input_ids"])
-    named = list(stages)
-    assert named[0] == "sample text, batch 1"
-    assert len(named) > 2
-    for number, name in enumerate(named[1:], 2):
-        prefix, _, expected = name.rpartition(" of about ")
-        assert prefix == f"sample text, batch {number}"
-        assert int(expected) == pytest.approx(len(named), rel=0.2)
+    assert {(stage, total) for stage, _, total in told} == {("sample text", 20_000)}
+    steps = [done for _, done, _ in told]
+    assert (steps[0], steps[-1]) == (0, 20_000)
+    assert len(set(steps)) > 60
 
 
 def test_a_model_that_writes_nothing_is_refused(tmp_path: Path) -> None:
@@ -313,3 +334,36 @@ def test_second_moments_over_sampled_text(llama: ModelAdapter, tmp_path: Path) -
     corpus = open_corpus("self", adapter=llama, cache=tmp_path)
     found = collect(llama, corpus, [1, 2], tokens=600, resume=tmp_path / "partial")
     assert found.count == 600
+
+
+def test_the_text_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = open_corpus("shipped")
+    texts = list(corpus)
+    assert list(corpus) == texts
+    assert sum(len(text.split()) for text in texts) > 5_000
+    about = json.loads((data_directory("text") / "shipped.json").read_text())
+    assert (len(texts), corpus.describe()["sha256"]) == (about["texts"], about["sha256"])
+    assert {"model", "model_sha256", "tokens", "dtype", "threads", "torch", "sampling"} <= about.keys()
+    assert list(open_corpus("shipped", seed=1)) != texts
+    assert sorted(open_corpus("shipped", seed=1)) == sorted(texts)
+
+    for name in ("shipped.json", "shipped.jsonl.gz"):
+        (tmp_path / name).write_bytes((data_directory("text") / name).read_bytes())
+    monkeypatch.setattr("memit_vc.numerics.statistics.corpus_shipped.data_directory", lambda _: tmp_path)
+    assert list(open_corpus("shipped")) == texts
+    damaged = bytearray((tmp_path / "shipped.jsonl.gz").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    for content in (bytes(damaged), bytes(damaged[:200]), gzip.compress(b'"another"\n'), b""):
+        (tmp_path / "shipped.jsonl.gz").write_bytes(content)
+        with pytest.raises(StorageError, match=r"shipped\.jsonl\.gz: the text that comes with memit-vc") as caught:
+            open_corpus("shipped")
+        assert "Reinstall" in str(caught.value.hint)
+
+
+def test_without_pyarrow_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(pa.table({"text": ["a text"]}), tmp_path / "a.parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for spec in (str(tmp_path / "a.parquet"), "hub:owner/name"):
+        with pytest.raises(UsageError, match="pyarrow, which is not installed") as caught:
+            open_corpus(spec, find_dataset=lambda _: pytest.fail("it was looked for"))
+        assert "memit-vc[parquet]" in str(caught.value.hint)

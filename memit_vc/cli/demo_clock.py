@@ -1,0 +1,36 @@
+"""How long the demo still takes: what its parts take on two quiet cores, at the pace of this machine so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from memit_vc.progress import duration
+
+PARTS: Mapping[str, float] = {
+    "init": 6,
+    "first commit": 38,
+    "second commit": 14,
+    "first revert": 1,
+    "checkout": 7,
+    "answers": 9,
+    "second revert": 9,
+}
+"""Seconds a part, in the order of the story."""
+_ENOUGH = 5.0
+"""Planned seconds after which the pace of a machine can be told."""
+
+
+class Clock:
+    """Asked at the beginning of each part, what is left of the story from there."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._began = now()
+
+    def left(self, part: str) -> str:
+        """ "about 80 s left": from the beginning of `part` to the end."""
+        names = list(PARTS)
+        before = sum(PARTS[name] for name in names[: names.index(part)])
+        pace = (self._now() - self._began) / before if before >= _ENOUGH else 1.0
+        return f"about {duration(pace * (sum(PARTS.values()) - before))} left"
