@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from memit_vc.numerics.model.architecture import ARCHITECTURES
+from memit_vc.numerics.model.architecture import ARCHITECTURES, MIXTURES
 from memit_vc.objects import Fact
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import load_model
@@ -24,8 +24,15 @@ from tests.support.checkpoints import hash_directory
 from tests.support.models import facts
 from tests.support.places import TOKENS, make_place
 
-HALF = [("llama", "bfloat16"), ("gpt2", "bfloat16"), ("llama", "float16"), ("gpt2", "float16")]
-CASES = [(family, "float32") for family in sorted(ARCHITECTURES)] + HALF
+HALF = [
+    ("qwen3_moe", "bfloat16"),
+    ("llama", "bfloat16"),
+    ("gpt2", "bfloat16"),
+    ("llama", "float16"),
+    ("gpt2", "float16"),
+]
+APART = [family for family, parts in MIXTURES.items() if parts.expert is not None]
+CASES = [(family, "float32") for family in (*sorted(ARCHITECTURES), *sorted(APART))] + HALF
 
 
 def plain(directory: Path) -> Any:
