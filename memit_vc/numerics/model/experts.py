@@ -31,7 +31,7 @@ class Experts:
     @classmethod
     def of(cls, module: nn.Module, where: str) -> Experts:
         """UnsupportedModelError for a module of another make, whose keys would be guessed."""
-        down = getattr(module, "down_proj", None)
+        down: Any = getattr(module, "down_proj", None)
         stacked = isinstance(down, nn.Parameter) and down.ndim == 3
         gated = getattr(module, "has_gate", False) and hasattr(module, "_apply_gate")
         if not stacked or not gated or getattr(module, "has_post_expert_norm", False):

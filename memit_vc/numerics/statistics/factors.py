@@ -50,7 +50,8 @@ class Factor:
 
     def whiten(self, x: Tensor) -> Tensor:
         """L⁻¹ x, float64: the products of what it gives are those of x in the metric of (λC + ridge·I)⁻¹."""
-        return torch.linalg.solve_triangular(self.lower, x, upper=False)
+        white: Tensor = torch.linalg.solve_triangular(self.lower, x, upper=False)
+        return white
 
     def matrix(self) -> Tensor:
         """λC + ridge·I, float64 [d_in, d_in], multiplied out again: equal to what was factored to rounding."""
@@ -128,7 +129,13 @@ class BlockFactor:
 
     def matrix(self) -> Tensor:
         """λC + ridges, float64 [Σ d_in, Σ d_in]: for layers that are small enough to hold it."""
-        return torch.block_diag(*(block.matrix() for block in self.blocks))
+        lower, start = self.blocks[0].lower, 0
+        whole = torch.zeros(self.size, self.size, dtype=lower.dtype, device=lower.device)
+        for block in self.blocks:
+            stop = start + block.size
+            whole[start:stop, start:stop] = block.matrix()
+            start = stop
+        return whole
 
 
 def factorise_experts(moments: Tensor, weight: float) -> BlockFactor:
