@@ -17,7 +17,7 @@ from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
 from memit_vc.numerics.statistics.corpus import NAMED, open_corpus
-from memit_vc.numerics.statistics.factors import Factor, factorise
+from memit_vc.numerics.statistics.factors import BlockFactor, Factor, factorise
 from memit_vc.numerics.statistics.import_npz import Asked, find_statistics, read_statistics
 from memit_vc.numerics.statistics.moments import collect
 from memit_vc.objects.ids import JsonValue, canonical_json, digest
@@ -48,10 +48,10 @@ class FactorSource:
     ) -> None:
         self._adapter, self._hparams, self._given, self._progress = adapter, hparams, statistics, progress
         self._cache = StatisticsCache(user_cache() / "statistics" if cache is None else cache)
-        self._factors: dict[tuple[str, int, float], Factor] = {}
+        self._factors: dict[tuple[str, int, float], Factor | BlockFactor] = {}
         self._moments: dict[tuple[int, ...], Mapping[int, Tensor] | StatisticsKey] = {}
 
-    def __call__(self, layer: int) -> Factor:
+    def __call__(self, layer: int) -> Factor | BlockFactor:
         key = (self._hparams.rewrite_module_tmp, layer, self._hparams.mom2_update_weight)
         if key not in self._factors:
             self._factors[key] = self._factor(layer)
@@ -62,7 +62,7 @@ class FactorSource:
         self._hparams = hparams
         return self
 
-    def _factor(self, layer: int) -> Factor:
+    def _factor(self, layer: int) -> Factor | BlockFactor:
         weight = self._hparams.mom2_update_weight
         if self._given is not None:
             return factorise(self._checked(layer), weight)

@@ -15,7 +15,7 @@ from memit_vc.errors import UnsupportedModelError, UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.forward.tokens import check_offsets
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.numerics.model.architecture import named_architecture, refuse_experts
+from memit_vc.numerics.model.architecture import named_architecture, refuse_mixtures
 
 
 def adapter_for(model: Any, tok: Any, hparams: MEMITHyperParams) -> ModelAdapter:
@@ -31,7 +31,7 @@ def adapter_for(model: Any, tok: Any, hparams: MEMITHyperParams) -> ModelAdapter
             hint="Load it with AutoModelForCausalLM.",
         )
     check_offsets(tok)
-    refuse_experts(model, config.model_type)
+    refuse_mixtures(model, config.model_type)
     n_layers = getattr(config, "num_hidden_layers", None)
     if n_layers is not None:
         hparams.validate(n_layers=n_layers, modules=dict(model.named_modules()).keys())

@@ -26,7 +26,8 @@ class EditableWeight:
 
     `name` is the tensor's name in the checkpoint (the physical tensor where weights are tied), `parameter` its name in
     the loaded transformers model. `orientation` is out_in for Linear ([d_out, d_in] as stored), in_out for Conv1D.
-    `quantum` is the exponent of the grid (`numerics/exact/grid.py`).
+    `quantum` is the exponent of the grid (`numerics/exact/grid.py`). `expert` is its number where the checkpoint has a
+    tensor for each expert and the loaded model one `parameter` for all of a layer; else None, and not recorded.
     """
 
     name: str
@@ -37,9 +38,10 @@ class EditableWeight:
     d_in: int
     dtype: str
     quantum: int
+    expert: int | None = None
 
     def to_json(self) -> dict[str, JsonValue]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "expert" or value is not None}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> EditableWeight:

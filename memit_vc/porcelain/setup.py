@@ -276,39 +276,57 @@ def _editable(
     notes: list[str] = []
     for layer in range(adapter.n_layers):
         progress("measure the editable weights", layer + 1, adapter.n_layers)
-        parameter = adapter.parameter_name(layer)
-        d_out, d_in = adapter.dimensions(layer)
+        d_out, *_, d_in = adapter.weight(layer).shape
         stored = [d_out, d_in] if adapter.orientation(layer) == "out_in" else [d_in, d_out]
-        record = _stored_as(adapter, parameter, tensors)
-        if record.dtype not in STORED or list(record.shape) != stored:
-            raise UnsupportedModelError(
-                f"{record.name} is stored as {record.dtype} {list(record.shape)}, not as a float matrix {stored}",
-                hint="Edit the unquantised checkpoint; its edits can be exported as an adapter.",
+        found: list[EditableWeight] = []
+        for expert, name in _tensors_of(adapter, layer):
+            record = _stored_as(adapter, name, tensors)
+            if record.dtype not in STORED or list(record.shape) != stored:
+                raise UnsupportedModelError(
+                    f"{record.name} is stored as {record.dtype} {list(record.shape)}, not as a float matrix {stored}",
+                    hint="Edit the unquantised checkpoint; its edits can be exported as an adapter.",
+                )
+            try:
+                quantum = quantum_of(checkpoint.chunks(record.name), record.dtype, record.name)
+            except EngineError as error:
+                if layer in needed:
+                    raise
+                notes.append(f"layer {layer}: {error.message}")
+                break
+            found.append(
+                EditableWeight(
+                    name=record.name,
+                    parameter=adapter.parameter_name(layer),
+                    layer=layer,
+                    orientation=adapter.orientation(layer),
+                    d_out=d_out,
+                    d_in=d_in,
+                    dtype=record.dtype,
+                    quantum=quantum,
+                    expert=expert,
+                )
             )
-        try:
-            quantum = quantum_of(checkpoint.chunks(record.name), record.dtype, record.name)
-        except EngineError as error:
-            if layer in needed:
-                raise
-            notes.append(f"layer {layer}: {error.message}")
-            continue
-        weights.append(
-            EditableWeight(
-                name=record.name,
-                parameter=parameter,
-                layer=layer,
-                orientation=adapter.orientation(layer),
-                d_out=d_out,
-                d_in=d_in,
-                dtype=record.dtype,
-                quantum=quantum,
-            )
-        )
+        else:
+            weights += found
     if len({w.dtype for w in weights}) > 1:
         raise UnsupportedModelError(
             "the editable weights are stored in several dtypes", hint="Save the model in one dtype first."
         )
     return weights, notes
+
+
+def _tensors_of(adapter: ModelAdapter, layer: int) -> list[tuple[int | None, str]]:
+    """The checkpoint's tensors of a layer, with the number of the expert where each has its own."""
+    experts, template = adapter.experts(layer), adapter.architecture.expert
+    if experts is None:
+        return [(None, adapter.parameter_name(layer))]
+    if template is None:
+        raise UnsupportedModelError(
+            f"{adapter.parameter_name(layer)} is stored as one tensor for all experts",
+            hint="Edit a model whose checkpoint has a tensor for each expert.",
+        )
+    block = adapter.architecture.block.format(layer)
+    return [(expert, f"{block}.{template.format(expert)}") for expert in range(experts.count)]
 
 
 def _stored_as(adapter: ModelAdapter, parameter: str, tensors: Mapping[str, TensorRecord]) -> TensorRecord:

@@ -24,7 +24,7 @@ from memit_vc.numerics.model.memory import search_tokens
 from memit_vc.numerics.model.modes import outside_inference_mode, refuse_inference_tensors
 from memit_vc.numerics.search.targets import Targets, find_targets
 from memit_vc.numerics.search.targets_team import search_order, searched
-from memit_vc.numerics.statistics.factors import Factor
+from memit_vc.numerics.statistics.factors import BlockFactor, Factor
 from memit_vc.objects import Fact
 from memit_vc.progress import Progress, silent
 
@@ -138,7 +138,7 @@ def compute_edit(
     *,
     hparams: MEMITHyperParams,
     templates: Sequence[Sequence[Template]],
-    factor: Callable[[int], Factor],
+    factor: Callable[[int], Factor | BlockFactor],
     context: Context | None = None,
     known: MutableMapping[int, FoundTarget] | None = None,
     max_tokens: int | None = None,
@@ -188,7 +188,7 @@ def improve_edit(
     *,
     hparams: MEMITHyperParams,
     templates: Sequence[Sequence[Template]],
-    factor: Callable[[int], Factor],
+    factor: Callable[[int], Factor | BlockFactor],
     context: Context,
     weights: Mapping[int, Tensor] | None = None,
     progress: Progress = silent,

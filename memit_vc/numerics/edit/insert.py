@@ -18,7 +18,7 @@ from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.devices import CPU, computed_on, float64_device, solve_device
 from memit_vc.numerics.model.masters import masters
-from memit_vc.numerics.statistics.factors import Factor
+from memit_vc.numerics.statistics.factors import BlockFactor, Factor
 from memit_vc.objects import Fact
 
 
@@ -53,7 +53,7 @@ def insert(
     *,
     layers: Sequence[int],
     templates: Sequence[Sequence[Template]],
-    factor: Callable[[int], Factor],
+    factor: Callable[[int], Factor | BlockFactor],
     before: Mapping[int, Tensor] | None = None,
     history: Mapping[int, Tensor] | None = None,
     passes: int = 1,
@@ -111,7 +111,7 @@ def solved(
     z: Tensor,
     *,
     share: int,
-    factor: Factor,
+    factor: Factor | BlockFactor,
     before: Tensor | None = None,
     history: Tensor | None = None,
     earlier: Tensor | None = None,
@@ -139,6 +139,9 @@ def solved(
 
 
 def _sum(base: Tensor, delta: Tensor) -> Tensor:
-    """W + Δ in float64, near the weight: one layer's at a time, for each is twice the size of a float32 weight."""
+    """W + Δ in float64, near the weight: one layer's at a time, for each is twice the size of a float32 weight.
+
+    Δ is [d_out, d_in], where W may be [d_out, E, d_in / E].
+    """
     device = float64_device(base.device)
-    return base.to(device).double() + delta.to(device)
+    return base.to(device).double() + delta.to(device).view(base.shape)

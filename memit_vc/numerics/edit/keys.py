@@ -8,9 +8,9 @@ Hidden states wait in main memory, no more than `_HELD` bytes of them: the rest 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from memit_vc.numerics.forward.rows import prompt_rows
 from memit_vc.numerics.forward.tokens import Template, TokenRow
 from memit_vc.numerics.forward.trees import grouped, laid_out
 from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.model.experts import StackedKeys, expert_by_expert
 from memit_vc.numerics.model.memory import halving
 from memit_vc.objects import Fact
 
@@ -130,18 +131,31 @@ class Frontier:
     def _read(self, group: _Group, layer: int, stop: int, what: str) -> Tensor:
         """Input of the projection or output of block `stop` at the pivots, float64 [rows, width]."""
         moved = self._carried(group, layer)
-        captured: list[Tensor] = []
-
-        def on_call(_: Any, args: tuple[Any, ...], __: dict[str, Any]) -> None:
-            captured.append(args[0])
-
-        with watching({0: self._adapter.projection(stop)}, on_call=on_call):
+        with ExitStack() as stack:
+            source = stack.enter_context(self._watched(stop, moved)) if what == "input" else None
             out = replay(self._adapter, moved.recording, moved.hidden, blocks=range(layer, stop + 1))
-        source = captured[0] if what == "input" else out
-        if source.dim() == 2:  # OPT flattens rows and tokens before its feed-forward part
-            source = source.view(*out.shape[:2], -1)
-        lines, columns = (place.to(source.device) for place in moved.places)
-        return source[lines, columns].float().cpu().double()
+        if isinstance(source, StackedKeys):
+            return source.rows
+        found = out if source is None else source[0]
+        if found.dim() == 2:  # OPT flattens rows and tokens before its feed-forward part
+            found = found.view(*out.shape[:2], -1)
+        lines, columns = (place.to(found.device) for place in moved.places)
+        return found[lines, columns].float().cpu().double()
+
+    @contextmanager
+    def _watched(self, layer: int, moved: _Moved) -> Iterator[StackedKeys | list[Tensor]]:
+        """The stacked keys at the pivots, or the input of the layer's one projection everywhere."""
+        experts = self._adapter.experts(layer)
+        if experts is None:
+            captured: list[Tensor] = []
+            module = self._adapter.projection(layer)
+            with watching({0: module}, on_call=lambda _, args, __: captured.append(args[0])):
+                yield captured
+            return
+        lines, columns = moved.places
+        keys = StackedKeys(lines * moved.hidden.shape[1] + columns, experts.count, experts.stack.shape[2])
+        with expert_by_expert(experts, keys):
+            yield keys
 
     def _carried(self, group: _Group, layer: int) -> _Moved:
         """The rows at the input of block `layer`, through blocks whose weights are final by now."""

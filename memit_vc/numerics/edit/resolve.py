@@ -22,7 +22,7 @@ from memit_vc.numerics.edit.solve import adjusted_keys, downdate_keys
 from memit_vc.numerics.exact.factored import Dense, LowRank, Term, difference
 from memit_vc.numerics.exact.grid import break_even, snap, snap_dense
 from memit_vc.numerics.exact.materialise import tensor_of
-from memit_vc.numerics.statistics.factors import Factor
+from memit_vc.numerics.statistics.factors import BlockFactor, Factor
 from memit_vc.objects import EditableWeight
 
 
@@ -39,7 +39,7 @@ def product(terms: Sequence[Term], keys: Tensor, d_out: int) -> Tensor:
 
 
 def change(
-    factor: Factor,
+    factor: Factor | BlockFactor,
     terms: Sequence[Term],
     *,
     out: tuple[Tensor, Tensor],
@@ -60,7 +60,7 @@ def change(
     return LowRank(torch.cat(residuals, dim=1).numpy(), downdate_keys(factor, keys, after).T.numpy())
 
 
-def distance(factor: Factor, terms: Sequence[Term], keys: Tensor, targets: Tensor) -> float:
+def distance(factor: Factor | BlockFactor, terms: Sequence[Term], keys: Tensor, targets: Tensor) -> float:
     """How far D = Σ `terms` is from D(S) of all live constraints, at their keys: ‖D K − D(S) K‖ / ‖D K‖."""
     keys = keys.double()
     present = product(terms, keys, targets.shape[0])
@@ -68,7 +68,7 @@ def distance(factor: Factor, terms: Sequence[Term], keys: Tensor, targets: Tenso
     return _share(float((present - joint).norm()), float(present.norm()))
 
 
-def whole(factor: Factor, keys: Tensor, targets: Tensor) -> LowRank:
+def whole(factor: Factor | BlockFactor, keys: Tensor, targets: Tensor) -> LowRank:
     """D(S) = B Kᵀ A(S)⁻¹ itself, float64, from all live constraints, K [d_in, m] and B [d_out, m]."""
     return LowRank(targets.double().numpy(), adjusted_keys(factor, keys).T.numpy())
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from memit_vc.errors import EngineError
-from memit_vc.numerics.statistics.factors import Factor
+from memit_vc.numerics.statistics.factors import BlockFactor, Factor
 
 
-def adjusted_keys(factor: Factor, keys: Tensor, *, history: Tensor | None = None) -> Tensor:
+def adjusted_keys(factor: Factor | BlockFactor, keys: Tensor, *, history: Tensor | None = None) -> Tensor:
     """A⁻¹ K, float64 [d_in, n], so that Δ = R (A⁻¹ K)ᵀ.
 
     `keys` K [d_in, n] are the batch's, `history` [d_in, m] those of the live earlier facts (None or empty: plain
@@ -33,7 +33,7 @@ def adjusted_keys(factor: Factor, keys: Tensor, *, history: Tensor | None = None
     return torch.cholesky_solve(keys, _cholesky(gram, "λC + KKᵀ"))
 
 
-def downdate_keys(factor: Factor, keys: Tensor, remaining: Tensor) -> Tensor:
+def downdate_keys(factor: Factor | BlockFactor, keys: Tensor, remaining: Tensor) -> Tensor:
     """A′⁻¹ K_c, float64 [d_in, n], with A′ = λC + Σ K K ᵀ over the facts that remain.
 
     The update that takes batch c out is (D K_c − B_c)(A′⁻¹ K_c)ᵀ.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from memit_vc.errors import EngineError, UnsupportedModelError
 from memit_vc.numerics.model.architecture import Architecture, architecture_of
+from memit_vc.numerics.model.experts import Experts
 
 if TYPE_CHECKING:
     from memit_vc.numerics.model.distributed import Team
@@ -44,7 +46,7 @@ class ModelAdapter:
         _refuse_offloaded(model)
         found = architecture or architecture_of(model, model.config.model_type)
         adapter = cls(model, tokenizer, found)
-        adapter.projection(0)
+        adapter.weight(0)
         return adapter
 
     @cached_property
@@ -70,33 +72,69 @@ class ModelAdapter:
     def blocks(self) -> Sequence[nn.Module]:
         return [self.module(self.architecture.block.format(i)) for i in range(self.n_layers)]
 
+    def path(self, layer: int) -> str:
+        """Of the edited part of a layer: its projection, or the module that holds its experts. The first layers of some
+        mixtures have a plain projection instead.
+        """
+        path, dense = self.architecture.rewrite.format(layer), self.architecture.dense
+        missing = dense is not None and path not in self.modules
+        return f"{self.architecture.block.format(layer)}.{dense}" if missing else path
+
+    def experts(self, layer: int) -> Experts | None:
+        """The experts of a layer; None if it has one plain projection."""
+        path = self.path(layer)
+        module = self.module(path)
+        return Experts.of(module, path) if isinstance(getattr(module, "down_proj", None), nn.Parameter) else None
+
     def projection(self, layer: int) -> nn.Module:
-        """The edited projection (MLP output) of a layer: an nn.Linear or a Conv1D."""
-        module = self.module(self.architecture.rewrite.format(layer))
+        """The edited projection (MLP output) of a layer without experts: an nn.Linear or a Conv1D."""
+        module = self.module(self.path(layer))
         if not isinstance(module, nn.Linear | Conv1D):
             raise UnsupportedModelError(
-                f"{self.architecture.rewrite.format(layer)} is a {type(module).__name__}, not a Linear or a Conv1D",
+                f"{self.path(layer)} is a {type(module).__name__}, not a Linear or a Conv1D",
                 hint="Load the model in float32, bfloat16 or float16: quantised and wrapped layers cannot be edited.",
             )
         return module
 
+    def parameter(self, layer: int) -> nn.Parameter:
+        """The parameter that edits change; of a layer with experts, all of them [E, …]."""
+        experts = self.experts(layer)
+        owner: Any = self.projection(layer) if experts is None else experts.module
+        found: nn.Parameter = owner.weight if experts is None else owner.down_proj
+        return found
+
+    def bias(self, layer: int) -> nn.Parameter | None:
+        """Of the edited projection, or of all experts [E, d_out]."""
+        experts = self.experts(layer)
+        owner: Any = self.projection(layer) if experts is None else experts.module
+        found: nn.Parameter | None = owner.bias if experts is None else getattr(owner, "down_proj_bias", None)
+        return found
+
     def parameter_name(self, layer: int) -> str:
         """The weight's name in the model's state dict."""
-        return f"{self.architecture.rewrite.format(layer)}.weight"
+        return f"{self.path(layer)}.{'weight' if self.experts(layer) is None else 'down_proj'}"
 
     def orientation(self, layer: int) -> Orientation:
         """A fact of the module's class, never guessed from shapes: a square weight satisfies both guesses."""
+        experts = self.experts(layer)
+        if experts is not None:
+            return experts.orientation
         return "in_out" if isinstance(self.projection(layer), Conv1D) else "out_in"
 
     def weight(self, layer: int) -> Tensor:
-        """The parameter in y = W x orientation, [d_out, d_in]: a view, sharing memory with the model."""
+        """The parameter in y = W x orientation, [d_out, d_in], or [d_out, E, d_in] of a layer with experts: a view,
+        sharing memory with the model.
+        """
+        experts = self.experts(layer)
+        if experts is not None:
+            return experts.stack
         weight: Tensor = self.projection(layer).weight.data  # type: ignore[assignment]
         return weight.T if self.orientation(layer) == "in_out" else weight
 
     def dimensions(self, layer: int) -> tuple[int, int]:
-        """(d_out, d_in) of the projection."""
-        d_out, d_in = self.weight(layer).shape
-        return int(d_out), int(d_in)
+        """(d_out, d_in) of the projection; with experts, d_in is the size of the stacked key, E times one expert's."""
+        d_out, *d_in = self.weight(layer).shape
+        return int(d_out), math.prod(d_in)
 
     @property
     def hidden_size(self) -> int:

@@ -23,6 +23,10 @@ class Architecture:
     head: str = "lm_head"
     after_norm: str | None = None
     """A projection between norm and head, if the checkpoint has one (OPT-350m)."""
+    dense: str | None = None
+    """The projection of the layers of a mixture that have no experts."""
+    expert: str | None = None
+    """Template, below the block, of an expert's tensor in checkpoints that have one for each."""
 
     @property
     def rewrite(self) -> str:
@@ -83,13 +87,32 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     },
 }
 
+_APART = "mlp.experts.{}.down_proj.weight"
+
+MIXTURES: Mapping[str, Architecture] = {
+    name: replace(_llama_like(experts), dense="mlp.down_proj", expert=tensor)
+    for name, experts, tensor in (
+        ("deepseek_v2", "mlp.experts", _APART),
+        ("deepseek_v3", "mlp.experts", _APART),
+        ("gpt_oss", "mlp.experts", None),
+        ("granitemoe", "block_sparse_moe.experts", None),
+        ("mixtral", "mlp.experts", "block_sparse_moe.experts.{}.w2.weight"),
+        ("olmoe", "mlp.experts", _APART),
+        ("qwen2_moe", "mlp.experts", _APART),
+        ("qwen3_moe", "mlp.experts", _APART),
+    )
+}
+"""Families whose `mlp_out` is the module that holds the experts. The engine computes with all of them; commands take
+those whose checkpoints have a tensor for each expert.
+"""
+
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 def architecture_of(model: nn.Module, model_type: str) -> Architecture:
     """The family's entry, or what inspection of the module tree finds; UnsupportedModelError if ambiguous."""
     refuse_experts(model, model_type)
-    known = ARCHITECTURES.get(model_type)
+    known = ARCHITECTURES.get(model_type) or MIXTURES.get(model_type)
     if known is None:
         return _inspect(model, model_type)
     if model_type == "gpt_neox" and (head := _head_of(model)) is not None:
@@ -100,7 +123,7 @@ def architecture_of(model: nn.Module, model_type: str) -> Architecture:
 def named_architecture(hparams: MEMITHyperParams, model_type: str) -> Architecture:
     """The parts as a hyperparameter file names them. HparamsError if they are not parts of one block."""
     block = hparams.layer_module_tmp
-    known = ARCHITECTURES.get(model_type)
+    known = ARCHITECTURES.get(model_type) or MIXTURES.get(model_type)
     for key in ("rewrite_module_tmp", "attn_module_tmp"):
         if not getattr(hparams, key).startswith(f"{block}."):
             raise HparamsError(
@@ -114,7 +137,9 @@ def named_architecture(hparams: MEMITHyperParams, model_type: str) -> Architectu
         norm=hparams.ln_f_module or None,
         head=hparams.lm_head_module,
     )
-    return named if known is None else replace(named, after_norm=known.after_norm)
+    if known is None:
+        return named
+    return replace(named, after_norm=known.after_norm, dense=known.dense, expert=known.expert)
 
 
 def architecture_for(model: nn.Module, model_type: str, hparams: MEMITHyperParams | None) -> Architecture:
@@ -135,7 +160,16 @@ def architecture_for(model: nn.Module, model_type: str, hparams: MEMITHyperParam
 
 
 def refuse_experts(model: nn.Module, model_type: str) -> None:
-    """UnsupportedModelError for a mixture of experts, whatever names a hyperparameter file gives its parts."""
+    """UnsupportedModelError for a mixture of experts that commands do not take, whatever names a hyperparameter file
+    gives its parts.
+    """
+    if model_type in MIXTURES and MIXTURES[model_type].expert is not None:
+        return
+    refuse_mixtures(model, model_type)
+
+
+def refuse_mixtures(model: nn.Module, model_type: str) -> None:
+    """UnsupportedModelError for any mixture of experts."""
     config = getattr(model, "config", None)
     counted = any((getattr(config, name, None) or 0) > 1 for name in _EXPERTS)
     if counted or any(name.endswith(".experts") for name, _ in model.named_modules()):

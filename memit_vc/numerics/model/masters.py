@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.model.experts import expert_by_expert
 from memit_vc.numerics.model.memory import memory_errors
 
 
 @contextmanager
 def masters(adapter: ModelAdapter, layers: Sequence[int]) -> Iterator[Mapping[int, Tensor]]:
-    """Float32 working copies of the edited weights, in y = W x orientation [d_out, d_in], live in the model.
+    """Float32 working copies of the edited weights, in y = W x orientation as `adapter.weight`, live in the model.
 
     In a bfloat16 or float16 model the projection computes in float32 while the block lasts (input cast up, output cast
     back). Afterwards, also on error, each module holds its own tensor again: the very same storage, bit-identical.
@@ -23,13 +24,15 @@ def masters(adapter: ModelAdapter, layers: Sequence[int]) -> Iterator[Mapping[in
     with memory_errors(), ExitStack() as stack:
         views: dict[int, Tensor] = {}
         for layer in layers:
-            module: Any = adapter.projection(layer)
-            for parameter in (module.weight, module.bias):
+            for parameter in (adapter.parameter(layer), adapter.bias(layer)):
                 if parameter is not None:
                     stack.callback(_restore, parameter, parameter.data)
                     parameter.data = parameter.data.to(torch.float32, copy=True)
-            original = adapter.dtype
-            if original != torch.float32:
+            original, experts = adapter.dtype, adapter.experts(layer)
+            if experts is not None and original != torch.float32:
+                stack.enter_context(expert_by_expert(experts))
+            elif original != torch.float32:
+                module: Any = adapter.projection(layer)
                 before = module.register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))
                 after = module.register_forward_hook(lambda _, __, output, to=original: output.to(to))
                 stack.callback(before.remove)
@@ -43,7 +46,7 @@ def swapped(adapter: ModelAdapter, weights: Mapping[int, Tensor]) -> Iterator[No
     """The model with other weights (module orientation, any dtype; cast to the model's) for the length of a block."""
     with memory_errors(), ExitStack() as stack:
         for layer, weight in weights.items():
-            parameter: Any = adapter.projection(layer).weight
+            parameter = adapter.parameter(layer)
             stack.callback(_restore, parameter, parameter.data)
             parameter.data = weight.to(device=parameter.device, dtype=parameter.dtype)
         yield

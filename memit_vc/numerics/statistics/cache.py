@@ -23,7 +23,7 @@ from torch import Tensor
 
 from memit_vc.errors import EngineError, IntegrityError, StorageError
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.numerics.statistics.factors import Factor, factorise
+from memit_vc.numerics.statistics.factors import BlockFactor, Factor, factorise, factorise_experts
 from memit_vc.numerics.statistics.moments import Moments
 from memit_vc.numerics.statistics.tensorfile import count_as_absent, read_metadata, read_tensors, write_tensors
 from memit_vc.objects.ids import JsonValue, StatisticsId, canonical_json, digest
@@ -40,11 +40,26 @@ _FLOAT64 = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyedWeight:
-    """An edited weight: its layer, its name in the checkpoint, and the size d_in of its keys."""
+    """An edited weight: its layer, its name in the checkpoint, and the size d_in of its keys. Of a layer with `experts`
+    the name is the one in the loaded model, and d_in is the size of the stacked key.
+    """
 
     layer: int
     name: str
     d_in: int
+    experts: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the second moment."""
+        if self.experts is None:
+            return self.d_in, self.d_in
+        size = self.d_in // self.experts
+        return self.experts, size, size
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Dense layers do not record how many experts they have."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +95,15 @@ class StatisticsKey:
         """The key for a loaded model; `names[layer]` is the edited weight's name in the checkpoint."""
         return cls(
             base=base,
-            weights=tuple(KeyedWeight(layer=n, name=names[n], d_in=adapter.dimensions(n)[1]) for n in sorted(names)),
+            weights=tuple(
+                KeyedWeight(
+                    layer=n,
+                    name=names[n],
+                    d_in=adapter.dimensions(n)[1],
+                    experts=None if (experts := adapter.experts(n)) is None else experts.count,
+                )
+                for n in sorted(names)
+            ),
             tokenizer=_tokenizer_digest(adapter.tokenizer),
             corpus=dict(corpus),
             tokens=tokens,
@@ -99,7 +122,7 @@ class StatisticsKey:
         return StatisticsId(digest("statistics", canonical_json(record)))
 
     def to_json(self) -> dict[str, JsonValue]:
-        return {**asdict(self), "weights": [asdict(weight) for weight in self.weights]}
+        return {**asdict(self), "weights": [weight.to_json() for weight in self.weights]}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> StatisticsKey:
@@ -122,7 +145,7 @@ class StatisticsCache:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._factors: dict[tuple[str, int, float], Factor] = {}
+        self._factors: dict[tuple[str, int, float], Factor | BlockFactor] = {}
 
     def directory(self, key: StatisticsKey | StatisticsId) -> Path:
         return self.root / _id(key)
@@ -175,8 +198,9 @@ class StatisticsCache:
         with suppress(OSError):
             self.partial(key).unlink(missing_ok=True)
 
-    def factor(self, key: StatisticsKey | StatisticsId, layer: int, weight: float) -> Factor:
-        """The factor of λC for λ = `weight`, from memory, from disk, or computed from the moments and kept.
+    def factor(self, key: StatisticsKey | StatisticsId, layer: int, weight: float) -> Factor | BlockFactor:
+        """The factor of λC for λ = `weight`, from memory, from disk, or computed from the moments and kept. That of a
+        layer with experts is not kept on disk: its size is the moments', and it is computed as fast as it is read.
 
         EngineError if there are no moments of this layer or they cannot be factored.
         """
@@ -184,8 +208,9 @@ class StatisticsCache:
         found = self._factors.get(identifier)
         if found is None:
             found = self._factor(key, layer, float(weight))
-            held = sum(factor.lower.numel() for factor in self._factors.values()) * _FLOAT64
-            if held + found.lower.numel() * _FLOAT64 <= _HELD or not self._factor_path(key, layer, weight).exists():
+            held = sum(factor.numel for factor in self._factors.values()) * _FLOAT64
+            lost = isinstance(found, Factor) and not self._factor_path(key, layer, weight).exists()
+            if held + found.numel * _FLOAT64 <= _HELD or lost:
                 self._factors[identifier] = found
         return found
 
@@ -201,7 +226,7 @@ class StatisticsCache:
     def _factor_path(self, key: StatisticsKey | StatisticsId, layer: int, weight: float) -> Path:
         return self.directory(key) / f"factor-{layer}-{float(weight)!r}.safetensors"
 
-    def _factor(self, key: StatisticsKey | StatisticsId, layer: int, weight: float) -> Factor:
+    def _factor(self, key: StatisticsKey | StatisticsId, layer: int, weight: float) -> Factor | BlockFactor:
         path = self._factor_path(key, layer, weight)
         expected = self._size(key, layer)
         try:
@@ -220,6 +245,8 @@ class StatisticsCache:
                 f"there are no usable statistics of layer {layer} in {self.directory(key)}",
                 hint="Compute them again: `memitvc stats`.",
             )
+        if found[0].ndim == 3:
+            return factorise_experts(found[0], weight)
         factor = factorise(found[0], weight)
         with suppress(StorageError):  # a full or read-only disk costs the next process a second, not this one its edit
             factor.save(path)
@@ -252,12 +279,16 @@ def _read_layer(path: Path, size: int | None) -> tuple[Tensor, int] | None:
     matrix, count = tensors.get("moment"), metadata.get("count")
     if matrix is None or matrix.dtype != torch.float32 or not isinstance(count, int):
         return None
-    return (matrix, count) if matrix.shape == (size, size) else None
+    if matrix.ndim == 3:  # of each expert of a layer
+        whole = matrix.shape[0] * matrix.shape[1] == size and matrix.shape[1] == matrix.shape[2]
+    else:
+        whole = matrix.shape == (size, size)
+    return (matrix, count) if whole else None
 
 
 def _check(moments: Moments, weight: KeyedWeight) -> None:
     matrix = moments.moment.get(weight.layer)
-    if matrix is None or matrix.shape != (weight.d_in, weight.d_in):
+    if matrix is None or matrix.shape != weight.shape:
         shape = "nothing" if matrix is None else f"shape {tuple(matrix.shape)}"
         raise EngineError(
             f"layer {weight.layer} ({weight.name}) has keys of size {weight.d_in}; its second moment has {shape}",

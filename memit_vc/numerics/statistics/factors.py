@@ -1,6 +1,7 @@
 """λC factored once per layer and λ: the Cholesky factor that every solve of `solve.py` starts from.
 
 Float64 throughout: λC of a real model has a condition number near 1e8, which leaves nothing of a float32 factor.
+Of a layer with experts C is block-diagonal, one block per expert (docs/mixtures.md).
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ class Factor:
         """d_in."""
         return int(self.lower.shape[0])
 
+    @property
+    def numel(self) -> int:
+        """Numbers that it holds."""
+        return self.lower.numel()
+
     def to(self, device: torch.device) -> Factor:
         """The same factor on a device; itself if it is there."""
         return self if self.lower.device == device else Factor(self.lower.to(device), self.ridge)
@@ -44,11 +50,13 @@ class Factor:
     def solve(self, x: Tensor) -> Tensor:
         """(λC + ridge·I)⁻¹ x, float64 [d_in, m], for x [d_in, m] of any floating dtype, on the factor's device."""
         if x.ndim != 2 or x.shape[0] != self.size:
-            raise EngineError(
-                f"keys of shape {tuple(x.shape)} do not fit statistics of {self.size} inputs",
-                hint="Compute them again with `memitvc stats`: these belong to another model or layer.",
-            )
+            raise _misfit(x, self.size)
         return torch.cholesky_solve(x.to(self.lower), self.lower)
+
+    def whiten(self, x: Tensor) -> Tensor:
+        """L⁻¹ x, float64: the products of what it gives are those of x in the metric of (λC + ridge·I)⁻¹."""
+        white: Tensor = torch.linalg.solve_triangular(self.lower, x, upper=False)
+        return white
 
     def matrix(self) -> Tensor:
         """λC + ridge·I, float64 [d_in, d_in], multiplied out again: equal to what was factored to rounding."""
@@ -78,6 +86,83 @@ class Factor:
         if not bool(packed.isfinite().all()) or not bool((lower.diagonal() > 0).all()):
             raise IntegrityError(f"{path}: holds a factor with impossible values", hint="Delete it; it is recomputed.")
         return cls(lower, float(ridge))
+
+
+@dataclass(frozen=True, eq=False)
+class BlockFactor:
+    """The factors of a layer with experts: λC is block-diagonal, block e is expert e's."""
+
+    blocks: tuple[Factor, ...]
+
+    @property
+    def size(self) -> int:
+        """Of the stacked key."""
+        return sum(block.size for block in self.blocks)
+
+    @property
+    def ridge(self) -> float:
+        """The largest of the experts'."""
+        return max(block.ridge for block in self.blocks)
+
+    @property
+    def ridges(self) -> int:
+        """How many experts needed one."""
+        return sum(block.ridge > 0 for block in self.blocks)
+
+    @property
+    def numel(self) -> int:
+        """Numbers that it holds."""
+        return sum(block.numel for block in self.blocks)
+
+    def to(self, device: torch.device) -> BlockFactor:
+        """The same on a device."""
+        return BlockFactor(tuple(block.to(device) for block in self.blocks))
+
+    def scaled(self, share: float) -> BlockFactor:
+        """The factors for `share` · λ."""
+        return BlockFactor(tuple(block.scaled(share) for block in self.blocks))
+
+    def solve(self, x: Tensor) -> Tensor:
+        """(λC + ridges)⁻¹ x, float64, for stacked x [Σ d_in, m]. An expert that no column reaches costs nothing."""
+        if x.ndim != 2 or x.shape[0] != self.size:
+            raise _misfit(x, self.size)
+        parts = torch.split(x, [block.size for block in self.blocks])
+        return torch.cat(
+            [b.solve(p) if bool(p.any()) else p.to(b.lower) for b, p in zip(self.blocks, parts, strict=True)]
+        )
+
+    def whiten(self, x: Tensor) -> Tensor:
+        """As `Factor.whiten`, block by block."""
+        parts = torch.split(x, [block.size for block in self.blocks])
+        return torch.cat([block.whiten(part) for block, part in zip(self.blocks, parts, strict=True)])
+
+    def matrix(self) -> Tensor:
+        """λC + ridges, float64 [Σ d_in, Σ d_in]: for layers that are small enough to hold it."""
+        lower, start = self.blocks[0].lower, 0
+        whole = torch.zeros(self.size, self.size, dtype=lower.dtype, device=lower.device)
+        for block in self.blocks:
+            stop = start + block.size
+            whole[start:stop, start:stop] = block.matrix()
+            start = stop
+        return whole
+
+
+def factorise_experts(moments: Tensor, weight: float) -> BlockFactor:
+    """Factor λC_e of each expert, for `moments` [E, d_in, d_in].
+
+    An expert that too few tokens reach, whose block is not positive definite, gets the largest of `RIDGES` as a share
+    of the mean diagonal of all experts. A smaller one would make it so cheap to change that every edit went there.
+    Errors as for `factorise`.
+    """
+    scarce = RIDGES[-1] * weight * float(moments.diagonal(dim1=1, dim2=2).double().mean())
+
+    def block(moment: Tensor) -> Factor:
+        try:
+            return factorise(moment, weight, ridge=0.0)
+        except EngineError:
+            return factorise(moment, weight, ridge=scarce)
+
+    return BlockFactor(tuple(map(block, moments)))
 
 
 def factorise(moment: Tensor, weight: float, *, ridge: float | None = None) -> Factor:
@@ -111,4 +196,11 @@ def factorise(moment: Tensor, weight: float, *, ridge: float | None = None) -> F
     raise EngineError(
         f"the second moment is not positive definite, even with {tried} (mean diagonal {mean / weight:g})",
         hint="Compute the statistics again from more text: `memitvc stats --corpus FILE`, or with more --tokens.",
+    )
+
+
+def _misfit(x: Tensor, size: int) -> EngineError:
+    return EngineError(
+        f"keys of shape {tuple(x.shape)} do not fit statistics of {size} inputs",
+        hint="Compute them again with `memitvc stats`: these belong to another model or layer.",
     )

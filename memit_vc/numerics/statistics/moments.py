@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memit_vc.errors import IntegrityError, UsageError
+from memit_vc.errors import IntegrityError, UnsupportedModelError, UsageError
 from memit_vc.numerics.forward.replay import evaluating
 from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.statistics.expert_grams import ExpertGrams
 from memit_vc.numerics.statistics.gram import Gram
 from memit_vc.numerics.statistics.moments_team import Rows, SharedSums, add_keys, empty_sums
 from memit_vc.numerics.statistics.tensorfile import count_as_absent, read_tensors, write_tensors
@@ -34,7 +35,8 @@ _PARTIAL = "partial moments"
 
 @dataclass(frozen=True)
 class Moments:
-    """`moment[layer]` is C = E[k kᵀ], float32 [d_in, d_in] on CPU, exactly symmetric: exact sums rounded once.
+    """`moment[layer]` is C = E[k kᵀ], float32 [d_in, d_in] on CPU, exactly symmetric: exact sums rounded once. Of a
+    layer with experts it holds the blocks E[g_e² k_e k_eᵀ], [E, d_in, d_in].
 
     `count` is the number of tokens behind it, `tokens` the number that was asked for: fewer stand behind it where the
     corpus was shorter.
@@ -49,14 +51,22 @@ class Moments:
 class _Run:
     """Where a pass stands: batches done, tokens done, a running hash of the token ids, and the sums."""
 
-    sums: dict[int, Gram]
+    sums: dict[int, Gram | ExpertGrams]
     batches: int = 0
     count: int = 0
     seen: Any = field(default_factory=hashlib.sha256)
 
     @classmethod
     def fresh(cls, adapter: ModelAdapter, layers: Sequence[int]) -> _Run:
-        return cls(empty_sums(adapter, layers))
+        sums: dict[int, Gram | ExpertGrams] = {}
+        for layer in layers:
+            experts = adapter.experts(layer)
+            if experts is None:
+                sums |= empty_sums(adapter, [layer])
+            else:
+                _, count, size = experts.stack.shape
+                sums[layer] = ExpertGrams.zeros(count, size, device=experts.stack.device)
+        return cls(sums)
 
     def passed(self, rows: Sequence[Sequence[int]]) -> None:
         self.batches += 1
@@ -148,7 +158,7 @@ class _Alone:
 
     width = 1
 
-    def __init__(self, adapter: ModelAdapter, sums: Mapping[int, Gram]) -> None:
+    def __init__(self, adapter: ModelAdapter, sums: Mapping[int, Gram | ExpertGrams]) -> None:
         self._adapter, self._sums = adapter, sums
 
     def add(self, batches: Sequence[Rows]) -> None:
@@ -160,12 +170,20 @@ class _Alone:
 
 
 @contextmanager
-def _summing(adapter: ModelAdapter, sums: Mapping[int, Gram]) -> Iterator[_Alone | SharedSums]:
-    """How batches are added: by this process, or by all of a torchrun launch."""
+def _summing(adapter: ModelAdapter, sums: Mapping[int, Gram | ExpertGrams]) -> Iterator[_Alone | SharedSums]:
+    """How batches are added: by this process, or by all of a torchrun launch. UnsupportedModelError for a launch on a
+    model with experts.
+    """
     if adapter.team is None:
         yield _Alone(adapter, sums)
         return
-    shared = SharedSums(adapter, adapter.team, sums)
+    plain = {layer: gram for layer, gram in sums.items() if isinstance(gram, Gram)}
+    if len(plain) < len(sums):
+        raise UnsupportedModelError(
+            "the statistics of experts are computed by one process",
+            hint="Run `memitvc stats` without torchrun; later commands find its result.",
+        )
+    shared = SharedSums(adapter, adapter.team, plain)
     with adapter.team.job(shared.order()):
         yield shared
         shared.end()

@@ -7,7 +7,8 @@ matter who adds what: what goes over the wire is a sum of each process, once at 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -18,7 +19,9 @@ from memit_vc.numerics.forward.replay import StopForwardError, evaluating, watch
 from memit_vc.numerics.forward.rows import pad
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.distributed import Message, Team, reported
+from memit_vc.numerics.model.experts import expert_by_expert
 from memit_vc.numerics.model.memory import is_out_of_memory, let_go
+from memit_vc.numerics.statistics.expert_grams import ExpertGrams
 from memit_vc.numerics.statistics.gram import Gram
 
 JOB = "moments"
@@ -118,7 +121,7 @@ def _share(adapter: ModelAdapter, team: Team, batches: Sequence[Rows], own: Mapp
     list(team.exchange(done))
 
 
-def add_keys(adapter: ModelAdapter, rows: Rows, sums: Mapping[int, Gram]) -> None:
+def add_keys(adapter: ModelAdapter, rows: Rows, sums: Mapping[int, Gram | ExpertGrams]) -> None:
     """Add the keys of a batch to the sums. EngineError for keys that are not finite."""
     for keys in _key_pieces(adapter, rows, list(sums)):
         for layer, gram in sums.items():
@@ -126,7 +129,7 @@ def add_keys(adapter: ModelAdapter, rows: Rows, sums: Mapping[int, Gram]) -> Non
                 raise _not_finite(adapter, layer)
 
 
-def _key_pieces(adapter: ModelAdapter, rows: Rows, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+def _key_pieces(adapter: ModelAdapter, rows: Rows, layers: Sequence[int]) -> Iterator[dict[int, Any]]:
     """Keys by layer of all rows: at once, or in halves if memory runs out."""
     keys = None
     try:
@@ -143,11 +146,14 @@ def _key_pieces(adapter: ModelAdapter, rows: Rows, layers: Sequence[int]) -> Ite
     yield from _key_pieces(adapter, rows[half:], layers)
 
 
-def _keys(adapter: ModelAdapter, rows: Rows, layers: Sequence[int]) -> dict[int, Tensor]:
-    """Inputs of the projections at every real token: by layer, [tokens, d_in] in the model's dtype."""
+def _keys(adapter: ModelAdapter, rows: Rows, layers: Sequence[int]) -> dict[int, Any]:
+    """Inputs of the projections at every real token: by layer, [tokens, d_in] in the model's dtype; of a layer with
+    experts by expert, its part of the stacked key at the tokens that reach it.
+    """
     ids, mask = pad(rows)
     real = mask.bool().reshape(-1)
-    found: dict[int, Tensor] = {}
+    found: dict[int, Any] = {}
+    experts = {layer: held for layer in layers if (held := adapter.experts(layer)) is not None}
 
     def on_call(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = args[0] if args else kwargs["input"]
@@ -156,7 +162,21 @@ def _keys(adapter: ModelAdapter, rows: Rows, layers: Sequence[int]) -> dict[int,
         if layer == layers[-1]:
             raise StopForwardError
 
-    with watching({layer: adapter.projection(layer) for layer in layers}, on_call), suppress(StopForwardError):
+    def on_keys(layer: int, expert: int, tokens: Tensor, keys: Tensor) -> None:
+        found.setdefault(layer, {})[expert] = keys[real.to(tokens.device)[tokens]]
+
+    def on_output(layer: int, _: Any) -> None:
+        if layer == layers[-1]:
+            raise StopForwardError
+
+    plain = {layer: adapter.projection(layer) for layer in layers if layer not in experts}
+    modules = {layer: each.module for layer, each in experts.items()}
+    with ExitStack() as stack:
+        for layer, each in experts.items():
+            stack.enter_context(expert_by_expert(each, partial(on_keys, layer)))
+        stack.enter_context(watching(plain, on_call))
+        stack.enter_context(watching(modules, on_output=on_output))
+        stack.enter_context(suppress(StopForwardError))
         adapter.backbone(input_ids=ids.to(adapter.device), attention_mask=mask.to(adapter.device), use_cache=False)
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.engine import Context, Edit, compute_edit, improve_edit
 from memit_vc.numerics.edit.insert import LayerUpdate
 from memit_vc.numerics.exact.constraints import encode_constraints
-from memit_vc.numerics.exact.factored import Dense, LowRank
+from memit_vc.numerics.exact.factored import Dense, LowRank, Term
 from memit_vc.numerics.exact.grid import break_even, snap, snap_dense
 from memit_vc.numerics.exact.materialise import survived
 from memit_vc.numerics.exact.patchfile import PatchTensors
@@ -23,7 +23,17 @@ from memit_vc.numerics.forward.templates import parse_templates
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.masters import swapped
 from memit_vc.numerics.scores.explain import explained, outputs, unanswered
-from memit_vc.objects import CommitId, Fact, FactId, JsonValue, Patch, PatchColumn, StateId, canonical_json
+from memit_vc.objects import (
+    CommitId,
+    EditableWeight,
+    Fact,
+    FactId,
+    JsonValue,
+    Patch,
+    PatchColumn,
+    StateId,
+    canonical_json,
+)
 from memit_vc.porcelain.editing.measure import Measured, Probe, base_answers, measure
 from memit_vc.porcelain.editing.models import LoadedModel
 from memit_vc.porcelain.editing.pack import pack
@@ -182,13 +192,10 @@ def compute_batch(
         patch, blobs = _packed(loaded, facts, edit, tensors, provenance)
         state.check_exact(patch)
         shares = [
-            survived(
-                loaded.base_weight(layer),
-                [tensors[loaded.weights[layer].name]],
-                loaded.weights[layer],
-                before=state.terms(loaded.weights[layer]),
-            )
+            survived(loaded.base_of(weight), [tensors[weight.name]], weight, before=state.terms(weight))
             for layer in hparams.layers
+            for weight in loaded.parts(layer)
+            if weight.name in tensors
         ]
         with swapped(adapter, weights):
             why = explained(adapter, facts, edit, layers=hparams.layers, start=start)
@@ -196,9 +203,9 @@ def compute_batch(
         with _timed(seconds, "scores"), swapped(adapter, weights):
             after_state = LiveState(repository, state.columns.union(patch.columns))
             after = measured(after_state.id, stage="scores after")
-    share = min(shares)
+    share = min(shares, default=1.0)
     warnings = []
-    widest = max(loaded.weights[layer].d_in for layer in hparams.layers)
+    widest = max(adapter.dimensions(layer)[1] for layer in hparams.layers)
     if statistics.tokens < SCARCE * widest:
         warnings.append(
             f"statistics of {statistics.tokens:,} tokens for keys of width {widest:,} are too few to protect other "
@@ -209,7 +216,7 @@ def compute_batch(
         warnings.append(f"statistics of {statistics.tokens:,} tokens: the text has no more of {statistics.asked:,}")
     if share < 0.9:
         warnings.append(
-            f"only {share:.0%} of the intended update survives the cast to {next(iter(loaded.weights.values())).dtype}"
+            f"only {share:.0%} of the intended update survives the cast to {loaded.parts(hparams.layers[0])[0].dtype}"
         )
     if failing:
         warnings.append(f"{_named(facts, failing)}: the edited model does not give the target (`memitvc show --why`)")
@@ -247,10 +254,11 @@ def _materialised(
     loaded: LoadedModel, state: LiveState, tensors: PatchTensors, layers: Sequence[int]
 ) -> dict[int, Tensor]:
     """The weights of the state with the new update, as a checkout would have them."""
-    named = {layer: loaded.weights[layer] for layer in layers}
-    return {
-        layer: loaded.with_terms(layer, [*state.terms(weight), tensors[weight.name]]) for layer, weight in named.items()
-    }
+
+    def terms(weight: EditableWeight) -> list[Term]:
+        return [*state.terms(weight), *([tensors[weight.name]] if weight.name in tensors else [])]
+
+    return {layer: loaded.with_terms(layer, terms) for layer in layers}
 
 
 @dataclass(frozen=True)
@@ -275,27 +283,41 @@ def _snapped(loaded: LoadedModel, facts: Sequence[Fact], updates: Mapping[int, L
     """The updates on the grid, by the name of their weight; dense above the break-even rank."""
     tensors: dict[str, LowRank | Dense] = {}
     for layer, update in updates.items():
-        weight = loaded.weights[layer]
         if not bool(update.residual.isfinite().all()) or not bool(update.adjusted.isfinite().all()):
             raise EngineError(
-                f"the update of {weight.name} is not finite",
+                f"the update of {loaded.keyed_name(layer)} is not finite",
                 hint="Lower v_lr, raise mom2_update_weight (λ), or compute statistics with more text.",
             )
-        if len(facts) > break_even(weight.d_out, weight.d_in):
-            tensors[weight.name] = Dense(snap_dense(update.delta.numpy(), weight.quantum))
-        else:
-            tensors[weight.name] = LowRank(*snap(update.residual.numpy(), update.adjusted.T.numpy(), weight.quantum))
+        for weight, part in _split(loaded, layer, update.adjusted):
+            if len(facts) > break_even(weight.d_out, weight.d_in):
+                whole = replace(update, adjusted=part).delta
+                tensors[weight.name] = Dense(snap_dense(whole.numpy(), weight.quantum))
+            else:
+                term = LowRank(*snap(update.residual.numpy(), part.T.numpy(), weight.quantum))
+                if weight.expert is None or term.right.any():  # what is below the grid need not be written
+                    tensors[weight.name] = term
     return tensors
+
+
+def _split(loaded: LoadedModel, layer: int, stacked: Tensor) -> list[tuple[EditableWeight, Tensor]]:
+    """The rows of each of a layer's weights. Experts whose rows are zero are left out."""
+    import torch
+
+    weights = loaded.parts(layer)
+    parts = torch.split(stacked, [weight.d_in for weight in weights])
+    return [
+        (weight, part) for weight, part in zip(weights, parts, strict=True) if len(weights) == 1 or bool(part.any())
+    ]
 
 
 def _packed(
     loaded: LoadedModel, facts: Sequence[Fact], edit: Edit, tensors: PatchTensors, provenance: bytes
 ) -> tuple[Patch, tuple[bytes, ...]]:
     """The patch with its constraints, and the blobs."""
-    names = {layer: loaded.weights[layer].name for layer in edit.updates}
+    keys = {layer: _split(loaded, layer, update.keys) for layer, update in edit.updates.items()}
     constraints = encode_constraints(
-        {names[layer]: update.keys.numpy() for layer, update in edit.updates.items()},
-        {names[layer]: update.targets.numpy() for layer, update in edit.updates.items()},
+        {weight.name: part.numpy() for parts in keys.values() for weight, part in parts},
+        {weight.name: edit.updates[layer].targets.numpy() for layer, parts in keys.items() for weight, _ in parts},
         edit.targets.z.numpy(),
     )
     columns = [PatchColumn(fact=fact.id) for fact in facts]

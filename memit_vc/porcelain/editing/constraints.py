@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,9 +34,12 @@ class LiveConstraints:
         )
 
 
-def live_constraints(state: LiveState, weights: Mapping[int, EditableWeight], layers: Sequence[int]) -> LiveConstraints:
+def live_constraints(
+    state: LiveState, weights: Callable[[int], Sequence[EditableWeight]], layers: Sequence[int]
+) -> LiveConstraints:
     """K and B of the live facts of a state, in one order for all layers.
 
+    `weights(layer)` are the layer's: one, or one for each expert, whose keys then stand below each other.
     EngineError if a blob is not here or is of other layers.
     """
     repository, sources = state.repository, state.sources
@@ -53,16 +56,30 @@ def live_constraints(state: LiveState, weights: Mapping[int, EditableWeight], la
         positions = tuple(source.position for source in sources if source.patch == patch)
         parts.append(read_constraints(repository.object_path(blob), positions))
         for layer in layers:
-            if weights[layer].name not in parts[-1].keys:
+            if not any(weight.name in parts[-1].keys for weight in weights(layer)):
                 raise EngineError(
-                    f"patch {short(patch)} has no constraints for {weights[layer].name}",
+                    f"patch {short(patch)} has no constraints for {weights(layer)[0].name}",
                     hint="Use the layers that it was computed with, or set `history: false`.",
                 )
 
-    def joined(sides: Sequence[Mapping[str, Floats]]) -> dict[int, Tensor]:
-        return {layer: _beside([side[weights[layer].name] for side in sides]) for layer in layers}
+    keys = {layer: _beside([_stacked(part.keys, weights(layer), part.n) for part in parts]) for layer in layers}
+    targets = {layer: _beside([_first(part.targets, weights(layer)) for part in parts]) for layer in layers}
+    return LiveConstraints(tuple(sources), keys, targets)
 
-    return LiveConstraints(tuple(sources), joined([part.keys for part in parts]), joined([p.targets for p in parts]))
+
+def _stacked(keys: Mapping[str, Floats], weights: Sequence[EditableWeight], n: int) -> Floats:
+    """The layer's keys; zeros for the experts that no fact of the patch reaches."""
+    import numpy as np
+
+    if len(weights) == 1:
+        return keys[weights[0].name]
+    none = np.zeros((weights[0].d_in, n), np.float32)
+    return np.concatenate([keys.get(weight.name, none) for weight in weights])
+
+
+def _first(targets: Mapping[str, Floats], weights: Sequence[EditableWeight]) -> Floats:
+    """The layer's targets: they are the same for every expert."""
+    return next(targets[weight.name] for weight in weights if weight.name in targets)
 
 
 def _beside(parts: Sequence[Floats]) -> Tensor:

@@ -102,40 +102,64 @@ class LoadedModel:
     checkpoint: Checkpoint
     adapter: ModelAdapter
     weights: Mapping[int, EditableWeight]
-    """The editable weight of each layer."""
-    _proved: set[int] = field(default_factory=set)
-    """Layers whose weight in memory was seen to have the base's bytes."""
+    """The editable weight of each layer that has one."""
+    experts: Mapping[int, tuple[EditableWeight, ...]] = field(default_factory=dict)
+    """Of each layer with experts, one editable weight per expert."""
+    _proved: set[str] = field(default_factory=set)
+    """Weights that were seen to have the base's bytes in memory."""
 
     def named_by(self, hparams: MEMITHyperParams) -> LoadedModel:
         """The same model with the parts that `hparams` name. HparamsError if they edit another projection."""
         hparams.validate(n_layers=self.adapter.n_layers, modules=self.adapter.modules.keys())
-        _check_names(hparams, self.weights)
+        _check_names(hparams, self.weights, self.experts)
         model = self.adapter.model
         parts = architecture_for(model, model.config.model_type, hparams)
         if parts == self.adapter.architecture:
             return self
         return replace(self, adapter=replace(self.adapter, architecture=parts))
 
+    def parts(self, layer: int) -> tuple[EditableWeight, ...]:
+        """The editable weights of a layer: one, or one for each expert."""
+        return self.experts.get(layer) or (self.weights[layer],)
+
+    def keyed_name(self, layer: int) -> str:
+        """What the layer's statistics are filed under."""
+        return self.adapter.parameter_name(layer) if layer in self.experts else self.weights[layer].name
+
     def touched(self, state: LiveState) -> list[int]:
-        """Layers whose weight differs from the base's in a state."""
-        return [layer for layer, weight in self.weights.items() if weight.name in state.bounds]
+        """Layers whose weights differ from the base's in a state."""
+        layers = sorted({*self.weights, *self.experts})
+        return [layer for layer in layers if any(part.name in state.bounds for part in self.parts(layer))]
 
     def materialised(self, state: LiveState) -> dict[int, Tensor]:
-        """The weights of a state: storage dtype, as stored; layers that it does not touch are left out."""
-        return {layer: self.with_terms(layer, state.terms(self.weights[layer])) for layer in self.touched(state)}
+        """The weights of a state: storage dtype, as the model holds them, without the layers that it does not touch."""
+        return {layer: self.with_terms(layer, state.terms) for layer in self.touched(state)}
 
-    def with_terms(self, layer: int, terms: Sequence[Term]) -> Tensor:
-        """The weight of a layer with these updates: storage dtype, as stored, on the CPU."""
+    def with_terms(self, layer: int, terms: Callable[[EditableWeight], Sequence[Term]]) -> Tensor:
+        """The weight of a layer with these updates, or all its experts': storage dtype, as the model holds it, on the
+        CPU.
+        """
         near = self.adapter.weight(layer).device
-        return materialise_near(self.base_weight(layer), terms, self.weights[layer], near)
+        if layer not in self.experts:
+            return materialise_near(self.base_weight(layer), terms(self.weights[layer]), self.weights[layer], near)
+        stack = self.adapter.parameter(layer).data.cpu().clone()
+        for weight in self.experts[layer]:
+            found = terms(weight)
+            if found:
+                stack[weight.expert] = materialise_near(self.base_of(weight), found, weight, near)
+        return stack
 
     def base_weight(self, layer: int) -> Tensor:
+        """As `base_of`, of a layer that has one weight."""
+        return self.base_of(self.weights[layer])
+
+    def base_of(self, weight: EditableWeight) -> Tensor:
         """The base's weight: storage dtype, as stored, on the CPU. BaseChangedError if its bytes here are others."""
-        parameter: Tensor = self.adapter.projection(layer).weight.data  # type: ignore[assignment]
-        found, weight = parameter.cpu(), self.weights[layer]
-        if layer not in self._proved:
+        parameter = self.adapter.parameter(weight.layer).data
+        found = (parameter if weight.expert is None else parameter[weight.expert]).cpu()
+        if weight.name not in self._proved:
             self.checkpoint.check(weight.name, tensor_digest(found))
-            self._proved.add(layer)
+            self._proved.add(weight.name)
         return found
 
     @contextmanager
@@ -154,26 +178,31 @@ class LoadedModel:
                 f"layers {missing} hold live edits and are not among hparams.layers {hparams.layers}",
                 hint="Use the layers of the earlier commits, or set `history: false`.",
             )
-        terms = {layer: state.terms(self.weights[layer]) for layer in hparams.layers}
-        keys = live_constraints(state, self.weights, hparams.layers).keys if hparams.history else None
-        return Context(weights=self.materialised(state), delta=_Deltas(terms, self.weights), keys=keys or None)
+        parts = {layer: self.parts(layer) for layer in hparams.layers}
+        keys = live_constraints(state, self.parts, hparams.layers).keys if hparams.history else None
+        return Context(weights=self.materialised(state), delta=_Deltas(state, parts), keys=keys or None)
 
 
 @dataclass(frozen=True)
 class _Deltas(Mapping[int, "Tensor"]):
-    """D of each layer, summed when it is asked for: in float64 each is twice the size of a float32 weight."""
+    """D of each layer, summed when it is asked for: in float64 each is twice the size of a float32 weight. Those of a
+    layer's experts stand side by side.
+    """
 
-    terms: Mapping[int, Sequence[Term]]
-    weights: Mapping[int, EditableWeight]
+    state: LiveState
+    parts: Mapping[int, Sequence[EditableWeight]]
 
     def __getitem__(self, layer: int) -> Tensor:
-        return delta(self.terms[layer], self.weights[layer])
+        import torch
+
+        found = [delta(self.state.terms(weight), weight) for weight in self.parts[layer]]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.terms)
+        return iter(self.parts)
 
     def __len__(self) -> int:
-        return len(self.terms)
+        return len(self.parts)
 
 
 def model_of(
@@ -192,40 +221,55 @@ def model_of(
 def load_model(repository: Repository, *, device: str = "cpu", progress: Progress = silent) -> LoadedModel:
     """Load the repository's base, after checking that it is the recorded one."""
     checkpoint = checked_base(repository, progress=progress)
-    weights = _Editable((weight.layer, weight) for weight in repository.weights())
-    dtype, team = next(iter(weights.values())).dtype, present_team()
+    editable = repository.weights()
+    weights = _Editable((weight.layer, weight) for weight in editable if weight.expert is None)
+    experts: dict[int, tuple[EditableWeight, ...]] = {}
+    for weight in editable:
+        if weight.expert is not None:
+            experts[weight.layer] = (*experts.get(weight.layer, ()), weight)
+    dtype, team = editable[0].dtype, present_team()
     if team is not None:
         named = repository.hparams_path.read_text(encoding="utf-8")
         team.tell(opening(str(checkpoint.directory), dtype=dtype, device=device, hparams=named))
     hparams = MEMITHyperParams.from_hparams(repository.hparams_path)
-    _check_names(hparams, weights)
+    _check_names(hparams, weights, experts)
     adapter = open_adapter(checkpoint, dtype=dtype, device=device, spread=team is None, hparams=hparams)
-    for weight in weights.values():
-        found = (adapter.orientation(weight.layer), *adapter.dimensions(weight.layer))
+    for weight in editable:
+        d_out, *count, d_in = adapter.weight(weight.layer).shape
+        found = (adapter.orientation(weight.layer), d_out, d_in)
+        if weight.expert is not None and count != [len(experts[weight.layer])]:
+            found = (found[0], 0, 0)
         if found != (weight.orientation, weight.d_out, weight.d_in):
             raise IntegrityError(
                 f"{weight.name} is recorded as another kind of matrix than the model has",
                 hint="Start the repository again: `memitvc init`, or `memitvc clone` from a remote that you trust.",
             )
     gc.collect()  # loading leaves garbage that would add to an edit's own peak of memory
-    return LoadedModel(repository, checkpoint, replace(adapter, team=team), weights)
+    return LoadedModel(repository, checkpoint, replace(adapter, team=team), weights, experts)
 
 
 class _Editable(dict[int, EditableWeight]):
-    """The weight of each layer that can be edited; EngineError for another layer."""
+    """The weight of each layer that can be edited; EngineError for another layer, which has experts or no weight."""
 
     def __missing__(self, layer: int) -> EditableWeight:
         raise EngineError(
-            f"layer {layer} cannot be edited: `init` found NaN or infinity in its weight",
-            hint="Leave the layer out of `layers` in the hyperparameters.",
+            f"layer {layer} has no single weight to work on: it has experts, or `init` found NaN or infinity in it",
+            hint="Leave the layer out of `layers`; with experts, use a verb that docs/mixtures.md lists.",
         )
 
 
-def _check_names(hparams: MEMITHyperParams, weights: Mapping[int, EditableWeight]) -> None:
+def _check_names(
+    hparams: MEMITHyperParams,
+    weights: Mapping[int, EditableWeight],
+    experts: Mapping[int, Sequence[EditableWeight]],
+) -> None:
     """HparamsError if the file names another projection than the one that `init` recorded."""
     for layer in hparams.layers:
         weight, name = weights.get(layer), hparams.rewrite_module_tmp.format(layer)
-        if weight is not None and weight.parameter != f"{name}.weight":
+        part = "weight"
+        if layer in experts:
+            weight, part = experts[layer][0], "down_proj"
+        if weight is not None and weight.parameter != f"{name}.{part}":
             raise HparamsError(
                 f"{hparams.source}: rewrite_module_tmp names {name}, this repository edits {weight.parameter}",
                 hint="Correct the file, or edit another projection in a new repository: `memitvc init --hparams FILE`.",

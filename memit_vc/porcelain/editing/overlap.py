@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from memit_vc.errors import EngineError
 from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
-from memit_vc.objects import ColumnId, CommitId, Fact, JsonValue, StatisticsId
+from memit_vc.objects import ColumnId, CommitId, EditableWeight, Fact, JsonValue, StatisticsId
 from memit_vc.porcelain.editing.constraints import live_constraints
 from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
@@ -67,17 +67,19 @@ def overlaps(ours: LiveState, theirs: LiveState, *, threshold: float = LIKELY) -
 
     repository, hparams = ours.repository, ours.repository.hparams()
     statistics = _statistics(repository, hparams.layers)
-    weights = {weight.layer: weight for weight in repository.weights()}
-    sides = [live_constraints(side, weights, hparams.layers) for side in (ours, theirs)]
+    weights: dict[int, list[EditableWeight]] = {}
+    for weight in repository.weights():
+        weights.setdefault(weight.layer, []).append(weight)
+    sides = [live_constraints(side, weights.__getitem__, hparams.layers) for side in (ours, theirs)]
     if not all(side.sources for side in sides):
         return []
     facts = repository.facts({source.fact for side in sides for source in side.sources})
     cache = StatisticsCache(repository.root / "statistics")
     cosines = []
     for layer in hparams.layers:
-        lower = cache.factor(statistics, layer, hparams.mom2_update_weight).lower
+        factor = cache.factor(statistics, layer, hparams.mom2_update_weight)
         # with λC = L Lᵀ the product in the metric of C⁻¹ is the plain one of L⁻¹k, up to λ, which cancels
-        whitened = (torch.linalg.solve_triangular(lower, side.keys[layer], upper=False) for side in sides)
+        whitened = (factor.whiten(side.keys[layer]) for side in sides)
         first, second = (torch.nn.functional.normalize(keys, dim=0) for keys in whitened)
         cosines.append(first.T @ second)
     best, where = torch.stack(cosines).max(dim=0)

@@ -66,7 +66,7 @@ class Solver:
 
     def constraints(self, state: LiveState) -> LiveConstraints:
         """Those of a state's live facts. EngineError if a blob is not here or is of other layers."""
-        return live_constraints(state, self.loaded.weights, self.hparams.layers)
+        return live_constraints(state, lambda layer: (self.loaded.weights[layer],), self.hparams.layers)
 
     def change(self, state: LiveState, *, out: Sequence[int], into: LiveConstraints) -> Solution:
         """Take the live facts number `out` (positions in `constraints(state)`) out of a state and put `into` in."""

@@ -14,7 +14,7 @@ from memit_vc.numerics.model.memory import memory_errors
 from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
 from memit_vc.numerics.statistics.corpus import NAMED, named_kind, open_corpus
 from memit_vc.numerics.statistics.corpus_files import WITH_FIELDS
-from memit_vc.numerics.statistics.factors import Factor
+from memit_vc.numerics.statistics.factors import BlockFactor, Factor
 from memit_vc.numerics.statistics.import_npz import Asked, find_statistics, imported_corpus, read_statistics
 from memit_vc.numerics.statistics.moments import Moments, collect
 from memit_vc.objects import JsonValue, StatisticsId, canonical_json, digest
@@ -40,7 +40,7 @@ class Prepared:
     asked: int
     """Asked for: more than `tokens` if the text has no more."""
     layers: tuple[int, ...]
-    factor: Callable[[int], Factor]
+    factor: Callable[[int], Factor | BlockFactor]
     ridges: Mapping[int, float]
     computed: bool
     """They were computed now, not found."""
@@ -113,7 +113,7 @@ def _factored(
         ridges[layer] = cache.ridge(key, layer, weight)
     progress("factor λC", len(hparams.layers), len(hparams.layers))
 
-    def factor(layer: int) -> Factor:
+    def factor(layer: int) -> Factor | BlockFactor:
         return cache.factor(key, layer, weight)
 
     return Prepared(key.id, cache.count(key), key.tokens, tuple(hparams.layers), factor, ridges, computed)
@@ -170,7 +170,7 @@ def _computed(
         find_dataset=find_dataset,
         progress=progress,
     )
-    names = {layer: loaded.weights[layer].name for layer in hparams.layers}
+    names = {layer: loaded.keyed_name(layer) for layer in hparams.layers}
     key = StatisticsKey.of(adapter, base=repository.base_id, names=names, corpus=texts.describe(), tokens=wanted)
     if chosen is not None and chosen.id != key.id:
         raise IntegrityError(

@@ -98,11 +98,13 @@ def checkout(
 def hot_weights(repository: Repository) -> list[EditableWeight]:
     """The weights of the hot shard: those of the layers in use, and any other that a patch here touches.
 
-    They are the same for every state, so that a checkout can switch to any of them.
+    They are the same for every state, so that a checkout can switch to any of them. Of a layer's experts it holds those
+    that a patch touches: a new patch may touch others, and the base is split again.
     """
     layers = set(repository.hparams().layers)
     touched = repository.edited_weights()
-    return [weight for weight in repository.weights() if weight.layer in layers or weight.name in touched]
+    used = [weight for weight in repository.weights() if weight.layer in layers or weight.name in touched]
+    return [weight for weight in used if weight.expert is None or weight.name in touched] or used
 
 
 def _hot_of(state: LiveState, out: Path) -> list[EditableWeight] | None:

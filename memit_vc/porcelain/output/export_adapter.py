@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from memit_vc.errors import UsageError
+from memit_vc.errors import UnsupportedModelError, UsageError
 from memit_vc.numerics.output.lora import CONFIG_FILE, WEIGHTS_FILE, adapter_config, adapter_weights, lora_layer
 from memit_vc.objects import CommitId
 from memit_vc.porcelain.state import LiveState
@@ -68,6 +68,11 @@ def adapter_files(
         )
     added, removed = LiveState(repository, change.adds), LiveState(repository, change.removes)
     weights = LiveState(repository, change.adds | change.removes).touched
+    if any(weight.expert is not None for weight in weights):
+        raise UnsupportedModelError(
+            f"{weights[0].parameter} holds all experts of a layer, and an adapter wraps whole modules",
+            hint="Write the model: `memitvc checkout -o DIR`, or `memitvc export --merged DIR`.",
+        )
     layers = []
     for number, weight in enumerate(weights, 1):
         layers.append(lora_layer(added.terms(weight), removed.terms(weight), weight, max_rank=max_rank))

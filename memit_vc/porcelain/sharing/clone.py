@@ -236,7 +236,7 @@ def _told_by_config(described: RemoteBase, hparams: MEMITHyperParams, checkpoint
             weight.name == (weight.parameter if weight.parameter in checkpoint.tensors else name)
             for weight, name in zip(described.weights, (name.removeprefix(prefix) for name in expected), strict=True)
         )
-        and all(weight.d_out == hidden != weight.d_in for weight in described.weights)
+        and all(weight.d_out == hidden != weight.d_in and weight.expert is None for weight in described.weights)
         and len(dtypes) == 1
         and dtypes <= set(STORED)
     )

@@ -202,6 +202,7 @@ def remote_base(there: Tree, revision: str, manifest: RemoteManifest) -> RemoteB
             not all(isinstance(getattr(weight, name), str) for name in _NAMES)
             or not all(type(getattr(weight, name)) is int for name in _NUMBERS)
             or weight.orientation not in ("out_in", "in_out")
+            or not (weight.expert is None or (type(weight.expert) is int and weight.expert >= 0))
             or shapes.get(weight.name) != (weight.dtype, stored)
         ):
             raise bad

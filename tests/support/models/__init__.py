@@ -11,13 +11,26 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.model.architecture import MIXTURES
 from tests.support.models import tokenizers
 from tests.support.models.facts import FACTS, facts
-from tests.support.models.families import FAMILIES, tie_word_embeddings
+from tests.support.models.families import FAMILIES, MIXTURE_FAMILIES, tie_word_embeddings
 from tests.support.models.texts import SENTENCES
 from tests.support.models.tokenizers import Kind, tokenizer
 
-__all__ = ["FACTS", "FAMILIES", "SENTENCES", "Kind", "facts", "hparams_for", "load", "tiny", "tokenizer"]
+__all__ = [
+    "FACTS",
+    "FAMILIES",
+    "MIXTURE_FAMILIES",
+    "SENTENCES",
+    "Kind",
+    "facts",
+    "hparams_for",
+    "load",
+    "load_mixture",
+    "tiny",
+    "tokenizer",
+]
 
 _SPREADS = (
     (("wpe", "embed_positions"), 0.05),
@@ -49,7 +62,7 @@ def tiny(
     """
     words = tokenizers.tokenizer(tokenizer)
     settings = {
-        **FAMILIES.get(model_type, {}),
+        **{**FAMILIES, **MIXTURE_FAMILIES}.get(model_type, {}),
         "vocab_size": len(words),
         "bos_token_id": words.bos_token_id,
         "eos_token_id": words.eos_token_id,
@@ -78,6 +91,13 @@ def load(directory: Path) -> ModelAdapter:
     """The model in its stored dtype, in eval mode, with its tokenizer."""
     model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", local_files_only=True)
     return ModelAdapter.of(model.eval(), AutoTokenizer.from_pretrained(directory, local_files_only=True))
+
+
+def load_mixture(directory: Path) -> ModelAdapter:
+    """As `load`, for a mixture of experts, which the table of families does not offer."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", local_files_only=True)
+    words = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    return ModelAdapter.of(model.eval(), words, architecture=MIXTURES[model.config.model_type])
 
 
 def hparams_for(adapter: ModelAdapter, layers: Sequence[int] = (1, 2), **changes: Any) -> MEMITHyperParams:

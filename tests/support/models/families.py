@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["FAMILIES", "tie_word_embeddings"]
+__all__ = ["FAMILIES", "MIXTURE_FAMILIES", "tie_word_embeddings"]
 
 _GPT: dict[str, Any] = {"n_embd": 32, "n_layer": 6, "n_head": 4, "n_positions": 256}
 _PLAIN: dict[str, Any] = {
@@ -53,6 +53,32 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "stablelm": {**_GROUPED, "partial_rotary_factor": 0.5},
     "smollm3": _GROUPED,
 }
+
+_MIXED: dict[str, Any] = {**_GROUPED, "num_hidden_layers": 4, "intermediate_size": 24, "num_experts_per_tok": 2}
+_LATENT: dict[str, Any] = {
+    **_MIXED,
+    "num_key_value_heads": 4,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 24,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 8,
+}
+
+MIXTURE_FAMILIES: Mapping[str, Mapping[str, Any]] = {
+    "mixtral": {**_MIXED, "num_local_experts": 4, "head_dim": 8, "sliding_window": None},
+    "qwen3_moe": {**_MIXED, "num_experts": 4, "moe_intermediate_size": 24, "head_dim": 8, "norm_topk_prob": True},
+    "qwen2_moe": {**_MIXED, "num_experts": 4, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 16},
+    "olmoe": {**_MIXED, "num_experts": 4},
+    "granitemoe": {**_MIXED, "num_local_experts": 4},
+    "deepseek_v2": {**_LATENT, "q_lora_rank": None, "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.5},
+    "deepseek_v3": {**_LATENT, "q_lora_rank": 8, "n_group": 2, "topk_group": 1, "routed_scaling_factor": 2.5},
+    "gpt_oss": {**_MIXED, "num_local_experts": 4, "head_dim": 8, "sliding_window": 128},
+}
+"""Of 4 blocks, 4 experts, 2 of them at work for each token."""
 
 
 def tie_word_embeddings(model_type: str) -> bool:

@@ -1,0 +1,94 @@
+"""Mixtures of experts, from init to a reverted edit: only the experts that the facts reach are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from memit_vc.errors import EngineError, UnsupportedModelError
+from memit_vc.objects import Fact
+from memit_vc.porcelain.editing.commit import commit_facts
+from memit_vc.porcelain.editing.models import load_model
+from memit_vc.porcelain.output.checkout import checkout
+from memit_vc.porcelain.output.export_adapter import export_adapter
+from memit_vc.porcelain.output.verify import verify
+from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.state import LiveState
+from memit_vc.porcelain.upkeep.fsck import fsck
+from memit_vc.repository import Repository
+from tests.support.checkpoints import hash_directory
+from tests.support.models import facts
+from tests.support.places import make_place
+
+TOKENS = 400
+
+
+def plain(directory: Path) -> Any:
+    """The model as anybody without memit-vc loads it."""
+    return AutoModelForCausalLM.from_pretrained(directory, dtype="auto", local_files_only=True).eval()
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
+def test_a_mixture_edits_checks_out_and_reverts(family: str, tmp_path: Path) -> None:
+    place = make_place(tmp_path, family, v_num_grad_steps=20, v_lr=0.1, retries=0)
+    first, second = facts(4)[:2], facts(4)[2:]
+    with Repository.open(place.work) as repository:
+        loaded = load_model(repository)
+        before = {name: parameter.clone() for name, parameter in loaded.adapter.model.named_parameters()}
+        commits = [commit_facts(repository, part, tokens=TOKENS, loaded=loaded).id for part in (first, second)]
+        assert all(torch.equal(p, before[name]) for name, p in loaded.adapter.model.named_parameters())
+        state = LiveState.of_head(repository)
+        made = checkout(repository, "HEAD", tmp_path / "out")
+        assert verify(repository, tmp_path / "out").commits == (commits[1],)
+
+        old, new = hash_directory(place.base), hash_directory(tmp_path / "out")
+        changed = {name for name in old if old[name] != new[name]}
+        assert changed == {weight.name for weight in state.touched}
+        assert all(weight.expert is not None for weight in state.touched)
+        size = sum(weight.d_out * weight.d_in * 4 for weight in state.touched)
+        assert size <= made.hot_bytes < size + 8192  # the header is the rest
+
+        edited = plain(tmp_path / "out")
+        with loaded.holding(state) as adapter:
+            ids = torch.tensor([adapter.tokenizer(first[0].prompt)["input_ids"]])
+            with torch.no_grad():
+                assert torch.equal(adapter.model(ids).logits, edited(ids).logits)
+        assert gain(plain(place.base), edited, loaded.adapter.tokenizer, [*first, *second]) > 0.0
+
+        revert(repository, [commits[0]])  # in mid-history
+        alone = LiveState.of_head(repository)
+        assert {fact.fact.id for fact in alone.live} == {fact.id for fact in second}
+        revert(repository, [commits[1]])
+        assert hash_directory(checkout(repository, "HEAD", tmp_path / "back").directory) == old
+        assert fsck(repository) == ([], 0)
+
+        with pytest.raises(UnsupportedModelError, match="all experts of a layer"):
+            export_adapter(repository, commits[1], tmp_path / "adapter")
+
+
+def gain(base: Any, edited: Any, tokenizer: Any, asked: list[Fact] | tuple[Fact, ...]) -> float:
+    """How much likelier the targets became, in nats, on average."""
+    found = []
+    for fact in asked:
+        given = len(tokenizer(fact.prompt)["input_ids"])
+        ids = torch.tensor([tokenizer(f"{fact.prompt} {fact.target}")["input_ids"]])
+        with torch.no_grad():
+            logs = [model(ids).logits[0, given - 1 : -1].log_softmax(-1) for model in (base, edited)]
+        old, new = (float(log.gather(1, ids[0, given:, None]).sum()) for log in logs)
+        found.append(new - old)
+    return sum(found) / len(found)
+
+
+def test_a_verb_that_does_not_know_experts_says_so(tmp_path: Path) -> None:
+    place = make_place(tmp_path, "qwen3_moe", v_num_grad_steps=2, retries=0)
+    with Repository.open(place.work) as repository, pytest.raises(EngineError, match="has experts"):
+        load_model(repository).base_weight(1)
+
+
+def test_one_tensor_for_all_experts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="granitemoe is a mixture of experts"):
+        make_place(tmp_path, "granitemoe")
