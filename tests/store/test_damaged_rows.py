@@ -125,7 +125,7 @@ def test_an_operation_is_read_as_it_was_written(template: Path, tmp_path: Path) 
         with pytest.raises(MemitVCError, match="operation 5 is damaged"):
             repository.operations()
         with pytest.raises(MemitVCError, match="operation 5 is damaged"):
-            repository.undo()
+            repository.redo()
         assert {("operation", "5")} == {(p.kind, p.object) for p in repository.fsck()}
 
 

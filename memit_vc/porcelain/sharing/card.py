@@ -58,7 +58,9 @@ def card_files(
     """
     name, branch = hub_name(url) or (None, "main")
     card = replace(gather_card(repository, commit, repo_id=name, branch=branch, rank=rank), pictured=True)
-    drawn = (picture(history(repository, commit)), score_picture(card.scores))
+    # branches, remotes and HEAD are this repository's own affair, and move without a push
+    rows = [replace(row, refs=()) for row in history(repository, commit)]
+    drawn = (picture(rows), score_picture(card.scores))
     return {CARD: card_with(card, present), **dict(zip(PICTURES, drawn, strict=True))}
 
 
