@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection
 
 from memit_vc.config import Config
-from memit_vc.errors import IntegrityError, LockedError, MemitVCError, NoRepositoryError, StorageError
+from memit_vc.errors import IntegrityError, LockedError, NoRepositoryError, StorageError
 from memit_vc.objects import (
     BaseId,
     BaseManifest,
@@ -39,7 +39,7 @@ from memit_vc.objects.commit_record import KeptRecord
 from memit_vc.progress import Progress, silent
 from memit_vc.store import publish, rows_history, rows_kept, rows_patches, rows_records, rows_refs, rows_results, undo
 from memit_vc.store.blobs import BlobStore, blob_id
-from memit_vc.store.create import FORMAT, create
+from memit_vc.store.create import check_format, create
 from memit_vc.store.database import BUSY_SECONDS, Database
 from memit_vc.store.files import storage_errors, write_atomic
 from memit_vc.store.fsck import CheckPatch, check
@@ -146,7 +146,7 @@ class Repository:
     def upgrade(cls, start: Path) -> tuple[str, str, Path | None]:
         """Bring the database to this version's schema: (revision before, after, backup file)."""
         root = cls.find(start)
-        checked_config(root)
+        check_format(root)
         database = Database(root / "meta.db")
         try:
             return upgrade_schema(database)
@@ -155,7 +155,8 @@ class Repository:
 
     @classmethod
     def _at(cls, root: Path, busy_seconds: float, *, damaged: bool) -> Repository:
-        config = checked_config(root)
+        check_format(root)
+        config = Config.load(root / CONFIG)
         database = Database(root / "meta.db", busy_seconds=busy_seconds)
         try:
             return cls(root, database, config, damaged=damaged)
@@ -585,24 +586,3 @@ class Repository:
     def missing_objects(self) -> list[BlobId]:
         """Objects that rows name and that are not here or damaged, sorted: deleted by hand, or lost with a disk."""
         return sorted(blob for blob in self._read(referenced_blobs) if not self.blobs.verify(blob))
-
-
-def checked_config(root: Path) -> Config:
-    """config.toml of a repository whose format this version reads."""
-    try:
-        found = (root / "format").read_text().strip()
-    except FileNotFoundError as error:
-        raise IntegrityError(
-            f"{root} has no file `format`: it is not a whole repository", hint="Restore it from a backup."
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise StorageError(f"{root / 'format'}: cannot be read: {error}", hint="Check the permissions.") from error
-    if found != FORMAT:
-        older = found.isdigit() and int(found) < int(FORMAT)
-        raise MemitVCError(
-            f"{root} has format {found!r}; this version of memit-vc reads format {FORMAT}",
-            hint="Push it with the version that made it, and clone that: format 1 was never released."
-            if older
-            else "Upgrade memit-vc.",
-        )
-    return Config.load(root / CONFIG)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, insert
 
-from memit_vc.errors import MemitVCError
+from memit_vc.errors import IntegrityError, MemitVCError, StorageError
 from memit_vc.objects import BlobId, Commit, StateId
 from memit_vc.objects.commit_record import CommitRecord
 from memit_vc.store.blobs import BlobStore
@@ -64,3 +64,23 @@ def _fill(connection: Connection, base: Mapping[str, str], first: Commit, state:
     entry = FIRST.next({"commits": [[first.id, record]], "operation": operation})
     write_meta(connection, "journal", entry.line)
     return entry
+
+
+def check_format(root: Path) -> None:
+    """MemitVCError unless this version reads the format of the repository `root`."""
+    try:
+        found = (root / "format").read_text().strip()
+    except FileNotFoundError as error:
+        raise IntegrityError(
+            f"{root} has no file `format`: it is not a whole repository", hint="Restore it from a backup."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(f"{root / 'format'}: cannot be read: {error}", hint="Check the permissions.") from error
+    if found != FORMAT:
+        older = found.isdigit() and int(found) < int(FORMAT)
+        raise MemitVCError(
+            f"{root} has format {found!r}; this version of memit-vc reads format {FORMAT}",
+            hint="Push it with the version that made it, and clone that: format 1 was never released."
+            if older
+            else "Upgrade memit-vc.",
+        )

@@ -26,9 +26,10 @@ from memit_vc.objects import BlobId, CommitId, Patch, PatchId, StateId, Statisti
 from memit_vc.objects.base_record import BASE, BaseRecord
 from memit_vc.objects.commit_record import HANDED_ON, CommitRecord, KeptRecord
 from memit_vc.progress import Progress, silent
-from memit_vc.repository import Repository, checked_config
+from memit_vc.repository import Repository
 from memit_vc.store import publish, rows_kept, rows_refs, rows_results
 from memit_vc.store.blobs import BlobStore
+from memit_vc.store.create import check_format
 from memit_vc.store.database import BUSY_SECONDS, Database
 from memit_vc.store.files import fsync_path, replacing, scratch, storage_errors
 from memit_vc.store.journal import FIRST, Entry, Journal
@@ -67,7 +68,7 @@ def rebuild(start: Path, *, progress: Progress = silent) -> Rebuilt:
     another process writes.
     """
     root = Repository.find(start)
-    checked_config(root)
+    check_format(root)
     journal = Journal(root / "journal", busy_seconds=BUSY_SECONDS)
     with _alone(root):
         newest = _newest_of_database(root)
