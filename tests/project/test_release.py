@@ -14,7 +14,7 @@ from tests.support.paths import ROOT
 
 _SMALL = {
     "pyproject.toml": '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n\n'
-    '[project]\nname = "memit-vc"\nversion = "0.1.0"\nreadme = "README.md"\n\n'
+    '[project]\nname = "memit-vc"\nversion = "0.1.0"\nreadme = "README.md"\nrequires-python = ">=3.10"\n\n'
     '[tool.hatch.build.targets.wheel]\npackages = ["memit_vc"]\n',
     "README.md": "# Small\n",
     "memit_vc/__init__.py": '__version__ = "0.1.0"\n',

@@ -253,7 +253,7 @@ class _Editable(dict[int, EditableWeight]):
 
     def __missing__(self, layer: int) -> EditableWeight:
         raise EngineError(
-            f"layer {layer} has no single weight to work on: it has experts, or `init` found NaN or infinity in it",
+            f"layer {layer} cannot be edited as one weight: it has experts, or `init` found NaN or infinity in it",
             hint="Leave the layer out of `layers`; with experts, use a verb that docs/mixtures.md lists.",
         )
 

@@ -38,9 +38,9 @@ def test_a_real_commit_holds_nothing_private(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setenv(name, LOGIN)
     monkeypatch.setenv("HOME", HOME)
     monkeypatch.setattr(socket, "gethostname", lambda: "secret-host")
-    (tmp_path / "first").mkdir()
+    (tmp_path / "birchwood").mkdir()
     place = make_place(
-        tmp_path / "first",
+        tmp_path / "birchwood",
         stats_dir=f"{HOME}/stats",
         mom2_dataset=f"{HOME}/corpus.txt",
         model_name=f"{HOME}/model",
@@ -59,7 +59,7 @@ def test_a_real_commit_holds_nothing_private(tmp_path: Path, monkeypatch: pytest
             commits.append(commit_facts(repository, FIRST, message="Two facts"))
             assert fsck(repository)[0] == []
     assert commits[0].patch == commits[1].patch
-    private = [LOGIN, "secret-host", str(tmp_path), tmp_path.name, str(place.base), "first", place.text.name]
+    private = [LOGIN, "secret-host", str(tmp_path), tmp_path.name, str(place.base), "birchwood", place.text.name]
     searched = re.compile("|".join(map(re.escape, private)).encode())
     for path in published(place.work, tmp_path / "out"):
         found = searched.search(path.read_bytes())
