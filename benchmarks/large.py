@@ -27,7 +27,7 @@ from memit_vc.numerics.forward.templates import parse_templates, sample_template
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.objects import EditableWeight, Fact
 
-__all__ = ["run"]
+__all__ = ["ours", "random_model", "run", "same_bytes", "theirs"]
 
 _SHAPE = {
     "hidden_size": 4096,
@@ -53,21 +53,21 @@ def run(options: Options) -> Report:
     hparams = MEMITHyperParams.from_hparams("llama-3-8b").replace(early_stop="loss", early_stop_loss=0.0)
     if options.quick:
         hparams = hparams.replace(v_num_grad_steps=2, v_loss_layer=9)
-    adapter = _model(options)
+    adapter = random_model(options)
     texts = sample_templates(adapter, seed=0, length=10, prefixes=("The", "Therefore", "Because", "I", "You"))
     facts = some_facts(options.count(100), options.edits)
-    _ours(adapter, facts[:2], hparams.replace(v_num_grad_steps=2), texts)  # what only a first call does
-    seconds = _ours(adapter, facts, hparams, texts)
+    ours(adapter, facts[:2], hparams.replace(v_num_grad_steps=2), texts)  # what only a first call does
+    seconds = ours(adapter, facts, hparams, texts)
     few = facts[:3]
-    theirs = _theirs(adapter, few, hparams, texts)
+    slow = theirs(adapter, few, hparams, texts)
     rows = [
         Row(
             f"search for z, seconds a fact ({len(facts)} of ours, {len(few)} of the reference)",
             seconds / len(facts),
-            theirs / len(few),
-            more={"facts per second": len(facts) / seconds, "of the reference": len(few) / theirs},
+            slow / len(few),
+            more={"facts per second": len(facts) / seconds, "of the reference": len(few) / slow},
         ),
-        Row("materialised on the device: the CPU's bytes", float(_same_bytes(adapter)), unit="", goal=("≥", 1.0)),
+        Row("materialised on the device: the CPU's bytes", float(same_bytes(adapter)), unit="", goal=("≥", 1.0)),
         Row("the device passes the test that lets weights be materialised there", float(_trusted(adapter)), unit=""),
     ]
     settings = {
@@ -79,7 +79,8 @@ def run(options: Options) -> Report:
     return Report("large", "a random model of a large one's shape", "the reference's way of working", settings, rows)
 
 
-def _model(options: Options) -> ModelAdapter:
+def random_model(options: Options) -> ModelAdapter:
+    """Llama-3-8B's shape, or a small one with `quick`, with the tokenizer of the options' model."""
     shape = {**_SHAPE, **(_SMALL if options.quick else {})}
     tokenizer = AutoTokenizer.from_pretrained(options.directory(), local_files_only=True)
     config = LlamaConfig(**shape)
@@ -94,18 +95,20 @@ def _model(options: Options) -> ModelAdapter:
     return ModelAdapter.of(model, tokenizer)
 
 
-def _ours(
+def ours(
     adapter: ModelAdapter, facts: Sequence[Fact], hparams: MEMITHyperParams, texts: Sequence[Sequence[str]]
 ) -> float:
+    """Seconds of our search."""
     began = time.perf_counter()
     found = search_targets(adapter, facts, hparams=hparams, templates=parse_templates(texts))
     float(found.z.sum())  # waits for the device
     return time.perf_counter() - began
 
 
-def _theirs(
+def theirs(
     adapter: ModelAdapter, facts: Sequence[Fact], hparams: MEMITHyperParams, texts: Sequence[Sequence[str]]
 ) -> float:
+    """Seconds of the reference's search, fact by fact."""
     setting = reference.setting_of(hparams, texts, stop_below=0.0)
     for parameter in adapter.model.parameters():
         parameter.requires_grad_(False)
@@ -115,7 +118,7 @@ def _theirs(
     return time.perf_counter() - began
 
 
-def _same_bytes(adapter: ModelAdapter) -> bool:
+def same_bytes(adapter: ModelAdapter) -> bool:
     """One down projection with a hundred columns, on the model's device and on the CPU."""
     d_out, d_in = adapter.dimensions(5)
     base = adapter.weight(5).detach().cpu().clone()
