@@ -16,7 +16,7 @@ PARTS: Mapping[str, float] = {
     "answers": 9,
     "second revert": 9,
 }
-"""Seconds a part, in the order of the story."""
+"""Seconds a part, in the order of the story: estimates, not yet measured on quiet cores."""
 _ENOUGH = 5.0
 """Planned seconds after which the pace of a machine can be told."""
 

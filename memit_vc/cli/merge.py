@@ -14,6 +14,7 @@ from memit_vc.cli.sides import (
     likely_conflicts,
     require_option,
 )
+from memit_vc.errors import UsageError
 from memit_vc.progress import count
 
 
@@ -35,8 +36,8 @@ def command(
     **options: Any,
 ) -> None:
     """Merge REVISION into HEAD: a three-way merge of the two sides' columns. A model is loaded only for --require,
-    [policy] and --resolve. The result does not
-    depend on which side is merged into which. If both sides have the same patch, it counts once.
+    [policy] and --resolve. The result does not depend on which side is merged into which. If both sides have the same
+    patch, it counts once.
 
     Facts that contradict each other (same subject and prompt, different targets) stop the merge with exit code 13.
     """
@@ -44,6 +45,11 @@ def command(
         from memit_vc.porcelain.recomputing.resolve_join import resolve_merge
 
         with io.repository() as repository, io.progress() as progress:
+            if require or repository.config.require:
+                raise UsageError(
+                    "merge --resolve does not check the bounds of --require and [policy]",
+                    hint="Merge without --resolve, or leave the bounds out and look with `memitvc eval`.",
+                )
             solved = resolve_merge(repository, revision, progress=progress, **options)
             likely = likely_conflicts(io, repository, [solved.id], check_overlap)
         show_resolved(io, solved, overlaps=likely)

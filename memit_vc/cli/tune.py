@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from memit_vc.cli.io import IO, FiniteRange, verb
+from memit_vc.errors import UsageError
 from memit_vc.progress import count
 
 
@@ -23,6 +24,8 @@ def command(io: IO, facts: str | None, output: Path, **options: Any) -> None:
     from memit_vc.porcelain.editing.tune import tune
     from memit_vc.store.files import write_atomic
 
+    if output.exists():
+        raise UsageError(f"{output} is there already", hint="Name another file with -o, or move it away.")
     with io.repository() as repository, io.progress() as progress:
         chosen = None if facts is None else read_edits(facts).facts
         made = tune(repository, facts=chosen, progress=progress, **options)

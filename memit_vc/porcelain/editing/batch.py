@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FULL = 0.3
-"""Load from which a commit warns: facts per input (docs/quality.md)."""
+"""Load from which a commit warns: facts per input. A guess: no threshold has been measured."""
 SCARCE = 2
 """Fewer tokens than this many per input estimate the second moment too badly (docs/statistics.md)."""
 
@@ -169,14 +169,10 @@ def compute_batch(
                 weights=tried.weights if attempt else None,
                 progress=progress,
             )
-        with _timed(seconds, "patch"):
-            try:
-                again = _tried(loaded, facts, state, context, edit)
-            except EngineError:  # what was asked for anew is too large to be stored
-                break
-        if len(again.failing) > len(tried.failing):
-            break
-        tried = again
+        with _timed(seconds, "patch"), suppress(EngineError):  # what was asked for anew may be too large to be stored
+            again = _tried(loaded, facts, state, context, edit)
+            tried = again if len(again.failing) < len(tried.failing) else tried
+        edit = tried.edit
     edit, tensors, weights, failing = tried.edit, tried.tensors, tried.weights, tried.failing
     with _timed(seconds, "patch"):
         provenance = canonical_json(

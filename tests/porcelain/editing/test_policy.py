@@ -54,6 +54,8 @@ def test_commit_merge_and_pull_keep_the_policy(cli: Cli, place: Place) -> None:
     cli.ok("switch", "-c", "side")
     cli.ok("commit", place.edits(SECOND), "--require", easy)
     cli.ok("switch", "main")
+    resolved = cli("merge", "side", "--resolve", "--require", easy)
+    assert (resolved.code, "does not check the bounds" in resolved.err) == (2, True)
     for options in ((), ("--no-ff",)):
         refused = cli("merge", "side", "--require", impossible, *options)
         assert refused.code == 16

@@ -38,6 +38,8 @@ def test_it_ends_and_writes_a_usable_file(
     written = MEMITHyperParams.from_hparams(tmp_path / "best.yaml")
     assert written.layers == best["layers"]
     assert (written.mom2_update_weight, written.passes) == (best["weight"], best["passes"])
+    refused = cli("tune", "-o", str(tmp_path / "best.yaml"))
+    assert (refused.code, "is there already" in refused.err) == (2, True)
     with Repository.open(place.work) as repository:
         monkeypatch.setattr(tuning, "search_targets", None)
         monkeypatch.setattr(tuning, "insert", None)
