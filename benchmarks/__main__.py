@@ -50,13 +50,24 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda:0. Default: cpu.")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs; keeps no results")
     parser.add_argument("--results", type=Path, metavar="DIR", help="where to write results, in place of results/")
+    parser.add_argument("--only", metavar="SETTING", help="of quality's settings, those whose names begin so")
     given = parser.parse_args()
     unknown = [name for name in given.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"no such benchmark: {', '.join(unknown)} (there are {', '.join(BENCHMARKS)})")
-    options = Options(given.model, given.facts, given.edits, given.corpus, given.tokens, given.quick, given.device)
-    logging.disable_progress_bar()
     directory = given.results or (None if given.quick else RESULTS)
+    options = Options(
+        model=given.model,
+        facts=given.facts,
+        edits=given.edits,
+        corpus=given.corpus,
+        tokens=given.tokens,
+        quick=given.quick,
+        device=given.device,
+        only=given.only,
+        results=directory,
+    )
+    logging.disable_progress_bar()
     for name in given.names or (ALWAYS if given.edits is None else ALWAYS + WITH_EDITS):
         report = BENCHMARKS[name](options)
         if given.quick:  # the goals are about the full sizes

@@ -29,6 +29,10 @@ class Options:
     tokens: int | None = None
     quick: bool = False
     device: str = "cpu"
+    only: str | None = None
+    """Of the settings that a benchmark compares, those whose names begin so."""
+    results: Path | None = None
+    """Where a long benchmark writes what it has so far."""
 
     def count(self, full: int) -> int:
         """Facts to measure with, where `full` are meant."""
