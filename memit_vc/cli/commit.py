@@ -147,7 +147,7 @@ def _amend_message(io: IO, message: str | None) -> None:
 
 def _details(io: IO, made: Committed) -> None:
     click.echo(
-        f"load {made.load:.1%} of the layers' inputs, {made.leverage:.0%} of what was asked got through the solve"
+        f"load {made.load:.1%} of the layers' inputs, {made.leverage:.0%} of the wanted change reached"
     )
     if made.after:
         rows = score_rows([made.before, made.after])

@@ -28,7 +28,7 @@ def command(io: IO, edits: str, output: Path, model: str | None, number: int) ->
     kinds = {".json": "json", ".jsonl": "jsonl", ".csv": "csv"}
     form = kinds.get(output.suffix.lower())
     if form is None:
-        raise UsageError(f"{output}: its ending says no format", hint="Name a .json, .jsonl or .csv file.")
+        raise UsageError(f"{output}: the ending names no format", hint="Name a .json, .jsonl or .csv file.")
     batch = read_edits(edits, stdin=sys.stdin.buffer if edits == "-" else None)
     for note in batch.notes:
         io.note(note)

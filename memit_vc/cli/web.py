@@ -35,7 +35,7 @@ def command(io: IO, revision: str, port: int, opened: bool) -> None:
         repository.resolve(revision)
     server = Server(Desk(Path().absolute(), revision), port=port)
     io.emit({"address": server.address, "port": server.port}, lambda: click.echo(server.address))
-    io.note("the address holds a secret: who has it can use the page. Ctrl-C stops the server")
+    io.note("the address holds a secret: anyone who has it can use the page. Ctrl-C stops the server")
     if opened:
         click.launch(server.address)
     try:
