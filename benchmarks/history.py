@@ -108,8 +108,15 @@ def _identities(here: Lab, batches: Sequence[Sequence[Fact]]) -> list[Row]:
         out = (delta[layer] @ every[1].keys - every[1].targets) @ torch.linalg.solve(gram, every[1].keys).T
         without.append(_distance(delta[layer] + out, _solved(moment, rest)))
     return [
-        Row("sum of the commits against D(S), before snapping", max(apart), unit="", goal=("≤", 1e-9)),
-        Row("downdate of commit 2 against D(S without it), before snapping", max(without), unit="", goal=("≤", 1e-9)),
+        Row(
+            "sum of the patches against one solve for all facts, before rounding", max(apart), unit="", goal=("≤", 1e-9)
+        ),
+        Row(
+            "closed-form removal of commit 2 against one solve without its facts, before rounding",
+            max(without),
+            unit="",
+            goal=("≤", 1e-9),
+        ),
     ]
 
 

@@ -188,4 +188,4 @@ def run(options: Options) -> Report:
 
 def _limit(verb: str, seconds: float) -> dict[str, str]:
     most = LIMITS.get(verb)
-    return {} if most is None else {f"promised ≤ {most:g} s": "kept" if seconds <= most else "missed"}
+    return {} if most is None else {f"goal ≤ {most:g} s": "(met)" if seconds <= most else "(missed)"}

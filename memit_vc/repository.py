@@ -139,7 +139,7 @@ class Repository:
                 if (directory / DIRECTORY).is_dir():
                     return directory / DIRECTORY
         raise NoRepositoryError(
-            f"there is no memit-vc repository in {here} or above it", hint="`memitvc init BASE` starts one."
+            f"there is no memit-vc repository in {here} or above it", hint="Start one: `memitvc init BASE`."
         )
 
     @classmethod

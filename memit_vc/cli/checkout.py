@@ -12,12 +12,12 @@ from memit_vc.progress import count
 @verb(name="checkout", example="memitvc checkout v1.0 -o model\nmemitvc checkout HEAD --in-place model")
 @click.argument("revision", default="HEAD")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="New directory to write.")
-@click.option("--in-place", type=click.Path(path_type=Path), help="Earlier checkout to switch to REVISION.")
+@click.option("--in-place", type=click.Path(path_type=Path), help="Switch this earlier checkout to REVISION.")
 def command(io: IO, revision: str, output: Path | None, in_place: Path | None) -> None:
     """Write the model of REVISION (default HEAD) as a directory that plain transformers loads.
 
-    Only the edited tensors are written; every other file is linked to the repository's. The first checkout copies the
-    base into the repository, split into the files that edits can touch and the others.
+    Only files with edited tensors are written; the others are links into the repository. The first checkout copies the
+    base there, and puts the tensors that edits can touch into files of their own.
     """
     from memit_vc.porcelain.output.checkout import checkout
     from memit_vc.store.fresh import refuse_inside_repository

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @conflict_options
 @click.option("--hparams", metavar="FILE|NAME", help="Use these hyperparameters instead of the repository's.")
 @click.option("--corpus", metavar="SOURCE", help="Text for statistics, as `memitvc stats` takes it.")
-@click.option("--tokens", type=click.IntRange(min=1), help="Tokens of that text.")
+@click.option("--tokens", type=click.IntRange(min=1), help="How many tokens of that text to use.")
 @require_option
 @click.option("--no-scores", is_flag=True, help="Do not measure scores before and after.")
 @check_overlap_option
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     help="Replace HEAD's commit with a new one made from EDITS; with -m and no EDITS, change only the message.",
 )
 @click.option(
-    "--patch", metavar="ID", help="Commit a patch that was kept because its branch moved (see `memitvc status`)."
+    "--patch",
+    metavar="ID",
+    help="Commit a kept patch, which could not be committed before (`memitvc status` lists them).",
 )
 @click.option("--drop", is_flag=True, help="With --patch: delete the kept patch instead.")
 def command(
@@ -144,9 +146,7 @@ def _amend_message(io: IO, message: str | None) -> None:
 
 
 def _details(io: IO, made: Committed) -> None:
-    click.echo(
-        f"load {made.load:.1%} of the layers' inputs, {made.leverage:.0%} of what was asked got through the solve"
-    )
+    click.echo(f"load {made.load:.1%} of the layers' inputs, {made.leverage:.0%} of the wanted change reached")
     if made.after:
         rows = score_rows([made.before, made.after])
         if made.perplexity_before is not None and made.perplexity_after is not None:

@@ -136,7 +136,9 @@ class _Story:
         else:
             result = cli.main(command, prog_name="memitvc", standalone_mode=False)
         if isinstance(result, int) and result:
-            raise MemitVCError(f"`memitvc {arguments[0]}` ended with {result}", hint="This is a bug; please report it.")
+            raise MemitVCError(
+                f"`memitvc {arguments[0]}` ended with {result}", hint="Report it, please: this is a bug."
+            )
         return made
 
     def _answers(self, facts: Sequence[Fact], *, first: int) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @verb(name="diff", example="memitvc diff v1.0..HEAD\nmemitvc diff HEAD~1 --behaviour")
 @click.argument("older", required=False, metavar="[A|A..B]")
 @click.argument("newer", required=False, metavar="[B]")
-@click.option("--facts", is_flag=True, help="Show the facts: the default. With --weights, show both.")
+@click.option("--facts", is_flag=True, help="Show the facts. This is the default; beside --weights it shows both.")
 @click.option("--weights", is_flag=True, help="Show rank, norm and singular values of each tensor's change.")
 @click.option(
     "--behaviour", "--behavior", "ask", is_flag=True, help="Show what the model answers at A and at B. Loads the model."
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 def command(
     io: IO, older: str | None, newer: str | None, facts: bool, weights: bool, ask: bool, prompts: str | None, stat: bool
 ) -> None:
-    """Compare A with B. Default: HEAD~1 with HEAD; A alone is compared with HEAD. No model is loaded, except for
-    --behaviour: it asks the model at A and at B about the facts that differ, their paraphrases and their neighbours.
+    """Compare A with B. Default: HEAD~1 with HEAD; A alone is compared with HEAD. No model is loaded,
+    except for --behaviour: it asks the models of A and B about the facts that differ, their paraphrases and neighbours.
 
-    + is in B only, − in A only, ~ has another target in B.
+    A fact with + is in B only, with − in A only; one with ~ has another target in B.
     """
     from memit_vc.porcelain.history.diff import diff, ends
     from memit_vc.porcelain.history.diff_weights import diff_weights

@@ -12,8 +12,8 @@ def command(io: IO, remote: str | None) -> None:
     """Fetch from REMOTE (default: origin, or the only remote). Its branches become REMOTE/BRANCH, for `log`, `diff` and
     `merge`.
 
-    Only missing commits and objects are sent. Everything is checked against its name and against the base before any of
-    it is stored. An interrupted fetch continues where it stopped.
+    Only missing commits and objects are sent. They are checked, by hash and against the base, before any is stored. An
+    interrupted fetch continues where it stopped.
     """
     from memit_vc.porcelain.sharing.fetch import fetch
 

@@ -35,9 +35,9 @@ def command(
     require: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Merge REVISION into HEAD: a three-way merge of the two sides' columns. A model is loaded only for --require,
-    [policy] and --resolve. The result does not depend on which side is merged into which. If both sides have the same
-    patch, it counts once.
+    """Merge REVISION into HEAD: the result has the changes of both sides since they parted. It is the same whichever
+    side is merged into the other. If both sides have the same patch, it counts once. No model is loaded, except for
+    --require, [policy] and --resolve.
 
     Facts that contradict each other (same subject and prompt, different targets) stop the merge with exit code 13.
     """

@@ -17,7 +17,7 @@ from memit_vc.progress import count
 def command(io: IO, edits: str, output: Path, model: str | None, number: int) -> None:
     """Let a chat model write further phrasings of the prompts in EDITS, and write the edits with them to OUTPUT.
 
-    Look them through before you commit: phrasings take part in the edit, and a wrong one teaches a wrong question.
+    Read them before you commit. The edit uses them, so a wrong phrasing gets the new answer too.
     """
     from memit_vc.edits import read_edits, write_records
     from memit_vc.errors import UsageError
@@ -28,7 +28,7 @@ def command(io: IO, edits: str, output: Path, model: str | None, number: int) ->
     kinds = {".json": "json", ".jsonl": "jsonl", ".csv": "csv"}
     form = kinds.get(output.suffix.lower())
     if form is None:
-        raise UsageError(f"{output}: its ending says no format", hint="Name a .json, .jsonl or .csv file.")
+        raise UsageError(f"{output}: the ending names no format", hint="Name a .json, .jsonl or .csv file.")
     batch = read_edits(edits, stdin=sys.stdin.buffer if edits == "-" else None)
     for note in batch.notes:
         io.note(note)

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 @click.option(
     "--no-constraints",
     is_flag=True,
-    help="Leave out the constraints, half of the bytes; --resolve and later commits need them.",
+    help="Leave out the constraints. They are half of the bytes, but --resolve and later commits need them.",
 )
-@click.option("--no-adapter", is_flag=True, help="Leave out the PEFT adapter, which serves readers without memit-vc.")
+@click.option("--no-adapter", is_flag=True, help="Leave out the PEFT adapter, which is for people without memit-vc.")
 @click.option("--merged", is_flag=True, help="Push the whole edited model. REMOTE is OWNER/NAME, BRANCH any revision.")
 @click.option("--dry-run", is_flag=True, help="List what would be sent, and send nothing.")
 def command(
@@ -52,8 +52,8 @@ def command(
     first. Everything goes in one change, or nothing does. Only missing objects are sent.
 
     --merged pushes the edited model instead of the history, to a separate Hub repository. transformers and vLLM load it
-    by name. If the base is on the Hub, the Hub copies the shards without an edit from the base's
-    repository: they are not uploaded.
+    by name. Shards without edits are not uploaded if the base is on the Hub: the Hub copies them from the base's
+    repository.
     """
     from memit_vc.porcelain.sharing.push import push
     from memit_vc.remote.opening import PushOptions

@@ -65,7 +65,7 @@ def command(io: IO, onto: str | None, base: str | None, no_scores: bool, **optio
             )
         if onto is None:
             raise UsageError(
-                "neither ONTO nor --base is given", hint="memitvc rebase main, or memitvc rebase --base NEW"
+                "neither ONTO nor --base is given", hint="Type: memitvc rebase main, or memitvc rebase --base NEW"
             )
         _onto(io, onto, no_scores)
         return

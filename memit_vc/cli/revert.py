@@ -27,8 +27,8 @@ def command(io: IO, revisions: tuple[str, ...], resolve: bool, **options: Any) -
 
     If a fact that returns contradicts a live one, the revert stops with exit code 13.
 
-    Later commits were computed while the reverted ones were in the weights, and still carry that influence. --resolve
-    removes it too: it solves the remaining facts again, together (`squash --resolve` does so for any state).
+    Later commits were computed on weights with the reverted edits, so their patches would differ without them.
+    --resolve computes the remaining facts again, as if the reverted commits had never existed.
     """
     if resolve:
         from memit_vc.porcelain.recomputing.resolve import resolve_revert

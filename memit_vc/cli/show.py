@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 @verb(name="show", example="memitvc show HEAD~1 --provenance")
 @click.argument("revision", default="HEAD")
-@click.option("--why", is_flag=True, help="For each fact, how the edit took: what the solve let through, what is left.")
-@click.option("--provenance", is_flag=True, help="Also everything that the patch was computed from.")
+@click.option(
+    "--why", is_flag=True, help="Also show for each fact how well the edit worked, and what could improve it."
+)
+@click.option("--provenance", is_flag=True, help="Also show everything that the patch was computed from.")
 def command(io: IO, revision: str, why: bool, provenance: bool) -> None:
     """Show the commit REVISION (default HEAD)."""
     from memit_vc.porcelain.history.show import show
@@ -69,7 +71,7 @@ def _render(io: IO, shown: ShownCommit, why: bool, provenance: bool) -> None:
 def _render_why(io: IO, shown: ShownCommit) -> None:
     known = [(each, each.why) for each in shown.added if each.why]
     if not known:
-        click.echo("\nnothing is known of how these facts took: the commit was made without scores")
+        click.echo("\nhow well these edits worked is not known: the commit was made without scores")
         return
     rows = []
     for each, why in known:

@@ -27,7 +27,7 @@ def conflict_options(function: _F) -> _F:
     """--ours, --theirs, --keep-both as `on_conflict`; "stop" if none is given."""
     for name, text in (
         ("keep-both", "Keep both sides of a contradiction."),
-        ("theirs", "If facts contradict each other, keep those that this command brings in or back."),
+        ("theirs", "If facts contradict each other, keep those that this command adds or restores."),
         ("ours", "If facts contradict each other, keep those that are live at HEAD."),
     ):
         function = click.option(f"--{name}", "on_conflict", flag_value=name, default="stop", help=text)(function)
@@ -41,7 +41,7 @@ def require_option(function: _F) -> _F:
         multiple=True,
         metavar="BOUND",
         help='Refuse the change if a score breaks this bound, such as "argmax >= 0.95", "NS_drop <= 0.03" or '
-        '"perplexity_rise <= 0.02". Beside those of [policy] in config.toml.',
+        '"perplexity_rise <= 0.02". The bounds of [policy] in config.toml hold too.',
     )(function)
 
 

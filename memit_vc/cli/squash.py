@@ -21,8 +21,8 @@ from memit_vc.progress import count
     "tolerance",
     type=FiniteRange(min=0, max=1, min_open=True, max_open=True),
     metavar="TOL",
-    help="Store HEAD's whole state in fewer columns, in one commit on top. The update of each tensor changes "
-    "by at most this share of the update's norm.",
+    help="Store HEAD's whole state in a smaller patch, in one commit on top. TOL is the largest error, "
+    "as a share of the norm of each tensor's update.",
 )
 @click.option(
     "-m", "--message", help="Message of the new commit. Default: the first lines of the squashed commits' messages."
@@ -30,12 +30,12 @@ from memit_vc.progress import count
 def command(
     io: IO, span: str | None, everything: bool, resolve: bool, tolerance: float | None, message: str | None
 ) -> None:
-    """Replace the commits in A..B (those in B but not in A) with one commit. The new commit's patch holds the
-    columns of the old commits that are still in the state of B. An edit that was made and reverted within the range
-    leaves nothing. No model is loaded. The weights stay bit-identical: this is checked before the branch moves.
+    """Replace the commits in A..B (those in B but not in A) with one commit. Edits that
+    were made and reverted within the range leave no trace. No model is loaded. The weights stay bit-identical: this is
+    checked before the branch moves.
 
-    --resolve changes the weights: all live facts are solved again, in one new patch. --compress changes them by at most
-    TOL: one patch of lower rank replaces all others.
+    --resolve changes the weights: all live facts are solved again, in one new patch. --compress changes them
+    slightly: one smaller patch replaces all others.
 
     Commits after B get new ids. The old ones stay in the operation log (`memitvc undo`) until it is pruned.
     """
@@ -63,7 +63,7 @@ def command(
     if everything == (span is not None):
         raise UsageError(
             "give a range A..B, or --all",
-            hint="For example: memitvc squash HEAD~3..HEAD; `memitvc log` shows the commits.",
+            hint="Name one, such as HEAD~3..HEAD; `memitvc log` shows the commits.",
         )
     with io.repository() as repository:
         made = squash(repository, span, message=message)

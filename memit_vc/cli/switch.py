@@ -19,7 +19,9 @@ def command(io: IO, target: str, start: str | None, create: bool, detach: bool) 
     from memit_vc.porcelain.sets.switch import switch, switch_detached, switch_to_new
 
     if create and detach:
-        raise UsageError("-c and --detach exclude each other", hint="-c makes a branch; --detach goes without one.")
+        raise UsageError(
+            "-c and --detach exclude each other", hint="Use -c to make a branch, --detach to go without one."
+        )
     if start is not None and not create:
         raise UsageError("a second argument needs -c", hint=f"Type: memitvc switch -c {target} {start}")
     with io.repository() as repository:

@@ -15,7 +15,7 @@ def command(io: IO, name: str | None, revision: str | None, delete: bool) -> Non
     from memit_vc.porcelain.sets.tag import create_tag, delete_tag, tags
 
     if delete and (name is None or revision is not None):
-        raise UsageError("-d takes the name of one tag", hint="`memitvc tag` lists the tags.")
+        raise UsageError("-d takes the name of one tag", hint="Name one; `memitvc tag` lists the tags.")
     with io.repository() as repository:
         if name is None:
             found = tags(repository)

@@ -18,7 +18,7 @@ from memit_vc.progress import count
 )
 def command(io: IO, facts: str | None, output: Path, **options: Any) -> None:
     """Find layers, λ and passes for this repository's base by measurement, and write them to a file with what was
-    measured. The repository stays as it is. A run that was stopped goes on where it was.
+    measured. The repository stays as it is. If a run is stopped, the next one continues it.
     """
     from memit_vc.edits import read_edits
     from memit_vc.porcelain.editing.tune import tune

@@ -17,8 +17,8 @@ from memit_vc.errors import MemitVCError
 def command(io: IO, revision: str, port: int, opened: bool) -> None:
     """Show the report of REVISION (default HEAD) as a live page, until Ctrl-C.
 
-    The page also asks the model at two revisions side by side, and has buttons for the commands that it shows. Only
-    this machine is answered, and only someone who has the printed address. Needs: pip install 'memit-vc[web]'.
+    The page also asks the model at two revisions side by side, and has buttons for the commands that it shows. It
+    answers only requests from this machine, and only at the printed address. Needs: pip install 'memit-vc[web]'.
     """
     try:
         from memit_vc.web.server import Server
@@ -35,7 +35,7 @@ def command(io: IO, revision: str, port: int, opened: bool) -> None:
         repository.resolve(revision)
     server = Server(Desk(Path().absolute(), revision), port=port)
     io.emit({"address": server.address, "port": server.port}, lambda: click.echo(server.address))
-    io.note("the address holds a secret: who has it can use the page. Ctrl-C stops the server")
+    io.note("the address holds a secret: anyone who has it can use the page. Ctrl-C stops the server")
     if opened:
         click.launch(server.address)
     try:

@@ -244,7 +244,7 @@ def _outline(path: Path, hparams: MEMITHyperParams | None) -> ModelAdapter:
         first = str(error).strip().split("\n", 1)[0]
         raise UnsupportedModelError(
             f"{path}: transformers cannot make a causal language model of this: {first}",
-            hint="It needs config.json and tokenizer files of a model that transformers knows without remote code.",
+            hint="Give a directory with config.json and tokenizer, which transformers loads without remote code.",
         ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise UnsupportedModelError(

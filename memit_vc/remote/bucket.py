@@ -225,7 +225,8 @@ class BucketRemote:
                 found = obstore.get(self.store, path)
             except FileNotFoundError:
                 raise RemoteError(
-                    f"{self.url}: has no file {path}", hint="It was not pushed whole, or was changed since."
+                    f"{self.url}: has no file {path}",
+                    hint="Push to it again: a file was not pushed, or was changed since.",
                 ) from None
             self._check_size(path, found.meta["size"], limit)
             for chunk in found.stream():

@@ -106,7 +106,7 @@ class ContainerTree:
             if start.lstrip()[:1] in (b"{", b"[") and 0 not in start:
                 raise UsageError(
                     f"{self.file}: is JSON, not a patch file of `memitvc export --patch`",
-                    hint="Edits are committed: memitvc commit FILE",
+                    hint="Commit it, if it is a file of edits: memitvc commit FILE",
                 ) from error
             raise
 

@@ -61,9 +61,7 @@ class DirectoryRemote:
             )
         if not (self.directory / MANIFEST).exists():
             if self.directory.exists() and not self.directory.is_dir():
-                raise RemoteError(
-                    f"{self.url} is a file", hint="A remote is a directory; it may be absent before a push."
-                )
+                raise RemoteError(f"{self.url} is a file", hint="Name a directory; a push makes it if it is absent.")
             return None
         return sha256(b"".join(self._chunks(MANIFEST, MAX_MANIFEST))).hexdigest()
 
@@ -165,7 +163,7 @@ class DirectoryRemote:
     def _inside(self, path: str) -> Path:
         parts = path.split("/")
         if path.startswith("/") or "\\" in path or any(part in ("", ".", "..") for part in parts):
-            raise RemoteError(f"{path!r} is not a path of a remote", hint="This is a bug: please report it.")
+            raise RemoteError(f"{path!r} is not a path of a remote", hint="Report it, please: this is a bug.")
         for depth in range(1, len(parts)):
             above = self.directory.joinpath(*parts[:depth])
             if above.is_symlink():

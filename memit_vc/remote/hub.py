@@ -136,7 +136,9 @@ class HubRemote:
         """Download to `target`. The Hub checks no hash on the way: the caller does."""
         file = self.listing(revision).get(path)
         if file is None:
-            raise RemoteError(f"{self.url}: has no file {path}", hint="It was not pushed whole, or was changed since.")
+            raise RemoteError(
+                f"{self.url}: has no file {path}", hint="Push to it again: a file was not pushed, or was changed since."
+            )
         self._check_size(path, file.size, limit)
 
         def ask() -> None:
@@ -152,7 +154,7 @@ class HubRemote:
         if size > limit:
             raise RemoteError(
                 f"{self.url}: {path} has {size:,} bytes, more than the {limit:,} that it may have",
-                hint="Nothing was stored. Ask the person who pushed it: something other than memit-vc wrote there.",
+                hint="Ask the person who pushed it: something other than memit-vc wrote there. Nothing was stored.",
             )
 
     def holds(self, path: str, revision: str | None, content: bytes | Path) -> bool:

@@ -27,7 +27,7 @@ class BlobStore:
 
     def _location(self, blob: BlobId | str) -> Path:
         if not is_sha256(blob):
-            raise IntegrityError(f"{blob!r} is not the name of an object", hint="A name is 64 hexadecimal digits.")
+            raise IntegrityError(f"{blob!r} is not the name of an object", hint="Give a name of 64 hexadecimal digits.")
         return self.root / blob[:2] / blob[2:]
 
     def put(self, data: bytes | Path) -> BlobId:
@@ -62,7 +62,7 @@ class BlobStore:
         if not self.has(blob):
             raise IntegrityError(
                 f"object {short(blob)} is missing: {location}",
-                hint="`memitvc fsck` lists what else is missing; `memitvc pull` can fetch it from a remote.",
+                hint="Fetch it from a remote with `memitvc pull`; `memitvc fsck` lists what else is missing.",
             )
         return location
 
@@ -74,7 +74,7 @@ class BlobStore:
         if blob_id(data) != blob:
             raise IntegrityError(
                 f"object {short(blob)} is corrupt: {location}",
-                hint="`memitvc fsck` lists the damage; restore the file from a remote or a backup.",
+                hint="Restore the file from a remote or a backup; `memitvc fsck` lists the damage.",
             )
         return data
 

@@ -39,7 +39,7 @@ def check_unmoved(connection: Connection, refs: Sequence[RefUpdate], head_was: s
     if head_was is not None and head != head_was:
         raise RefMovedError(
             f"HEAD is {_at(head)}, not {_at(head_was)}: another command moved it meanwhile",
-            hint="Nothing was changed. Look at `memitvc log` and run the command again.",
+            hint="Look at `memitvc log` and run the command again. Nothing was changed.",
         )
     for change in refs:
         if change.old is not None or change.new is None:

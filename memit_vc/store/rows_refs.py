@@ -61,7 +61,7 @@ def move_ref(connection: Connection, change: RefUpdate) -> None:
     if found != change.old:
         raise RefMovedError(
             f"{change.name} is {_place(found)}, not {_place(change.old)}: another command moved it meanwhile",
-            hint="Nothing was changed. Look at `memitvc log` and run the command again.",
+            hint="Look at `memitvc log` and run the command again. Nothing was changed.",
         )
     if change.new == change.old:
         return

@@ -57,7 +57,7 @@ def _named(name: str, names: Names) -> CommitId:
     if name in ("HEAD", "@"):
         return names.head()
     if not name:
-        raise RevisionError("an empty revision names no commit", hint="HEAD is the present commit.")
+        raise RevisionError("an empty revision names no commit", hint="Name one, such as HEAD.")
     refs = names.refs()
     for full in (name, f"tags/{name}", f"heads/{name}", f"remotes/{name}"):
         if full in refs:
@@ -95,7 +95,7 @@ def _nth_ancestor(commit: CommitId, count: int, names: Names, revision: str) -> 
         if not parents:
             raise RevisionError(
                 f"{revision!r}: {short(start)} has only {walked} commit{'' if walked == 1 else 's'} before it",
-                hint=f"{short(commit)} is the root, the untouched base.",
+                hint=f"Go back less far: {short(commit)} is the root, the untouched base.",
             )
         commit = parents[0]
     return commit
@@ -108,6 +108,6 @@ def _nth(commit: CommitId, number: int, names: Names, revision: str) -> CommitId
     if number > len(parents):
         raise RevisionError(
             f"{revision!r}: {short(commit)} has {len(parents)} parent{'' if len(parents) == 1 else 's'}, not {number}",
-            hint="~n walks along first parents; ^n picks a parent of a merge.",
+            hint="Use ~n to walk along first parents, ^n to pick a parent of a merge.",
         )
     return parents[number - 1]

@@ -278,7 +278,7 @@ def test_a_flag_may_be_said_twice(cli: Cli) -> None:
 def test_a_push_of_what_is_no_branch(cli: Cli, refused: Callable[..., Result], place: Place) -> None:
     cli.ok("remote", "add", "origin", str(place.work / "shared"))
     for name in ("HEAD", "nosuch", "main:main"):
-        refused(1, [f"there is no branch {name!r}", "There are: main"], "push", "origin", name)
+        refused(1, [f"there is no branch {name!r}", "Name one of main"], "push", "origin", name)
 
 
 def test_a_batch_of_which_nothing_stays(refused: Callable[..., Result], place: Place) -> None:

@@ -59,8 +59,8 @@ def test_edits_are_taken_back_exactly(options: Options) -> None:
 
 def test_history_is_one_batch_before_snapping(options: Options) -> None:
     rows = {row.case: row for row in history.run(replace(options, facts=None)).rows}
-    assert rows["sum of the commits against D(S), before snapping"].kept
-    assert rows["downdate of commit 2 against D(S without it), before snapping"].kept
+    assert rows["sum of the patches against one solve for all facts, before rounding"].kept
+    assert rows["closed-form removal of commit 2 against one solve without its facts, before rounding"].kept
 
 
 def test_rules_and_a_large_shape_run_at_small_size(options: Options) -> None:

@@ -78,7 +78,7 @@ def check_policy(bounds: Sequence[Bound], before: Measured, after: Measured) -> 
     ]
     if broken:
         raise PolicyError(
-            f"the policy is not kept: {'; '.join(broken)}; nothing was stored",
+            f"scores are out of bounds: {'; '.join(broken)}; nothing was stored",
             hint="Commit fewer facts at once or raise mom2_update_weight (λ), or change [policy] or --require.",
         )
     return [

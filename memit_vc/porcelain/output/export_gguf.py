@@ -64,7 +64,8 @@ def export_gguf(
     edited = {weight.name: weight for weight in state.touched}
     if not edited:
         raise UsageError(
-            f"{revision}: nothing to export, its state is the base's", hint=f"{base_gguf} holds that already."
+            f"{revision}: nothing to export, its state is the base's",
+            hint=f"Use {base_gguf} itself: it holds that state.",
         )
     header = read_gguf_header(base_gguf)
     checkpoint = checked_base(repository, progress=progress)

@@ -56,7 +56,9 @@ def compress(
     MemitVCError if nothing is live, or no column can go.
     """
     if not 0 < tolerance < 1:
-        raise UsageError(f"a tolerance of {tolerance} is not between 0 and 1", hint="1e-3 is a thousandth of the norm.")
+        raise UsageError(
+            f"a tolerance of {tolerance} is not between 0 and 1", hint="Give a share of the norm, such as 1e-3."
+        )
     head = repository.head()
     state = LiveState.at(repository, head.commit)
     live = {entry.fact.id: entry.column for entry in state.live}
@@ -117,7 +119,7 @@ def _within(state: LiveState, tolerance: float, progress: Progress) -> dict[str,
         if made is not None and made.error > tolerance:
             raise EngineError(
                 f"{weight.name}: the error is {made.error:.2g} at rank {made.rank}, above {tolerance:g}",
-                hint="Snapping to the grid costs that much: allow a larger tolerance.",
+                hint="Allow a larger tolerance: rounding to the grid alone costs that much.",
             )
         if made is not None:
             found[weight.name] = made

@@ -55,7 +55,8 @@ def rebase(
     target, head = repository.resolve(onto), repository.head()
     if is_ancestor(target, head.commit, repository.parents):
         raise MemitVCError(
-            f"already up to date: {short(target)} is in HEAD's history", hint="There is nothing to put on top of it."
+            f"already up to date: {short(target)} is in HEAD's history",
+            hint="Name a branch with commits that HEAD lacks.",
         )
     moving = list(repository.commits(repository.resolve_range(f"{target}..{head.commit}")).values())
     _refuse(repository, moving, target)

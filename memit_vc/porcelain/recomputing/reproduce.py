@@ -71,7 +71,7 @@ def reproduce(
 def _computed(repository: Repository, commit: Commit) -> tuple[Patch, Recorded]:
     """The one patch that a commit computed."""
     if commit.kind == "root":
-        raise MemitVCError(f"{short(commit.id)} is the base itself", hint="`memitvc verify` checks a copy of it.")
+        raise MemitVCError(f"{short(commit.id)} is the base itself", hint="Check a copy of it with `memitvc verify`.")
     recorded = None
     if commit.provenance is not None and repository.blobs.has(commit.provenance):
         recorded = Recorded.read(repository, commit.provenance)
@@ -79,7 +79,7 @@ def _computed(repository: Repository, commit: Commit) -> tuple[Patch, Recorded]:
     if recorded is None or len(new) != 1:
         raise MemitVCError(
             f"{short(commit.id)} was not computed: it is a {commit.kind}, which only adds and removes columns",
-            hint="`memitvc fsck` checks its columns, `memitvc verify` a checkout of it.",
+            hint="Check its columns with `memitvc fsck`, or a checkout of it with `memitvc verify`.",
         )
     return new[0], recorded
 
@@ -145,7 +145,7 @@ def _context(repository: Repository, commit: Commit, state: StateId) -> LiveStat
     if not known:
         raise MemitVCError(
             f"the state {short(state)} that {short(commit.id)} was computed on is not in this repository",
-            hint="The commit came from another tip. Reproduce it in the repository where it was made.",
+            hint="Reproduce it in the repository where it was made: the commit came from another tip.",
         )
     return LiveState.at(repository, known[0])
 

@@ -84,7 +84,7 @@ def resolve_revert(
         what = ", ".join(short(c.id) for c in commits) + (f": a fact {fact!r}" if fact is not None else "")
         raise RevisionError(
             f"nothing to take out: no fact of {what} is live",
-            hint="`memitvc facts` lists what is live. To undo a revert, or a commit that only solved facts "
+            hint="Look at `memitvc facts`. To undo a revert, or a commit that only solved facts "
             "again, leave off --resolve.",
         )
     single = {*leaving, *returning} if fact is not None else ()

@@ -38,7 +38,7 @@ def resolve_merge(
     if is_ancestor(theirs, head.commit, repository.parents):
         raise MemitVCError(
             f"already up to date: {short(theirs)} is in HEAD's history",
-            hint="`memitvc squash --resolve` solves HEAD's facts afresh.",
+            hint="Use `memitvc squash --resolve` to solve HEAD's facts again.",
         )
     ours = LiveState.at(repository, head.commit)
     joined = merged_state(ours, theirs, on_conflict, what=f"merging {revision}")
@@ -86,7 +86,8 @@ def resolve_pick(
     leaving = present.keys() - aimed.keys()
     if not into and not leaving:
         raise MemitVCError(
-            f"nothing to pick: the change of {names} is here already", hint="`memitvc facts` lists what is live."
+            f"nothing to pick: the change of {names} is here already",
+            hint="Look at `memitvc facts`, which lists what is live.",
         )
     details: dict[str, JsonValue] = {"picks": picked[0] if len(picked) == 1 else list(picked), "resolve": True}
     subject = repository.commit(picked[0]).message if len(picked) == 1 else f"Pick {len(picked)} commits"

@@ -45,7 +45,7 @@ def new_branch(repository: Repository, name: str, commit: CommitId) -> RefUpdate
     taken = repository.refs().get(ref)
     if taken is not None:
         raise MemitVCError(
-            f"branch {name!r} exists already, at {short(taken)}", hint=f"`memitvc switch {name}` goes there."
+            f"branch {name!r} exists already, at {short(taken)}", hint=f"Go there with `memitvc switch {name}`."
         )
     return RefUpdate(ref, None, commit)
 
@@ -91,5 +91,5 @@ def rename_branch(repository: Repository, old: str | None, new: str) -> Branch:
 def _find(repository: Repository, name: str) -> Branch:
     found = next((branch for branch in branches(repository) if branch.name == name), None)
     if found is None:
-        raise RevisionError(f"there is no branch {name!r}", hint="`memitvc branch` lists them.")
+        raise RevisionError(f"there is no branch {name!r}", hint="Name another; `memitvc branch` lists the branches.")
     return found

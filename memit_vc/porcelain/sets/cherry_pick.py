@@ -46,7 +46,9 @@ def cherry_pick(
     warnings: list[str] = []
     for target, commit in repository.commits(picked).items():
         if commit.kind == "root":
-            raise MemitVCError(f"{short(target)} is the base itself", hint="Every commit stands on it already.")
+            raise MemitVCError(
+                f"{short(target)} is the base itself", hint="Name another commit: all of them contain the base."
+            )
         joined = picked_state(state, commit, on_conflict)
         if not joined.change:
             skipped.append(target)

@@ -43,7 +43,7 @@ def commit_kept(
     if not joined.change.adds:
         raise MemitVCError(
             f"nothing to commit: no fact of patch {short(kept.patch.id)} is new here; it stays kept",
-            hint=f"`memitvc facts` lists what is live. To give the patch up: "
+            hint=f"Look at `memitvc facts`, which lists what is live. To give the patch up: "
             f"memitvc commit --patch {short(kept.patch.id)} --drop",
         )
     details: Mapping[str, JsonValue] = kept.details if isinstance(kept.details, Mapping) else {}
@@ -93,7 +93,7 @@ def _find(repository: Repository, prefix: str) -> PatchId:
     if len(found) == 1 and prefix:
         return found[0]
     what = f"{len(found)} kept patches begin with" if found else "no kept patch begins with"
-    raise RevisionError(f"{what} {prefix!r}", hint="`memitvc status` lists the kept patches.")
+    raise RevisionError(f"{what} {prefix!r}", hint="Look at `memitvc status`, which lists the kept patches.")
 
 
 def _live_already(live: LiveState, patch: Patch) -> State:

@@ -45,7 +45,7 @@ def settle(state: LiveState, facts: Sequence[Fact], on_conflict: OnConflict, *, 
         said = "one of the facts contradicts a live one" if one else f"{len(clashes)} of the facts contradict live ones"
         raise ConflictError(
             f"{said}:\n{_listed(clashes)}",
-            hint="--theirs replaces the live facts, --ours leaves the new ones out, --keep-both keeps both.",
+            hint="Choose: --theirs replaces the live facts, --ours leaves the new ones out, --keep-both keeps both.",
             conflicts=[_record(fact, entry) for fact, entry in clashes],
         )
     clashing = {fact.id for fact, _ in clashes} if on_conflict == "ours" else set()
@@ -53,12 +53,12 @@ def settle(state: LiveState, facts: Sequence[Fact], on_conflict: OnConflict, *, 
     if not wanted and clashes:
         raise MemitVCError(
             f"nothing to commit: the new facts contradict live facts, and --ours keeps those:\n{_listed(clashes)}",
-            hint="--theirs replaces the live facts, --keep-both keeps both.",
+            hint="Choose: --theirs replaces the live facts, --keep-both keeps both.",
         )
     if not wanted:
         raise MemitVCError(
             "; ".join(["nothing to commit: every fact is live already", *_respelt(facts, state)]),
-            hint="`memitvc facts` lists them.",
+            hint="Look at `memitvc facts`, which lists them.",
         )
     replaced = cancelled_columns(state, {fact.id for fact in wanted})
     if on_conflict == "theirs":

@@ -22,7 +22,7 @@ def named_facts(
     """
     name = wanted.strip()
     if not name:
-        raise UsageError("--fact is empty", hint="`memitvc facts` lists subjects and ids.")
+        raise UsageError("--fact is empty", hint="Give a subject or an id; `memitvc facts` lists them.")
     known, seen = repository.facts({*leaving, *returning}), as_seen(name)
     fits = {
         fact

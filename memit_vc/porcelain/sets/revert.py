@@ -76,13 +76,14 @@ def reverted_commits(repository: Repository, revisions: Sequence[str]) -> list[C
     named = named_commits(repository, revisions)
     if not named:
         raise RevisionError(
-            f"{', '.join(revisions)}: no commit is in that range", hint="A..B holds what B has and A lacks."
+            f"{', '.join(revisions)}: no commit is in that range",
+            hint="Name a range A..B with commits in B that A lacks.",
         )
     commits = list(repository.commits(sorted(named, key=repository.order, reverse=True)).values())
     for commit in commits:
         if commit.kind == "root":
             raise MemitVCError(
-                f"{short(commit.id)} is the base itself", hint="`memitvc log` shows what can be reverted."
+                f"{short(commit.id)} is the base itself", hint="Name a later commit; `memitvc log` lists them."
             )
     return commits
 

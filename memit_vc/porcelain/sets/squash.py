@@ -55,7 +55,7 @@ def squash(repository: Repository, span: str | None = None, *, message: str | No
     if len(inside) < 2:
         raise MemitVCError(
             f"nothing to squash: {len(inside) or 'no'} commit in {short(start)}..{short(end)}",
-            hint="A..B is what B has and A has not; `memitvc log` shows the commits.",
+            hint="Name a range A..B with commits in B that A lacks; `memitvc log` shows the commits.",
         )
     later = repository.resolve_range(f"{end}..{head.commit}")
     known = repository.commits([*inside, *later])

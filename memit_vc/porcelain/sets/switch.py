@@ -80,5 +80,5 @@ def _no_branch(repository: Repository, name: str) -> RevisionError:
         return RevisionError(f"there is no branch {name!r}", hint=hint)
     return RevisionError(
         f"{name!r} is commit {short(commit)}, not a branch",
-        hint=f"`memitvc switch --detach {name}` goes there; `memitvc switch -c NAME {name}` starts a branch there.",
+        hint=f"Go there with `memitvc switch --detach {name}`, or start a branch: `memitvc switch -c NAME {name}`.",
     )

@@ -32,7 +32,7 @@ def create_tag(repository: Repository, name: str, revision: str = "HEAD") -> Tag
     if taken is not None:
         raise MemitVCError(
             f"tag {name!r} exists already, at {short(taken)}",
-            hint=f"Tags do not move; delete it first: memitvc tag -d {name}",
+            hint=f"Delete it first, because tags do not move: memitvc tag -d {name}",
         )
     repository.publish(verb="tag", description=f"tag {name} at {short(commit)}", refs=[RefUpdate(ref, None, commit)])
     return Tag(name, commit, repository.commit(commit).subject)
@@ -42,7 +42,7 @@ def delete_tag(repository: Repository, name: str) -> Tag:
     """Delete a tag. RevisionError if there is none."""
     found = next((tag for tag in tags(repository) if tag.name == name), None)
     if found is None:
-        raise RevisionError(f"there is no tag {name!r}", hint="`memitvc tag` lists them.")
+        raise RevisionError(f"there is no tag {name!r}", hint="Name another; `memitvc tag` lists the tags.")
     repository.publish(
         verb="tag",
         description=f"delete tag {name} (was {short(found.commit)})",

@@ -50,7 +50,9 @@ def export_patch(
     found = repository.commits(ids)
     commits = [found[commit] for commit in ids]
     if not commits:
-        raise UsageError(f"{revision}: holds no commit", hint="`memitvc log A..B` shows what a range holds.")
+        raise UsageError(
+            f"{revision}: holds no commit", hint="Name a range with commits; `memitvc log A..B` lists them."
+        )
     for commit in commits:
         if commit.kind == "root":
             raise UsageError(

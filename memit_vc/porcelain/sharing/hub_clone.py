@@ -42,7 +42,7 @@ def cached_clone(url: str) -> Path:
             except UsageError as error:
                 raise UsageError(
                     error.message,
-                    hint=f"memitvc clone {url} DIR --base BASE, then give that directory instead of the address.",
+                    hint=f"Type: memitvc clone {url} DIR --base BASE, then give that directory instead of the address.",
                 ) from error
         with Repository.open(place) as repository:
             try:

@@ -65,7 +65,7 @@ class Incoming:
             if object_path(blob) not in found.listing:
                 raise IntegrityError(
                     f"{found.remote.url}: lacks object {short(blob)}, which its history needs",
-                    hint=f"Nothing was stored. Someone who has it can copy it there: .memitvc/{object_path(blob)}",
+                    hint=f"Ask someone who has it to copy it there: .memitvc/{object_path(blob)}. Nothing was stored.",
                 )
             listed, most = found.listing[object_path(blob)].size, wanted[blob]
             if most is not None and listed > most:
@@ -142,7 +142,7 @@ class Incoming:
                         raise IntegrityError(f"{where} {error}", hint=hint_of(error, DISTRUST)) from error
                     raise IntegrityError(
                         f"{found.remote.url}: object {short(blob)} is not what its name says",
-                        hint="Nothing was stored. It was damaged on the way (run the command again) or at the remote.",
+                        hint="Run the command again: it may have been damaged on the way. Nothing was stored.",
                     )
                 size = temporary.stat().st_size
                 with temporary.open("rb") as file:

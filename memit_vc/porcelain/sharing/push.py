@@ -83,7 +83,7 @@ def push(
         known = ", ".join(ref[6:] for ref in branches)
         raise RevisionError(
             f"there is no branch {chosen!r}",
-            hint=f"There are: {known}. A push sends one under its own name; `memitvc branch NAME REV` makes one.",
+            hint=f"Name one of {known}, or make one: memitvc branch NAME REV",
         )
     there = open_remote(url, options)
     tip = branches[f"heads/{chosen}"]
@@ -210,9 +210,9 @@ class _Attempt:
         ):
             return _BehindError(
                 f"{self._label} has {branch} as it was here before its history was rewritten ({short(old)})",
-                hint="History there only grows. Push this one as another branch (memitvc branch NAME, memitvc push "
+                hint="Push this one as another branch (memitvc branch NAME, memitvc push "
                 f"{self.name or 'REMOTE'} NAME), or go back to what is there (memitvc undo, or memitvc op log and "
-                "memitvc op restore).",
+                "memitvc op restore): history there only grows.",
             )
         add = "" if self.name is not None else f"memitvc remote add NAME {self.there.url}, "
         return _BehindError(
@@ -245,13 +245,13 @@ class _Attempt:
             if local.get(name, self.tip) != self.tip:
                 raise MemitVCError(
                     f"tag {self.tag!r} is at {short(local[name])}, not at {self.branch}'s tip",
-                    hint="Tags do not move: choose another name. The tags on a branch are pushed with it anyway.",
+                    hint="Choose another name: tags do not move. The tags on a branch are pushed with it anyway.",
                 )
             found.setdefault(name, self.tip)
             if refs.get(name, found[name]) != found[name]:
                 raise MemitVCError(
                     f"{self._label} has a tag {self.tag!r} already, at {short(refs[name])}",
-                    hint="Tags do not move: choose another name. Nothing was sent.",
+                    hint="Choose another name: tags do not move. Nothing was sent.",
                 )
         moved = [name for name, commit in found.items() if refs.get(name, commit) != commit]
         notes = [f"tag {name[5:]} is at {short(refs[name])} there; it stays" for name in moved]

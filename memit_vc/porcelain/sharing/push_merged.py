@@ -64,7 +64,7 @@ def push_merged(
     listing = there.listing(head)
     if MANIFEST in listing:
         raise UsageError(
-            f"{there.url} holds a history; a model does not go beside it",
+            f"{there.url} holds a history; it cannot hold a model too",
             hint="Give the model a repository of its own: memitvc push --merged OWNER/NAME",
         )
     with scratch(repository.root / "cache" / "merged") as place:

@@ -29,7 +29,7 @@ def add_remote(repository: Repository, name: str, url: str, *, directory: Path) 
     if "/" in name:
         raise UsageError(
             f"{name!r} cannot be the name of a remote: it holds a '/'",
-            hint="The name comes first, then the URL: memitvc remote add NAME URL",
+            hint="Put the name first, then the URL: memitvc remote add NAME URL",
         )
     kept = checked_url(url, directory=directory)
 
