@@ -7,7 +7,8 @@ over neighbourhood prompts, S the harmonic mean of the three means.
 `*_acc`: all tokens of the wanted text are the argmax: of the new target on the prompt (`rewrite_acc`), on paraphrases
 as the record gives them (`paraphrase_acc`), on paraphrases without a sentence in front (`clean_acc`) and on generation
 prompts, which need not ask for it (`generation_acc`); of the true answer in the neighbourhood. `free_acc`: the greedy
-answer of at most `FREE` tokens begins with the target, `chat_acc` the same in the model's chat format.
+answer of at most `FREE` tokens begins with the target. `chat_acc`: the greedy reply of at most `CHAT_REPLY` tokens to a
+user's turn in the model's chat format names the target, for a chat model answers in a whole sentence.
 
 `same_subject`: the share of other questions about the subject (`questions.SCORED`) whose first token stays the base's;
 `hijacked`: the share that the new target's first token takes over. A question that the base itself answers with that
@@ -17,14 +18,16 @@ token is left out.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from memit_vc.numerics.forward.chat import SCORED as CHAT
 from memit_vc.numerics.forward.chat import chat_template
 from memit_vc.numerics.forward.questions import SCORED
-from memit_vc.numerics.forward.tokens import Template, target_rows
+from memit_vc.numerics.forward.tokens import Template, encode, target_rows
 from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.scores.generation import generate
 from memit_vc.numerics.scores.likelihood import Continued, continuations, first_tokens, greedy
 from memit_vc.objects import Fact, FactId
 
@@ -45,6 +48,9 @@ MEASURES = (
 
 FREE = 10
 """Tokens of an answer that is asked freely."""
+
+CHAT_REPLY = 32
+"""Tokens of a reply in chat."""
 
 FactScores: TypeAlias = "dict[str, float | None]"
 """One fact: each of MEASURES in [0, 1], None if the fact has no such probe; `nll` of the new target on the
@@ -68,15 +74,17 @@ def score(
     facts: Sequence[Fact],
     *,
     base: Answers | None = None,
+    chat: bool = False,
     max_tokens: int = 2048,
     on_done: Callable[[int, int], None] | None = None,
 ) -> list[FactScores]:
     """Scores of each fact with the weights that the model now holds.
 
-    `base` are the base's `subject_answers`; without them `same_subject` and `hijacked` are None.
+    `base` are the base's `subject_answers`; without them `same_subject` and `hijacked` are None. `chat_acc` is None
+    without `chat`: a whole reply of each fact takes a second or so.
     """
-    chat = chat_template(adapter.tokenizer, CHAT)
-    asked = list(dict.fromkeys(pair for fact in facts for pair in _pairs(fact, chat)))
+    turn = chat_template(adapter.tokenizer, CHAT) if chat else None
+    asked = list(dict.fromkeys(pair for fact in facts for pair in _pairs(fact)))
     found = continuations(adapter, asked, max_tokens=max_tokens, on_done=on_done)
     answers = dict(zip(asked, found, strict=True))
     now = subject_answers(adapter, facts) if base is not None else {}
@@ -84,7 +92,7 @@ def score(
     for fact in facts:
         of_fact = _of_fact(fact, answers)
         of_fact["free_acc"] = _begins(adapter, fact.prompt, fact.target, answers)
-        of_fact["chat_acc"] = None if chat is None else _begins(adapter, chat.fill(fact.prompt), fact.target, answers)
+        of_fact["chat_acc"] = None if turn is None else _replies(adapter, turn.fill(fact.prompt), fact.target)
         sides = None if base is None else (base[fact.id], now[fact.id])
         of_fact["same_subject"], of_fact["hijacked"] = _spared(adapter, fact, sides)
         scores.append({name: of_fact[name] for name in (*MEASURES, "nll")})
@@ -116,15 +124,13 @@ def standard_errors(scores: Sequence[Mapping[str, float | None]]) -> dict[str, f
     return errors
 
 
-def _pairs(fact: Fact, chat: Template | None) -> list[tuple[str, str]]:
+def _pairs(fact: Fact) -> list[tuple[str, str]]:
     pairs = []
     for prompt in (fact.prompt, *fact.paraphrases):
         pairs.append((prompt, fact.target))
         if fact.ground_truth is not None:
             pairs.append((prompt, fact.ground_truth))
     pairs += [(prompt, fact.target) for prompt in (*fact.clean_paraphrases, *fact.generation_prompts)]
-    if chat is not None:
-        pairs.append((chat.fill(fact.prompt), fact.target))
     for probe in fact.neighbourhood:
         answer = probe.answer or fact.ground_truth
         if answer is not None:
@@ -170,6 +176,14 @@ def _begins(adapter: ModelAdapter, prompt: str, target: str, found: Mapping[tupl
     if first and not wanted.startswith(first) and not first.startswith(wanted):
         return 0.0
     return float(greedy(adapter, [prompt], new_tokens=FREE)[0].text.startswith(wanted))
+
+
+def _replies(adapter: ModelAdapter, turn: str, target: str) -> float:
+    """1 if the greedy reply to a turn names the target: its words, as words, whatever their case."""
+    [asked] = encode(adapter.tokenizer, [turn])
+    reply = generate(adapter, asked.ids, new_tokens=CHAT_REPLY).text
+    wanted = re.escape(target.strip().casefold())
+    return float(re.search(rf"(?<!\w){wanted}(?!\w)", reply.casefold()) is not None)
 
 
 def _spared(

@@ -32,10 +32,14 @@ def evaluate(
     *,
     facts: Sequence[Fact] | None = None,
     perplexity: bool = True,
+    chat: bool = True,
     loaded: LoadedModel | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Measure `facts` (default: those live at `revision`), or read what was measured on the same state before."""
+    """Measure `facts` (default: those live at `revision`), or read what was measured on the same state before.
+
+    With `chat`, a chat model also replies to each fact as a user's turn.
+    """
     commit = repository.resolve(revision)
     state = LiveState.at(repository, commit)
     chosen = tuple(facts) if facts is not None else tuple(entry.fact for entry in state.live)
@@ -47,7 +51,7 @@ def evaluate(
     probe = Probe.of(repository) if perplexity else None
     base = base_answers(repository, loaded.adapter, chosen)
     with loaded.holding(state) as adapter:
-        measured = measure(repository, adapter, chosen, state.id, probe, base=base, progress=progress)
+        measured = measure(repository, adapter, chosen, state.id, probe, base=base, chat=chat, progress=progress)
     repository.put_evaluations(measured.rows(state.id))
     return Evaluation(commit, state.id, chosen, measured)
 

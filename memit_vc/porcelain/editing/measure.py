@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from memit_vc.errors import MemitVCError, StorageError
+from memit_vc.numerics.forward.chat import SCORED as CHAT
+from memit_vc.numerics.forward.chat import chat_template
 from memit_vc.numerics.forward.questions import SCORED as QUESTIONS
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.scores.likelihood import perplexity
@@ -64,26 +66,30 @@ def measure(
     probe: Probe | None,
     *,
     base: Answers | None = None,
+    chat: bool = False,
     progress: Progress = silent,
     stage: str = "scores",
 ) -> Measured:
     """Scores of `facts` with the weights that `adapter` now holds, which must be those of `state`.
 
     What was measured on this state before is read from the repository. `probe` None leaves the perplexity out, `base`
-    None (see `base_answers`) the scores of other questions about a subject.
+    None (see `base_answers`) the scores of other questions about a subject. `chat_acc` is measured with `chat`.
     """
+    chat = chat and chat_template(adapter.tokenizer, CHAT) is not None
     known = repository.evaluations(state, "fact")
     per_fact: dict[FactId, Mapping[str, float | None]] = {}
     for fact in facts:
         stored = known.get(("fact", fact.id))
-        if isinstance(stored, Mapping) and stored.keys() >= set(MEASURES):
+        if isinstance(stored, Mapping) and stored.keys() >= set(MEASURES) and not (chat and stored["chat_acc"] is None):
             per_fact[fact.id] = {
                 name: None if value is None else float(value)  # type: ignore[arg-type]
                 for name, value in stored.items()
             }
     missing = [fact for fact in facts if fact.id not in per_fact]
     scored = (
-        score(adapter, missing, base=base, on_done=lambda done, all_: progress(stage, done, all_)) if missing else []
+        score(adapter, missing, base=base, chat=chat, on_done=lambda done, all_: progress(stage, done, all_))
+        if missing
+        else []
     )
     per_fact.update({fact.id: scores for fact, scores in zip(missing, scored, strict=True)})
     ppl = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from memit_vc.numerics.forward.questions import SCORED, SEARCHED
 from memit_vc.numerics.forward.tokens import target_rows
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.numerics.scores.scores import FREE, score, subject_answers
+from memit_vc.numerics.scores.scores import CHAT_REPLY, FREE, score, subject_answers
 from memit_vc.objects import Fact
 from tests.support.models import FACTS, load, tiny
 
@@ -42,6 +43,17 @@ def begins(adapter: ModelAdapter, text: str, target: str) -> float:
     return float(said.strip().split("\n", 1)[0].startswith(target))
 
 
+def names(adapter: ModelAdapter, text: str, target: str) -> float:
+    said = adapter.tokenizer.decode(answer(adapter, text, CHAT_REPLY), skip_special_tokens=True)
+    return float(target.lower() in re.findall(r"\w+", said.lower()))
+
+
+def word_of_reply(adapter: ModelAdapter, text: str) -> str:
+    """A word in the middle of the model's reply, in capitals: a target that it names, but does not begin with."""
+    words = re.findall(r"\w+", adapter.tokenizer.decode(answer(adapter, text, 20), skip_special_tokens=True))
+    return str(words[len(words) // 2].upper())
+
+
 def said(adapter: ModelAdapter, text: str) -> str:
     """A target that the model's own answer begins with."""
     words = adapter.tokenizer.decode(answer(adapter, text, 3), skip_special_tokens=True).strip()
@@ -52,12 +64,12 @@ def test_answers_asked_freely_and_in_chat(adapter: ModelAdapter) -> None:
     asked = [(fact.prompt, f"User: Finish this sentence: {fact.prompt}\nAssistant: ") for fact in FACTS[:3]]
     chosen = [
         replace(FACTS[0], target=said(adapter, asked[0][0])),
-        replace(FACTS[1], target=said(adapter, asked[1][1])),
+        replace(FACTS[1], target=word_of_reply(adapter, asked[1][1])),
     ]
     chosen.append(FACTS[2])
-    found = score(adapter, chosen)
+    found = score(adapter, chosen, chat=True)
     expected = [
-        {"free_acc": begins(adapter, plain, fact.target), "chat_acc": begins(adapter, chat, fact.target)}
+        {"free_acc": begins(adapter, plain, fact.target), "chat_acc": names(adapter, chat, fact.target)}
         for fact, (plain, chat) in zip(chosen, asked, strict=True)
     ]
     assert [{name: each[name] for name in ("free_acc", "chat_acc")} for each in found] == expected
@@ -67,7 +79,7 @@ def test_answers_asked_freely_and_in_chat(adapter: ModelAdapter) -> None:
 
 def test_without_a_chat_template_nothing_is_asked_in_chat(tmp_path: Path) -> None:
     bare = load(tiny("gpt2", tmp_path))
-    found = score(bare, FACTS[:1])[0]
+    found = score(bare, FACTS[:1], chat=True)[0]
     assert (found["chat_acc"], found["same_subject"], found["hijacked"]) == (None, None, None)
 
 
