@@ -205,7 +205,21 @@ class Repository:
         return self._about_base("manifest", BaseManifest.from_json)
 
     def weights(self) -> tuple[EditableWeight, ...]:
-        """The weights that patches may touch."""
+        """The weights that patches may touch: those that facts are written into, and those that the adapters here bring
+        along.
+        """
+        recorded = self.fact_weights()
+        more: dict[str, EditableWeight] = {}
+        try:
+            for header in self._read(rows_patches.headers_without_facts):
+                more |= {weight.name: weight for weight in header.described(self.base())}
+        except ValueError as error:
+            raise IntegrityError(f"a patch without facts: {error}", hint="Run `memitvc fsck`.") from error
+        names = {weight.name for weight in recorded}
+        return (*recorded, *(more[name] for name in sorted(more.keys() - names)))
+
+    def fact_weights(self) -> tuple[EditableWeight, ...]:
+        """The weights that facts are written into, as `init` recorded them."""
         return self._about_base("weights", lambda rows: tuple(map(EditableWeight.from_json, rows)))
 
     def base_files(self) -> dict[str, str]:

@@ -25,6 +25,9 @@ from memit_vc.store.database import insert_missing, known, rows_with
 from memit_vc.store.parsed import bad_row, parsed
 from memit_vc.store.schema import column_bounds, commit_patches, facts, patch_columns, patches
 
+WITHOUT_FACT = "edit"
+"""The role in the one row of a patch without facts."""
+
 
 def insert_facts(connection: Connection, new: Sequence[Fact]) -> None:
     insert_missing(
@@ -96,8 +99,8 @@ def insert_patch(connection: Connection, patch: Patch) -> bool:
         }
         for position, column in enumerate(header.columns)
     ]
-    if rows:
-        connection.execute(insert(patch_columns), rows)
+    nothing = {"patch": patch.id, "position": 0, "column": patch.columns[0], "fact": None, "role": WITHOUT_FACT}
+    connection.execute(insert(patch_columns), rows or [nothing])
     insert_missing(
         connection,
         column_bounds,
@@ -167,11 +170,12 @@ def known_patches(connection: Connection, ids: Collection[PatchId]) -> set[Patch
 
 
 def column_facts(connection: Connection, columns: Collection[ColumnId]) -> dict[ColumnId, list[tuple[FactId, str]]]:
-    """(fact, role) of each column; several for a dense patch, in the patch's order."""
+    """(fact, role) of each column; several for a dense patch, in the patch's order, none for an adapter."""
     found: dict[ColumnId, dict[tuple[FactId, str], None]] = {column: {} for column in columns}
     statement = select(patch_columns).order_by(patch_columns.c.patch, patch_columns.c.position)
     for row in rows_with(connection, statement, patch_columns.c.column, columns):
-        found[ColumnId(row.column)][FactId(row.fact), row.role] = None
+        if row.fact is not None:
+            found[ColumnId(row.column)][FactId(row.fact), row.role] = None
     return {column: list(pairs) for column, pairs in found.items()}
 
 
@@ -202,6 +206,12 @@ def _bound(row: Row[Any]) -> float:
     if type(row.bound) is not float:
         raise bad_row("column", row.column, "its bound is not a number")
     return row.bound
+
+
+def headers_without_facts(connection: Connection) -> list[PatchHeader]:
+    """Those of the adapters, by patch."""
+    rows = connection.execute(select(patches.c.id, patches.c.header).where(patches.c.size == 0).order_by(patches.c.id))
+    return [parsed("patch", row.id, row.header, PatchHeader.from_json) for row in rows]
 
 
 def edited_weights(connection: Connection) -> set[str]:

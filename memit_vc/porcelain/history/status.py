@@ -61,7 +61,7 @@ def status(repository: Repository) -> Status:
         state=state.id,
         live_facts=len(state.live),
         live_columns=len(state.columns),
-        load=len(state.live) / max((weight.d_in for weight in repository.weights()), default=1),
+        load=len(state.live) / max((weight.d_in for weight in repository.fact_weights()), default=1),
         commits=len(repository.log([head.commit])) - 1,
         statistics=len(repository.statistics()),
         kept=tuple(repository.kept_patches()),

@@ -139,7 +139,7 @@ def _same_matrices(repository: Repository, seen: SeenBase) -> bool:
     there = seen.checkpoint.tensors
     shapes = {record.name: tuple(record.shape) for record in repository.base().tensors}
     return there.keys() == shapes.keys() and all(
-        tuple(there[weight.name][1].shape) == shapes[weight.name] for weight in repository.weights()
+        tuple(there[weight.name][1].shape) == shapes[weight.name] for weight in repository.fact_weights()
     )
 
 

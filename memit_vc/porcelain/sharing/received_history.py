@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from memit_vc.objects import (
     ColumnId,
     Commit,
     CommitId,
+    EditableWeight,
     Fact,
     FactId,
     Patch,
@@ -19,6 +21,7 @@ from memit_vc.objects import (
     short,
 )
 from memit_vc.objects.commit_record import HANDED_ON
+from memit_vc.porcelain.base import checked_base
 from memit_vc.porcelain.sharing.incoming import Incoming
 from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
 from memit_vc.porcelain.sharing.remote_history import Published
@@ -153,8 +156,9 @@ def _most_bytes(repository: Repository, records: Sequence[RemoteCommit]) -> dict
 
     The number of columns is known only when the file is read; until then it is estimated from the record's facts.
     """
-    weights = repository.weights()
-    dense = sum(4 * weight.d_out * weight.d_in for weight in weights)
+    weights = repository.fact_weights()
+    # an adapter may touch any matrix
+    dense = sum(4 * math.prod(tensor.shape) for tensor in repository.base().tensors if len(tensor.shape) == 2)
     column = sum(8 * (weight.d_out + weight.d_in) for weight in weights)
     most: dict[PatchId, int] = {}
     for record in records:
@@ -175,20 +179,34 @@ def _patches(
         return []
     from memit_vc.numerics.exact.received import received_patch
 
-    weights = repository.weights()
+    known, manifest = {weight.name: weight for weight in repository.weights()}, repository.base()
+    brought: dict[str, EditableWeight] = {}
     found = []
     for number, patch in enumerate(wanted, 1):
         blob = constraints.get(patch)
-        found.append(
-            received_patch(
-                incoming.read(BlobId(patch)),
-                None if blob is None else incoming.read(blob),
-                base=repository.base_id,
-                weights=weights,
-            )
+        read = received_patch(
+            incoming.read(BlobId(patch)),
+            None if blob is None else incoming.read(blob),
+            base=repository.base_id,
+            manifest=manifest,
+            weights=[*known.values(), *brought.values()],
         )
+        brought |= {w.name: w for w in read.header.described(manifest) if w.name not in known}
+        found.append(read)
         progress("check patches", number, len(wanted))
+    if brought:
+        check_grids(repository, list(brought.values()))
     return found
+
+
+def check_grids(repository: Repository, weights: Sequence[EditableWeight]) -> None:
+    """IntegrityError for a weight whose grid is that of other values than the base's; the base must be here."""
+    from memit_vc.numerics.exact.grid import quantum_of
+
+    checkpoint = checked_base(repository)
+    for weight in weights:
+        if quantum_of(checkpoint.chunks(weight.name), weight.dtype, weight.name) != weight.quantum:
+            raise IntegrityError(f"an adapter gives {weight.name} the grid of other values", hint=DISTRUST)
 
 
 def _facts(records: Sequence[RemoteCommit], patches: Sequence[Patch], where: str) -> dict[FactId, Fact]:
