@@ -20,10 +20,12 @@ def received_patch(
     base: BaseId,
     manifest: BaseManifest,
     weights: Sequence[EditableWeight],
+    others: Sequence[EditableWeight] = (),
 ) -> Patch:
     """A patch blob (and its constraints) as the repository would record it; ids and bounds are computed, not believed.
 
-    A patch without facts may touch more than `weights`: it describes them. Their grids are the caller's to check.
+    A patch without facts may touch more than `weights`: it describes them, as earlier ones did with `others`. The grids
+    of those that are in neither are the caller's to check.
     IntegrityError as for `read_patch` and `read_constraints`, and for another base, weights that this base does not
     have or has in another shape or on another grid, constraints that do not go with the patch, a column held twice.
     """
@@ -39,7 +41,9 @@ def received_patch(
         described = {weight.name: weight for weight in header.described(manifest)}
     except ValueError as error:
         raise IntegrityError(f"{where}: {error}", hint=_HINT) from error
-    known = {**described, **{weight.name: weight for weight in weights}}
+    known = {weight.name: weight for weight in weights}
+    if not header.columns:
+        known = {**described, **{weight.name: weight for weight in others}, **known}
     for name, form in header.weights.items():
         weight = known.get(name)
         if weight is None:

@@ -189,7 +189,8 @@ def _patches(
             None if blob is None else incoming.read(blob),
             base=repository.base_id,
             manifest=manifest,
-            weights=[*known.values(), *brought.values()],
+            weights=repository.fact_weights(),
+            others=[*known.values(), *brought.values()],
         )
         brought |= {w.name: w for w in read.header.described(manifest) if w.name not in known}
         found.append(read)
