@@ -16,6 +16,7 @@ from memit_vc.numerics.exact.grid import Floats
 from memit_vc.objects import (
     METADATA_KEY,
     ColumnId,
+    JsonValue,
     Patch,
     PatchHeader,
     PatchId,
@@ -108,7 +109,15 @@ def _expected_tensors(header: PatchHeader) -> dict[str, tuple[int, ...]]:
 
 
 def column_ids(patch_id: PatchId, header: PatchHeader, tensors: PatchTensors) -> tuple[ColumnId, ...]:
-    """One id per column, or one in all for an indivisible patch: one with a dense or joint weight."""
+    """One id per column, or one in all for an indivisible patch: one with a dense or joint weight. That of an adapter
+    depends on its numbers alone: two people who import it have the same column, whatever they call it.
+    """
+    if not header.columns:
+        forms: JsonValue = {name: form.to_json() for name, form in header.weights.items()}
+        parts = [b"adapter", canonical_json([header.base, forms])]
+        for name in sorted(header.weights):
+            parts += [np.ascontiguousarray(array, "<f4").tobytes() for array in tensors[name].arrays.values()]
+        return (ColumnId(digest("column", b"".join(parts))),)
     if not header.divisible:
         return (ColumnId(digest("column", b"dense" + patch_id.encode())),)
     factors = [(name.encode(), _low_rank(tensors, name)) for name in sorted(header.weights)]

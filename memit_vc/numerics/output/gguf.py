@@ -36,6 +36,8 @@ _CHUNK = 1 << 22
 _ENTRIES = 1 << 20
 """Entries of an edited tensor that are made at once."""
 _ROWS_COMPARED = 4
+_TURNED = ("attn_q.weight", "attn_k.weight")
+"""Of Llama's family, llama.cpp stores these with the halves of a rotation side by side."""
 _ROUNDING, _QUANTISED = 2.0**-7, 0.7
 """‖stored − W‖ / ‖W‖ at most: of float types, whose rounding is 2^-9 at most, and of quantised ones. Another model's
 weights have about 1.4.
@@ -249,6 +251,12 @@ def _check_base(header: GGUFHeader, checkpoint: Checkpoint, pairs: Sequence[tupl
             expected = _rows(checkpoint, weight, numbers)
             off = np.linalg.norm(stored.astype(np.float64) - expected) / (np.linalg.norm(expected) or 1.0)
             if not off <= (_ROUNDING if tensor.kind in (0, 1, 30) else _QUANTISED):
+                if tensor.name.endswith(_TURNED):
+                    raise UnsupportedModelError(
+                        f"{header.path}: {tensor.name} has the rows of {weight.name} in another order, or is not of "
+                        "this base",
+                        hint=f"An adapter is live that changes it. {CONVERT}",
+                    )
                 raise IntegrityError(
                     f"{header.path}: {tensor.name} does not hold the base's {weight.name} "
                     f"(the numbers of {len(numbers)} rows are off by {off:.0%})",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from memit_vc.errors import EngineError, MemitVCError
@@ -18,7 +20,10 @@ from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.scores.explain import unanswered
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import load_model
+from memit_vc.porcelain.inmemory import apply_state
 from memit_vc.porcelain.output.checkout import checkout
+from memit_vc.porcelain.output.export_adapter import export_adapter
+from memit_vc.porcelain.output.export_merged import export_merged
 from memit_vc.porcelain.output.verify import verify
 from memit_vc.porcelain.recomputing.reproduce import reproduce
 from memit_vc.porcelain.recomputing.resolve import resolve_squash
@@ -27,14 +32,19 @@ from memit_vc.porcelain.sets.merge import merge
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.sets.squash import squash
 from memit_vc.porcelain.sets.switch import switch
+from memit_vc.porcelain.sharing.bom import export_bom
+from memit_vc.porcelain.sharing.clone import clone
 from memit_vc.porcelain.sharing.import_adapter import import_adapter
+from memit_vc.porcelain.sharing.pull import pull
+from memit_vc.porcelain.sharing.push import push
+from memit_vc.porcelain.sharing.remotes import add_remote
 from memit_vc.porcelain.state import LiveState
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
 from tests.support.histories import record
 from tests.support.models import FACTS, load
 from tests.support.models.loras import lora
-from tests.support.places import Place, copy_of, make_place
+from tests.support.places import Cli, Place, copy_of, make_place
 
 TOLERANCE = 1e-6
 """Of weights: issue 18 asks for it. The grid keeps more."""
@@ -143,3 +153,63 @@ def test_facts_are_solved_on_the_adapter_and_the_model_is_given_back(place: Plac
         with pytest.raises(MemitVCError, match="it is an import"):
             reproduce(repository, adapter.id, loaded=loaded)
         assert fsck(repository)[0] == []
+
+
+def test_it_travels_and_is_exported(place: Place, tmp_path: Path) -> None:
+    place = copy_of(place, tmp_path)
+    merged = lora(place.base, family(place), tmp_path / "lora")
+    shared = tmp_path / "shared"
+    with Repository.open(place.work) as repository:
+        add_remote(repository, "origin", str(shared), directory=tmp_path)
+        push(repository)  # the base alone: what follows is fetched by who has that
+        made = import_adapter(repository, tmp_path / "lora")
+        described = (shared / "base.json").read_bytes()
+    cloned = clone(str(shared), Path("early"), base=str(place.base), start=tmp_path).directory
+    with Repository.open(place.work) as repository:
+        push(repository)
+        assert (shared / "base.json").read_bytes() == described
+        assert "the adapter Polite, licence `apache-2.0`" in (shared / "README.md").read_text()
+        out = export_adapter(repository, "HEAD", tmp_path / "again").directory
+        adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(place.base), str(out))
+        assert largest(merged, dict(adapted.merge_and_unload().state_dict())) < TOLERANCE
+        export_merged(repository, "HEAD", tmp_path / "merged")
+        assert largest(merged, weights_of(tmp_path / "merged")) < TOLERANCE
+        export_bom(repository, "HEAD", tmp_path / "bom.json")
+        parts = json.loads((tmp_path / "bom.json").read_text())["components"]
+        assert [each["licenses"] for each in parts if each["name"] == "Polite"] == [[{"license": {"id": "Apache-2.0"}}]]
+        model = AutoModelForCausalLM.from_pretrained(place.base)
+        with apply_state(model, repository):
+            assert largest(merged, {name: each.detach() for name, each in model.named_parameters()}) < TOLERANCE
+    late = clone(str(shared), Path("late"), base=str(place.base), start=tmp_path).directory
+    for directory in (cloned, late):
+        with Repository.open(directory) as repository:
+            if directory == cloned:
+                pull(repository)
+            assert LiveState.of_head(repository).id == made.state
+            assert verify(repository, checkout(repository, "HEAD", directory / "out").directory).state == made.state
+            assert fsck(repository)[0] == []
+
+
+def test_the_commands_know_it(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = copy_of(place, tmp_path)
+    lora(place.base, family(place), tmp_path / "lora")
+    cli = Cli(place.work, capsys, monkeypatch)
+    made = cli.ok("import", "--adapter", tmp_path / "lora", "--source", "owner/polite@1", "--json").json
+    assert made["licence"] == "apache-2.0"
+    assert "Import adapter Polite" in cli.ok("log").out
+    assert "+ adapter Polite (licence apache-2.0, from owner/polite@1)" in cli.ok("show").out
+    assert "the same facts, other weights" in cli.ok("diff").out
+    assert cli.ok("facts", "--json").json == []
+    changed = {each["name"] for each in cli.ok("diff", "--weights", "--json").json["weights"]["tensors"]}
+    assert changed == set(made["weights"])
+    cli.ok("report", "-o", place.work / "report.html")
+    assert "is live already" in cli("import", "--adapter", tmp_path / "lora").err
+    assert cli("squash", "--all", "--compress", "1e-3").code == 1
+    cli.ok("gc")
+    cli.ok("undo")
+    cli.ok("gc", "--prune-operations")
+    assert cli.ok("fsck").code == 0
+    with Repository.open(place.work) as repository:
+        assert repository.weights() == repository.fact_weights()
