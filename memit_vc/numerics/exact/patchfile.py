@@ -115,8 +115,8 @@ def column_ids(patch_id: PatchId, header: PatchHeader, tensors: PatchTensors) ->
     if not header.columns:
         forms: JsonValue = {name: form.to_json() for name, form in header.weights.items()}
         parts = [b"adapter", canonical_json([header.base, forms])]
-        for name in sorted(header.weights):
-            parts += [np.ascontiguousarray(array, "<f4").tobytes() for array in tensors[name].arrays.values()]
+        terms = [tensors[weight] for weight in sorted(header.weights)]
+        parts += [np.ascontiguousarray(array, "<f4").tobytes() for term in terms for array in term.arrays.values()]
         return (ColumnId(digest("column", b"".join(parts))),)
     if not header.divisible:
         return (ColumnId(digest("column", b"dense" + patch_id.encode())),)

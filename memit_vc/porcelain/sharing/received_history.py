@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from memit_vc.errors import EngineError, IntegrityError
+from memit_vc.errors import EngineError, IntegrityError, UnsupportedModelError
 from memit_vc.objects import (
     BlobId,
     ColumnId,
@@ -21,7 +21,6 @@ from memit_vc.objects import (
     short,
 )
 from memit_vc.objects.commit_record import HANDED_ON
-from memit_vc.porcelain.base import checked_base
 from memit_vc.porcelain.sharing.incoming import Incoming
 from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
 from memit_vc.porcelain.sharing.remote_history import Published
@@ -196,18 +195,27 @@ def _patches(
         found.append(read)
         progress("check patches", number, len(wanted))
     if brought:
-        check_grids(repository, list(brought.values()))
+        _check_described(repository, list(brought.values()))
     return found
 
 
-def check_grids(repository: Repository, weights: Sequence[EditableWeight]) -> None:
-    """IntegrityError for a weight whose grid is that of other values than the base's; the base must be here."""
-    from memit_vc.numerics.exact.grid import quantum_of
+def _check_described(repository: Repository, weights: Sequence[EditableWeight]) -> None:
+    """IntegrityError for a weight that an adapter describes as another matrix than the model has; the base must be
+    here.
+    """
+    from memit_vc.porcelain.sharing.adapter_weights import weights_of_modules
 
-    checkpoint = checked_base(repository)
-    for weight in weights:
-        if quantum_of(checkpoint.chunks(weight.name), weight.dtype, weight.name) != weight.quantum:
-            raise IntegrityError(f"an adapter gives {weight.name} the grid of other values", hint=DISTRUST)
+    modules = {weight.parameter.removesuffix(".weight"): weight for weight in weights}
+    try:
+        found = weights_of_modules(repository, modules)
+    except UnsupportedModelError as error:
+        raise IntegrityError(error.message, hint=DISTRUST) from error
+    for module, weight in modules.items():
+        if found[module] != weight:
+            raise IntegrityError(
+                f"an adapter describes {weight.name} as another matrix, or gives it the grid of other values",
+                hint=DISTRUST,
+            )
 
 
 def _facts(records: Sequence[RemoteCommit], patches: Sequence[Patch], where: str) -> dict[FactId, Fact]:

@@ -123,6 +123,7 @@ def test_a_merge_with_ten_facts_keeps_both(place: Place, tmp_path: Path) -> None
         assert fsck(repository)[0] == []
 
 
+@pytest.mark.parametrize("place", ["llama"], indirect=True)
 def test_facts_are_solved_on_the_adapter_and_the_model_is_given_back(place: Place, tmp_path: Path) -> None:
     place = copy_of(place, tmp_path)
     lora(place.base, family(place), tmp_path / "lora")
