@@ -12,12 +12,13 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from memit_vc.errors import EngineError, MemitVCError
+from memit_vc.errors import EngineError, IntegrityError, MemitVCError
 from memit_vc.numerics.edit.keys import Frontier
 from memit_vc.numerics.exact.constraints import read_constraints
 from memit_vc.numerics.exact.materialise import delta
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.scores.explain import unanswered
+from memit_vc.objects import PatchHeader
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import load_model
 from memit_vc.porcelain.inmemory import apply_state
@@ -32,6 +33,7 @@ from memit_vc.porcelain.sets.merge import merge
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.sets.squash import squash
 from memit_vc.porcelain.sets.switch import switch
+from memit_vc.porcelain.sharing import import_adapter as import_module
 from memit_vc.porcelain.sharing.bom import export_bom
 from memit_vc.porcelain.sharing.clone import clone
 from memit_vc.porcelain.sharing.import_adapter import import_adapter
@@ -214,3 +216,54 @@ def test_the_commands_know_it(
     assert cli.ok("fsck").code == 0
     with Repository.open(place.work) as repository:
         assert repository.weights() == repository.fact_weights()
+
+
+@pytest.mark.parametrize("place", ["llama"], indirect=True)
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        ({"quantum": -40}, "the grid of other values"),
+        ({"layer": 4}, "describes .* as another matrix"),
+        ({"orientation": "in_out"}, "describes .* as another matrix"),
+        ({"parameter": "other.model.layers.1.self_attn.o_proj.weight"}, "which the base does not have"),
+        ({"parameter": "model.layers.2.self_attn.o_proj.weight"}, "cannot be the parameter"),
+    ],
+)
+def test_a_clone_checks_what_an_adapter_says_of_the_weights(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: dict[str, Any], reason: str
+) -> None:
+    place = copy_of(place, tmp_path)
+    lora(place.base, "llama", tmp_path / "lora", target_modules=["layers.1.self_attn.o_proj"])
+    honest = import_module.weights_of_modules
+
+    def lying(*args: Any, **options: Any) -> dict[str, Any]:
+        return {module: replace(weight, **lie) for module, weight in honest(*args, **options).items()}
+
+    with Repository.open(place.work) as repository, monkeypatch.context() as patched:
+        patched.setattr(import_module, "weights_of_modules", lying)
+        patched.setattr(PatchHeader, "described", lambda *_: [])
+        add_remote(repository, "origin", str(tmp_path / "shared"), directory=tmp_path)
+        import_adapter(repository, tmp_path / "lora")
+        push(repository, adapter=False)
+    with pytest.raises(IntegrityError, match=reason):
+        clone(str(tmp_path / "shared"), Path("copy"), base=str(place.base), start=tmp_path)
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("place", ["llama"], indirect=True)
+def test_facts_may_not_be_written_where_only_an_adapter_may(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = copy_of(place, tmp_path)
+    lora(place.base, "llama", tmp_path / "lora", target_modules=["q_proj"])
+    with Repository.open(place.work) as repository, monkeypatch.context() as patched:
+        add_remote(repository, "origin", str(tmp_path / "shared"), directory=tmp_path)
+        import_adapter(repository, tmp_path / "lora")
+        every = repository.weights()
+        patched.setattr(Repository, "fact_weights", lambda _: every)
+        record(repository, TEN, (1,), message="into q_proj", seed=1)
+        patched.undo()
+        push(repository, adapter=False)
+    with pytest.raises(IntegrityError, match="is not an editable weight"):
+        clone(str(tmp_path / "shared"), Path("copy"), base=str(place.base), start=tmp_path)
+    assert not (tmp_path / "copy").exists()
