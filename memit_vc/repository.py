@@ -209,14 +209,7 @@ class Repository:
         along.
         """
         recorded = self.fact_weights()
-        more: dict[str, EditableWeight] = {}
-        try:
-            for header in self._read(rows_patches.headers_without_facts):
-                more |= {weight.name: weight for weight in header.described(self.base())}
-        except ValueError as error:
-            raise IntegrityError(f"a patch without facts: {error}", hint="Run `memitvc fsck`.") from error
-        names = {weight.name for weight in recorded}
-        return (*recorded, *(more[name] for name in sorted(more.keys() - names)))
+        return (*recorded, *self._read(rows_patches.more_weights, recorded, self.base))
 
     def fact_weights(self) -> tuple[EditableWeight, ...]:
         """The weights that facts are written into, as `init` recorded them."""

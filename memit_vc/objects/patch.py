@@ -87,7 +87,7 @@ class PatchHeader:
                 continue
             tensor, shape = tensors.get(name), (form.d_out, form.d_in)
             if tensor is None or tensor.shape != (shape if form.orientation == "out_in" else shape[::-1]):
-                raise ValueError(f"{name!r} is no tensor of the base, or has another shape there")
+                raise ValueError(f"{name!r} is not a tensor of the base, or has another shape there")
             if form.parameter != name and not f".{form.parameter}".endswith(f".{name}"):
                 raise ValueError(f"{name!r} cannot be the parameter {form.parameter!r} of the model")
             found.append(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
 from memit_vc.errors import IntegrityError
 from memit_vc.objects import (
+    BaseManifest,
     BlobId,
     ColumnId,
     CommitId,
+    EditableWeight,
     Fact,
     FactId,
     Patch,
@@ -212,6 +214,19 @@ def headers_without_facts(connection: Connection) -> list[PatchHeader]:
     """Those of the adapters, by patch."""
     rows = connection.execute(select(patches.c.id, patches.c.header).where(patches.c.size == 0).order_by(patches.c.id))
     return [parsed("patch", row.id, row.header, PatchHeader.from_json) for row in rows]
+
+
+def more_weights(
+    connection: Connection, known: Collection[EditableWeight], base: Callable[[], BaseManifest]
+) -> list[EditableWeight]:
+    """The weights that adapters describe, without those that are known, by name."""
+    found: dict[str, EditableWeight] = {}
+    try:
+        for header in headers_without_facts(connection):
+            found |= {weight.name: weight for weight in header.described(base())}
+    except ValueError as error:
+        raise IntegrityError(f"a patch without facts: {error}", hint="Run `memitvc fsck`.") from error
+    return [found[name] for name in sorted(found.keys() - {weight.name for weight in known})]
 
 
 def edited_weights(connection: Connection) -> set[str]:

@@ -90,7 +90,7 @@ def lora_file(path: Path) -> Iterator[LoraFile]:
         side = next((side for side in _SIDES if name.endswith(side)), None)
         if side is None or not name.startswith(_PREFIX):
             raise UnsupportedModelError(
-                f"{path}: holds {name!r}, which is no part of a plain LoRA on a module of the model",
+                f"{path}: holds {name!r}, which is not a part of a plain LoRA on a module of the model",
                 hint="Merge the adapter with PEFT (merge_and_unload), and start a repository on the merged model.",
             )
         if len(entry.shape) != 2 or not all(entry.shape) or entry.dtype not in _KINDS:

@@ -37,6 +37,7 @@ class Status:
     state: StateId
     live_facts: int
     live_columns: int
+    live_adapters: int
     load: float
     """Live facts per input of the edited layers: how full they are."""
     commits: int
@@ -61,6 +62,7 @@ def status(repository: Repository) -> Status:
         state=state.id,
         live_facts=len(state.live),
         live_columns=len(state.columns),
+        live_adapters=len(state.adapters.columns),
         load=len(state.live) / max((weight.d_in for weight in repository.fact_weights()), default=1),
         commits=len(repository.log([head.commit])) - 1,
         statistics=len(repository.statistics()),

@@ -186,7 +186,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 def _number(value: Any, *kinds: type) -> Any:
     if type(value) not in kinds or not 0 < value < 1 << 20:
-        raise ValueError(f"{value!r} is no rank or alpha")
+        raise ValueError(f"{value!r} is not a rank or alpha")
     return value
 
 

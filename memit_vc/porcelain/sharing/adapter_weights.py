@@ -71,7 +71,7 @@ def _place(adapter: ModelAdapter, module: str) -> tuple[int, tuple[int, int], Li
     layer = next((layer for block, layer in blocks.items() if module.startswith(block)), None)
     if layer is None or not isinstance(owner, nn.Linear | Conv1D):
         raise UnsupportedModelError(
-            f"the adapter changes {module!r} ({type(owner).__name__}), which is no projection of a layer",
+            f"the adapter changes {module!r} ({type(owner).__name__}), which is not a projection of a layer",
             hint="Train or get an adapter for projections of the layers only; an embedding may be tied to the head.",
         )
     rows, columns = owner.weight.shape
