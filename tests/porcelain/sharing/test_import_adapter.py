@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -24,6 +25,7 @@ from memit_vc.porcelain.editing.models import load_model
 from memit_vc.porcelain.inmemory import apply_state
 from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.porcelain.output.export_adapter import export_adapter
+from memit_vc.porcelain.output.export_gguf import export_gguf
 from memit_vc.porcelain.output.export_merged import export_merged
 from memit_vc.porcelain.output.verify import verify
 from memit_vc.porcelain.recomputing.reproduce import reproduce
@@ -43,6 +45,7 @@ from memit_vc.porcelain.sharing.remotes import add_remote
 from memit_vc.porcelain.state import LiveState
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
+from tests.support.ggufs import Kind, read_all, write_base
 from tests.support.histories import record
 from tests.support.models import FACTS, load
 from tests.support.models.loras import lora
@@ -267,3 +270,26 @@ def test_facts_may_not_be_written_where_only_an_adapter_may(
     with pytest.raises(IntegrityError, match="is not an editable weight"):
         clone(str(tmp_path / "shared"), Path("copy"), base=str(place.base), start=tmp_path)
     assert not (tmp_path / "copy").exists()
+
+
+def test_a_gguf_of_it(place: Place, tmp_path: Path) -> None:
+    """The rows of q and k of Llama's family are in llama.cpp's own order, as in the file of the base."""
+    place = copy_of(place, tmp_path)
+    base = write_base(tmp_path / "base.gguf", place.base, family(place), Kind.F32, heads=(4, 2))
+    merged = lora(place.base, family(place), tmp_path / "lora")
+    merged_model = AutoModelForCausalLM.from_pretrained(place.base)
+    merged_model.load_state_dict(merged, strict=False)
+    merged_model.save_pretrained(tmp_path / "merged")
+    expected = write_base(tmp_path / "expected.gguf", tmp_path / "merged", family(place), Kind.F32, heads=(4, 2))
+    with Repository.open(place.work) as repository:
+        made = import_adapter(repository, tmp_path / "lora")
+        exported = export_gguf(repository, "HEAD", tmp_path / "edited.gguf", base_gguf=base, kind=None)
+        assert len(exported.tensors) == len(made.weights)
+    found, wanted, before = (read_all(path)[1] for path in (exported.file, expected, base))
+    for name, (kind, shape, data) in found.items():
+        assert (kind, shape) == wanted[name][:2]
+        if name not in exported.tensors:
+            assert data == before[name][2]
+            continue
+        numbers, others = (np.frombuffer(each, np.float32) for each in (data, wanted[name][2]))
+        assert abs(numbers - others).max() < TOLERANCE, name
