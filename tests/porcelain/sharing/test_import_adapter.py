@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from memit_vc.numerics.scores.explain import unanswered
 from memit_vc.objects import PatchHeader
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import load_model
+from memit_vc.porcelain.history.adapters import live_adapters
 from memit_vc.porcelain.inmemory import apply_state
 from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.porcelain.output.export_adapter import export_adapter
@@ -31,19 +33,25 @@ from memit_vc.porcelain.output.verify import verify
 from memit_vc.porcelain.recomputing.reproduce import reproduce
 from memit_vc.porcelain.recomputing.resolve import resolve_squash
 from memit_vc.porcelain.sets.branch import create_branch
+from memit_vc.porcelain.sets.cherry_pick import cherry_pick
 from memit_vc.porcelain.sets.merge import merge
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.sets.squash import squash
-from memit_vc.porcelain.sets.switch import switch
+from memit_vc.porcelain.sets.switch import switch, switch_to_new
+from memit_vc.porcelain.setup import init
 from memit_vc.porcelain.sharing import import_adapter as import_module
+from memit_vc.porcelain.sharing.adapter_files import About
 from memit_vc.porcelain.sharing.bom import export_bom
 from memit_vc.porcelain.sharing.clone import clone
+from memit_vc.porcelain.sharing.export_patch import export_patch
 from memit_vc.porcelain.sharing.import_adapter import import_adapter
+from memit_vc.porcelain.sharing.import_patch import import_patch
 from memit_vc.porcelain.sharing.pull import pull
 from memit_vc.porcelain.sharing.push import push
 from memit_vc.porcelain.sharing.remotes import add_remote
 from memit_vc.porcelain.state import LiveState
 from memit_vc.porcelain.upkeep.fsck import fsck
+from memit_vc.porcelain.upkeep.rebuild import rebuild
 from memit_vc.repository import Repository
 from tests.support.ggufs import Kind, read_all, write_base
 from tests.support.histories import record
@@ -270,6 +278,49 @@ def test_facts_may_not_be_written_where_only_an_adapter_may(
     with pytest.raises(IntegrityError, match="is not an editable weight"):
         clone(str(tmp_path / "shared"), Path("copy"), base=str(place.base), start=tmp_path)
     assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("place", ["gpt2"], indirect=True)
+def test_a_patch_file_and_a_database_made_again(place: Place, tmp_path: Path) -> None:
+    here, there = copy_of(place, tmp_path / "here"), copy_of(place, tmp_path / "there")
+    lora(place.base, "gpt2", tmp_path / "lora")
+    with Repository.open(here.work) as repository:
+        made = import_adapter(repository, tmp_path / "lora")
+        record(repository, TEN, (1, 2), message="ten facts", seed=1)
+        export_patch(repository, "HEAD~2..HEAD", tmp_path / "both.memitvc")
+        state = LiveState.of_head(repository).id
+        names = [weight.name for weight in repository.weights()]
+    rebuild(here.work)
+    with Repository.open(here.work) as repository:
+        assert [weight.name for weight in repository.weights()] == names
+        assert LiveState.of_head(repository).id == state
+        assert fsck(repository)[0] == []
+    with Repository.open(there.work) as repository:
+        again = import_patch(repository, tmp_path / "both.memitvc")
+        assert again.state == state
+        assert live_adapters(LiveState.of_head(repository))[0].name == "Polite"
+        switch_to_new(repository, "other", "HEAD~2")
+        cherry_pick(repository, [again.ids[0]])
+        assert LiveState.of_head(repository).id == made.state
+        with pytest.raises(MemitVCError, match="is live already"):  # another patch, but the same column
+            import_adapter(repository, tmp_path / "lora", about=About("Rude", None, None))
+        assert fsck(repository)[0] == []
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_the_real_model(tmp_path: Path) -> None:
+    base = os.environ.get("MEMITVC_TEST_MODEL")
+    if not base:
+        pytest.skip("MEMITVC_TEST_MODEL names no SmolLM2-135M directory")
+    merged = lora(Path(base), "llama", tmp_path / "lora", r=8)
+    init(base, directory=tmp_path / "work", corpus="pydoc")
+    with Repository.open(tmp_path / "work") as repository:
+        import_adapter(repository, tmp_path / "lora")
+        assert largest(merged, weights_of(checkout(repository, "HEAD", tmp_path / "out").directory)) < TOLERANCE
+        revert(repository, ["HEAD"])
+        assert verify(repository, checkout(repository, "HEAD", tmp_path / "again").directory).is_base
+        assert fsck(repository)[0] == []
 
 
 def test_a_gguf_of_it(place: Place, tmp_path: Path) -> None:
