@@ -211,8 +211,9 @@ def _bound(row: Row[Any]) -> float:
 
 
 def headers_without_facts(connection: Connection) -> list[PatchHeader]:
-    """Those of the adapters, by patch."""
-    rows = connection.execute(select(patches.c.id, patches.c.header).where(patches.c.size == 0).order_by(patches.c.id))
+    """Those of the adapters."""
+    theirs = select(patch_columns.c.patch).where(patch_columns.c.fact.is_(None))  # there is an index of it
+    rows = connection.execute(select(patches.c.id, patches.c.header).where(patches.c.id.in_(theirs)))
     return [parsed("patch", row.id, row.header, PatchHeader.from_json) for row in rows]
 
 

@@ -6,6 +6,7 @@ The column is on the grid, so it comes and goes like any other: exactly.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from memit_vc.foreign.text import one_line
 from memit_vc.numerics.exact.received_lora import lora_file
 from memit_vc.numerics.output.lora import WEIGHTS_FILE
 from memit_vc.objects import EditableWeight, JsonValue, canonical_json
+from memit_vc.porcelain.base import checked_base
 from memit_vc.porcelain.editing.pack import pack
 from memit_vc.porcelain.record import Outcome, draft, record
 from memit_vc.porcelain.sharing.adapter_files import About, AdapterConfig, read_about, read_config
@@ -26,6 +28,9 @@ from memit_vc.store.files import file_digest, storage_errors
 if TYPE_CHECKING:
     from memit_vc.numerics.exact.factored import Term
     from memit_vc.repository import Repository
+
+_KEPT = 0.9
+"""Share of an update that must survive the cast, as for a commit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +108,7 @@ def import_adapter(
         patches=[patch],
         blobs=blobs,
         notes=_notes(repository, config, known),
+        warnings=_drowned(repository, described, terms),
     )
     weights = tuple(sorted(terms))
     return ImportedAdapter(
@@ -146,6 +152,21 @@ def _notes(repository: Repository, config: AdapterConfig, about: About) -> list[
     if about.licence is None:
         notes.append("the adapter's card names no licence")
     return notes
+
+
+def _drowned(repository: Repository, weights: Sequence[EditableWeight], terms: Mapping[str, Term]) -> list[str]:
+    """A warning if a base of few bits rounds much of the adapter away."""
+    from memit_vc.numerics.exact.materialise import survived
+    from memit_vc.numerics.model.checkpoint_tensors import read_tensor
+
+    narrow = [weight for weight in weights if weight.dtype != "F32"]
+    if not narrow:
+        return []
+    checkpoint = checked_base(repository)
+    share = min(survived(read_tensor(checkpoint, each.name), [terms[each.name]], each) for each in narrow)
+    if share >= _KEPT:
+        return []
+    return [f"of one weight, only {share:.0%} of what the adapter adds survives the rounding to {narrow[0].dtype}"]
 
 
 def _is_hub_id(name: str | None) -> bool:

@@ -67,6 +67,17 @@ def test_half_precision_and_what_the_user_says(place: Place, tmp_path: Path) -> 
         assert repository.commit(made.id).message == "polite"
 
 
+def test_what_drowns_in_a_narrow_base_is_said(tmp_path: Path) -> None:
+    place = make_place(tmp_path, "llama", dtype="bfloat16")
+    lora(place.base, "llama", tmp_path / "lora", target_modules=[Q])
+    edit_tensors(tmp_path / "lora", lambda tensors: {name: each.float() / 16 for name, each in tensors.items()})
+    with Repository.open(place.work) as repository:
+        made = import_adapter(repository, tmp_path / "lora")
+        assert len(made.warnings) == 1
+        assert "survives the rounding to BF16" in made.warnings[0]
+        assert fsck(repository)[0] == []
+
+
 def edit_tensors(directory: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
     path = directory / "adapter_model.safetensors"
     save_file({name: each.contiguous() for name, each in change(load_file(path)).items()}, path, {"format": "pt"})
