@@ -205,7 +205,14 @@ class Repository:
         return self._about_base("manifest", BaseManifest.from_json)
 
     def weights(self) -> tuple[EditableWeight, ...]:
-        """The weights that patches may touch."""
+        """The weights that patches may touch: those that facts are written into, and those that the adapters here bring
+        along.
+        """
+        recorded = self.fact_weights()
+        return (*recorded, *self._read(rows_patches.more_weights, recorded, self.base))
+
+    def fact_weights(self) -> tuple[EditableWeight, ...]:
+        """The weights that facts are written into, as `init` recorded them."""
         return self._about_base("weights", lambda rows: tuple(map(EditableWeight.from_json, rows)))
 
     def base_files(self) -> dict[str, str]:

@@ -7,20 +7,54 @@ import click
 
 from memit_vc.cli.io import IO, verb
 from memit_vc.cli.sides import change_text, conflict_options
+from memit_vc.progress import count
 
 if TYPE_CHECKING:
     from memit_vc.vcs.contradictions import OnConflict
 
+_PATH = click.Path(path_type=Path)
 
-@verb(name="import", example="memitvc import changes.memitvc")
-@click.argument("file", type=click.Path(path_type=Path))
+
+@verb(
+    name="import",
+    example="memitvc import changes.memitvc\nmemitvc import --adapter lora --name polite --licence apache-2.0",
+)
+@click.argument("file", type=_PATH, required=False)
+@click.option("--adapter", type=_PATH, metavar="DIR", help="A PEFT LoRA as one commit, instead of FILE.")
+@click.option("--name", metavar="TEXT", help="With --adapter: its name. By default its card's.")
+@click.option("--licence", metavar="TEXT", help="With --adapter: its licence. By default its card's.")
+@click.option("--source", metavar="TEXT", help="With --adapter: where it is from. By default its Hub id, if known.")
+@click.option("-m", "--message", help="With --adapter: message of the commit.")
 @conflict_options
-def command(io: IO, file: Path, on_conflict: OnConflict) -> None:
+def command(
+    io: IO,
+    file: Path | None,
+    adapter: Path | None,
+    name: str | None,
+    licence: str | None,
+    source: str | None,
+    message: str | None,
+    on_conflict: OnConflict,
+) -> None:
     """Put the commits of FILE (from `export --patch`) on HEAD, one new commit for each. No model is loaded.
 
     FILE must belong to the same base. The whole file is checked before anything is stored. What is here already is left
     out.
+
+    With --adapter, one commit holds all that the LoRA adds to the weights. It is about no fact, and it leaves whole:
+    `revert`, `merge` and the other commands take it as one column. Attention may be among its weights.
     """
+    if (file is None) == (adapter is None):
+        raise click.UsageError("give a FILE, or --adapter DIR")
+    if adapter is None and any(value is not None for value in (name, licence, source, message)):
+        raise click.UsageError("--name, --licence, --source and --message go with --adapter")
+    if adapter is not None:
+        _adapter(io, adapter, name, licence, source, message)
+    elif file is not None:
+        _file(io, file, on_conflict)
+
+
+def _file(io: IO, file: Path, on_conflict: OnConflict) -> None:
     from memit_vc.porcelain.sharing.import_patch import import_patch
 
     with io.repository() as repository, io.progress() as progress:
@@ -34,3 +68,21 @@ def command(io: IO, file: Path, on_conflict: OnConflict) -> None:
         io.outcome(made, change_text(made), details)
     else:
         io.emit(made, lambda: click.echo(f"everything in {file} is here already"))
+
+
+def _adapter(
+    io: IO, directory: Path, name: str | None, licence: str | None, source: str | None, message: str | None
+) -> None:
+    from memit_vc.porcelain.sharing.adapter_files import told
+    from memit_vc.porcelain.sharing.import_adapter import import_adapter
+
+    with io.repository() as repository, io.progress() as progress:
+        made = import_adapter(
+            repository, directory, about=told(name, licence, source), message=message, progress=progress
+        )
+
+    def details() -> None:
+        if made.new_weights:
+            io.note(f"{count(len(made.new_weights), 'weight')} can be edited now that could not before")
+
+    io.outcome(made, f"{made.name}: {count(len(made.weights), 'weight')} changed", details)

@@ -50,6 +50,9 @@ def _render(io: IO, shown: ShownCommit, why: bool, provenance: bool) -> None:
         io.table(["fact", *measures], rows)
         if shown.scores is None and measures:
             click.echo("scores are those of the commits that this one replaced")
+    for adapter in shown.adapters:
+        told = [f"licence {adapter.licence or 'unknown'}", *([f"from {adapter.source}"] if adapter.source else [])]
+        click.echo(f"+ adapter {adapter.name} ({', '.join(told)})")
     for fact in shown.removed:
         click.echo(f"− {fact_line(fact)}")
     if shown.scores is not None:

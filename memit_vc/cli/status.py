@@ -23,6 +23,8 @@ def command(io: IO) -> None:
         gone = "" if found.base_is_here else ": this directory is gone"
         click.echo(f"base    {found.base}{revision}, fingerprint {found.base_id[:10]}{gone}")
         live, commits = count(found.live_facts, "fact"), count(found.commits, "commit")
+        if found.live_adapters:
+            live += f" and {count(found.live_adapters, 'adapter')}"
         click.echo(
             f"state   {found.state[:10]}: {live} live ({found.load:.1%} of the layers' inputs); {commits} on the base"
         )

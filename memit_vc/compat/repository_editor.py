@@ -75,6 +75,11 @@ class RepositorySession:
 
     def show(self, adapter: ModelAdapter, state: LiveState) -> None:
         """Give the model the materialised weights of a state."""
+        if state.adapters.columns:
+            raise UsageError(
+                "HEAD holds an imported adapter, which this interface does not show",
+                hint="Switch to a branch without it, or edit with `memitvc commit`.",
+            )
         touched = self.loaded.materialised(state)
         if beyond := sorted(set(touched) - set(self.names)):
             raise UsageError(

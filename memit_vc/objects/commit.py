@@ -19,7 +19,7 @@ class Commit:
 
     `adds` and `removes` are the change of state against the first parent, as sorted columns.
     `patches` are the patches whose columns this commit brings in (new ones, or ones put back).
-    `kind` is the verb that made it: root, commit, revert, squash, merge, cherry-pick, rebase.
+    `kind` is the verb that made it: root, commit, import, revert, squash, merge, cherry-pick, rebase.
     `details` are that verb's own notes (for a revert: which commits); JSON, shown by `show`.
     """
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from memit_vc.objects.base import BaseManifest, EditableWeight
 from memit_vc.objects.ids import BaseId, BlobId, ColumnId, FactId, JsonValue, PatchId, canonical_json
 
-PATCH_FORMAT = 1
+PATCH_FORMAT, FORMAT_WITHOUT_FACTS = 1, 2
 METADATA_KEY = "memitvc"
 
 
@@ -28,6 +29,8 @@ class WeightForm:
     joint: the same two tensors with `rank` columns instead of n, which belong to all facts together;
     dense: `<weight>.dense` F32 [d_out, d_in]. All for y = W x, whatever the module's own orientation.
     `quantum` is the exponent e of the grid 2^e on which every product and sum lies (`numerics/exact/grid.py`).
+    `parameter`, `layer` and `orientation` are as in `EditableWeight`: a patch without facts has them, for it may touch
+    weights that `init` did not record.
     """
 
     form: Literal["low_rank", "joint", "dense"]
@@ -35,15 +38,21 @@ class WeightForm:
     d_in: int
     quantum: int
     rank: int | None = None
+    parameter: str | None = None
+    layer: int | None = None
+    orientation: Literal["out_in", "in_out"] | None = None
 
     def to_json(self) -> dict[str, JsonValue]:
-        """`rank` is written for a joint form only: the others are what they were before it."""
+        """What a form does not have is not written: the others are what they were before it."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchHeader:
-    """Everything in a patch but its numbers. A patch with a dense or joint weight cannot be split by fact."""
+    """Everything in a patch but its numbers. A patch with a dense or joint weight cannot be split by fact.
+
+    Without `columns` it is about no facts: an adapter that was imported. It is one column all the same.
+    """
 
     base: BaseId
     weights: Mapping[str, WeightForm]
@@ -56,7 +65,7 @@ class PatchHeader:
 
     def to_json(self) -> dict[str, JsonValue]:
         return {
-            "format": PATCH_FORMAT,
+            "format": PATCH_FORMAT if self.columns else FORMAT_WITHOUT_FACTS,
             "base": self.base,
             "weights": {name: w.to_json() for name, w in self.weights.items()},
             "columns": [{"fact": c.fact, "role": c.role} for c in self.columns],
@@ -66,6 +75,34 @@ class PatchHeader:
     def to_metadata(self) -> dict[str, str]:
         """The safetensors `__metadata__`: exactly one key, so that the file's bytes are reproducible."""
         return {METADATA_KEY: canonical_json(self.to_json()).decode()}
+
+    def described(self, manifest: BaseManifest) -> list[EditableWeight]:
+        """The weights that a patch without facts describes, by name; [] for any other. ValueError names one that is not
+        a tensor of the base, or has another shape there.
+        """
+        tensors = {tensor.name: tensor for tensor in manifest.tensors} if not self.columns else {}
+        found = []
+        for name, form in sorted(self.weights.items()):
+            if form.parameter is None or form.layer is None or form.orientation is None or self.columns:
+                continue
+            tensor, shape = tensors.get(name), (form.d_out, form.d_in)
+            if tensor is None or tensor.shape != (shape if form.orientation == "out_in" else shape[::-1]):
+                raise ValueError(f"{name!r} is not a tensor of the base, or has another shape there")
+            if form.parameter != name and not f".{form.parameter}".endswith(f".{name}"):
+                raise ValueError(f"{name!r} cannot be the parameter {form.parameter!r} of the model")
+            found.append(
+                EditableWeight(
+                    name=name,
+                    parameter=form.parameter,
+                    layer=form.layer,
+                    orientation=form.orientation,
+                    d_out=form.d_out,
+                    d_in=form.d_in,
+                    dtype=tensor.dtype,
+                    quantum=form.quantum,
+                )
+            )
+        return found
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> PatchHeader:
@@ -82,7 +119,7 @@ class PatchHeader:
 class Patch:
     """A patch as the repository knows it; its bytes are the blob `id`.
 
-    `columns` has one id for each column of the header, but one in total for a dense patch, which cannot be split.
+    `columns` has one id for each column of the header, but one in total for a patch that cannot be split.
     `bounds` gives, per weight and column, max|left|·max|right| in units of the weight's grid (dense: max|entry|).
     """
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from memit_vc.vcs.contradictions import Contradiction
 
 
-Kind: TypeAlias = Literal["commit", "revert", "squash", "merge", "cherry-pick", "rebase"]
+Kind: TypeAlias = Literal["commit", "import", "revert", "squash", "merge", "cherry-pick", "rebase"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,7 +142,7 @@ class Surveyed:
 def survey(seen: SeenBase, hparams: str | Path | None, *, progress: Progress = silent) -> Surveyed:
     """Look at a base; `hparams` as for `init`. UnsupportedModelError and HparamsError if it cannot be edited."""
     named = None if hparams is None else MEMITHyperParams.from_hparams(hparams)
-    adapter = _outline(seen.checkpoint.directory, named)
+    adapter = outline(seen.checkpoint.directory, named)
     manifest = seen.checkpoint.manifest(progress)
     values, origin, guessed = _hyperparameters(adapter, seen.name, hparams)
     values.validate(n_layers=adapter.n_layers, modules=adapter.modules.keys())
@@ -195,7 +195,7 @@ def weights_of_model(
 
     UnsupportedModelError and HparamsError if the model, or the model with these hyperparameters, cannot be edited.
     """
-    adapter = _outline(seen.checkpoint.directory, hparams)
+    adapter = outline(seen.checkpoint.directory, hparams)
     hparams.validate(n_layers=adapter.n_layers, modules=adapter.modules.keys())
     return _editable(adapter, seen.checkpoint, manifest, hparams.layers, progress)
 
@@ -222,7 +222,7 @@ def _absolute(file: str) -> str:
     return str(Path(file).expanduser().resolve())
 
 
-def _outline(path: Path, hparams: MEMITHyperParams | None) -> ModelAdapter:
+def outline(path: Path, hparams: MEMITHyperParams | None) -> ModelAdapter:
     """The model without its weights (on the meta device): its module tree is all that `init` needs.
 
     Its parts are those that `hparams` name, if they are given.
@@ -280,7 +280,7 @@ def _editable(
         stored = [d_out, d_in] if adapter.orientation(layer) == "out_in" else [d_in, d_out]
         found: list[EditableWeight] = []
         for expert, name in _tensors_of(adapter, layer):
-            record = _stored_as(adapter, name, tensors)
+            record = stored_as(adapter, name, tensors)
             if record.dtype not in STORED or list(record.shape) != stored:
                 raise UnsupportedModelError(
                     f"{record.name} is stored as {record.dtype} {list(record.shape)}, not as a float matrix {stored}",
@@ -329,7 +329,7 @@ def _tensors_of(adapter: ModelAdapter, layer: int) -> list[tuple[int | None, str
     return [(expert, f"{block}.{template.format(expert)}") for expert in range(experts.count)]
 
 
-def _stored_as(adapter: ModelAdapter, parameter: str, tensors: Mapping[str, TensorRecord]) -> TensorRecord:
+def stored_as(adapter: ModelAdapter, parameter: str, tensors: Mapping[str, TensorRecord]) -> TensorRecord:
     """The checkpoint's record of a parameter: checkpoints are written with or without the base model's prefix."""
     prefix = f"{adapter.model.base_model_prefix}."
     for name in (parameter, parameter.removeprefix(prefix), prefix + parameter):

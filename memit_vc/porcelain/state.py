@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -45,7 +45,7 @@ class LiveState:
     def __init__(
         self,
         repository: Repository,
-        columns: Collection[ColumnId],
+        columns: Iterable[ColumnId],
         *,
         commit: CommitId | None = None,
         origins: Mapping[ColumnId, CommitId] | None = None,
@@ -114,6 +114,16 @@ class LiveState:
     def cancelled(self) -> frozenset[FactId]:
         """The facts that a live column takes out."""
         return frozenset(fact for pairs in self.roles.values() for fact, role in pairs if role == "cancel")
+
+    @cached_property
+    def of_facts(self) -> LiveState:
+        """The columns that are about facts."""
+        return LiveState(self.repository, (c for c in self.columns if self.roles[c]), known=self.known)
+
+    @cached_property
+    def adapters(self) -> LiveState:
+        """The columns that are about no fact: the adapters that were imported."""
+        return LiveState(self.repository, self.columns - self.of_facts.columns, known=self.known)
 
     @cached_property
     def selection(self) -> Mapping[PatchId, tuple[int, ...]]:

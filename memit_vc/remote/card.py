@@ -70,6 +70,8 @@ class Card:
     vllm: bool = False
     base_about: str = ""
     """What a base is that is not on the Hub, in words. The name of its directory is private."""
+    adapters: tuple[tuple[str, str | None, str | None], ...] = ()
+    """Of each adapter that is in the weights: name, licence, source."""
     pictured: bool = False
     """Whether the pictures of history and scores are beside the card."""
 
@@ -203,6 +205,9 @@ def _base(card: Card) -> str:
     look = "that of the base; look there" if card.base is not None else "that of the base"
     licence = f"`{cell(card.license)}`, that of the base" if card.license else look
     lines.append(f"- Licence: {licence}")
+    for name, its, source in card.adapters:
+        told = f"licence {f'`{cell(its)}`' if its else 'unknown'}{f', from {cell(source)}' if source else ''}"
+        lines.append(f"- In the weights, too: the adapter {cell(name)}, {told}")
     history = f"the last of {count(card.commits, 'commit')}" if card.commits > 1 else "the only one"
     lines.append(
         f"- Edits: commit `{card.commit[:10]}`, {history}; `memitvc verify` names this state `{card.state[:10]}`"

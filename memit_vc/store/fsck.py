@@ -38,7 +38,7 @@ from memit_vc.store.journal import Journal
 from memit_vc.store.lost import referenced_blobs
 from memit_vc.store.parsed import BAD_JSON, parsed
 from memit_vc.store.records import Problem
-from memit_vc.store.rows_patches import load_patches
+from memit_vc.store.rows_patches import WITHOUT_FACT, headers_without_facts, load_patches
 from memit_vc.store.rows_refs import load_operations, load_refs, raw_head
 from memit_vc.store.schema import (
     changes,
@@ -104,9 +104,12 @@ def check(
 def _editable_names(connection: Connection) -> set[str]:
     """The editable weights, as far as their record can be read: `_base` says where it cannot."""
     found = connection.execute(select(meta.c.value).where(meta.c.key == "weights")).scalar_one_or_none()
+    names: set[str] = set()
     with suppress(*BAD_JSON):
-        return {str(weight["name"]) for weight in json.loads(found or "[]")}
-    return set()
+        names |= {str(weight["name"]) for weight in json.loads(found or "[]")}
+    with suppress(MemitVCError):
+        names |= {name for header in headers_without_facts(connection) for name in header.weights}
+    return names
 
 
 def _database(connection: Connection) -> Iterator[Problem]:
@@ -181,11 +184,18 @@ def _weights(
             yield Problem("base", name, "its record as an editable weight differs from the tensor's")
     for row in connection.execute(select(patches.c.id, patches.c.header)):
         try:
-            forms = PatchHeader.from_json(json.loads(row.header)).weights
+            header = PatchHeader.from_json(json.loads(row.header))
         except BAD_JSON:
             continue  # reported with the patches
-        for name, form in forms.items():
-            own = weights.get(name)
+        try:
+            described = {weight.name: weight for weight in header.described(manifest)}
+        except ValueError as error:
+            yield Problem("base", row.id, f"patch {row.id[:10]}: {error}")
+            continue
+        for name, form in header.weights.items():
+            own = weights.get(name) or described.get(name)
+            if own is not None and own != described.get(name, own):
+                yield Problem("base", name, f"patch {row.id[:10]} describes it as another matrix")
             if own is None or (own.d_out, own.d_in, own.quantum) != (form.d_out, form.d_in, form.quantum):
                 yield Problem("base", name, f"its record differs from patch {row.id[:10]}, which edits it")
 
@@ -308,7 +318,7 @@ def _facts(connection: Connection) -> Iterator[Problem]:
 def _patches(
     connection: Connection, blobs: BlobStore, base: BaseId, check_patch: CheckPatch | None
 ) -> Iterator[Problem]:
-    listed: dict[str, list[tuple[str, str]]] = {}
+    listed: dict[str, list[tuple[str | None, str]]] = {}
     statement = select(patch_columns).order_by(patch_columns.c.patch, patch_columns.c.position)
     for row in connection.execute(statement):
         columns = listed.setdefault(row.patch, [])
@@ -322,7 +332,8 @@ def _patches(
             continue
         if not canonical or header.base != base or header.divisible == row.dense or row.size != len(header.columns):
             yield Problem("patch", row.id, "its row differs from its header")
-        if listed.get(row.id, []) != [(c.fact, c.role) for c in header.columns]:
+        told: list[tuple[str | None, str]] = [(column.fact, column.role) for column in header.columns]
+        if listed.get(row.id) != (told or [(None, WITHOUT_FACT)]):
             yield Problem("patch", row.id, "its columns differ from its header")
         try:
             whole = load_patches(connection, [PatchId(row.id)])[PatchId(row.id)]

@@ -175,4 +175,6 @@ def _drop_patches(connection: Connection) -> None:
         connection.execute(delete(patch_columns).where(patch_columns.c.patch.in_(part)))
         connection.execute(delete(patches).where(patches.c.id.in_(part)))
     connection.execute(delete(column_bounds).where(column_bounds.c.column.not_in(select(patch_columns.c.column))))
-    connection.execute(delete(facts).where(facts.c.id.not_in(select(patch_columns.c.fact))))
+    # SQL: nothing is "not in" a list that holds a null
+    named = select(patch_columns.c.fact).where(patch_columns.c.fact.is_not(None))
+    connection.execute(delete(facts).where(facts.c.id.not_in(named)))

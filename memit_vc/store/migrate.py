@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from memit_vc.store.database import Database
 
 
-HEAD_REVISION = "0001"
+HEAD_REVISION = "0002"
 """The newest file in migrations/versions/; a test holds the two together."""
 
 

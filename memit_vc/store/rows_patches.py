@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
 from memit_vc.errors import IntegrityError
 from memit_vc.objects import (
+    BaseManifest,
     BlobId,
     ColumnId,
     CommitId,
+    EditableWeight,
     Fact,
     FactId,
     Patch,
@@ -24,6 +26,9 @@ from memit_vc.objects import (
 from memit_vc.store.database import insert_missing, known, rows_with
 from memit_vc.store.parsed import bad_row, parsed
 from memit_vc.store.schema import column_bounds, commit_patches, facts, patch_columns, patches
+
+WITHOUT_FACT = "edit"
+"""The role in the one row of a patch without facts."""
 
 
 def insert_facts(connection: Connection, new: Sequence[Fact]) -> None:
@@ -96,8 +101,8 @@ def insert_patch(connection: Connection, patch: Patch) -> bool:
         }
         for position, column in enumerate(header.columns)
     ]
-    if rows:
-        connection.execute(insert(patch_columns), rows)
+    nothing = {"patch": patch.id, "position": 0, "column": patch.columns[0], "fact": None, "role": WITHOUT_FACT}
+    connection.execute(insert(patch_columns), rows or [nothing])
     insert_missing(
         connection,
         column_bounds,
@@ -167,11 +172,12 @@ def known_patches(connection: Connection, ids: Collection[PatchId]) -> set[Patch
 
 
 def column_facts(connection: Connection, columns: Collection[ColumnId]) -> dict[ColumnId, list[tuple[FactId, str]]]:
-    """(fact, role) of each column; several for a dense patch, in the patch's order."""
+    """(fact, role) of each column; several for a dense patch, in the patch's order, none for an adapter."""
     found: dict[ColumnId, dict[tuple[FactId, str], None]] = {column: {} for column in columns}
     statement = select(patch_columns).order_by(patch_columns.c.patch, patch_columns.c.position)
     for row in rows_with(connection, statement, patch_columns.c.column, columns):
-        found[ColumnId(row.column)][FactId(row.fact), row.role] = None
+        if row.fact is not None:
+            found[ColumnId(row.column)][FactId(row.fact), row.role] = None
     return {column: list(pairs) for column, pairs in found.items()}
 
 
@@ -202,6 +208,26 @@ def _bound(row: Row[Any]) -> float:
     if type(row.bound) is not float:
         raise bad_row("column", row.column, "its bound is not a number")
     return row.bound
+
+
+def headers_without_facts(connection: Connection) -> list[PatchHeader]:
+    """Those of the adapters."""
+    theirs = select(patch_columns.c.patch).where(patch_columns.c.fact.is_(None))  # there is an index of it
+    rows = connection.execute(select(patches.c.id, patches.c.header).where(patches.c.id.in_(theirs)))
+    return [parsed("patch", row.id, row.header, PatchHeader.from_json) for row in rows]
+
+
+def more_weights(
+    connection: Connection, known: Collection[EditableWeight], base: Callable[[], BaseManifest]
+) -> list[EditableWeight]:
+    """The weights that adapters describe, without those that are known, by name."""
+    found: dict[str, EditableWeight] = {}
+    try:
+        for header in headers_without_facts(connection):
+            found |= {weight.name: weight for weight in header.described(base())}
+    except ValueError as error:
+        raise IntegrityError(f"a patch without facts: {error}", hint="Run `memitvc fsck`.") from error
+    return [found[name] for name in sorted(found.keys() - {weight.name for weight in known})]
 
 
 def edited_weights(connection: Connection) -> set[str]:

@@ -54,7 +54,8 @@ def commit_record(connection: Connection, commit: Commit, scores: Mapping[str, J
     named: dict[FactId, None] = {}
     ordered = select(patch_columns).order_by(patch_columns.c.patch, patch_columns.c.position)
     for row in rows_with(connection, ordered, patch_columns.c.patch, own):
-        named[FactId(row.fact)] = None
+        if row.fact is not None:
+            named[FactId(row.fact)] = None
     found = load_facts(connection, list(named))
     constraints = {patch: None if rows[patch] is None else BlobId(rows[patch]) for patch in sorted(own)}
     return CommitRecord(

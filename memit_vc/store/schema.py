@@ -119,7 +119,7 @@ patch_columns = _table(
     Column("patch", _id(), ForeignKey(patches.c.id), primary_key=True),
     Column("position", Integer, primary_key=True),
     Column("column", _id(), nullable=False, index=True),
-    Column("fact", _id(), ForeignKey(facts.c.id), nullable=False, index=True),
+    Column("fact", _id(), ForeignKey(facts.c.id), nullable=True, index=True),  # null: of an adapter, about no fact
     Column("role", _String(8), nullable=False),
 )
 

@@ -24,7 +24,7 @@ SECOND = """
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision = "0002", "0001"
+revision, down_revision = "0003", "0002"
 
 
 def upgrade():
@@ -39,10 +39,10 @@ def _next_version(directory: Path, monkeypatch: pytest.MonkeyPatch, more: str = 
     versions = directory / "versions"
     versions.mkdir(parents=True)
     shipped = data_directory("migrations")
-    for name in ("env.py", "versions/0001_first.py"):
+    for name in ("env.py", "versions/0001_first.py", "versions/0002_without_facts.py"):
         (directory / name).write_text((shipped / name).read_text())
-    (versions / "0002_language.py").write_text(SECOND.format(more=more))
-    monkeypatch.setattr(migrate, "HEAD_REVISION", "0002")
+    (versions / "0003_language.py").write_text(SECOND.format(more=more))
+    monkeypatch.setattr(migrate, "HEAD_REVISION", "0003")
     monkeypatch.setattr(migrate, "data_directory", lambda name: directory)
 
 
@@ -96,21 +96,21 @@ def test_an_old_repository_is_refused_and_upgraded(tmp_path: Path, monkeypatch: 
         made = record(repository, [fact(1)])
         before = repository.operations()
     _next_version(tmp_path / "migrations", monkeypatch)
-    with pytest.raises(MemitVCError, match="revision 0001") as caught:
+    with pytest.raises(MemitVCError, match="revision 0002") as caught:
         Repository.open(tmp_path)
     assert "memitvc upgrade" in str(caught.value.hint)
     old, new, backup = Repository.upgrade(tmp_path)
-    assert (old, new) == ("0001", "0002")
+    assert (old, new) == ("0002", "0003")
     assert backup is not None
     assert "language" in _columns(tmp_path / ".memitvc", "facts")
     with sqlite3.connect(backup) as copy:
-        assert copy.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+        assert copy.execute("SELECT version_num FROM alembic_version").fetchone() == ("0002",)
         assert copy.execute("SELECT count(*) FROM commits").fetchone() == (2,)
     with Repository.open(tmp_path) as repository:
         assert repository.operations() == before
         assert repository.head().commit == made.id
         assert repository.fsck() == []
-    assert Repository.upgrade(tmp_path) == ("0002", "0002", None)
+    assert Repository.upgrade(tmp_path) == ("0003", "0003", None)
 
 
 def test_a_failed_upgrade_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,19 @@ ARCHITECTURE = {"llama": gguf.MODEL_ARCH.LLAMA, "gpt2": gguf.MODEL_ARCH.GPT2}
 Kind = gguf.GGMLQuantizationType
 
 
-def write_base(path: Path, base: Path, family: str, kind: Kind = Kind.Q4_1) -> Path:
-    """A base in GGUF, its matrices quantised as `kind`. Conv1D weights are turned, as the converter turns them."""
+def write_base(
+    path: Path, base: Path, family: str, kind: Kind = Kind.Q4_1, *, heads: tuple[int, int] | None = None
+) -> Path:
+    """A base in GGUF, its matrices quantised as `kind`. Conv1D weights are turned, as the converter turns them. With
+    `heads` (of q, of k) the file names them, and the rows of q and k are in the converter's order.
+    """
     architecture = ARCHITECTURE[family]
     names = gguf.get_tensor_name_map(architecture, 6)
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     writer.add_block_count(6)
+    if heads is not None:
+        writer.add_head_count(heads[0])
+        writer.add_head_count_kv(heads[1])
     writer.add_token_list([f"t{n}" for n in range(40)])
     writer.add_array("numbers", [1.5, 2.5])
     for file in Checkpoint.find(base).files:
@@ -32,6 +39,10 @@ def write_base(path: Path, base: Path, family: str, kind: Kind = Kind.Q4_1) -> P
                 continue
             if family == "gpt2" and array.ndim == 2 and "wte" not in name and "wpe" not in name:
                 array = np.ascontiguousarray(array.T)
+            if heads is not None and found.endswith(("attn_q.weight", "attn_k.weight")):
+                count = heads[found.endswith("attn_k.weight")]
+                halves = array.reshape(count, 2, len(array) // count // 2, -1)
+                array = np.ascontiguousarray(halves.swapaxes(1, 2).reshape(array.shape))
             small = array.ndim == 2 and array.shape[1] % 32 == 0
             made = gguf.quantize(array, kind) if small else array
             writer.add_tensor(found, made, raw_dtype=kind if small else None)

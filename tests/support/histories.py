@@ -57,7 +57,7 @@ def patch_bytes(
 ) -> tuple[bytes, bytes, bytes]:
     """(patch, constraints, provenance): one column per fact, of a size that turns the logits."""
     generator = torch.Generator().manual_seed(seed)
-    weights = [weight for weight in repository.weights() if weight.layer in layers]
+    weights = [weight for weight in repository.fact_weights() if weight.layer in layers]
     n = len(facts)
     tensors, keys, targets = {}, {}, {}
     for weight in weights:

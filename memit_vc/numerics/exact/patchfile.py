@@ -13,8 +13,19 @@ from memit_vc.errors import EngineError, IntegrityError, StorageError
 from memit_vc.numerics.exact.blob import Blob, encode
 from memit_vc.numerics.exact.factored import Dense, LowRank, Term
 from memit_vc.numerics.exact.grid import Floats
-from memit_vc.objects import METADATA_KEY, ColumnId, Patch, PatchHeader, PatchId, canonical_json, digest, is_sha256
-from memit_vc.objects.patch import PATCH_FORMAT
+from memit_vc.objects import (
+    METADATA_KEY,
+    ColumnId,
+    JsonValue,
+    Patch,
+    PatchHeader,
+    PatchId,
+    WeightForm,
+    canonical_json,
+    digest,
+    is_sha256,
+)
+from memit_vc.objects.patch import FORMAT_WITHOUT_FACTS, PATCH_FORMAT
 
 _PIECE = 512
 """Columns that `read_pieces` reads at once."""
@@ -64,9 +75,10 @@ def decode_header(metadata: Mapping[str, str], where: str) -> PatchHeader:
         version = record["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IntegrityError(f"{where}: is not a patch: its metadata has no format version", hint=_FOREIGN) from error
-    if version != PATCH_FORMAT:
+    if version not in (PATCH_FORMAT, FORMAT_WITHOUT_FACTS):
         raise IntegrityError(
-            f"{where}: has patch format {version!r}, this memit-vc reads {PATCH_FORMAT}", hint="Upgrade memit-vc."
+            f"{where}: has patch format {version!r}, this memit-vc reads {PATCH_FORMAT} and {FORMAT_WITHOUT_FACTS}",
+            hint="Upgrade memit-vc.",
         )
     try:
         header = PatchHeader.from_json(record)
@@ -97,7 +109,15 @@ def _expected_tensors(header: PatchHeader) -> dict[str, tuple[int, ...]]:
 
 
 def column_ids(patch_id: PatchId, header: PatchHeader, tensors: PatchTensors) -> tuple[ColumnId, ...]:
-    """One id per column, or one in all for an indivisible patch: one with a dense or joint weight."""
+    """One id per column, or one in all for an indivisible patch: one with a dense or joint weight. That of an adapter
+    depends on its numbers alone: two people who import it have the same column, whatever they call it.
+    """
+    if not header.columns:
+        forms: JsonValue = {name: form.to_json() for name, form in header.weights.items()}
+        parts = [b"adapter", canonical_json([header.base, forms])]
+        terms = [tensors[weight] for weight in sorted(header.weights)]
+        parts += [np.ascontiguousarray(array, "<f4").tobytes() for term in terms for array in term.arrays.values()]
+        return (ColumnId(digest("column", b"".join(parts))),)
     if not header.divisible:
         return (ColumnId(digest("column", b"dense" + patch_id.encode())),)
     factors = [(name.encode(), _low_rank(tensors, name)) for name in sorted(header.weights)]
@@ -238,7 +258,7 @@ def _header_problem(header: PatchHeader) -> str | None:
         hashes.append(header.provenance)
     if not all(map(is_sha256, hashes)):
         return "has a base, fact or provenance that is not a SHA-256"
-    if not header.columns or not header.weights:
+    if (not header.columns and header.divisible) or not header.weights:
         return "lists no columns or no weights"
     if any(column.role not in ("edit", "cancel") for column in header.columns):
         return "has a column whose role is neither edit nor cancel"
@@ -250,4 +270,18 @@ def _header_problem(header: PatchHeader) -> str | None:
             return f"gives weight {name!r} the form {form.form!r} and the quantum {form.quantum}"
         if (form.form == "joint") != (type(form.rank) is int and form.rank >= 0):
             return f"gives weight {name!r} the form {form.form!r} and the rank {form.rank!r}"
+        problem = _place_problem(name, form, facts=bool(header.columns))
+        if problem is not None:
+            return problem
+    return None
+
+
+def _place_problem(name: str, form: WeightForm, *, facts: bool) -> str | None:
+    """Only a patch without facts says where its weights are in the model, and it says so of all."""
+    said = (form.parameter, form.layer, form.orientation)
+    if facts:
+        return None if said == (None, None, None) else f"says where {name!r} is, as patches of facts do not"
+    whole = isinstance(form.parameter, str) and type(form.layer) is int and form.layer >= 0
+    if not whole or form.orientation not in ("out_in", "in_out") or form.form == "low_rank":
+        return f"does not say where {name!r} is in the model, or gives it columns of facts, which it has not"
     return None

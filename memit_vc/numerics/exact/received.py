@@ -8,14 +8,24 @@ from hashlib import sha256
 from memit_vc.errors import IntegrityError
 from memit_vc.numerics.exact.constraints import read_constraints
 from memit_vc.numerics.exact.patchfile import bounds, column_ids, read_patch
-from memit_vc.objects import BaseId, BlobId, EditableWeight, Patch, PatchId, short
+from memit_vc.objects import BaseId, BaseManifest, BlobId, EditableWeight, Patch, PatchId, short
 
 _HINT = "Do not trust the file: it is damaged or forged. Nothing was stored."
 
 
-def received_patch(data: bytes, constraints: bytes | None, *, base: BaseId, weights: Sequence[EditableWeight]) -> Patch:
+def received_patch(
+    data: bytes,
+    constraints: bytes | None,
+    *,
+    base: BaseId,
+    manifest: BaseManifest,
+    weights: Sequence[EditableWeight],
+    others: Sequence[EditableWeight] = (),
+) -> Patch:
     """A patch blob (and its constraints) as the repository would record it; ids and bounds are computed, not believed.
 
+    A patch without facts may touch more than `weights`: it describes them, as earlier ones did with `others`. The grids
+    of those that are in neither are the caller's to check.
     IntegrityError as for `read_patch` and `read_constraints`, and for another base, weights that this base does not
     have or has in another shape or on another grid, constraints that do not go with the patch, a column held twice.
     """
@@ -27,7 +37,13 @@ def received_patch(data: bytes, constraints: bytes | None, *, base: BaseId, weig
             f"{where} belongs to base {short(header.base)}, this repository has {short(base)}",
             hint="Use a repository on the same base model and revision.",
         )
+    try:
+        described = {weight.name: weight for weight in header.described(manifest)}
+    except ValueError as error:
+        raise IntegrityError(f"{where}: {error}", hint=_HINT) from error
     known = {weight.name: weight for weight in weights}
+    if not header.columns:
+        known = {**described, **{weight.name: weight for weight in others}, **known}
     for name, form in header.weights.items():
         weight = known.get(name)
         if weight is None:
@@ -38,6 +54,8 @@ def received_patch(data: bytes, constraints: bytes | None, *, base: BaseId, weig
                 f"the base has {weight.d_out} × {weight.d_in} on 2^{weight.quantum}",
                 hint=_HINT,
             )
+        if weight != described.get(name, weight):
+            raise IntegrityError(f"{where} describes {name!r} as another matrix than this repository", hint=_HINT)
     columns = column_ids(patch, header, tensors)
     if len(set(columns)) != len(columns):
         raise IntegrityError(f"{where} holds a column twice", hint=_HINT)

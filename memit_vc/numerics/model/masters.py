@@ -53,6 +53,19 @@ def swapped(adapter: ModelAdapter, weights: Mapping[int, Tensor]) -> Iterator[No
 
 
 @contextmanager
+def set_aside(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
+    """As `swapped`, for any parameters, by name. Gives the tensors that stand aside meanwhile."""
+    with memory_errors(), ExitStack() as stack:
+        aside: dict[str, Tensor] = {}
+        for name, weight in weights.items():
+            parameter = model.get_parameter(name)
+            aside[name] = parameter.data
+            stack.callback(_restore, parameter, parameter.data)
+            parameter.data = weight.to(device=parameter.device, dtype=parameter.dtype)
+        yield aside
+
+
+@contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """The model's modules with stand-ins for their parameters that take no gradients, for the length of a block.
 

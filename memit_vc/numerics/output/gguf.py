@@ -36,6 +36,8 @@ _CHUNK = 1 << 22
 _ENTRIES = 1 << 20
 """Entries of an edited tensor that are made at once."""
 _ROWS_COMPARED = 4
+_TURNED = {"attn_q.weight": "head_count", "attn_k.weight": "head_count_kv"}
+"""What llama.cpp stores with the two halves of each rotation side by side in Llama's family -> the number of heads."""
 _ROUNDING, _QUANTISED = 2.0**-7, 0.7
 """‖stored − W‖ / ‖W‖ at most: of float types, whose rounding is 2^-9 at most, and of quantised ones. Another model's
 weights have about 1.4.
@@ -49,6 +51,8 @@ class Replaced:
     weight: EditableWeight
     tensor: GGUFTensor
     kind: str
+    heads: int | None = None
+    """Of a tensor whose rows are in the order of `_order`."""
 
     @property
     def size(self) -> int:
@@ -86,10 +90,12 @@ def replacements(
         (weight, header.tensors[names[weight.name]]) for weight in weights if names.get(weight.name) in header.tensors
     ]
     with storage_errors(header.path):
-        _check_base(header, checkpoint, pairs)
+        heads = _check_base(header, checkpoint, pairs)
     wanted = set(edited)
     found = [
-        Replaced(weight, tensor, kind or _own_kind(weight, tensor)) for weight, tensor in pairs if weight.name in wanted
+        Replaced(weight, tensor, kind or _own_kind(weight, tensor), heads.get(weight.name))
+        for weight, tensor in pairs
+        if weight.name in wanted
     ]
     for each in found:
         if each.kind == "Q8_0" and each.weight.d_in % _Q8_BLOCK:
@@ -160,8 +166,10 @@ def _edited(checkpoint: Checkpoint, each: Replaced, terms: Sequence[Term]) -> It
     # a storage dtype's values are values of the working one, so there is one rounding to it
     working = torch.float64 if dtype == torch.float64 else torch.float32
     step = max(1, _ENTRIES // weight.d_in)
-    if weight.orientation == "in_out":
-        whole = state_weight(read_tensor(checkpoint, weight.name), terms, weight, working).T
+    if weight.orientation == "in_out" or each.heads is not None:
+        whole = state_weight(read_tensor(checkpoint, weight.name), terms, weight, working)
+        whole = whole.T if weight.orientation == "in_out" else whole
+        whole = whole if each.heads is None else whole[_order(weight.d_out, each.heads)]
         yield from (_typed(whole[start : start + step], each) for start in range(0, weight.d_out, step))
         return
     update, start = Materialiser(terms, weight), 0
@@ -219,13 +227,19 @@ def _names(header: GGUFHeader, weights: Sequence[EditableWeight]) -> dict[str, s
     return {name: tensor for name, tensor in found.items() if tensor}
 
 
-def _check_base(header: GGUFHeader, checkpoint: Checkpoint, pairs: Sequence[tuple[EditableWeight, GGUFTensor]]) -> None:
-    """IntegrityError unless each tensor has the shape of its weight, and rows that are that weight's, rounded."""
+def _check_base(
+    header: GGUFHeader, checkpoint: Checkpoint, pairs: Sequence[tuple[EditableWeight, GGUFTensor]]
+) -> dict[str, int]:
+    """IntegrityError unless each tensor has the shape of its weight, and rows that are that weight's, rounded. The
+    weights whose rows are in the order of `_order` there, with the number of heads.
+    """
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import dequantize
 
+    turned: dict[str, int] = {}
     with opened(header.path) as file:
         for weight, tensor in pairs:
+            heads = _heads(header, weight, tensor)
             if tensor.shape != (weight.d_in, weight.d_out):
                 raise IntegrityError(
                     f"{header.path}: {tensor.name} is {list(tensor.shape)}, {weight.name} of the base has "
@@ -237,23 +251,57 @@ def _check_base(header: GGUFHeader, checkpoint: Checkpoint, pairs: Sequence[tupl
                 row = weight.d_in // block * size
                 if row * weight.d_out > tensor.end - tensor.begin:
                     raise IntegrityError(f"{header.path}: {tensor.name} is cut short", hint="Fetch it again.")
-                numbers = [round(n * (weight.d_out - 1) / (_ROWS_COMPARED - 1)) for n in range(_ROWS_COMPARED)]
+                candidates = [n for n, row_ in enumerate(_order(weight.d_out, heads)) if n != row_] if heads else []
+                candidates = candidates or list(range(weight.d_out))
+                numbers = [
+                    candidates[round(n * (len(candidates) - 1) / (_ROWS_COMPARED - 1))] for n in range(_ROWS_COMPARED)
+                ]
                 raw = b"".join(
                     os.pread(file.fileno(), row, header.data_start + tensor.begin + n * row) for n in numbers
                 )
                 stored = dequantize(
                     np.frombuffer(raw, np.uint8).reshape(len(numbers), -1), GGMLQuantizationType(tensor.kind)
                 )
-            except (ValueError, KeyError, NotImplementedError):
-                continue  # a type that is newer than the package: the shape must do
-            expected = _rows(checkpoint, weight, numbers)
-            off = np.linalg.norm(stored.astype(np.float64) - expected) / (np.linalg.norm(expected) or 1.0)
-            if not off <= (_ROUNDING if tensor.kind in (0, 1, 30) else _QUANTISED):
+            except (ValueError, KeyError, NotImplementedError) as error:
+                if heads is None:
+                    continue  # a type that is newer than the package: the shape must do
+                raise UnsupportedModelError(
+                    f"{header.path}: {tensor.name} is of a type that the installed package gguf cannot read",
+                    hint="Upgrade the package gguf, or give the base in F16.",
+                ) from error
+            most = _ROUNDING if tensor.kind in (0, 1, 30) else _QUANTISED
+            off = _apart(stored, _rows(checkpoint, weight, numbers))
+            if not off <= most and heads is not None:
+                order = _order(weight.d_out, heads)
+                if _apart(stored, _rows(checkpoint, weight, [order[n] for n in numbers])) <= most:
+                    turned[weight.name] = heads
+                    continue
+            if not off <= most:
                 raise IntegrityError(
                     f"{header.path}: {tensor.name} does not hold the base's {weight.name} "
                     f"(the numbers of {len(numbers)} rows are off by {off:.0%})",
                     hint=f"Give a GGUF of this repository's base, or convert a checkout. {CONVERT}",
                 )
+    return turned
+
+
+def _heads(header: GGUFHeader, weight: EditableWeight, tensor: GGUFTensor) -> int | None:
+    """The number of heads of a tensor that llama.cpp may store in the order of `_order`."""
+    key = next((key for end, key in _TURNED.items() if tensor.name.endswith(end)), None)
+    family = header.values.get("general.architecture")
+    found = [header.values.get(f"{family}.attention.{name}") for name in (key, "head_count")]
+    heads = next((value for value in found if isinstance(value, int) and value > 0), None)
+    return None if key is None or heads is None or weight.d_out % (2 * heads) else heads
+
+
+def _order(d_out: int, heads: int) -> list[int]:
+    """The checkpoint's row for each row of a tensor whose rotations have their two halves side by side."""
+    half = d_out // heads // 2
+    return [(head * 2 + side) * half + row for head in range(heads) for row in range(half) for side in range(2)]
+
+
+def _apart(stored: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
+    return float(np.linalg.norm(stored.astype(np.float64) - expected) / (np.linalg.norm(expected) or 1.0))
 
 
 def _rows(checkpoint: Checkpoint, weight: EditableWeight, numbers: Sequence[int]) -> np.ndarray[Any, Any]:

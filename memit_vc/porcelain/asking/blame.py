@@ -167,6 +167,8 @@ def _groups(state: LiveState) -> tuple[list[_Group], list[_Group]]:
     single: dict[tuple[str, ...], set[ColumnId]] = {}
     for column in sorted(state.columns):
         commits.setdefault(origins[column], set()).add(column)
+        if not pairs[column]:  # an adapter is about no fact
+            continue
         single.setdefault(tuple(dict.fromkeys(fact for fact, _ in pairs[column])), set()).add(column)
     by_commit = [
         (
@@ -196,9 +198,11 @@ def _ranked(
     for layer, key in keys.items():
         terms = []
         for patch, positions in state.selection.items():
+            chosen = [patches[patch][position] for position in positions] or list(patches[patch])
+            if label.keys().isdisjoint(chosen):  # an adapter is no group of facts
+                continue
             term = read_weight(state.repository.patch_path(patch), positions, loaded.weights[layer].name)
             if term is not None:
-                chosen = [patches[patch][position] for position in positions] or list(patches[patch])
                 terms.append((term, [label[column] for column in chosen]))
         moved = shift_norms(terms, key, len(groups))
         shares[layer] = [float(value) / norms[layer] if norms[layer] else 0.0 for value in moved]

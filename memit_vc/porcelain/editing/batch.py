@@ -23,6 +23,7 @@ from memit_vc.numerics.forward.templates import parse_templates
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.masters import swapped
 from memit_vc.numerics.scores.explain import explained, outputs, unanswered
+from memit_vc.numerics.scores.scores import Answers
 from memit_vc.objects import (
     CommitId,
     EditableWeight,
@@ -126,15 +127,47 @@ def compute_batch(
     probe = Probe.of(repository)
     with _timed(seconds, "templates"):
         texts = context_templates(loaded, hparams)
+    base = None
+    if scores:
+        with _timed(seconds, "scores"):
+            base = base_answers(repository, adapter, facts)
+    prepared = _OnBase(hparams, statistics, texts, probe, base, seconds)
+    with loaded.beneath(state):
+        return _on_state(loaded, facts, state, prepared, search_again=search_again, progress=progress)
+
+
+@dataclass(frozen=True)
+class _OnBase:
+    """What is found out on the base. `base` None: nothing is to be scored."""
+
+    hparams: MEMITHyperParams
+    statistics: Prepared
+    texts: Sequence[Sequence[str]]
+    probe: Probe | None
+    base: Answers | None
+    seconds: dict[str, float]
+
+
+def _on_state(
+    loaded: LoadedModel,
+    facts: Sequence[Fact],
+    state: LiveState,
+    prepared: _OnBase,
+    *,
+    search_again: bool,
+    progress: Progress,
+) -> Batch:
+    """The batch, on a model that holds the state's adapters and otherwise the base."""
+    repository, adapter = loaded.repository, loaded.adapter
+    hparams, statistics, texts = prepared.hparams, prepared.statistics, prepared.texts
+    seconds, scores = prepared.seconds, prepared.base is not None
+    measured = partial(measure, repository, adapter, facts, probe=prepared.probe, base=prepared.base, progress=progress)
     with _timed(seconds, "state"):
         context = loaded.context(state, hparams)
     before = after = None
     if scores:
-        with _timed(seconds, "scores"):
-            base = base_answers(repository, adapter, facts)
-            measured = partial(measure, repository, adapter, facts, probe=probe, base=base, progress=progress)
-            with swapped(adapter, context.weights):
-                before = measured(state.id, stage="scores before")
+        with _timed(seconds, "scores"), swapped(adapter, context.weights):
+            before = measured(state.id, stage="scores before")
     with _timed(seconds, "edit"), swapped(adapter, context.weights):
         start = outputs(adapter, facts, hparams.layers[-1])
     cache = None if search_again else known_targets(loaded, facts, state.id, hparams, texts)

@@ -24,7 +24,7 @@ from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.architecture import architecture_for
 from memit_vc.numerics.model.checkpoint_tensors import tensor_digest
 from memit_vc.numerics.model.distributed import present_team
-from memit_vc.numerics.model.masters import swapped
+from memit_vc.numerics.model.masters import set_aside, swapped
 from memit_vc.numerics.model.memory import memory_errors
 from memit_vc.objects import EditableWeight
 from memit_vc.porcelain.base import checked_base
@@ -36,6 +36,7 @@ from memit_vc.store.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Parameter
 
 
 def open_adapter(
@@ -107,6 +108,8 @@ class LoadedModel:
     """Of each layer with experts, one editable weight per expert."""
     _proved: set[str] = field(default_factory=set)
     """Weights that were seen to have the base's bytes in memory."""
+    _aside: dict[str, Tensor] = field(default_factory=dict)
+    """The base's own, by parameter, of those that hold an adapter's for now."""
 
     def named_by(self, hparams: MEMITHyperParams) -> LoadedModel:
         """The same model with the parts that `hparams` name. HparamsError if they edit another projection."""
@@ -155,24 +158,61 @@ class LoadedModel:
 
     def base_of(self, weight: EditableWeight) -> Tensor:
         """The base's weight: storage dtype, as stored, on the CPU. BaseChangedError if its bytes here are others."""
-        parameter = self.adapter.parameter(weight.layer).data
+        aside = self._aside.get(weight.parameter)
+        parameter = self._parameter(weight).data if aside is None else aside
         found = (parameter if weight.expert is None else parameter[weight.expert]).cpu()
         if weight.name not in self._proved:
             self.checkpoint.check(weight.name, tensor_digest(found))
             self._proved.add(weight.name)
         return found
 
+    def _parameter(self, weight: EditableWeight) -> Parameter:
+        try:
+            return self.adapter.model.get_parameter(weight.parameter)  # type: ignore[no-any-return]
+        except AttributeError as error:
+            raise IntegrityError(
+                f"the model has no parameter {weight.parameter!r}, which a patch names for {weight.name}",
+                hint="Run `memitvc fsck`: the patch belongs to another base, or is damaged.",
+            ) from error
+
+    @contextmanager
+    def beneath(self, state: LiveState) -> Iterator[None]:
+        """The model with the adapters of a state and none of its facts, for the length of a block: facts are solved on
+        it. EngineError with several processes, of which the others would hold the base.
+        """
+        adapters = state.adapters
+        if adapters.columns and self.adapter.team is not None:
+            raise EngineError(
+                "an adapter is live, and several processes work on the base alone so far",
+                hint="Run the command in one process, or revert the adapter first.",
+            )
+        weights = {
+            weight.parameter: materialise_near(
+                self.base_of(weight), adapters.terms(weight), weight, self._parameter(weight).device
+            )
+            for weight in adapters.touched
+        }
+        with set_aside(self.adapter.model, weights) as aside:
+            self._aside.update(aside)
+            try:
+                yield
+            finally:
+                self._aside.clear()
+
     @contextmanager
     def holding(self, state: LiveState) -> Iterator[ModelAdapter]:
         """The model with the weights of a state, for the length of a block."""
-        with swapped(self.adapter, self.materialised(state)):
+        with self.beneath(state), swapped(self.adapter, self.materialised(state)):
             yield self.adapter
 
     def context(self, state: LiveState, hparams: MEMITHyperParams) -> Context:
-        """What a batch computed on this state needs: weights, D, and the live facts' keys."""
+        """What a batch computed on this state needs: weights, D of its facts, and their keys. Its adapters are in the
+        model `beneath` it.
+        """
         if not state.columns:
             return Context()
-        missing = [layer for layer in self.touched(state) if layer not in hparams.layers]
+        facts = state.of_facts
+        missing = [layer for layer in self.touched(facts) if layer not in hparams.layers]
         if missing and hparams.history:
             raise EngineError(
                 f"layers {missing} hold live edits and are not among hparams.layers {hparams.layers}",
@@ -180,7 +220,7 @@ class LoadedModel:
             )
         parts = {layer: self.parts(layer) for layer in hparams.layers}
         keys = live_constraints(state, self.parts, hparams.layers).keys if hparams.history else None
-        return Context(weights=self.materialised(state), delta=_Deltas(state, parts), keys=keys or None)
+        return Context(weights=self.materialised(state), delta=_Deltas(facts, parts), keys=keys or None)
 
 
 @dataclass(frozen=True)
@@ -221,7 +261,7 @@ def model_of(
 def load_model(repository: Repository, *, device: str = "cpu", progress: Progress = silent) -> LoadedModel:
     """Load the repository's base, after checking that it is the recorded one."""
     checkpoint = checked_base(repository, progress=progress)
-    editable = repository.weights()
+    editable = repository.fact_weights()
     weights = _Editable((weight.layer, weight) for weight in editable if weight.expert is None)
     experts: dict[int, tuple[EditableWeight, ...]] = {}
     for weight in editable:

@@ -68,7 +68,7 @@ def overlaps(ours: LiveState, theirs: LiveState, *, threshold: float = LIKELY) -
     repository, hparams = ours.repository, ours.repository.hparams()
     statistics = _statistics(repository, hparams.layers)
     weights: dict[int, list[EditableWeight]] = {}
-    for weight in repository.weights():
+    for weight in repository.fact_weights():
         weights.setdefault(weight.layer, []).append(weight)
     sides = [live_constraints(side, weights.__getitem__, hparams.layers) for side in (ours, theirs)]
     if not all(side.sources for side in sides):

@@ -151,8 +151,9 @@ class Solver:
 def solver_for(state: LiveState, *, loaded: LoadedModel | None = None, progress: Progress = silent) -> Solver:
     """The solver of a state, which includes the facts to put in. The model is loaded, no forward is run.
 
-    EngineError if its columns were computed with different layers.
+    EngineError if its columns were computed with different layers, or if an adapter is among them.
     """
+    refuse_adapters(state, "--resolve")
     from memit_vc.porcelain.editing.models import model_of
     from memit_vc.porcelain.editing.statistics import prepare_statistics, recorded_statistics
 
@@ -184,6 +185,15 @@ def solver_for(state: LiveState, *, loaded: LoadedModel | None = None, progress:
         if len(settings) == 1 and statistics.id == next(iter(settings))[2]:
             notes.clear()
     return Solver(loaded, hparams, statistics, tuple(notes))
+
+
+def refuse_adapters(state: LiveState, what: str) -> None:
+    """EngineError if an imported adapter is live: what is solved again is solved from facts alone."""
+    if state.adapters.columns:
+        raise EngineError(
+            f"{what} replaces columns by what their facts ask for, and a live one has no facts: an imported adapter",
+            hint="Leave off the option, or revert the adapter's commit first: `memitvc log` shows it.",
+        )
 
 
 def _joined(first: LiveConstraints, second: LiveConstraints) -> LiveConstraints:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -45,26 +46,29 @@ def weights(repository: Repository, line: Sequence[Commit], numbers: Mapping[Com
             if any(sides):
                 changed[weight] = _norm(*sides)
         found[commit.id] = changed
-    touched = sorted({weight for row in found.values() for weight in row}, key=lambda weight: weight.layer)
-    norms, note = base_norms(repository, touched)
+    by_layer: dict[int, list[EditableWeight]] = {}
+    for weight in editable:
+        if any(weight in row for row in found.values()):
+            by_layer.setdefault(weight.layer, []).append(weight)
+    norms, note = base_norms(repository, [weight for each in by_layer.values() for weight in each])
     if note is not None:  # it names a directory, and a report is mailed
         note = "the base is not here to compare with"
     if missing:
         note = "some patches are missing or damaged: run `memitvc fsck`"
-    return Weights(
-        tuple(weight.layer for weight in touched),
-        tuple(
-            (
-                numbers[commit],
-                tuple(
-                    row.get(weight, 0.0) / (norms.get(weight.name) or 1.0 if note is None else 1.0)
-                    for weight in touched
-                ),
-            )
-            for commit, row in found.items()
-        ),
-        note,
-    )
+    layers = tuple(sorted(by_layer))
+    sizes = {layer: math.hypot(*(norms.get(w.name, 0.0) for w in by_layer[layer])) or 1.0 for layer in layers}
+    rows = [
+        (
+            numbers[commit],
+            tuple(
+                math.hypot(*(row.get(weight, 0.0) for weight in by_layer[layer]))
+                / (sizes[layer] if note is None else 1.0)
+                for layer in layers
+            ),
+        )
+        for commit, row in found.items()
+    ]
+    return Weights(layers, tuple(rows), note)
 
 
 def _norm(plus: Sequence[Term], minus: Sequence[Term]) -> float:

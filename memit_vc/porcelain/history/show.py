@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from memit_vc.objects import ColumnId, Fact, JsonValue, StateId
+from memit_vc.porcelain.history.adapters import Adapter, live_adapters
 from memit_vc.porcelain.history.log import LogEntry, entry_of
 from memit_vc.porcelain.history.scores_at_commit import came_in
 from memit_vc.porcelain.state import LiveState
@@ -44,6 +45,8 @@ class ShownCommit:
     provenance: Mapping[str, Any] | None
     live: bool
     """Its columns are all in HEAD's state."""
+    adapters: tuple[Adapter, ...] = ()
+    """Those that it brought in."""
 
     def to_json(self) -> dict[str, JsonValue]:
         return {
@@ -52,6 +55,7 @@ class ShownCommit:
             "live": self.live,
             "facts": [each.to_json() for each in self.added],
             "removed": [{**fact.to_json(), "id": fact.id} for fact in self.removed],
+            "adapters": [vars(adapter) for adapter in self.adapters],
             "scores": self.scores,
             "details": self.entry.commit.details,
             "provenance": self.provenance,
@@ -84,6 +88,7 @@ def show(repository: Repository, revision: str = "HEAD") -> ShownCommit:
         },
         provenance=provenance,
         live=set(commit.adds) <= LiveState.of_head(repository).columns,
+        adapters=tuple(live_adapters(LiveState(repository, commit.adds))),
     )
 
 

@@ -37,6 +37,7 @@ class Status:
     state: StateId
     live_facts: int
     live_columns: int
+    live_adapters: int
     load: float
     """Live facts per input of the edited layers: how full they are."""
     commits: int
@@ -61,7 +62,8 @@ def status(repository: Repository) -> Status:
         state=state.id,
         live_facts=len(state.live),
         live_columns=len(state.columns),
-        load=len(state.live) / max((weight.d_in for weight in repository.weights()), default=1),
+        live_adapters=len(state.adapters.columns),
+        load=len(state.live) / max((weight.d_in for weight in repository.fact_weights()), default=1),
         commits=len(repository.log([head.commit])) - 1,
         statistics=len(repository.statistics()),
         kept=tuple(repository.kept_patches()),

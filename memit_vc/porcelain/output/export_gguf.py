@@ -69,6 +69,7 @@ def export_gguf(
         )
     header = read_gguf_header(base_gguf)
     checkpoint = checked_base(repository, progress=progress)
-    found = replacements(header, checkpoint, repository.weights(), edited, kind)
+    compared = {weight.name: weight for weight in repository.fact_weights()} | edited
+    found = replacements(header, checkpoint, list(compared.values()), edited, kind)
     write_atomic(out, write_gguf(header, checkpoint, found, lambda name: state.terms(edited[name]), progress))
     return GGUFExport(out, commit, state.id, {each.tensor.name: each.kind for each in found}, out.stat().st_size)

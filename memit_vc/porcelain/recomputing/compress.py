@@ -16,6 +16,7 @@ from memit_vc.numerics.exact.compress import compress as fewer
 from memit_vc.numerics.exact.constraints import Constraints, encode_constraints, read_constraints
 from memit_vc.objects import ColumnId, FactId, JsonValue, PatchColumn, PatchId, canonical_json
 from memit_vc.porcelain.editing.pack import pack
+from memit_vc.porcelain.editing.solver import refuse_adapters
 from memit_vc.porcelain.history.settings import settings_json, settings_of
 from memit_vc.porcelain.record import Outcome, draft, record
 from memit_vc.porcelain.state import LiveState
@@ -62,6 +63,7 @@ def compress(
     head = repository.head()
     state = LiveState.at(repository, head.commit)
     live = {entry.fact.id: entry.column for entry in state.live}
+    refuse_adapters(state, "squash --compress")
     if not live:
         raise MemitVCError(
             "nothing to compress: no fact is live", hint="Commit facts first, or switch to a branch that has some."

@@ -27,6 +27,7 @@ from memit_vc.porcelain.editing.evaluate import evaluate
 from memit_vc.porcelain.editing.models import load_model, open_adapter
 from memit_vc.porcelain.recomputing.replayed import Step, steps_of
 from memit_vc.porcelain.setup import Surveyed, sources_of, survey
+from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, count, silent
 from memit_vc.repository import Repository
 from memit_vc.store.files import write_atomic
@@ -139,7 +140,7 @@ def _same_matrices(repository: Repository, seen: SeenBase) -> bool:
     there = seen.checkpoint.tensors
     shapes = {record.name: tuple(record.shape) for record in repository.base().tensors}
     return there.keys() == shapes.keys() and all(
-        tuple(there[weight.name][1].shape) == shapes[weight.name] for weight in repository.weights()
+        tuple(there[weight.name][1].shape) == shapes[weight.name] for weight in repository.fact_weights()
     )
 
 
@@ -198,6 +199,8 @@ class _Replay:
         self._tip: CommitId | None = None
         self._notes: list[str] = []
         self._warnings: list[str] = []
+        if LiveState.of_head(repository).adapters.columns:
+            self._warnings.append("an imported adapter is live here; only facts go to another base")
 
     def plan(self, sources: tuple[str | None, str | None]) -> str:
         """A digest of all that decides what is computed."""

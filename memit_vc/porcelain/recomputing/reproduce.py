@@ -77,8 +77,9 @@ def _computed(repository: Repository, commit: Commit) -> tuple[Patch, Recorded]:
         recorded = Recorded.read(repository, commit.provenance)
     new = [patch for patch in map(repository.patch, commit.patches) if patch.header.provenance == commit.provenance]
     if recorded is None or len(new) != 1:
+        kind = "an import" if commit.kind == "import" else f"a {commit.kind}"
         raise MemitVCError(
-            f"{short(commit.id)} was not computed: it is a {commit.kind}, which only adds and removes columns",
+            f"{short(commit.id)} was not computed: it is {kind}, which only adds and removes columns",
             hint="Check its columns with `memitvc fsck`, or a checkout of it with `memitvc verify`.",
         )
     return new[0], recorded

@@ -11,7 +11,8 @@ from typing import Any
 
 from memit_vc import __version__
 from memit_vc.errors import UsageError
-from memit_vc.objects import Commit, CommitId, FactId, PatchId, StateId
+from memit_vc.objects import Commit, CommitId, FactId, PatchId, StateId, is_sha256
+from memit_vc.porcelain.history.adapters import Adapter, live_adapters
 from memit_vc.porcelain.sharing.card import gather_card, model_type
 from memit_vc.porcelain.state import LiveState
 from memit_vc.remote.card import Card
@@ -60,6 +61,7 @@ def bill(repository: Repository, card: Card, state: LiveState, history: Sequence
     base, facts = _base(card), _facts(state)
     data = [facts] if state.live else []
     data += _statistics(repository, state)
+    adapters = [_adapter(each) for each in live_adapters(state)]
     family = model_type(repository)
     model = {
         "type": "machine-learning-model",
@@ -67,7 +69,7 @@ def bill(repository: Repository, card: Card, state: LiveState, history: Sequence
         "name": f"{base['name']} with {len(state.live)} edited facts",
         "version": card.commit[:10],
         "description": "A language model whose weights were edited by MEMIT. The new answers need not be true.",
-        **_licences(card),
+        **_licences(card.license),
         "pedigree": {
             "ancestors": [{name: value for name, value in base.items() if name != "bom-ref"}],
             "commits": [_commit(each) for each in history],
@@ -101,9 +103,12 @@ def bill(repository: Repository, card: Card, state: LiveState, history: Sequence
             "tools": {"components": [{"type": "application", "name": "memit-vc", "version": __version__}]},
             "component": model,
         },
-        "components": [base, *data],
+        "components": [base, *adapters, *data],
         "dependencies": [
-            {"ref": model["bom-ref"], "dependsOn": [base["bom-ref"], *(each["bom-ref"] for each in data)]}
+            {
+                "ref": model["bom-ref"],
+                "dependsOn": [base["bom-ref"], *(each["bom-ref"] for each in (*adapters, *data))],
+            }
         ],
     }
 
@@ -113,7 +118,7 @@ def _base(card: Card) -> dict[str, Any]:
         "type": "machine-learning-model",
         "bom-ref": f"memitvc:base:{card.base_id}",
         "name": card.base or "a checkpoint that is not on the Hub",
-        **_licences(card),
+        **_licences(card.license),
         "properties": _properties(base=card.base_id),
     }
     if card.base is None:
@@ -123,11 +128,23 @@ def _base(card: Card) -> dict[str, Any]:
     return made
 
 
-def _licences(card: Card) -> dict[str, Any]:
-    if card.license is None:
+def _adapter(adapter: Adapter) -> dict[str, Any]:
+    """A LoRA that was imported: others made it, and it has a licence of its own."""
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": f"memitvc:adapter:{adapter.patch}",
+        "name": adapter.name,
+        **_licences(adapter.licence),
+        **({"hashes": [{"alg": "SHA-256", "content": adapter.sha256}]} if is_sha256(adapter.sha256) else {}),
+        "properties": _properties(patch=adapter.patch, **({"source": adapter.source} if adapter.source else {})),
+    }
+
+
+def _licences(name: str | None) -> dict[str, Any]:
+    if name is None:
         return {}
-    known = _SPDX.get(card.license.lower())
-    return {"licenses": [{"license": {"id": known} if known else {"name": card.license}}]}
+    known = _SPDX.get(name.lower())
+    return {"licenses": [{"license": {"id": known} if known else {"name": name}}]}
 
 
 def _commit(commit: Commit) -> dict[str, Any]:
@@ -136,8 +153,9 @@ def _commit(commit: Commit) -> dict[str, Any]:
 
 
 def _patches(state: LiveState) -> list[dict[str, Any]]:
-    """Each patch with the facts whose columns the state takes from it."""
+    """Each patch with the facts whose columns the state takes from it, or the adapter that it is."""
     told: dict[PatchId, list[FactId]] = {}
+    names = {each.patch: f"adapter {each.name}" for each in live_adapters(state)}
     for patch, positions in sorted(state.selection.items()):
         columns = state.patches[patch].header.columns
         told[patch] = [columns[n].fact for n in positions or range(len(columns))]
@@ -146,7 +164,10 @@ def _patches(state: LiveState) -> list[dict[str, Any]]:
             "type": "unofficial",
             "diff": {
                 "url": f"urn:sha256:{patch}",
-                "text": {"contentType": "text/plain", "content": "\n".join(_told(state, fact) for fact in facts)},
+                "text": {
+                    "contentType": "text/plain",
+                    "content": names.get(patch) or "\n".join(_told(state, fact) for fact in facts),
+                },
             },
         }
         for patch, facts in told.items()

@@ -16,6 +16,7 @@ from memit_vc.objects import CommitId, FactId, JsonValue, StateId
 from memit_vc.page.charts import score_picture
 from memit_vc.page.graph import picture
 from memit_vc.porcelain.base import find_base
+from memit_vc.porcelain.history.adapters import live_adapters
 from memit_vc.porcelain.history.report import history
 from memit_vc.porcelain.history.scores_at_commit import Came, came_in
 from memit_vc.porcelain.state import LiveState
@@ -103,6 +104,7 @@ def gather_card(
         rank=rank,
         relation=relation,
         history=history,
+        adapters=tuple((each.name, each.licence, each.source) for each in live_adapters(state)),
     )
 
 

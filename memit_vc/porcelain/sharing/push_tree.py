@@ -76,7 +76,7 @@ def commit_files(
 
 
 def _about_the_base(repository: Repository) -> dict[str, bytes]:
-    record = BaseRecord(repository.base(), repository.weights(), repository.base_files())
+    record = BaseRecord(repository.base(), repository.fact_weights(), repository.base_files())
     values = repository.hparams().portable().replace(model_name=repository.config.hub_base or "")
     return {BASE: record.encode(), HPARAMS: values.to_yaml().encode()}
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from memit_vc.errors import EngineError, IntegrityError
+from memit_vc.errors import EngineError, IntegrityError, UnsupportedModelError
 from memit_vc.objects import (
     BlobId,
     ColumnId,
     Commit,
     CommitId,
+    EditableWeight,
     Fact,
     FactId,
     Patch,
@@ -153,8 +155,9 @@ def _most_bytes(repository: Repository, records: Sequence[RemoteCommit]) -> dict
 
     The number of columns is known only when the file is read; until then it is estimated from the record's facts.
     """
-    weights = repository.weights()
-    dense = sum(4 * weight.d_out * weight.d_in for weight in weights)
+    weights = repository.fact_weights()
+    # an adapter may touch any matrix
+    dense = sum(4 * math.prod(tensor.shape) for tensor in repository.base().tensors if len(tensor.shape) == 2)
     column = sum(8 * (weight.d_out + weight.d_in) for weight in weights)
     most: dict[PatchId, int] = {}
     for record in records:
@@ -175,20 +178,44 @@ def _patches(
         return []
     from memit_vc.numerics.exact.received import received_patch
 
-    weights = repository.weights()
+    known, manifest = {weight.name: weight for weight in repository.weights()}, repository.base()
+    brought: dict[str, EditableWeight] = {}
     found = []
     for number, patch in enumerate(wanted, 1):
         blob = constraints.get(patch)
-        found.append(
-            received_patch(
-                incoming.read(BlobId(patch)),
-                None if blob is None else incoming.read(blob),
-                base=repository.base_id,
-                weights=weights,
-            )
+        read = received_patch(
+            incoming.read(BlobId(patch)),
+            None if blob is None else incoming.read(blob),
+            base=repository.base_id,
+            manifest=manifest,
+            weights=repository.fact_weights(),
+            others=[*known.values(), *brought.values()],
         )
+        brought |= {w.name: w for w in read.header.described(manifest) if w.name not in known}
+        found.append(read)
         progress("check patches", number, len(wanted))
+    if brought:
+        _check_described(repository, list(brought.values()))
     return found
+
+
+def _check_described(repository: Repository, weights: Sequence[EditableWeight]) -> None:
+    """IntegrityError for a weight that an adapter describes as another matrix than the model has; the base must be
+    here.
+    """
+    from memit_vc.porcelain.sharing.adapter_weights import weights_of_modules
+
+    modules = {weight.parameter.removesuffix(".weight"): weight for weight in weights}
+    try:
+        found = weights_of_modules(repository, modules)
+    except UnsupportedModelError as error:
+        raise IntegrityError(error.message, hint=DISTRUST) from error
+    for module, weight in modules.items():
+        if found[module] != weight:
+            raise IntegrityError(
+                f"an adapter describes {weight.name} as another matrix, or gives it the grid of other values",
+                hint=DISTRUST,
+            )
 
 
 def _facts(records: Sequence[RemoteCommit], patches: Sequence[Patch], where: str) -> dict[FactId, Fact]:

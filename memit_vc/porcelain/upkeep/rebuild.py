@@ -296,7 +296,8 @@ class _Builder:
             data = self.blobs.read(patch)
         except MemitVCError:
             _refuse([f"patch {patch}"])
-        made = received_patch(data, None, base=self.base_id, weights=self.base.weights)
+        base = self.base
+        made = received_patch(data, None, base=self.base_id, manifest=base.manifest, weights=base.weights)
         named = self.told.constraints.get(patch, constraints)
         self._done[patch] = named
         if named is not None and not self.blobs.has(named):

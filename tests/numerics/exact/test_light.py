@@ -17,7 +17,7 @@ from memit_vc.numerics.exact.factored import LowRank, stacked
 from memit_vc.numerics.exact.patchfile import check_patch, encode_patch, read_pieces, read_weight
 from memit_vc.numerics.exact.received import received_patch
 from memit_vc.numerics.exact.weights_diff import spectrum
-from memit_vc.objects import EditableWeight
+from memit_vc.objects import BaseManifest, EditableWeight
 
 weights = [
     EditableWeight(name=name, parameter=name, layer=0, orientation="out_in", d_out=d_out, d_in=d_in, dtype="F32",
@@ -31,7 +31,7 @@ for header, tensors in CASES.values():
     keys = {name: numbers(4, SHAPES[name][1], n) for name in header.weights}
     targets = {name: numbers(5, SHAPES[name][0], n) for name in header.weights}
     constraints = encode_constraints(keys, targets, numbers(6, n, 8))
-    patch = received_patch(blob, constraints, base=header.base, weights=weights)
+    patch = received_patch(blob, constraints, base=header.base, manifest=BaseManifest(tensors=()), weights=weights)
     path.write_bytes(blob)
     assert check_patch(path, patch) == []
     for name in header.weights:

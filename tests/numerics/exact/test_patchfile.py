@@ -143,7 +143,8 @@ def _form(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("blob", "message"),
     [
-        (forged(_altered(format=2)), "patch format 2, this memit-vc reads 1"),
+        (forged(_altered(format=3)), "patch format 3, this memit-vc reads 1 and 2"),
+        (forged(_altered(format=2)), "canonical"),
         (forged(_altered(surprise=1)), "not canonical"),
         (forged(_altered(base="x")), "not a SHA-256"),
         (forged(_altered(base=7)), "not a SHA-256"),

@@ -15,8 +15,8 @@ from tests.support.opened import Opened
 def test_a_weight_that_is_recorded_the_other_way_round(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = opened("llama")
     load_model(repository)
-    first, *others = repository.weights()
+    first, *others = repository.fact_weights()
     turned = replace(first, orientation="in_out", d_out=first.d_in, d_in=first.d_out)
-    monkeypatch.setattr(Repository, "weights", lambda _: (turned, *others))
+    monkeypatch.setattr(Repository, "fact_weights", lambda _: (turned, *others))
     with pytest.raises(IntegrityError, match="another kind of matrix"):
         load_model(repository)
