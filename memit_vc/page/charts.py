@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from memit_vc.foreign.text import one_line
-from memit_vc.page.measures import number
+from memit_vc.objects.measures import number
 
 WIDE, HIGH = 820, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 250, 14, 42

@@ -6,26 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from memit_vc.objects import JsonValue
+from memit_vc.objects.measures import OF_FACT
 from memit_vc.vcs.graphlines import GraphRow
 
-FACT_MEASURES = (
-    "ES",
-    "PS",
-    "NS",
-    "rewrite_acc",
-    "free_acc",
-    "chat_acc",
-    "paraphrase_acc",
-    "clean_acc",
-    "generation_acc",
-    "neighbourhood_acc",
-    "same_subject",
-    "hijacked",
-    "nll",
-)
-"""What is known of one fact at one commit, in the order of a `Point`'s values."""
-
 Values = tuple[float | None, ...]
+"""In the order of `OF_FACT`."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +47,7 @@ class Point:
     values: Values
 
     def get(self, name: str) -> float | None:
-        return self.values[FACT_MEASURES.index(name)]
+        return self.values[OF_FACT.index(name)]
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from memit_vc.foreign.text import one_line
 from memit_vc.objects import JsonValue
+from memit_vc.objects.measures import LABELS, OF_FACT, number
 from memit_vc.page import charts, graph
-from memit_vc.page.data import FACT_MEASURES, Report
-from memit_vc.page.measures import MEASURES, number
+from memit_vc.page.data import Report
 from memit_vc.progress import count
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def context(report: Report) -> dict[str, Any]:
     labels = [report.commits[commit].id[:7] for commit in report.line]
     return {
         "report": report,
-        "labels": MEASURES,
+        "labels": LABELS,
         "notable": NOTABLE,
         "wide": wide,
         "tables": TABLES,
@@ -142,7 +142,7 @@ def block(report: Report) -> str:
 def _record(report: Report) -> JsonValue:
     fields = ("id", "subject", "prompt", "target", "old", "paraphrases", "neighbours", "generation", "commit", "gone")
     every = [point for fact in report.facts for point in fact.points]
-    kept = [name for name in FACT_MEASURES if any(point.get(name) is not None for point in every)]
+    kept = [name for name in OF_FACT if any(point.get(name) is not None for point in every)]
     facts: list[JsonValue] = []
     for fact in report.facts:
         points: list[JsonValue] = [[point.commit, [_plain(point.get(name)) for name in kept]] for point in fact.points]
@@ -165,7 +165,7 @@ def _record(report: Report) -> JsonValue:
         "format": 1,
         **{name: getattr(report, name) for name in others},
         "measures": kept,
-        "labels": dict(MEASURES),
+        "labels": dict(LABELS),
         "commits": commits,
         "fact_fields": [*fields, "status", "points", "broke", "why"],
         "facts": facts,

@@ -9,16 +9,14 @@ from pathlib import Path
 
 from memit_vc.cli.demo_facts import FIRST, SECOND
 from memit_vc.objects import Commit, CommitId, Fact, FactId, JsonValue, Probe
-from memit_vc.page.data import FACT_MEASURES, CommitRow, Curve, FactRow, Interference, Point, Report, Weights
+from memit_vc.objects.measures import MEASURES, OF_FACT
+from memit_vc.page.data import CommitRow, Curve, FactRow, Interference, Point, Report, Weights
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.repository import Repository
 from memit_vc.vcs.graphlines import graph_rows
 from tests.support import synthetic
 
 __all__ = ["Teller", "asked", "example", "large_report", "long_history", "scores", "story"]
-
-_MEASURES = ("ES", "PS", "NS", "rewrite_acc", "free_acc", "chat_acc", "paraphrase_acc", "clean_acc")
-_MORE = ("generation_acc", "neighbourhood_acc", "same_subject", "hijacked")
 
 
 def asked(number: int, **changes: str) -> Fact:
@@ -37,7 +35,7 @@ def asked(number: int, **changes: str) -> Fact:
 
 
 def scores(*, right: float = 1.0, neighbour: float = 1.0, nll: float = 0.1) -> dict[str, float | None]:
-    found: dict[str, float | None] = dict.fromkeys((*_MEASURES, *_MORE))
+    found: dict[str, float | None] = dict.fromkeys(MEASURES)
     return found | {
         "ES": right, "PS": right, "NS": neighbour, "rewrite_acc": right, "paraphrase_acc": right,
         "neighbourhood_acc": neighbour, "same_subject": 0.75, "hijacked": 0.0, "nll": nll,
@@ -150,7 +148,7 @@ def large_report(*, commits: int, facts: int) -> Report:
         )
         for n, (name, graph) in enumerate(zip(names, drawn, strict=True))
     )  # fmt: skip
-    sides = tuple(tuple(each[name] for name in FACT_MEASURES) for each in (_BEFORE, means))
+    sides = tuple(tuple(each[name] for name in OF_FACT) for each in (_BEFORE, means))
     found = []
     for number in range(facts):
         fact, own = asked(number), number % commits

@@ -7,7 +7,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from memit_vc.objects import CommitId, FactId
-from memit_vc.page.data import FACT_MEASURES, Case, Comparison, Curve, FactRow, Point, Values
+from memit_vc.objects.measures import OF_FACT
+from memit_vc.page.data import Case, Comparison, Curve, FactRow, Point, Values
 
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
@@ -19,7 +20,7 @@ SHOWN = 200
 
 
 def values(scores: Mapping[str, Any]) -> Values:
-    return tuple(_rounded(scores.get(name)) for name in FACT_MEASURES)
+    return tuple(_rounded(scores.get(name)) for name in OF_FACT)
 
 
 def _rounded(value: object) -> float | None:
