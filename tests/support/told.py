@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 from memit_vc.cli.demo_facts import FIRST, SECOND
 from memit_vc.objects import Commit, CommitId, Fact, FactId, JsonValue, Probe
 from memit_vc.objects.measures import MEASURES, OF_FACT
 from memit_vc.page.data import CommitRow, Curve, FactRow, Interference, Point, Report, Weights
+from memit_vc.porcelain.history.report_scores import broke, comparisons
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.repository import Repository
 from memit_vc.vcs.graphlines import graph_rows
@@ -148,23 +150,29 @@ def large_report(*, commits: int, facts: int) -> Report:
         )
         for n, (name, graph) in enumerate(zip(names, drawn, strict=True))
     )  # fmt: skip
-    sides = tuple(tuple(each[name] for name in OF_FACT) for each in (_BEFORE, means))
+    random = Random(0)
+
+    def point(at: int | None, right: float) -> Point:
+        found = scores(right=right, nll=round(random.random(), 4)) | {"same_subject": random.randrange(5) / 4}
+        return Point(at, tuple(found[name] for name in OF_FACT))
+
     found = []
     for number in range(facts):
         fact, own = asked(number), number % commits
+        measured = (point(None, 0.0), point(own, 1.0), point(0, float(random.random() > 0.02)))
+        why = {"left": random.random(), "loss": random.random(), "leverage": {"7": random.random()}, "agreement": None}
         found.append(
             FactRow(
                 id=fact.id, subject=fact.subject, prompt=fact.prompt, target=fact.target, old=fact.ground_truth,
                 paraphrases=fact.paraphrases, neighbours=tuple((p.prompt, p.answer) for p in fact.neighbourhood),
-                generation=(), commit=own, gone=None, status="live",
-                points=(Point(None, sides[0]), Point(own, sides[1])),
+                generation=(), commit=own, gone=None, status="live", points=measured, broke=broke(measured), why=why,
             )
         )  # fmt: skip
     line = tuple(range(commits, -1, -1))
     return Report(
         base="llama", base_id=names[0], revision=names[0], branch="main", state=names[0], commits=rows,
         line=line, facts=tuple(found), curves=tuple(Curve(n, ((n, 1.0, 10),)) for n in line[1:]),
-        perplexity=tuple((n, 20.0 + n % 7) for n in line), base_perplexity=20.0, comparisons=(),
+        perplexity=tuple((n, 20.0 + n % 7) for n in line), base_perplexity=20.0, comparisons=comparisons(found, 0, 1),
         weights=Weights((), (), None), interference=Interference((), 0, None), provenance={}, hashes_recorded=False,
     )  # fmt: skip
 

@@ -20,13 +20,13 @@
   const commitLink = (place) => make("a", { href: "#commit-" + short(data.commits[place].id) }, make("code", {}, short(data.commits[place].id)));
 
   const facts = data.facts.map((row, place) => {
-    const get = (name) => row[field[name]];
+    const get = (name) => (field[name] < row.length ? row[field[name]] : data.fact_defaults[name]);
     const points = get("points");
     const before = points.find((point) => point[0] === null);
     const after = points.filter((point) => point[0] !== null);
     const then = after.find((point) => point[0] === get("commit"));
     const now = after[after.length - 1];
-    const value = (point, name) => (point ? point[1][measure[name]] : null);
+    const value = (point, name) => (point ? point[1 + measure[name]] : null);
     const right = value(now, "rewrite_acc");
     const broke = get("broke");
     return {
@@ -106,7 +106,7 @@
     const box = make("div", { class: "inside" });
     const asked = [
       ["Paraphrases", fact.get("paraphrases").map((text) => [text, fact.get("target")])],
-      ["Neighbours, whose answer should stay", fact.get("neighbours")],
+      ["Neighbours, whose answer should stay", fact.get("neighbours").map(([text, answer = fact.get("old")]) => [text, answer])],
       ["Texts about the subject", fact.get("generation").map((text) => [text, null])],
     ];
     for (const [title, probes] of asked) {
@@ -121,14 +121,16 @@
       const last = fact.points.length > 9 ? [...fact.points.slice(0, 2), ...fact.points.slice(-7)] : fact.points;
       const head = make("tr", {}, make("th", { scope: "col" }, "measure"), ...last.map(([at]) => make("th", { scope: "col" }, at === null ? "before" : commitLink(at))));
       const rows = data.measures
-        .filter((name) => last.some(([, values]) => values[measure[name]] !== null))
-        .map((name) => make("tr", {}, make("th", { scope: "row" }, name === "nll" ? "p(new), per token" : data.labels[name] || name), ...last.map((point) => make("td", {}, name === "nll" ? probability(point, fact) : number(point[1][measure[name]])))));
+        .filter((name) => last.some(([, ...values]) => values[measure[name]] !== null))
+        .map((name) => make("tr", {}, make("th", { scope: "row" }, name === "nll" ? "p(new), per token" : data.labels[name] || name), ...last.map((point) => make("td", {}, name === "nll" ? probability(point, fact) : number(fact.value(point, name))))));
       box.append(make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Measurements of " + clip(seen(fact.get("prompt")), 60) }, make("table", {}, make("caption", {}, last.length < fact.points.length ? "Measured (the first two and the newest seven times)" : "Measured"), make("thead", {}, head), make("tbody", {}, ...rows))));
     } else {
       box.append(make("p", {}, "It was not measured: ", commandOf("memitvc eval")));
     }
-    const why = fact.get("why");
-    if (why) box.append(make("p", {}, `Why: ${why.left === undefined ? "" : `${(100 * why.left).toFixed(0)} % of the asked change is left; `}loss of the search ${number(why.loss)}; share of its own column at its key ${Object.values(why.leverage || {}).map(number).join(", ")}; that reaches the paraphrases ${why.agreement ? Object.values(why.agreement).map(number).join(", ") : "–"} (by layer).`));
+    if (fact.get("why")) {
+      const why = Object.fromEntries(data.why_fields.map((name, place) => [name, fact.get("why")[place]]));
+      box.append(make("p", {}, `Why: ${why.left === null ? "" : `${(100 * why.left).toFixed(0)} % of the asked change is left; `}loss of the search ${number(why.loss)}; share of its own column at its key ${(why.leverage || []).map(number).join(", ")}; that reaches the paraphrases ${why.agreement ? why.agreement.map(number).join(", ") : "–"} (by layer).`));
+    }
     if (fact.get("status") === "live") {
       box.append(make("p", {}, "Take out this fact alone: ", commandOf(`memitvc revert ${short(data.commits[fact.get("commit")].id)} --fact ${seen(fact.get("subject")) === fact.get("subject") ? quoted(fact.get("subject")) : short(fact.get("id"))}`)));
     }

@@ -42,7 +42,7 @@ def fact_rows(
 
     def row(fact: Fact) -> FactRow:
         own = came[fact.id]
-        found = points(fact.id, own, line[order.get(own, 0) :], measured, numbers)
+        found = points(fact.id, own, order, measured, numbers)
         status = "live" if fact.id in alive else "replaced" if fact.question in answered else "reverted"
         return FactRow(
             id=fact.id,

@@ -37,6 +37,7 @@ class Measured:
         handed: Any = repository.evaluations_of(commits, "brought")
         self.records: dict[CommitId, Any] = records
         self.at: dict[CommitId, dict[FactId, Values]] = {}
+        self.where: dict[FactId, list[CommitId]] = {}
         self.before: dict[CommitId, dict[FactId, Values]] = {}
         self.why: dict[FactId, Any] = {}
         by_probe: dict[CommitId, dict[str, float]] = {}
@@ -57,6 +58,8 @@ class Measured:
                 self.why |= records[commit].get("why") or {}
             found |= by_state.get(states[commit], {})
             self.at[commit] = {FactId(fact): values(scores) for fact, scores in found.items()}
+            for fact in self.at[commit]:
+                self.where.setdefault(fact, []).append(commit)
             self.before[commit] = {FactId(fact): values(scores) for fact, scores in before.items()}
             by_probe[commit] = {probe: float(value) for probe, value in ppl.get(states[commit], {}).items()}
         self._by_probe = by_probe
@@ -79,16 +82,17 @@ class Measured:
 
 
 def points(
-    fact: FactId, own: CommitId, later: Sequence[CommitId], measured: Measured, numbers: Mapping[CommitId, int]
+    fact: FactId, own: CommitId, order: Mapping[CommitId, int], measured: Measured, numbers: Mapping[CommitId, int]
 ) -> tuple[Point, ...]:
-    """Of a fact that came in with `own`: before, then, and at the commits that came `later`."""
-    found = []
+    """Of a fact that came in with `own`: before, then, and at the later commits of the line. `order` gives a commit's
+    place on the line.
+    """
     before = measured.before[own].get(fact)
-    if before is not None:
-        found.append(Point(None, before))
-    commits = later if own in later[:1] else [own, *later]
-    found += [Point(numbers[each], measured.at[each][fact]) for each in commits if fact in measured.at[each]]
-    return tuple(found)
+    start = order.get(own, 0)
+    later = [each for each in measured.where.get(fact, ()) if each != own and order.get(each, -1) >= start]
+    commits = [own, *sorted(later, key=order.__getitem__)]
+    found = [Point(numbers[each], measured.at[each][fact]) for each in commits if fact in measured.at[each]]
+    return tuple(found if before is None else [Point(None, before), *found])
 
 
 def broke(found: Sequence[Point]) -> dict[str, int]:

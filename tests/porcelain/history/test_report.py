@@ -12,8 +12,9 @@ from sqlalchemy import event
 
 from memit_vc.cli import main
 from memit_vc.numerics.exact.factored import LowRank
+from memit_vc.page.block import block
 from memit_vc.page.data import Report
-from memit_vc.page.render import GENERATOR, block, render
+from memit_vc.page.render import GENERATOR, render
 from memit_vc.porcelain.history.report import LONGEST, gather
 from memit_vc.porcelain.history.report_weights import interference
 from memit_vc.porcelain.state import LiveState
@@ -130,10 +131,26 @@ def test_the_data_block_cannot_be_left_and_is_whole(report: Report) -> None:
     text = block(report)
     assert not set("<>&") & set(text)
     data = json.loads(text)
-    assert [dict(zip(data["fact_fields"], each, strict=True))["id"] for each in data["facts"]] == [
-        fact.id[:16] for fact in report.facts
+    assert len(data["facts"]) == len(report.facts)
+    for row, fact in zip(data["facts"], report.facts, strict=True):
+        found = {**data["fact_defaults"], **dict(zip(data["fact_fields"], row, strict=False))}
+        assert (found["id"], found["status"], found["broke"]) == (fact.id[:16], fact.status, fact.broke)
+        assert (found["gone"], found["commit"], found["generation"]) == (fact.gone, fact.commit, [])
+        assert [(text, *(answer or [fact.old])) for text, *answer in found["neighbours"]] == list(fact.neighbours)
+        measured = [(at, dict(zip(data["measures"], values, strict=True))) for at, *values in found["points"]]
+        assert measured == [
+            (point.commit, {name: point.get(name) for name in data["measures"]}) for point in fact.points
+        ]
+        assert (fact.why is None) == (found["why"] is None)
+    assert [[report.commits[n].id for n in row["parents"]] for row in data["commits"]] == [
+        list(row.parents) for row in report.commits
     ]
-    assert len(data["commits"]) == len(report.commits)
+    for row, commit in zip(data["commits"], report.commits, strict=True):
+        for side in ("before", "after"):
+            known = dict(zip(data["totals"], row.get(side, []), strict=False))
+            assert {k: v for k, v in known.items() if v is not None} == {
+                k: v for k, v in getattr(commit, side).items() if v is not None
+            }
 
 
 def test_a_local_base_is_not_named(repository: Repository, report: Report) -> None:
