@@ -3,7 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const field = Object.fromEntries(data.fact_fields.map((name, place) => [name, place]));
   const measure = Object.fromEntries(data.measures.map((name, place) => [name, place]));
-  const STEP = 100;
+  const STEP = 50;
   const MOVING = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
   const seen = (text) => String(text).replace(MOVING, (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
   const clip = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
