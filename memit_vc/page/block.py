@@ -87,7 +87,7 @@ def _fact(fact: FactRow, kept: Sequence[int]) -> JsonValue:
         "neighbours": [[text] if answer == fact.old else [text, answer] for text, answer in fact.neighbours],
         "points": points,
         "why": None if fact.why is None else [_rounded(fact.why.get(name)) for name in _WHY],
-        "broke": dict(fact.broke),
+        "broke": {what: list(suspects) for what, suspects in fact.broke.items()},
         "generation": list(fact.generation),
     }
     row = [made[name] if name in made else getattr(fact, name) for name in (*_FACT, *_MORE)]

@@ -55,7 +55,8 @@ class FactRow:
     """One fact. `commit` brought it in, `gone` took it out, both as numbers in `Report.commits`.
 
     `status` is live, reverted or replaced. `points` go from before its commit to the newest measurement. `broke` names
-    for what was right and is wrong at the newest measurement the commit that made it so.
+    for what was right and is wrong at the newest measurement the commits of which one made it so, oldest first. It is
+    one if the state before it was measured.
     """
 
     id: str
@@ -70,7 +71,7 @@ class FactRow:
     gone: int | None
     status: str
     points: tuple[Point, ...] = ()
-    broke: Mapping[str, int] = field(default_factory=dict)
+    broke: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     why: Mapping[str, JsonValue] | None = None
 
     @property
@@ -101,7 +102,7 @@ class Case:
     what: str
     before: float
     after: float
-    since: int | None
+    since: tuple[int, ...]
 
 
 @dataclass(frozen=True)

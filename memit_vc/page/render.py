@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,8 +70,19 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"seen": one_line, "number": number, "short": lambda text: text[:10]}
-    made.globals |= {"count": count}
+    made.globals |= {"count": count, "finding": finding}
     return made
+
+
+def finding(report: Report, suspects: Sequence[int], prompt: str, answer: str | None) -> str:
+    """The command that tells which of some commits made an answer wrong. Without one answer to ask for, or if a
+    terminal would not show the texts as they are, it is the one that measures in the middle.
+    """
+    first, middle, last = (report.commits[suspects[place]] for place in (0, (len(suspects) - 1) // 2, -1))
+    if answer is None or any(one_line(text) != text for text in (prompt, answer)):
+        return f"memitvc eval {middle.id[:10]}"
+    asked = f"--prompt {shlex.quote(prompt)} --expect {shlex.quote(answer)}"
+    return f"memitvc bisect {asked} --good {first.parents[0][:10]} --bad {last.id[:10]}"
 
 
 def context(report: Report) -> dict[str, Any]:

@@ -165,7 +165,8 @@ def large_report(*, commits: int, facts: int) -> Report:
             FactRow(
                 id=fact.id, subject=fact.subject, prompt=fact.prompt, target=fact.target, old=fact.ground_truth,
                 paraphrases=fact.paraphrases, neighbours=tuple((p.prompt, p.answer) for p in fact.neighbourhood),
-                generation=(), commit=own, gone=None, status="live", points=measured, broke=broke(measured), why=why,
+                generation=(), commit=own, gone=None, status="live", points=measured,
+                broke=broke(measured, own, range(commits, -1, -1)), why=why,
             )
         )  # fmt: skip
     line = tuple(range(commits, -1, -1))

@@ -113,9 +113,13 @@
       if (!probes.length) continue;
       box.append(make("h3", {}, title), make("ul", {}, ...probes.map(([text, answer]) => make("li", {}, said(text, 2000), ...(answer === null ? [] : [" → ", said(answer, 200)])))));
     }
-    for (const [what, place] of Object.entries(fact.broke)) {
-      const id = short(data.commits[place].id);
-      box.append(make("p", {}, make("span", { class: "sign bad" }, "✗ "), `${what}: wrong since `, commitLink(place), " ", said(clip(data.commits[place].message.split("\n")[0], 80)), ". Take that commit out: ", commandOf("memitvc revert " + id)));
+    for (const [what, suspects] of Object.entries(fact.broke)) {
+      const line = make("p", {}, make("span", { class: "sign bad" }, "✗ "), `${what}: wrong since `);
+      const named = (place) => [commitLink(place), " ", said(clip(data.commits[place].message.split("\n")[0], 80))];
+      const id = (place) => short(data.commits[suspects[place]].id);
+      if (suspects.length === 1) line.append(...named(suspects[0]), ". Take that commit out: ", commandOf("memitvc revert " + id(0)));
+      else line.append(`one of ${suspects.length} commits, `, ...named(suspects[0]), " to ", ...named(suspects[suspects.length - 1]), ". Measure between them: ", commandOf("memitvc eval " + id((suspects.length - 1) >> 1)));
+      box.append(line);
     }
     if (fact.points.length) {
       const last = fact.points.length > 9 ? [...fact.points.slice(0, 2), ...fact.points.slice(-7)] : fact.points;

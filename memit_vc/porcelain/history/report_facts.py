@@ -39,6 +39,7 @@ def fact_rows(
     came |= {entry.fact.id: entry.commit for entry in live}
     answered = {entry.fact.question for entry in live}
     order = {commit: place for place, commit in enumerate(line)}
+    on_line = [numbers[commit] for commit in line]
 
     def row(fact: Fact) -> FactRow:
         own = came[fact.id]
@@ -57,7 +58,7 @@ def fact_rows(
             gone=numbers[gone[fact.id]] if status != "live" and fact.id in gone else None,
             status=status,
             points=found,
-            broke=broke(found),
+            broke=broke(found, numbers[own], on_line),
             why=measured.why.get(fact.id),
         )
 

@@ -95,19 +95,22 @@ def points(
     return tuple(found if before is None else [Point(None, before), *found])
 
 
-def broke(found: Sequence[Point]) -> dict[str, int]:
-    """For what was right and is wrong at the last point, the commit where it became wrong."""
-    made: dict[str, int] = {}
+def broke(found: Sequence[Point], own: int, line: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """For what was right and is wrong at the last point, the commits of which one made it so: those after the last
+    point where it was right. `own` brought the fact in. `line` goes from the root; newer commits have smaller numbers.
+    """
+    made: dict[str, tuple[int, ...]] = {}
     for what, name in ASKED.items():
         known = [(point.commit, value) for point in found if (value := point.get(name)) is not None]
-        since = None
-        for (_, old), (commit, new) in pairwise(known):
-            if new < old:
-                since = commit
+        span = None
+        for (right, old), (wrong, new) in pairwise(known):
+            if new < old and wrong is not None:
+                span = (own + 1 if right is None else right, wrong)
             elif new > old and new >= 1.0:
-                since = None
-        if since is not None:
-            made[what] = since
+                span = None
+        if span is not None:
+            right, wrong = span
+            made[what] = tuple(commit for commit in line if wrong <= commit < right) or (wrong,)
     return made
 
 
@@ -169,7 +172,7 @@ def _compared(facts: Sequence[FactRow], older: str, newer: str, one: Any, other:
             before, after = (side.get(name) for side in sides)
             if before is None or after is None:
                 continue
-            case = Case(number, what, before, after, fact.broke.get(what))
+            case = Case(number, what, before, after, fact.broke.get(what, ()))
             if after < before:
                 buckets["regressed"].append(case)
             elif after > before:
