@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from memit_vc.cli.demo_facts import FIRST, SECOND
 from memit_vc.objects import Commit, CommitId, Fact, FactId, JsonValue, Probe
 from memit_vc.objects.measures import MEASURES, OF_FACT
 from memit_vc.page.data import CommitRow, Curve, FactRow, Interference, Point, Report, Weights
@@ -18,7 +17,7 @@ from memit_vc.repository import Repository
 from memit_vc.vcs.graphlines import graph_rows
 from tests.support import synthetic
 
-__all__ = ["Teller", "asked", "example", "large_report", "long_history", "scores", "story"]
+__all__ = ["Teller", "asked", "large_report", "long_history", "scores", "story"]
 
 
 def asked(number: int, **changes: str) -> Fact:
@@ -108,26 +107,6 @@ def story(directory: Path) -> Repository:
     return repository
 
 
-def example(directory: Path) -> Repository:
-    """The facts of the demo with scores as an edit of a small model has them: what the pictures in docs/ show."""
-    repository = synthetic.init(directory)
-    teller = Teller(repository)
-    dull = {
-        fact.subject.replace(" ", "_"): scores(nll=0.05 + 0.07 * number, neighbour=float(number != 4))
-        for number, fact in enumerate(FIRST)
-    }
-    teller.commit(FIRST, "Ten facts about the world", **{**dull, "Hamlet": scores(right=0.0, nll=1.7)})
-    teller.commit(SECOND, "Five more facts", **{fact.subject.replace(" ", "_"): scores(nll=0.12) for fact in SECOND})
-    later = {fact.id: dict(dull[fact.subject.replace(" ", "_")]) for fact in FIRST}
-    later[FIRST[0].id] = scores(neighbour=0.0, nll=0.2)
-    later[FIRST[2].id] = scores(right=0.0, nll=2.3)
-    teller.measured("HEAD", later)
-    wrong = teller.commit([asked(1, subject="Lima", prompt="Lima is the capital of")], "One that was a mistake")
-    revert(repository, [wrong.id[:12]])
-    teller.measured("HEAD", {**later, **{fact.id: scores(nll=0.12) for fact in SECOND}})
-    return repository
-
-
 def long_history(directory: Path, *, commits: int, facts: int) -> Repository:
     """`commits` commits of `facts` facts each, measured when they came in."""
     repository = synthetic.init(directory)
@@ -176,14 +155,3 @@ def large_report(*, commits: int, facts: int) -> Report:
         perplexity=tuple((n, 20.0 + n % 7) for n in line), base_perplexity=20.0, comparisons=comparisons(found, 0, 1),
         weights=Weights((), (), None), interference=Interference((), 0, None), provenance={}, hashes_recorded=False,
     )  # fmt: skip
-
-
-if __name__ == "__main__":
-    import sys
-    import tempfile
-
-    from memit_vc.page.render import render
-    from memit_vc.porcelain.history.report import gather
-
-    with tempfile.TemporaryDirectory() as name, example(Path(name)) as told:
-        Path(sys.argv[1]).write_text(render(gather(told)), encoding="utf-8")

@@ -71,6 +71,12 @@
           ? make("span", { class: "sign bad" }, "✗ no")
           : make("span", { class: "sign bad" }, `✗ ${number(value)}`);
 
+  // what the model did not know before the commit is nothing that the commit did
+  const spared = (fact) => {
+    const [before, now] = [fact.before, fact.now].map((point) => fact.value(point, "neighbourhood_acc"));
+    return now === 0 && before === 0 ? make("span", { class: "old" }, "no, as before") : sign(now);
+  };
+
   function rowOf(fact) {
     const id = "fact-" + short(fact.get("id"));
     const gone = fact.get("status") !== "live";
@@ -84,7 +90,7 @@
       make("td", { "data-name": "p(new)" }, `${probability(fact.before, fact)} → ${probability(fact.then, fact)} → ${probability(fact.now, fact)}`),
       make("td", { "data-name": "answered" }, sign(fact.value(fact.now, "rewrite_acc"))),
       make("td", { "data-name": "paraphrases" }, sign(fact.value(fact.now, "paraphrase_acc"))),
-      make("td", { "data-name": "neighbours" }, sign(fact.value(fact.now, "neighbourhood_acc"))),
+      make("td", { "data-name": "neighbours" }, spared(fact)),
       make("td", { "data-name": "commit" }, commitLink(fact.get("commit"))),
     );
     button.addEventListener("click", () => {
