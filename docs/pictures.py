@@ -49,9 +49,8 @@ def _clipped(page: Any, selector: str) -> bytes:
 
 def _kept(name: str, picture: bytes) -> None:
     with Image.open(io.BytesIO(picture)) as image:
-        image.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
-            DOCS / f"{name}.png", optimize=True
-        )
+        few = image.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(DOCS / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
