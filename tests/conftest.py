@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,6 +21,7 @@ from tests.support import synthetic
 
 if TYPE_CHECKING:
     from tests.support.algebra.world import World
+    from tests.support.browser import Browse, Shown
     from tests.support.hub.loopback import Loopback
     from tests.support.opened import Opened
     from tests.support.places import Cli, Place
@@ -181,3 +183,29 @@ def client(hub: Loopback, monkeypatch: pytest.MonkeyPatch) -> Loopback:
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_TOKEN", "hf_ada")
     return hub
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless browser; the test is skipped where there is none."""
+    from tests.support.browser import started
+
+    with started() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browse(chromium: Any) -> Iterator[Browse]:
+    """`browse(path or address, scheme, width)`."""
+    from tests.support.browser import Shown
+
+    with ExitStack() as stack:
+
+        def opened(where: Path | str, scheme: str = "light", width: int = 1200) -> Shown:
+            context = chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
+            stack.callback(context.close)
+            page = context.new_page()
+            page.set_default_timeout(120_000)
+            return Shown(page, where)
+
+        yield opened

@@ -4,7 +4,7 @@ import click
 
 from memit_vc.cli.io import IO, verb
 from memit_vc.cli.render import fact_line, score_rows
-from memit_vc.page.measures import number
+from memit_vc.objects.measures import number
 from memit_vc.progress import count
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from memit_vc.cli.io import IO, verb
-from memit_vc.page.measures import number
+from memit_vc.objects.measures import number
 
 if TYPE_CHECKING:
     from memit_vc.objects import JsonValue

@@ -9,7 +9,7 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.cli.render import fact_line, score_rows
 from memit_vc.cli.sides import conflict_options
 from memit_vc.errors import UsageError
-from memit_vc.page.measures import number
+from memit_vc.objects.measures import number
 from memit_vc.progress import count
 
 if TYPE_CHECKING:

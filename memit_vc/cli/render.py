@@ -9,7 +9,7 @@ import click
 
 from memit_vc.foreign.text import one_line
 from memit_vc.objects import Fact
-from memit_vc.page.measures import MEASURES, number
+from memit_vc.objects.measures import LABELS, number
 from memit_vc.progress import count, size_text
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def score_rows(sides: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Rows of a table of totals, one column per side; measures that no side has are left out."""
     return [
         [text, *(number(side.get(name)) for side in sides)]
-        for name, text in MEASURES.items()
+        for name, text in LABELS.items()
         if any(side.get(name) is not None for side in sides)
     ]
 

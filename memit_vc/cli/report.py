@@ -39,7 +39,9 @@ def command(io: IO, revision: str, output: Path) -> None:
         "live": len(report.live),
         "no_longer_answered": [fact.id for fact in report.broken],
         "never_answered": [fact.id for fact in report.never],
-        "neighbours_made_wrong": {fact.id: report.commits[fact.broke["neighbours"]].id for fact in report.spoiled},
+        "neighbours_made_wrong": {
+            fact.id: [report.commits[suspect].id for suspect in fact.broke["neighbours"]] for fact in report.spoiled
+        },
     }
     io.emit(record, lambda: click.echo(f"{output}: {_sentence(len(report.live), len(report.line), size)}"))
 

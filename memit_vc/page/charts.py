@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from memit_vc.foreign.text import one_line
-from memit_vc.page.measures import number
+from memit_vc.objects.measures import number
 
 WIDE, HIGH = 820, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 250, 14, 42
@@ -100,7 +100,7 @@ def _free(wanted: float, taken: Sequence[float]) -> float:
 
 def bars(values: Sequence[tuple[str, float | None]]) -> str:
     """Small bars, one for each value in [0, 1]. The numbers stand beside them as text."""
-    parts = [f'<svg class="bars" width="{14 * len(values)}" height="20" aria-hidden="true" focusable="false">']
+    parts = [f'<svg class="bars" width="{14 * len(values)}" height="20" aria-hidden="true">']
     for place, (_, value) in enumerate(values):
         if value is not None:
             high = max(1.0, 18 * min(value, 1.0))

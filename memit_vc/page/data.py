@@ -6,26 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from memit_vc.objects import JsonValue
+from memit_vc.objects.measures import OF_FACT
 from memit_vc.vcs.graphlines import GraphRow
 
-FACT_MEASURES = (
-    "ES",
-    "PS",
-    "NS",
-    "rewrite_acc",
-    "free_acc",
-    "chat_acc",
-    "paraphrase_acc",
-    "clean_acc",
-    "generation_acc",
-    "neighbourhood_acc",
-    "same_subject",
-    "hijacked",
-    "nll",
-)
-"""What is known of one fact at one commit, in the order of a `Point`'s values."""
-
 Values = tuple[float | None, ...]
+"""In the order of `OF_FACT`."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +47,7 @@ class Point:
     values: Values
 
     def get(self, name: str) -> float | None:
-        return self.values[FACT_MEASURES.index(name)]
+        return self.values[OF_FACT.index(name)]
 
 
 @dataclass(frozen=True)
@@ -70,7 +55,8 @@ class FactRow:
     """One fact. `commit` brought it in, `gone` took it out, both as numbers in `Report.commits`.
 
     `status` is live, reverted or replaced. `points` go from before its commit to the newest measurement. `broke` names
-    for what was right and is wrong at the newest measurement the commit that made it so.
+    for what was right and is wrong at the newest measurement the commits of which one made it so, oldest first. It is
+    one if the state before it was measured.
     """
 
     id: str
@@ -85,7 +71,7 @@ class FactRow:
     gone: int | None
     status: str
     points: tuple[Point, ...] = ()
-    broke: Mapping[str, int] = field(default_factory=dict)
+    broke: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     why: Mapping[str, JsonValue] | None = None
 
     @property
@@ -116,7 +102,7 @@ class Case:
     what: str
     before: float
     after: float
-    since: int | None
+    since: tuple[int, ...]
 
 
 @dataclass(frozen=True)

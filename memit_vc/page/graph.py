@@ -37,22 +37,19 @@ def width(rows: Sequence[GraphRow]) -> int:
     return 2 * STEP + STEP * max((len(line) for row in rows for line in (row.node, *row.edges)), default=2)
 
 
-def cell(row: GraphRow, above: GraphRow | None, wide: int) -> str:
+def cell(row: GraphRow, above: GraphRow | None) -> str:
     """The share of one commit in a list: as high as its row, whatever the row holds. `above` is the row before it.
 
     The lanes run from the top to the edges, which stand at the bottom.
     """
     below = EDGE * len(row.edges)
-    parts = [f'<svg class="graph" width="{wide}" height="100%" aria-hidden="true" focusable="false">']
-    # shifted up by the height of the edges, so that 100 % is where they begin
-    parts.append(f'<svg y="{-below}" height="100%" width="{wide}" overflow="visible">')
-    for place, mark in enumerate(row.node):
-        if mark == "|":
-            parts.append(_vertical(place, f"{below}", "100%"))
+    strokes = [_vertical(place, f"{below}", "100%") for place, mark in enumerate(row.node) if mark == "|"]
     if "|" in _under(row):
-        parts.append(_vertical(row.node.index("*"), str(below + NODE), "100%"))
-    parts.append("</svg>")
-    parts.append(f'<svg y="100%" width="{wide}" height="1" overflow="visible">{_edges(row, -below)}</svg>')
+        strokes.append(_vertical(row.node.index("*"), str(below + NODE), "100%"))
+    parts = ["<svg>", *strokes]
+    if below:  # shifted up by the height of the edges, so that 100 % is where they begin
+        parts = [f'<svg><svg y="{-below}" height="100%" overflow="visible">', *strokes, "</svg>"]
+        parts.append(f'<svg y="100%" height="1" overflow="visible">{_edges(row, -below)}</svg>')
     if _comes(row, above):
         parts.append(_vertical(row.node.index("*"), "0", str(NODE)))
     parts.append(_node(row, NODE))

@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memit_vc.foreign.text import one_line
-from memit_vc.objects import JsonValue
+from memit_vc.objects.measures import LABELS, number
 from memit_vc.page import charts, graph
-from memit_vc.page.data import FACT_MEASURES, Report
-from memit_vc.page.measures import MEASURES, number
+from memit_vc.page.block import block
+from memit_vc.page.data import Report
 from memit_vc.progress import count
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def _page(
     template: str, report: Report, style: str, script: str, *, connect: str = "", **more: object
 ) -> tuple[str, str]:
     """The page and its policy."""
+    style += f".lanes{{width:{graph.width([row.graph for row in report.commits])}px}}"
     policy = (
         f"default-src 'none'; style-src {_hashed(style)}; script-src {_hashed(script)}; img-src data:; {connect}"
         "base-uri 'none'; form-action 'none'"
@@ -69,8 +70,19 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"seen": one_line, "number": number, "short": lambda text: text[:10]}
-    made.globals |= {"count": count}
+    made.globals |= {"count": count, "finding": finding}
     return made
+
+
+def finding(report: Report, suspects: Sequence[int], prompt: str, answer: str | None) -> str:
+    """The command that tells which of some commits made an answer wrong. Without one answer to ask for, or if a
+    terminal would not show the texts as they are, it is the one that measures in the middle.
+    """
+    first, middle, last = (report.commits[suspects[place]] for place in (0, (len(suspects) - 1) // 2, -1))
+    if answer is None or any(one_line(text) != text for text in (prompt, answer)):
+        return f"memitvc eval {middle.id[:10]}"
+    asked = f"--prompt {shlex.quote(prompt)} --expect {shlex.quote(answer)}"
+    return f"memitvc bisect {asked} --good {first.parents[0][:10]} --bad {last.id[:10]}"
 
 
 def context(report: Report) -> dict[str, Any]:
@@ -78,16 +90,14 @@ def context(report: Report) -> dict[str, Any]:
     from markupsafe import Markup
 
     rows = [row.graph for row in report.commits]
-    wide = graph.width(rows)
     places = {commit: place for place, commit in enumerate(report.line)}
     labels = [report.commits[commit].id[:7] for commit in report.line]
     return {
         "report": report,
-        "labels": MEASURES,
+        "labels": LABELS,
         "notable": NOTABLE,
-        "wide": wide,
         "tables": TABLES,
-        "lanes": [Markup(graph.cell(row, above, wide)) for row, above in zip(rows, [None, *rows], strict=False)],  # noqa: S704
+        "lanes": [Markup(graph.cell(row, above)) for row, above in zip(rows, [None, *rows], strict=False)],  # noqa: S704
         "bars": [(Markup(svg), known) for svg, known in (charts.commit_bars(row.after) for row in report.commits)],  # noqa: S704
         "retention": Markup(_retention(report, places, labels)),  # noqa: S704
         "health": Markup(_health(report, places, labels)),  # noqa: S704
@@ -129,61 +139,6 @@ def _health(report: Report, places: Mapping[int, int], labels: list[str]) -> str
 
 def _short(text: str) -> str:
     return text if len(text) <= 24 else text[:23] + "…"
-
-
-def block(report: Report) -> str:
-    """All data as JSON that can stand inside of a script element: no `<` ends it, whatever a text holds."""
-    text = json.dumps(_record(report), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def _record(report: Report) -> JsonValue:
-    fields = ("id", "subject", "prompt", "target", "old", "paraphrases", "neighbours", "generation", "commit", "gone")
-    every = [point for fact in report.facts for point in fact.points]
-    kept = [name for name in FACT_MEASURES if any(point.get(name) is not None for point in every)]
-    facts: list[JsonValue] = []
-    for fact in report.facts:
-        points: list[JsonValue] = [[point.commit, [_plain(point.get(name)) for name in kept]] for point in fact.points]
-        facts.append(
-            [
-                fact.id[:16],
-                *(getattr(fact, name) for name in fields[1:]),
-                fact.status,
-                points,
-                dict(fact.broke),
-                fact.why,
-            ]
-        )
-    commits = [
-        {name: _known(value) for name, value in asdict(row).items() if name not in ("graph", "subject") and value}
-        for row in report.commits
-    ]
-    others = ("base", "base_id", "revision", "branch", "state", "line", "perplexity", "base_perplexity")
-    return {
-        "format": 1,
-        **{name: getattr(report, name) for name in others},
-        "measures": kept,
-        "labels": dict(MEASURES),
-        "commits": commits,
-        "fact_fields": [*fields, "status", "points", "broke", "why"],
-        "facts": facts,
-        "curves": [asdict(curve) for curve in report.curves],
-        "comparisons": [asdict(each) for each in report.comparisons],
-        "weights": asdict(report.weights),
-        "interference": asdict(report.interference),
-        "provenance": dict(report.provenance),
-    }
-
-
-def _known(value: object) -> Any:
-    return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
-
-
-def _plain(value: float | None) -> JsonValue:
-    """1 instead of 1.0: there are many."""
-    return int(value) if value is not None and value == int(value) else value
 
 
 def source(name: str) -> str:

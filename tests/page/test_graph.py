@@ -26,14 +26,14 @@ def test_a_cell_has_a_stroke_for_each_mark(tmp_path: Path) -> None:
     with told.story(tmp_path / "work") as repository:
         rows = history(repository)
     for row, above in zip(rows, [None, *rows], strict=False):
-        drawn = ElementTree.fromstring(cell(row.graph, above and above.graph, 60))  # noqa: S314
+        drawn = ElementTree.fromstring(cell(row.graph, above and above.graph))  # noqa: S314
         found = list(drawn.iter())
         assert sum(each.tag == "circle" for each in found) == 1
         assert sum(each.tag == "path" for each in found) == sum(
             edge.count("/") + edge.count("\\") for edge in row.graph.edges
         )
-        shifted = drawn[0]
-        assert shifted.get("y") == str(-EDGE * len(row.graph.edges))
+        below = EDGE * len(row.graph.edges)
+        assert [each.get("y") for each in drawn if each.tag == "svg"] == ([str(-below), "100%"] if below else [])
         (circle,) = (each for each in found if each.tag == "circle")
         assert circle.get("cx") == str(STEP + STEP * row.graph.node.index("*"))
 

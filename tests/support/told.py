@@ -6,19 +6,18 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
-from memit_vc.cli.demo_facts import FIRST, SECOND
 from memit_vc.objects import Commit, CommitId, Fact, FactId, JsonValue, Probe
-from memit_vc.page.data import FACT_MEASURES, CommitRow, Curve, FactRow, Interference, Point, Report, Weights
+from memit_vc.objects.measures import MEASURES, OF_FACT
+from memit_vc.page.data import CommitRow, Curve, FactRow, Interference, Point, Report, Weights
+from memit_vc.porcelain.history.report_scores import broke, comparisons
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.repository import Repository
 from memit_vc.vcs.graphlines import graph_rows
 from tests.support import synthetic
 
-__all__ = ["Teller", "asked", "example", "large_report", "long_history", "scores", "story"]
-
-_MEASURES = ("ES", "PS", "NS", "rewrite_acc", "free_acc", "chat_acc", "paraphrase_acc", "clean_acc")
-_MORE = ("generation_acc", "neighbourhood_acc", "same_subject", "hijacked")
+__all__ = ["Teller", "asked", "large_report", "long_history", "scores", "story"]
 
 
 def asked(number: int, **changes: str) -> Fact:
@@ -37,7 +36,7 @@ def asked(number: int, **changes: str) -> Fact:
 
 
 def scores(*, right: float = 1.0, neighbour: float = 1.0, nll: float = 0.1) -> dict[str, float | None]:
-    found: dict[str, float | None] = dict.fromkeys((*_MEASURES, *_MORE))
+    found: dict[str, float | None] = dict.fromkeys(MEASURES)
     return found | {
         "ES": right, "PS": right, "NS": neighbour, "rewrite_acc": right, "paraphrase_acc": right,
         "neighbourhood_acc": neighbour, "same_subject": 0.75, "hijacked": 0.0, "nll": nll,
@@ -108,26 +107,6 @@ def story(directory: Path) -> Repository:
     return repository
 
 
-def example(directory: Path) -> Repository:
-    """The facts of the demo with scores as an edit of a small model has them: what the pictures in docs/ show."""
-    repository = synthetic.init(directory)
-    teller = Teller(repository)
-    dull = {
-        fact.subject.replace(" ", "_"): scores(nll=0.05 + 0.07 * number, neighbour=float(number != 4))
-        for number, fact in enumerate(FIRST)
-    }
-    teller.commit(FIRST, "Ten facts about the world", **{**dull, "Hamlet": scores(right=0.0, nll=1.7)})
-    teller.commit(SECOND, "Five more facts", **{fact.subject.replace(" ", "_"): scores(nll=0.12) for fact in SECOND})
-    later = {fact.id: dict(dull[fact.subject.replace(" ", "_")]) for fact in FIRST}
-    later[FIRST[0].id] = scores(neighbour=0.0, nll=0.2)
-    later[FIRST[2].id] = scores(right=0.0, nll=2.3)
-    teller.measured("HEAD", later)
-    wrong = teller.commit([asked(1, subject="Lima", prompt="Lima is the capital of")], "One that was a mistake")
-    revert(repository, [wrong.id[:12]])
-    teller.measured("HEAD", {**later, **{fact.id: scores(nll=0.12) for fact in SECOND}})
-    return repository
-
-
 def long_history(directory: Path, *, commits: int, facts: int) -> Repository:
     """`commits` commits of `facts` facts each, measured when they came in."""
     repository = synthetic.init(directory)
@@ -150,33 +129,29 @@ def large_report(*, commits: int, facts: int) -> Report:
         )
         for n, (name, graph) in enumerate(zip(names, drawn, strict=True))
     )  # fmt: skip
-    sides = tuple(tuple(each[name] for name in FACT_MEASURES) for each in (_BEFORE, means))
+    random = Random(0)
+
+    def point(at: int | None, right: float) -> Point:
+        found = scores(right=right, nll=round(random.random(), 4)) | {"same_subject": random.randrange(5) / 4}
+        return Point(at, tuple(found[name] for name in OF_FACT))
+
     found = []
     for number in range(facts):
         fact, own = asked(number), number % commits
+        measured = (point(None, 0.0), point(own, 1.0), point(0, float(random.random() > 0.02)))
+        why = {"left": random.random(), "loss": random.random(), "leverage": {"7": random.random()}, "agreement": None}
         found.append(
             FactRow(
                 id=fact.id, subject=fact.subject, prompt=fact.prompt, target=fact.target, old=fact.ground_truth,
                 paraphrases=fact.paraphrases, neighbours=tuple((p.prompt, p.answer) for p in fact.neighbourhood),
-                generation=(), commit=own, gone=None, status="live",
-                points=(Point(None, sides[0]), Point(own, sides[1])),
+                generation=(), commit=own, gone=None, status="live", points=measured,
+                broke=broke(measured, own, range(commits, -1, -1)), why=why,
             )
         )  # fmt: skip
     line = tuple(range(commits, -1, -1))
     return Report(
         base="llama", base_id=names[0], revision=names[0], branch="main", state=names[0], commits=rows,
         line=line, facts=tuple(found), curves=tuple(Curve(n, ((n, 1.0, 10),)) for n in line[1:]),
-        perplexity=tuple((n, 20.0 + n % 7) for n in line), base_perplexity=20.0, comparisons=(),
+        perplexity=tuple((n, 20.0 + n % 7) for n in line), base_perplexity=20.0, comparisons=comparisons(found, 0, 1),
         weights=Weights((), (), None), interference=Interference((), 0, None), provenance={}, hashes_recorded=False,
     )  # fmt: skip
-
-
-if __name__ == "__main__":
-    import sys
-    import tempfile
-
-    from memit_vc.page.render import render
-    from memit_vc.porcelain.history.report import gather
-
-    with tempfile.TemporaryDirectory() as name, example(Path(name)) as told:
-        Path(sys.argv[1]).write_text(render(gather(told)), encoding="utf-8")

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 import sys
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,72 +15,11 @@ from memit_vc.porcelain.asking.ask import ask
 from memit_vc.porcelain.asking.blame import blame
 from memit_vc.porcelain.editing import models
 from memit_vc.repository import Repository
-from memit_vc.web.desk import Desk
-from memit_vc.web.server import Server
+from tests.support.live import Live
 from tests.support.models import FACTS
-from tests.support.opened import Opened
 from tests.support.places import contents
 
 HOSTILE = "</script><script>alert(1)</script>\u202e"
-
-
-@dataclass(frozen=True)
-class Live:
-    """A server that runs, and the repository that it shows."""
-
-    server: Server
-    repository: Repository
-
-    @property
-    def path(self) -> str:
-        return self.server.address.partition(str(self.server.port))[2]
-
-    def raw(self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> tuple[int, Any, bytes]:
-        """Exactly these headers, and a host only if it is among them."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
-        try:
-            connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                connection.putheader(name, value)
-            connection.endheaders(body)
-            answer = connection.getresponse()
-            return answer.status, answer.headers, answer.read()
-        finally:
-            connection.close()
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """A browser's, from the page itself."""
-        host = f"127.0.0.1:{self.server.port}"
-        own = {"Host": host, "Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"}
-        return {**own, "Content-Type": "application/json"}
-
-    def post(self, name: str, **fields: object) -> tuple[int, Any]:
-        status, _, body = self.raw("POST", self.path + name, self.headers, json.dumps(fields).encode())
-        return status, json.loads(body)
-
-    def get(self) -> tuple[int, Any, str]:
-        status, headers, body = self.raw("GET", self.path, {"Host": f"127.0.0.1:{self.server.port}"})
-        return status, headers, body.decode()
-
-    def seen(self) -> int:
-        return self.repository.operations(1)[0].id
-
-
-@pytest.fixture
-def live(opened: Opened, with_history: Path) -> Iterator[Live]:
-    repository = opened(with_history)
-    server = Server(Desk(repository.directory, "HEAD"))
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    try:
-        deadline = time.monotonic() + 60
-        while not server.uvicorn.started and time.monotonic() < deadline:
-            time.sleep(0.01)
-        yield Live(server, repository)
-    finally:
-        server.uvicorn.should_exit = True
-        thread.join()
 
 
 def test_only_the_page_itself_is_answered(live: Live) -> None:

@@ -30,21 +30,7 @@ from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.scores.generation import generate
 from memit_vc.numerics.scores.likelihood import Continued, continuations, first_tokens, greedy
 from memit_vc.objects import Fact, FactId
-
-MEASURES = (
-    "ES",
-    "PS",
-    "NS",
-    "rewrite_acc",
-    "free_acc",
-    "chat_acc",
-    "paraphrase_acc",
-    "clean_acc",
-    "generation_acc",
-    "neighbourhood_acc",
-    "same_subject",
-    "hijacked",
-)
+from memit_vc.objects.measures import OF_FACT
 
 FREE = 10
 """Tokens of an answer that is asked freely."""
@@ -95,13 +81,13 @@ def score(
         of_fact["chat_acc"] = None if turn is None else _replies(adapter, turn.fill(fact.prompt), fact.target)
         sides = None if base is None else (base[fact.id], now[fact.id])
         of_fact["same_subject"], of_fact["hijacked"] = _spared(adapter, fact, sides)
-        scores.append({name: of_fact[name] for name in (*MEASURES, "nll")})
+        scores.append({name: of_fact[name] for name in OF_FACT})
     return scores
 
 
 def total(scores: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
     """Mean of each measure over the facts that have it, and S; None if no fact has it."""
-    means: dict[str, float | None] = {name: _mean([s.get(name) for s in scores]) for name in (*MEASURES, "nll")}
+    means: dict[str, float | None] = {name: _mean([s.get(name) for s in scores]) for name in OF_FACT}
     parts = [means[name] for name in ("ES", "PS", "NS")]
     known = [p for p in parts if p is not None]
     if len(known) < len(parts):
@@ -114,7 +100,7 @@ def total(scores: Sequence[Mapping[str, float | None]]) -> dict[str, float | Non
 def standard_errors(scores: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
     """The standard error of each mean of `total` over facts; None where fewer than two facts have the measure."""
     errors: dict[str, float | None] = {}
-    for name in (*MEASURES, "nll"):
+    for name in OF_FACT:
         known = [value for s in scores if (value := s.get(name)) is not None]
         if len(known) < 2:
             errors[name] = None

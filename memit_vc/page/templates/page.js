@@ -3,7 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const field = Object.fromEntries(data.fact_fields.map((name, place) => [name, place]));
   const measure = Object.fromEntries(data.measures.map((name, place) => [name, place]));
-  const STEP = 100;
+  const STEP = 50;
   const MOVING = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
   const seen = (text) => String(text).replace(MOVING, (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
   const clip = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
@@ -20,13 +20,13 @@
   const commitLink = (place) => make("a", { href: "#commit-" + short(data.commits[place].id) }, make("code", {}, short(data.commits[place].id)));
 
   const facts = data.facts.map((row, place) => {
-    const get = (name) => row[field[name]];
+    const get = (name) => (field[name] < row.length ? row[field[name]] : data.fact_defaults[name]);
     const points = get("points");
     const before = points.find((point) => point[0] === null);
     const after = points.filter((point) => point[0] !== null);
     const then = after.find((point) => point[0] === get("commit"));
     const now = after[after.length - 1];
-    const value = (point, name) => (point ? point[1][measure[name]] : null);
+    const value = (point, name) => (point ? point[1 + measure[name]] : null);
     const right = value(now, "rewrite_acc");
     const broke = get("broke");
     return {
@@ -71,6 +71,12 @@
           ? make("span", { class: "sign bad" }, "✗ no")
           : make("span", { class: "sign bad" }, `✗ ${number(value)}`);
 
+  // what the model did not know before the commit is nothing that the commit did
+  const spared = (fact) => {
+    const [before, now] = [fact.before, fact.now].map((point) => fact.value(point, "neighbourhood_acc"));
+    return now === 0 && before === 0 ? make("span", { class: "old" }, "no, as before") : sign(now);
+  };
+
   function rowOf(fact) {
     const id = "fact-" + short(fact.get("id"));
     const gone = fact.get("status") !== "live";
@@ -84,7 +90,7 @@
       make("td", { "data-name": "p(new)" }, `${probability(fact.before, fact)} → ${probability(fact.then, fact)} → ${probability(fact.now, fact)}`),
       make("td", { "data-name": "answered" }, sign(fact.value(fact.now, "rewrite_acc"))),
       make("td", { "data-name": "paraphrases" }, sign(fact.value(fact.now, "paraphrase_acc"))),
-      make("td", { "data-name": "neighbours" }, sign(fact.value(fact.now, "neighbourhood_acc"))),
+      make("td", { "data-name": "neighbours" }, spared(fact)),
       make("td", { "data-name": "commit" }, commitLink(fact.get("commit"))),
     );
     button.addEventListener("click", () => {
@@ -106,29 +112,35 @@
     const box = make("div", { class: "inside" });
     const asked = [
       ["Paraphrases", fact.get("paraphrases").map((text) => [text, fact.get("target")])],
-      ["Neighbours, whose answer should stay", fact.get("neighbours")],
+      ["Neighbours, whose answer should stay", fact.get("neighbours").map(([text, answer = fact.get("old")]) => [text, answer])],
       ["Texts about the subject", fact.get("generation").map((text) => [text, null])],
     ];
     for (const [title, probes] of asked) {
       if (!probes.length) continue;
       box.append(make("h3", {}, title), make("ul", {}, ...probes.map(([text, answer]) => make("li", {}, said(text, 2000), ...(answer === null ? [] : [" → ", said(answer, 200)])))));
     }
-    for (const [what, place] of Object.entries(fact.broke)) {
-      const id = short(data.commits[place].id);
-      box.append(make("p", {}, make("span", { class: "sign bad" }, "✗ "), `${what}: wrong since `, commitLink(place), " ", said(clip(data.commits[place].message.split("\n")[0], 80)), ". Take that commit out: ", commandOf("memitvc revert " + id)));
+    for (const [what, suspects] of Object.entries(fact.broke)) {
+      const line = make("p", {}, make("span", { class: "sign bad" }, "✗ "), `${what}: wrong since `);
+      const named = (place) => [commitLink(place), " ", said(clip(data.commits[place].message.split("\n")[0], 80))];
+      const id = (place) => short(data.commits[suspects[place]].id);
+      if (suspects.length === 1) line.append(...named(suspects[0]), ". Take that commit out: ", commandOf("memitvc revert " + id(0)));
+      else line.append(`one of ${suspects.length} commits, `, ...named(suspects[0]), " to ", ...named(suspects[suspects.length - 1]), ". Measure between them: ", commandOf("memitvc eval " + id((suspects.length - 1) >> 1)));
+      box.append(line);
     }
     if (fact.points.length) {
       const last = fact.points.length > 9 ? [...fact.points.slice(0, 2), ...fact.points.slice(-7)] : fact.points;
       const head = make("tr", {}, make("th", { scope: "col" }, "measure"), ...last.map(([at]) => make("th", { scope: "col" }, at === null ? "before" : commitLink(at))));
       const rows = data.measures
-        .filter((name) => last.some(([, values]) => values[measure[name]] !== null))
-        .map((name) => make("tr", {}, make("th", { scope: "row" }, name === "nll" ? "p(new), per token" : data.labels[name] || name), ...last.map((point) => make("td", {}, name === "nll" ? probability(point, fact) : number(point[1][measure[name]])))));
+        .filter((name) => last.some(([, ...values]) => values[measure[name]] !== null))
+        .map((name) => make("tr", {}, make("th", { scope: "row" }, name === "nll" ? "p(new), per token" : data.labels[name] || name), ...last.map((point) => make("td", {}, name === "nll" ? probability(point, fact) : number(fact.value(point, name))))));
       box.append(make("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Measurements of " + clip(seen(fact.get("prompt")), 60) }, make("table", {}, make("caption", {}, last.length < fact.points.length ? "Measured (the first two and the newest seven times)" : "Measured"), make("thead", {}, head), make("tbody", {}, ...rows))));
     } else {
       box.append(make("p", {}, "It was not measured: ", commandOf("memitvc eval")));
     }
-    const why = fact.get("why");
-    if (why) box.append(make("p", {}, `Why: ${why.left === undefined ? "" : `${(100 * why.left).toFixed(0)} % of the asked change is left; `}loss of the search ${number(why.loss)}; share of its own column at its key ${Object.values(why.leverage || {}).map(number).join(", ")}; that reaches the paraphrases ${why.agreement ? Object.values(why.agreement).map(number).join(", ") : "–"} (by layer).`));
+    if (fact.get("why")) {
+      const why = Object.fromEntries(data.why_fields.map((name, place) => [name, fact.get("why")[place]]));
+      box.append(make("p", {}, `Why: ${why.left === null ? "" : `${(100 * why.left).toFixed(0)} % of the asked change is left; `}loss of the search ${number(why.loss)}; share of its own column at its key ${(why.leverage || []).map(number).join(", ")}; that reaches the paraphrases ${why.agreement ? why.agreement.map(number).join(", ") : "–"} (by layer).`));
+    }
     if (fact.get("status") === "live") {
       box.append(make("p", {}, "Take out this fact alone: ", commandOf(`memitvc revert ${short(data.commits[fact.get("commit")].id)} --fact ${seen(fact.get("subject")) === fact.get("subject") ? quoted(fact.get("subject")) : short(fact.get("id"))}`)));
     }

@@ -11,9 +11,10 @@ from memit_vc.numerics.forward.chat import chat_template
 from memit_vc.numerics.forward.questions import SCORED as QUESTIONS
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.scores.likelihood import perplexity
-from memit_vc.numerics.scores.scores import MEASURES, Answers, score, standard_errors, subject_answers, total
+from memit_vc.numerics.scores.scores import Answers, score, standard_errors, subject_answers, total
 from memit_vc.numerics.statistics.corpus import held_out_documentation, open_corpus
 from memit_vc.objects import Fact, FactId, StateId, canonical_json, digest
+from memit_vc.objects.measures import MEASURES
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.hub_corpus import find_dataset
 from memit_vc.repository import Repository

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import PolicyError, UsageError
+from memit_vc.objects.measures import LABELS
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 
@@ -36,13 +37,11 @@ class Bound:
     @classmethod
     def parse(cls, text: str) -> Bound:
         """UsageError for what is no bound on a score."""
-        from memit_vc.numerics.scores.scores import MEASURES
-
         form = _FORM.fullmatch(text)
         if form is None:
             raise UsageError(f"{text!r} is not a bound", hint='Write it like "argmax >= 0.95" or "NS_drop <= 0.03".')
         name, change = _NAMES.get(form[1], form[1]), form[2] or ""
-        known = (*MEASURES, "S", "nll")
+        known = (*LABELS, "nll")
         if change == "_rise" and name != "perplexity":
             raise UsageError(f"{text!r}: only perplexity has a rise", hint=f"Write {form[1]}_drop for what it loses.")
         if name not in (known if change != "_rise" else ("perplexity",)):

@@ -39,10 +39,11 @@ def fact_rows(
     came |= {entry.fact.id: entry.commit for entry in live}
     answered = {entry.fact.question for entry in live}
     order = {commit: place for place, commit in enumerate(line)}
+    on_line = [numbers[commit] for commit in line]
 
     def row(fact: Fact) -> FactRow:
         own = came[fact.id]
-        found = points(fact.id, own, line[order.get(own, 0) :], measured, numbers)
+        found = points(fact.id, own, order, measured, numbers)
         status = "live" if fact.id in alive else "replaced" if fact.question in answered else "reverted"
         return FactRow(
             id=fact.id,
@@ -57,7 +58,7 @@ def fact_rows(
             gone=numbers[gone[fact.id]] if status != "live" and fact.id in gone else None,
             status=status,
             points=found,
-            broke=broke(found),
+            broke=broke(found, numbers[own], on_line),
             why=measured.why.get(fact.id),
         )
 

@@ -7,7 +7,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from memit_vc.objects import CommitId, FactId
-from memit_vc.page.data import FACT_MEASURES, Case, Comparison, Curve, FactRow, Point, Values
+from memit_vc.objects.measures import OF_FACT
+from memit_vc.page.data import Case, Comparison, Curve, FactRow, Point, Values
 
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
@@ -19,7 +20,7 @@ SHOWN = 200
 
 
 def values(scores: Mapping[str, Any]) -> Values:
-    return tuple(_rounded(scores.get(name)) for name in FACT_MEASURES)
+    return tuple(_rounded(scores.get(name)) for name in OF_FACT)
 
 
 def _rounded(value: object) -> float | None:
@@ -36,6 +37,7 @@ class Measured:
         handed: Any = repository.evaluations_of(commits, "brought")
         self.records: dict[CommitId, Any] = records
         self.at: dict[CommitId, dict[FactId, Values]] = {}
+        self.where: dict[FactId, list[CommitId]] = {}
         self.before: dict[CommitId, dict[FactId, Values]] = {}
         self.why: dict[FactId, Any] = {}
         by_probe: dict[CommitId, dict[str, float]] = {}
@@ -56,6 +58,8 @@ class Measured:
                 self.why |= records[commit].get("why") or {}
             found |= by_state.get(states[commit], {})
             self.at[commit] = {FactId(fact): values(scores) for fact, scores in found.items()}
+            for fact in self.at[commit]:
+                self.where.setdefault(fact, []).append(commit)
             self.before[commit] = {FactId(fact): values(scores) for fact, scores in before.items()}
             by_probe[commit] = {probe: float(value) for probe, value in ppl.get(states[commit], {}).items()}
         self._by_probe = by_probe
@@ -78,31 +82,35 @@ class Measured:
 
 
 def points(
-    fact: FactId, own: CommitId, later: Sequence[CommitId], measured: Measured, numbers: Mapping[CommitId, int]
+    fact: FactId, own: CommitId, order: Mapping[CommitId, int], measured: Measured, numbers: Mapping[CommitId, int]
 ) -> tuple[Point, ...]:
-    """Of a fact that came in with `own`: before, then, and at the commits that came `later`."""
-    found = []
+    """Of a fact that came in with `own`: before, then, and at the later commits of the line. `order` gives a commit's
+    place on the line.
+    """
     before = measured.before[own].get(fact)
-    if before is not None:
-        found.append(Point(None, before))
-    commits = later if own in later[:1] else [own, *later]
-    found += [Point(numbers[each], measured.at[each][fact]) for each in commits if fact in measured.at[each]]
-    return tuple(found)
+    start = order.get(own, 0)
+    later = [each for each in measured.where.get(fact, ()) if each != own and order.get(each, -1) >= start]
+    commits = [own, *sorted(later, key=order.__getitem__)]
+    found = [Point(numbers[each], measured.at[each][fact]) for each in commits if fact in measured.at[each]]
+    return tuple(found if before is None else [Point(None, before), *found])
 
 
-def broke(found: Sequence[Point]) -> dict[str, int]:
-    """For what was right and is wrong at the last point, the commit where it became wrong."""
-    made: dict[str, int] = {}
+def broke(found: Sequence[Point], own: int, line: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """For what was right and is wrong at the last point, the commits of which one made it so: those after the last
+    point where it was right. `own` brought the fact in. `line` goes from the root; newer commits have smaller numbers.
+    """
+    made: dict[str, tuple[int, ...]] = {}
     for what, name in ASKED.items():
         known = [(point.commit, value) for point in found if (value := point.get(name)) is not None]
-        since = None
-        for (_, old), (commit, new) in pairwise(known):
-            if new < old:
-                since = commit
+        span = None
+        for (right, old), (wrong, new) in pairwise(known):
+            if new < old and wrong is not None:
+                span = (own + 1 if right is None else right, wrong)
             elif new > old and new >= 1.0:
-                since = None
-        if since is not None:
-            made[what] = since
+                span = None
+        if span is not None:
+            right, wrong = span
+            made[what] = tuple(commit for commit in line if wrong <= commit < right) or (wrong,)
     return made
 
 
@@ -164,7 +172,7 @@ def _compared(facts: Sequence[FactRow], older: str, newer: str, one: Any, other:
             before, after = (side.get(name) for side in sides)
             if before is None or after is None:
                 continue
-            case = Case(number, what, before, after, fact.broke.get(what))
+            case = Case(number, what, before, after, fact.broke.get(what, ()))
             if after < before:
                 buckets["regressed"].append(case)
             elif after > before:

@@ -12,8 +12,9 @@ from sqlalchemy import event
 
 from memit_vc.cli import main
 from memit_vc.numerics.exact.factored import LowRank
+from memit_vc.page.block import block
 from memit_vc.page.data import Report
-from memit_vc.page.render import GENERATOR, block, render
+from memit_vc.page.render import GENERATOR, render
 from memit_vc.porcelain.history.report import LONGEST, gather
 from memit_vc.porcelain.history.report_weights import interference
 from memit_vc.porcelain.state import LiveState
@@ -42,8 +43,8 @@ def test_each_fact_says_whether_it_is_live_and_what_made_it_wrong(report: Report
         "City 6": "reverted",
         "City 7": "reverted",
     }
-    assert subjects[by_subject["City 1"].broke["neighbours"]] == "Two more cities"
-    assert subjects[by_subject["City 2"].broke["prompt"]] == "A third batch"
+    assert [subjects[n] for n in by_subject["City 1"].broke["neighbours"]] == ["Two more cities"]
+    assert [subjects[n] for n in by_subject["City 2"].broke["prompt"]] == ["A third batch"]
     gone = by_subject["City 6"].gone
     assert gone is not None
     assert subjects[gone].startswith("Revert")
@@ -71,6 +72,31 @@ def test_a_neighbour_that_comes_right_again_has_no_culprit(tmp_path: Path) -> No
             teller.measured("HEAD", {fact.id: told.scores(neighbour=right)})
         found = {each.subject: each for each in gather(repository).facts}
         assert found["City 1"].broke == {}
+        assert repository.fsck() == []
+
+
+def test_a_commit_is_accused_only_if_the_state_before_it_was_measured(tmp_path: Path) -> None:
+    with synthetic.init(tmp_path / "work") as repository:
+        teller = told.Teller(repository)
+        fact, other = told.asked(1), told.asked(2, subject="It's $HOME")
+        teller.commit([fact, other], "first")
+        for number in (3, 4, 5):
+            teller.commit([told.asked(number)], f"later {number}")
+        teller.measured("HEAD", {fact.id: told.scores(right=0.0), other.id: told.scores(neighbour=0.0)})
+        report = gather(repository)
+        found = {each.subject: each.broke for each in report.facts}
+        named = [report.commits[n] for n in found["City 1"]["prompt"]]
+        assert [row.subject for row in named] == ["later 3", "later 4", "later 5"]
+        page = render(report)
+        ends = f"--good {named[0].parents[0][:10]} --bad {named[2].id[:10]}"
+        assert f"--prompt &#39;City 1 is located in the country of&#39; --expect &#39;Newland 1&#39; {ends}" in page
+        assert "It&#39;&#34;&#39;&#34;&#39;s $HOME" in page  # quoted for a shell, then for HTML
+        summary = page.partition('id="history"')[0]
+        assert "memitvc revert" not in summary
+        teller.measured("HEAD~1", {fact.id: told.scores(), other.id: told.scores(neighbour=0.0)})
+        found = {each.subject: each.broke for each in gather(repository).facts}
+        assert [report.commits[n].subject for n in found["City 1"]["prompt"]] == ["later 5"]
+        assert [report.commits[n].subject for n in found["It's $HOME"]["neighbours"]] == ["later 3", "later 4"]
         assert repository.fsck() == []
 
 
@@ -130,10 +156,30 @@ def test_the_data_block_cannot_be_left_and_is_whole(report: Report) -> None:
     text = block(report)
     assert not set("<>&") & set(text)
     data = json.loads(text)
-    assert [dict(zip(data["fact_fields"], each, strict=True))["id"] for each in data["facts"]] == [
-        fact.id[:16] for fact in report.facts
+    assert len(data["facts"]) == len(report.facts)
+    for row, fact in zip(data["facts"], report.facts, strict=True):
+        found = {**data["fact_defaults"], **dict(zip(data["fact_fields"], row, strict=False))}
+        assert (found["id"], found["status"], found["broke"]) == (
+            fact.id[:16],
+            fact.status,
+            {k: [*v] for k, v in fact.broke.items()},
+        )
+        assert (found["gone"], found["commit"], found["generation"]) == (fact.gone, fact.commit, [])
+        assert [(text, *(answer or [fact.old])) for text, *answer in found["neighbours"]] == list(fact.neighbours)
+        measured = [(at, dict(zip(data["measures"], values, strict=True))) for at, *values in found["points"]]
+        assert measured == [
+            (point.commit, {name: point.get(name) for name in data["measures"]}) for point in fact.points
+        ]
+        assert (fact.why is None) == (found["why"] is None)
+    assert [[report.commits[n].id for n in row["parents"]] for row in data["commits"]] == [
+        list(row.parents) for row in report.commits
     ]
-    assert len(data["commits"]) == len(report.commits)
+    for row, commit in zip(data["commits"], report.commits, strict=True):
+        for side in ("before", "after"):
+            known = dict(zip(data["totals"], row.get(side, []), strict=False))
+            assert {k: v for k, v in known.items() if v is not None} == {
+                k: v for k, v in getattr(commit, side).items() if v is not None
+            }
 
 
 def test_a_local_base_is_not_named(repository: Repository, report: Report) -> None:

@@ -1,8 +1,11 @@
-"""The measures of an edit, as people read them. Their definitions are in `numerics/scores/scores.py`."""
+"""What is measured of an edit, by name and as people read it. The definitions are in `numerics/scores/scores.py`.
+
+The list stands here because what shows scores loads no torch, and what measures them does.
+"""
 
 from __future__ import annotations
 
-MEASURES = {
+LABELS = {
     "ES": "ES (new target preferred)",
     "PS": "PS (in paraphrases)",
     "NS": "NS (neighbours kept)",
@@ -17,6 +20,11 @@ MEASURES = {
     "same_subject": "same subject, other questions kept",
     "hijacked": "same subject, hijacked by the target",
 }
+"""In the order of the tables; those of totals over facts."""
+MEASURES = tuple(name for name in LABELS if name != "S")
+"""Of one fact, each in [0, 1]. S is of totals alone."""
+OF_FACT = (*MEASURES, "nll")
+"""All that is kept of one fact; `nll` is the loss of the new target on the prompt."""
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -1,0 +1,117 @@
+"""All data of a report as JSON inside its page: a page is mailed, so what there are thousands of are lists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from memit_vc.objects import JsonValue
+from memit_vc.objects.measures import LABELS, OF_FACT
+from memit_vc.page.data import Case, CommitRow, FactRow, Report
+
+_FACT = ("id", "subject", "prompt", "target", "old", "paraphrases", "neighbours", "commit", "points", "why")
+_MORE: Mapping[str, JsonValue] = {"generation": [], "gone": None, "broke": {}, "status": "live"}
+"""Fields of a fact that most have alike, behind the others; from where only these values follow, a row ends."""
+_COMMIT = ("message", "author", "time", "kind", "refs", "facts", "gone", "lost")
+_SIDES = ("before", "after", "errors")
+_WHY = ("left", "loss", "leverage", "agreement")
+_ID = 16
+"""Characters of an id: any command takes them."""
+
+
+def block(report: Report) -> str:
+    """JSON that can stand inside of a script element: no `<` ends it, whatever a text holds."""
+    text = json.dumps(_record(report), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _record(report: Report) -> JsonValue:
+    every = [point.values for fact in report.facts for point in fact.points]
+    kept = [place for place in range(len(OF_FACT)) if any(values[place] is not None for values in every)]
+    others = ("base", "base_id", "revision", "branch", "state", "line", "base_perplexity")
+    totals = [
+        name
+        for name in (*LABELS, "nll")
+        if any(getattr(row, side).get(name) is not None for row in report.commits for side in _SIDES)
+    ]
+    numbers = {row.id: number for number, row in enumerate(report.commits)}
+    return {
+        "format": 1,
+        **{name: getattr(report, name) for name in others},
+        "perplexity": [[commit, round(value, 4)] for commit, value in report.perplexity],
+        "labels": dict(LABELS),
+        "totals": totals,
+        "commits": [_commit(row, totals, numbers) for row in report.commits],
+        "measures": [OF_FACT[place] for place in kept],
+        "why_fields": list(_WHY),
+        "fact_fields": [*_FACT, *_MORE],
+        "fact_defaults": dict(_MORE),
+        "facts": [_fact(fact, kept) for fact in report.facts],
+        "curves": [[curve.commit, [list(point) for point in curve.points]] for curve in report.curves],
+        "comparisons": [
+            {
+                "older": each.older,
+                "newer": each.newer,
+                **{name: _cases(getattr(each, name)) for name in ("regressed", "failing")},
+                "fixed": len(each.fixed),
+                "unchanged": each.unchanged,
+            }
+            for each in report.comparisons
+        ],
+        "weights": asdict(report.weights),
+        "interference": asdict(report.interference),
+        "provenance": dict(report.provenance),
+    }
+
+
+def _commit(row: CommitRow, totals: Sequence[str], numbers: Mapping[str, int]) -> JsonValue:
+    """Without what is empty. `parents` count the commits; `before`, `after` and `errors` are in order of `totals`."""
+    found: dict[str, JsonValue] = {"id": row.id, "state": row.state[:_ID]}
+    found |= {name: value for name in _COMMIT if (value := getattr(row, name))}
+    found["parents"] = [numbers[parent] for parent in row.parents]
+    for side in _SIDES:
+        values = [_plain(getattr(row, side).get(name)) for name in totals]
+        if any(value is not None for value in values):
+            found[side] = values
+    return found
+
+
+def _fact(fact: FactRow, kept: Sequence[int]) -> JsonValue:
+    """`points` are [commit, measures…]; a neighbour without an answer has the fact's old one."""
+    points: list[JsonValue] = [[each.commit, *(_plain(each.values[place]) for place in kept)] for each in fact.points]
+    made: dict[str, JsonValue] = {
+        "id": fact.id[:_ID],
+        "neighbours": [[text] if answer == fact.old else [text, answer] for text, answer in fact.neighbours],
+        "points": points,
+        "why": None if fact.why is None else [_rounded(fact.why.get(name)) for name in _WHY],
+        "broke": {what: list(suspects) for what, suspects in fact.broke.items()},
+        "generation": list(fact.generation),
+    }
+    row = [made[name] if name in made else getattr(fact, name) for name in (*_FACT, *_MORE)]
+    usual = [*_MORE.values()]
+    while usual and row[-1] == usual.pop():
+        row.pop()
+    return row
+
+
+def _cases(cases: Sequence[Case]) -> JsonValue:
+    """{what was asked: facts by number}; the values are in the facts' points."""
+    found: dict[str, list[JsonValue]] = {}
+    for case in cases:
+        found.setdefault(case.what, []).append(case.fact)
+    return dict(found)
+
+
+def _rounded(value: JsonValue) -> JsonValue:
+    """A number as the page shows it, and one more digit; of layers, the list of them."""
+    if isinstance(value, Mapping):
+        return [_rounded(each) for each in value.values()]
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def _plain(value: float | None) -> JsonValue:
+    """1 instead of 1.0: there are many."""
+    return int(value) if value is not None and value == int(value) else value
