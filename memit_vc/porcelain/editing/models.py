@@ -126,6 +126,18 @@ class LoadedModel:
         """What the layer's statistics are filed under."""
         return self.adapter.parameter_name(layer) if layer in self.experts else self.weights[layer].name
 
+    def split(self, layer: int, stacked: Tensor) -> list[tuple[EditableWeight, Tensor]]:
+        """The rows of each of a layer's weights, of a matrix whose rows are the layer's inputs. Experts whose rows are
+        all zero are left out.
+        """
+        import torch
+
+        weights = self.parts(layer)
+        parts = torch.split(stacked, [weight.d_in for weight in weights])
+        return [
+            (weight, part) for weight, part in zip(weights, parts, strict=True) if len(weights) == 1 or bool(part.any())
+        ]
+
     def touched(self, state: LiveState) -> list[int]:
         """Layers whose weights differ from the base's in a state."""
         layers = sorted({*self.weights, *self.experts})
