@@ -151,7 +151,7 @@ def commit(root: Path, number: int) -> dict[str, Any]:
         tensors = {w.name: LowRank(*snap(lefts[w.layer], rights[w.name], w.quantum)) for w in reached}
         constraints = encode_constraints(
             {weight.name: rights[weight.name].T for weight in reached},
-            {weight.name: lefts[weight.layer] for weight in reached},
+            {weight.name: lefts[weight.layer] for weight in reached if weight.expert == 0},
             random.normal(size=(COLUMNS, HIDDEN)),
         )
         columns = [PatchColumn(fact=fact.id) for fact in facts]

@@ -302,7 +302,7 @@ def _packed(
     keys = {layer: loaded.split(layer, update.keys) for layer, update in edit.updates.items()}
     constraints = encode_constraints(
         {weight.name: part.numpy() for parts in keys.values() for weight, part in parts},
-        {weight.name: edit.updates[layer].targets.numpy() for layer, parts in keys.items() for weight, _ in parts},
+        {parts[0][0].name: edit.updates[layer].targets.numpy() for layer, parts in keys.items() if parts},
         edit.targets.z.numpy(),
     )
     columns = [PatchColumn(fact=fact.id) for fact in facts]

@@ -121,7 +121,7 @@ class Solver:
         keys = {layer: loaded.split(layer, whole) for layer, whole in stored.keys.items()}
         constraints = encode_constraints(
             {weight.name: part.numpy() for parts in keys.values() for weight, part in parts},
-            {weight.name: stored.targets[layer].numpy() for layer, parts in keys.items() for weight, _ in parts},
+            {parts[0][0].name: stored.targets[layer].numpy() for layer, parts in keys.items() if parts},
             _stored_z(repository, stored.sources),
         )
         record = describe(
