@@ -118,6 +118,11 @@ class LoadedModel:
             return self
         return replace(self, adapter=replace(self.adapter, architecture=parts))
 
+    @property
+    def layers(self) -> set[int]:
+        """Those that can be edited."""
+        return {*self.weights, *self.experts}
+
     def parts(self, layer: int) -> tuple[EditableWeight, ...]:
         """The editable weights of a layer: one, or one for each expert."""
         return self.experts.get(layer) or (self.weights[layer],)
@@ -140,8 +145,7 @@ class LoadedModel:
 
     def touched(self, state: LiveState) -> list[int]:
         """Layers whose weights differ from the base's in a state."""
-        layers = sorted({*self.weights, *self.experts})
-        return [layer for layer in layers if any(part.name in state.bounds for part in self.parts(layer))]
+        return [layer for layer in sorted(self.layers) if any(part.name in state.bounds for part in self.parts(layer))]
 
     def materialised(self, state: LiveState) -> dict[int, Tensor]:
         """The weights of a state: storage dtype, as the model holds them, without the layers that it does not touch."""
