@@ -12,9 +12,6 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from memit_vc.errors import UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.engine import search_targets
@@ -32,6 +29,8 @@ from memit_vc.progress import Progress, silent
 from memit_vc.store.jsoncache import recall, remember
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from memit_vc.repository import Repository
 
 _COARSE = 16
@@ -197,6 +196,8 @@ class _Bench:
 
     def _edited(self, layer: int, delta: Tensor) -> Tensor:
         """The weight of a layer with Δ, as the model holds it."""
+        import torch
+
         found = self.loaded.adapter.parameter(layer).data.clone(memory_format=torch.contiguous_format)
         parts = self.loaded.parts(layer)
         for weight, part in zip(parts, torch.split(delta, [weight.d_in for weight in parts], dim=1), strict=True):
