@@ -1,6 +1,6 @@
 """Thirty facts of a small mixture of experts, edited in three commits, against editing its shared expert or one expert.
 
-    python -m benchmarks.mixture [--model DIR] [--minutes 10]
+    python -m benchmarks.mixture [--model DIR] [--minutes 6]
 
 trains the model of `benchmarks.mixture_world` into DIR unless it is there (without DIR: into a directory that goes
 again), then edits 30 of the facts that it knows through the public API. Everything that is said of the edited model is
@@ -46,7 +46,7 @@ FACTS, COMMITS, TOKENS = 30, 3, 20000
 """Edited facts, the commits that they come in, tokens of the statistics."""
 SETTINGS: dict[str, Any] = {
     "layers": [1, 2, 3],
-    "v_num_grad_steps": 40,
+    "v_num_grad_steps": 25,
     "v_lr": 0.5,
     "v_loss_layer": 7,
     "clamp_norm_factor": 4.0,
@@ -55,6 +55,7 @@ SETTINGS: dict[str, Any] = {
     "early_stop": "nll",
     "early_stop_loss": 0.05,
     "keep_factor": 0.3,
+    "rotate": 5,
     "retries": 2,
     "n_templates": 5,
     "template_length": 10,
@@ -104,7 +105,7 @@ def asked_of(model: Any, tokenizer: Any, *, first: int = 0) -> Asked:
             )
         )
     rest = [each for each in right if each not in chosen]
-    health = (" ".join(text) for text in islice(sentences(rest, random.Random(2)), 300))  # noqa: S311
+    health = (sentence.text for sentence in islice(sentences(rest, random.Random(2)), 300))  # noqa: S311
     others = tuple((prompt, each.answer) for each in rest for prompt in each.prompts)
     return Asked(tuple(facts), others, tuple(health))
 
@@ -152,7 +153,7 @@ def settings(module: str, weight: float | None = None, **changes: Any) -> MEMITH
 
 def texts(count: int = 2200, *, seed: int = 3) -> list[str]:
     """Of the kind that the model was trained on."""
-    return [" ".join(text) for text in islice(sentences(world(), random.Random(seed)), count)]  # noqa: S311
+    return [each.text for each in islice(sentences(world(), random.Random(seed)), count)]  # noqa: S311
 
 
 def repository_on(base: Path, work: Path, values: MEMITHyperParams) -> None:
