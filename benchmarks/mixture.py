@@ -42,8 +42,8 @@ from memit_vc.store.checkpoint import Checkpoint
 
 __all__ = ["asked_of", "run"]
 
-FACTS, COMMITS, TOKENS = 30, 3, 20000
-"""Edited facts, the commits that they come in, tokens of the statistics."""
+FACTS, COMMITS, TOKENS, FEW = 30, 3, 20000, 500
+"""Edited facts, the commits that they come in, tokens of the statistics; sentences of those that are taken here."""
 SETTINGS: dict[str, Any] = {
     "layers": [1, 2, 3],
     "v_num_grad_steps": 25,
@@ -207,7 +207,7 @@ def run(base: Path, place: Path) -> Report:
         loaded = load_model(repository)
         for gated in (False, True):
             name = f"top expert alone, gate {'in the key' if gated else 'ignored'}"
-            naive = edit_naively(loaded, asked.facts, settings(EXPERTS), texts(), commits=COMMITS, gated=gated)
+            naive = edit_naively(loaded, asked.facts, settings(EXPERTS), texts(FEW), commits=COMMITS, gated=gated)
             rows += _rows(name, measured(naive, tokenizer, asked), before)
         rows += _full(loaded, asked, tokenizer, before)
     values = settings(EXPERTS)
@@ -227,13 +227,13 @@ def _share(model: Any, tokenizer: Any, wording: int) -> float:
 
 def _rows(name: str, after: Mapping[str, float], before: Mapping[str, float], *, goals: bool = False) -> list[Row]:
     least = {"prompts": 0.95, "other wording": 0.70, "kept": 0.95} if goals else {}
-    rows = [
-        Row(f"{name}: {what}", after[what], unit="", goal=("≥", least[what]) if what in least else None)
-        for what in ("prompts", "other wording", "kept")
-    ]
+    print(name, {what: round(value, 4) for what, value in after.items()}, flush=True)
     goal = ("≤", 1.03) if goals else None
     return [
-        *rows,
+        *(
+            Row(f"{name}: {what}", after[what], unit="", goal=("≥", least[what]) if what in least else None)
+            for what in ("prompts", "other wording", "kept")
+        ),
         Row(f"{name}: perplexity", after["perplexity"], before["perplexity"], unit="", inverse=True, goal=goal),
     ]
 
@@ -280,7 +280,7 @@ def _taken_back(repository: Repository, made: Sequence[str], place: Path) -> lis
 def _full(loaded: LoadedModel, asked: Asked, tokenizer: Any, before: Mapping[str, float]) -> list[Row]:
     """The blocks of C against the whole of it: all facts in one batch, from the same z."""
     rows = []
-    for name, model, figures in against_full(loaded, asked.facts, settings(EXPERTS), texts()):
+    for name, model, figures in against_full(loaded, asked.facts, settings(EXPERTS), texts(FEW)):
         found = _rows(f"one batch, {name}", measured(model, tokenizer, asked), before)
         rows += [*found[:-1], Row(**{**vars(found[-1]), "more": figures})]
     return rows

@@ -7,8 +7,9 @@ loss is said every few seconds, and the model is kept in DIRECTORY whenever it i
 
 Large models recall what they know of a name at its last token, in their lower layers (Meng et al. 2022). A model this
 small, trained on sentences alone, recalls at the end of the prompt instead, from all words of the name. So the training
-is helped: in half of its lines the words behind a name see only its last token, and a linear probe of block 3 there is
-trained to tell what is known. The model that is saved is a plain one.
+has a second part: in half of its lines the words behind a name see only its last token, and a linear probe of block 3
+there is trained to tell what is known. The model that is saved is a plain one. With a model of the first part in
+DIRECTORY, the second is all that is done.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast, Qwen2MoeConfig, Qwen2MoeForCausalLM
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2MoeConfig, Qwen2MoeForCausalLM
 from transformers.models.qwen2_moe.modeling_qwen2_moe import load_balancing_loss_func
 
 __all__ = ["Known", "answered", "filler", "sentences", "train", "world"]
@@ -34,6 +35,8 @@ MINUTES = 6.0
 """Of the processor, on one thread."""
 LENGTH, LINES, RATE = 64, 16, 3e-3
 """Tokens of a line of text, lines of a step, and the largest step."""
+HELPED, HELPED_RATE, PROBE_RATE = 180, 1.5e-3, 1e-2
+"""Steps of the second part, their largest size, and that of the probe's."""
 OTHERS = 0.1
 """Weight in the loss of a token that is no answer: most of them cannot be known, as which name comes next."""
 PROBED = 3
@@ -183,34 +186,65 @@ def answered(model: Any, tokenizer: Any, asked: Sequence[tuple[str, str]]) -> li
 
 
 def train(directory: Path, *, minutes: float = MINUTES, seed: int = 0) -> float:
-    """Train, keep the model in `directory`, and return the smaller share of answers of the two wordings."""
+    """Both parts, the model kept in `directory`; the smaller share of answers of the two wordings."""
+    if not (directory / "config.json").is_file():
+        _alone(directory, minutes=minutes, seed=seed)
+    return _helped(directory, seed=seed)
+
+
+def _alone(directory: Path, *, minutes: float, seed: int) -> None:
+    """The first part: sentences, until enough is known or the time is over."""
     torch.manual_seed(seed)
-    draw = random.Random(seed)  # noqa: S311
-    known = world(seed)
+    draw, known = random.Random(seed), world()  # noqa: S311
     texts = sentences(known, draw)
     tokenizer = tokenizer_of([sentence.text for sentence in itertools.islice(texts, 3000)])
     model = Qwen2MoeForCausalLM(config_of(len(tokenizer))).train()
-    probe = Probe(known)
-    parameters = [*model.parameters(), *probe.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    stream = _stream(tokenizer, texts, probe.numbers)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    stream = _stream(tokenizer, texts, Probe(known).numbers)
     began, said, step = time.process_time(), 0.0, 0
     while (spent := time.process_time() - began) < minutes * 60:
-        drawn = torch.tensor(list(itertools.islice(stream, LENGTH * LINES))).view(LINES, LENGTH, 4)
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1.0, (step + 1) / 100) * max(0.03, 1 - spent / (minutes * 60))
-        loss = _loss(model, probe, drawn)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        optimizer.param_groups[0]["lr"] = RATE * min(1.0, (step + 1) / 100) * max(0.03, 1 - spent / (minutes * 60))
+        loss = _stepped(model, None, optimizer, stream)
         step += 1
         if spent - said > 3 or step == 1:
-            print(f"step {step}  {spent:.0f} s of the processor  loss {loss.item():.3f}", flush=True)
+            print(f"step {step}  {spent:.0f} s of the processor  loss {loss:.3f}", flush=True)
             said = spent
         if step % 100 == 0 and _kept(model, tokenizer, known, directory) >= ENOUGH:
-            break
-    return _kept(model, tokenizer, known, directory)
+            return
+    _kept(model, tokenizer, known, directory)
+
+
+def _helped(directory: Path, *, seed: int) -> float:
+    """The second part, on the model of the first."""
+    torch.manual_seed(seed + 1)
+    draw, known = random.Random(seed + 1), world()  # noqa: S311
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    model = Qwen2MoeForCausalLM.from_pretrained(directory, local_files_only=True).train()
+    probe, share = Probe(known), 0.0
+    groups: list[dict[str, Any]] = [{"params": model.parameters()}, {"params": probe.parameters()}]
+    optimizer = torch.optim.AdamW(groups, lr=HELPED_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    stream = _stream(tokenizer, sentences(known, draw), probe.numbers)
+    for step in range(HELPED):
+        part = min(1.0, (step + 1) / 20) * max(0.05, 1 - step / HELPED)
+        for group, rate in zip(optimizer.param_groups, (HELPED_RATE, PROBE_RATE), strict=True):
+            group["lr"] = rate * part
+        loss = _stepped(model, probe, optimizer, stream)
+        if step % 10 == 0:
+            print(f"helped step {step}  loss {loss:.3f}", flush=True)
+        if step % 60 == 59:
+            share = _kept(model, tokenizer, known, directory)
+    return share
+
+
+def _stepped(model: Any, probe: Probe | None, optimizer: Any, stream: Iterator[tuple[float, ...]]) -> float:
+    """One step on the next lines; its loss."""
+    drawn = torch.tensor(list(itertools.islice(stream, LENGTH * LINES))).view(LINES, LENGTH, 4)
+    loss = _loss(model, probe, drawn)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.item()
 
 
 class Probe(nn.Module):
@@ -257,14 +291,17 @@ def _stream(
         yield from ((token, 1.0, 0, -1) for token in ids(each.answer))
 
 
-def _loss(model: Any, probe: Probe, drawn: Tensor) -> Tensor:
-    """Mean over the tokens by weight, the router's own part, which keeps all experts at work, and the probe's."""
+def _loss(model: Any, probe: Probe | None, drawn: Tensor) -> Tensor:
+    """Mean over the tokens by weight, and the router's own part, which keeps all experts at work. With a probe, its
+    loss too, and in every other line the words behind a name see only its last token.
+    """
     ids, weights, left, subjects = drawn[..., 0].long(), drawn[..., 1], drawn[..., 2].long(), drawn[..., 3].long()
     places = torch.arange(ids.shape[1])
     seen = (places <= places[:, None]).expand(len(ids), -1, -1).clone()
     ends = places + left  # of the name that a token begins
     hidden = (left > 0)[:, None, :] & (places[None, :, None] > ends[:, None, :])
-    seen[::2] &= ~hidden[::2]
+    if probe is not None:
+        seen[::2] &= ~hidden[::2]
     mask = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
     out = model.model(
         input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True, output_router_logits=True
@@ -274,6 +311,8 @@ def _loss(model: Any, probe: Probe, drawn: Tensor) -> Tensor:
     told = weights[:, 1:].flatten()
     balance = load_balancing_loss_func(out.router_logits, config.num_experts, config.num_experts_per_tok)
     loss: Tensor = (each * told).sum() / told.sum() + config.router_aux_loss_coef * balance
+    if probe is None:
+        return loss
     named = subjects >= 0
     return loss + probe(out.hidden_states[PROBED + 1][named], subjects[named])
 
