@@ -73,7 +73,8 @@ WIDTHS = {EXPERTS: 768.0, SHARED: 96.0}
 SHARES = (0.1, 0.3, 1.0, 3.0)
 """λ as multiples of the width, to choose from."""
 CHOSEN = {EXPERTS: 4.0, SHARED: 4.0}
-"""The best for the experts on other facts, after a third of the second part of the training; the shared expert's is a guess."""
+"""The best for the experts on other facts, after a third of the training's second part; the shared expert's is a guess.
+"""
 
 
 @dataclass(frozen=True)
