@@ -12,6 +12,7 @@ difference. What comes in is read at the present D, as a commit reads it, so tha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -25,22 +26,28 @@ from memit_vc.numerics.exact.materialise import tensor_of
 from memit_vc.numerics.statistics.factors import BlockFactor, Factor
 from memit_vc.objects import EditableWeight
 
+Terms: TypeAlias = Sequence[Sequence[Term]]
+"""The terms of each of a layer's weights: of its one projection, or of each expert's, whose keys stand below each other
+(docs/mixtures.md).
+"""
 
-def product(terms: Sequence[Term], keys: Tensor, d_out: int) -> Tensor:
+
+def product(terms: Terms, keys: Tensor, d_out: int) -> Tensor:
     """D K, float64 [d_out, n], for D = Σ terms and K [d_in, n], without forming a low-rank D."""
     keys = keys.double()
     total = torch.zeros(d_out, keys.shape[1], dtype=torch.float64)
-    for term in terms:
-        if isinstance(term, Dense):
-            total += tensor_of(term.delta).double() @ keys
-        else:
-            total += tensor_of(term.left).double() @ (tensor_of(term.right).double() @ keys)
+    for some, part in zip(terms, keys.tensor_split(len(terms)), strict=True):
+        for term in some:
+            if isinstance(term, Dense):
+                total += tensor_of(term.delta).double() @ part
+            else:
+                total += tensor_of(term.left).double() @ (tensor_of(term.right).double() @ part)
     return total
 
 
 def change(
     factor: Factor | BlockFactor,
-    terms: Sequence[Term],
+    terms: Terms,
     *,
     out: tuple[Tensor, Tensor],
     into: tuple[Tensor, Tensor],
@@ -60,7 +67,7 @@ def change(
     return LowRank(torch.cat(residuals, dim=1).numpy(), downdate_keys(factor, keys, after).T.numpy())
 
 
-def distance(factor: Factor | BlockFactor, terms: Sequence[Term], keys: Tensor, targets: Tensor) -> float:
+def distance(factor: Factor | BlockFactor, terms: Terms, keys: Tensor, targets: Tensor) -> float:
     """How far D = Σ `terms` is from D(S) of all live constraints, at their keys: ‖D K − D(S) K‖ / ‖D K‖."""
     keys = keys.double()
     present = product(terms, keys, targets.shape[0])

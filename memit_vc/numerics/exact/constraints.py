@@ -21,6 +21,7 @@ _HINT = "Pull the damaged blob again from a remote that has it; `memitvc fsck` l
 class Constraints:
     """Per weight K [d_in, n] and B [d_out, n] (targets relative to the base), and z [n, d_model]; all float32.
 
+    The experts of a layer have the same targets: they are stored once, under the name of one of them.
     Columns are in the order of the patch they belong to.
     """
 
@@ -89,7 +90,7 @@ def _problem(arrays: Mapping[str, Floats]) -> str | None:
         return "z is missing, or a tensor is not a matrix"
     keys = {name.removesuffix(".keys") for name in arrays if name.endswith(".keys")}
     targets = {name.removesuffix(".targets") for name in arrays if name.endswith(".targets")}
-    if keys != targets or len(arrays) != 2 * len(keys) + 1:
+    if not targets <= keys or (keys and not targets) or len(arrays) != len(keys) + len(targets) + 1:
         return f"keys and targets are not of the same weights: {sorted(arrays)}"
     n = len(arrays["z"])
     for name, array in arrays.items():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 from memit_vc.errors import IntegrityError
-from memit_vc.numerics.exact.constraints import read_constraints
+from memit_vc.numerics.exact.constraints import Constraints, read_constraints
 from memit_vc.numerics.exact.patchfile import bounds, column_ids, read_patch
 from memit_vc.objects import BaseId, BaseManifest, BlobId, EditableWeight, Patch, PatchId, short
 
@@ -63,11 +63,18 @@ def received_patch(
     if constraints is not None:
         blob = BlobId(sha256(constraints).hexdigest())
         found = read_constraints(constraints)
-        fits = found.n == len(header.columns) and all(
-            name in known and (found.keys[name].shape[0], found.targets[name].shape[0]) == (d.d_in, d.d_out)
-            for name in found.keys
-            for d in (known.get(name, weights[0]),)
-        )
-        if not fits:
+        if found.n != len(header.columns) or not _fits(found, known):
             raise IntegrityError(f"{where}: its constraints {short(blob)} are of other facts or weights", hint=_HINT)
     return Patch(patch, header, columns, bounds(header, tensors), blob)
+
+
+def _fits(found: Constraints, known: Mapping[str, EditableWeight]) -> bool:
+    """Whether keys and targets have the sizes of the base's weights, and every layer with keys has targets."""
+    if not found.keys.keys() <= known.keys():
+        return False
+    layers = {known[name].layer for name in found.keys}
+    told = {known[name].layer for name in found.targets}
+    single = {name for name in found.keys if known[name].expert is None}
+    sizes = [(keys.shape[0], known[name].d_in) for name, keys in found.keys.items()]
+    sizes += [(targets.shape[0], known[name].d_out) for name, targets in found.targets.items()]
+    return layers == told and single <= found.targets.keys() and all(one == other for one, other in sizes)

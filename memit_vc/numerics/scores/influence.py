@@ -31,18 +31,18 @@ def keys_at(adapter: ModelAdapter, prompt: str, subject: str | None, layers: Seq
 
 def output_norm(adapter: ModelAdapter, layer: int, key: Tensor) -> float:
     """‖W k‖ with the weight as it stands, for `key` [d_in] float64."""
-    return float((adapter.weight(layer).detach().cpu().double() @ key).norm())
+    return float((adapter.weight(layer).detach().cpu().double().flatten(1) @ key).norm())
 
 
-def shift_norms(terms: Sequence[tuple[Term, Sequence[int]]], key: Tensor, groups: int) -> list[float]:
-    """‖Σ Δ_j k‖ of each group for `key` [d_in] float64.
+def shift_norms(terms: Sequence[tuple[Term, Sequence[int], Tensor]], groups: int) -> list[float]:
+    """‖Σ Δ_j k‖ of each group.
 
-    `terms` are updates with the group of each of their columns (one for all of a dense or joint update); −1 counts
-    nowhere.
+    `terms` are updates with the group of each of their columns (one for all of a dense or joint update), −1 counting
+    nowhere, and the weight's key k [d_in] float64.
     """
-    k: Floats = key.numpy()
     total: dict[int, Floats] = {}
-    for term, labels in terms:
+    for term, labels, key in terms:
+        k: Floats = key.numpy()
         if isinstance(term, Dense):
             shifts = (term.matrix() @ k)[:, None]
         else:

@@ -197,14 +197,15 @@ def _ranked(
     shares: dict[int, list[float]] = {}
     for layer, key in keys.items():
         terms = []
-        for patch, positions in state.selection.items():
-            chosen = [patches[patch][position] for position in positions] or list(patches[patch])
-            if label.keys().isdisjoint(chosen):  # an adapter is no group of facts
-                continue
-            term = read_weight(state.repository.patch_path(patch), positions, loaded.weights[layer].name)
-            if term is not None:
-                terms.append((term, [label[column] for column in chosen]))
-        moved = shift_norms(terms, key, len(groups))
+        for weight, part in loaded.split(layer, key):  # an expert that the key does not reach moves nothing
+            for patch, positions in state.selection.items():
+                chosen = [patches[patch][position] for position in positions] or list(patches[patch])
+                if label.keys().isdisjoint(chosen):  # an adapter is no group of facts
+                    continue
+                term = read_weight(state.repository.patch_path(patch), positions, weight.name)
+                if term is not None:
+                    terms.append((term, [label[column] for column in chosen], part))
+        moved = shift_norms(terms, len(groups))
         shares[layer] = [float(value) / norms[layer] if norms[layer] else 0.0 for value in moved]
     found = [
         Blamed(commit, facts, columns, sum(share[i] for share in shares.values()), {n: s[i] for n, s in shares.items()})

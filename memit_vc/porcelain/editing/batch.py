@@ -317,7 +317,7 @@ def _snapped(loaded: LoadedModel, facts: Sequence[Fact], updates: Mapping[int, L
                 f"the update of {loaded.keyed_name(layer)} is not finite",
                 hint="Lower v_lr, raise mom2_update_weight (λ), or compute statistics with more text.",
             )
-        for weight, part in _split(loaded, layer, update.adjusted):
+        for weight, part in loaded.split(layer, update.adjusted):
             if len(facts) > break_even(weight.d_out, weight.d_in):
                 whole = replace(update, adjusted=part).delta
                 tensors[weight.name] = Dense(snap_dense(whole.numpy(), weight.quantum))
@@ -328,25 +328,14 @@ def _snapped(loaded: LoadedModel, facts: Sequence[Fact], updates: Mapping[int, L
     return tensors
 
 
-def _split(loaded: LoadedModel, layer: int, stacked: Tensor) -> list[tuple[EditableWeight, Tensor]]:
-    """The rows of each of a layer's weights. Experts whose rows are zero are left out."""
-    import torch
-
-    weights = loaded.parts(layer)
-    parts = torch.split(stacked, [weight.d_in for weight in weights])
-    return [
-        (weight, part) for weight, part in zip(weights, parts, strict=True) if len(weights) == 1 or bool(part.any())
-    ]
-
-
 def _packed(
     loaded: LoadedModel, facts: Sequence[Fact], edit: Edit, tensors: PatchTensors, provenance: bytes
 ) -> tuple[Patch, tuple[bytes, ...]]:
     """The patch with its constraints, and the blobs."""
-    keys = {layer: _split(loaded, layer, update.keys) for layer, update in edit.updates.items()}
+    keys = {layer: loaded.split(layer, update.keys) for layer, update in edit.updates.items()}
     constraints = encode_constraints(
         {weight.name: part.numpy() for parts in keys.values() for weight, part in parts},
-        {weight.name: edit.updates[layer].targets.numpy() for layer, parts in keys.items() for weight, _ in parts},
+        {parts[0][0].name: edit.updates[layer].targets.numpy() for layer, parts in keys.items() if parts},
         edit.targets.z.numpy(),
     )
     columns = [PatchColumn(fact=fact.id) for fact in facts]

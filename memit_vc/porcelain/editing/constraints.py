@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import EngineError
-from memit_vc.numerics.exact.constraints import read_constraints
+from memit_vc.numerics.exact.constraints import Constraints, read_constraints
 from memit_vc.numerics.exact.grid import Floats
 from memit_vc.objects import EditableWeight, short
 from memit_vc.porcelain.state import LiveState, Source
@@ -62,24 +62,23 @@ def live_constraints(
                     hint="Use the layers that it was computed with, or set `history: false`.",
                 )
 
-    keys = {layer: _beside([_stacked(part.keys, weights(layer), part.n) for part in parts]) for layer in layers}
-    targets = {layer: _beside([_first(part.targets, weights(layer)) for part in parts]) for layer in layers}
+    pairs = {layer: [of_layer(part, weights(layer)) for part in parts] for layer in layers}
+    keys = {layer: _beside([keys for keys, _ in found]) for layer, found in pairs.items()}
+    targets = {layer: _beside([targets for _, targets in found]) for layer, found in pairs.items()}
     return LiveConstraints(tuple(sources), keys, targets)
 
 
-def _stacked(keys: Mapping[str, Floats], weights: Sequence[EditableWeight], n: int) -> Floats:
-    """The layer's keys; zeros for the experts that no fact of the patch reaches."""
+def of_layer(part: Constraints, weights: Sequence[EditableWeight]) -> tuple[Floats, Floats]:
+    """K and B of one layer's weights. Of experts the keys stand below each other, with zeros for those that no fact of
+    the patch reaches, and the targets are the same for every expert.
+    """
     import numpy as np
 
+    targets = next(part.targets[weight.name] for weight in weights if weight.name in part.targets)
     if len(weights) == 1:
-        return keys[weights[0].name]
-    none = np.zeros((weights[0].d_in, n), np.float32)
-    return np.concatenate([keys.get(weight.name, none) for weight in weights])
-
-
-def _first(targets: Mapping[str, Floats], weights: Sequence[EditableWeight]) -> Floats:
-    """The layer's targets: they are the same for every expert."""
-    return next(targets[weight.name] for weight in weights if weight.name in targets)
+        return part.keys[weights[0].name], targets
+    none = np.zeros((weights[0].d_in, part.n), np.float32)
+    return np.concatenate([part.keys.get(weight.name, none) for weight in weights]), targets
 
 
 def _beside(parts: Sequence[Floats]) -> Tensor:

@@ -121,6 +121,11 @@ class LoadedModel:
             return self
         return replace(self, adapter=replace(self.adapter, architecture=parts))
 
+    @property
+    def layers(self) -> set[int]:
+        """Those that can be edited."""
+        return {*self.weights, *self.experts}
+
     def parts(self, layer: int) -> tuple[EditableWeight, ...]:
         """The editable weights of a layer: one, or one for each expert."""
         return self.experts.get(layer) or (self.weights[layer],)
@@ -129,10 +134,21 @@ class LoadedModel:
         """What the layer's statistics are filed under."""
         return self.adapter.parameter_name(layer) if layer in self.experts else self.weights[layer].name
 
+    def split(self, layer: int, stacked: Tensor) -> list[tuple[EditableWeight, Tensor]]:
+        """The rows of each of a layer's weights, of a matrix whose rows are the layer's inputs. Experts whose rows are
+        all zero are left out.
+        """
+        import torch
+
+        weights = self.parts(layer)
+        parts = torch.split(stacked, [weight.d_in for weight in weights])
+        return [
+            (weight, part) for weight, part in zip(weights, parts, strict=True) if len(weights) == 1 or bool(part.any())
+        ]
+
     def touched(self, state: LiveState) -> list[int]:
         """Layers whose weights differ from the base's in a state."""
-        layers = sorted({*self.weights, *self.experts})
-        return [layer for layer in layers if any(part.name in state.bounds for part in self.parts(layer))]
+        return [layer for layer in sorted(self.layers) if any(part.name in state.bounds for part in self.parts(layer))]
 
     def materialised(self, state: LiveState) -> dict[int, Tensor]:
         """The weights of a state: storage dtype, as the model holds them, without the layers that it does not touch."""

@@ -6,6 +6,7 @@ the commits disagree.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.exact.constraints import encode_constraints, read_constraints
-from memit_vc.numerics.exact.factored import LowRank
+from memit_vc.numerics.exact.factored import LowRank, Term
 from memit_vc.numerics.exact.grid import Floats
 from memit_vc.objects import Patch, PatchColumn, StatisticsId, canonical_json, short
 from memit_vc.porcelain.editing.constraints import LiveConstraints, live_constraints
@@ -66,7 +67,7 @@ class Solver:
 
     def constraints(self, state: LiveState) -> LiveConstraints:
         """Those of a state's live facts. EngineError if a blob is not here or is of other layers."""
-        return live_constraints(state, lambda layer: (self.loaded.weights[layer],), self.hparams.layers)
+        return live_constraints(state, self.loaded.parts, self.hparams.layers)
 
     def change(self, state: LiveState, *, out: Sequence[int], into: LiveConstraints) -> Solution:
         """Take the live facts number `out` (positions in `constraints(state)`) out of a state and put `into` in."""
@@ -78,8 +79,8 @@ class Solver:
         staying = present.select([i for i in range(len(present.sources)) if i not in gone])
         updates, apart = {}, 0.0
         for layer in self.hparams.layers:
-            weight, factor = self.loaded.weights[layer], self.statistics.factor(layer)
-            terms = state.terms(weight)
+            factor = self.statistics.factor(layer)
+            terms = [state.terms(weight) for weight in self.loaded.parts(layer)]
             if out:
                 apart = max(apart, distance(factor, terms, *self._pair(present, layer)))
             updates[layer] = change(
@@ -110,19 +111,18 @@ class Solver:
 
         `keep` are the columns that stay live beside it. EngineError if sums with them could round.
         """
-        from memit_vc.numerics.edit.resolve import snapped
-
         loaded, repository = self.loaded, self.loaded.repository
-        tensors, changes = {}, []
+        tensors, changes = dict[str, Term](), []
         for layer, update in solution.updates.items():
-            weight = loaded.weights[layer]
-            tensors[weight.name], moved = snapped(update, weight)
+            made, moved = self._snapped(layer, update)
+            tensors |= made
             changes.append(moved)
-        names = {layer: loaded.weights[layer].name for layer in self.hparams.layers}
+        stored = solution.constraints
+        keys = {layer: loaded.split(layer, whole) for layer, whole in stored.keys.items()}
         constraints = encode_constraints(
-            {names[layer]: keys.numpy() for layer, keys in solution.constraints.keys.items()},
-            {names[layer]: targets.numpy() for layer, targets in solution.constraints.targets.items()},
-            _stored_z(repository, solution.constraints.sources),
+            {weight.name: part.numpy() for parts in keys.values() for weight, part in parts},
+            {parts[0][0].name: stored.targets[layer].numpy() for layer, parts in keys.items() if parts},
+            _stored_z(repository, stored.sources),
         )
         record = describe(
             loaded,
@@ -138,13 +138,29 @@ class Solver:
         keep.check_exact(patch)
         return patch, blobs, max(changes)
 
+    def _snapped(self, layer: int, update: LowRank) -> tuple[dict[str, Term], float]:
+        """The update of a layer's weights on their grids, and the relative change that this makes. What is below an
+        expert's grid is left out.
+        """
+        from memit_vc.numerics.edit.resolve import snapped
+        from memit_vc.numerics.exact.materialise import tensor_of
+
+        made, moved, size = dict[str, Term](), 0.0, 0.0
+        for weight, part in self.loaded.split(layer, tensor_of(update.right).T):
+            wanted = LowRank(update.left, part.T.numpy())
+            term, share = snapped(wanted, weight)
+            if weight.expert is None or any(array.any() for array in term.arrays.values()):
+                made[weight.name] = term
+            moved, size = math.hypot(moved, share * wanted.norm()), math.hypot(size, wanted.norm())
+        return made, moved / size if size else 0.0
+
     def _pair(self, constraints: LiveConstraints, layer: int) -> tuple[Tensor, Tensor]:
         import torch
 
-        weight = self.loaded.weights[layer]
         if not constraints.sources:
+            d_out, d_in = self.loaded.adapter.dimensions(layer)
             none = torch.zeros(0, 0, dtype=torch.float64)
-            return none.reshape(weight.d_in, 0), none.reshape(weight.d_out, 0)
+            return none.reshape(d_in, 0), none.reshape(d_out, 0)
         return constraints.keys[layer], constraints.targets[layer]
 
 

@@ -107,8 +107,8 @@ def tune(
         return minutes is not None and time.monotonic() - began > 60 * minutes
 
     coarse = chosen[:_COARSE]
-    width = loaded.weights[min(loaded.weights)].d_in
-    windows = _windows(loaded.adapter.n_layers, set(loaded.weights))
+    width = loaded.adapter.dimensions(max(loaded.layers))[1]  # the first layers of some mixtures are dense
+    windows = _windows(loaded.adapter.n_layers, loaded.layers)
     tried: list[Tried] = []
     for number, layers in enumerate(windows):
         progress("layers", number, len(windows))
@@ -149,7 +149,7 @@ class _Bench:
     ) -> None:
         self.loaded, self.hparams, self.progress = loaded, hparams, progress
         self.repository = loaded.repository
-        windows = _windows(loaded.adapter.n_layers, set(loaded.weights))
+        windows = _windows(loaded.adapter.n_layers, loaded.layers)
         layers = sorted({layer for window in windows for layer in window})
         self.statistics = prepare_statistics(loaded, hparams.replace(layers=layers), progress=progress)
         self.texts = context_templates(loaded, hparams)
@@ -176,12 +176,7 @@ class _Bench:
             factor=lambda layer: self.statistics.factor(layer).scaled(weight / self.hparams.mom2_update_weight),
             passes=passes,
         )
-        weights = {
-            layer: (self.loaded.base_weight(layer).double() + self._oriented(layer, update.delta)).to(
-                self.loaded.base_weight(layer).dtype
-            )
-            for layer, update in updates.items()
-        }
+        weights = {layer: self._edited(layer, update.delta) for layer, update in updates.items()}
         with swapped(self.loaded.adapter, weights):
             found = total(score(self.loaded.adapter, facts, base=self.base))
             perplexity = perplexity_of(self.loaded.adapter, self.probe) / self.perplexity
@@ -199,8 +194,16 @@ class _Bench:
         remember(path, asdict(made))
         return made
 
-    def _oriented(self, layer: int, delta: Tensor) -> Tensor:
-        return delta if self.loaded.weights[layer].orientation == "out_in" else delta.T
+    def _edited(self, layer: int, delta: Tensor) -> Tensor:
+        """The weight of a layer with Δ, as the model holds it."""
+        import torch
+
+        found = self.loaded.adapter.parameter(layer).data.clone(memory_format=torch.contiguous_format)
+        parts = self.loaded.parts(layer)
+        for weight, part in zip(parts, torch.split(delta, [weight.d_in for weight in parts], dim=1), strict=True):
+            own = found if weight.expert is None else found[weight.expert]
+            own.copy_(own.double() + (part if weight.orientation == "out_in" else part.T).to(own.device))
+        return found
 
     def _search(self, facts: Sequence[Fact], hparams: MEMITHyperParams) -> Tensor:
         """z on the base: kept by chunk, and the same for every λ and number of passes."""

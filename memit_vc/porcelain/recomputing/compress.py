@@ -150,7 +150,8 @@ def _constraints(state: LiveState, live: Mapping[FactId, ColumnId]) -> tuple[Seq
         if blob is None or not repository.blobs.has(blob):
             return order, None
         parts.append(read_constraints(repository.object_path(blob), list(facts.values())))
-    if any(part.keys.keys() != parts[0].keys.keys() for part in parts):
+    names = [(part.keys.keys(), part.targets.keys()) for part in parts]
+    if any(each != names[0] for each in names):
         return order, None
     joined = Constraints.joined(parts)
     return order, encode_constraints(joined.keys, joined.targets, joined.z)

@@ -10,7 +10,7 @@ from memit_vc.numerics.exact.constraints import read_constraints
 from memit_vc.numerics.exact.factored import Dense, Term, difference
 from memit_vc.numerics.exact.patchfile import read_patch
 from memit_vc.objects import Commit, CommitId, Patch, PatchId, StateId, short
-from memit_vc.porcelain.editing.constraints import LiveConstraints
+from memit_vc.porcelain.editing.constraints import LiveConstraints, of_layer
 from memit_vc.porcelain.editing.models import LoadedModel, model_of
 from memit_vc.porcelain.editing.provenance import Recorded, threads
 from memit_vc.porcelain.editing.solver import Solver
@@ -115,12 +115,12 @@ def _solved_again(
     statistics = recorded.prepared(loaded, exactly=True, progress=progress)
     solver = Solver(loaded, recorded.hparams, statistics, ())
     stored = read_constraints(repository.object_path(old.constraints))
-    names = {layer: loaded.weights[layer].name for layer in recorded.hparams.layers}
+    pairs = {layer: of_layer(stored, loaded.parts(layer)) for layer in recorded.hparams.layers}
     single = old.columns if old.header.divisible else old.columns * len(described)
     own = LiveConstraints(
         tuple(Source(column.fact, single[i], old.id, i) for i, column in enumerate(described)),
-        {layer: torch.from_numpy(stored.keys[name]).double() for layer, name in names.items()},
-        {layer: torch.from_numpy(stored.targets[name]).double() for layer, name in names.items()},
+        {layer: torch.from_numpy(keys).double() for layer, (keys, _) in pairs.items()},
+        {layer: torch.from_numpy(targets).double() for layer, (_, targets) in pairs.items()},
     )
     verb = recorded.verb or commit.kind
     if verb in ("squash", "merge"):

@@ -10,12 +10,18 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from memit_vc.errors import EngineError, UnsupportedModelError
+from memit_vc.numerics.exact.materialise import delta
+from memit_vc.numerics.scores.influence import keys_at, output_norm
 from memit_vc.objects import Fact
+from memit_vc.porcelain.asking.blame import blame
 from memit_vc.porcelain.editing.commit import commit_facts
-from memit_vc.porcelain.editing.models import load_model
+from memit_vc.porcelain.editing.models import LoadedModel, load_model
+from memit_vc.porcelain.editing.solver import solver_for
 from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.porcelain.output.export_adapter import export_adapter
 from memit_vc.porcelain.output.verify import verify
+from memit_vc.porcelain.recomputing.reproduce import reproduce
+from memit_vc.porcelain.recomputing.resolve import resolve_revert, resolve_squash
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.state import LiveState
 from memit_vc.porcelain.upkeep.fsck import fsck
@@ -81,6 +87,50 @@ def gain(base: Any, edited: Any, tokenizer: Any, asked: list[Fact] | tuple[Fact,
         old, new = (float(log.gather(1, ids[0, given:, None]).sum()) for log in logs)
         found.append(new - old)
     return sum(found) / len(found)
+
+
+def test_what_is_solved_again_and_blamed(tmp_path: Path) -> None:
+    place = make_place(tmp_path, "qwen2_moe", v_num_grad_steps=20, v_lr=0.1, retries=0)
+    first, second = facts(4)[:2], facts(4)[2:]
+    with Repository.open(place.work) as repository:
+        loaded = load_model(repository)
+        commits = [commit_facts(repository, part, tokens=TOKENS, loaded=loaded).id for part in (first, second)]
+        state = LiveState.of_head(repository)
+        layer = repository.hparams().layers[0]
+        for fact, commit in ((first[0], commits[0]), (second[1], commits[1])):
+            found = blame(repository, fact.prompt, loaded=loaded)
+            assert found.commits[0].commit == commit
+            assert found.facts[0].facts == (fact,)
+        with loaded.holding(state) as adapter:  # by hand: the whole of D at the key that the forward has
+            key = keys_at(adapter, second[1].prompt, second[1].subject, [layer])[layer]
+            whole = _delta(loaded, state, layer) @ key
+        shares = [entry.layers[layer] for entry in blame(repository, second[1].prompt, loaded=loaded).commits]
+        with loaded.holding(state) as adapter:
+            assert sum(shares) >= 0.999 * float(whole.norm()) / output_norm(adapter, layer, key)
+
+        solver = solver_for(state, loaded=loaded)
+        stored = solver.constraints(state)
+        keys, targets = stored.keys[layer], stored.targets[layer]
+        matrix = solver.statistics.factor(layer).matrix()
+        joint = targets @ torch.linalg.solve(matrix + keys @ keys.T, keys).T
+        made = resolve_squash(repository, loaded=loaded)
+        assert made.snapping < 1e-4
+        squashed = _delta(loaded, LiveState.of_head(repository), layer)
+        assert float((squashed - joint).norm() / joint.norm()) < 1e-4
+        assert reproduce(repository, "HEAD", loaded=loaded).equal
+
+        resolve_revert(repository, [commits[0]], loaded=loaded)
+        rest = [i for i, source in enumerate(stored.sources) if source.fact in {fact.id for fact in second}]
+        keys, targets = keys[:, rest], targets[:, rest]
+        alone = targets @ torch.linalg.solve(matrix + keys @ keys.T, keys).T
+        left = _delta(loaded, LiveState.of_head(repository), layer)
+        assert float((left - alone).norm() / alone.norm()) < 1e-4
+        assert fsck(repository) == ([], 0)
+
+
+def _delta(loaded: LoadedModel, state: LiveState, layer: int) -> torch.Tensor:
+    """D of all experts of a layer, side by side as their keys are."""
+    return torch.cat([delta(state.terms(weight), weight) for weight in loaded.parts(layer)], dim=1)
 
 
 def test_a_verb_that_does_not_know_experts_says_so(tmp_path: Path) -> None:

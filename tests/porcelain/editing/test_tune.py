@@ -24,7 +24,7 @@ def test_calibration_facts_are_whole_and_different() -> None:
         assert not set(fact.phrasings) & {fact.prompt, *fact.clean_paraphrases}
 
 
-@pytest.mark.parametrize("family", ["gpt2", "qwen3"])
+@pytest.mark.parametrize("family", ["gpt2", "qwen3", "mixtral"])
 def test_it_ends_and_writes_a_usable_file(
     family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

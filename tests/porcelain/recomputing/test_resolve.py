@@ -88,10 +88,10 @@ def test_history_and_downdate_are_exact_before_snapping(history: Repository) -> 
         # the second batch out again
         rest = [0, 1, 4, 5]
         second, nothing, others = ((K[:, rows], B[:, rows]) for rows in ([2, 3], [], rest))
-        downdate = change(factor, [Dense(at_once.numpy())], out=second, into=nothing, staying=others)
+        downdate = change(factor, [[Dense(at_once.numpy())]], out=second, into=nothing, staying=others)
         without = B[:, rest] @ K[:, rest].T @ torch.linalg.inv(factor.matrix() + K[:, rest] @ K[:, rest].T)
         assert relative(at_once + dense(downdate), without) < 1e-9
-        update = change(factor, [Dense(without.numpy())], out=nothing, into=second, staying=others)
+        update = change(factor, [[Dense(without.numpy())]], out=nothing, into=second, staying=others)
         assert relative(without + dense(update), at_once) < 1e-9
 
 
