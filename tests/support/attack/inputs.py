@@ -92,8 +92,7 @@ def _batch(door: str, world: World, place: Path, numbers: range, seed: str, told
                 outcome, text = ("refused", "") if error.message and error.hint else ("fault", f"no hint: {error}")
             except (Exception, SystemExit):
                 outcome, text = "fault", traceback.format_exc()
-                for name in before:
-                    inputs.fresh(name)
+                before = {name: contents(inputs.fresh(name)) for name in before}
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
             file.write(json.dumps([outcome, number, time.monotonic() - start, text, peak]) + "\n")
             file.flush()
@@ -120,7 +119,7 @@ def _left(inputs: Inputs, before: dict[str, str], outcome: str) -> None:
         assert outcome == "harmless", f"a refusal changed {name}"
         with Repository.open(root) as repository:
             assert fsck(repository) == ([], 0)
-        inputs.fresh(name)
+        before[name] = contents(inputs.fresh(name))
     assert list(inputs.empty.rglob("cache/incoming/*")) == []
 
 

@@ -104,6 +104,11 @@ class Killer:
             return "after"
         if now == whole.before:
             return "before"
+        kept = set(now["work"]["kept"])
+        if kept >= set(whole.before["work"]["kept"]):  # a patch that was computed is kept until its commit is made
+            now["work"]["kept"] = whole.before["work"]["kept"]
+        if now == whole.before:
+            return "before"
         for name, part in now.items():
             if part not in (whole.before[name], whole.after[name]) and not (name == "model" and not again):
                 self.found.fault(f"{verb}: {name} is neither old nor new: {part}")
