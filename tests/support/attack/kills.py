@@ -91,8 +91,11 @@ class Killer:
         then = self.state(verb, whole)
         self.found.count(then)
         if then != "after" or whole.before == whole.after:
+            made = whole.before["made"] != whole.after["made"] == self.reader.seen(self.root, verb)["made"]
             code = self.run(verb)
-            if code != 0:
+            if code != 0 and made:
+                self.found.count("made already")
+            elif code != 0:
                 self.found.fault(f"{verb}: cannot be run again: {code}: {self.said}")
             elif self.state(verb, whole, again=True) != "after":
                 self.found.fault(f"{verb}: run again, it does something else")
