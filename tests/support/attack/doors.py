@@ -164,6 +164,7 @@ def base(inputs: Inputs) -> Strike:
 def model(inputs: Inputs) -> Strike:
     """A directory that is said to be a state."""
     clean, changed = inputs.place / "checked-out", inputs.place / "model"
+    shutil.rmtree(clean, ignore_errors=True)  # of an earlier process
     assert inputs.run(inputs.fresh("work"), "checkout", "main", "-o", clean) == 0
     names = sorted(path.name for path in clean.iterdir() if path.suffix in (".json", ".safetensors"))
 

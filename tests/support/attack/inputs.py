@@ -9,7 +9,6 @@ import os
 import random
 import resource
 import signal
-import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
 from tests.support.attack.children import fork_server
 from tests.support.attack.doors import DOORS, Inputs
-from tests.support.attack.report import Found
+from tests.support.attack.report import Found, own_clock
 from tests.support.places import contents
 from tests.support.remotes import World
 
@@ -82,7 +81,7 @@ def _batch(door: str, world: World, place: Path, numbers: range, seed: str, told
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     with Path(told).open("a", encoding="utf-8") as file:
         for number in numbers:
-            start = time.monotonic()
+            start = own_clock()
             try:
                 with _limited(patience), contextlib.redirect_stderr(io.StringIO()) as said:
                     outcome = _outcome(strike(random.Random(f"{seed} {door} {number}")), said.getvalue())
@@ -94,7 +93,7 @@ def _batch(door: str, world: World, place: Path, numbers: range, seed: str, told
                 outcome, text = "fault", traceback.format_exc()
                 before = {name: contents(inputs.fresh(name)) for name in before}
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-            file.write(json.dumps([outcome, number, time.monotonic() - start, text, peak]) + "\n")
+            file.write(json.dumps([outcome, number, own_clock() - start, text, peak]) + "\n")
             file.flush()
 
 

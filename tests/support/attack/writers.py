@@ -18,7 +18,7 @@ from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
 from tests.support.algebra.world import World, fact
 from tests.support.attack.children import fork_server
-from tests.support.attack.report import Found
+from tests.support.attack.report import Found, own_clock
 
 __all__ = ["WRITERS", "race"]
 
@@ -28,7 +28,7 @@ ALLOWED = (0, 1, 2, 11, 13)
 
 
 def race(place: Path, minutes: float, seed: str, found: Found, patience: float) -> None:
-    """For so many minutes. A command that takes longer than `patience` seconds hangs."""
+    """For so many minutes. A command that takes longer than `patience` seconds of its own hangs."""
     world = World.make(place / "racing")
     world.copy(place / "work").close()
     first = fork_server().Process(target=int)  # it waits until the fork server has imported everything
@@ -88,12 +88,12 @@ class _Told:
         self._file = Path(file).open("a", encoding="utf-8")  # noqa: SIM115 (as long as the process)
 
     def __call__(self, what: str, start: float, fault: str = "", commit: str = "") -> None:
-        self._file.write(json.dumps([what, time.monotonic() - start, fault, commit]) + "\n")
+        self._file.write(json.dumps([what, own_clock() - start, fault, commit]) + "\n")
         self._file.flush()
 
 
 def _command(told: _Told, work: Path, *line: str, allowed: tuple[int, ...] = ALLOWED) -> None:
-    start, said = time.monotonic(), io.StringIO()
+    start, said = own_clock(), io.StringIO()
     fault = ""
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
@@ -106,7 +106,7 @@ def _command(told: _Told, work: Path, *line: str, allowed: tuple[int, ...] = ALL
 
 
 def _commit(told: _Told, world: World, work: Path, number: int) -> None:
-    start = time.monotonic()
+    start = own_clock()
     try:
         with Repository.open(work) as repository:
             made = world.commit(repository, [fact(number)], seed=number, message=f"city {number}")
