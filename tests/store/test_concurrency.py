@@ -130,3 +130,15 @@ def test_gc_takes_what_a_writer_left_that_is_gone(tmp_path: Path, monkeypatch: p
         assert collect_garbage(repository).blobs == 3
         assert list((repository.root / "unfinished").iterdir()) == []
         assert repository.fsck() == []
+
+
+def test_head_is_never_on_a_branch_that_is_gone(tmp_path: Path) -> None:
+    """One command deletes a branch while another one goes there: whoever comes second is told."""
+    with init(tmp_path) as repository:
+        made = record(repository, [fact(1)])
+        with pytest.raises(RefMovedError, match="on branch 'gone', which is gone"):
+            repository.publish(verb="switch", description="late", head="heads/gone")
+        with pytest.raises(RefMovedError, match="on branch 'main', which is gone"):
+            repository.publish(verb="branch", description="late", refs=[RefUpdate("heads/main", made.id, None)])
+        assert (repository.head().branch, repository.head().commit) == ("main", made.id)
+        assert repository.fsck() == []
