@@ -47,8 +47,9 @@ def check_unmoved(connection: Connection, refs: Sequence[RefUpdate], head_was: s
 
 
 def move(connection: Connection, refs: Sequence[RefUpdate], head: str | None) -> None:
-    """Refs by compare-and-swap, and HEAD; IntegrityError if one would point at what is not stored, RefMovedError if HEAD
-    would be on a branch that is gone: another command deleted it meanwhile, or went to the one that is deleted here.
+    """Refs by compare-and-swap, and HEAD; IntegrityError if one would point at what is not stored.
+
+    RefMovedError if HEAD would be on a branch that is gone: another command deleted it, or went to one that goes here.
     """
     targets = {change.new for change in refs if change.new is not None}
     missing = targets - present(connection, targets)
@@ -63,7 +64,7 @@ def move(connection: Connection, refs: Sequence[RefUpdate], head: str | None) ->
     now = raw_head(connection)
     if now.startswith("heads/") and now not in load_refs(connection):
         raise RefMovedError(
-            f"HEAD would be on branch {now.removeprefix('heads/')!r}, which is gone: another command changed one of them",
+            f"HEAD would be on branch {now.removeprefix('heads/')!r}, which is gone: another command was faster",
             hint="Nothing was changed. Look at `memitvc branch` and run the command again.",
         )
 
