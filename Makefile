@@ -11,7 +11,7 @@ BIN := .venv/bin
 endif
 STAMP := $(BIN)/../.memit-vc-installed
 
-.PHONY: demo test test-slow lint bench docs
+.PHONY: demo test test-slow attack lint bench docs
 
 demo: $(STAMP)
 	$(BIN)/memitvc demo
@@ -21,6 +21,10 @@ test: lint
 
 test-slow: $(STAMP)
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q
+
+# kills, changed inputs and racing writers: tests/support/attack; for instance ATTACK="--kills 100 --seed 2"
+attack: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.support.attack $(ATTACK)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -44,17 +44,18 @@ from memit_vc.store.database import BUSY_SECONDS, Database
 from memit_vc.store.files import storage_errors, write_atomic
 from memit_vc.store.fsck import CheckPatch, check
 from memit_vc.store.journal import Journal
-from memit_vc.store.lost import UNFINISHED, Lost, find_lost, referenced_blobs
+from memit_vc.store.lost import Lost, find_lost, referenced_blobs
 from memit_vc.store.migrate import check_revision, upgrade_schema
 from memit_vc.store.parsed import parsed
 from memit_vc.store.publish import Evaluation
 from memit_vc.store.records import KeptPatch, OperationRow, Problem
 from memit_vc.store.transaction import changing, newest_entry
 from memit_vc.store.unfinished import store_records
+from memit_vc.store.writing import UNFINISHED
 from memit_vc.vcs import revisions
 from memit_vc.vcs.facts import LiveFact, live_fact_columns
 from memit_vc.vcs.graph import ancestors, commits_between, newest_first
-from memit_vc.vcs.refnames import check_ref_name
+from memit_vc.vcs.refnames import check_distinct, check_ref_name
 from memit_vc.vcs.selection import select_columns
 from memit_vc.vcs.state import state_id
 
@@ -165,6 +166,7 @@ class Repository:
             raise
 
     def close(self) -> None:
+        self.blobs.close()
         self.database.close()
 
     def __enter__(self) -> Repository:
@@ -479,6 +481,8 @@ class Repository:
             with rows_refs.logged(connection, did, verb=verb, description=description):
                 # the compare-and-swap comes first: whoever lost the race should hear of that, not of a missing parent
                 publish.check_unmoved(connection, refs, head_was)
+                new = [change.name for change in refs if change.old is None]
+                check_distinct(new, rows_refs.load_refs(connection) if new else ())
                 late = publish.insert_patches(connection, self.blobs, self.base_id, patches, facts)
                 publish.insert_commits(connection, self.blobs, self.base_id, self.state_id, commits, records.of)
                 publish.move(connection, refs, head)

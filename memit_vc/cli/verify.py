@@ -17,10 +17,13 @@ _PATH = click.Path(path_type=Path)
 )
 @click.argument("model", type=_PATH)
 @click.option("--expect", metavar="REV", help="Fail unless the directory is this revision.")
+@click.option("--every", is_flag=True, help="Compare with every state, even if that takes long.")
 @click.option("--signature", type=_PATH, metavar="DIR", help="Check what `sign` wrote there; no repository is needed.")
 @click.option("--key", type=_PATH, metavar="FILE", help="With --signature: the signer's public key, in PEM.")
-def command(io: IO, model: Path, expect: str | None, signature: Path | None, key: Path | None) -> None:
+def command(io: IO, model: Path, expect: str | None, every: bool, signature: Path | None, key: Path | None) -> None:
     """Hash every tensor of the model directory MODEL and say which state of this repository it is.
+
+    The hashes of states that were checked out are known. Of the others, the 20 likeliest are computed.
 
     With --signature, say instead which commit the holder of the key signed it as. Exit code 15 if it is not a state of
     this repository, not the expected one, or not what was signed.
@@ -38,7 +41,7 @@ def command(io: IO, model: Path, expect: str | None, signature: Path | None, key
         return
     with io.repository() as repository:
         with io.progress() as progress:
-            found = verify(repository, model, expect=expect, progress=progress)
+            found = verify(repository, model, expect=expect, every=every, progress=progress)
         subjects = [repository.commit(commit).subject for commit in found.commits]
 
     def render() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from memit_vc.errors import IntegrityError
 from memit_vc.objects import BlobId, is_sha256, short
 from memit_vc.store.files import file_digest, read_chunks, storage_errors, write_atomic
+from memit_vc.store.writing import UNFINISHED, writing
 
 
 def blob_id(data: bytes) -> BlobId:
@@ -24,6 +24,13 @@ class BlobStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._held = contextlib.ExitStack()
+        self._writing = False
+
+    def close(self) -> None:
+        """Whoever put blobs has named them in rows by now, or never will."""
+        self._held.close()
+        self._writing = False
 
     def _location(self, blob: BlobId | str) -> Path:
         if not is_sha256(blob):
@@ -36,6 +43,9 @@ class BlobStore:
         An existing blob gets a fresh modification time: it tells `gc` that someone is about to refer to it. One that
         was damaged is written again.
         """
+        if not self._writing:
+            self._held.enter_context(writing(self.root.parent / UNFINISHED))
+            self._writing = True
         if isinstance(data, Path):
             with storage_errors(data):
                 blob = BlobId(file_digest(data))
@@ -98,9 +108,9 @@ class BlobStore:
                     names = sorted(directory.name + file.name for file in directory.iterdir())
                 yield from (BlobId(name) for name in names if is_sha256(name))
 
-    def age(self, blob: BlobId | str) -> float:
-        """Seconds since the blob was last put."""
-        return time.time() - self.path(blob).stat().st_mtime
+    def put_at(self, blob: BlobId | str) -> float:
+        """When the blob was last put, by the clock of then."""
+        return self.path(blob).stat().st_mtime
 
     def remove(self, blob: BlobId | str) -> int:
         """Delete a blob; the bytes freed. For `gc` alone: it knows that no row refers to it."""

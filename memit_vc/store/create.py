@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 from sqlalchemy import Connection, insert
@@ -42,7 +43,8 @@ def create(root: Path, *, files: Mapping[str, bytes], base: Mapping[str, str], f
         for name, data in {"format": f"{FORMAT}\n".encode(), **files}.items():
             write_atomic(temporary / name, data)
         (temporary / "meta.db").touch()  # SQLite would give it a mode that no umask opens to a group
-        record = BlobStore(temporary / "objects").put(CommitRecord(first, (), {}, None).encode())
+        with closing(BlobStore(temporary / "objects")) as blobs:
+            record = blobs.put(CommitRecord(first, (), {}, None).encode())
         database = Database(temporary / "meta.db", create=True)
         try:
             with database.write() as connection:

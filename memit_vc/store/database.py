@@ -6,7 +6,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -69,6 +69,11 @@ class Database:
             connection.execution_options(memitvc_write=seconds)
             with connection.begin():
                 yield connection
+
+    def check_writable(self) -> None:
+        """StorageError if nothing can be written: for verbs that compute first. Somebody else may be writing now."""
+        with suppress(LockedError), self.write(patience=0):
+            pass
 
     def close(self) -> None:
         self.engine.dispose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from sqlalchemy import Connection, delete, select, update
@@ -11,7 +12,7 @@ from memit_vc.progress import Progress, silent
 from memit_vc.store.blobs import BlobStore
 from memit_vc.store.database import Database, chunked
 from memit_vc.store.journal import Journal
-from memit_vc.store.lost import UNFINISHED, Lost, find_lost, referenced_blobs
+from memit_vc.store.lost import Lost, find_lost, referenced_blobs
 from memit_vc.store.records import GcResult
 from memit_vc.store.rows_history import load_graph
 from memit_vc.store.rows_kept import forget_held
@@ -32,6 +33,7 @@ from memit_vc.store.schema import (
 from memit_vc.store.temporaries import remove_temporary, stale_temporaries
 from memit_vc.store.transaction import changing
 from memit_vc.store.unfinished import forget_unfinished
+from memit_vc.store.writing import UNFINISHED, writing_since
 
 
 def collect(
@@ -105,12 +107,14 @@ def _sweep(
     """Remove unreferenced blobs: (blobs, bytes).
 
     To be called under the write lock, after the removal of rows was committed: a crash then leaves orphans, never a row
-    without its bytes. A blob goes only when it was not put for `grace` seconds: a commit that is still computing may
-    be about to refer to it.
+    without its bytes. A blob goes only when it was not put for `grace` seconds, and not since the oldest writer that
+    still lives began: a commit that is still computing may be about to refer to it, and the clock may have been set.
     """
     named = referenced_blobs(connection) | lost.needed
     strangers = [b for b in blobs.iterate() if b not in named]
-    orphans = [b for b in strangers if blobs.age(b) >= grace]
+    old = time.time() - grace
+    since = writing_since(blobs.root.parent / UNFINISHED) if grace > 0 else float("inf")
+    orphans = [b for b in strangers if blobs.put_at(b) <= old and blobs.put_at(b) < since]
     size = 0
     for number, blob in enumerate(orphans, start=1):
         size += blobs.size(blob) if dry_run else blobs.remove(blob)

@@ -20,8 +20,8 @@ from memit_vc.store.safetensors_file import read_header
 from memit_vc.store.schema import commits, kept, patches
 from memit_vc.store.transaction import completed, newest_entry
 from memit_vc.store.unfinished import unfinished_records
+from memit_vc.store.writing import UNFINISHED
 
-UNFINISHED = "unfinished"
 _MOST = 1 << 26
 _STARTS = (b'{"brought":{', b'{"commit":{')
 """How the record of a commit begins."""

@@ -26,7 +26,7 @@ from memit_vc.store.blobs import BlobStore
 from memit_vc.store.replay import replayed
 from memit_vc.store.rows_history import insert_commit, load_state, present
 from memit_vc.store.rows_patches import insert_facts, insert_patch, known_columns
-from memit_vc.store.rows_refs import move_ref, raw_head, write_meta
+from memit_vc.store.rows_refs import load_refs, move_ref, raw_head, write_meta
 
 Evaluation: TypeAlias = tuple[StateId, "CommitId | None", str, str, JsonValue]
 """(state, commit, kind, key, value)."""
@@ -47,7 +47,10 @@ def check_unmoved(connection: Connection, refs: Sequence[RefUpdate], head_was: s
 
 
 def move(connection: Connection, refs: Sequence[RefUpdate], head: str | None) -> None:
-    """Refs by compare-and-swap, and HEAD; IntegrityError if one would point at what is not stored."""
+    """Refs by compare-and-swap, and HEAD; IntegrityError if one would point at what is not stored.
+
+    RefMovedError if HEAD would be on a branch that is gone: another command deleted it, or went to one that goes here.
+    """
     targets = {change.new for change in refs if change.new is not None}
     missing = targets - present(connection, targets)
     if missing:
@@ -58,6 +61,12 @@ def move(connection: Connection, refs: Sequence[RefUpdate], head: str | None) ->
         if not head.startswith("heads/") and not present(connection, [CommitId(head)]):
             raise IntegrityError(f"HEAD would point at {short(head)}, which is not in this repository")
         write_meta(connection, "head", head)
+    now = raw_head(connection)
+    if now.startswith("heads/") and now not in load_refs(connection):
+        raise RefMovedError(
+            f"HEAD would be on branch {now.removeprefix('heads/')!r}, which is gone: another command was faster",
+            hint="Nothing was changed. Look at `memitvc branch` and run the command again.",
+        )
 
 
 def insert_patches(

@@ -83,6 +83,14 @@ def stale_temporaries(root: Path, older_than: float) -> list[tuple[Path, int]]:
     return sorted(found)
 
 
+def is_held(path: Path) -> bool:
+    """Whether the writer of a temporary lives. False where that cannot be known, or it has just gone."""
+    if (descriptor := _claim(path)) is None:
+        return path.exists()
+    os.close(descriptor)
+    return False
+
+
 def remove_temporary(path: Path) -> None:
     """Delete a temporary file or directory that nobody holds."""
     descriptor = _claim(path)

@@ -61,6 +61,15 @@ def _overwrite(path: Path, at: int) -> None:
         file.write(b"\x01\x02\x03\x04")
 
 
+def test_a_cached_shard_whose_writer_was_killed_is_no_damage(cli: Cli, place: Place, tmp_path: Path) -> None:
+    cli.ok("checkout", "HEAD", "-o", tmp_path / "out")
+    (record,) = (place.work / ".memitvc" / "cache" / "hot").glob("*.json")
+    record.unlink()
+    cli.ok("fsck")
+    assert list(record.parent.iterdir()) == []
+    cli.ok("checkout", "HEAD", "-o", tmp_path / "again")
+
+
 def test_a_write_into_a_checkout_does_not_reach_later_ones(cli: Cli, place: Place, tmp_path: Path) -> None:
     made = cli.ok("checkout", "HEAD", "-o", tmp_path / "first")
     assert made.err == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+import time
 from multiprocessing.queues import Queue
 from pathlib import Path
 
@@ -103,4 +104,41 @@ def test_gc_spares_the_blob_of_a_commit_that_is_computing(tmp_path: Path) -> Non
         with Repository.open(tmp_path) as other:
             assert collect_garbage(other).blobs == 0
         record(repository, [fact(1)], patch=patch)
+        assert repository.fsck() == []
+
+
+@pytest.mark.parametrize("ahead", [7200.0, -7200.0], ids=["the clock is ahead", "the files are ahead"])
+def test_gc_spares_what_is_new_whatever_the_clock_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    with init(tmp_path) as repository:
+        now = time.time
+        patch = put_patch(repository, [fact(1)])
+        monkeypatch.setattr(time, "time", lambda: now() + ahead)
+        with Repository.open(tmp_path) as other:
+            assert collect_garbage(other).blobs == 0
+        record(repository, [fact(1)], patch=patch)
+        assert repository.fsck() == []
+
+
+def test_gc_takes_what_a_writer_left_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with init(tmp_path) as repository:
+        put_patch(repository, [fact(1)])
+        now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 7200)
+    with Repository.open(tmp_path) as repository:
+        assert collect_garbage(repository).blobs == 3
+        assert list((repository.root / "unfinished").iterdir()) == []
+        assert repository.fsck() == []
+
+
+def test_head_is_never_on_a_branch_that_is_gone(tmp_path: Path) -> None:
+    """One command deletes a branch while another one goes there: whoever comes second is told."""
+    with init(tmp_path) as repository:
+        made = record(repository, [fact(1)])
+        with pytest.raises(RefMovedError, match="on branch 'gone', which is gone"):
+            repository.publish(verb="switch", description="late", head="heads/gone")
+        with pytest.raises(RefMovedError, match="on branch 'main', which is gone"):
+            repository.publish(verb="branch", description="late", refs=[RefUpdate("heads/main", made.id, None)])
+        assert (repository.head().branch, repository.head().commit) == ("main", made.id)
         assert repository.fsck() == []

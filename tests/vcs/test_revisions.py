@@ -8,7 +8,7 @@ import pytest
 
 from memit_vc.errors import RevisionError, UsageError
 from memit_vc.objects import CommitId
-from memit_vc.vcs.refnames import check_ref_name
+from memit_vc.vcs.refnames import check_distinct, check_ref_name
 from memit_vc.vcs.revisions import Names, resolve, split_range
 
 A, B, C, D = (CommitId(prefix.ljust(64, "0")) for prefix in ("abcd1", "abcd2", "beef", "1234"))
@@ -102,7 +102,12 @@ def test_ranges() -> None:
         split_range("a...b")
 
 
-@pytest.mark.parametrize("name", ["heads/main", "heads/a/b-c_1.2", "tags/v1.0", "remotes/origin/main", "heads/été"])
+_FOREIGN = ("heads/главная", "heads/λ-sweep", "heads/μ2", "tags/東京-tokyo", "heads/東京tokyo")
+
+
+@pytest.mark.parametrize(
+    "name", ["heads/main", "heads/a/b-c_1.2", "tags/v1.0", "remotes/origin/main", "heads/été", *_FOREIGN]
+)
 def test_good_ref_names(name: str) -> None:
     check_ref_name(name)
 
@@ -121,9 +126,20 @@ def test_good_ref_names(name: str) -> None:
             "heads/a\\b",
             "heads/a*",
             *(f"heads/a{c}b" for c in "\u202e\u2066\u200b\u00a0\u0085\u2028\u200f\x9b"),
+            *("heads/m\u0430in", "heads/v1/m\u03b1in", "tags/\uff4dain", "heads/\ufb01rst", "heads/e\u0301te\u0301"),
         ),
     ],
 )
 def test_bad_ref_names(name: str) -> None:
     with pytest.raises(UsageError):
         check_ref_name(name)
+
+
+def test_two_names_that_look_alike() -> None:
+    check_distinct(["heads/copa"], ["heads/copa", "heads/cope", "tags/\u0441\u043e\u0440\u0430"])
+    for new, there in (
+        (["heads/\u0441\u043e\u0440\u0430"], ["heads/copa"]),
+        (["heads/copa", "heads/\u0441\u043e\u0440\u0430"], []),
+    ):
+        with pytest.raises(UsageError, match="looks like 'heads/copa'"):
+            check_distinct(new, there)

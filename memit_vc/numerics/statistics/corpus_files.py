@@ -117,7 +117,7 @@ def parquet_texts(path: Path, *, field: str | None, seed: int) -> Iterator[str]:
                         )
                     if row and row.strip():
                         yield row
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # text that is no UTF-8, dates of no year
         raise StorageError(
             f"{path}: not a readable parquet file: {error}", hint="Copy or download it again."
         ) from error

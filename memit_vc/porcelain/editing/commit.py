@@ -79,6 +79,7 @@ def commit_facts(
     from memit_vc.porcelain.editing.models import model_of
     from memit_vc.porcelain.editing.policy import check_policy, policy_of
 
+    repository.database.check_writable()
     bounds = policy_of(repository, require)
     if bounds and not scores:
         raise UsageError("--require and [policy] need the scores", hint="Leave out --no-scores.")

@@ -174,6 +174,7 @@ def solver_for(state: LiveState, *, loaded: LoadedModel | None = None, progress:
     from memit_vc.porcelain.editing.statistics import prepare_statistics, recorded_statistics
 
     repository = state.repository
+    repository.database.check_writable()
     present = repository.hparams()
     settings = settings_of(state)
     layers = {found[0] for found in settings}

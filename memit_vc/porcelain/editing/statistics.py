@@ -133,6 +133,7 @@ def compute_statistics(
 
     Also measures the base's perplexity, which the first commit needs.
     """
+    repository.database.check_writable()
     values = repository.hparams(hparams)
     loaded = model_of(repository, None, hparams=values, progress=progress).named_by(values)
     made = prepare_statistics(

@@ -20,6 +20,9 @@ from memit_vc.vcs.graph import ancestors
 if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
+MOST_COMPUTED = 20
+"""States whose weights are computed for a directory that may hold none of them."""
+
 
 @dataclass(frozen=True)
 class Verified:
@@ -37,11 +40,17 @@ class Verified:
 
 
 def verify(
-    repository: Repository, directory: Path, *, expect: str | None = None, progress: Progress = silent
+    repository: Repository,
+    directory: Path,
+    *,
+    expect: str | None = None,
+    every: bool = False,
+    progress: Progress = silent,
 ) -> Verified:
     """Prove by the hash of every tensor which state of this repository a model directory holds.
 
-    VerificationError if it holds none, or not the one of `expect`.
+    It is compared with the states whose hashes are recorded, and with the likeliest others, `MOST_COMPUTED` of them or
+    with `every` all. VerificationError if it holds none, or not the one of `expect`.
     """
     there = {tensor.name: tensor for tensor in Checkpoint.find(directory).manifest(progress).tensors}
     recorded = {tensor.name: tensor for tensor in repository.base().tensors}
@@ -75,7 +84,13 @@ def verify(
         )
     said = _recorded_state(directory)
     nearest: tuple[list[str], CommitId] | None = None
+    computed = untried = 0
     for state, commits, on_branch in _candidates(repository, expect, said):
+        if not every and recorded_hashes(repository, state) is None:
+            if computed == MOST_COMPUTED:
+                untried += 1
+                continue
+            computed += 1
         expected = {**{name: base[name] for name in editable}, **edited_hashes(repository, commits[0], state)}
         differing = sorted(name for name in editable if found[name] != expected[name])
         if not differing:
@@ -93,9 +108,18 @@ def verify(
         if nearest is None or len(differing) < len(nearest[0]):
             nearest = differing, commits[0]
     differing, commit = nearest or ([], repository.head().commit)
+    near = (
+        f"The nearest is that of commit {short(commit)}: {len(differing)} of {len(found)} tensors differ from it, "
+        f"{_first(differing)}"
+    )
+    if untried:
+        raise VerificationError(
+            f"{directory} does not hold a state that was tried. {near}. {count(untried, 'state')} whose hashes are not "
+            "recorded were not tried",
+            hint="Name one with --expect REV, or try all with --every, which computes the weights of each.",
+        )
     raise VerificationError(
-        f"{directory} does not hold a state of this repository. The nearest is that of commit {short(commit)}: "
-        f"{len(differing)} of {len(found)} tensors differ from it, {_first(differing)}",
+        f"{directory} does not hold a state of this repository. {near}",
         hint="Look for its repository, or check it out again: it may have been changed since.",
     )
 

@@ -68,6 +68,7 @@ def compress(
         raise MemitVCError(
             "nothing to compress: no fact is live", hint="Commit facts first, or switch to a branch that has some."
         )
+    repository.database.check_writable()
     found = _within(state, tolerance, progress)
     ranks, errors = {n: each.rank for n, each in found.items()}, {n: each.error for n, each in found.items()}
     order, constraints = _constraints(state, live)

@@ -64,6 +64,7 @@ def rebase(
         move_head(repository, head, target, verb="rebase", description=f"fast-forward to {short(target)}")
         state = LiveState.at(repository, target).id
         return Rebased(id=target, branch=head.branch, state=state, onto=target, fast_forward=True)
+    repository.database.check_writable()
     replay = _Replay(repository, target, scores=scores, loaded=loaded, progress=progress)
     if any(_facts(repository, commit) for commit in moving):
         replay.loaded = model_of(repository, loaded, progress=progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from memit_vc.errors import MemitVCError, RefMovedError, RevisionError, UsageError
+from memit_vc.errors import MemitVCError, RefMovedError, RevisionError, StorageError, UsageError
 from memit_vc.objects import CommitId, RefUpdate, short
 from memit_vc.porcelain.sharing.push_tree import history_files, reader_files
 from memit_vc.porcelain.sharing.remote_history import Published, same_base
@@ -159,7 +159,7 @@ class _Attempt:
         late = self._late(listing, published) if self.constraints else []
         unfinished = self.branch == manifest.default and unfinished_path(head or "") in listing
         if refs == wanted and head is not None and not late and not unfinished:
-            self._remember(head, again=True)
+            notes += self._remember(head, again=True)
             return Pushed(self._label, there.url, self.branch, old, self.tip, (), 0, {}, notes=tuple(notes))
         if before is None and MANIFEST in listing:
             raise RefMovedError(f"{there.url}: someone else pushed first", hint="Pull, then push again.")
@@ -185,7 +185,7 @@ class _Attempt:
             notes += there.remarks
             request = getattr(there, "pull_request", None)
             if not self.proposed:  # a pull request has moved no branch yet
-                self._remember(made)
+                notes += self._remember(made)
         return Pushed(
             self._label,
             there.url,
@@ -257,10 +257,13 @@ class _Attempt:
         notes = [f"tag {name[5:]} is at {short(refs[name])} there; it stays" for name in moved]
         return {name: commit for name, commit in found.items() if name not in moved}, notes
 
-    def _remember(self, revision: str | None, *, again: bool = False) -> None:
-        """Set the server's own tag; then the tracking ref, and a tag that is new here, in one operation."""
+    def _remember(self, revision: str | None, *, again: bool = False) -> list[str]:
+        """Set the server's own tag; then the tracking ref, and a tag that is new here, in one operation.
+
+        A note where nothing can be written here: what was published is there all the same.
+        """
         if self.dry_run:
-            return
+            return []
         if self.tag is not None and revision is not None:
             # published before: someone may have changed a file there since, and the tag stays on what was published
             self.there.tag(self.tag, revision, keep=again)
@@ -268,8 +271,9 @@ class _Attempt:
         wanted = {} if self.name is None else {f"remotes/{self.name}/{self.branch}": self.tip}
         if self.tag is not None and f"tags/{self.tag}" not in local:
             wanted[f"tags/{self.tag}"] = self.tip
-        self.repository.publish(
-            verb="push",
-            description=f"{self.branch} to {self._label}",
-            refs=[RefUpdate(ref, local.get(ref), commit) for ref, commit in wanted.items() if local.get(ref) != commit],
-        )
+        moved = [RefUpdate(ref, local.get(ref), commit) for ref, commit in wanted.items() if local.get(ref) != commit]
+        try:
+            self.repository.publish(verb="push", description=f"{self.branch} to {self._label}", refs=moved)
+        except StorageError as error:
+            return [f"published, but not remembered here ({', '.join(sorted(wanted))}): {error.message}"]
+        return []

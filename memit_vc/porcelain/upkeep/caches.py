@@ -76,6 +76,9 @@ def _hot_shards(repository: Repository, progress: Progress) -> Iterator[Problem]
     found = list(shards(repository.root / "cache" / "hot"))
     for number, (state, path, record) in enumerate(found, 1):
         known = recorded_hashes(repository, state)
+        if not path.with_suffix(".json").exists():  # whoever kept it was stopped before the record: nobody will use it
+            remove_shard(path)
+            continue
         reason: str | None = "its record is damaged"
         if record.keys() and record.keys() <= weights.keys():
             reason = hotcache.damage(path, hot_header(weights[name] for name in record), record)

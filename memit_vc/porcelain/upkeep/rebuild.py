@@ -34,13 +34,14 @@ from memit_vc.store.database import BUSY_SECONDS, Database
 from memit_vc.store.files import fsync_path, replacing, scratch, storage_errors
 from memit_vc.store.journal import FIRST, Entry, Journal
 from memit_vc.store.journal_replay import Replayed, whole
-from memit_vc.store.lost import UNFINISHED, read_record, records_among
+from memit_vc.store.lost import read_record, records_among
 from memit_vc.store.mend import mend_records
 from memit_vc.store.migrate import create_schema
 from memit_vc.store.parsed import BAD_JSON
 from memit_vc.store.schema import commits, kept, meta, patches, refs
 from memit_vc.store.transaction import newest_entry
 from memit_vc.store.unfinished import unfinished_records
+from memit_vc.store.writing import UNFINISHED
 from memit_vc.vcs.state import state_id
 
 _RECOVERED = "heads/recovered-"
@@ -112,8 +113,8 @@ def _mend(root: Path, journal: Journal) -> None:
     """Write records that are missing or damaged again, if the database still has what is in them."""
     database = Database(root / "meta.db")
     try:
-        with suppress(MemitVCError):
-            mend_records(database, journal, BlobStore(root / "objects"))
+        with suppress(MemitVCError), closing(BlobStore(root / "objects")) as blobs:
+            mend_records(database, journal, blobs)
     finally:
         database.close()
 

@@ -45,6 +45,25 @@ def write(path: Path, texts: list[str]) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".json", ".parquet"])
+def test_a_git_lfs_pointer_is_no_corpus(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"corpus{suffix}"
+    file.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 538090408\n")
+    with pytest.raises(StorageError, match="is a Git LFS pointer") as caught:
+        open_corpus(str(file))
+    assert "git lfs pull" in str(caught.value.hint)
+
+
+def test_a_parquet_file_whose_text_is_no_utf8(tmp_path: Path) -> None:
+    file = write(tmp_path / "corpus.parquet", TEXTS)
+    pq.write_table(pa.table({"text": pa.array(TEXTS)}), file, compression="none", use_dictionary=False)
+    data = file.read_bytes()
+    file.write_bytes(data.replace(b"Text number 3", b"Text\xff\xfeumber 3"))
+    with pytest.raises(StorageError, match="not a readable parquet file") as caught:
+        list(open_corpus(str(file)))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".json", ".parquet"])
 def test_files_give_every_text_once_in_a_seeded_order(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"corpus{suffix}", TEXTS)
     corpus = open_corpus(str(path))

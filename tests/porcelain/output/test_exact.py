@@ -221,6 +221,20 @@ def test_verify_of_a_directory_that_is_no_state(repository: Repository, tmp_path
         assert caught.value.hint
 
 
+def test_verify_says_what_it_did_not_try(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = checkout(repository, "HEAD~1", tmp_path / "out").directory
+    (out / "memitvc.json").unlink()
+    changed(out, sorted(hashes(repository))[0])
+    monkeypatch.setattr("memit_vc.porcelain.output.verify.MOST_COMPUTED", 1)
+    with pytest.raises(VerificationError, match="2 states whose hashes are not recorded were not tried") as caught:
+        verify(repository, out)
+    assert "--every" in str(caught.value.hint)
+    with pytest.raises(VerificationError, match="does not hold a state of this repository"):
+        verify(repository, out, every=True)
+
+
 def test_verify_of_another_model(repository: Repository, tmp_path: Path) -> None:
     other = make_place(tmp_path / "other", "phi", start=False).base
     with pytest.raises(VerificationError, match="no edit touches are not the base's"):
