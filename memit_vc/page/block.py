@@ -113,5 +113,7 @@ def _rounded(value: JsonValue) -> JsonValue:
 
 
 def _plain(value: float | None) -> JsonValue:
-    """1 instead of 1.0: there are many."""
-    return int(value) if value is not None and value == int(value) else value
+    """As `_rounded`, and 1 instead of 1.0: there are many."""
+    if value is None:
+        return None
+    return int(value) if value == int(value) else round(value, 3)

@@ -517,7 +517,8 @@ def test_control_c_leaves_nothing_half_done(cli: Cli, place: Place) -> None:
     running.send_signal(signal.SIGINT)
     _, err = running.communicate()
     assert running.returncode == 130
-    assert err.strip().startswith("interrupted: either everything was done or nothing; check with `memitvc op log`")
+    told = "interrupted: either everything was done or nothing; check with `memitvc op log`"
+    assert told in err.splitlines()  # behind the progress that a slow machine shows
     assert contents(place.work) == before
     assert cli.ok("fsck", "--json").json == {"ok": True, "problems": [], "orphans": 0, "rebuilt": None}
 

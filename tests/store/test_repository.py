@@ -209,7 +209,7 @@ def test_publish_refuses_what_is_not_there(plain_repository: Repository) -> None
         repository.publish(
             verb="x", description="x", patches=[dataclasses.replace(patch, id="9" * 64)], facts=[fact(1)]
         )
-    with pytest.raises(IntegrityError, match="HEAD"):
+    with pytest.raises(RefMovedError, match="HEAD would be on branch 'main', which is gone"):
         repository.publish(verb="x", description="x", refs=[RefUpdate("heads/main", root, None)])
     with pytest.raises(UsageError):
         repository.publish(verb="x", description="x", refs=[RefUpdate("heads/a b", None, root)])
