@@ -41,7 +41,6 @@ def commits(place: Place, device: str) -> tuple[list[Committed], dict[int, Tenso
     ("family", "device", "capability"),
     [
         ("llama", "cuda:0", (9, 0)),  # solves on the device
-        ("gpt2", "cuda:0", (8, 9)),  # has few float64 units: solves on the CPU
         ("llama", "mps:0", (0, 0)),  # has no float64 at all
     ],
 )
