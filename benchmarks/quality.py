@@ -117,8 +117,12 @@ def _measured(here: Lab, root: CommitId, case: str, facts: Sequence[Fact], chang
 
 def _row(here: Lab, root: CommitId, case: str, facts: Sequence[Fact], size: int, more: Mapping[str, str]) -> Row:
     """Figures of `facts` on HEAD and, in brackets, on the base."""
-    base = evaluate(here.repository, root, facts=facts, perplexity=False, loaded=here.loaded).measured
-    after = evaluate(here.repository, "HEAD", facts=facts, perplexity=False, loaded=here.loaded).measured
+    base, after = (
+        evaluate(
+            here.repository, revision, facts=facts, perplexity=False, chat=len(facts) <= MANY, loaded=here.loaded
+        ).measured
+        for revision in (root, "HEAD")
+    )
 
     def figure(name: str) -> str:
         now, error, was = after.total[name], after.error[name], base.total[name]

@@ -43,7 +43,7 @@ class Lab:
 
     def scores(self, facts: Sequence[Fact], revision: str = "HEAD") -> Mapping[str, float]:
         """Totals on the materialised weights of a revision: ES, PS, NS, S, accuracies, perplexity."""
-        measured = evaluate(self.repository, revision, facts=facts, loaded=self.loaded).measured
+        measured = evaluate(self.repository, revision, facts=facts, chat=False, loaded=self.loaded).measured
         found = {name: value for name, value in measured.total.items() if value is not None}
         return {**found, "perplexity": measured.perplexity or float("nan")}
 

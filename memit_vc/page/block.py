@@ -20,6 +20,22 @@ _ID = 16
 """Characters of an id: any command takes them."""
 
 
+class _Texts:
+    """Texts about subjects, each stored once: as its parts between the places where the subject stands. Facts of one
+    relation have the same parts.
+    """
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[str, ...], int] = {}
+
+    def number(self, text: str, subject: str) -> int:
+        parts = tuple(text.split(subject)) if subject else (text,)
+        return self._numbers.setdefault(parts, len(self._numbers))
+
+    def table(self) -> JsonValue:
+        return [list(parts) for parts in self._numbers]
+
+
 def block(report: Report) -> str:
     """JSON that can stand inside of a script element: no `<` ends it, whatever a text holds."""
     text = json.dumps(_record(report), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -38,6 +54,8 @@ def _record(report: Report) -> JsonValue:
         if any(getattr(row, side).get(name) is not None for row in report.commits for side in _SIDES)
     ]
     numbers = {row.id: number for number, row in enumerate(report.commits)}
+    texts = _Texts()
+    facts: list[JsonValue] = [_fact(fact, kept, texts) for fact in report.facts]
     return {
         "format": 1,
         **{name: getattr(report, name) for name in others},
@@ -49,7 +67,8 @@ def _record(report: Report) -> JsonValue:
         "why_fields": list(_WHY),
         "fact_fields": [*_FACT, *_MORE],
         "fact_defaults": dict(_MORE),
-        "facts": [_fact(fact, kept) for fact in report.facts],
+        "texts": texts.table(),
+        "facts": facts,
         "curves": [[curve.commit, [list(point) for point in curve.points]] for curve in report.curves],
         "comparisons": [
             {
@@ -79,16 +98,26 @@ def _commit(row: CommitRow, totals: Sequence[str], numbers: Mapping[str, int]) -
     return found
 
 
-def _fact(fact: FactRow, kept: Sequence[int]) -> JsonValue:
-    """`points` are [commit, measures…]; a neighbour without an answer has the fact's old one."""
+def _fact(fact: FactRow, kept: Sequence[int], texts: _Texts) -> JsonValue:
+    """`points` are [commit, measures…]; a neighbour without an answer has the fact's old one. What is asked is the
+    number of its text.
+    """
+
+    def asked(text: str) -> int:
+        return texts.number(text, fact.subject)
+
     points: list[JsonValue] = [[each.commit, *(_plain(each.values[place]) for place in kept)] for each in fact.points]
     made: dict[str, JsonValue] = {
         "id": fact.id[:_ID],
-        "neighbours": [[text] if answer == fact.old else [text, answer] for text, answer in fact.neighbours],
+        "prompt": asked(fact.prompt),
+        "paraphrases": [asked(text) for text in fact.paraphrases],
+        "neighbours": [
+            [asked(text)] if answer == fact.old else [asked(text), answer] for text, answer in fact.neighbours
+        ],
         "points": points,
         "why": None if fact.why is None else [_rounded(fact.why.get(name)) for name in _WHY],
         "broke": {what: list(suspects) for what, suspects in fact.broke.items()},
-        "generation": list(fact.generation),
+        "generation": [asked(text) for text in fact.generation],
     }
     row = [made[name] if name in made else getattr(fact, name) for name in (*_FACT, *_MORE)]
     usual = [*_MORE.values()]

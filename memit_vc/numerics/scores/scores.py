@@ -63,6 +63,7 @@ def score(
     chat: bool = False,
     max_tokens: int = 2048,
     on_done: Callable[[int, int], None] | None = None,
+    on_reply: Callable[[int, int], None] | None = None,
 ) -> list[FactScores]:
     """Scores of each fact with the weights that the model now holds.
 
@@ -75,10 +76,14 @@ def score(
     answers = dict(zip(asked, found, strict=True))
     now = subject_answers(adapter, facts) if base is not None else {}
     scores = []
-    for fact in facts:
+    for number, fact in enumerate(facts):
         of_fact = _of_fact(fact, answers)
         of_fact["free_acc"] = _begins(adapter, fact.prompt, fact.target, answers)
-        of_fact["chat_acc"] = None if turn is None else _replies(adapter, turn.fill(fact.prompt), fact.target)
+        of_fact["chat_acc"] = None
+        if turn is not None:
+            if on_reply is not None:
+                on_reply(number, len(facts))
+            of_fact["chat_acc"] = _replies(adapter, turn.fill(fact.prompt), fact.target)
         sides = None if base is None else (base[fact.id], now[fact.id])
         of_fact["same_subject"], of_fact["hijacked"] = _spared(adapter, fact, sides)
         scores.append({name: of_fact[name] for name in OF_FACT})

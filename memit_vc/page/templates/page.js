@@ -20,7 +20,17 @@
   const commitLink = (place) => make("a", { href: "#commit-" + short(data.commits[place].id) }, make("code", {}, short(data.commits[place].id)));
 
   const facts = data.facts.map((row, place) => {
-    const get = (name) => (field[name] < row.length ? row[field[name]] : data.fact_defaults[name]);
+    const text = (number) => data.texts[number].join(row[field.subject]);
+    const readers = {
+      prompt: text,
+      paraphrases: (numbers) => numbers.map(text),
+      generation: (numbers) => numbers.map(text),
+      neighbours: (pairs) => pairs.map(([number, ...answer]) => [text(number), ...answer]),
+    };
+    const get = (name) => {
+      const value = field[name] < row.length ? row[field[name]] : data.fact_defaults[name];
+      return name in readers ? readers[name](value) : value;
+    };
     const points = get("points");
     const before = points.find((point) => point[0] === null);
     const after = points.filter((point) => point[0] !== null);

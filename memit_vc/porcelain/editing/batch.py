@@ -108,14 +108,15 @@ def compute_batch(
     tokens: int | None = None,
     statistics: Prepared | None = None,
     scores: bool = True,
+    chat: bool = False,
     search_again: bool = False,
     progress: Progress = silent,
 ) -> Batch:
     """The patch of `facts` on `state`. The model is left as it was.
 
-    `statistics` None: `corpus` and `tokens` say which. With `search_again`, earlier z are not used and the new ones are
-    not kept. EngineError if the patch cannot be exact, HparamsError if `hparams` do not fit the model or name another
-    projection than the repository edits.
+    `statistics` None: `corpus` and `tokens` say which. With `chat`, the scores have `chat_acc`. With `search_again`,
+    earlier z are not used and the new ones are not kept. EngineError if the patch cannot be exact, HparamsError if
+    `hparams` do not fit the model or name another projection than the repository edits.
     """
     loaded = loaded.named_by(hparams)
     repository, adapter = loaded.repository, loaded.adapter
@@ -131,7 +132,7 @@ def compute_batch(
     if scores:
         with _timed(seconds, "scores"):
             base = base_answers(repository, adapter, facts)
-    prepared = _OnBase(hparams, statistics, texts, probe, base, seconds)
+    prepared = _OnBase(hparams, statistics, texts, probe, base, chat, seconds)
     with loaded.beneath(state):
         return _on_state(loaded, facts, state, prepared, search_again=search_again, progress=progress)
 
@@ -145,6 +146,7 @@ class _OnBase:
     texts: Sequence[Sequence[str]]
     probe: Probe | None
     base: Answers | None
+    chat: bool
     seconds: dict[str, float]
 
 
@@ -161,7 +163,16 @@ def _on_state(
     repository, adapter = loaded.repository, loaded.adapter
     hparams, statistics, texts = prepared.hparams, prepared.statistics, prepared.texts
     seconds, scores = prepared.seconds, prepared.base is not None
-    measured = partial(measure, repository, adapter, facts, probe=prepared.probe, base=prepared.base, progress=progress)
+    measured = partial(
+        measure,
+        repository,
+        adapter,
+        facts,
+        probe=prepared.probe,
+        base=prepared.base,
+        chat=prepared.chat,
+        progress=progress,
+    )
     with _timed(seconds, "state"):
         context = loaded.context(state, hparams)
     before = after = None

@@ -77,7 +77,7 @@ def commit_facts(
     """
     from memit_vc.porcelain.editing.batch import compute_batch
     from memit_vc.porcelain.editing.models import model_of
-    from memit_vc.porcelain.editing.policy import check_policy, policy_of
+    from memit_vc.porcelain.editing.policy import ask_in_chat, check_policy, policy_of
 
     repository.database.check_writable()
     bounds = policy_of(repository, require)
@@ -98,6 +98,7 @@ def commit_facts(
         corpus=corpus,
         tokens=tokens,
         scores=scores,
+        chat=ask_in_chat(bounds),
         progress=progress,
     )
     warnings = list(batch.warnings)

@@ -88,7 +88,14 @@ def measure(
             }
     missing = [fact for fact in facts if fact.id not in per_fact]
     scored = (
-        score(adapter, missing, base=base, chat=chat, on_done=lambda done, all_: progress(stage, done, all_))
+        score(
+            adapter,
+            missing,
+            base=base,
+            chat=chat,
+            on_done=lambda done, all_: progress(stage, done, all_),
+            on_reply=lambda done, all_: progress("replies in chat", done, all_),
+        )
         if missing
         else []
     )

@@ -92,6 +92,11 @@ def policy_of(repository: Repository, require: Sequence[str] = ()) -> list[Bound
     return [Bound.parse(text) for text in (*repository.config.require, *require)]
 
 
+def ask_in_chat(bounds: Sequence[Bound]) -> bool:
+    """Whether a bound is on `chat_acc`, which is measured only for who asks for it."""
+    return any(bound.name == "chat_acc" for bound in bounds)
+
+
 Guard = Callable[[LiveState, LiveState], Sequence[str]]
 """(HEAD's state, the new one) → notes. PolicyError before anything is stored."""
 
@@ -115,9 +120,10 @@ def guard_of(repository: Repository, require: Sequence[str] = (), *, progress: P
         probe, base = Probe.of(repository), base_answers(repository, loaded.adapter, facts)
         measured: Mapping[str, Measured] = {}
         sides = (("before", before, staying), ("after", after, facts), ("stays", after, staying))
+        chat = ask_in_chat(bounds)
         for name, state, chosen in sides:
             with loaded.holding(state) as adapter:
-                found = measure(repository, adapter, chosen, state.id, probe, base=base, progress=progress)
+                found = measure(repository, adapter, chosen, state.id, probe, base=base, chat=chat, progress=progress)
             repository.put_evaluations(found.rows(state.id))
             measured = {**measured, name: found}
         absolute = [bound for bound in bounds if not bound.change]

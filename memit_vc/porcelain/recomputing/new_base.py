@@ -254,7 +254,9 @@ class _Replay:
         self._tip = new.head().commit
         if self._scores:
             health = evaluate(new, root, facts=(), loaded=loaded, progress=self._progress).measured.perplexity
-            found = evaluate(new, self._tip, facts=self._facts, loaded=loaded, progress=self._progress).measured
+            found = evaluate(
+                new, self._tip, facts=self._facts, chat=False, loaded=loaded, progress=self._progress
+            ).measured
             self._after, self._perplexity = found.facts, (health, found.perplexity)
 
     def _wanted(self, step: Step) -> list[Fact]:

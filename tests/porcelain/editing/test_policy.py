@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from memit_vc.errors import PolicyError, UsageError
+from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.measure import Measured
-from memit_vc.porcelain.editing.policy import Bound, check_policy
-from tests.support.places import FIRST, SECOND, Cli, Place
+from memit_vc.porcelain.editing.policy import Bound, check_policy, guard_of
+from memit_vc.porcelain.setup import init
+from memit_vc.porcelain.state import LiveState
+from memit_vc.porcelain.upkeep.fsck import fsck
+from memit_vc.repository import Repository
+from tests.support.places import FIRST, SECOND, TOKENS, Cli, Place, make_place
 
 
 def measured(perplexity: float | None = 20.0, **scores: float | None) -> Measured:
@@ -43,6 +50,31 @@ def test_broken_bounds_are_named_with_their_figures() -> None:
     with pytest.raises(PolicyError, match=r"argmax >= 0.95 is 0.900; perplexity_rise <= 0.1 is nan; nothing was"):
         check_policy(bounds, *sides)
     assert check_policy(bounds[1:2], *sides) == ["the bound PS >= 0.5 was not checked: no fact has such probes"]
+
+
+def test_a_bound_on_replies_in_chat_is_measured(tmp_path: Path) -> None:
+    """Replies are measured only for who asks: a bound asks, in a commit and in a merge."""
+    place = make_place(tmp_path, start=False)
+    template = "{% for m in messages %}User: {{ m['content'] }}\n{% endfor %}Assistant: "
+    (place.base / "chat_template.jinja").write_text(template)
+    hparams, text = str(tmp_path / "hparams.yaml"), str(place.text)
+    init(str(place.base), directory=place.work, hparams=Path(hparams), corpus=text, health=text)
+    impossible, easy = "chat_acc >= 1.01", "chat_acc >= 0"
+    with Repository.open(place.work) as repository:
+        start = repository.head().commit
+        with pytest.raises(PolicyError, match=r"chat_acc >= 1.01 is \d"):
+            commit_facts(repository, FIRST, tokens=TOKENS, require=[impossible])
+        assert repository.head().commit == start
+        made = commit_facts(repository, FIRST, tokens=TOKENS, require=[easy])
+        assert made.after["chat_acc"] is not None
+        assert not [note for note in made.notes if "was not checked" in note]
+        assert commit_facts(repository, SECOND, tokens=TOKENS).after["chat_acc"] is None
+        guard = guard_of(repository, [impossible])
+        assert guard is not None
+        states = [LiveState.at(repository, revision) for revision in (made.id, repository.head().commit)]
+        with pytest.raises(PolicyError, match=r"chat_acc >= 1.01 is \d"):
+            guard(*states)
+        assert fsck(repository) == ([], 0)
 
 
 def test_commit_merge_and_pull_keep_the_policy(cli: Cli, place: Place) -> None:

@@ -165,7 +165,13 @@ def test_the_data_block_cannot_be_left_and_is_whole(report: Report) -> None:
             {k: [*v] for k, v in fact.broke.items()},
         )
         assert (found["gone"], found["commit"], found["generation"]) == (fact.gone, fact.commit, [])
-        assert [(text, *(answer or [fact.old])) for text, *answer in found["neighbours"]] == list(fact.neighbours)
+
+        def asked(number: int, subject: str = fact.subject) -> str:
+            return subject.join(data["texts"][number])
+
+        assert asked(found["prompt"]) == fact.prompt
+        assert [asked(number) for number in found["paraphrases"]] == list(fact.paraphrases)
+        assert [(asked(n), *(answer or [fact.old])) for n, *answer in found["neighbours"]] == list(fact.neighbours)
         measured = [(at, dict(zip(data["measures"], values, strict=True))) for at, *values in found["points"]]
         assert measured == [
             (point.commit, {name: point.get(name) for name in data["measures"]}) for point in fact.points
@@ -178,7 +184,7 @@ def test_the_data_block_cannot_be_left_and_is_whole(report: Report) -> None:
         for side in ("before", "after"):
             known = dict(zip(data["totals"], row.get(side, []), strict=False))
             assert {k: v for k, v in known.items() if v is not None} == {
-                k: v for k, v in getattr(commit, side).items() if v is not None
+                k: round(v, 3) for k, v in getattr(commit, side).items() if v is not None
             }
 
 
