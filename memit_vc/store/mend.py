@@ -31,7 +31,7 @@ def _written(connection: Connection, blobs: BlobStore, commit: CommitId) -> Blob
     """The scores may be newer than they were, so the object may have another name."""
     kinds = ("commit", HANDED_ON)
     scores = {kind: load_evaluations_of(connection, [commit], kind).get(commit) for kind in kinds}
-    record = commit_record(connection, load_commits(connection, [commit])[commit], scores)
+    record = commit_record(connection, load_commits(connection, [commit])[commit], scores, {})
     blob = blobs.put(record.encode())
     connection.execute(update(commits).where(commits.c.id == commit).values(record=blob))
     return blob

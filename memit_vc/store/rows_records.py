@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from memit_vc.errors import IntegrityError
-from memit_vc.objects import BlobId, Commit, CommitId, FactId, JsonValue, PatchId, short
+from memit_vc.objects import BlobId, Commit, CommitId, Fact, FactId, JsonValue, PatchId, short
 from memit_vc.objects.commit_record import HANDED_ON, CommitRecord
 from memit_vc.store.blobs import blob_id
 from memit_vc.store.database import rows_with
@@ -23,6 +23,7 @@ class NewRecords:
     def __init__(self, connection: Connection, evaluations: Sequence[Evaluation]) -> None:
         self.connection = connection
         self.data: dict[CommitId, bytes] = {}
+        self._facts: dict[FactId, Fact] = {}
         self._scores: dict[CommitId, dict[str, JsonValue]] = {}
         for _, commit, kind, key, value in evaluations:
             if commit is not None and key == commit:
@@ -30,7 +31,7 @@ class NewRecords:
 
     def of(self, commit: Commit) -> BlobId:
         """The object that will hold the commit's record; its patches have rows."""
-        made = commit_record(self.connection, commit, self._scores.get(commit.id, {}))
+        made = commit_record(self.connection, commit, self._scores.get(commit.id, {}), self._facts)
         self.data[commit.id] = made.encode()
         return blob_id(self.data[commit.id])
 
@@ -40,8 +41,12 @@ class NewRecords:
         return [[commit, blob_id(data)] for commit, data in self.data.items()]
 
 
-def commit_record(connection: Connection, commit: Commit, scores: Mapping[str, JsonValue]) -> CommitRecord:
-    """`scores` by kind. The patches that hold the commit's new columns must be there: IntegrityError."""
+def commit_record(
+    connection: Connection, commit: Commit, scores: Mapping[str, JsonValue], known: dict[FactId, Fact]
+) -> CommitRecord:
+    """`scores` by kind. The patches that hold the commit's new columns must be there: IntegrityError. Facts that are
+    not `known` yet are read and put there: many commits may name the same patch.
+    """
     holding = rows_with(connection, select(patch_columns), patch_columns.c.column, commit.adds)
     holders: dict[str, set[PatchId]] = {}
     for row in holding:
@@ -56,11 +61,11 @@ def commit_record(connection: Connection, commit: Commit, scores: Mapping[str, J
     for row in rows_with(connection, ordered, patch_columns.c.patch, own):
         if row.fact is not None:
             named[FactId(row.fact)] = None
-    found = load_facts(connection, list(named))
+    known.update(load_facts(connection, [fact for fact in named if fact not in known]))
     constraints = {patch: None if rows[patch] is None else BlobId(rows[patch]) for patch in sorted(own)}
     return CommitRecord(
         commit,
-        tuple(found[fact] for fact in named),
+        tuple(known[fact] for fact in named),
         constraints,
         _mapping(scores.get("commit")),
         _mapping(scores.get(HANDED_ON)),
