@@ -5,7 +5,6 @@ That is the truncated SVD of D (Eckart and Young 1936), from its factors: `LowRa
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,11 +13,6 @@ import numpy as np
 from memit_vc.numerics.exact.factored import LowRank, Term, beside_identity, of_rank, stacked, summed
 from memit_vc.numerics.exact.grid import snap
 from memit_vc.objects import EditableWeight
-
-_COLUMN_BITS = 48
-"""Bits of a column's largest product that two float32 factors hold."""
-_MOST_HALVINGS = 4
-"""An update that needs more is not an edit: `snap` refuses it, with its numbers."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,7 @@ def compress(terms: Sequence[Term], weight: EditableWeight, tolerance: float) ->
     tails = [float(np.linalg.norm(s[rank:])) / size for rank in range(len(s) + 1)]
     rank = max(1, next(n for n, tail in enumerate(tails) if tail <= tolerance))
     while True:
-        found = _small_enough(of_rank(rank, u, s, vh), weight.quantum)
+        found = of_rank(rank, u, s, vh)
         term = LowRank(*snap(found.left, found.right, weight.quantum))
         # of the triangles of two QRs, which lose nothing if the difference is small
         away = stacked([term, LowRank(-exact.left, exact.right)], weight.d_out, weight.d_in).core()
@@ -69,13 +63,3 @@ def _whole(terms: Sequence[Term], weight: EditableWeight) -> LowRank:
     if len(low_rank) == len(terms) and sum(term.rank for term in low_rank) <= full:
         return stacked(low_rank, weight.d_out, weight.d_in)
     return beside_identity(summed(terms, weight))
-
-
-def _small_enough(update: LowRank, quantum: int) -> LowRank:
-    """The same product with each column that is too large for the grid cut into equal parts: the first singular value
-    gathers what many columns shared.
-    """
-    tops = zip(np.abs(update.left).max(axis=0), np.abs(update.right).max(axis=1), strict=True)
-    bits = [math.frexp(one)[1] + math.frexp(other)[1] - quantum for one, other in tops]
-    parts = np.array([2 ** min(max(0, n - _COLUMN_BITS), _MOST_HALVINGS) for n in bits])
-    return LowRank((update.left / parts).repeat(parts, axis=1), update.right.repeat(parts, axis=0))

@@ -1,8 +1,9 @@
 """Grid factors: the numbers on which float64 never rounds.
 
 Every entry of a left column is an integer below 2^24 times 2^eL, every entry of the right row one times 2^eR, and
-eL + eR is the quantum of the edited tensor. So every product is an integer multiple of 2^quantum, and while the sum of
-their magnitudes stays below 2^53 of them, sums are exact in any order, on any BLAS, with any number of threads.
+eL + eR is the quantum of the edited tensor, or more in a column that is too large for that. So every product is an
+integer multiple of 2^quantum, and while the sum of their magnitudes stays below 2^53 of them, sums are exact in any
+order, on any BLAS, with any number of threads.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ Floats: TypeAlias = "NDArray[np.floating[Any]]"
 
 BITS = 24
 """Significant bits of float32: what one factor can hold."""
+SUM_BITS = 53
+"""Significant bits of float64: what a sum of products can hold."""
 _DEPTH = 44
 _PIECE = 1 << 16
 """Entries looked at together, so that checking a large patch takes little memory."""
@@ -70,16 +73,15 @@ def snap(left: Floats, right: Floats, quantum: int) -> tuple[Floats, Floats]:
     """The nearest grid factors of `left` [d_out, n] and `right` [n, d_in] (float64), as float32 of the same shapes.
 
     Per column both factors keep about the same number of significant bits. A column below the grid becomes zero, which
-    changes no weight by more than 2^quantum. EngineError, with its numbers, for a column that the grid cannot hold:
-    a product of more than 2^46 grid units or so (a few times max|W|), a value that is not finite or beyond float32.
+    changes no weight by more than 2^quantum. A column that two factors cannot hold in steps of 2^quantum takes larger
+    ones. EngineError, with its numbers, for a column that no sum can hold: a product of 2^53 grid units (some 500 times
+    max|W|), a value that is not finite or beyond float32.
     """
     tops = zip(_maxima(left, 0), _maxima(right, 1), strict=True)
     steps = np.array([_steps(i, *top, quantum) for i, top in enumerate(tops)]).reshape(-1, 2)
     steps_left, steps_right = steps[:, 0], steps[:, 1, None]
     units_left, units_right = np.rint(left / steps_left), np.rint(right / steps_right)
     for index, (top_left, top_right) in enumerate(zip(_maxima(units_left, 0), _maxima(units_right, 1), strict=True)):
-        if not max(top_left, top_right) < 2**BITS:
-            raise _unsnappable(index, f"{max(top_left, top_right):.0f} steps, float32 holds {2**BITS - 1}")
         if not top_left or not top_right:
             units_left[:, index], units_right[index] = 0.0, 0.0
     # + 0.0 turns −0.0 into 0.0: equal columns must have equal bytes, and so equal ids
@@ -120,16 +122,16 @@ def break_even(d_out: int, d_in: int) -> float:
 
 
 def low_rank_off_grid(left: Floats, right: Floats, quantum: int) -> list[int]:
-    """Columns of float32 factors for which no pair of steps eL + eR = quantum exists; [] if all are on the grid."""
+    """Columns of float32 factors for which no pair of steps eL + eR >= quantum exists; [] if all are on the grid."""
     low_left, low_right = _lowest_bit(left, 0), _lowest_bit(right, 1)
     off = []
     for i, (top_left, top_right) in enumerate(zip(_maxima(left, 0), _maxima(right, 1), strict=True)):
         if not top_left or not top_right:
             continue
-        # the steps eL of the left factor that each entry, each size and float32 itself allow
-        smallest = max(quantum - low_right[i], _exponent(top_left) - BITS, _EXPONENTS[0], quantum - _EXPONENTS[-1])
-        largest = min(low_left[i], quantum - _exponent(top_right) + BITS, _EXPONENTS[-1], quantum - _EXPONENTS[0])
-        if smallest > largest:
+        # the largest steps are the best: they make the fewest of an entry, and the largest sum
+        steps = [min(low_left[i], _EXPONENTS[-1]), min(low_right[i], _EXPONENTS[-1])]
+        tight = any(_exponent(top) - BITS > step for top, step in zip((top_left, top_right), steps, strict=True))
+        if tight or min(steps) < _EXPONENTS[0] or sum(steps) < quantum:
             off.append(i)
     return off
 
@@ -165,14 +167,17 @@ def _steps(index: int, left: float, right: float, quantum: int) -> tuple[float, 
     if not left or not right:
         return 1.0, 1.0
     bits = _exponent(left) + _exponent(right) - quantum
-    if bits > 2 * BITS:
+    if bits > SUM_BITS:
         raise _unsnappable(
             index,
             f"max|left| {left:.3g} times max|right| {right:.3g} takes {bits} bits above 2^{quantum}, "
-            f"two float32 factors hold {2 * BITS}",
+            f"a float64 sum holds {SUM_BITS}",
         )
-    step_left = _exponent(left) - bits // 2
-    step_right = quantum - step_left
+    total = quantum + max(0, bits - 2 * BITS)
+    step_left = _exponent(left) - min(bits // 2, BITS)
+    step_right = total - step_left
+    step_left += round(math.ldexp(left, -step_left)) == 1 << BITS  # what rounds up to the next power of two
+    step_right += round(math.ldexp(right, -step_right)) == 1 << BITS
     if step_left not in _EXPONENTS or step_right not in _EXPONENTS:
         raise _unsnappable(index, f"its steps 2^{step_left} and 2^{step_right} are outside float32")
     return math.ldexp(1.0, step_left), math.ldexp(1.0, step_right)

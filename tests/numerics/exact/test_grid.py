@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -87,6 +88,26 @@ def test_snapped_factors_are_integers_of_a_pair_of_steps(
         # half a step of each factor against the other one's largest entry, at half the bits each
         units = float(np.abs(left[:, i]).max() * np.abs(right[i]).max()) / 2.0**e
         assert float(error) / 2.0**e <= 1.5 * math.sqrt(units) + 1
+
+
+@given(seed=st.integers(0, 2**31), bits=st.integers(49, 52), up=st.booleans())
+def test_a_column_too_large_for_two_factors_takes_larger_steps(seed: int, bits: int, up: bool) -> None:
+    random = np.random.default_rng(seed)
+    e = quantum(1.0)
+    left, right = random.normal(size=(7, 1)).clip(-1, 1), random.normal(size=(1, 5)).clip(-1, 1)
+    left[0], right[0, 0] = 1.0 - up * 2.0**-40, 1.0 - up * 2.0**-40
+    left *= 2.0**3
+    right *= 2.0 ** (bits - 5 + e)
+    snapped_left, snapped_right = snap(left, right, e)
+    assert low_rank_off_grid(snapped_left, snapped_right, e) == []
+    assert column_bounds(snapped_left, snapped_right, e)[0] < 2**53
+    products = [
+        [Fraction(float(a)) * Fraction(float(b)) / Fraction(2) ** e for b in snapped_right[0]]
+        for a in snapped_left[:, 0]
+    ]
+    assert all(product.denominator == 1 for row in products for product in row)
+    assert np.abs(snapped_left - left).max() <= 2.0 ** (3 - 23)
+    assert np.abs(snapped_right - right).max() <= 2.0 ** (bits - 5 + e - 23)
 
 
 def test_snapping_costs_two_millionths_of_an_ordinary_delta() -> None:
