@@ -1,4 +1,5 @@
-"""`make attack`: 1,000 kills over all verbs, 20,000 changed inputs at every door, eight writers for ten minutes.
+"""`make attack`: 1,000 kills over all verbs, 200 at a bucket, 20,000 changed inputs at every door, eight writers
+for ten minutes.
 
 Each try has a number; the seed and the number repeat it. The results go to a file, one line for each part.
 """
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.support.attack", description=__doc__)
     parser.add_argument("--kills", type=int, default=1000, help="kill -9, spread over all verbs")
     parser.add_argument("--inputs", type=int, default=20_000, help="changed inputs, spread over all doors")
+    parser.add_argument("--bucket-kills", type=int, default=200, help="kill -9 of pushes and pulls of a bucket")
     parser.add_argument("--minutes", type=float, default=10, help="how long eight writers race")
     parser.add_argument("--seed", default="1")
     parser.add_argument("--first", type=int, default=0, help="number of the first try: goes on where another run ended")
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     options.results.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
-        return 1 if sum(part(options, Path(place)) for part in (_kills, _inputs, _race)) else 0
+        return 1 if sum(part(options, Path(place)) for part in (_kills, _inputs, _bucket, _race)) else 0
 
 
 def _kills(options: argparse.Namespace, place: Path) -> int:
@@ -55,6 +57,16 @@ def _inputs(options: argparse.Namespace, place: Path) -> int:
     with _recorded(options, "inputs") as found:
         world = World.make(place / "inputs-of")
         strike_all(world, place, _numbers(options, options.inputs), options.seed, found, options.patience)
+    return len(found.faults)
+
+
+def _bucket(options: argparse.Namespace, place: Path) -> int:
+    if not options.bucket_kills:
+        return 0
+    from tests.support.attack.buckets import kill_transfers
+
+    with _recorded(options, "bucket") as found:
+        kill_transfers(place, _numbers(options, options.bucket_kills), options.seed, found, options.patience)
     return len(found.faults)
 
 

@@ -337,6 +337,32 @@ def moments(inputs: Inputs) -> Strike:
     return strike
 
 
+def adapter(inputs: Inputs) -> Strike:
+    """Somebody's LoRA."""
+    from tests.support.models.loras import lora
+
+    clean, changed = inputs.place / "lora", inputs.place / "changed-lora"
+    lora(inputs.clean.base, "llama", clean, r=2)
+    names = sorted(path.name for path in clean.iterdir() if path.is_file())
+    inputs.fresh("empty")
+
+    def strike(chance: random.Random) -> int:
+        shutil.rmtree(changed, ignore_errors=True)
+        shutil.copytree(clean, changed)
+        name = chance.choice(("adapter_config.json", "adapter_model.safetensors", *names))
+        data = (changed / name).read_bytes()
+        if name.endswith(".json") and chance.random() < 0.6:
+            data = as_canonical(altered(json.loads(data), chance))
+        elif name.endswith(".safetensors") and chance.random() < 0.8:  # its header
+            data = spoilt(data[:4000], chance) + data[4000:]
+        else:
+            data = spoilt(data, chance)
+        (changed / name).write_bytes(data)
+        return inputs.run(inputs.empty, "import", "--adapter", changed)
+
+    return strike
+
+
 DOORS: Sequence[tuple[str, Callable[[Inputs], Strike], int]] = (
     ("edits", edits, 30),
     ("fetch", fetch, 14),
@@ -349,6 +375,7 @@ DOORS: Sequence[tuple[str, Callable[[Inputs], Strike], int]] = (
     ("model", model, 3),
     ("base", base, 2),
     ("gguf", gguf, 2),
+    ("adapter", adapter, 4),
     ("moments", moments, 1),
 )
 """Name, what prepares it, and how many of a hundred inputs come here: fewer where a model is loaded."""
