@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from memit_vc.cli.io import IO, verb
+from memit_vc.progress import count
 
 
 @verb(name="stats", example="memitvc stats --corpus wikitext.jsonl --tokens 20000")
@@ -39,7 +40,10 @@ def command(io: IO, source: str | None, **options: Any) -> None:
             io.warn(f"{made.asked:,} tokens were asked for, and the text has only {made.tokens:,}: name a longer one")
         for layer, ridge in made.ridges.items():
             if ridge:
-                io.warn(f"layer {layer}: too little text for a positive definite moment; ridge {ridge:.3g} is added")
+                of = f" of {count(made.ridged[layer], 'expert')}" if made.ridged[layer] else ""
+                io.warn(
+                    f"layer {layer}: too little text for a positive definite moment{of}; ridge {ridge:.3g} is added"
+                )
 
     record = {
         "id": made.id,
@@ -48,4 +52,4 @@ def command(io: IO, source: str | None, **options: Any) -> None:
         "layers": made.layers,
         "computed": made.computed,
     }
-    io.emit({**record, "ridge": made.ridges}, render)
+    io.emit({**record, "ridge": made.ridges, "experts_with_ridge": made.ridged}, render)

@@ -214,14 +214,17 @@ class StatisticsCache:
                 self._factors[identifier] = found
         return found
 
-    def ridge(self, key: StatisticsKey | StatisticsId, layer: int, weight: float) -> float:
-        """The ridge of `factor`, which is on disk afterwards; one that is there already is not read. EngineError."""
+    def ridge(self, key: StatisticsKey | StatisticsId, layer: int, weight: float) -> tuple[float, int]:
+        """The ridge of `factor`, and how many of the layer's experts got one. A dense layer's factor is on disk
+        afterwards; one that is there already is not read. EngineError.
+        """
         with suppress(FileNotFoundError, IntegrityError):
             metadata = read_metadata(self._factor_path(key, layer, weight))
             ridge = metadata.get("ridge")
             if isinstance(ridge, int | float) and metadata.get("size") == self._size(key, layer):
-                return float(ridge)
-        return self.factor(key, layer, weight).ridge
+                return float(ridge), 0
+        factor = self.factor(key, layer, weight)
+        return factor.ridge, factor.ridges if isinstance(factor, BlockFactor) else 0
 
     def _factor_path(self, key: StatisticsKey | StatisticsId, layer: int, weight: float) -> Path:
         return self.directory(key) / f"factor-{layer}-{float(weight)!r}.safetensors"

@@ -32,7 +32,9 @@ _CHOSEN = "chosen.json"
 
 @dataclass(frozen=True)
 class Prepared:
-    """Statistics that are ready to solve with. `ridges` are absolute; 0 if λC was positive definite."""
+    """Statistics that are ready to solve with. `ridges` are absolute; 0 if λC was positive definite. `ridged` counts
+    the experts that got one, 0 in a dense layer.
+    """
 
     id: StatisticsId
     tokens: int
@@ -42,6 +44,7 @@ class Prepared:
     layers: tuple[int, ...]
     factor: Callable[[int], Factor | BlockFactor]
     ridges: Mapping[int, float]
+    ridged: Mapping[int, int]
     computed: bool
     """They were computed now, not found."""
 
@@ -107,16 +110,16 @@ def _factored(
 ) -> Prepared:
     """Factor λC of every layer and keep it; a solve reads it layer by layer."""
     weight = hparams.mom2_update_weight
-    ridges = {}
+    ridges, ridged = dict[int, float](), dict[int, int]()
     for done, layer in enumerate(hparams.layers):
         progress("factor λC", done, len(hparams.layers))
-        ridges[layer] = cache.ridge(key, layer, weight)
+        ridges[layer], ridged[layer] = cache.ridge(key, layer, weight)
     progress("factor λC", len(hparams.layers), len(hparams.layers))
 
     def factor(layer: int) -> Factor | BlockFactor:
         return cache.factor(key, layer, weight)
 
-    return Prepared(key.id, cache.count(key), key.tokens, tuple(hparams.layers), factor, ridges, computed)
+    return Prepared(key.id, cache.count(key), key.tokens, tuple(hparams.layers), factor, ridges, ridged, computed)
 
 
 def compute_statistics(

@@ -96,13 +96,13 @@ def test_large_factors_are_read_when_they_are_used(tmp_path: Path, monkeypatch: 
     cache.store(key(), moments())
     monkeypatch.setattr("memit_vc.numerics.statistics.cache._HELD", 0)
     expected = factorise(moments().moment[2], 500.0)
-    assert cache.ridge(key(), 2, 500.0) == expected.ridge
+    assert cache.ridge(key(), 2, 500.0) == (expected.ridge, 0)
     monkeypatch.setattr("memit_vc.numerics.statistics.cache.factorise", None)
     first = cache.factor(key(), 2, 500.0)
     assert torch.equal(first.lower, expected.lower)
     assert cache.factor(key(), 2, 500.0) is not first
     monkeypatch.setattr(Factor, "load", None)
-    assert cache.ridge(key(), 2, 500.0) == expected.ridge
+    assert cache.ridge(key(), 2, 500.0) == (expected.ridge, 0)
 
 
 def test_a_factor_that_cannot_be_saved_stays_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
