@@ -36,7 +36,9 @@ def run(options: Options) -> Report:
             Row("ES after the last commit", after["ES"], unit="", goal=("≥", 0.98), more={"base": base["ES"]}),
             Row("argmax accuracy of the prompts", after["rewrite_acc"], unit="", goal=("≥", 0.95)),
             Row("PS", after["PS"], unit="", goal=("≥", 0.85), more={"base": base["PS"]}),
-            Row("NS, of the base's", after["NS"], base["NS"], unit="", inverse=True, more={"goal": "≥ base − 0.03"}),
+            Row(
+                "NS, against the base's", after["NS"], base["NS"], unit="", inverse=True, more={"goal": "≥ base − 0.03"}
+            ),
             Row("perplexity", after["perplexity"], base["perplexity"], unit="", inverse=True, goal=("≤", 1.02)),
         ]
         second, others = batches[1], [fact for batch in (batches[0], *batches[2:]) for fact in batch]
@@ -47,7 +49,7 @@ def run(options: Options) -> Report:
         its, rest = here.scores(second), here.scores(others)
         rows += [
             Row("revert of commit 2: ES of its facts", its["ES"], unit="", more={"base": original["ES"]}),
-            Row("the same: ES of the others", rest["ES"], before["ES"], unit="", inverse=True),
+            Row("revert of commit 2: ES of the others", rest["ES"], before["ES"], unit="", inverse=True),
         ]
         revert(here.repository, [taken])
         again = checkout(here.repository, "HEAD", here.directory / "again").tensors
@@ -60,10 +62,8 @@ def run(options: Options) -> Report:
         shapes = [weight for weight in here.repository.weights() if weight.layer in here.hparams.layers]
         allowed = 1.05 * len(batches[0]) * sum(weight.d_in + weight.d_out for weight in shapes) * 4
         size = here.repository.patch_path(patch).stat().st_size
-        rows.append(Row("bytes of a patch, of those allowed", size, allowed, "B", inverse=True, goal=("≤", 1.0)))
-        return Report(
-            "edits", "edits in five commits", "the base or what is promised", settings(options, here, facts), rows
-        )
+        rows.append(Row("bytes of a patch, against the limit", size, allowed, "B", inverse=True, goal=("≤", 1.0)))
+        return Report("edits", "edits in five commits", "the base or a limit", settings(options, here, facts), rows)
 
 
 def run_bfloat16(options: Options) -> Report:

@@ -40,7 +40,9 @@ def run(options: Options) -> Report:
         rows.append(_row("with history: argmax accuracy of the first half", aware, base))
         rows += _identities(here, batches)
         resolve_squash(here.repository, loaded=here.loaded)
-        rows.append(_row("with history, squash --resolve: the same", here.scores(half), base))
+        rows.append(
+            _row("with history, then squash --resolve: argmax accuracy of the first half", here.scores(half), base)
+        )
         rows += _reverts(here, made, batches, tip)
         rows += _blamed(here, facts, tip)
         described = settings(options, here, facts)

@@ -99,7 +99,7 @@ def show(report: Report) -> None:
     """The table, on stdout."""
     print(f"\n{report.name}: {report.what}, against {report.against}")
     print(f"  {json.dumps(dict(report.settings), ensure_ascii=False)}")
-    lines = [("case", "ours", "against", "ratio", "goal", "difference", "more")]
+    lines = [("case", "ours", "against", "ratio", "goal", "difference", "further figures")]
     lines += [_cells(asdict(row) | {"ratio": row.ratio, "kept": row.kept}) for row in report.rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     for line in lines:
@@ -125,7 +125,7 @@ def _section(record: Mapping[str, Any]) -> str:
         "",
         f"{what[:1].upper()}{what[1:]}, against {record['against']}.",
         "",
-        "| case | ours | against | ratio | goal | difference | more |",
+        "| case | ours | against | ratio | goal | difference | further figures |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
         *(f"| {' | '.join(_cells(row))} |" for row in record["rows"]),
         "",

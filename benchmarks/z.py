@@ -112,7 +112,7 @@ def _stopping(here: Place, facts: Sequence[Fact], texts: Sequence[Sequence[str]]
         more |= {name: f"{found[name]:.2f} ({base[name]:.2f})" for name in base}
         rows.append(
             Row(
-                f"{count(len(facts), 'fact')}, early_stop {rule}, reference loss",
+                f"{count(len(facts), 'fact')}, stopping rule {rule}, against the reference with loss",
                 seconds,
                 theirs,
                 difference=difference,

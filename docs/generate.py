@@ -58,7 +58,7 @@ SPECIAL: dict[str, dict[int, str]] = {
     },
     "reproduce": {15: "the patch comes out differently"},
     "verify": {15: "the directory is not a state of this repository, not the expected one, or not what was signed"},
-    "push": {11: "the remote has commits that are not here: pull first", 14: _REMOTE},
+    "push": {11: "the remote's branch has commits that are not here: pull first", 14: _REMOTE},
     "fetch": {14: _REMOTE},
     "pull": {11: "both sides have new commits: merge them", 14: _REMOTE},
     "clone": {12: "the base is another model, or the history is damaged", 14: _REMOTE},

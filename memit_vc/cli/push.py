@@ -48,8 +48,9 @@ def command(
 ) -> None:
     """Push BRANCH (default: the current one) and its tags to REMOTE (default: origin).
 
-    The remote's history only grows. If it has commits that are not here, the push is refused with exit code 11: pull
-    first. Everything goes in one change, or nothing does. Only missing objects are sent.
+    The remote's history only grows. If BRANCH there has commits that are not in BRANCH here, the push is refused with
+    exit code 11: pull first. Other branches of the remote do not matter. The remote gets everything in one change, or
+    nothing. Only missing objects are sent.
 
     --merged pushes the edited model instead of the history, to a separate Hub repository. transformers and vLLM load it
     by name. Shards without edits are not uploaded if the base is on the Hub: the Hub copies them from the base's

@@ -7,7 +7,7 @@ import click
 
 from memit_vc.cli.io import IO, verb
 from memit_vc.cli.render import fact_line, score_rows
-from memit_vc.cli.sides import conflict_options
+from memit_vc.cli.sides import conflict_options_as
 from memit_vc.errors import UsageError
 from memit_vc.objects.measures import number
 from memit_vc.progress import count
@@ -40,21 +40,26 @@ _SHOWN = {"ES": "ES", "PS": "PS", "NS": "NS", "argmax": "rewrite_acc"}
     "shipped file or a guess.",
 )
 @click.option("--corpus", metavar="SOURCE", help="With --base: text for statistics. Default: this repository's.")
-@click.option("--all-facts", is_flag=True, help="With --base: also edit in facts that the new model gives already.")
+@click.option("--all-facts", is_flag=True, help="With --base: also edit in facts that the new model answers already.")
 @click.option("--dry-run", is_flag=True, help="With --base: only show what the new model says of the facts.")
-@conflict_options
+@conflict_options_as(
+    ours="With --base: of two live facts that contradict each other, take the earlier one.",
+    theirs="With --base: of two live facts that contradict each other, take the later one.",
+    both="With --base: take both of two live facts that contradict each other.",
+)
 @click.option("--no-scores", is_flag=True, help="Do not measure scores before and after each batch.")
 def command(io: IO, onto: str | None, base: str | None, no_scores: bool, **options: Any) -> None:
     """Take the commits that are in HEAD but not in ONTO, and put them on top of ONTO. Each batch is computed again
-    there, with its own settings; reverts are replayed. The branch moves at the end, in one step.
+    there, with its own settings; reverts are replayed. The branch moves at the end, in one step. If a fact contradicts
+    one that is live at ONTO, the command stops with exit code 13: revert one of them first, or use `merge`.
 
     `merge` joins two branches without computing anything. Use `rebase` if the batches should take the other side's
     facts into account.
 
-    With --base, a new repository on another model is made instead: a fine-tuned sibling, the next release, another
-    size. Each commit that brought in facts which are live at HEAD is computed again there, in order, and keeps its
-    message and author. Facts that the new model gives already are left out. Of two answers to one question, --ours
-    means the earlier one. A command that was stopped goes on when it is run again.
+    With --base, the command makes a new repository on another model instead: a fine-tuned sibling, the next release,
+    another size. It takes the facts that are live at HEAD. It computes their commits again there, in order; each keeps
+    its message and author. Facts that the new model answers already are left out. If the command was stopped, run it
+    again: it continues.
     """
     if base is None:
         idle = [_option(name, value) for name, value in options.items() if value not in (None, False, "stop")]

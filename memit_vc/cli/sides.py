@@ -25,13 +25,22 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 def conflict_options(function: _F) -> _F:
     """--ours, --theirs, --keep-both as `on_conflict`; "stop" if none is given."""
-    for name, text in (
-        ("keep-both", "Keep both sides of a contradiction."),
-        ("theirs", "If facts contradict each other, keep those that this command adds or restores."),
-        ("ours", "If facts contradict each other, keep those that are live at HEAD."),
-    ):
-        function = click.option(f"--{name}", "on_conflict", flag_value=name, default="stop", help=text)(function)
-    return function
+    return conflict_options_as(
+        ours="If facts contradict each other, keep those that are live at HEAD.",
+        theirs="If facts contradict each other, keep those that this command adds or restores.",
+        both="Keep both sides of a contradiction.",
+    )(function)
+
+
+def conflict_options_as(*, ours: str, theirs: str, both: str) -> Callable[[_F], _F]:
+    """The same options for a command to which they mean something else: the help of each."""
+
+    def add(function: _F) -> _F:
+        for name, text in (("keep-both", both), ("theirs", theirs), ("ours", ours)):
+            function = click.option(f"--{name}", "on_conflict", flag_value=name, default="stop", help=text)(function)
+        return function
+
+    return add
 
 
 def require_option(function: _F) -> _F:

@@ -8,21 +8,22 @@ from memit_vc.errors import UsageError
 from memit_vc.progress import count
 
 
-@verb(name="squash", example='memitvc squash v1.0..HEAD -m "All of autumn"\nmemitvc squash --all --resolve')
+@verb(name="squash", example='memitvc squash v1.0..HEAD -m "All of autumn"\nmemitvc squash --resolve')
 @click.argument("span", required=False, metavar="[A..B]")
-@click.option("--all", "everything", is_flag=True, help="The whole history of HEAD.")
+@click.option("--all", "everything", is_flag=True, help="Replace the whole history of HEAD, instead of A..B.")
 @click.option(
     "--resolve",
     is_flag=True,
-    help="Solve all live facts again, in one commit on top. Repairs a history of many reverts and merges.",
+    help="Solve all live facts of HEAD again, in one new commit on top of HEAD. No commit is replaced. Use it after "
+    "many reverts and merges.",
 )
 @click.option(
     "--compress",
     "tolerance",
     type=FiniteRange(min=0, max=1, min_open=True, max_open=True),
     metavar="TOL",
-    help="Store HEAD's whole state in a smaller patch, in one commit on top. TOL is the largest error, "
-    "as a share of the norm of each tensor's update.",
+    help="Store HEAD's whole state in one smaller patch, in one new commit on top of HEAD. No commit is replaced. TOL "
+    "is the largest error, as a share of the norm of each tensor's update.",
 )
 @click.option(
     "-m", "--message", help="Message of the new commit. Default: the first lines of the squashed commits' messages."
@@ -30,14 +31,13 @@ from memit_vc.progress import count
 def command(
     io: IO, span: str | None, everything: bool, resolve: bool, tolerance: float | None, message: str | None
 ) -> None:
-    """Replace the commits in A..B (those in B but not in A) with one commit. Edits that
-    were made and reverted within the range leave no trace. No model is loaded. The weights stay bit-identical: this is
-    checked before the branch moves.
+    """Replace the commits in A..B (those in B but not in A) with one commit. Edits that were made and reverted within
+    the range leave no trace. No model is loaded. The weights stay bit-identical: this is checked before the branch
+    moves. Commits after B get new ids. The old commits stay in the operation log (`memitvc undo`) until it is pruned.
 
-    --resolve changes the weights: all live facts are solved again, in one new patch. --compress changes them
-    slightly: one smaller patch replaces all others.
-
-    Commits after B get new ids. The old ones stay in the operation log (`memitvc undo`) until it is pruned.
+    --resolve and --compress take no range and replace no commit. They add one commit on top of HEAD, which puts all
+    live facts into one new patch. --resolve solves the facts again, which changes the weights. --compress makes the
+    patch smaller, which changes the weights slightly. A revert of the new commit restores the old weights exactly.
     """
     if tolerance is not None:
         if span is not None or resolve:
