@@ -14,7 +14,6 @@ from memit_vc.cli.sides import (
     likely_conflicts,
     require_option,
 )
-from memit_vc.errors import UsageError
 from memit_vc.progress import count
 
 
@@ -41,20 +40,17 @@ def command(
 
     Facts that contradict each other (same subject and prompt, different targets) stop the merge with exit code 13.
     """
+    from memit_vc.porcelain.editing.policy import guard_of
+
     if resolve:
         from memit_vc.porcelain.recomputing.resolve_join import resolve_merge
 
         with io.repository() as repository, io.progress() as progress:
-            if require or repository.config.require:
-                raise UsageError(
-                    "merge --resolve does not check the bounds of --require and [policy]",
-                    hint="Merge without --resolve, or leave the bounds out and look with `memitvc eval`.",
-                )
-            solved = resolve_merge(repository, revision, progress=progress, **options)
+            guard = guard_of(repository, require, progress=progress)
+            solved = resolve_merge(repository, revision, guard=guard, progress=progress, **options)
             likely = likely_conflicts(io, repository, [solved.id], check_overlap)
         show_resolved(io, solved, overlaps=likely)
         return
-    from memit_vc.porcelain.editing.policy import guard_of
     from memit_vc.porcelain.sets.merge import merge
 
     with io.repository() as repository, io.progress() as progress:

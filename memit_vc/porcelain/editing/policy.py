@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from memit_vc.errors import PolicyError, UsageError
@@ -17,7 +19,11 @@ from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from memit_vc.objects import Fact, StateId
     from memit_vc.porcelain.editing.measure import Measured
+    from memit_vc.porcelain.editing.models import LoadedModel
     from memit_vc.repository import Repository
 
 _FORM = re.compile(r"\s*(\w+?)(_drop|_rise)?\s*(>=|<=|≥|≤)\s*([0-9.]+(?:e-?[0-9]+)?)\s*")
@@ -97,40 +103,74 @@ def ask_in_chat(bounds: Sequence[Bound]) -> bool:
     return any(bound.name == "chat_acc" for bound in bounds)
 
 
-Guard = Callable[[LiveState, LiveState], Sequence[str]]
-"""(HEAD's state, the new one) → notes. PolicyError before anything is stored."""
-
-
-def guard_of(repository: Repository, require: Sequence[str] = (), *, progress: Progress = silent) -> Guard | None:
-    """For verbs that join states without a model: it loads the model and measures. None without a bound.
+@dataclass(frozen=True)
+class Guard:
+    """For verbs that join states: it loads the model, measures both, and raises PolicyError before anything is stored.
 
     A bound on a score is for all facts that are live then, one on a drop for those that are live on both sides.
     """
-    bounds = policy_of(repository, require)
-    if not bounds:
-        return None
 
-    def guard(before: LiveState, after: LiveState) -> Sequence[str]:
-        from memit_vc.porcelain.editing.measure import Probe, base_answers, measure
-        from memit_vc.porcelain.editing.models import load_model
+    repository: Repository
+    bounds: Sequence[Bound]
+    progress: Progress = silent
 
-        loaded = load_model(repository, device=repository.hparams().resolved_device(), progress=progress)
+    def __call__(self, before: LiveState, after: LiveState) -> Sequence[str]:
+        """HEAD's state and the new one, of stored columns → notes."""
+        from memit_vc.porcelain.editing.models import model_of
+
+        loaded = model_of(self.repository, None, progress=self.progress)
         facts = [after.facts[fact] for fact in sorted(after.edits)]
+        return self._notes(loaded, before, facts, after.id, partial(loaded.holding, after))
+
+    def solved(
+        self,
+        loaded: LoadedModel,
+        before: LiveState,
+        facts: Sequence[Fact],
+        after: StateId,
+        weights: Mapping[int, Tensor],
+    ) -> Sequence[str]:
+        """The same of a state that is solved and not stored yet: its facts, its id and its weights."""
+        from memit_vc.numerics.model.masters import swapped
+
+        return self._notes(loaded, before, facts, after, partial(swapped, loaded.adapter, weights))
+
+    def _notes(
+        self,
+        loaded: LoadedModel,
+        before: LiveState,
+        facts: Sequence[Fact],
+        after: StateId,
+        holding: Callable[[], AbstractContextManager[object]],
+    ) -> Sequence[str]:
+        from memit_vc.porcelain.editing.measure import Probe, base_answers, measure
+
         staying = [fact for fact in facts if fact.id in before.edits]
-        probe, base = Probe.of(repository), base_answers(repository, loaded.adapter, facts)
-        measured: Mapping[str, Measured] = {}
-        sides = (("before", before, staying), ("after", after, facts), ("stays", after, staying))
-        chat = ask_in_chat(bounds)
-        for name, state, chosen in sides:
-            with loaded.holding(state) as adapter:
-                found = measure(repository, adapter, chosen, state.id, probe, base=base, chat=chat, progress=progress)
-            repository.put_evaluations(found.rows(state.id))
-            measured = {**measured, name: found}
-        absolute = [bound for bound in bounds if not bound.change]
-        changes = [bound for bound in bounds if bound.change]
+        probe, base = Probe.of(self.repository), base_answers(self.repository, loaded.adapter, facts)
+        measured: dict[str, Measured] = {}
+        for name, state, chosen in (("before", before.id, staying), ("after", after, facts), ("stays", after, staying)):
+            with loaded.holding(before) if name == "before" else holding():
+                found = measure(
+                    self.repository,
+                    loaded.adapter,
+                    chosen,
+                    state,
+                    probe,
+                    base=base,
+                    chat=ask_in_chat(self.bounds),
+                    progress=self.progress,
+                )
+            self.repository.put_evaluations(found.rows(state))
+            measured[name] = found
+        absolute = [bound for bound in self.bounds if not bound.change]
+        changes = [bound for bound in self.bounds if bound.change]
         return [
             *check_policy(absolute, measured["before"], measured["after"]),
             *check_policy(changes, measured["before"], measured["stays"]),
         ]
 
-    return guard
+
+def guard_of(repository: Repository, require: Sequence[str] = (), *, progress: Progress = silent) -> Guard | None:
+    """None without a bound."""
+    bounds = policy_of(repository, require)
+    return Guard(repository, bounds, progress) if bounds else None

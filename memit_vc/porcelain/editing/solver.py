@@ -106,8 +106,8 @@ class Solver:
 
     def patch(
         self, solution: Solution, *, verb: str, context: LiveState, keep: LiveState
-    ) -> tuple[Patch, tuple[bytes, ...], float]:
-        """(patch, its blobs, largest relative change by snapping), for a solution on the state `context`.
+    ) -> tuple[Patch, tuple[bytes, ...], float, Mapping[str, Term]]:
+        """(patch, its blobs, largest relative change by snapping, its terms), for a solution on the state `context`.
 
         `keep` are the columns that stay live beside it. EngineError if sums with them could round.
         """
@@ -136,7 +136,7 @@ class Solver:
         provenance = canonical_json({**record, "algorithm": "re-solve", "verb": verb, "sources": sources})
         patch, blobs = pack(repository, solution.columns, tensors, constraints=constraints, provenance=provenance)
         keep.check_exact(patch)
-        return patch, blobs, max(changes)
+        return patch, blobs, max(changes), tensors
 
     def _snapped(self, layer: int, update: LowRank) -> tuple[dict[str, Term], float]:
         """The update of a layer's weights on their grids, and the relative change that this makes. What is below an

@@ -131,7 +131,7 @@ def _solved_again(
         out = [i for i, source in enumerate(solver.constraints(context).sources) if source.fact in leaving]
         into = own.select([i for i, column in enumerate(described) if column.role == "edit"])
         solution = solver.change(context, out=out, into=into)
-    patch, blobs, _ = solver.patch(solution, verb=verb, context=context, keep=context)
+    patch, blobs, *_ = solver.patch(solution, verb=verb, context=context, keep=context)
     return patch, blobs
 
 

@@ -9,7 +9,8 @@ revert of one restores every bit.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from memit_vc.errors import MemitVCError, RevisionError
 from memit_vc.objects import ColumnId, Commit, CommitId, FactId, Head, JsonValue, Patch, PatchId, short
@@ -25,6 +26,11 @@ from memit_vc.repository import Repository
 from memit_vc.vcs.contradictions import Contradiction, OnConflict, conflict_details, losers, pairs_apart
 from memit_vc.vcs.inverse import inverse_facts
 from memit_vc.vcs.state import Change, State
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from memit_vc.numerics.exact.factored import Term
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +56,21 @@ class Solved:
     patch: Patch | None = None
     blobs: tuple[bytes, ...] = ()
     snapping: float = 0.0
+    terms: Mapping[str, Term] = field(default_factory=dict)
+    """The patch's, by the name of their weight."""
 
     @classmethod
     def of(cls, solver: Solver, solution: Solution, *, verb: str, context: LiveState, keep: LiveState) -> Solved:
         """The solution snapped and packed; arguments as for `Solver.patch`."""
         return cls(solver, solution, *solver.patch(solution, verb=verb, context=context, keep=keep))
+
+    def weights(self) -> dict[int, Tensor]:
+        """The base's weights with this patch alone, as the model holds them."""
+        loaded = self.solver.loaded
+        return {
+            layer: loaded.with_terms(layer, lambda weight: [t for t in [self.terms.get(weight.name)] if t is not None])
+            for layer in self.solution.updates
+        }
 
 
 def resolve_revert(
@@ -233,6 +249,7 @@ def record_solution(
     details: Mapping[str, JsonValue],
     merged: Sequence[CommitId] = (),
     contradictions: Sequence[Contradiction] = (),
+    notes: Sequence[str] = (),
 ) -> Resolved:
     """Store what was solved for HEAD's state, then the commit on HEAD, whose further parents are `merged`.
 
@@ -258,7 +275,7 @@ def record_solution(
         patches=() if patch is None else [patch],
         blobs=solved.blobs,
         contradictions=contradictions,
-        notes=(*solved.solver.notes, *solved.solution.notes()),
+        notes=(*solved.solver.notes, *solved.solution.notes(), *notes),
     )
     return Resolved(
         **vars(done),

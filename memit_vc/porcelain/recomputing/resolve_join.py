@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from memit_vc.errors import MemitVCError
 from memit_vc.objects import ColumnId, FactId, JsonValue, short
 from memit_vc.porcelain.editing.models import LoadedModel
+from memit_vc.porcelain.editing.policy import Guard
 from memit_vc.porcelain.recomputing.resolve import Resolved, record_solution, solve_change, solve_whole
 from memit_vc.porcelain.sets.cherry_pick import named_commits, picked_state
 from memit_vc.porcelain.sets.merge import merged_state
@@ -27,12 +28,14 @@ def resolve_merge(
     *,
     on_conflict: OnConflict = "stop",
     message: str | None = None,
+    guard: Guard | None = None,
     loaded: LoadedModel | None = None,
     progress: Progress = silent,
 ) -> Resolved:
     """Merge `revision` into HEAD by solving all live facts of both sides at once. Never a fast-forward.
 
-    ConflictError as for `merge`, before anything is computed; MemitVCError if HEAD has all of `revision` already.
+    ConflictError as for `merge`, before anything is computed; MemitVCError if HEAD has all of `revision` already;
+    PolicyError of the `guard`, which sees the solved weights before anything is stored.
     """
     theirs, head = repository.resolve(revision), repository.head()
     if is_ancestor(theirs, head.commit, repository.parents):
@@ -45,8 +48,14 @@ def resolve_merge(
     state = LiveState(repository, joined.state)
     chosen = _standing(state, ours.columns)
     details: dict[str, JsonValue] = {"merges": theirs, "resolve": True, "facts": len(chosen)}
+    solved = solve_whole(state, chosen, verb="merge", loaded=loaded, progress=progress)
+    told: Sequence[str] = ()
+    if guard is not None:
+        after = repository.state_id(frozenset(() if solved.patch is None else solved.patch.columns))
+        facts = [state.facts[fact] for fact in sorted(chosen)]
+        told = guard.solved(solved.solver.loaded, ours, facts, after, solved.weights())
     return record_solution(
-        solve_whole(state, chosen, verb="merge", loaded=loaded, progress=progress),
+        solved,
         head,
         ours,
         removes=ours.columns,
@@ -55,6 +64,7 @@ def resolve_merge(
         details=details | conflict_details(joined.contradictions, on_conflict),
         merged=[theirs],
         contradictions=joined.contradictions,
+        notes=told,
     )
 
 
