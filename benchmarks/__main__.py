@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from benchmarks import commit, edits, history, large, long, moments, quality, solve, z
+from benchmarks import commit, corpora, edits, history, large, long, moments, quality, solve, z
 from benchmarks.places import Options
 from benchmarks.report import RESULTS, Report, show, write_documentation
 
@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[Options], Report]] = {
     "many": edits.run_many,
     "history": history.run,
     "quality": quality.run,
+    "corpora": corpora.run,
     "large": large.run,
     "long": long.run,
 }
@@ -39,8 +40,8 @@ def main() -> None:
         nargs="*",
         metavar="NAME",
         help=f"{', '.join(BENCHMARKS)}. Default: {', '.join(ALWAYS)}; with --edits also {', '.join(WITH_EDITS)}. "
-        "many takes 500 facts. Only where they are named: quality, for official CounterFact records; large, for a GPU; "
-        "long, a history of 3,000 commits.",
+        "many takes 500 facts. Only where they are named: quality and corpora, for official CounterFact records; "
+        "large, for a GPU; long, a history of 3,000 commits.",
     )
     parser.add_argument("--model", type=Path, metavar="DIR", help="a model directory. Default: the demo's model.")
     parser.add_argument("--facts", type=int, metavar="N", help="facts, in place of each benchmark's own number")

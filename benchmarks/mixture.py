@@ -46,13 +46,13 @@ __all__ = ["asked_of", "run"]
 FACTS, COMMITS, TOKENS, FEW = 30, 3, 20000, 500
 """Edited facts, the commits that they come in, tokens of the statistics; sentences of those that are taken here."""
 SETTINGS: dict[str, Any] = {
-    "layers": [1, 2, 3],
-    "v_num_grad_steps": 25,
+    "layers": [0, 1, 2, 3],
+    "v_num_grad_steps": 200,
     "v_lr": 0.5,
     "v_loss_layer": 7,
-    "clamp_norm_factor": 4.0,
+    "clamp_norm_factor": 1.0,
     "kl_factor": 0.0625,
-    "mom2_update_weight": 768.0,
+    "mom2_update_weight": 2048.0,
     "early_stop": "nll",
     "early_stop_loss": 0.05,
     "keep_factor": 0.3,
@@ -68,7 +68,7 @@ SETTINGS: dict[str, Any] = {
     "device": "cpu",
 }
 EXPERTS, SHARED = "model.layers.{}.mlp.experts", "model.layers.{}.mlp.shared_expert.down_proj"
-WIDTHS = {EXPERTS: 768.0, SHARED: 96.0}
+WIDTHS = {EXPERTS: 2048.0, SHARED: 256.0}
 """Inputs of what is edited: λ goes with them."""
 SHARES = (0.1, 0.3, 1.0, 3.0)
 """λ as multiples of the width, to choose from."""
