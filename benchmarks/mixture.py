@@ -50,7 +50,7 @@ SETTINGS: dict[str, Any] = {
     "v_num_grad_steps": 200,
     "v_lr": 0.5,
     "v_loss_layer": 7,
-    "clamp_norm_factor": 1.0,
+    "clamp_norm_factor": 0.75,
     "kl_factor": 0.0625,
     "mom2_update_weight": 2048.0,
     "early_stop": "nll",

@@ -34,6 +34,10 @@ MINUTES = 10.0
 """Of the processor, on one thread."""
 LENGTH, LINES, RATE = 64, 16, 3e-3
 """Tokens of a line of text, lines of a step, and the largest step."""
+APART = 25.0
+"""The embeddings start so many times as large as usual: else names are told apart by small differences, and an edit that
+tells them apart is large.
+"""
 OTHERS = 0.1
 """Weight in the loss of a token that is no answer: most of them cannot be known, as which name comes next."""
 LOCAL, WINDOW = 4, 1
@@ -188,6 +192,8 @@ def train(directory: Path, *, minutes: float = MINUTES, seed: int = 0) -> float:
     texts = sentences(known, draw)
     tokenizer = tokenizer_of([sentence.text for sentence in itertools.islice(texts, 3000)])
     model = Qwen2MoeForCausalLM(config_of(len(tokenizer))).train()
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(APART)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
     stream = _stream(tokenizer, texts)
     began, said, step = time.process_time(), 0.0, 0

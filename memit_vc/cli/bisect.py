@@ -63,13 +63,17 @@ def command(io: IO, prompt: str | None, expect: str | None, good: str | None, ba
         what = "says" if made.says else "no longer says"
         if made.found is not None:
             click.echo(f"{made.found} is the first commit at which the model {what} {expect!r}: {subjects[0]}")
+            for commit, says in made.answers:
+                click.echo(f"  at {commit[:10]} it {'says' if says else 'does not say'} {expect!r}")
         else:
             make = "makes" if len(named) == 1 else "together make"
             click.echo(f"{count(len(named), 'commit')} {make} that the model {what} {expect!r}:")
             for commit, subject in zip(named, subjects, strict=True):
                 click.echo(f"  {commit[:10]} {subject}")
-        asked = f"{count(made.tested, 'state')} {'was' if made.tested == 1 else 'were'} asked"
-        io.note(f"{asked}, with the model loaded once")
+        asked = f"{count(made.tested, 'state')} {'was' if made.tested == 1 else 'were'} asked now"
+        io.note(f"{asked}, with the model loaded once; answers of earlier searches are kept")
+        if made.found is not None:
+            io.note(f"look at it: memitvc show {made.found[:10]}; take it out: memitvc revert {made.found[:10]}")
 
     io.emit(made, render)
 

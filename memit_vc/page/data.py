@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from memit_vc.objects import JsonValue
+from memit_vc.objects import JsonValue, as_seen
 from memit_vc.objects.measures import OF_FACT
 from memit_vc.vcs.graphlines import GraphRow
 
@@ -186,3 +186,8 @@ class Report:
     def spoiled(self) -> list[FactRow]:
         """Live facts whose neighbours were right once and no longer are."""
         return [fact for fact in self.live if "neighbours" in fact.broke]
+
+    def editing(self, prompt: str, answer: str | None) -> FactRow | None:
+        """The live fact that asks just this and wants another answer: the prompt was edited, not damaged."""
+        asked = as_seen(prompt)
+        return next((fact for fact in self.live if as_seen(fact.prompt) == asked and fact.target != answer), None)

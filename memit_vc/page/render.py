@@ -14,7 +14,7 @@ from memit_vc.foreign.text import one_line
 from memit_vc.objects.measures import LABELS, number
 from memit_vc.page import charts, graph
 from memit_vc.page.block import block
-from memit_vc.page.data import Report
+from memit_vc.page.data import FactRow, Report
 from memit_vc.progress import count
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"seen": one_line, "number": number, "short": lambda text: text[:10]}
-    made.globals |= {"count": count, "finding": finding}
+    made.globals |= {"count": count, "finding": finding, "taking_out": taking_out, "asking": asking}
     return made
 
 
@@ -83,6 +83,16 @@ def finding(report: Report, suspects: Sequence[int], prompt: str, answer: str | 
         return f"memitvc eval {middle.id[:10]}"
     asked = f"--prompt {shlex.quote(prompt)} --expect {shlex.quote(answer)}"
     return f"memitvc bisect {asked} --good {first.parents[0][:10]} --bad {last.id[:10]}"
+
+
+def taking_out(report: Report, fact: FactRow) -> str:
+    """The command that takes out one fact of its commit."""
+    return f"memitvc revert {report.commits[fact.commit].id[:10]} --fact {fact.id[:10]}"
+
+
+def asking(prompt: str) -> str | None:
+    """The command that asks the model again; None if a terminal would not show the prompt as it is."""
+    return f"memitvc ask {shlex.quote(prompt)} -n 5" if one_line(prompt) == prompt else None
 
 
 def context(report: Report) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class Bisected:
     """The expected text is the model's answer at `bad`."""
     tested: int
     """States on which the model was asked now."""
+    answers: tuple[tuple[CommitId, bool], ...] = ()
+    """Whether the model gives the expected text, commit by commit in the order of asking; [] with `pairs`."""
 
 
 def bisect_prompt(
@@ -67,8 +69,14 @@ def bisect_prompt(
         )
     loaded = model_of(repository, loaded, progress=progress)
     probe = _Asked(loaded, prompt, expect, progress)
-    says = probe.says(LiveState.at(repository, newer))
-    if probe.says(LiveState.at(repository, older)) == says:
+    answers = dict[CommitId, bool]()
+
+    def says_at(commit: CommitId) -> bool:
+        answers[commit] = probe.says(LiveState.at(repository, commit))
+        return answers[commit]
+
+    says = says_at(newer)
+    if says_at(older) == says:
         where = "at both ends" if says else "at neither end"
         raise MemitVCError(
             f"the model says {expect!r} {where}, at {short(older)} and at {short(newer)}",
@@ -79,12 +87,12 @@ def bisect_prompt(
         return Bisected(older, newer, None, guilty, says, len(probe.known))
     bad_one, goods = newer, [older]
     while (candidate := next_to_try(left, bad_one, repository.parents)) is not None:
-        if probe.says(LiveState.at(repository, candidate)) == says:
+        if says_at(candidate) == says:
             bad_one = candidate
         else:
             goods.append(candidate)
         left = suspects(repository, bad_one, goods)
-    return Bisected(older, newer, bad_one, (), says, len(probe.known))
+    return Bisected(older, newer, bad_one, (), says, len(probe.known), tuple(answers.items()))
 
 
 class _Asked:

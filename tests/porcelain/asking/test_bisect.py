@@ -271,7 +271,14 @@ def test_the_prompt_on_the_command_line(opened: Opened, with_history: Path, caps
     repository = opened(with_history)
     where, planted = str(repository.directory), repository.head().commit
     assert main(["bisect", "-C", where, "--prompt", PROMPT, "--expect", ANSWER, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["found"] == planted
+    found = json.loads(capsys.readouterr().out)
+    assert found["found"] == planted
+    assert [planted, True] in found["answers"]
+    assert False in [says for _, says in found["answers"]]
     assert main(["bisect", "-C", where, "--prompt", PROMPT, "--expect", ANSWER]) == 0
-    assert f"the first commit at which the model says {ANSWER!r}: batch 3" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert f"the first commit at which the model says {ANSWER!r}: batch 3" in told.out
+    assert f"  at {planted[:10]} it says {ANSWER!r}\n" in told.out
+    assert "0 states were asked now" in told.err
+    assert f"memitvc revert {planted[:10]}" in told.err
     assert main(["bisect", "-C", where, "--prompt", PROMPT]) == 2

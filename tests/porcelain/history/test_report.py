@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,28 @@ def test_a_commit_is_accused_only_if_the_state_before_it_was_measured(tmp_path: 
         found = {each.subject: each.broke for each in gather(repository).facts}
         assert [report.commits[n].subject for n in found["City 1"]["prompt"]] == ["later 5"]
         assert [report.commits[n].subject for n in found["It's $HOME"]["neighbours"]] == ["later 3", "later 4"]
+        assert repository.fsck() == []
+
+
+def test_a_neighbour_that_was_edited_itself_is_said_to_be(tmp_path: Path) -> None:
+    with synthetic.init(tmp_path / "work") as repository:
+        teller = told.Teller(repository)
+        fact = told.asked(1)
+        neighbour = fact.neighbourhood[0]
+        edit = replace(told.asked(2), prompt=neighbour.prompt, subject="The town beside City 1")
+        teller.commit([fact], "first")
+        teller.commit([edit], "second")
+        teller.commit([told.asked(3)], "third")
+        teller.measured("HEAD", {fact.id: told.scores(neighbour=0.0)})
+        report = gather(repository)
+        assert report.editing(neighbour.prompt, neighbour.answer) == report.facts[1]
+        assert report.editing(neighbour.prompt, edit.target) is None
+        summary = render(report).partition('id="history"')[0]
+        second = report.commits[report.facts[1].commit]
+        assert "edits this very prompt" in summary
+        assert f"memitvc revert {second.id[:10]} --fact {edit.id[:10]}" in summary
+        assert "memitvc bisect" not in summary
+        assert f"memitvc ask &#39;{neighbour.prompt}&#39; -n 5" in summary
         assert repository.fsck() == []
 
 
