@@ -35,8 +35,8 @@ MINUTES = 10.0
 LENGTH, LINES, RATE = 64, 16, 3e-3
 """Tokens of a line of text, lines of a step, and the largest step."""
 APART = 25.0
-"""The embeddings start so many times as large as usual: else names are told apart by small differences, and an edit that
-tells them apart is large.
+"""The embeddings start so many times as large as usual: else names differ little, and an edit that tells them apart is
+large.
 """
 OTHERS = 0.1
 """Weight in the loss of a token that is no answer: most of them cannot be known, as which name comes next."""
