@@ -63,6 +63,7 @@ def against_full(
             yield name, adapter.model, figures
 
 
+@torch.no_grad()
 def _moments(adapter: ModelAdapter, layers: Sequence[int], texts: Sequence[str]) -> dict[int, Tensor]:
     """E[κ κᵀ] of each layer."""
     sums, count = dict[int, Tensor](), 0

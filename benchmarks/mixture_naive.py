@@ -51,6 +51,7 @@ def edit_naively(
     return model
 
 
+@torch.no_grad()
 def _insert(
     adapter: ModelAdapter,
     facts: Sequence[Fact],
@@ -77,6 +78,7 @@ def _insert(
         adapter.weight(layer)[:, expert] += delta.float()
 
 
+@torch.no_grad()
 def _factors(
     adapter: ModelAdapter, layers: Sequence[int], texts: Sequence[str], weight: float, *, gated: bool
 ) -> dict[int, list[Factor]]:

@@ -7,7 +7,6 @@ Of a layer with experts C is block-diagonal, one block per expert (docs/mixtures
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +18,6 @@ from memit_vc.numerics.statistics.tensorfile import read_tensors, write_tensors
 
 RIDGES = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """Ridges tried in turn, as shares of the mean diagonal of λC, where λC alone is not positive definite."""
-
-SCARCE = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)
-"""Ridges tried in turn for an expert, as shares of the mean diagonal of all experts' λC. The smallest was chosen on a
-small mixture (docs/mixtures.md): larger ones weaken the edit, smaller ones spare the rest less.
-"""
 
 _TENSOR = "lower"
 
@@ -156,17 +150,17 @@ class BlockFactor:
 def factorise_experts(moments: Tensor, weight: float) -> BlockFactor:
     """Factor λC_e of each expert, for `moments` [E, d_in, d_in].
 
-    An expert that too few tokens reach, whose block is not positive definite, gets the first ridge of `SCARCE` that
-    makes it so. It is a share of what all experts have: one of its own would be so small that every edit went there.
+    An expert that too few tokens reach, whose block is not positive definite, gets the largest of `RIDGES` as a share
+    of the mean diagonal of all experts. A smaller one would make it so cheap to change that every edit went there.
     Errors as for `factorise`.
     """
-    mean = weight * float(moments.diagonal(dim1=1, dim2=2).double().mean())
+    scarce = RIDGES[-1] * weight * float(moments.diagonal(dim1=1, dim2=2).double().mean())
 
     def block(moment: Tensor) -> Factor:
-        for share in SCARCE[:-1]:
-            with suppress(EngineError):
-                return factorise(moment, weight, ridge=share * mean)
-        return factorise(moment, weight, ridge=SCARCE[-1] * mean)
+        try:
+            return factorise(moment, weight, ridge=0.0)
+        except EngineError:
+            return factorise(moment, weight, ridge=scarce)
 
     return BlockFactor(tuple(map(block, moments)))
 
