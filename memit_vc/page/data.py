@@ -187,7 +187,13 @@ class Report:
         """Live facts whose neighbours were right once and no longer are."""
         return [fact for fact in self.live if "neighbours" in fact.broke]
 
-    def editing(self, prompt: str, answer: str | None) -> FactRow | None:
-        """The live fact that asks just this and wants another answer: the prompt was edited, not damaged."""
-        asked = as_seen(prompt)
-        return next((fact for fact in self.live if as_seen(fact.prompt) == asked and fact.target != answer), None)
+    def edited_neighbour(self, fact: FactRow) -> tuple[str, str | None, FactRow] | None:
+        """A neighbour of `fact` with its right answer, and the live fact that asks just this and wants another one, if
+        that came in where the neighbour may have become wrong: it was edited, not damaged.
+        """
+        edits = {as_seen(each.prompt): each for each in self.live if each.commit in fact.broke["neighbours"]}
+        for prompt, answer in fact.neighbours:
+            found = edits.get(as_seen(prompt))
+            if found is not None and (answer is None or as_seen(found.target) != as_seen(answer)):
+                return prompt, answer, found
+        return None

@@ -86,13 +86,17 @@ def finding(report: Report, suspects: Sequence[int], prompt: str, answer: str | 
 
 
 def taking_out(report: Report, fact: FactRow) -> str:
-    """The command that takes out one fact of its commit."""
-    return f"memitvc revert {report.commits[fact.commit].id[:10]} --fact {fact.id[:10]}"
+    """The command that takes out one fact of its commit. One that was solved again leaves by being solved again."""
+    commit = report.commits[fact.commit]
+    solved = " --resolve" if commit.kind in ("squash", "merge") else ""
+    return f"memitvc revert {commit.id[:10]}{solved} --fact {fact.id[:10]}"
 
 
 def asking(prompt: str) -> str | None:
-    """The command that asks the model again; None if a terminal would not show the prompt as it is."""
-    return f"memitvc ask {shlex.quote(prompt)} -n 5" if one_line(prompt) == prompt else None
+    """The command that asks the model again; None if a terminal would not show the prompt as it is, or reads it as "the
+    prompts come from stdin".
+    """
+    return f"memitvc ask -n 5 -- {shlex.quote(prompt)}" if one_line(prompt) == prompt != "-" else None
 
 
 def context(report: Report) -> dict[str, Any]:

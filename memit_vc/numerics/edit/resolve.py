@@ -21,7 +21,7 @@ from torch import Tensor
 from memit_vc.errors import EngineError
 from memit_vc.numerics.edit.solve import adjusted_keys, downdate_keys
 from memit_vc.numerics.exact.factored import Dense, LowRank, Term, difference
-from memit_vc.numerics.exact.grid import break_even, snap, snap_dense
+from memit_vc.numerics.exact.grid import COLUMN_BITS, break_even, snap, snap_dense
 from memit_vc.numerics.exact.materialise import tensor_of
 from memit_vc.numerics.statistics.factors import BlockFactor, Factor
 from memit_vc.objects import EditableWeight
@@ -89,7 +89,7 @@ def snapped(update: LowRank, weight: EditableWeight) -> tuple[Term, float]:
     if update.rank > break_even(weight.d_out, weight.d_in):
         return _dense(update, weight)
     try:
-        made = LowRank(*snap(update.left, update.right, weight.quantum))
+        made = LowRank(*snap(update.left, update.right, weight.quantum, most_bits=COLUMN_BITS))
     except EngineError:
         return _dense(update, weight)
     return made, _share(difference(made, update).norm(), update.norm())

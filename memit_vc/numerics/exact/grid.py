@@ -21,8 +21,10 @@ Floats: TypeAlias = "NDArray[np.floating[Any]]"
 
 BITS = 24
 """Significant bits of float32: what one factor can hold."""
-SUM_BITS = 53
-"""Significant bits of float64: what a sum of products can hold."""
+COLUMN_BITS = 2 * BITS
+"""Bits of a product that two factors hold in steps of the grid."""
+_MOST_BITS = 52
+"""Bits of the largest product that a column may have: sums, which have 53, hold it even if both factors round up."""
 _DEPTH = 44
 _PIECE = 1 << 16
 """Entries looked at together, so that checking a large patch takes little memory."""
@@ -69,16 +71,16 @@ def quantum_of(chunks: Iterable[bytes], dtype: str, name: str = "tensor") -> int
     return quantum(float(widened.view("<f2" if dtype == "F16" else "<f4")[0]))
 
 
-def snap(left: Floats, right: Floats, quantum: int) -> tuple[Floats, Floats]:
+def snap(left: Floats, right: Floats, quantum: int, *, most_bits: int = _MOST_BITS) -> tuple[Floats, Floats]:
     """The nearest grid factors of `left` [d_out, n] and `right` [n, d_in] (float64), as float32 of the same shapes.
 
     Per column both factors keep about the same number of significant bits. A column below the grid becomes zero, which
-    changes no weight by more than 2^quantum. A column that two factors cannot hold in steps of 2^quantum takes larger
-    ones. EngineError, with its numbers, for a column that no sum can hold: a product of 2^53 grid units (some 500 times
-    max|W|), a value that is not finite or beyond float32.
+    changes no weight by more than 2^quantum. A column that two factors cannot hold in steps of 2^quantum (more than
+    `COLUMN_BITS`) takes larger ones. EngineError, with its numbers, for a column that no sum can hold: a product of
+    more than 2^`most_bits` grid units (some 250 times max|W|), a value that is not finite or beyond float32.
     """
     tops = zip(_maxima(left, 0), _maxima(right, 1), strict=True)
-    steps = np.array([_steps(i, *top, quantum) for i, top in enumerate(tops)]).reshape(-1, 2)
+    steps = np.array([_steps(i, *top, quantum, most_bits) for i, top in enumerate(tops)]).reshape(-1, 2)
     steps_left, steps_right = steps[:, 0], steps[:, 1, None]
     units_left, units_right = np.rint(left / steps_left), np.rint(right / steps_right)
     for index, (top_left, top_right) in enumerate(zip(_maxima(units_left, 0), _maxima(units_right, 1), strict=True)):
@@ -160,20 +162,20 @@ def _exponent(value: float) -> int:
     return math.frexp(value)[1]
 
 
-def _steps(index: int, left: float, right: float, quantum: int) -> tuple[float, float]:
+def _steps(index: int, left: float, right: float, quantum: int, most_bits: int) -> tuple[float, float]:
     """2^eL and 2^eR for a column with these largest magnitudes."""
     if not (math.isfinite(left) and math.isfinite(right)):
         raise _unsnappable(index, f"its largest entries are {left} and {right}")
     if not left or not right:
         return 1.0, 1.0
     bits = _exponent(left) + _exponent(right) - quantum
-    if bits > SUM_BITS:
+    if bits > most_bits:
         raise _unsnappable(
             index,
             f"max|left| {left:.3g} times max|right| {right:.3g} takes {bits} bits above 2^{quantum}, "
-            f"a float64 sum holds {SUM_BITS}",
+            f"at most {most_bits} can be held",
         )
-    total = quantum + max(0, bits - 2 * BITS)
+    total = quantum + max(0, bits - COLUMN_BITS)
     step_left = _exponent(left) - min(bits // 2, BITS)
     step_right = total - step_left
     step_left += round(math.ldexp(left, -step_left)) == 1 << BITS  # what rounds up to the next power of two

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from memit_vc.errors import EngineError, IntegrityError, StorageError, UnsupportedModelError
 from memit_vc.foreign.files import opened
 from memit_vc.numerics.exact.factored import Dense, LowRank, Term
-from memit_vc.numerics.exact.grid import break_even, snap, snap_dense
+from memit_vc.numerics.exact.grid import COLUMN_BITS, break_even, snap, snap_dense
 from memit_vc.objects import EditableWeight
 from memit_vc.store.safetensors_file import Entry, read_header
 
@@ -59,7 +59,7 @@ class LoraFile:
             raise IntegrityError(f"{self.path}: {module} holds NaN or infinity", hint=_AGAIN)
         try:
             if len(right) <= break_even(weight.d_out, weight.d_in):
-                low = LowRank(*snap(left, right, weight.quantum))
+                low = LowRank(*snap(left, right, weight.quantum, most_bits=COLUMN_BITS))
                 return low if low.left.any() else None
         except EngineError:
             pass  # one column of it is too large; the sum may not be

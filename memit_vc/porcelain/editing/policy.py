@@ -84,7 +84,7 @@ def check_policy(bounds: Sequence[Bound], before: Measured, after: Measured) -> 
     if broken:
         raise PolicyError(
             f"scores are out of bounds: {'; '.join(broken)}; nothing was stored",
-            hint="Commit fewer facts at once or raise mom2_update_weight (λ), or change [policy] or --require.",
+            hint="Use fewer facts at once or a larger mom2_update_weight (λ), or change [policy] or --require.",
         )
     return [
         f"the bound {bound.text} was not checked: no fact has such probes"

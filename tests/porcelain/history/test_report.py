@@ -15,7 +15,7 @@ from memit_vc.cli import main
 from memit_vc.numerics.exact.factored import LowRank
 from memit_vc.page.block import block
 from memit_vc.page.data import Report
-from memit_vc.page.render import GENERATOR, render
+from memit_vc.page.render import GENERATOR, asking, render
 from memit_vc.porcelain.history.report import LONGEST, gather
 from memit_vc.porcelain.history.report_weights import interference
 from memit_vc.porcelain.state import LiveState
@@ -109,17 +109,22 @@ def test_a_neighbour_that_was_edited_itself_is_said_to_be(tmp_path: Path) -> Non
         edit = replace(told.asked(2), prompt=neighbour.prompt, subject="The town beside City 1")
         teller.commit([fact], "first")
         teller.commit([edit], "second")
+        teller.measured("HEAD", {fact.id: told.scores()})
         teller.commit([told.asked(3)], "third")
         teller.measured("HEAD", {fact.id: told.scores(neighbour=0.0)})
         report = gather(repository)
-        assert report.editing(neighbour.prompt, neighbour.answer) == report.facts[1]
-        assert report.editing(neighbour.prompt, edit.target) is None
+        assert report.edited_neighbour(report.facts[0]) is None  # it was right after the edit
+        assert "edits this very prompt" not in render(report)
+        teller.measured("HEAD~1", {fact.id: told.scores(neighbour=0.0)})
+        report = gather(repository)
+        assert report.edited_neighbour(report.facts[0]) == (neighbour.prompt, neighbour.answer, report.facts[1])
         summary = render(report).partition('id="history"')[0]
         second = report.commits[report.facts[1].commit]
         assert "edits this very prompt" in summary
         assert f"memitvc revert {second.id[:10]} --fact {edit.id[:10]}" in summary
         assert "memitvc bisect" not in summary
-        assert f"memitvc ask &#39;{neighbour.prompt}&#39; -n 5" in summary
+        assert f"memitvc ask -n 5 -- &#39;{neighbour.prompt}&#39;" in summary
+        assert asking("-") is None
         assert repository.fsck() == []
 
 

@@ -216,13 +216,15 @@ def test_columns_that_the_grid_cannot_hold_are_stored_as_their_sum(
     generator = torch.Generator().manual_seed(0)
     one, other = (torch.randn(weight.d_out, 1, generator=generator, dtype=torch.float64) for _ in range(2))
     row = torch.randn(1, weight.d_in, generator=generator, dtype=torch.float64)
-    pulling = LowRank(torch.cat([1e4 * one, other - 1e4 * one], dim=1).numpy(), torch.cat([row, row]).numpy())
-    term, moved = snapped(pulling, weight)
-    assert isinstance(term, Dense)
-    assert moved < 1e-6
-    assert relative(torch.from_numpy(term.matrix()), other @ row) < 1e-6
+    size = float(one.abs().max() * row.abs().max()) / 2.0**weight.quantum
+    for large in (2.0**49.5 / size, 2.0**51.5 / size, 1e4):  # columns that a sum can hold, and those that none can
+        pulling = LowRank(torch.cat([large * one, other - large * one], dim=1).numpy(), torch.cat([row, row]).numpy())
+        term, moved = snapped(pulling, weight)
+        assert isinstance(term, Dense)
+        assert moved < 1e-6
+        assert relative(torch.from_numpy(term.matrix()), other @ row) < 1e-6
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise EngineError("too large")
 
     monkeypatch.setattr("memit_vc.numerics.edit.resolve.snap", refuse)

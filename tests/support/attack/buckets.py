@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ def kill_transfers(place: Path, numbers: range, seed: str, found: Found, patienc
     """So many kills, two pushes to a pull. A command that takes longer than `patience` seconds hangs."""
     clean = World.make(place / "bucket-of")
     with served() as bucket:
+        before = {name: os.environ.get(name) for name in bucket.environment}
         os.environ.update(bucket.environment)
         try:
             for number in numbers:
@@ -37,8 +39,10 @@ def kill_transfers(place: Path, numbers: range, seed: str, found: Found, patienc
                 with found.at(f"bucket kill {number}"):
                     pair.strike(number, random.Random(f"{seed} bucket {number}"))
         finally:
-            for name in bucket.environment:
-                del os.environ[name]
+            for name, value in before.items():
+                os.environ.pop(name)
+                if value is not None:
+                    os.environ[name] = value
 
 
 class _Pair:
@@ -58,7 +62,7 @@ class _Pair:
         with Repository.open(self.reader) as repository:
             pull(repository)
         self.requests = {"push": 12, "pull": 8}
-        """Of the last whole run of each verb."""
+        """Of the longest whole run of each verb."""
 
     def strike(self, number: int, chance: random.Random) -> None:
         verb = "pull" if number % 3 == 2 else "push"
@@ -68,6 +72,7 @@ class _Pair:
                 push(repository)
         code = self.run(verb, kill_at=chance.randrange(self.requests[verb] + 1))
         self.found.count(f"{verb} killed" if code else f"{verb} finished before")
+        assert code in (0, -signal.SIGKILL), f"{verb}: failed by itself: {code}"
         if verb == "push":
             with Repository.open(self.reader) as repository:
                 pull(repository)
@@ -101,6 +106,7 @@ class _Pair:
                 child.kill()
             if time.monotonic() - start > self.patience:
                 child.kill()
+                child.wait()
                 self.found.fault(f"{verb}: hangs")
             time.sleep(0.001)
         said = child.communicate()[1]
@@ -108,5 +114,5 @@ class _Pair:
         if "Traceback (most recent call last)" in said:
             self.found.fault(f"{verb}: {said}")
         if kill_at is None:
-            self.requests[verb] = max(2, len(self.bucket.requests) - first)
+            self.requests[verb] = max(self.requests[verb], len(self.bucket.requests) - first)
         return child.returncode

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,6 +88,8 @@ class Killer:
         else:
             code = self.run(verb, seconds=chance.uniform(0, whole.seconds))
         self.found.count("killed" if code else "finished before")
+        if code not in (0, -signal.SIGKILL):
+            self.found.fault(f"{verb}: failed by itself: {code}: {self.said}")
         self.found.count(f"of {verb}")
         then = self.state(verb, whole)
         self.found.count(then)
