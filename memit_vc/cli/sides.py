@@ -60,7 +60,7 @@ def check_overlap_option(function: _F) -> _F:
         "--check-overlap/--no-check-overlap",
         default=None,
         help="Warn about facts that are likely to interfere: similar keys, different targets. Needs statistics and "
-        "constraints. Default: on if the command loads the model.",
+        "constraints. Default: on in `commit`, and with --resolve.",
     )(function)
 
 
