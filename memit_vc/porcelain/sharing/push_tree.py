@@ -98,7 +98,10 @@ def reader_files(
     adds: dict[str, bytes | Path] = {}
     notes: list[str] = []
     rank = None
-    if adapter and LiveState.at(repository, commit).columns:
+    state = LiveState.at(repository, commit)
+    if adapter and any(weight.expert is not None for weight in state.touched):
+        notes.append("no adapter: it would wrap whole modules, and one module holds all experts of a layer")
+    elif adapter and state.columns:
         rank, files = _adapter(repository, commit, progress)
         if files is None:
             notes.append(f"no adapter: its rank would be {rank}, more than the {GREATEST_RANK} that vLLM takes")

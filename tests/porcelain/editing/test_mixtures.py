@@ -23,8 +23,12 @@ from memit_vc.porcelain.output.verify import verify
 from memit_vc.porcelain.recomputing.reproduce import reproduce
 from memit_vc.porcelain.recomputing.resolve import resolve_revert, resolve_squash
 from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.sharing.clone import clone
+from memit_vc.porcelain.sharing.push import push
+from memit_vc.porcelain.sharing.remotes import add_remote
 from memit_vc.porcelain.state import LiveState
 from memit_vc.porcelain.upkeep.fsck import fsck
+from memit_vc.remote.manifest import ADAPTER
 from memit_vc.repository import Repository
 from tests.support.checkpoints import hash_directory
 from tests.support.models import facts
@@ -64,6 +68,17 @@ def test_a_mixture_edits_checks_out_and_reverts(family: str, tmp_path: Path) -> 
             with torch.no_grad():
                 assert torch.equal(adapter.model(ids).logits, edited(ids).logits)
         assert gain(plain(place.base), edited, loaded.adapter.tokenizer, [*first, *second]) > 0.0
+
+        add_remote(repository, "origin", str(tmp_path / "shared"), directory=tmp_path)
+        sent = push(repository)
+        assert [note for note in sent.notes if note.startswith("no adapter")]
+        assert not set(sent.files) & set(ADAPTER)
+        copy = tmp_path / "copy"
+        clone(str(tmp_path / "shared"), copy, base=str(place.base), start=tmp_path)
+        with Repository.open(copy) as other:
+            assert LiveState.of_head(other).id == state.id
+            assert hash_directory(checkout(other, "HEAD", tmp_path / "of-copy").directory) == new
+            assert fsck(other) == ([], 0)
 
         revert(repository, [commits[0]])  # in mid-history
         alone = LiveState.of_head(repository)
