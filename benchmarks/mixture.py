@@ -75,7 +75,7 @@ SETTINGS: dict[str, Any] = {
 EXPERTS, SHARED = "model.layers.{}.mlp.experts", "model.layers.{}.mlp.shared_expert.down_proj"
 WIDTHS = {EXPERTS: 2048.0, SHARED: 256.0}
 """Inputs of what is edited: λ goes with them."""
-SHARES = (0.1, 0.3, 1.0, 3.0)
+SHARES = (0.1, 0.3, 1.0, 3.0, 10.0)
 """λ as multiples of the width, to choose from."""
 CHOSEN = {EXPERTS: 0.1, SHARED: 1.0}
 """The best of `--choose`, on other facts than those that are reported."""

@@ -136,6 +136,15 @@ def push(inputs: Inputs) -> Strike:
     return strike
 
 
+def changed_file(name: str, data: bytes, chance: random.Random) -> bytes:
+    """A file of a model or an adapter: mostly its values, or its header."""
+    if name.endswith(".json") and chance.random() < 0.6:
+        return as_canonical(altered(json.loads(data), chance))
+    if name.endswith(".safetensors") and chance.random() < 0.8:
+        return spoilt(data[:4000], chance) + data[4000:]
+    return spoilt(data, chance)
+
+
 def base(inputs: Inputs) -> Strike:
     """A directory with a model, as a stranger hands it over."""
     clean, changed, new = inputs.clean.base, inputs.place / "base", inputs.place / "new"
@@ -146,14 +155,7 @@ def base(inputs: Inputs) -> Strike:
             shutil.rmtree(path, ignore_errors=True)
         shutil.copytree(clean, changed)
         name = chance.choice(names)
-        data = (changed / name).read_bytes()
-        if name.endswith(".json") and chance.random() < 0.6:
-            data = as_canonical(altered(json.loads(data), chance))
-        elif name.endswith(".safetensors") and chance.random() < 0.8:  # its header
-            data = spoilt(data[:4000], chance) + data[4000:]
-        else:
-            data = spoilt(data, chance)
-        (changed / name).write_bytes(data)
+        (changed / name).write_bytes(changed_file(name, (changed / name).read_bytes(), chance))
         code = inputs.run(inputs.place, "init", changed, new)
         assert code == 0 or not new.exists(), "a refused init leaves something"
         return code
@@ -350,14 +352,7 @@ def adapter(inputs: Inputs) -> Strike:
         shutil.rmtree(changed, ignore_errors=True)
         shutil.copytree(clean, changed)
         name = chance.choice(("adapter_config.json", "adapter_model.safetensors", *names))
-        data = (changed / name).read_bytes()
-        if name.endswith(".json") and chance.random() < 0.6:
-            data = as_canonical(altered(json.loads(data), chance))
-        elif name.endswith(".safetensors") and chance.random() < 0.8:  # its header
-            data = spoilt(data[:4000], chance) + data[4000:]
-        else:
-            data = spoilt(data, chance)
-        (changed / name).write_bytes(data)
+        (changed / name).write_bytes(changed_file(name, (changed / name).read_bytes(), chance))
         return inputs.run(inputs.empty, "import", "--adapter", changed)
 
     return strike
