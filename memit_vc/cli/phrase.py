@@ -9,15 +9,22 @@ from memit_vc.cli.io import IO, verb
 from memit_vc.progress import count
 
 
-@verb(name="phrase", example="memitvc phrase edits.json -o phrased.json --with HuggingFaceTB/SmolLM2-1.7B-Instruct")
+@verb(
+    name="phrase",
+    example="memitvc phrase edits.json -o phrased.json --book\n"
+    "memitvc phrase edits.json -o phrased.json --with HuggingFaceTB/SmolLM2-1.7B-Instruct",
+)
 @click.argument("edits")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A .json, .jsonl or .csv file.")
 @click.option("--with", "model", metavar="MODEL", help="A chat model: a directory or a Hub id. Default: the base.")
+@click.option("--book", is_flag=True, help="Take them from the phrase book of common relations; no model is loaded.")
 @click.option("-n", "number", type=click.IntRange(min=1, max=20), default=3, help="Phrasings of each fact. Default: 3.")
-def command(io: IO, edits: str, output: Path, model: str | None, number: int) -> None:
-    """Let a chat model write further phrasings of the prompts in EDITS, and write the edits with them to OUTPUT.
+def command(io: IO, edits: str, output: Path, model: str | None, book: bool, number: int) -> None:
+    """Write the edits of EDITS to OUTPUT with further phrasings of each prompt, from a chat model or the phrase book.
 
-    Read them before you commit. The edit uses them, so a wrong phrasing gets the new answer too.
+    Read them before you commit. The edit uses them, so a wrong phrasing gets the new answer too. The phrase book has
+    common relations in several wordings; a prompt that is none of them gets no phrasing. `commit` takes up to
+    `phrase_book` of them by itself.
     """
     from memit_vc.edits import read_edits, write_records
     from memit_vc.errors import UsageError
@@ -25,6 +32,8 @@ def command(io: IO, edits: str, output: Path, model: str | None, number: int) ->
     from memit_vc.porcelain.editing.phrase import chat_model, phrase
     from memit_vc.store.files import write_atomic
 
+    if book and model is not None:
+        raise UsageError("--book and --with are two sources of phrasings", hint="Leave one out.")
     kinds = {".json": "json", ".jsonl": "jsonl", ".csv": "csv"}
     form = kinds.get(output.suffix.lower())
     if form is None:
@@ -32,11 +41,16 @@ def command(io: IO, edits: str, output: Path, model: str | None, number: int) ->
     batch = read_edits(edits, stdin=sys.stdin.buffer if edits == "-" else None)
     for note in batch.notes:
         io.note(note)
-    if model is None:
-        with io.repository() as repository:
-            model = str(find_base(repository.config))
-    with io.progress() as progress:
-        made = phrase(batch.facts, *chat_model(model), count=number, progress=progress)
+    if book:
+        from memit_vc.numerics.forward.phrasebook import PhraseBook
+
+        made = PhraseBook.shipped().added(batch.facts, number)
+    else:
+        if model is None:
+            with io.repository() as repository:
+                model = str(find_base(repository.config))
+        with io.progress() as progress:
+            made = phrase(batch.facts, *chat_model(model), count=number, progress=progress)
     write_atomic(output, write_records(made, format=form).encode())  # type: ignore[arg-type]
     new = [len(now.phrasings) - len(was.phrasings) for now, was in zip(made, batch.facts, strict=True)]
 

@@ -50,6 +50,7 @@ _RANGES: Mapping[str, tuple[float, bool]] = {
     "clamp_norm_factor": (0, True),
     "kl_factor": (0, False),
     "keep_factor": (0, False),
+    "phrase_book": (0, False),
     "passes": (1, False),
     "rotate": (1, False),
     "retries": (0, False),
@@ -114,6 +115,8 @@ class MEMITHyperParams:
     """One more sampled template: the prompt as a user's turn, where the tokenizer has a chat template."""
     keep_factor: float = 0.0
     """Weight of KL(P_δ ‖ P_0), its mean over other questions about the subject; 0 is MEMIT as published."""
+    phrase_book: int = 0
+    """Other wordings of a fact, at most, that the search takes from the package's phrase book; 0: none, as published."""
     context_templates: list[list[str]] | None = None
     """EasyEdit's nested form; None: sampled from the base with `seed`."""
     template_length: int = 10

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 SEARCH: Mapping[str, Any] = {
     "early_stop": "nll",
     "early_stop_loss": 0.05,
-    "keep_factor": 0.3,
+    "keep_factor": 0.5,
+    "phrase_book": 8,
     "rotate": 5,
     "retries": 2,
     "chat": False,

@@ -17,6 +17,7 @@ from torch import Tensor
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.insert import LayerUpdate, insert
 from memit_vc.numerics.forward.lengths import check_lengths
+from memit_vc.numerics.forward.phrasebook import PhraseBook
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.masters import swapped
@@ -97,6 +98,8 @@ def search_targets(
     The chunks are split over the processes of `adapter.team`; `weights` are those that the model holds instead of the
     base's, for the others to hold too. `max_tokens` None chooses by free memory.
     """
+    if hparams.phrase_book:
+        facts = PhraseBook.shipped().added(facts, hparams.phrase_book)
     found: dict[int, FoundTarget] = dict(known or {})
     unknown = ([i for i in whole if i not in found] for whole in chunks(len(facts), chunk))
     parts = [part for part in unknown if part]

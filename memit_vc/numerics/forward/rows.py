@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, Literal
 
 import torch
@@ -35,14 +36,19 @@ def search_rows(
     keep: Sequence[Template] = (),
     keep_factor: float = 0.0,
 ) -> list[FactRow]:
-    """Rows of the search for z: for each fact its prompt and its phrasings in each template, with the target behind;
-    "{subject} is a", cut behind the subject; and `keep`, other questions about the subject ("{}" stands for it).
+    """Rows of the search for z: for each fact its prompt in each template and its phrasings, each in one template in
+    turns, with the target behind; "{subject} is a", cut behind the subject; and `keep`, other questions about the
+    subject ("{}" stands for it).
 
-    The first row of a fact is its prompt in the first template. The questions share `keep_factor` equally.
+    The first row of a fact is its prompt in the first template. The questions share `keep_factor` equally; one that the
+    fact itself asks is no other question.
     """
     texts = [
         [(template.fill(fact.prompt), template.span(fact.subject_span)) for template in templates]
-        + [(t.fill(text), t.span(fact.span_in(text))) for text in fact.phrasings for t in templates]
+        + [
+            (t.fill(text), t.span(fact.span_in(text)))
+            for text, t in zip(fact.phrasings, cycle(templates), strict=False)
+        ]
         for fact in facts
     ]
     places = [(index, text, span, len(each)) for index, each in enumerate(texts) for text, span in each]
@@ -61,6 +67,7 @@ def search_rows(
             FactRow(index, "kl", row, keep_factor / len(keep))
             for question in keep
             for index, row in enumerate(question_rows(tokenizer, facts, question))
+            if question.fill(facts[index].subject) not in (facts[index].prompt, *facts[index].phrasings)
         ]
     return rows
 

@@ -32,6 +32,7 @@ SEARCH_FIELDS = (
     "clamp_norm_factor",
     "kl_factor",
     "keep_factor",
+    "phrase_book",
     "rotate",
     "early_stop",
     "early_stop_loss",

@@ -73,11 +73,15 @@ def test_no_fact_is_done_before_each_row_had_its_turn(adapter: ModelAdapter, rul
     assert set(found.steps) == {steps}
 
 
-def test_phrasings_are_searched_in_every_template(adapter: ModelAdapter) -> None:
+def test_phrasings_are_searched_in_one_template_each(adapter: ModelAdapter) -> None:
     plain = FACTS[0]
-    asked = replace(plain, phrasings=("Norland has the capital", "They govern Norland from"))
+    phrasings = ("Norland has the capital", "They govern Norland from", "Norland's seat is", "One rules Norland from")
+    asked = replace(plain, phrasings=phrasings)
     rows = [row for row in search_rows(adapter.tokenizer, [asked, FACTS[1]], FLAT) if row.kind == "nll"]
-    assert [row.fact for row in rows] == [0] * 9 + [1] * 3
+    assert [row.fact for row in rows] == [0] * 7 + [1] * 3
     assert [sum(row.weight for row in rows if row.fact == fact) for fact in (0, 1)] == pytest.approx([1.0, 1.0])
     texts = [adapter.tokenizer.decode(row.row.ids) for row in rows]
-    assert [texts[0].startswith(plain.prompt), *(sum(p in t for t in texts) for p in asked.phrasings)] == [True, 3, 3]
+    assert texts[0].startswith(plain.prompt)
+    assert [text.split(phrasings[i % 4])[0] for i, text in enumerate(texts[3:7])] == [
+        template.fill("") for template in (*FLAT, FLAT[0])
+    ]

@@ -1,0 +1,99 @@
+"""The phrase book: which prompts it knows, and that no score asks what a search has asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from memit_vc.numerics.edit.engine import search_targets
+from memit_vc.numerics.forward.phrasebook import PhraseBook
+from memit_vc.numerics.forward.questions import SCORED, SEARCHED
+from memit_vc.numerics.forward.rows import search_rows
+from memit_vc.numerics.forward.tokens import Template
+from memit_vc.objects import Fact
+from tests.support.models import FACTS, hparams_for, load, tiny
+
+BOOK = PhraseBook(
+    (
+        ("The capital of {} is", "{} has its capital in", "{}'s capital is", "{}'s capital was"),
+        ("{} plays", "{} plays the sport of", "{} is a player of"),
+        ("{} plays", "{} performs", "{} is a player of"),
+    )
+)
+
+
+def fact(prompt: str, **more: object) -> Fact:
+    return Fact(prompt=prompt, subject="Norland", target="Tessaly", **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found"),
+    [
+        ("The capital of Norland is", ["Norland has its capital in", "Norland's capital is"]),
+        ("the Capital of Norland was", ["Norland has its capital in", "Norland's capital is"]),
+        ("Norland, whose capital is", ["The capital of Norland is"]),
+        ("Norland plays", ["Norland is a player of"]),
+        ("Norland performs", ["Norland plays", "Norland is a player of"]),
+        ("Long ago. The capital of Norland is", []),
+        ("Norland is fond of", []),
+    ],
+)
+def test_a_prompt_is_known_by_its_words(prompt: str, found: list[str]) -> None:
+    """Articles, commas and the tense do not count; what several relations share is all that is said of them."""
+    if prompt == "Norland, whose capital is":
+        book = PhraseBook((("The capital of {} is", "{}, whose capital is"),))
+        assert list(book.phrasings(fact(prompt))) == found
+        return
+    assert list(BOOK.phrasings(fact(prompt))) == found
+
+
+def test_what_is_scored_is_not_asked() -> None:
+    scored = fact(
+        "The capital of Norland is",
+        paraphrases=("It rained. Norland has its capital in",),
+        clean_paraphrases=("Norland's capital is",),
+    )
+    assert list(BOOK.phrasings(scored)) == ["Norland's capital was"]
+    questions = PhraseBook((("The capital of {} is", *SCORED, "{} has its capital in"),))
+    assert list(questions.phrasings(fact("The capital of Norland is"))) == ["Norland has its capital in"]
+
+
+def test_own_phrasings_come_first_and_are_not_repeated() -> None:
+    given = fact("The capital of Norland is", phrasings=("Norland has its capital in", "Norland rules from"))
+    (one,) = BOOK.added([given], 3)
+    assert one.phrasings == (*given.phrasings, "Norland's capital is")
+    assert BOOK.added([given], 0) == [given]
+
+
+def test_the_shipped_book_is_clean() -> None:
+    book = PhraseBook.shipped()
+    assert len(book.relations) > 50
+    for relation in book.relations:
+        assert len(set(relation)) == len(relation) > 1
+        assert all(wording.count("{}") == 1 and wording == wording.strip() for wording in relation)
+
+
+def test_the_search_asks_the_books_wordings(tmp_path: object, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """z moves as if the fact had brought the wordings itself; without `phrase_book` nothing moves."""
+    adapter = load(tiny("llama", tmp_path_factory.mktemp("llama")))
+    hparams = hparams_for(adapter, [2], v_num_grad_steps=3)
+    asked = replace(FACTS[0], prompt="The capital of Norland is", subject="Norland", occurrence=None)
+    (filled,) = PhraseBook.shipped().added([asked], 2)
+    assert len(filled.phrasings) == 2
+    templates = [[Template("")]]
+
+    def z(one: Fact, **changes: object) -> list[float]:
+        found = search_targets(adapter, [one], hparams=hparams.replace(**changes), templates=templates)  # type: ignore[arg-type]
+        return [float(number) for number in found.z[0]]
+
+    assert z(asked, phrase_book=2) == z(filled) != z(asked)
+
+
+def test_a_question_that_the_fact_asks_is_not_kept(tmp_path_factory: pytest.TempPathFactory) -> None:
+    adapter = load(tiny("llama", tmp_path_factory.mktemp("llama")))
+    keep = [Template.parse(text) for text in SEARCHED]
+    facts = [fact("Norland died in"), fact("Norland lies in", phrasings=("Norland has won",)), fact("Norland lies on")]
+    rows = search_rows(adapter.tokenizer, facts, [Template("")], keep=keep, keep_factor=1.0)
+    watched = [sum(row.kind == "kl" and row.fact == number for row in rows) - 1 for number in range(3)]
+    assert watched == [len(SEARCHED) - 1, len(SEARCHED) - 1, len(SEARCHED)]
