@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     example='memitvc commit edits.json -m "Where things are"\nmemitvc commit --amend -m "Where things are now"',
 )
 @click.argument("edits", required=False)
-@click.option("-m", "--message", help="What this batch is. Default: its facts.")
+@click.option("-m", "--message", help="Message of the commit. Default: the facts of EDITS.")
 @conflict_options
 @click.option("--hparams", metavar="FILE|NAME", help="Use these hyperparameters instead of the repository's.")
 @click.option("--corpus", metavar="SOURCE", help="Text for statistics, as `memitvc stats` takes it.")
-@click.option("--tokens", type=click.IntRange(min=1), help="How many tokens of that text to use.")
+@click.option("--tokens", type=click.IntRange(min=1), help="How many tokens of the text for statistics to use.")
 @require_option
-@click.option("--no-scores", is_flag=True, help="Do not measure scores before and after.")
+@click.option("--no-scores", is_flag=True, help="Do not measure scores before and after the edit.")
 @check_overlap_option
 @click.option(
     "--amend",
     is_flag=True,
-    help="Replace HEAD's commit with a new one made from EDITS; with -m and no EDITS, change only the message.",
+    help="Replace HEAD's commit with a new commit of EDITS. Without EDITS, -m changes only the message.",
 )
 @click.option(
     "--patch",
     metavar="ID",
-    help="Commit a kept patch, which could not be committed before (`memitvc status` lists them).",
+    help="Commit a kept patch: a patch that could not be committed before. `memitvc status` lists kept patches.",
 )
-@click.option("--drop", is_flag=True, help="With --patch: delete the kept patch instead.")
+@click.option("--drop", is_flag=True, help="With --patch: delete the kept patch, and make no commit.")
 def command(
     io: IO,
     edits: str | None,
@@ -51,11 +51,11 @@ def command(
     drop: bool,
     **options: Any,
 ) -> None:
-    """Edit the facts of EDITS into the model, and record them as a commit. EDITS is a JSON, JSON Lines or CSV file, or
-    - for standard input.
+    """Edit the facts of EDITS into the model, and record the edit as a commit. EDITS is a JSON, JSON Lines or CSV file,
+    or - for standard input.
 
-    Records are EasyEdit's (prompt, subject, target_new, …) or MEMIT's (requested_rewrite, …). Those of zsRE, QAEdit,
-    WikiBigEdit, UnKE and MQuAKE are read under their own key names. A note says which keys were not read.
+    Records have EasyEdit's keys (prompt, subject, target_new, …) or MEMIT's (requested_rewrite, …). Files of zsRE,
+    QAEdit, WikiBigEdit, UnKE and MQuAKE are read under their own key names. A note names the keys that were not read.
     """
     if drop and patch is None:
         raise UsageError(

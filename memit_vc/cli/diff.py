@@ -21,20 +21,27 @@ if TYPE_CHECKING:
 @verb(name="diff", example="memitvc diff v1.0..HEAD\nmemitvc diff HEAD~1 --behaviour")
 @click.argument("older", required=False, metavar="[A|A..B]")
 @click.argument("newer", required=False, metavar="[B]")
-@click.option("--facts", is_flag=True, help="Show the facts. This is the default; beside --weights it shows both.")
+@click.option("--facts", is_flag=True, help="Show the facts (the default). With --weights, show facts and weights.")
 @click.option("--weights", is_flag=True, help="Show rank, norm and singular values of each tensor's change.")
 @click.option(
-    "--behaviour", "--behavior", "ask", is_flag=True, help="Show what the model answers at A and at B. Loads the model."
+    "--behaviour",
+    "--behavior",
+    "ask",
+    is_flag=True,
+    help="Show what the models of A and B answer. This loads the model.",
 )
-@click.option("--prompts", metavar="FILE", help="With --behaviour: also ask the lines of FILE; - is standard input.")
-@click.option("--stat", is_flag=True, help="Show only counts.")
+@click.option(
+    "--prompts", metavar="FILE", help="With --behaviour: also ask the lines of FILE. The FILE - is standard input."
+)
+@click.option("--stat", is_flag=True, help="Show only the numbers of facts.")
 def command(
     io: IO, older: str | None, newer: str | None, facts: bool, weights: bool, ask: bool, prompts: str | None, stat: bool
 ) -> None:
-    """Compare A with B. Default: HEAD~1 with HEAD; A alone is compared with HEAD. No model is loaded,
-    except for --behaviour: it asks the models of A and B about the facts that differ, their paraphrases and neighbours.
+    """Compare A with B. Without A and B, HEAD~1 is compared with HEAD. A alone is compared with HEAD. Only --behaviour
+    loads a model: it asks the models of A and B about the facts that differ, and about the paraphrases and neighbours
+    of these facts.
 
-    A fact with + is in B only, with − in A only; one with ~ has another target in B.
+    A fact with + is only in B. A fact with − is only in A. A fact with ~ has another target in B.
     """
     from memit_vc.porcelain.history.diff import diff, ends
     from memit_vc.porcelain.history.diff_weights import diff_weights

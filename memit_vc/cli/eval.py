@@ -11,10 +11,13 @@ from memit_vc.progress import count
 @verb(name="eval", example="memitvc eval v1.0 --per-fact")
 @click.argument("revision", default="HEAD")
 @click.option("--edits", metavar="FILE", help="Measure these facts. Default: the facts that are live at REVISION.")
-@click.option("--per-fact", is_flag=True, help="Also show each fact's scores.")
+@click.option("--per-fact", is_flag=True, help="Also show ES, PS, NS and argmax accuracy of each fact.")
 @click.option("--no-perplexity", is_flag=True, help="Do not measure the perplexity of the health text.")
 def command(io: IO, revision: str, edits: str | None, per_fact: bool, no_perplexity: bool) -> None:
-    """Measure ES, PS, NS, S, argmax accuracy and perplexity on the weights of REVISION (default HEAD)."""
+    """Measure scores on the weights of REVISION (default HEAD). The scores are ES, PS, NS, S, argmax accuracies,
+    answers asked freely, answers in chat, other questions about the same subject, and perplexity. docs/glossary.md
+    explains these scores.
+    """
     from memit_vc.edits import read_edits
     from memit_vc.porcelain.editing.evaluate import evaluate
 

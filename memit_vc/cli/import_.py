@@ -21,9 +21,15 @@ _PATH = click.Path(path_type=Path)
 )
 @click.argument("file", type=_PATH, required=False)
 @click.option("--adapter", type=_PATH, metavar="DIR", help="A PEFT LoRA as one commit, instead of FILE.")
-@click.option("--name", metavar="TEXT", help="With --adapter: its name. By default its card's.")
-@click.option("--licence", metavar="TEXT", help="With --adapter: its licence. By default its card's.")
-@click.option("--source", metavar="TEXT", help="With --adapter: where it is from. By default its Hub id, if known.")
+@click.option("--name", metavar="TEXT", help="With --adapter: the adapter's name. Default: the name on the card.")
+@click.option(
+    "--licence", metavar="TEXT", help="With --adapter: the adapter's licence. Default: the licence on the card."
+)
+@click.option(
+    "--source",
+    metavar="TEXT",
+    help="With --adapter: where the adapter is from. Default: the Hub id, if DIR is in the Hub client's cache.",
+)
 @click.option("-m", "--message", help="With --adapter: message of the commit.")
 @conflict_options
 def command(
@@ -36,13 +42,14 @@ def command(
     message: str | None,
     on_conflict: OnConflict,
 ) -> None:
-    """Put the commits of FILE (from `export --patch`) on HEAD, one new commit for each. No model is loaded.
+    """Put the commits of FILE (from `export --patch`) on HEAD. Each commit of FILE becomes one new commit. No model is
+    loaded.
 
-    FILE must belong to the same base. The whole file is checked before anything is stored. What is here already is left
-    out.
+    FILE must belong to the same base. The whole file is checked before anything is stored. Commits whose change is here
+    already are left out.
 
-    With --adapter, one commit holds all that the LoRA adds to the weights. It is about no fact, and it leaves whole:
-    `revert`, `merge` and the other commands take it as one column. Attention may be among its weights.
+    With --adapter, one commit holds all that the LoRA adds to the weights. This commit is about no fact. `revert`,
+    `merge` and the other commands treat the whole LoRA as one column. The LoRA may also change attention weights.
     """
     if (file is None) == (adapter is None):
         raise click.UsageError("give a FILE, or --adapter DIR")

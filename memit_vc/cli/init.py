@@ -30,12 +30,12 @@ _TEXTS: Mapping[str, str] = {
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
 @click.option("--revision", help="Commit, tag or branch of a Hub model.")
 @click.option("--hparams", metavar="FILE|NAME", help="Hyperparameters: an EasyEdit YAML file, or a shipped name.")
-@click.option("--corpus", metavar="SOURCE", help="Default text for statistics (see `memitvc stats --help`).")
+@click.option("--corpus", metavar="SOURCE", help="Default text for statistics, as `memitvc stats --corpus` takes it.")
 @click.option("--health", metavar="FILE", help="Text whose perplexity is measured at each commit.")
 def command(io: IO, base: str, directory: Path | None, **options: Any) -> None:
     """Start a repository on BASE: a model directory, or a Hub id such as HuggingFaceTB/SmolLM2-135M-Instruct.
 
-    Records the hash of every tensor, and writes hyperparameters for the model to .memitvc/hparams.yaml.
+    The command records the hash of every tensor, and writes hyperparameters for the model to .memitvc/hparams.yaml.
     """
     from memit_vc.porcelain.setup import init
 

@@ -32,15 +32,17 @@ class _Log(Verb):
 @verb(name="log", example="memitvc log --graph --all\nmemitvc log -3 v1.0..HEAD", cls=_Log)
 @click.argument("revisions", nargs=-1, metavar="[REV | A..B]...")
 @click.option("--graph", is_flag=True, help="Draw branches and merges.")
-@click.option("--oneline", is_flag=True, help="One line for each commit.")
-@click.option("--all", "everything", is_flag=True, help="Every branch and tag.")
+@click.option("--oneline", is_flag=True, help="Show one line for each commit.")
+@click.option("--all", "everything", is_flag=True, help="Show the commits of every branch and tag.")
 @click.option(
-    "-n", "--max-count", "limit", type=click.IntRange(min=1), help="At most this many commits; -3 is short for -n 3."
+    "-n", "--max-count", "limit", type=click.IntRange(min=1), help="Show at most this many commits. -3 means -n 3."
 )
 def command(
     io: IO, revisions: tuple[str, ...], graph: bool, oneline: bool, everything: bool, limit: int | None
 ) -> None:
-    """Show the commits that are reachable from REV (default HEAD), newest first. A..B leaves out what A reaches."""
+    """Show the commits that REV (default HEAD) reaches, newest first. A..B shows the commits that B reaches and A does
+    not reach.
+    """
     from memit_vc.porcelain.history.log import LogEntry, log
 
     with io.repository() as repository:

@@ -21,7 +21,7 @@ from memit_vc.progress import count
 @click.argument("revision")
 @conflict_options
 @click.option("--no-ff", is_flag=True, help="Make a merge commit even if the branch could fast-forward.")
-@click.option("--resolve", is_flag=True, help="Solve the facts of both sides together. Loads the model.")
+@click.option("--resolve", is_flag=True, help="Solve the facts of both sides together. This loads the model.")
 @check_overlap_option
 @require_option
 @click.option("-m", "--message", help="Message of the merge commit.")
@@ -34,9 +34,9 @@ def command(
     require: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Merge REVISION into HEAD: the result has the changes of both sides since they parted. It is the same whichever
-    side is merged into the other. If both sides have the same patch, it counts once. No model is loaded, except for
-    --require, [policy] and --resolve.
+    """Merge REVISION into HEAD. The result has the changes of both sides since the sides parted. A merge of HEAD into
+    REVISION has the same result. If both sides have the same patch, the patch counts once. Only --require, [policy] and
+    --resolve load a model.
 
     Facts that contradict each other (same subject and prompt, different targets) stop the merge with exit code 13.
     """

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 @verb(name="push", example="memitvc push\nmemitvc push origin main --tag v1.0")
 @click.argument("remote", required=False)
 @click.argument("branch", required=False)
-@click.option("--tag", help="Also publish the branch's tip as TAG (created here if it does not exist).")
+@click.option("--tag", help="Also publish the branch's tip as TAG. If TAG does not exist, TAG is also created here.")
 @click.option(
     "--branch",
     "hub_branch",
     metavar="NAME",
-    help="On the Hub: push to this git branch of the Hub repository, created from main if it is new.",
+    help="On the Hub: push to the git branch NAME of the Hub repository. A new branch is created from main.",
 )
 @click.option("--create-pr", is_flag=True, help="On the Hub: open a pull request.")
 @click.option("--public", "visibility", flag_value="public", help="On the Hub: create the repository as public.")
@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 @click.option(
     "--no-constraints",
     is_flag=True,
-    help="Leave out the constraints. They are half of the bytes, but --resolve and later commits need them.",
+    help="Leave out the constraints, which are half of the bytes. --resolve and later commits need constraints.",
 )
 @click.option("--no-adapter", is_flag=True, help="Leave out the PEFT adapter, which is for people without memit-vc.")
-@click.option("--merged", is_flag=True, help="Push the whole edited model. REMOTE is OWNER/NAME, BRANCH any revision.")
+@click.option(
+    "--merged", is_flag=True, help="Push the whole edited model. REMOTE is OWNER/NAME, and BRANCH is any revision."
+)
 @click.option("--dry-run", is_flag=True, help="List what would be sent, and send nothing.")
 def command(
     io: IO,
@@ -46,15 +48,15 @@ def command(
     merged: bool,
     **more: Any,
 ) -> None:
-    """Push BRANCH (default: the current one) and its tags to REMOTE (default: origin).
+    """Push BRANCH (default: the current branch) and the tags on BRANCH to REMOTE (default: origin).
 
-    The remote's history only grows. If BRANCH there has commits that are not in BRANCH here, the push is refused with
-    exit code 11: pull first. Other branches of the remote do not matter. The remote gets everything in one change, or
-    nothing. Only missing objects are sent.
+    The remote's history only grows. If the remote's BRANCH has commits that the local BRANCH lacks, the push is refused
+    with exit code 11: pull first. Other branches of the remote do not matter. The remote gets everything in one change,
+    or nothing. Only missing objects are sent.
 
-    --merged pushes the edited model instead of the history, to a separate Hub repository. transformers and vLLM load it
-    by name. Shards without edits are not uploaded if the base is on the Hub: the Hub copies them from the base's
-    repository.
+    --merged pushes the edited model instead of the history, to a separate Hub repository. transformers and vLLM load
+    this model by name. If the base is on the Hub, shards without edits are not uploaded: the Hub copies these shards
+    from the base's repository.
     """
     from memit_vc.porcelain.sharing.push import push
     from memit_vc.remote.opening import PushOptions

@@ -12,24 +12,24 @@ from memit_vc.progress import count
 
 @verb(name="revert", example='memitvc revert HEAD~1\nmemitvc revert HEAD~1 --fact "Eiffel Tower"')
 @click.argument("revisions", nargs=-1, required=True)
-@click.option("--fact", metavar="ID|SUBJECT", help="Only this fact of the commits.")
+@click.option("--fact", metavar="ID|SUBJECT", help="Revert only this fact of the commits.")
 @click.option(
     "--resolve",
     is_flag=True,
-    help="Solve the remaining facts again, as if the reverted ones had never been committed. Loads the model.",
+    help="Solve the remaining facts again, as if the reverted facts had never been committed. This loads the model.",
 )
 @conflict_options
 @click.option("-m", "--message", help="Message of the new commit.")
 def command(io: IO, revisions: tuple[str, ...], resolve: bool, **options: Any) -> None:
-    """Undo REVISIONS (commits, or ranges A..B), newest first, anywhere in the history. Facts that they added are
-    removed exactly. Facts that they removed come back, unless something has replaced them. No model is loaded. A revert
-    can be reverted.
+    """Undo REVISIONS (commits, or ranges A..B) anywhere in the history, newest first. Facts that these commits added
+    are removed exactly. Facts that these commits removed come back. If a later commit has answered the same question,
+    the later answer stays instead. Only --resolve loads a model. A revert can be reverted.
 
-    If a fact that returns contradicts a live one, the revert stops with exit code 13.
+    If a fact that comes back contradicts a live fact, the revert stops with exit code 13.
 
-    Later commits were computed on weights that held the reverted edits. Without those edits their patches would have
-    come out differently.
-    --resolve computes the remaining facts again, as if the reverted commits had never existed.
+    Later commits were computed on weights that held the reverted edits. Without these edits, the patches of the later
+    commits would be different. --resolve computes the remaining facts again, as if the reverted commits had never
+    existed.
     """
     if resolve:
         from memit_vc.porcelain.recomputing.resolve import resolve_revert

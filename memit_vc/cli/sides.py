@@ -26,8 +26,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def conflict_options(function: _F) -> _F:
     """--ours, --theirs, --keep-both as `on_conflict`; "stop" if none is given."""
     return conflict_options_as(
-        ours="If facts contradict each other, keep those that are live at HEAD.",
-        theirs="If facts contradict each other, keep those that this command adds or restores.",
+        ours="If facts contradict each other, keep the facts that are live at HEAD.",
+        theirs="If facts contradict each other, keep the facts that this command adds or restores.",
         both="Keep both sides of a contradiction.",
     )(function)
 
@@ -50,7 +50,7 @@ def require_option(function: _F) -> _F:
         multiple=True,
         metavar="BOUND",
         help='Refuse the change if a score breaks this bound, such as "argmax >= 0.95", "NS_drop <= 0.03" or '
-        '"perplexity_rise <= 0.02". The bounds of [policy] in config.toml hold too.',
+        '"perplexity_rise <= 0.02". The bounds of [policy] in config.toml also hold.',
     )(function)
 
 
@@ -59,8 +59,8 @@ def check_overlap_option(function: _F) -> _F:
     return click.option(
         "--check-overlap/--no-check-overlap",
         default=None,
-        help="Warn about facts that are likely to interfere: similar keys, different targets. Needs statistics and "
-        "constraints. Default: on in `commit`, and with --resolve.",
+        help="Warn about likely conflicts: facts with similar keys and different targets. The check needs statistics "
+        "and constraints. The check is the default in `commit` and with --resolve.",
     )(function)
 
 

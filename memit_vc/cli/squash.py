@@ -14,8 +14,8 @@ from memit_vc.progress import count
 @click.option(
     "--resolve",
     is_flag=True,
-    help="Solve all live facts of HEAD again, in one new commit on top of HEAD. No commit is replaced. Use it after "
-    "many reverts and merges.",
+    help="Solve all live facts of HEAD again, in one new commit on top of HEAD. No commit is replaced. Use --resolve "
+    "after many reverts and merges.",
 )
 @click.option(
     "--compress",
@@ -31,13 +31,14 @@ from memit_vc.progress import count
 def command(
     io: IO, span: str | None, everything: bool, resolve: bool, tolerance: float | None, message: str | None
 ) -> None:
-    """Replace the commits in A..B (those in B but not in A) with one commit. Edits that were made and reverted within
-    the range leave no trace. No model is loaded. The weights stay bit-identical: this is checked before the branch
-    moves. Commits after B get new ids. The old commits stay in the operation log (`memitvc undo`) until it is pruned.
+    """Replace the commits in A..B (the commits that B reaches and A does not reach) with one commit. Edits that were
+    made and reverted within the range leave no trace. No model is loaded. Before the branch moves, the command checks
+    that the weights stay bit-identical. Commits after B get new ids. `memitvc undo` can bring the old commits back,
+    until the operation log is pruned.
 
-    --resolve and --compress take no range and replace no commit. They add one commit on top of HEAD, which puts all
-    live facts into one new patch. --resolve solves the facts again, which changes the weights. --compress makes the
-    patch smaller, which changes the weights slightly. A revert of the new commit restores the old weights exactly.
+    --resolve and --compress take no range and replace no commit. Instead, one new commit on top of HEAD puts all live
+    facts into one new patch. --resolve solves the facts again, which changes the weights. --compress makes the patch
+    smaller, which changes the weights slightly. A revert of the new commit restores the old weights exactly.
     """
     if tolerance is not None:
         if span is not None or resolve:

@@ -11,14 +11,25 @@ from memit_vc.progress import count
 
 
 @verb(name="tune", example="memitvc tune --minutes 20 -o hparams.yaml")
-@click.option("--facts", metavar="EDITS", help="Choose by these facts instead of the sixty that come with memit-vc.")
-@click.option("--minutes", type=FiniteRange(min=0), help="Begin no further setting after this time.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("hparams.yaml"), help="Default: hparams.yaml."
+    "--facts", metavar="EDITS", help="Measure with these facts instead of the sixty facts that come with memit-vc."
+)
+@click.option(
+    "--minutes",
+    type=FiniteRange(min=0),
+    help="After this many minutes, do not start to measure another combination of layers, λ and passes.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("hparams.yaml"),
+    help="Write to this new file. Default: hparams.yaml.",
 )
 def command(io: IO, facts: str | None, output: Path, **options: Any) -> None:
-    """Find layers, λ and passes for this repository's base by measurement, and write them to a file with what was
-    measured. The repository stays as it is. If a run is stopped, the next one continues it.
+    """Measure which layers, λ (the weight of the statistics) and number of passes are best for this repository's base.
+    Write the best values and all measurements to a file. The repository stays as it is. If a run is stopped, the next
+    run continues the work.
     """
     from memit_vc.edits import read_edits
     from memit_vc.porcelain.editing.tune import tune
