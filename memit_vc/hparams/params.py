@@ -116,7 +116,7 @@ class MEMITHyperParams:
     keep_factor: float = 0.0
     """Weight of KL(P_δ ‖ P_0), its mean over other questions about the subject; 0 is MEMIT as published."""
     phrase_book: int = 0
-    """Other wordings of a fact, at most, that the search takes from the package's phrase book; 0: none, as published."""
+    """Other wordings that the search takes from the phrase book for a fact, at most; 0: none, as published."""
     context_templates: list[list[str]] | None = None
     """EasyEdit's nested form; None: sampled from the base with `seed`."""
     template_length: int = 10

@@ -1,8 +1,8 @@
 """The phrase book: common relations ("the capital of"), each in several wordings, as text/phrases.txt has them.
 
-An edit that was searched in one wording often fails in another. So the search for z also asks a fact in the book's other
-wordings of its relation (`phrase_book` of the hyperparameters). No model takes part: the book knows a prompt or it does
-not. Wordings that several relations share ("{} plays") are matched with what these relations have in common.
+An edit that was searched in one wording often fails in another. So the search for z also asks a fact in the book's
+other wordings of its relation (`phrase_book` of the hyperparameters). No model takes part: the book knows a prompt or
+it does not. A wording of several relations ("{} plays") gets what these relations have in common.
 """
 
 from __future__ import annotations
