@@ -32,7 +32,7 @@ mean NLL of the target is below `early_stop_loss`.
 _UNNAMED = "hyperparameters"
 _OF_THIS_MACHINE = ("device", "model_name", "mom2_dataset", "stats_dir")
 """Fields that may hold a path, or that say where it is computed: they change no edit, and nobody else may see them."""
-_KEYS = "Remove it. The keys are those of .memitvc/hparams.yaml, as `memitvc init` writes it, and context_templates."
+_KEYS = "Remove it. docs/hyperparameters.md lists the keys; .memitvc/hparams.yaml, as `memitvc init` writes it, has most."
 _NO_FILE = "Name a file of hyperparameters; `memitvc init` writes one."
 _TEMPLATES = ("rewrite_module_tmp", "layer_module_tmp", "mlp_module_tmp", "attn_module_tmp")
 _FILL_IN = re.compile(r"[^{}]*\{\}[^{}]*")
@@ -115,6 +115,8 @@ class MEMITHyperParams:
     """One more sampled template: the prompt as a user's turn, where the tokenizer has a chat template."""
     keep_factor: float = 0.0
     """Weight of KL(P_δ ‖ P_0), its mean over other questions about the subject; 0 is MEMIT as published."""
+    keep_questions: list[str] | None = None
+    """These questions, with "{}" for the subject, in place of the package's eight English ones."""
     phrase_book: int = 0
     """Other wordings that the search takes from the phrase book for a fact, at most; 0: none, as published."""
     context_templates: list[list[str]] | None = None
@@ -301,6 +303,11 @@ class MEMITHyperParams:
         for text in (text for group in self.context_templates or () for text in group):
             if text.count("{}") != 1:
                 raise self._wrong("context_templates", f"holds {text!r}", 'Write one "{}" in each, for the prompt.')
+        if self.keep_questions == []:
+            raise self._wrong("keep_questions", "is empty", "Give a question, or set keep_factor to 0.")
+        for text in self.keep_questions or ():
+            if text.count("{}") != 1:
+                raise self._wrong("keep_questions", f"holds {text!r}", 'Write one "{}" in each, for the subject.')
         if self.context_templates is not None and not (self.context_templates and all(self.context_templates)):
             raise self._wrong("context_templates", "has an empty list", 'Give at least [["{}"]].')
 

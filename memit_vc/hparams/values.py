@@ -55,6 +55,14 @@ def _layers(value: object, where: str) -> list[int]:
     return [_integer(layer, where) for layer in value]
 
 
+def _questions(value: object, where: str) -> list[str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple):
+        raise _type_error(where, value, 'a list of texts, such as ["{} was born in"]')
+    return [_text(text, where) for text in value]
+
+
 def _device(value: object, where: str) -> int | str:
     return value if isinstance(value, str) else _integer(value, where)
 
@@ -77,4 +85,5 @@ READERS: Mapping[str, Callable[[Any, str], Any]] = {
     "Any": lambda value, _: value,
     "EarlyStop": _text,
     "list[list[str]] | None": _templates,
+    "list[str] | None": _questions,
 }

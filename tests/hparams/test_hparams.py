@@ -147,6 +147,9 @@ def test_golden_files_load(case: str) -> None:
         ("alg_name", "early_stop: never\nalg_name", "a.yaml: early_stop is 'never'"),
         ("alg_name", 'context_templates: [["x"]]\nalg_name', "a.yaml: context_templates holds 'x'"),
         ("alg_name", "context_templates: []\nalg_name", "a.yaml: context_templates has an empty list"),
+        ("alg_name", "keep_questions: ['of {} and {}']\nalg_name", "a.yaml: keep_questions holds 'of {} and {}'"),
+        ("alg_name", "keep_questions: []\nalg_name", "a.yaml: keep_questions is empty"),
+        ("alg_name", "keep_questions: who\nalg_name", "a.yaml: keep_questions is 'who', not a list of texts"),
         ("alg_name", "context_templates: ['{}']\nalg_name", "a.yaml: context_templates is ['{}'], not a list of lists"),
     ],
 )
@@ -223,7 +226,11 @@ def test_attributes_can_be_set_as_easyedits_scripts_do(params: MEMITHyperParams)
 
 def test_text_and_json_round_trips(params: MEMITHyperParams) -> None:
     changed = params.replace(
-        context_templates=[["{}"], ["The day. {}", 'A: "b" # c. {}']], early_stop="argmax", history=False, v_lr=1e-5
+        context_templates=[["{}"], ["The day. {}", 'A: "b" # c. {}']],
+        keep_questions=["{} was, it is said,"],
+        early_stop="argmax",
+        history=False,
+        v_lr=1e-5,
     )
     for each in (params, changed):
         assert MEMITHyperParams.from_json(each.to_json()) == each

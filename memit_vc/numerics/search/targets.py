@@ -126,7 +126,7 @@ class _Search:
             facts,
             templates,
             kl_factor=hparams.kl_factor,
-            keep=[Template.parse(text) for text in SEARCHED],
+            keep=[Template.parse(text) for text in hparams.keep_questions or SEARCHED],
             keep_factor=hparams.keep_factor,
         )
         self.owner = torch.tensor([r.fact for r in self.rows])

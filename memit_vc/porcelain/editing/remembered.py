@@ -32,6 +32,7 @@ SEARCH_FIELDS = (
     "clamp_norm_factor",
     "kl_factor",
     "keep_factor",
+    "keep_questions",
     "phrase_book",
     "rotate",
     "early_stop",

@@ -85,3 +85,11 @@ def test_phrasings_are_searched_in_one_template_each(adapter: ModelAdapter) -> N
     assert [text.split(phrasings[i % 4])[0] for i, text in enumerate(texts[3:7])] == [
         template.fill("") for template in (*FLAT, FLAT[0])
     ]
+
+
+def test_own_questions_are_watched_in_place_of_the_packages(adapter: ModelAdapter) -> None:
+    hparams = hparams_for(adapter, [2], keep_factor=0.5, keep_questions=["{} rules over", "Where lies {}?"])
+    search = _Search(adapter, FACTS[:1], 2, hparams, FLAT, 1024, False)
+    texts = [adapter.tokenizer.decode(row.row.ids) for row in search.rows if row.kind == "kl"]
+    subject = FACTS[0].subject
+    assert [" ".join(text.split()) for text in texts[1:]] == [f"{subject} rules over", f"Where lies {subject}?"]
