@@ -32,7 +32,7 @@ mean NLL of the target is below `early_stop_loss`.
 _UNNAMED = "hyperparameters"
 _OF_THIS_MACHINE = ("device", "model_name", "mom2_dataset", "stats_dir")
 """Fields that may hold a path, or that say where it is computed: they change no edit, and nobody else may see them."""
-_KEYS = "Remove it. docs/hyperparameters.md lists the keys; .memitvc/hparams.yaml, as `memitvc init` writes it, has most."
+_KEYS = "Remove it. docs/hyperparameters.md lists the keys, and .memitvc/hparams.yaml has most of them."
 _NO_FILE = "Name a file of hyperparameters; `memitvc init` writes one."
 _TEMPLATES = ("rewrite_module_tmp", "layer_module_tmp", "mlp_module_tmp", "attn_module_tmp")
 _FILL_IN = re.compile(r"[^{}]*\{\}[^{}]*")
