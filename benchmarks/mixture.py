@@ -61,6 +61,8 @@ SETTINGS: dict[str, Any] = {
     "early_stop": "nll",
     "early_stop_loss": 0.05,
     "keep_factor": 0.3,
+    "keep_questions": [first for first, _, _ in RELATIONS.values()],
+    "passes": 2,
     "rotate": 5,
     "retries": 2,
     "n_templates": 5,
@@ -77,7 +79,7 @@ WIDTHS = {EXPERTS: 2048.0, SHARED: 256.0}
 """Inputs of what is edited: λ goes with them."""
 SHARES = (0.1, 0.3, 1.0, 3.0, 10.0)
 """λ as multiples of the width, to choose from."""
-CHOSEN = {EXPERTS: 0.1, SHARED: 1.0}
+CHOSEN = {EXPERTS: 0.3, SHARED: 1.0}
 """The best of `--choose`, on other facts than those that are reported."""
 
 

@@ -10,7 +10,7 @@ _LAYERS = 5
 _DEPTH = 0.14
 """Share of the depth at which editing starts: layer 3 or 4 of 28 to 32 in every published setting but GPT-2's."""
 _DEPTH_BY_TYPE = {"gpt2": 0.27}  # layers 13 to 17 of 48 in the reference implementation's file for GPT-2 XL
-_WEIGHT, _WIDTH = 500.0, 1536
+_WEIGHT, _WIDTH = 2000.0, 1536
 """λ measured on SmolLM2-135M, and the width of its keys."""
 
 
@@ -39,10 +39,10 @@ def guess(
     share = _DEPTH_BY_TYPE.get(model_type, _DEPTH)
     sentences = [
         f"{span} of {n_layers}: about {share:.0%} of the depth, where published settings for models of this kind start "
-        "(4-8 of 32 in Llama-2-7B and 4-8 of 30 in SmolLM2-135M, 13-17 of 48 in GPT-2 XL); not measured on this model.",
+        "(4-8 of 32 in Llama-2-7B and 2-6 of 30 in SmolLM2-135M, 13-17 of 48 in GPT-2 XL); not measured on this model.",
         f"λ = {weight:g} for keys of width {d_in}: kᵀC⁻¹k is the width on average, so λ in proportion to it keeps the "
-        "share of an edit that a typical key realises; 500 was measured at width 1536 (SmolLM2-135M). EasyEdit's files "
-        "have 15000 to 20000 for 7B models and GPT-2 XL. Raise λ if other answers suffer, lower it if edits fail.",
+        "share of an edit that a typical key realises; 2000 was measured at width 1536 (SmolLM2-135M). EasyEdit's "
+        "files have 15000 to 20000 for 7B and GPT-2 XL. Raise λ if other answers suffer, lower it if edits fail.",
         "Step size, steps, clamp and weight decay are those measured on SmolLM2-135M "
         f"(hidden size 576, here {hidden_size}).",
     ]
