@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @conflict_options
 @click.option("--hparams", metavar="FILE|NAME", help="Use these hyperparameters instead of the repository's.")
 @click.option("--corpus", metavar="SOURCE", help="Text for statistics, as `memitvc stats` takes it.")
-@click.option("--tokens", type=click.IntRange(min=1), help="How many tokens of the text for statistics to use.")
+@click.option("--tokens", type=click.IntRange(min=1), help="Number of tokens to read from the text for statistics.")
 @require_option
 @click.option("--no-scores", is_flag=True, help="Do not measure scores before and after the edit.")
 @check_overlap_option

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     help="Show what the models of A and B answer. This loads the model.",
 )
 @click.option(
-    "--prompts", metavar="FILE", help="With --behaviour: also ask the lines of FILE. The FILE - is standard input."
+    "--prompts",
+    metavar="FILE",
+    help="With --behaviour: also ask the lines of FILE. `-` instead of FILE means standard input.",
 )
 @click.option("--stat", is_flag=True, help="Show only the numbers of facts.")
 def command(

@@ -23,8 +23,8 @@ def command(io: IO, edits: str, output: Path, model: str | None, book: bool, num
     """Write the edits of EDITS to OUTPUT with further phrasings of each prompt, from a chat model or the phrase book.
 
     Read them before you commit. The edit uses them, so a wrong phrasing gets the new answer too. The phrase book has
-    common relations in several wordings; a prompt that is none of them gets no phrasing. `commit` takes up to
-    `phrase_book` of them by itself.
+    common relations in several wordings. A prompt that the book does not know gets no phrasing. `commit` takes up to
+    `phrase_book` of these wordings by itself.
     """
     from memit_vc.edits import read_edits, write_records
     from memit_vc.errors import UsageError

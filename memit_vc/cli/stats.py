@@ -18,7 +18,9 @@ from memit_vc.progress import count
 )
 @click.option("--field", help="Field or column that holds the text.")
 @click.option(
-    "--tokens", type=click.IntRange(min=1), help="Tokens to use, if the text has so many. Default: 10 · d_in."
+    "--tokens",
+    type=click.IntRange(min=1),
+    help="Number of tokens to read from the text, if it has so many. Default: 10 · d_in.",
 )
 @click.option("--hparams", metavar="FILE|NAME", help="Use these hyperparameters instead of the repository's.")
 @click.option("--import", "source", metavar="PATH", help="Take EasyEdit's or memit's .npz files instead of computing.")

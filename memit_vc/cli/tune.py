@@ -24,7 +24,7 @@ from memit_vc.progress import count
     "--output",
     type=click.Path(path_type=Path),
     default=Path("hparams.yaml"),
-    help="Write to this new file. Default: hparams.yaml.",
+    help="Write to this new file. Default: hparams.yaml in the present directory, not the repository's file.",
 )
 def command(io: IO, facts: str | None, output: Path, **options: Any) -> None:
     """Measure which layers, λ (the weight of the statistics) and number of passes are best for this repository's base.
