@@ -47,17 +47,19 @@ SHOWN = (
 FIRM: Mapping[str, object] = {"early_stop": "nll", "early_stop_loss": 0.05, "v_num_grad_steps": 50, "rotate": 5}
 SETTINGS: Mapping[str, Mapping[str, object]] = {
     "default": {},
-    "argmax, layers 4–8, λ 500 (the default before)": {
+    "argmax, layers 4–8, λ 500 (the first default)": {
         "early_stop": "argmax",
         "layers": [4, 5, 6, 7, 8],
         "mom2_update_weight": 500,
         "v_num_grad_steps": 40,
         "rotate": 1,
         "keep_factor": 0.0,
+        "phrase_book": 0,
         "retries": 0,
         "chat": False,
     },
     "no other questions in the search": {"keep_factor": 0.0},
+    "no phrase book (the default before)": {"phrase_book": 0, "keep_factor": 0.3},
 }
 """Changes of the repository's own hyperparameters."""
 PHRASED = "three phrasings a fact"
@@ -69,7 +71,7 @@ def run(options: Options) -> Report:
         raise ValueError("quality needs --edits: a file of official CounterFact records")
     count = options.facts or (20 if options.quick else 100)
     facts = list(read_edits(str(options.edits)).facts)
-    chosen = {name: (facts, changes) for name, changes in SETTINGS.items()} | {PHRASED: (_phrased(options), {})}
+    chosen = {name: (facts, changes) for name, changes in SETTINGS.items()} | {PHRASED: (_phrased(options), {"phrase_book": 0, "keep_factor": 0.3})}
     if options.only is not None:
         chosen = {name: case for name, case in chosen.items() if name.startswith(options.only)}
     if count > MANY:

@@ -31,7 +31,7 @@ def run(options: Options) -> Report:
     facts = some_facts(options.count(10), options.edits)
     with place(options) as here:
         texts = context_templates(here.loaded, here.hparams)
-        fixed = here.hparams.replace(early_stop="loss", early_stop_loss=0.0, rotate=1, keep_factor=0.0)
+        fixed = here.hparams.replace(early_stop="loss", early_stop_loss=0.0, rotate=1, keep_factor=0.0, phrase_book=0)
         _ours(here, facts[:1], fixed.replace(v_num_grad_steps=1), texts)  # what only a first call does
         _theirs(here, facts[:1], fixed.replace(v_num_grad_steps=1), texts)
         rows = [_same_steps(here, facts, fixed, texts)]
@@ -100,7 +100,7 @@ def _scaling(here: Place, number: int, options: Options, texts: Sequence[Sequenc
 
 def _stopping(here: Place, facts: Sequence[Fact], texts: Sequence[Sequence[str]]) -> list[Row]:
     """Each stopping rule, with the scores of the whole edit that comes of its z."""
-    loss = here.hparams.replace(early_stop="loss", early_stop_loss=0.05, rotate=1, keep_factor=0.0)
+    loss = here.hparams.replace(early_stop="loss", early_stop_loss=0.05, rotate=1, keep_factor=0.0, phrase_book=0)
     expected, steps, theirs = _theirs(here, facts, loss, texts)
     base = _scores(here, facts, expected, texts)
     rows = []
