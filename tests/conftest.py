@@ -7,7 +7,9 @@ that load torch stand inside the fixtures, so that a run of light tests stays qu
 from __future__ import annotations
 
 import os
+import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,6 +30,14 @@ if TYPE_CHECKING:
     from tests.support.remotes import World as RemoteWorld
 
 pytest.register_assert_rewrite("tests.support.algebra.fixtures", "tests.support.remotes")
+
+if sys.version_info < (3, 11):  # pathlib keeps functions of os there: tests that replace them would not be heard
+
+    def _asked_anew(name: str) -> Any:
+        return staticmethod(lambda *arguments, **named: getattr(os, name)(*arguments, **named))
+
+    for _name in ("link", "mkdir", "rename", "replace", "rmdir", "unlink"):
+        setattr(pathlib._NormalAccessor, _name, _asked_anew(_name))
 
 _QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("default", max_examples=200, deadline=None, suppress_health_check=_QUIET)
