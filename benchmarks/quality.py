@@ -71,7 +71,9 @@ def run(options: Options) -> Report:
         raise ValueError("quality needs --edits: a file of official CounterFact records")
     count = options.facts or (20 if options.quick else 100)
     facts = list(read_edits(str(options.edits)).facts)
-    chosen = {name: (facts, changes) for name, changes in SETTINGS.items()} | {PHRASED: (_phrased(options), {"phrase_book": 0, "keep_factor": 0.3})}
+    chosen = {name: (facts, changes) for name, changes in SETTINGS.items()} | {
+        PHRASED: (_phrased(options), {"phrase_book": 0, "keep_factor": 0.3})
+    }
     if options.only is not None:
         chosen = {name: case for name, case in chosen.items() if name.startswith(options.only)}
     if count > MANY:

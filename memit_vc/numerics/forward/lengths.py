@@ -30,11 +30,12 @@ def check_lengths(adapter: ModelAdapter, facts: Sequence[Fact], templates: Seque
     if limit is None:
         return
     for number, fact in enumerate(facts, 1):
-        rows = target_rows(adapter.tokenizer, [(template.fill(fact.prompt), fact.target) for template in templates])
+        texts = [template.fill(text) for text in (fact.prompt, *fact.phrasings) for template in templates]
+        rows = target_rows(adapter.tokenizer, [(text, fact.target) for text in texts])
         longest = max(len(row.ids) + 1 for row in rows)
         if longest > limit:
             raise EngineError(
-                f"fact {number} ({fact.subject}): its prompt has {longest} tokens with the target and its context, "
-                f"the model has {limit} positions",
-                hint="Shorten the prompt.",
+                f"fact {number} ({fact.subject}): its prompt or a phrasing has {longest} tokens with the target and its "
+                f"context, the model has {limit} positions",
+                hint="Shorten it. For a phrasing of the phrase book, set phrase_book to 0.",
             )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 
 from memit_vc.config import data_directory
@@ -21,8 +22,8 @@ _NO_MATTER = re.compile(r"[,:?]|\b(?:who|which|that|whose|is|was|are|were|a|an|t
 """What two wordings may differ in and still be one: "{}, who was a citizen of" and "{} is a citizen of"."""
 
 
-def _plain(wording: str) -> str:
-    return " ".join(_NO_MATTER.sub(" ", wording.lower().replace("’", "'")).split())
+def _plain(text: str) -> str:
+    return " ".join(_NO_MATTER.sub(" ", text.lower().replace("’", "'")).split())
 
 
 @dataclass(frozen=True)
@@ -37,30 +38,53 @@ class PhraseBook:
         text = (data_directory("text") / "phrases.txt").read_text(encoding="utf-8")
         return cls(tuple(tuple(block.splitlines()[1:]) for block in text.strip().split("\n\n")))
 
+    @cached_property
+    def _known(self) -> Sequence[dict[str, str]]:
+        """Of each relation, its wordings by their plain form: the first of those that have one form."""
+        found: list[dict[str, str]] = [{} for _ in self.relations]
+        for wordings, relation in zip(found, self.relations, strict=True):
+            for wording in relation:
+                wordings.setdefault(_plain(wording), wording)
+        return found
+
+    def _relations(self, fact: Fact) -> list[dict[str, str]]:
+        start, end = fact.subject_span
+        asked = _plain(fact.prompt[:start] + _SUBJECT + fact.prompt[end:])
+        return [relation for relation in self._known if asked in relation]
+
     def phrasings(self, fact: Fact) -> Iterator[str]:
         """Other wordings of the fact's prompt, with its subject in them; none if the book does not know the prompt.
 
-        What the fact is scored with, or brings itself, is left out, so that a score never asks what a search has asked.
+        What the fact is scored with is left out, also in another tense or with another article, so that a score never
+        asks what a search has asked. So is a wording that has the subject's own words elsewhere. A target with a digit
+        may be a date, which the wordings for places do not ask for: it gets none.
         """
-        start, end = fact.subject_span
-        asked = _plain(fact.prompt[:start] + _SUBJECT + fact.prompt[end:])
-        known = [relation for relation in self.relations if asked in map(_plain, relation)]
-        if not known:
+        known = self._relations(fact)
+        if not known or any(letter.isdigit() for letter in fact.target):
             return
-        common = set.intersection(*(set(map(_plain, relation)) for relation in known)) - {asked}
-        scored = (
-            *fact.paraphrases,
-            *fact.clean_paraphrases,
-            *(text.replace(_SUBJECT, fact.subject) for text in SCORED),
-        )
-        for wording in known[0]:
+        scored = [_plain(text) for text in (*_scored(fact), *(t.replace(_SUBJECT, fact.subject) for t in SCORED))]
+        taken = {_plain(text) for text in (fact.prompt, *fact.phrasings)}
+        for form, wording in known[0].items():
             text = wording.replace(_SUBJECT, fact.subject)
-            if text in fact.phrasings or any(text in each or each in text for each in scored):
+            plain = _plain(text)
+            if plain in taken or any(plain in each or each in plain for each in scored):
                 continue
-            if _plain(wording) in common:
-                common.discard(_plain(wording))  # "is" and "was" are one wording
+            if all(form in each for each in known) and fact.span_in(text)[0] == wording.index(_SUBJECT):
                 yield text
 
     def added(self, facts: Sequence[Fact], most: int) -> list[Fact]:
         """The facts with up to `most` phrasings of the book behind their own."""
         return [replace(fact, phrasings=(*fact.phrasings, *islice(self.phrasings(fact), most))) for fact in facts]
+
+    def asks(self, fact: Fact, text: str) -> bool:
+        """Whether a text about the subject asks what the fact asks, or what it is scored with: no other question."""
+        plain = _plain(text)
+        own = (fact.prompt, *fact.phrasings, *_scored(fact))
+        wordings = (wording for relation in self._relations(fact) for wording in relation.values())
+        return any(plain in _plain(each) for each in own) or any(
+            plain == _plain(wording.replace(_SUBJECT, fact.subject)) for wording in wordings
+        )
+
+
+def _scored(fact: Fact) -> tuple[str, ...]:
+    return (*fact.paraphrases, *fact.clean_paraphrases, *fact.generation_prompts)

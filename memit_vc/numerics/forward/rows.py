@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from memit_vc.numerics.forward.phrasebook import PhraseBook
 from memit_vc.numerics.forward.tokens import Template, TokenRow, encode, last_token, target_rows
 from memit_vc.objects import Fact
 
@@ -40,8 +41,8 @@ def search_rows(
     turns, with the target behind; "{subject} is a", cut behind the subject; and `keep`, other questions about the
     subject ("{}" stands for it).
 
-    The first row of a fact is its prompt in the first template. The questions share `keep_factor` equally; one that the
-    fact itself asks is no other question.
+    The first row of a fact is its prompt in the first template. The questions share `keep_factor` equally; what the
+    fact itself asks is no other question (`PhraseBook.asks`).
     """
     texts = [
         [(template.fill(fact.prompt), template.span(fact.subject_span)) for template in templates]
@@ -63,11 +64,13 @@ def search_rows(
         pivot = last_token(encoded, (0, len(fact.subject)))
         rows.append(FactRow(index, "kl", TokenRow(ids=encoded.ids[: pivot + 1], pivot=pivot), kl_factor))
     if keep and keep_factor:
+        book = PhraseBook.shipped()
+        others = [{q for q in keep if not book.asks(fact, q.fill(fact.subject))} for fact in facts]
         rows += [
-            FactRow(index, "kl", row, keep_factor / len(keep))
+            FactRow(index, "kl", row, keep_factor / len(others[index]))
             for question in keep
             for index, row in enumerate(question_rows(tokenizer, facts, question))
-            if question.fill(facts[index].subject) not in (facts[index].prompt, *facts[index].phrasings)
+            if question in others[index]
         ]
     return rows
 

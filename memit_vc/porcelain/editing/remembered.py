@@ -16,6 +16,7 @@ from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.engine import FoundTarget, chunks
 from memit_vc.numerics.forward.chat import SEARCHED as CHAT
 from memit_vc.numerics.forward.chat import chat_template
+from memit_vc.numerics.forward.phrasebook import PhraseBook
 from memit_vc.numerics.forward.templates import PREFIXES, sample_templates
 from memit_vc.numerics.statistics.tensorfile import count_as_absent, read_tensors, write_tensors
 from memit_vc.objects import Fact, JsonValue, StateId, canonical_json, digest
@@ -43,6 +44,8 @@ SEARCH_FIELDS = (
     "lm_head_module",
 )
 """Hyperparameters that z depends on; λ and the statistics come after it."""
+_NO_MATTER = ("ground_truth", "neighborhood_prompts")
+"""Fields of a fact that z does not depend on."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def known_targets(
     templates: Sequence[Sequence[str]],
 ) -> Known:
     """What cache/z holds for this batch: found on the same state with the same hyperparameters, templates, threads and
-    kind of machine. Probes do not count: z depends on prompt, subject and target alone.
+    kind of machine. Neighbours do not count. Paraphrases do: the search must not ask what is scored.
     """
     values = hparams.to_json()
     setting: list[JsonValue] = [
@@ -69,12 +72,13 @@ def known_targets(
         {name: values[name] for name in SEARCH_FIELDS},
         [list(group) for group in templates],
         computed_by(loaded),
+        [list(relation) for relation in PhraseBook.shipped().relations],
     ]
     root = loaded.repository.root / "cache" / "z"
 
     def path_of(chunk: Sequence[int]) -> Path:
         asked: list[JsonValue] = [
-            [fact.prompt, fact.subject, fact.target, list(fact.subject_span), list(fact.phrasings)]
+            {name: value for name, value in fact.to_json().items() if name not in _NO_MATTER}
             for fact in (facts[i] for i in chunk)
         ]
         name = digest("z", canonical_json([*setting, asked]))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from memit_vc.numerics.edit.engine import search_targets
+from memit_vc.numerics.forward import phrasebook
 from memit_vc.numerics.forward.phrasebook import PhraseBook
 from memit_vc.numerics.forward.questions import SCORED, SEARCHED
 from memit_vc.numerics.forward.rows import search_rows
@@ -48,19 +49,44 @@ def test_a_prompt_is_known_by_its_words(prompt: str, found: list[str]) -> None:
     assert list(BOOK.phrasings(fact(prompt))) == found
 
 
-def test_what_is_scored_is_not_asked() -> None:
+@pytest.mark.parametrize("field", ["paraphrases", "clean_paraphrases", "generation_prompts"])
+@pytest.mark.parametrize(
+    "scored",
+    ["Norland has its capital in", "It rained. Norland has its capital in", "norland, who has its the Capital in"],
+)
+def test_what_is_scored_is_not_asked(field: str, scored: str) -> None:
+    """Also not with another article, comma or capital."""
+    assert list(BOOK.phrasings(fact("The capital of Norland is", **{field: (scored,)}))) == ["Norland's capital is"]
+
+
+def test_another_tense_of_what_is_scored_is_not_asked() -> None:
     scored = fact(
-        "The capital of Norland is",
-        paraphrases=("It rained. Norland has its capital in",),
-        clean_paraphrases=("Norland's capital is",),
+        "The capital of Norland is", clean_paraphrases=("Norland's capital is", "Norland, has its capital in")
     )
-    assert list(BOOK.phrasings(scored)) == ["Norland's capital was"]
+    assert not list(BOOK.phrasings(scored))
+
+
+def test_the_questions_of_same_subject_are_not_asked() -> None:
     questions = PhraseBook((("The capital of {} is", *SCORED, "{} has its capital in"),))
     assert list(questions.phrasings(fact("The capital of Norland is"))) == ["Norland has its capital in"]
 
 
+def test_a_wording_with_the_subjects_own_words_is_left_out() -> None:
+    """Which of the two is the subject could not be told."""
+    film = Fact(prompt="film was directed by", subject="film", target="Ann")
+    book = PhraseBook((("{} was directed by", "{} is a film by", "The director of {} is"),))
+    assert list(book.phrasings(film)) == ["The director of film is"]
+
+
+def test_a_date_gets_no_wording_for_places() -> None:
+    assert not list(
+        PhraseBook.shipped().phrasings(Fact(prompt="Norland was founded in", subject="Norland", target="1920"))
+    )
+    assert list(PhraseBook.shipped().phrasings(Fact(prompt="Norland was founded in", subject="Norland", target="Rome")))
+
+
 def test_own_phrasings_come_first_and_are_not_repeated() -> None:
-    given = fact("The capital of Norland is", phrasings=("Norland has its capital in", "Norland rules from"))
+    given = fact("The capital of Norland is", phrasings=("norland, has its capital in", "Norland rules from"))
     (one,) = BOOK.added([given], 3)
     assert one.phrasings == (*given.phrasings, "Norland's capital is")
     assert BOOK.added([given], 0) == [given]
@@ -72,6 +98,8 @@ def test_the_shipped_book_is_clean() -> None:
     for relation in book.relations:
         assert len(set(relation)) == len(relation) > 1
         assert all(wording.count("{}") == 1 and wording == wording.strip() for wording in relation)
+        plain = [phrasebook._plain(wording) for wording in relation]
+        assert len(set(plain)) == len(plain), "two wordings differ only in what does not count"
 
 
 def test_the_search_asks_the_books_wordings(tmp_path: object, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -90,10 +118,24 @@ def test_the_search_asks_the_books_wordings(tmp_path: object, tmp_path_factory: 
     assert z(asked, phrase_book=2) == z(filled) != z(asked)
 
 
-def test_a_question_that_the_fact_asks_is_not_kept(tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.mark.parametrize(
+    ("asked", "left_out"),
+    [
+        (fact("Norland died in"), 1),
+        (fact("Norland, died in"), 1),
+        (fact("Norland passed away in"), 1),
+        (fact("Norland lies in", phrasings=("Norland has won",)), 1),
+        (fact("Norland lies in", paraphrases=("It rained. Norland died in",)), 1),
+        (fact("Norland lies on"), 0),
+    ],
+)
+def test_what_the_fact_asks_is_no_other_question(
+    asked: Fact, left_out: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The others share the whole weight."""
     adapter = load(tiny("llama", tmp_path_factory.mktemp("llama")))
     keep = [Template.parse(text) for text in SEARCHED]
-    facts = [fact("Norland died in"), fact("Norland lies in", phrasings=("Norland has won",)), fact("Norland lies on")]
-    rows = search_rows(adapter.tokenizer, facts, [Template("")], keep=keep, keep_factor=1.0)
-    watched = [sum(row.kind == "kl" and row.fact == number for row in rows) - 1 for number in range(3)]
-    assert watched == [len(SEARCHED) - 1, len(SEARCHED) - 1, len(SEARCHED)]
+    rows = search_rows(adapter.tokenizer, [asked], [Template("")], keep=keep, keep_factor=0.5, kl_factor=0.25)
+    watched = [row.weight for row in rows if row.kind == "kl"]
+    assert len(watched) == 1 + len(SEARCHED) - left_out
+    assert sum(watched) == pytest.approx(0.25 + 0.5)
