@@ -31,7 +31,7 @@ GROUPS = {
     "Edit": {
         "stats": ("stats", "Compute the statistics that an edit needs."),
         "tune": ("tune", "Find layers and λ for a model by measurement."),
-        "phrase": ("phrase", "Let a chat model write further phrasings."),
+        "phrase": ("phrase", "Add further phrasings from a chat model or the phrase book."),
         "commit": ("commit", "Edit facts into the model and record them as a commit."),
     },
     "Look": {

@@ -39,7 +39,7 @@ def guess(
     share = _DEPTH_BY_TYPE.get(model_type, _DEPTH)
     sentences = [
         f"{span} of {n_layers}: about {share:.0%} of the depth, where published settings for models of this kind start "
-        "(4-8 of 32 in Llama-2-7B and 2-6 of 30 in SmolLM2-135M, 13-17 of 48 in GPT-2 XL); not measured on this model.",
+        "(4-8 of 32 in Llama-2-7B, 13-17 of 48 in GPT-2 XL); not measured on this model.",
         f"λ = {weight:g} for keys of width {d_in}: kᵀC⁻¹k is the width on average, so λ in proportion to it keeps the "
         "share of an edit that a typical key realises; 2000 was measured at width 1536 (SmolLM2-135M). EasyEdit's "
         "files have 15000 to 20000 for 7B and GPT-2 XL. Raise λ if other answers suffer, lower it if edits fail.",

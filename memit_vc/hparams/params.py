@@ -114,7 +114,7 @@ class MEMITHyperParams:
     chat: bool = False
     """One more sampled template: the prompt as a user's turn, where the tokenizer has a chat template."""
     keep_factor: float = 0.0
-    """Weight of KL(P_δ ‖ P_0), its mean over other questions about the subject; 0 is MEMIT as published."""
+    """Weight of the mean KL(P_δ ‖ P_0) over other questions about the subject; 0 is MEMIT as published."""
     keep_questions: list[str] | None = None
     """These questions, with "{}" for the subject, in place of the package's eight English ones."""
     phrase_book: int = 0

@@ -35,7 +35,7 @@ def check_lengths(adapter: ModelAdapter, facts: Sequence[Fact], templates: Seque
         longest = max(len(row.ids) + 1 for row in rows)
         if longest > limit:
             raise EngineError(
-                f"fact {number} ({fact.subject}): its prompt or a phrasing has {longest} tokens with the target and its "
+                f"fact {number} ({fact.subject}): its prompt or a phrasing has {longest} tokens with target and "
                 f"context, the model has {limit} positions",
                 hint="Shorten it. For a phrasing of the phrase book, set phrase_book to 0.",
             )
