@@ -85,7 +85,9 @@ CHOSEN = {EXPERTS: 0.3, SHARED: 1.0}
 
 @dataclass(frozen=True)
 class Asked:
-    """What the base knows, in part edited. `others` are the right answers to everything else, in both wordings."""
+    """What the base knows, in part edited. `others` are the right answers to everything else, in both wordings, less
+    the prompts about edited subjects: the search asks those (`keep_questions`).
+    """
 
     facts: tuple[Fact, ...]
     others: tuple[tuple[str, str], ...]
@@ -115,7 +117,8 @@ def asked_of(model: Any, tokenizer: Any, *, first: int = 0) -> Asked:
         )
     rest = [each for each in right if each not in chosen]
     health = (sentence.text for sentence in islice(sentences(rest, random.Random(2)), 300))  # noqa: S311
-    others = tuple((prompt, each.answer) for each in rest for prompt in each.prompts)
+    edited = {each.subject for each in chosen}
+    others = tuple((p, each.answer) for each in rest for p in each.prompts[int(each.subject in edited) :])
     return Asked(tuple(facts), others, tuple(health))
 
 

@@ -24,7 +24,7 @@ def command(io: IO, edits: str, output: Path, model: str | None, book: bool, num
 
     Read them before you commit. The edit uses them, so a wrong phrasing gets the new answer too. The phrase book has
     common relations in several wordings. A prompt that the book does not know gets no phrasing. `commit` takes up to
-    `phrase_book` of these wordings by itself.
+    `phrase_book` wordings of the book by itself. To use only those in OUTPUT, set `phrase_book` to 0 in hparams.yaml.
     """
     from memit_vc.edits import read_edits, write_records
     from memit_vc.errors import UsageError

@@ -27,6 +27,8 @@ for name in ("hparams", "migrations", "text"):
 assert MEMITHyperParams.from_hparams("smollm2-135m").layers
 from memit_vc.numerics.statistics.corpus_shipped import shipped_source
 assert len(shipped_source(0)[1]) > 100
+from memit_vc.numerics.forward.phrasebook import PhraseBook
+assert len(PhraseBook.shipped().relations) > 50
 found = [path.read_text() for path in (data_directory("migrations") / "versions").glob("*.py")]
 assert any(HEAD_REVISION in text for text in found), found
 """

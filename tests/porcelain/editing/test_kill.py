@@ -6,12 +6,16 @@ import random
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from memit_vc.numerics.edit import engine
-from memit_vc.objects import Fact
+from memit_vc.objects import Fact, Probe
+from memit_vc.porcelain.editing.models import load_model
+from memit_vc.porcelain.editing.remembered import context_templates, known_targets
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
 from tests.support.killing_commits import commit_in_child, fork_server, search_then_die
@@ -95,3 +99,20 @@ def test_what_was_found_before_the_kill_is_used(place: Place, cli: Cli, monkeypa
     monkeypatch.setattr(engine, "CHUNK", 1)
     cli.ok("commit", edits, "--no-scores")
     assert searched == [batch[2]]
+
+
+def test_a_z_that_asked_what_is_scored_is_not_used(place: Place) -> None:
+    """A fact with paraphrases is searched in fewer wordings of the phrase book than the same fact without."""
+    plain = Fact(prompt="The capital of Norland is", subject="Norland", target="Tessaly")
+    scored = replace(plain, clean_paraphrases=("Norland has its capital in",))
+    probed = replace(plain, neighbourhood=(Probe(prompt="The capital of Sudland is"),))
+    with Repository.open(place.work) as repository:
+        loaded, hparams = load_model(repository), repository.hparams()
+        templates, state = context_templates(loaded, hparams), repository.state_id(())
+
+        def known(fact: Fact) -> dict[int, engine.FoundTarget]:
+            return known_targets(loaded, [fact], state, hparams, templates).known
+
+        cache = known_targets(loaded, [plain], state, hparams, templates)
+        cache.keep({0: engine.FoundTarget(torch.ones(loaded.adapter.hidden_size), 3, 0.5)})
+        assert [len(known(fact)) for fact in (plain, probed, scored)] == [1, 1, 0]

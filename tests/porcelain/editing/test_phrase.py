@@ -1,15 +1,18 @@
-"""`phrase`: what of a chat model's answer becomes a phrasing."""
+"""`phrase`: what of a chat model's answer becomes a phrasing; wordings of the phrase book, without a model."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from memit_vc.edits import read_edits
 from memit_vc.errors import UnsupportedModelError
 from memit_vc.objects import Fact
 from memit_vc.porcelain.editing import phrase as phrasing
 from tests.support.models import load, tiny
+from tests.support.places import Cli
 
 FACT = Fact(
     prompt="The capital of Norland is",
@@ -38,3 +41,34 @@ def test_a_model_that_cannot_chat_is_refused(tmp_path: Path) -> None:
     adapter = load(tiny("gpt2", tmp_path / "base"))
     with pytest.raises(UnsupportedModelError, match="not a chat model"):
         phrasing.phrase([FACT], adapter.model, adapter.tokenizer)
+
+
+def test_the_book_needs_neither_a_model_nor_a_repository(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli = Cli(tmp_path, capsys, monkeypatch)
+    records = [
+        {
+            "prompt": "The capital of {} is",
+            "subject": "Norland",
+            "target_new": "Tessaly",
+            "phrasings": ["Norland rules from"],
+        },
+        {"prompt": "{} is fond of", "subject": "Norland", "target_new": "Tessaly"},
+    ]
+    out = tmp_path / "new" / "out.json"
+    done = cli.ok("phrase", "-", "-o", out, "--book", "-n", "2", "--json", stdin=json.dumps(records))
+    assert json.loads(done.out) == {"output": str(out), "facts": 2, "phrasings": 2, "without": 1}
+    one, other = read_edits(str(out)).facts
+    assert one.phrasings == ("Norland rules from", "Norland has its capital in", "Norland's capital city is")
+    assert other.phrasings == ()
+
+
+def test_two_sources_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli = Cli(tmp_path, capsys, monkeypatch)
+    done = cli("phrase", "-", "-o", tmp_path / "out.json", "--book", "--with", "model", stdin="[]")
+    assert done.code == 2
+    assert "Leave one out" in done.err
+    assert not (tmp_path / "out.json").exists()
