@@ -22,11 +22,11 @@ from memit_vc.progress import count
 @click.option("-m", "--message", help="Message of the new commit.")
 def command(io: IO, revisions: tuple[str, ...], resolve: bool, **options: Any) -> None:
     """Undo REVISIONS (commits, or ranges A..B) anywhere in the history, newest first. Facts that these commits added
-    are removed exactly. Facts that these commits removed come back. A reverted commit may have replaced an answer, and
-    a later commit may have replaced it again. Then the latest answer stays. Only --resolve loads a model. A revert can
-    be reverted.
+    are removed exactly. Facts that these commits removed come back. Only --resolve loads a model. A revert can be
+    reverted.
 
-    In all other cases, a fact that comes back may contradict a live fact. Then the revert stops with exit code 13.
+    A reverted commit may have replaced an answer, and a later commit may have replaced it again. Then the latest answer
+    stays. Any other fact that comes back and contradicts a live fact stops the revert with exit code 13.
 
     Later commits were computed on weights that held the reverted edits. Without these edits, the patches of the later
     commits would be different. --resolve computes the remaining facts again, as if the reverted commits had never
