@@ -37,7 +37,8 @@ class Experts:
         if not stacked or not gated or getattr(module, "has_post_expert_norm", False):
             raise UnsupportedModelError(
                 f"{where} is a {type(module).__name__}, whose experts are not laid out as transformers' own are",
-                hint="Use a model whose experts have a gated projection and one stacked `down_proj`.",
+                hint="Use a model whose experts have a gated projection and one stacked `down_proj`. "
+                "The first releases of transformers 5 lay experts out in another way: update transformers.",
             )
         if not down.is_floating_point():
             raise UnsupportedModelError(
