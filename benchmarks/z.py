@@ -104,8 +104,9 @@ def _stopping(here: Place, facts: Sequence[Fact], texts: Sequence[Sequence[str]]
     expected, steps, theirs = _theirs(here, facts, loss, texts)
     base = _scores(here, facts, expected, texts)
     rows = []
-    for rule, goal in (("loss", None), ("argmax", ("≥", 12.0))):
-        z, ours, seconds = _ours(here, facts, loss.replace(early_stop=rule), texts)
+    for rule, goal in (("loss", None), ("argmax", ("≥", 12.0)), ("of the defaults", ("≥", 12.0))):
+        changed = here.hparams if rule == "of the defaults" else loss.replace(early_stop=rule)
+        z, ours, seconds = _ours(here, facts, changed, texts)
         difference = float(((z - expected).norm(dim=1) / expected.norm(dim=1)).max()) if rule == "loss" else None
         found = _scores(here, facts, z, texts)
         more: dict[str, object] = {"steps": f"{ours} ({steps})"}
