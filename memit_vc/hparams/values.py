@@ -59,7 +59,7 @@ def _questions(value: object, where: str) -> list[str] | None:
     if value is None:
         return None
     if not isinstance(value, list | tuple):
-        raise _type_error(where, value, 'a list of texts, such as ["{} was born in"]')
+        raise _type_error(where, value, 'a list of texts, such as ["{} is married to"]')
     return [_text(text, where) for text in value]
 
 
