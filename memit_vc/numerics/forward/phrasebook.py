@@ -55,9 +55,9 @@ class PhraseBook:
     def phrasings(self, fact: Fact) -> Iterator[str]:
         """Other wordings of the fact's prompt, with its subject in them; none if the book does not know the prompt.
 
-        What the fact is scored with is left out, also where the two differ in what does not matter, so that a score
-        never asks what a search has asked. So is a wording that has the subject's own words elsewhere. A target with a digit
-        may be a date, which the wordings for places do not ask for: it gets none.
+        What the fact is scored with is left out, also where the two differ in what does not matter: no score asks what
+        a search has asked. So is a wording that has the subject's own words elsewhere. A target with a digit may be a
+        date, which the wordings for places do not ask for: it gets none.
         """
         known = self._relations(fact)
         if not known or any(letter.isdigit() for letter in fact.target):
