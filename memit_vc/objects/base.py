@@ -26,8 +26,8 @@ class EditableWeight:
 
     `name` is the tensor's name in the checkpoint (the physical tensor where weights are tied), `parameter` its name in
     the loaded transformers model. `orientation` is out_in for Linear ([d_out, d_in] as stored), in_out for Conv1D.
-    `quantum` is the exponent of the grid (`numerics/exact/grid.py`). `expert` is its number where the checkpoint has a
-    tensor for each expert and the loaded model one `parameter` for all of a layer; else None, and not recorded.
+    `quantum` is the exponent of the grid (`numerics/exact/grid.py`). `expert` is the expert's number if the loaded
+    model has one `parameter` for all experts of a layer; else None, and not recorded.
     """
 
     name: str
@@ -50,9 +50,16 @@ class EditableWeight:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseManifest:
-    """Every tensor of the base, sorted by name. The fingerprint does not depend on files or sharding."""
+    """Every tensor of the base, sorted by name. The fingerprint does not depend on files or sharding.
+
+    If one tensor holds all experts of a layer, there is a record for each expert's part instead (`store/parts.py`).
+    """
 
     tensors: tuple[TensorRecord, ...]
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(tensor.name for tensor in self.tensors)
 
     @property
     def id(self) -> BaseId:

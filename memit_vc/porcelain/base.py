@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +53,10 @@ class SeenBase:
         check_links(checkpoint)
         _check_others(checkpoint)
         return cls(source if found else str(path), found, checkpoint, checkpoint.fingerprints())
+
+    def in_parts(self, names: Collection[str]) -> SeenBase:
+        """The same, as `Checkpoint.in_parts`."""
+        return replace(self, checkpoint=self.checkpoint.in_parts(names))
 
     def check_untouched(self) -> None:
         """BaseChangedError if a file changed since it was seen."""
@@ -115,9 +119,9 @@ def checked_base(repository: Repository, *, progress: Progress = silent) -> Chec
     """The base, proved to be the one that `init` recorded. Only files whose stamps changed are hashed again here; the
     others are taken at their word until a tensor is read, which checks it.
     """
-    checkpoint = Checkpoint.find(find_base(repository.config))
-    check_links(checkpoint)
     manifest = repository.base()
+    checkpoint = Checkpoint.find(find_base(repository.config)).in_parts(manifest.names)
+    check_links(checkpoint)
     stamps = checkpoint.fingerprints()
     kept = recall(repository.root / _STAMPS)
     recorded = {name: stamp for name, stamp in kept.items() if isinstance(stamp, list)}

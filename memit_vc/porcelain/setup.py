@@ -15,6 +15,7 @@ from memit_vc.porcelain.base import SeenBase, remember_base
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
 from memit_vc.store.checkpoint import Checkpoint
+from memit_vc.store.parts import part_names, part_of
 
 if TYPE_CHECKING:
     from memit_vc.numerics.model.adapter import ModelAdapter
@@ -144,6 +145,7 @@ def survey(seen: SeenBase, hparams: str | Path | None, *, progress: Progress = s
     """Look at a base; `hparams` as for `init`. UnsupportedModelError and HparamsError if it cannot be edited."""
     named = None if hparams is None else MEMITHyperParams.from_hparams(hparams)
     adapter = outline(seen.checkpoint.directory, named)
+    seen = seen.in_parts(_parts(adapter, seen.checkpoint.tensors))
     manifest = seen.checkpoint.manifest(progress)
     values, origin, guessed = _hyperparameters(adapter, seen.name, hparams)
     values.validate(n_layers=adapter.n_layers, modules=adapter.modules.keys())
@@ -280,8 +282,8 @@ def _editable(
         d_out, *_, d_in = adapter.weight(layer).shape
         stored = [d_out, d_in] if adapter.orientation(layer) == "out_in" else [d_in, d_out]
         found: list[EditableWeight] = []
-        for expert, name in _tensors_of(adapter, layer):
-            record = stored_as(adapter, name, tensors)
+        for expert, name in _tensors_of(adapter, layer, tensors):
+            record = tensors[name]
             if record.dtype not in STORED or list(record.shape) != stored:
                 raise UnsupportedModelError(
                     f"{record.name} is stored as {record.dtype} {list(record.shape)}, not as a float matrix {stored}",
@@ -316,34 +318,53 @@ def _editable(
     return weights, notes
 
 
-def _tensors_of(adapter: ModelAdapter, layer: int) -> list[tuple[int | None, str]]:
-    """The checkpoint's tensors of a layer, with the number of the expert where each has its own."""
+def _parts(adapter: ModelAdapter, tensors: Collection[str]) -> list[str]:
+    """The experts' parts of the checkpoint's tensors that hold all experts of a layer."""
+    layers = [_tensors_of(adapter, layer, tensors) for layer in range(adapter.n_layers)]
+    return [name for found in layers for _, name in found if part_of(name)[1] is not None]
+
+
+def _tensors_of(adapter: ModelAdapter, layer: int, tensors: Collection[str]) -> list[tuple[int | None, str]]:
+    """The checkpoint's tensors of a layer. Of a layer with experts, the tensor or part of each expert, with its number.
+    `tensors` may hold the wholes or the parts.
+    """
     experts, template = adapter.experts(layer), adapter.architecture.expert
+    parameter = adapter.parameter_name(layer)
     if experts is None:
-        return [(None, adapter.parameter_name(layer))]
-    if template is None:
-        raise UnsupportedModelError(
-            f"{adapter.parameter_name(layer)} is stored as one tensor for all experts",
-            hint="Edit a model whose checkpoint has a tensor for each expert.",
-        )
-    block = adapter.architecture.block.format(layer)
-    return [(expert, f"{block}.{template.format(expert)}") for expert in range(experts.count)]
+        return [(None, stored_name(adapter, parameter, tensors))]
+    wholes = {part_of(name)[0] for name in tensors}
+    own = parameter if template is None else f"{adapter.architecture.block.format(layer)}.{template}"
+    first = _find(adapter, own.format(0), wholes)
+    if first is not None and own.format(0) != own:
+        return [(expert, stored_name(adapter, own.format(expert), wholes)) for expert in range(experts.count)]
+    whole = first or stored_name(adapter, parameter, wholes)
+    return list(enumerate(part_names(whole, experts.count)))
 
 
 def stored_as(adapter: ModelAdapter, parameter: str, tensors: Mapping[str, TensorRecord]) -> TensorRecord:
-    """The checkpoint's record of a parameter: checkpoints are written with or without the base model's prefix."""
+    """The checkpoint's record of a parameter, as `stored_name`."""
+    return tensors[stored_name(adapter, parameter, tensors)]
+
+
+def stored_name(adapter: ModelAdapter, parameter: str, tensors: Collection[str]) -> str:
+    """The checkpoint's name of a parameter: checkpoints are written with or without the base model's prefix."""
+    found = _find(adapter, parameter, tensors)
+    if found is None:
+        raise UnsupportedModelError(
+            f"the checkpoint holds no tensor for {parameter}",
+            hint="Save the model again with transformers' save_pretrained, then init on that directory.",
+        )
+    return found
+
+
+def _find(adapter: ModelAdapter, parameter: str, tensors: Collection[str]) -> str | None:
     prefix = f"{adapter.model.base_model_prefix}."
     for name in (parameter, parameter.removeprefix(prefix), prefix + parameter):
         if name in tensors:
-            return tensors[name]
+            return name
     # a multimodal wrapper puts something in front of it: unambiguous if only one tensor ends so
     ends = [name for name in tensors if name.endswith("." + parameter.removeprefix(prefix))]
-    if len(ends) == 1:
-        return tensors[ends[0]]
-    raise UnsupportedModelError(
-        f"the checkpoint holds no tensor for {parameter}",
-        hint="Save the model again with transformers' save_pretrained, then init on that directory.",
-    )
+    return ends[0] if len(ends) == 1 else None
 
 
 def _hyperparameters(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,6 +17,7 @@ from memit_vc.foreign.refused import Refused, hint_of
 from memit_vc.objects import BaseManifest, TensorRecord
 from memit_vc.progress import Progress, silent
 from memit_vc.store.files import Stat, file_digest, file_stat, storage_errors
+from memit_vc.store.parts import in_parts, part_of
 from memit_vc.store.safetensors_file import MAX_HEADER, Entry, FileHeader, read_header
 
 SINGLE_FILE = "model.safetensors"
@@ -50,13 +51,14 @@ class Checkpoint:
         """Look at a directory as transformers does: `model.safetensors` first, else the index and its shards.
 
         StorageError if there is nothing to load or a file cannot be read, UnsupportedModelError for a checkpoint
-        without safetensors files, IntegrityError for an index that its files contradict.
+        without safetensors files or with a tensor named like a part, IntegrityError for an index that its files
+        contradict.
         """
         if not directory.is_dir():
             raise StorageError(f"{directory}: is not a directory", hint="Give a directory with a Hugging Face model.")
         with storage_errors(directory):
             if (directory / SINGLE_FILE).is_file():
-                return cls(directory, {SINGLE_FILE: read_header(directory / SINGLE_FILE)})
+                return cls(directory, {SINGLE_FILE: read_header(directory / SINGLE_FILE)})._without_parts()
             if not (directory / INDEX_FILE).is_file():
                 raise _nothing_to_load(directory)
         index = _read_index(directory / INDEX_FILE)
@@ -69,7 +71,21 @@ class Checkpoint:
                     hint="Download the checkpoint again.",
                 )
         _ = found.tensors
-        return found
+        return found._without_parts()
+
+    def _without_parts(self) -> Checkpoint:
+        for file, header in self.files.items():
+            for name in header.tensors:
+                if part_of(name)[1] is not None:
+                    raise UnsupportedModelError(
+                        f"{self.directory / file}: has a tensor {name!r}; memit-vc names the experts of a tensor so",
+                        hint="Rename the tensor: no model of transformers has such a name.",
+                    )
+        return self
+
+    def in_parts(self, names: Collection[str]) -> Checkpoint:
+        """The same, with the parts of each tensor in place of the tensor, if `names` has all of its parts."""
+        return replace(self, files={file: in_parts(header, names) for file, header in self.files.items()})
 
     def promising(self, manifest: BaseManifest) -> Checkpoint:
         """The same, with the hashes of a manifest as what its tensors' bytes must be."""

@@ -12,6 +12,7 @@ from memit_vc.objects import StateId
 from memit_vc.store.checkpoint import Checkpoint
 from memit_vc.store.jsoncache import recall, remember
 from memit_vc.store.links import link
+from memit_vc.store.parts import in_parts
 from memit_vc.store.safetensors_file import read_header
 from memit_vc.store.shards import ShardedBase
 
@@ -79,7 +80,7 @@ def damage(path: Path, head: bytes, record: Mapping[str, str]) -> str | None:
         with path.open("rb") as file:
             if file.read(header.data_start) != head:
                 return "its header is another one"
-        found = Checkpoint(path.parent, {path.name: header}).manifest()
+        found = Checkpoint(path.parent, {path.name: in_parts(header, record)}).manifest()
     except (MemitVCError, OSError) as error:
         return str(error)
     wrong = sorted(tensor.name for tensor in found.tensors if record.get(tensor.name) != tensor.sha256)

@@ -39,7 +39,8 @@ from memit_vc.store.files import (
 )
 from memit_vc.store.jsoncache import recall, remember
 from memit_vc.store.links import in_hub_cache, link
-from memit_vc.store.safetensors_file import file_order, read_header, write_header
+from memit_vc.store.parts import Entries, file_layout, in_parts
+from memit_vc.store.safetensors_file import read_header
 from memit_vc.store.sealed import seal, unseal
 from memit_vc.store.temporaries import clear_abandoned
 
@@ -265,8 +266,9 @@ def _tensor_file(
     """The bytes of a safetensors file with some tensors of the checkpoint; their SHA-256 go into `hashes`."""
     found = {name: checkpoint.tensors[name][1] for name in names}
     entries = {name: (entry.dtype, entry.shape) for name, entry in found.items()}
-    yield write_header(entries, metadata)
-    for name in file_order(entries):
+    head, order = file_layout(entries, metadata)
+    yield head
+    for name in order:
         sha = hashlib.sha256()
         for chunk in checkpoint.chunks(name):
             sha.update(chunk)
@@ -302,10 +304,10 @@ def _stat(path: Path) -> Stat | None:
 
 def hot_header(weights: Iterable[EditableWeight]) -> bytes:
     """The bytes before the data in the hot shard of any state. They are known, so no file is asked for them."""
-    entries: dict[str, tuple[str, tuple[int, ...]]] = {
+    entries: Entries = {
         w.name: (w.dtype, (w.d_out, w.d_in) if w.orientation == "out_in" else (w.d_in, w.d_out)) for w in weights
     }
-    return write_header(entries, _HOT_METADATA)
+    return file_layout(entries, _HOT_METADATA)[0]
 
 
 def _header_digest(path: Path) -> str:
@@ -321,7 +323,7 @@ def _holds(path: Path, names: Collection[str], manifest: BaseManifest, header: s
     try:
         if _header_digest(path) != header:
             return False
-        held = Checkpoint(path.parent, {path.name: read_header(path)}).manifest()
+        held = Checkpoint(path.parent, {path.name: in_parts(read_header(path), wanted)}).manifest()
     except (StorageError, IntegrityError):
         return False
     return promised.keys() == wanted and promised == {t.name: (t.dtype, t.shape, t.sha256) for t in held.tensors}

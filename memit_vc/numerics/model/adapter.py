@@ -185,11 +185,19 @@ class ModelAdapter:
 
 
 def _refuse_quantised(model: Any) -> None:
-    if getattr(model.config, "quantization_config", None) is not None or getattr(model, "is_quantized", False):
-        raise UnsupportedModelError(
-            "the model's weights are quantised: an update of a few bits of each weight cannot be stored in them",
-            hint="Edit the unquantised checkpoint; its edits can be exported as an adapter for the quantised one.",
+    config = getattr(model.config, "quantization_config", None)
+    if config is None and not getattr(model, "is_quantized", False):
+        return
+    method = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
+    hint = "Edit the unquantised checkpoint; its edits can be exported as an adapter for the quantised one."
+    if "mxfp4" in str(method).lower():  # gpt_oss is published in no other form, and an adapter cannot hold its experts
+        hint = (
+            "Write it in bfloat16 once: AutoModelForCausalLM.from_pretrained(old, dtype='bfloat16', "
+            "quantization_config=Mxfp4Config(dequantize=True)).save_pretrained(new), and the tokenizer likewise."
         )
+    raise UnsupportedModelError(
+        "the model's weights are quantised: an update of a few bits of each weight cannot be stored in them", hint=hint
+    )
 
 
 def _refuse_offloaded(model: nn.Module) -> None:

@@ -26,7 +26,9 @@ class Architecture:
     dense: str | None = None
     """The projection of the layers of a mixture that have no experts."""
     expert: str | None = None
-    """Template, below the block, of an expert's tensor in checkpoints that have one for each."""
+    """Name, below the block, of an expert's tensor in checkpoints, with one "{}" for its number; without, of the tensor
+    that holds all experts of a layer.
+    """
 
     @property
     def rewrite(self) -> str:
@@ -94,17 +96,15 @@ MIXTURES: Mapping[str, Architecture] = {
     for name, experts, tensor in (
         ("deepseek_v2", "mlp.experts", _APART),
         ("deepseek_v3", "mlp.experts", _APART),
-        ("gpt_oss", "mlp.experts", None),
-        ("granitemoe", "block_sparse_moe.experts", None),
+        ("gpt_oss", "mlp.experts", "mlp.experts.down_proj"),
+        ("granitemoe", "block_sparse_moe.experts", "block_sparse_moe.output_linear.weight"),
         ("mixtral", "mlp.experts", "block_sparse_moe.experts.{}.w2.weight"),
         ("olmoe", "mlp.experts", _APART),
         ("qwen2_moe", "mlp.experts", _APART),
         ("qwen3_moe", "mlp.experts", _APART),
     )
 }
-"""Families whose `mlp_out` is the module that holds the experts. The engine computes with all of them; commands take
-those whose checkpoints have a tensor for each expert.
-"""
+"""Families whose `mlp_out` is the module that holds the experts."""
 
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
@@ -160,12 +160,11 @@ def architecture_for(model: nn.Module, model_type: str, hparams: MEMITHyperParam
 
 
 def refuse_experts(model: nn.Module, model_type: str) -> None:
-    """UnsupportedModelError for a mixture of experts that commands do not take, whatever names a hyperparameter file
+    """UnsupportedModelError for a mixture of experts that is not in the table, whatever names a hyperparameter file
     gives its parts.
     """
-    if model_type in MIXTURES and MIXTURES[model_type].expert is not None:
-        return
-    refuse_mixtures(model, model_type)
+    if model_type not in MIXTURES:
+        refuse_mixtures(model, model_type)
 
 
 def refuse_mixtures(model: nn.Module, model_type: str) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from memit_vc.store.checkpoint import Checkpoint
 from memit_vc.store.files import storage_errors
+from memit_vc.store.parts import part_of
 
 
 def read_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
@@ -17,7 +18,8 @@ def read_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
     """
     path = checkpoint.directory / checkpoint.tensors[name][0]
     with storage_errors(path), safe_open(path, framework="pt") as file:
-        found: Tensor = file.get_tensor(name)
+        whole, number = part_of(name)
+        found: Tensor = file.get_tensor(name) if number is None else file.get_slice(whole)[number]
     if name in checkpoint.promised:
         checkpoint.check(name, tensor_digest(found))
     return found

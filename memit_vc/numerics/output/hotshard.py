@@ -25,6 +25,7 @@ from memit_vc.objects import EditableWeight
 from memit_vc.progress import Progress
 from memit_vc.store.checkpoint import Checkpoint
 from memit_vc.store.files import storage_errors
+from memit_vc.store.parts import in_parts
 from memit_vc.store.safetensors_file import FileHeader, parse_header, read_header
 from memit_vc.store.shards import hot_header
 
@@ -82,7 +83,7 @@ def hot_shard(
             hint="Delete the directory; the next checkout builds it again from the base checkpoint.",
         )
     head = hot_header(weights)
-    header = parse_header(head, len(head) + _size(weights), source=str(base))
+    header = in_parts(parse_header(head, len(head) + _size(weights), source=str(base)), by_name)
     total, done = sum(entry.size for entry in header.tensors.values()), 0
     torch.get_num_threads()  # a thread that asks for the first time later would hear what a worker set for itself
     digests: dict[str, Digest] = {}
@@ -131,7 +132,7 @@ def copied_shard(path: Path, head: bytes, hashes: Mapping[str, str], progress: P
     what `hashes` says.
     """
     try:
-        header = read_header(path)
+        header = in_parts(read_header(path), hashes)
         shard = Checkpoint(path.parent, {path.name: header})
         total, done = sum(entry.size for entry in header.tensors.values()), 0
         with path.open("rb") as file:

@@ -18,7 +18,8 @@ from memit_vc.objects import EditableWeight
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import INDEX_FILE, Checkpoint
 from memit_vc.store.files import write_atomic
-from memit_vc.store.safetensors_file import DTYPE_BITS, file_order, write_header
+from memit_vc.store.parts import file_layout, part_of
+from memit_vc.store.safetensors_file import DTYPE_BITS
 
 _PIECE = 1 << 22
 """Entries that are converted at once."""
@@ -49,10 +50,12 @@ def write_merged(
                 hint="Leave --dtype out.",
             )
         target[name] = dtype if dtype is not None and entry.dtype in STORAGE_DTYPES else entry.dtype
-    sizes = {
-        name: entry.size * DTYPE_BITS[target[name]] // DTYPE_BITS[entry.dtype]
-        for name, (_, entry) in checkpoint.tensors.items()
-    }
+    sizes: dict[str, int] = {}
+    parts: dict[str, list[str]] = {}
+    for name, (_, entry) in checkpoint.tensors.items():
+        whole, _ = part_of(name)
+        parts.setdefault(whole, []).append(name)
+        sizes[whole] = sizes.get(whole, 0) + entry.size * DTYPE_BITS[target[name]] // DTYPE_BITS[entry.dtype]
     try:
         split = split_state_dict_into_shards_factory(
             sizes,
@@ -72,9 +75,10 @@ def write_merged(
             progress("write weights", done, total)
 
     def content(names: Sequence[str]) -> Iterator[bytes]:
-        entries = {name: (target[name], checkpoint.tensors[name][1].shape) for name in names}
-        yield write_header(entries, {"format": "pt"})
-        for name in file_order(entries):
+        entries = {part: (target[part], checkpoint.tensors[part][1].shape) for name in names for part in parts[name]}
+        head, order = file_layout(entries, {"format": "pt"})
+        yield head
+        for name in order:
             found = terms(name) if name in edited else []
             if found:
                 base = read_tensor(checkpoint, name)

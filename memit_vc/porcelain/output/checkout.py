@@ -18,6 +18,7 @@ from memit_vc.porcelain.output.recorded import record_hashes, recorded_hashes
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.store.files import scratch
+from memit_vc.store.parts import part_of
 from memit_vc.store.shards import ShardedBase
 
 if TYPE_CHECKING:
@@ -99,12 +100,14 @@ def hot_weights(repository: Repository) -> list[EditableWeight]:
     """The weights of the hot shard: those of the layers in use, and any other that a patch here touches.
 
     They are the same for every state, so that a checkout can switch to any of them. Of a layer's experts it holds those
-    that a patch touches: a new patch may touch others, and the base is split again.
+    that a patch touches: a new patch may touch others, and the base is split again. Experts that share a tensor stay
+    together.
     """
     layers = set(repository.hparams().layers)
     touched = repository.edited_weights()
     used = [weight for weight in repository.weights() if weight.layer in layers or weight.name in touched]
-    return [weight for weight in used if weight.expert is None or weight.name in touched] or used
+    wholes = {part_of(name)[0] for name in touched}
+    return [weight for weight in used if weight.expert is None or part_of(weight.name)[0] in wholes] or used
 
 
 def _hot_of(state: LiveState, out: Path) -> list[EditableWeight] | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from memit_vc.errors import UsageError
+from memit_vc.errors import UnsupportedModelError, UsageError
 from memit_vc.numerics.output.gguf import CONVERT, KINDS, replacements, write_gguf
 from memit_vc.objects import CommitId, StateId
 from memit_vc.porcelain.base import checked_base
@@ -66,6 +66,11 @@ def export_gguf(
         raise UsageError(
             f"{revision}: nothing to export, its state is the base's",
             hint=f"Use {base_gguf} itself: it holds that state.",
+        )
+    if any(weight.expert is not None for weight in edited.values()):
+        raise UnsupportedModelError(
+            f"{revision}: edits experts, and a GGUF file has one tensor for all experts of a layer",
+            hint=f"Convert a checkout. {CONVERT}",
         )
     header = read_gguf_header(base_gguf)
     checkpoint = checked_base(repository, progress=progress)

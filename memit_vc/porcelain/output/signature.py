@@ -101,8 +101,8 @@ def verify_signature(directory: Path, signature: Path, *, key: Path, progress: P
                 hint="Ask the author for the signature and the public key, over a way that you trust.",
             ) from error
     signed, record = _understood(parts[STATEMENT], signature / STATEMENT)
-    there = {row[0]: row for row in _rows(Checkpoint.find(directory).manifest(progress), {})}
     said = {row[0]: row for row in record}
+    there = {row[0]: row for row in _rows(Checkpoint.find(directory).in_parts(said).manifest(progress), {})}
     differing = sorted(name for name in there.keys() | said.keys() if there.get(name) != said.get(name))
     if differing:
         raise VerificationError(

@@ -52,8 +52,9 @@ def verify(
     It is compared with the states whose hashes are recorded, and with the likeliest others, `MOST_COMPUTED` of them or
     with `every` all. VerificationError if it holds none, or not the one of `expect`.
     """
-    there = {tensor.name: tensor for tensor in Checkpoint.find(directory).manifest(progress).tensors}
     recorded = {tensor.name: tensor for tensor in repository.base().tensors}
+    checkpoint = Checkpoint.find(directory).in_parts(recorded)
+    there = {tensor.name: tensor for tensor in checkpoint.manifest(progress).tensors}
     found = {name: tensor.sha256 for name, tensor in there.items()}
     base = {name: tensor.sha256 for name, tensor in recorded.items()}
     editable = {weight.name for weight in repository.weights()}

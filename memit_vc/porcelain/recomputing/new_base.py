@@ -137,8 +137,8 @@ def _place(repository: Repository, base: str) -> Path:
 
 def _same_matrices(repository: Repository, seen: SeenBase) -> bool:
     """Whether the base has the tensors of this one, and the editable ones in the same shapes: as a sibling has."""
-    there = seen.checkpoint.tensors
     shapes = {record.name: tuple(record.shape) for record in repository.base().tensors}
+    there = seen.checkpoint.in_parts(shapes).tensors
     return there.keys() == shapes.keys() and all(
         tuple(there[weight.name][1].shape) == shapes[weight.name] for weight in repository.fact_weights()
     )

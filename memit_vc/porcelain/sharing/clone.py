@@ -163,7 +163,7 @@ def _prepared(
                 return kept, ()
             kept.close()
         shutil.rmtree(place / ".memitvc", ignore_errors=True)
-    seen = SeenBase.find(source, revision, progress=progress)
+    seen = SeenBase.find(source, revision, progress=progress).in_parts(described.manifest.names)
     manifest = seen.checkpoint.manifest(progress)
     if manifest.id != found.manifest.base:
         facts = seen.checkpoint.differences(described.manifest, {}, progress=progress)

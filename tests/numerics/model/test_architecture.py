@@ -205,8 +205,6 @@ def test_an_ambiguous_tree_says_what_to_write() -> None:
     ("model_type", "config"),
     [
         ("phimoe", {"num_local_experts": 4}),
-        ("granitemoe", {"num_local_experts": 4}),
-        ("gpt_oss", {"num_local_experts": 4, "head_dim": 8}),
         ("ernie4_5_moe", {"moe_num_experts": 4, "moe_intermediate_size": 16}),
     ],
 )
@@ -225,13 +223,16 @@ def test_experts_are_seen_in_the_modules_too() -> None:
         ModelAdapter.of(model, tokenizer())
 
 
-def test_quantised_models_are_refused() -> None:
-    model = unsaved("llama", **SMALL)
-    model.config.quantization_config = {"quant_method": "gptq", "bits": 4}
+@pytest.mark.parametrize(
+    ("family", "method", "hint"), [("llama", "gptq", "unquantised checkpoint"), ("gpt_oss", "mxfp4", "dequantize=True")]
+)
+def test_quantised_models_are_refused(family: str, method: str, hint: str) -> None:
+    model = unsaved(family, **{**SMALL, **({"num_local_experts": 4, "head_dim": 8} if family == "gpt_oss" else {})})
+    model.config.quantization_config = {"quant_method": method}
     with pytest.raises(UnsupportedModelError, match="quantised") as caught:
         ModelAdapter.of(model, tokenizer())
     assert caught.value.hint is not None
-    assert "unquantised checkpoint" in caught.value.hint
+    assert hint in caught.value.hint
 
 
 def test_a_projection_of_another_class_is_refused() -> None:

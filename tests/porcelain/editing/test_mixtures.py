@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from memit_vc.errors import EngineError, UnsupportedModelError
+from memit_vc.errors import BaseChangedError, EngineError, UnsupportedModelError
 from memit_vc.numerics.exact.materialise import delta
 from memit_vc.numerics.scores.influence import keys_at, output_norm
 from memit_vc.objects import Fact
 from memit_vc.porcelain.asking.blame import blame
+from memit_vc.porcelain.base import checked_base
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.editing.solver import solver_for
 from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.porcelain.output.export_adapter import export_adapter
+from memit_vc.porcelain.output.export_gguf import export_gguf
+from memit_vc.porcelain.output.export_merged import export_merged
+from memit_vc.porcelain.output.signature import sign, verify_signature
 from memit_vc.porcelain.output.verify import verify
 from memit_vc.porcelain.recomputing.reproduce import reproduce
 from memit_vc.porcelain.recomputing.resolve import resolve_revert, resolve_squash
 from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.setup import init
 from memit_vc.porcelain.sharing.clone import clone
 from memit_vc.porcelain.sharing.push import push
 from memit_vc.porcelain.sharing.remotes import add_remote
@@ -30,6 +39,9 @@ from memit_vc.porcelain.state import LiveState
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.remote.manifest import ADAPTER
 from memit_vc.repository import Repository
+from memit_vc.store.checkpoint import SINGLE_FILE
+from memit_vc.store.parts import part_of
+from tests.porcelain.output.test_signature import flip, keys
 from tests.support.checkpoints import hash_directory
 from tests.support.models import facts
 from tests.support.places import make_place
@@ -42,7 +54,7 @@ def plain(directory: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(directory, dtype="auto", local_files_only=True).eval()
 
 
-@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral", "granitemoe", "gpt_oss"])
 def test_a_mixture_edits_checks_out_and_reverts(family: str, tmp_path: Path) -> None:
     place = make_place(tmp_path, family, v_num_grad_steps=20, v_lr=0.1, retries=0)
     first, second = facts(4)[:2], facts(4)[2:]
@@ -57,9 +69,14 @@ def test_a_mixture_edits_checks_out_and_reverts(family: str, tmp_path: Path) -> 
 
         old, new = hash_directory(place.base), hash_directory(tmp_path / "out")
         changed = {name for name in old if old[name] != new[name]}
-        assert changed == {weight.name for weight in state.touched}
+        wholes = {part_of(weight.name)[0] for weight in state.touched}
+        assert changed == wholes
         assert all(weight.expert is not None for weight in state.touched)
-        size = sum(weight.d_out * weight.d_in * 4 for weight in state.touched)
+        written = [weight for weight in repository.weights() if part_of(weight.name)[0] in wholes]
+        size = sum(weight.d_out * weight.d_in * 4 for weight in written)
+        if family in ("granitemoe", "gpt_oss"):  # one tensor holds all experts of a layer
+            assert len(wholes) < len(state.touched)
+            assert old.keys().isdisjoint(w.name for w in written)
         assert size <= made.hot_bytes < size + 8192  # the header is the rest
 
         edited = plain(tmp_path / "out")
@@ -154,6 +171,66 @@ def test_a_verb_that_does_not_know_experts_says_so(tmp_path: Path) -> None:
         load_model(repository).base_weight(1)
 
 
-def test_one_tensor_for_all_experts_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match="granitemoe is a mixture of experts"):
-        make_place(tmp_path, "granitemoe")
+@pytest.mark.parametrize("family", ["gpt_oss", "qwen3_moe"])
+def test_experts_that_share_a_tensor(family: str, tmp_path: Path) -> None:
+    """Every way out of the repository writes the whole tensor; every check looks at the experts."""
+    place = make_place(tmp_path, family, v_num_grad_steps=20, v_lr=0.1, retries=0)
+    if family == "qwen3_moe":  # its checkpoints have the experts apart, and transformers also loads them together
+        base = tmp_path / "joined"
+        _join_experts(place.base, base)
+        work = tmp_path / "joined-work"
+        work.mkdir()
+        init(str(base), directory=work, hparams=tmp_path / "hparams.yaml", corpus=str(place.text))
+        place = replace(place, base=base, work=work)
+    with Repository.open(place.work) as repository:
+        loaded = load_model(repository)
+        made = commit_facts(repository, facts(2), tokens=TOKENS, loaded=loaded)
+        out = checkout(repository, "HEAD", tmp_path / "out").directory
+        merged = export_merged(repository, "HEAD", tmp_path / "merged", max_shard_size="30KB").directory
+        assert hash_directory(merged) == hash_directory(out)
+        half = export_merged(repository, "HEAD", tmp_path / "half", dtype="bfloat16").directory
+        assert hash_directory(half).keys() == hash_directory(out).keys()
+        private, public = keys(tmp_path)
+        signature = sign(repository, "HEAD", tmp_path / "signature", key=private).directory
+        for directory in (out, merged):
+            assert verify(repository, directory).commits == (made.id,)
+            assert verify_signature(directory, signature, key=public).commit == made.id
+        assert plain(merged).dtype == torch.float32
+
+        again = checkout(repository, "HEAD", tmp_path / "again")  # from the cache of hot shards
+        assert hash_directory(again.directory) == hash_directory(out)
+        (shard,) = (repository.root / "cache" / "hot").glob("*.safetensors")
+        assert fsck(repository) == ([], 0)
+        flip(shard, -1)
+        mended = checkout(repository, "HEAD", tmp_path / "mended")
+        assert any(shard.name in note for note in mended.notes)
+        assert hash_directory(mended.directory) == hash_directory(out)
+
+        revert(repository, ["HEAD"])
+        checkout(repository, "HEAD", out, replace=True)
+        assert hash_directory(out) == hash_directory(place.base)
+        assert fsck(repository) == ([], 0)
+        with pytest.raises(UnsupportedModelError, match="one tensor for all experts"):
+            export_gguf(repository, made.id, tmp_path / "m.gguf", base_gguf=tmp_path / "none.gguf")
+
+    flip(place.base / SINGLE_FILE, -1)
+    with Repository.open(place.work) as repository, pytest.raises(BaseChangedError):
+        checked_base(repository)
+    flip(place.base / SINGLE_FILE, -1)
+
+
+def _join_experts(base: Path, out: Path) -> None:
+    shutil.copytree(base, out)
+    tensors = load_file(out / SINGLE_FILE)
+    joined: dict[str, torch.Tensor] = {}
+    for name in sorted(tensors):
+        found = re.fullmatch(r"(.*\.experts)\.(\d+)\.(\w+)_proj\.weight", name)
+        if found is None:
+            joined[name] = tensors[name]
+    for layer in range(4):
+        stem = f"model.layers.{layer}.mlp.experts"
+        parts = {part: [tensors[f"{stem}.{n}.{part}_proj.weight"] for n in range(4)] for part in ("gate", "up", "down")}
+        joined[f"{stem}.down_proj"] = torch.stack(parts["down"])
+        both = [torch.cat(pair) for pair in zip(parts["gate"], parts["up"], strict=True)]
+        joined[f"{stem}.gate_up_proj"] = torch.stack(both)
+    save_file(joined, out / SINGLE_FILE, {"format": "pt"})
