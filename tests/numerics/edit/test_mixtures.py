@@ -18,7 +18,7 @@ from memit_vc.numerics.model.architecture import ARCHITECTURES
 from memit_vc.numerics.statistics.factors import factorise, factorise_experts
 from memit_vc.numerics.statistics.moments import collect
 from tests.support.measure import distance
-from tests.support.models import MIXTURE_FAMILIES, SENTENCES, facts, load_mixture, tiny
+from tests.support.models import MIXTURE_FAMILIES, SENTENCES, facts, load, tiny
 from tests.support.oracle import mixture
 
 LAYERS = (1, 2)
@@ -45,7 +45,7 @@ def targets(adapter: ModelAdapter, size: float = 1.0) -> Tensor:
 
 @pytest.mark.parametrize("family", sorted(MIXTURE_FAMILIES))
 def test_experts_agree_with_the_oracle(family: str, tmp_path: Path) -> None:
-    adapter = load_mixture(tiny(family, tmp_path))
+    adapter = load(tiny(family, tmp_path))
     experts, block = adapter.architecture.rewrite, adapter.architecture.block
     moments = collect(adapter, SENTENCES, LAYERS, tokens=300)
     oracle: Any = copy.deepcopy(adapter.model).double()
@@ -92,7 +92,7 @@ class Dense(nn.Module):
 
 def twins(directory: Path) -> tuple[ModelAdapter, ModelAdapter]:
     """Mixtral with one expert, whose gate is 1, and the dense model that it is."""
-    mixed = load_mixture(tiny("mixtral", directory, num_local_experts=1, num_experts_per_tok=1))
+    mixed = load(tiny("mixtral", directory, num_local_experts=1, num_experts_per_tok=1))
     mixed.model.set_experts_implementation("eager")
     dense: Any = copy.deepcopy(mixed.model)
     for layer in dense.model.layers:
