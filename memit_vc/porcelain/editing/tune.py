@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from memit_vc.repository import Repository
 
-_COARSE = 16
-"""Facts that choose the window; all of them choose λ and passes."""
 _DEPTHS = (0.1, 0.2, 0.3, 0.45)
 """Where a window ends, as a share of the depth."""
 _WIDTH = 5
@@ -106,7 +104,6 @@ def tune(
     def over() -> bool:
         return minutes is not None and time.monotonic() - began > 60 * minutes
 
-    coarse = chosen[:_COARSE]
     width = loaded.adapter.dimensions(max(loaded.layers))[1]  # the first layers of some mixtures are dense
     windows = _windows(loaded.adapter.n_layers, loaded.layers)
     tried: list[Tried] = []
@@ -115,7 +112,7 @@ def tune(
         if tried and over():
             left_out += 1
             continue
-        tried.append(bench.try_out(coarse, layers, weight=float(width), passes=1))
+        tried.append(bench.try_out(chosen, layers, weight=float(width), passes=1))
     best = max(tried, key=lambda each: each.worth)
     grid = list(product(_WEIGHTS, _PASSES))
     fine = []

@@ -29,7 +29,6 @@ def test_it_ends_and_writes_a_usable_file(
     family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = make_place(tmp_path, family, v_num_grad_steps=3)
-    monkeypatch.setattr(tuning, "_COARSE", 4)
     monkeypatch.setattr(tuning, "calibration_facts", lambda: list(FACTS[:6]))
     cli = Cli(place.work, capsys, monkeypatch)
     made = cli.ok("tune", "-o", str(tmp_path / "best.yaml"), "--json").json
