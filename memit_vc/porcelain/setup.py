@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memit_vc.config import Config
-from memit_vc.errors import EngineError, MemitVCError, StorageError, UnsupportedModelError
+from memit_vc.errors import EngineError, IntegrityError, MemitVCError, StorageError, UnsupportedModelError
 from memit_vc.hparams import MEMITHyperParams, for_model, guess
 from memit_vc.objects import BaseManifest, EditableWeight, TensorRecord, short
 from memit_vc.porcelain.base import SeenBase, remember_base
@@ -197,9 +197,16 @@ def weights_of_model(
     """The weights that `init` would record for the hyperparameters, and which were left out. It builds the model.
 
     UnsupportedModelError and HparamsError if the model, or the model with these hyperparameters, cannot be edited.
+    IntegrityError if the manifest has other parts of tensors than `init` would record.
     """
     adapter = outline(seen.checkpoint.directory, hparams)
     hparams.validate(n_layers=adapter.n_layers, modules=adapter.modules.keys())
+    parts = {name for name in manifest.names if part_of(name)[1] is not None}
+    if parts != set(_parts(adapter, manifest.names)):
+        raise IntegrityError(
+            f"{seen.name}: the list of its tensors has other parts than the experts of its layers",
+            hint="Clone from a remote that you trust.",
+        )
     return _editable(adapter, seen.checkpoint, manifest, hparams.layers, progress)
 
 
@@ -283,7 +290,12 @@ def _editable(
         stored = [d_out, d_in] if adapter.orientation(layer) == "out_in" else [d_in, d_out]
         found: list[EditableWeight] = []
         for expert, name in _tensors_of(adapter, layer, tensors):
-            record = tensors[name]
+            record = tensors.get(name)
+            if record is None:
+                raise UnsupportedModelError(
+                    f"the checkpoint holds no {name}: its tensors do not fit the number of experts in its config",
+                    hint="Save the model again with transformers' save_pretrained, then init on that directory.",
+                )
             if record.dtype not in STORED or list(record.shape) != stored:
                 raise UnsupportedModelError(
                     f"{record.name} is stored as {record.dtype} {list(record.shape)}, not as a float matrix {stored}",

@@ -7,6 +7,7 @@ in the file. Files are written with the whole tensors.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import TypeAlias
 
@@ -32,11 +33,13 @@ def part_of(name: str) -> tuple[str, int | None]:
 def in_parts(header: FileHeader, names: Collection[str]) -> FileHeader:
     """The header with the parts of each tensor [E, …] in place of the tensor, if `names` has all of its parts."""
     wanted = set(names)
-    wholes = {whole for whole, number in map(part_of, wanted) if number is not None}
+    counts = Counter(whole for whole, number in map(part_of, wanted) if number is not None)
     tensors: dict[str, Entry] = {}
     for name, entry in header.tensors.items():
-        found = part_names(name, entry.shape[0]) if name in wholes and len(entry.shape) > 1 else []
-        if not found or not wanted.issuperset(found) or DTYPE_BITS[entry.dtype] < 8:
+        # the count first: a header may claim any shape
+        fits = len(entry.shape) > 1 and entry.shape[0] == counts[name] > 0 and DTYPE_BITS[entry.dtype] >= 8
+        found = part_names(name, entry.shape[0]) if fits else []
+        if not found or not wanted.issuperset(found):
             tensors[name] = entry
             continue
         size = entry.size // len(found)
@@ -47,12 +50,17 @@ def in_parts(header: FileHeader, names: Collection[str]) -> FileHeader:
 
 
 def file_layout(entries: Entries, metadata: Mapping[str, str]) -> tuple[bytes, list[str]]:
-    """The bytes before the data of a file with these tensors, parts being joined, and the order of the data."""
+    """The bytes before the data of a file with these tensors, parts being joined, and the order of the data.
+
+    ValueError if a tensor is there beside parts of it, or lacks one.
+    """
     parts: dict[str, list[str]] = {}
     for name in entries:
         parts.setdefault(part_of(name)[0], []).append(name)
     joined = {}
     for whole, found in parts.items():
         dtype, shape = entries[found[0]]
+        if found != [whole] and sorted(found) != part_names(whole, len(found)):
+            raise ValueError(f"{whole}: {len(found)} parts do not make a whole")
         joined[whole] = (dtype, shape if found == [whole] else (len(found), *shape))
     return write_header(joined, metadata), [name for whole in file_order(joined) for name in sorted(parts[whole])]

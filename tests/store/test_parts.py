@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save, save_file
 from memit_vc.errors import UnsupportedModelError
 from memit_vc.store.checkpoint import SINGLE_FILE, Checkpoint
 from memit_vc.store.parts import file_layout, in_parts, part_names, part_of
-from memit_vc.store.safetensors_file import parse_header, read_header
+from memit_vc.store.safetensors_file import Entry, FileHeader, parse_header, read_header
 from memit_vc.store.shards import build_base
 
 TENSORS = {
@@ -66,6 +66,18 @@ def test_the_file_that_is_written_has_the_whole_tensors(checkpoint: Checkpoint) 
     assert data == save(TENSORS, {"format": "pt"})
     header = parse_header(data, len(data), source="it")
     assert in_parts(header, entries).tensors.keys() == entries.keys()
+
+
+def test_parts_that_make_no_whole_are_not_written(checkpoint: Checkpoint) -> None:
+    part = ("F32", (2, 3))
+    for names in ([*part_names("x", 3)[:2], "x"], part_names("x", 12)[:3], part_names("x", 3)[1:]):
+        with pytest.raises(ValueError, match="do not make a whole"):
+            file_layout(dict.fromkeys(names, part), {})
+
+
+def test_a_shape_is_not_believed_before_the_names() -> None:
+    header = FileHeader({}, {"x": Entry("F32", (10**12, 0), 0, 0)}, 8)
+    assert in_parts(header, part_names("x", 2)) == header
 
 
 def test_the_base_is_split_by_whole_tensors(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -52,6 +52,11 @@ def check_model(repository: Repository, checkpoint: Checkpoint, model: Any) -> N
 
 def parameter_of(found: dict[str, Any], weight: EditableWeight) -> Any:
     """A model's parameter for an editable weight. UnsupportedModelError for none, or one that cannot be replaced."""
+    if weight.expert is not None:
+        raise UnsupportedModelError(
+            f"{weight.parameter} holds all experts of a layer, and a state in memory replaces whole matrices",
+            hint="Write the state with `memitvc checkout -o DIR`, and load DIR.",
+        )
     parameter = found.get(weight.parameter)
     shape = (weight.d_out, weight.d_in) if weight.orientation == "out_in" else (weight.d_in, weight.d_out)
     if parameter is None or tuple(parameter.shape) != shape or not parameter.is_floating_point():

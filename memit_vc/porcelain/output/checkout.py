@@ -105,8 +105,8 @@ def hot_weights(repository: Repository) -> list[EditableWeight]:
     """
     layers = set(repository.hparams().layers)
     touched = repository.edited_weights()
-    used = [weight for weight in repository.weights() if weight.layer in layers or weight.name in touched]
     wholes = {part_of(name)[0] for name in touched}
+    used = [w for w in repository.weights() if w.layer in layers or part_of(w.name)[0] in wholes]
     return [weight for weight in used if weight.expert is None or part_of(weight.name)[0] in wholes] or used
 
 

@@ -74,7 +74,7 @@ def export_gguf(
         )
     header = read_gguf_header(base_gguf)
     checkpoint = checked_base(repository, progress=progress)
-    compared = {weight.name: weight for weight in repository.fact_weights()} | edited
+    compared = {weight.name: weight for weight in repository.fact_weights() if weight.expert is None} | edited
     found = replacements(header, checkpoint, list(compared.values()), edited, kind)
     write_atomic(out, write_gguf(header, checkpoint, found, lambda name: state.terms(edited[name]), progress))
     return GGUFExport(out, commit, state.id, {each.tensor.name: each.kind for each in found}, out.stat().st_size)

@@ -42,6 +42,7 @@ from memit_vc.remote.manifest import BASE, HPARAMS
 from memit_vc.remote.opening import checked_url, hub_name, nothing_there, open_remote
 from memit_vc.repository import Repository
 from memit_vc.store.checkpoint import Checkpoint
+from memit_vc.store.parts import part_of
 from memit_vc.store.staging import check_free, staging
 
 _STAGING = ".memitvc-clone"
@@ -237,6 +238,7 @@ def _told_by_config(described: RemoteBase, hparams: MEMITHyperParams, checkpoint
             for weight, name in zip(described.weights, (name.removeprefix(prefix) for name in expected), strict=True)
         )
         and all(weight.d_out == hidden != weight.d_in and weight.expert is None for weight in described.weights)
+        and not any(part_of(name)[1] is not None for name in described.manifest.names)
         and len(dtypes) == 1
         and dtypes <= set(STORED)
     )

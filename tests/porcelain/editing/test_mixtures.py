@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -13,12 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from memit_vc.errors import BaseChangedError, EngineError, UnsupportedModelError
+from memit_vc.errors import BaseChangedError, EngineError, IntegrityError, UnsupportedModelError
 from memit_vc.numerics.exact.materialise import delta
 from memit_vc.numerics.scores.influence import keys_at, output_norm
 from memit_vc.objects import Fact
 from memit_vc.porcelain.asking.blame import blame
-from memit_vc.porcelain.base import checked_base
+from memit_vc.porcelain.base import SeenBase, checked_base
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.editing.solver import solver_for
@@ -31,7 +32,7 @@ from memit_vc.porcelain.output.verify import verify
 from memit_vc.porcelain.recomputing.reproduce import reproduce
 from memit_vc.porcelain.recomputing.resolve import resolve_revert, resolve_squash
 from memit_vc.porcelain.sets.revert import revert
-from memit_vc.porcelain.setup import init
+from memit_vc.porcelain.setup import init, weights_of_model
 from memit_vc.porcelain.sharing.clone import clone
 from memit_vc.porcelain.sharing.push import push
 from memit_vc.porcelain.sharing.remotes import add_remote
@@ -40,7 +41,7 @@ from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.remote.manifest import ADAPTER
 from memit_vc.repository import Repository
 from memit_vc.store.checkpoint import SINGLE_FILE
-from memit_vc.store.parts import part_of
+from memit_vc.store.parts import part_names, part_of
 from tests.porcelain.output.test_signature import flip, keys
 from tests.support.checkpoints import hash_directory
 from tests.support.models import facts
@@ -234,3 +235,44 @@ def _join_experts(base: Path, out: Path) -> None:
         both = [torch.cat(pair) for pair in zip(parts["gate"], parts["up"], strict=True)]
         joined[f"{stem}.gate_up_proj"] = torch.stack(both)
     save_file(joined, out / SINGLE_FILE, {"format": "pt"})
+
+
+def test_touched_experts_of_a_layer_that_is_edited_no_more(tmp_path: Path) -> None:
+    """The hot shard holds their whole tensor, whichever layers the hyperparameters name now."""
+    place = make_place(tmp_path, "gpt_oss", v_num_grad_steps=20, v_lr=0.1, retries=0)
+    with Repository.open(place.work) as repository:
+        made = commit_facts(repository, facts(2), tokens=TOKENS)
+        now = repository.hparams().replace(layers=[1])
+        repository.hparams_path.write_text(now.to_yaml(), encoding="utf-8")
+    with Repository.open(place.work) as repository:
+        touched = {weight.name for weight in LiveState.of_head(repository).touched if weight.layer == 2}
+        assert 0 < len(touched) < 4
+        checkout(repository, "HEAD", tmp_path / "out")
+        assert verify(repository, tmp_path / "out").commits == (made.id,)
+        assert fsck(repository) == ([], 0)
+
+
+def test_a_config_of_another_number_of_experts_is_refused(tmp_path: Path) -> None:
+    place = make_place(tmp_path, "granitemoe", start=False)
+    config = json.loads((place.base / "config.json").read_text())
+    (place.base / "config.json").write_text(json.dumps({**config, "num_local_experts": 8}))
+    with pytest.raises(UnsupportedModelError, match="do not fit the number of experts"):
+        init(str(place.base), directory=tmp_path / "work", hparams=tmp_path / "hparams.yaml", corpus=str(place.text))
+    assert not (tmp_path / "work" / ".memitvc").exists()
+
+
+@pytest.mark.parametrize("whole", ["lm_head.weight", "model.layers.0.self_attn.q_proj.weight", None])
+def test_a_remote_cannot_take_other_tensors_apart(whole: str | None, tmp_path: Path) -> None:
+    """`whole` in parts, or the experts not in parts: consistent in itself, but not what `init` records."""
+    place = make_place(tmp_path, "granitemoe")
+    seen = SeenBase.find(str(place.base), None)
+    with Repository.open(place.work) as repository:
+        names = set() if whole is None else set(repository.base().names)
+        if whole is not None:
+            names |= set(part_names(whole, seen.checkpoint.tensors[whole][1].shape[0]))
+        manifest = seen.in_parts(names).checkpoint.manifest()
+        with pytest.raises(IntegrityError, match="other parts than the experts"):
+            weights_of_model(seen.in_parts(names), manifest, repository.hparams())
+        right = repository.base()
+        found, _ = weights_of_model(seen.in_parts(right.names), right, repository.hparams())
+        assert tuple(found) == repository.weights()
