@@ -121,7 +121,8 @@ def _merged(io: IO, revision: str, out: Path, dtype: str | None, max_shard_size:
 
     def render() -> None:
         click.echo(f"{made.directory}: state {made.state[:10]} of commit {made.commit[:10]}")
-        click.echo(f"{count(len(made.files), 'file')} of weights, {size_text(made.bytes)}")
+        files = sum(name.endswith(".safetensors") for name in made.files)
+        click.echo(f"{count(files, 'file')} of weights, {size_text(made.bytes)}")
 
     io.emit(made, render)
 

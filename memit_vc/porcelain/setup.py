@@ -27,7 +27,7 @@ SEARCH: Mapping[str, Any] = {
     "early_stop_loss": 0.05,
     "keep_factor": 0.5,
     "phrase_book": 8,
-    "rotate": 5,
+    "rotate": 10,
     "retries": 2,
     "chat": False,
 }
