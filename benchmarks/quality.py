@@ -44,7 +44,6 @@ SHOWN = (
     "same_subject",
     "hijacked",
 )
-FIRM: Mapping[str, object] = {"early_stop": "nll", "early_stop_loss": 0.05, "v_num_grad_steps": 50, "rotate": 5}
 SETTINGS: Mapping[str, Mapping[str, object]] = {
     "default": {},
     "argmax, layers 4–8, λ 500 (the first default)": {
