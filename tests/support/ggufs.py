@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import gguf
 import numpy as np
+import torch
 from safetensors.torch import load_file
 
 from memit_vc.store.checkpoint import Checkpoint
 
 __all__ = ["ARCHITECTURE", "as_f16", "read_all", "write_base"]
 
-ARCHITECTURE = {"llama": gguf.MODEL_ARCH.LLAMA, "gpt2": gguf.MODEL_ARCH.GPT2}
+ARCHITECTURE = {
+    "llama": gguf.MODEL_ARCH.LLAMA,
+    "gpt2": gguf.MODEL_ARCH.GPT2,
+    "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
+    "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
+}
 Kind = gguf.GGMLQuantizationType
 
 
@@ -31,26 +38,39 @@ def write_base(
         writer.add_head_count_kv(heads[1])
     writer.add_token_list([f"t{n}" for n in range(40)])
     writer.add_array("numbers", [1.5, 2.5])
-    for file in Checkpoint.find(base).files:
-        for name, tensor in sorted(load_file(base / file).items()):
-            found = names.get_name(name, try_suffixes=(".weight", ".bias"))
-            array = tensor.float().numpy()
-            if found is None:
-                continue
-            if family == "gpt2" and array.ndim == 2 and "wte" not in name and "wpe" not in name:
-                array = np.ascontiguousarray(array.T)
-            if heads is not None and found.endswith(("attn_q.weight", "attn_k.weight")):
-                count = heads[found.endswith("attn_k.weight")]
-                halves = array.reshape(count, 2, len(array) // count // 2, -1)
-                array = np.ascontiguousarray(halves.swapaxes(1, 2).reshape(array.shape))
-            small = array.ndim == 2 and array.shape[1] % 32 == 0
-            made = gguf.quantize(array, kind) if small else array
-            writer.add_tensor(found, made, raw_dtype=kind if small else None)
+    loaded = {name: t for file in Checkpoint.find(base).files for name, t in load_file(base / file).items()}
+    for name, tensor in sorted(_joined(loaded).items()):
+        found = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        array = tensor.float().numpy()
+        if found is None:
+            continue
+        if family == "gpt2" and array.ndim == 2 and "wte" not in name and "wpe" not in name:
+            array = np.ascontiguousarray(array.T)
+        if family == "gpt_oss" and array.ndim == 3:
+            found, array = f"{found}.weight", np.ascontiguousarray(array.swapaxes(1, 2))
+        if heads is not None and found.endswith(("attn_q.weight", "attn_k.weight")):
+            count = heads[found.endswith("attn_k.weight")]
+            halves = array.reshape(count, 2, len(array) // count // 2, -1)
+            array = np.ascontiguousarray(halves.swapaxes(1, 2).reshape(array.shape))
+        small = array.ndim >= 2 and array.shape[-1] % 32 == 0
+        made = gguf.quantize(array, kind) if small else array
+        writer.add_tensor(found, made, raw_dtype=kind if small else None)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _joined(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The experts of a layer together, as a file of llama.cpp has them."""
+    found = {name: tensor for name, tensor in tensors.items() if ".experts." not in name or tensor.ndim != 2}
+    for name in tensors:
+        first = re.fullmatch(r"(.*\.experts)\.0\.(\w+)\.weight", name)
+        if first:
+            parts = [t for n, t in sorted(tensors.items()) if re.fullmatch(rf"{first[1]}\.\d+\.{first[2]}\.weight", n)]
+            found[f"{first[1]}.{first[2]}.weight"] = torch.stack(parts)
+    return found
 
 
 def as_f16(source: Path, target: Path) -> Path:

@@ -2,13 +2,18 @@
 
 An edited tensor is the sum float64(W) + D of the checkpoint, rounded to float32 and then to its type in the file. What
 the base's file made of W does not matter: a file in 4 bits gets the whole edit.
+
+One tensor holds all experts of a layer, expert after expert. If some are edited and the type stays, the others are
+copied. If the tensor gets another type, the others are made of the checkpoint, too.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,6 +31,7 @@ from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import Checkpoint
 from memit_vc.store.files import storage_errors
 from memit_vc.store.gguf_file import GGUFHeader, GGUFTensor
+from memit_vc.store.parts import part_of
 
 KINDS: Mapping[str, int] = {"F32": 0, "F16": 1, "Q8_0": 8, "BF16": 30}
 """Types of edited tensors, by ggml's numbers. They hold an edit; fewer bits would round it away."""
@@ -46,13 +52,15 @@ weights have about 1.4.
 
 @dataclass(frozen=True)
 class Replaced:
-    """An edited weight, its tensor in the file, and the type that this one gets."""
+    """A weight, its tensor in the file, and the type that this one gets."""
 
     weight: EditableWeight
     tensor: GGUFTensor
     kind: str
     heads: int | None = None
     """Of a tensor whose rows are in the order of `_order`."""
+    copied: bool = False
+    """An expert that is as it was, in a tensor of other experts that are not."""
 
     @property
     def size(self) -> int:
@@ -92,10 +100,17 @@ def replacements(
     with storage_errors(header.path):
         heads = _check_base(header, checkpoint, pairs)
     wanted = set(edited)
+    changed = {names[name] for name in wanted}
     found = [
-        Replaced(weight, tensor, kind or _own_kind(weight, tensor), heads.get(weight.name))
+        Replaced(
+            weight,
+            tensor,
+            new := kind or _own_kind(weight, tensor),
+            heads.get(weight.name),
+            weight.name not in wanted and KINDS[new] == tensor.kind,
+        )
         for weight, tensor in pairs
-        if weight.name in wanted
+        if tensor.name in changed
     ]
     for each in found:
         if each.kind == "Q8_0" and each.weight.d_in % _Q8_BLOCK:
@@ -124,33 +139,34 @@ def write_gguf(
     BaseChangedError for a checkpoint with other bytes than it promises, EngineError for a value that its type cannot
     hold, StorageError for a file that has become shorter.
     """
-    by_tensor = {each.tensor.name: each for each in replaced}
-    head = header.with_tensors(
-        {name: KINDS[each.kind] for name, each in by_tensor.items()},
-        {name: each.size for name, each in by_tensor.items()},
-    )
-    yield head
-    sizes = [by_tensor[n].size if n in by_tensor else t.end - t.begin for n, t in header.tensors.items()]
-    total, done = sum(sizes), 0
+    by_tensor: dict[str, list[Replaced]] = {}
+    for each in sorted(replaced, key=lambda each: each.weight.expert or 0):
+        by_tensor.setdefault(each.tensor.name, []).append(each)
+    sizes = {name: sum(each.size for each in parts) for name, parts in by_tensor.items()}
+    yield header.with_tensors({name: KINDS[parts[0].kind] for name, parts in by_tensor.items()}, sizes)
+    total, done = sum(sizes.get(name, t.end - t.begin) for name, t in header.tensors.items()), 0
     with storage_errors(header.path), opened(header.path) as file:
         for name, tensor in header.tensors.items():
-            each = by_tensor.get(name)
-            if each is None:
-                chunks = _copied(file, header, tensor)
+            if name in sizes:
+                made = (
+                    _copied(file, header, tensor.begin + (each.weight.expert or 0) * each.size, each.size)
+                    if each.copied
+                    else _edited(checkpoint, each, terms(each.weight.name))
+                    for each in by_tensor[name]
+                )
+                padding = bytes(header.aligned(sizes[name]) - sizes[name])
+                chunks = chain(chain.from_iterable(made), [padding] if padding else [])
             else:
-                chunks = _edited(checkpoint, each, terms(each.weight.name))
+                chunks = chain(_copied(file, header, tensor.begin, tensor.end - tensor.begin))
             for chunk in chunks:
                 yield chunk
                 done += len(chunk)
-                progress("write weights", done, total)
-            if each is not None:
-                yield bytes(header.aligned(each.size) - each.size)
+                progress("write weights", min(done, total), total)
 
 
-def _copied(file: Any, header: GGUFHeader, tensor: GGUFTensor) -> Iterator[bytes]:
-    """A tensor's bytes, and the padding behind it."""
-    left = tensor.end - tensor.begin
-    file.seek(header.data_start + tensor.begin)
+def _copied(file: Any, header: GGUFHeader, begin: int, left: int) -> Iterator[bytes]:
+    """`left` bytes of the data, from `begin` on."""
+    file.seek(header.data_start + begin)
     while left:
         chunk = file.read(min(left, _CHUNK))
         if not chunk:
@@ -224,7 +240,8 @@ def _names(header: GGUFHeader, weights: Sequence[EditableWeight]) -> dict[str, s
         )
     mapping = get_tensor_name_map(known, 1 + max((weight.layer for weight in weights), default=0))
     found = {weight.name: mapping.get_name(weight.parameter, try_suffixes=(".weight",)) for weight in weights}
-    return {name: tensor for name, tensor in found.items() if tensor}
+    # the parameter of all experts has no such ending in the model, its tensor has it
+    return {name: f"{tensor.removesuffix('.weight')}.weight" for name, tensor in found.items() if tensor}
 
 
 def _check_base(
@@ -237,10 +254,13 @@ def _check_base(
     from gguf.quants import dequantize
 
     turned: dict[str, int] = {}
+    experts = Counter(tensor.name for weight, tensor in pairs if weight.expert is not None)
     with opened(header.path) as file:
         for weight, tensor in pairs:
             heads = _heads(header, weight, tensor)
-            if tensor.shape != (weight.d_in, weight.d_out):
+            shape = (weight.d_in, weight.d_out)
+            first = tensor.begin
+            if tensor.shape != (shape if weight.expert is None else (*shape, experts[tensor.name])):
                 raise IntegrityError(
                     f"{header.path}: {tensor.name} is {list(tensor.shape)}, {weight.name} of the base has "
                     f"{weight.d_in} inputs and {weight.d_out} outputs",
@@ -249,16 +269,15 @@ def _check_base(
             try:
                 block, size = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.kind)]
                 row = weight.d_in // block * size
-                if row * weight.d_out > tensor.end - tensor.begin:
+                first += (weight.expert or 0) * weight.d_out * row
+                if first + row * weight.d_out > tensor.end:
                     raise IntegrityError(f"{header.path}: {tensor.name} is cut short", hint="Fetch it again.")
                 candidates = [n for n, row_ in enumerate(_order(weight.d_out, heads)) if n != row_] if heads else []
                 candidates = candidates or list(range(weight.d_out))
                 numbers = [
                     candidates[round(n * (len(candidates) - 1) / (_ROWS_COMPARED - 1))] for n in range(_ROWS_COMPARED)
                 ]
-                raw = b"".join(
-                    os.pread(file.fileno(), row, header.data_start + tensor.begin + n * row) for n in numbers
-                )
+                raw = b"".join(os.pread(file.fileno(), row, header.data_start + first + n * row) for n in numbers)
                 stored = dequantize(
                     np.frombuffer(raw, np.uint8).reshape(len(numbers), -1), GGMLQuantizationType(tensor.kind)
                 )
@@ -308,7 +327,8 @@ def _rows(checkpoint: Checkpoint, weight: EditableWeight, numbers: Sequence[int]
     """Rows of W [d_out, d_in], float64."""
     path = checkpoint.directory / checkpoint.tensors[weight.name][0]
     with storage_errors(path), safe_open(path, framework="pt") as file:
-        part = file.get_slice(weight.name)
+        whole, expert = part_of(weight.name)
+        part = file.get_slice(whole) if expert is None else file.get_slice(whole)[expert]
         if weight.orientation == "out_in":
             found = torch.stack([part[n : n + 1][0] for n in numbers])
         else:

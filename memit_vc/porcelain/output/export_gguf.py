@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from memit_vc.errors import UnsupportedModelError, UsageError
+from memit_vc.errors import UsageError
 from memit_vc.numerics.output.gguf import CONVERT, KINDS, replacements, write_gguf
 from memit_vc.objects import CommitId, StateId
 from memit_vc.porcelain.base import checked_base
@@ -67,14 +67,14 @@ def export_gguf(
             f"{revision}: nothing to export, its state is the base's",
             hint=f"Use {base_gguf} itself: it holds that state.",
         )
-    if any(weight.expert is not None for weight in edited.values()):
-        raise UnsupportedModelError(
-            f"{revision}: edits experts, and a GGUF file has one tensor for all experts of a layer",
-            hint=f"Convert a checkout. {CONVERT}",
-        )
     header = read_gguf_header(base_gguf)
     checkpoint = checked_base(repository, progress=progress)
-    compared = {weight.name: weight for weight in repository.fact_weights() if weight.expert is None} | edited
+    compared = {weight.name: weight for weight in repository.fact_weights()} | edited
     found = replacements(header, checkpoint, list(compared.values()), edited, kind)
-    write_atomic(out, write_gguf(header, checkpoint, found, lambda name: state.terms(edited[name]), progress))
+    write_atomic(
+        out,
+        write_gguf(
+            header, checkpoint, found, lambda name: state.terms(edited[name]) if name in edited else [], progress
+        ),
+    )
     return GGUFExport(out, commit, state.id, {each.tensor.name: each.kind for each in found}, out.stat().st_size)

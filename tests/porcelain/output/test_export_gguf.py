@@ -12,11 +12,16 @@ import torch
 from safetensors.torch import load_file
 
 from memit_vc.errors import EngineError, IntegrityError, MemitVCError, UnsupportedModelError, UsageError
+from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.porcelain.output.export_gguf import export_gguf
+from memit_vc.porcelain.setup import init
+from memit_vc.porcelain.state import LiveState
+from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
 from memit_vc.store.checkpoint import Checkpoint
 from tests.support.ggufs import Kind, read_all, write_base
+from tests.support.models import SENTENCES, facts, hparams_for, load, tiny
 from tests.support.opened import Opened
 
 _TORCH = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
@@ -163,3 +168,45 @@ def test_what_f16_cannot_hold_is_said() -> None:
     with pytest.raises(EngineError) as refused:
         _typed(torch.tensor([[1.0, 1e6]]), Replaced(weight, GGUFTensor("w", (2, 1), 1, 0, 4, 0), "F16"))
     assert refused.value.hint == "Choose --type BF16."
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "stored", "asked", "expected"),
+    [
+        ("qwen3_moe", "float32", Kind.F16, None, "F16"),
+        ("qwen3_moe", "float32", Kind.Q4_1, None, "F16"),
+        ("qwen3_moe", "float32", Kind.F16, "BF16", "BF16"),
+        ("gpt_oss", "bfloat16", Kind.BF16, None, "BF16"),
+        ("gpt_oss", "bfloat16", Kind.Q4_1, None, "BF16"),
+    ],
+)
+def test_experts_of_a_mixture(
+    family: str, dtype: str, stored: Kind, asked: str | None, expected: str, tmp_path: Path
+) -> None:
+    """The file's tensor of all experts is that of the converted checkout; one without an edited expert is copied."""
+    base = tiny(family, tmp_path / "base", dtype=dtype, intermediate_size=32, moe_intermediate_size=32)
+    values = hparams_for(load(base), v_num_grad_steps=20, v_lr=0.2, retries=0, device="cpu")
+    (tmp_path / "hparams.yaml").write_text(values.to_yaml(), encoding="utf-8")
+    (tmp_path / "text.txt").write_text("\n\n".join(SENTENCES), encoding="utf-8")
+    work = tmp_path / "work"
+    init(str(base), directory=work, hparams=tmp_path / "hparams.yaml", corpus=str(tmp_path / "text.txt"))
+    with Repository.open(work) as repository:
+        commit_facts(repository, facts(2), tokens=400)
+        touched = {weight.layer for weight in LiveState.of_head(repository).touched}
+        before = write_base(tmp_path / "base.gguf", base, family, stored)
+        made = export_gguf(repository, "HEAD", tmp_path / "edited.gguf", base_gguf=before, kind=asked)
+        assert made.tensors == {f"blk.{layer}.ffn_down_exps.weight": expected for layer in touched}
+        out = checkout(repository, "HEAD", tmp_path / "out").directory
+        _, wanted = read_all(write_base(tmp_path / "wanted.gguf", out, family, Kind[expected]))
+        (old_values, old), (new_values, new) = read_all(before), read_all(made.file)
+        assert new_values == old_values
+        assert list(new) == list(old)
+        for name, found in new.items():
+            assert found == (wanted if name in made.tensors else old)[name], name
+        assert any(new[name][2] != old[name][2] for name in made.tensors)
+        assert fsck(repository) == ([], 0)
+
+        mixed = write_base(tmp_path / "other.gguf", tiny(family, tmp_path / "other", dtype=dtype, seed=1,
+            intermediate_size=32, moe_intermediate_size=32), family, stored)  # fmt: skip
+        with pytest.raises(IntegrityError, match="does not hold the base's"):
+            export_gguf(repository, "HEAD", tmp_path / "none.gguf", base_gguf=mixed)
