@@ -32,8 +32,10 @@ def test_it_ends_and_writes_a_usable_file(
     monkeypatch.setattr(tuning, "calibration_facts", lambda: list(FACTS[:6]))
     cli = Cli(place.work, capsys, monkeypatch)
     made = cli.ok("tune", "-o", str(tmp_path / "best.yaml"), "--json").json
-    best = max(made["tried"][-6:], key=lambda each: tuning.Tried(**{**each, "layers": tuple(each["layers"])}).worth)
-    assert made["best"] == best
+    grid = [tuning.Tried(**{**each, "layers": tuple(each["layers"])}) for each in made["tried"][-6:]]
+    as_good = [each for each in grid if each.worth > max(one.worth for one in grid) - 0.03]
+    best = made["best"]
+    assert best["perplexity"] == min(each.perplexity for each in as_good)
     written = MEMITHyperParams.from_hparams(tmp_path / "best.yaml")
     assert written.layers == best["layers"]
     assert (written.mom2_update_weight, written.passes) == (best["weight"], best["passes"])
