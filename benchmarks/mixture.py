@@ -286,7 +286,7 @@ def _taken_back(repository: Repository, made: Sequence[str], place: Path) -> lis
     is_base = verify(repository, place / "none").is_base
     return [
         Row("revert of commit 2, and of that: equal hashes", float(hashes == again), unit="", goal=("≥", 1.0)),
-        Row("facts that stay after the first", len(others), unit=""),
+        Row("facts that stay live after the first of these reverts", len(others), unit=""),
         Row("all reverted: verified as the base", float(is_base), unit="", goal=("≥", 1.0)),
     ]
 

@@ -17,7 +17,7 @@ from memit_vc.progress import count
 @click.argument("edits")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A .json, .jsonl or .csv file.")
 @click.option("--with", "model", metavar="MODEL", help="A chat model: a directory or a Hub id. Default: the base.")
-@click.option("--book", is_flag=True, help="Take them from the phrase book of common relations; no model is loaded.")
+@click.option("--book", is_flag=True, help="Take the phrasings from a book of common relations. No model is loaded.")
 @click.option("-n", "number", type=click.IntRange(min=1, max=20), default=3, help="Phrasings of each fact. Default: 3.")
 def command(io: IO, edits: str, output: Path, model: str | None, book: bool, number: int) -> None:
     """Write the edits of EDITS to OUTPUT with further phrasings of each prompt, from a chat model or the phrase book.

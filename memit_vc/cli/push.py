@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @verb(name="push", example="memitvc push\nmemitvc push origin main --tag v1.0")
 @click.argument("remote", required=False)
 @click.argument("branch", required=False)
-@click.option("--tag", help="Also publish the branch's tip as TAG. If TAG does not exist, TAG is also created here.")
+@click.option("--tag", help="Also publish the branch's tip as TAG. A tag that this repository lacks is made here, too.")
 @click.option(
     "--branch",
     "hub_branch",

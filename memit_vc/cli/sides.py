@@ -59,8 +59,8 @@ def check_overlap_option(function: _F) -> _F:
     return click.option(
         "--check-overlap/--no-check-overlap",
         default=None,
-        help="Warn about likely conflicts: facts with similar keys and different targets. The check needs statistics "
-        "and constraints. The check is the default in `commit` and with --resolve.",
+        help="Warn about likely conflicts: facts whose subjects the model takes for nearly the same (similar keys), "
+        "with different targets. The check needs statistics and constraints. The check is the default in `commit` and with --resolve.",
     )(function)
 
 
