@@ -188,8 +188,10 @@ def test_each_part_says_how_long_is_left() -> None:
     clock = Clock(lambda: seconds)
     total = sum(PARTS.values())
     assert clock.left("init") == f"about {duration(total)} left"
-    seconds = 3 * PARTS["init"]  # a third of the pace
-    assert clock.left("first commit") == f"about {duration(3 * (total - PARTS['init']))} left"
+    assert clock.left("first commit") == f"about {duration(total - PARTS['init'])} left"  # too early for a pace
+    done = PARTS["init"] + PARTS["first commit"]
+    seconds = 3 * done  # a third of the pace
+    assert clock.left("second commit") == f"about {duration(3 * (total - done))} left"
     seconds = total - PARTS["second revert"]
     assert clock.left("second revert") == f"about {duration(PARTS['second revert'])} left"
     assert total <= 90
