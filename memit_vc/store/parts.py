@@ -26,7 +26,7 @@ def part_names(tensor: str, count: int) -> list[str]:
 
 def part_of(name: str) -> tuple[str, int | None]:
     """The tensor that a part belongs to, and the part's number; another name with None."""
-    found = _PART.fullmatch(name)
+    found = _PART.fullmatch(name) if name.endswith("]") else None  # every command asks it of every tensor
     return (found[1], int(found[2])) if found else (name, None)
 
 

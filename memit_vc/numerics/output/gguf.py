@@ -155,9 +155,9 @@ def write_gguf(
                     for each in by_tensor[name]
                 )
                 padding = bytes(header.aligned(sizes[name]) - sizes[name])
-                chunks = chain(chain.from_iterable(made), [padding] if padding else [])
+                chunks: Iterator[bytes] = chain(chain.from_iterable(made), [padding] if padding else [])
             else:
-                chunks = chain(_copied(file, header, tensor.begin, tensor.end - tensor.begin))
+                chunks = _copied(file, header, tensor.begin, tensor.end - tensor.begin)
             for chunk in chunks:
                 yield chunk
                 done += len(chunk)

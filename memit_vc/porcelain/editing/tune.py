@@ -43,7 +43,7 @@ _HARM = 5.0
 """What a perplexity that rises by a share above `_FREE` costs, in the units of an accuracy."""
 _FREE = 0.01
 _TIE = 0.03
-"""Worths of λ and passes that differ by less are taken for equal: over sixty facts, half a standard error."""
+"""Worths of λ and passes that differ by less are taken for equal: over sixty facts, about half a standard error."""
 
 
 @dataclass(frozen=True)
