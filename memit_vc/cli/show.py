@@ -80,7 +80,7 @@ def _render_why(io: IO, shown: ShownCommit) -> None:
     for each, why in known:
         leverage, agreement = (_mean(why[name]) for name in ("leverage", "agreement"))
         said = "" if each.after is None else "yes" if each.after["rewrite_acc"] else "no"
-        verdict = _verdict(each.after, agreement, why["left"])
+        verdict = _verdict(each.after, agreement, why["left"], sink=why.get("sink", False))
         figures = (number(value) for value in (leverage, why["left"], agreement, why["loss"]))
         rows.append([fact_line(each.fact), said, *figures, verdict])
     click.echo()
@@ -91,9 +91,13 @@ def _mean(by_layer: Mapping[str, float] | None) -> float | None:
     return sum(by_layer.values()) / len(by_layer) if by_layer else None
 
 
-def _verdict(after: Mapping[str, float | None] | None, agreement: float | None, left: float) -> str:
+def _verdict(
+    after: Mapping[str, float | None] | None, agreement: float | None, left: float, *, sink: bool = False
+) -> str:
     """What stands out, in words."""
     if after is not None and not after["rewrite_acc"]:
+        if sink:
+            return "an attention sink: holds only behind other text"
         if left > _LEFT:
             return "the solve: lower λ, more layers or passes"
         return "the search: more steps, a larger clamp"

@@ -111,6 +111,9 @@ class MEMITHyperParams:
     """Times that a commit tries again what its facts do not yet answer; the second time it searches z anew."""
     rotate: int = 1
     """A step of the search asks the plain prompt and one in so many of the other rows; 1: all, as published."""
+    avoid_sinks: bool = False
+    """A fact whose subject is an attention sink at its plain prompt is edited behind other text only; False: no fact is
+    looked at, as published."""
     chat: bool = False
     """One more sampled template: the prompt as a user's turn, where the tokenizer has a chat template."""
     keep_factor: float = 0.0

@@ -29,6 +29,7 @@ SEARCH: Mapping[str, Any] = {
     "phrase_book": 8,
     "rotate": 10,
     "retries": 2,
+    "avoid_sinks": True,
     "chat": False,
 }
 """A repository's own rule for ending the search for z (docs/performance.md); a file that the user gave keeps its

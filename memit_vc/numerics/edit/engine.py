@@ -177,6 +177,7 @@ def compute_edit(
         before=context.delta,
         history=context.keys if hparams.history else None,
         passes=hparams.passes,
+        avoid_sinks=hparams.avoid_sinks,
         on_layer=lambda done: progress("insert", done, hparams.passes * len(hparams.layers)),
     )
     return Edit(updates, targets)
@@ -225,6 +226,7 @@ def improve_edit(
         factor=factor,
         before=context.delta,
         history=context.keys if hparams.history else None,
+        avoid_sinks=hparams.avoid_sinks,
         begun=edit.updates,
         only=failing,
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from memit_vc.numerics.edit.keys import Frontier
 from memit_vc.numerics.edit.solve import adjusted_keys
+from memit_vc.numerics.forward.sinks import anchors
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.devices import CPU, computed_on, float64_device, solve_device
@@ -57,6 +58,7 @@ def insert(
     before: Mapping[int, Tensor] | None = None,
     history: Mapping[int, Tensor] | None = None,
     passes: int = 1,
+    avoid_sinks: bool = False,
     begun: Mapping[int, LayerUpdate] | None = None,
     only: Sequence[int] | None = None,
     on_layer: Callable[[int], None] | None = None,
@@ -79,10 +81,12 @@ def insert(
             parts += [updates[layer].delta] if layer in updates else []
             if parts:
                 weights[layer].copy_(_sum(base[layer], sum(parts[1:], parts[0])))
+        flat = [template for group in templates for template in group]
+        within = anchors(adapter, facts, flat, layers[-1]) if avoid_sinks else None
         for step in range(passes * len(layers)):
             index = step % len(layers)
             if not index:
-                frontier = Frontier(adapter, facts, layers=layers, templates=templates)
+                frontier = Frontier(adapter, facts, layers=layers, templates=templates, anchors=within)
             layer = layers[index]
             present = None if before is None else before[layer]
             solve = partial(

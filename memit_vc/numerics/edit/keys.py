@@ -17,6 +17,7 @@ from torch import Tensor
 
 from memit_vc.numerics.forward.replay import Recording, evaluating, record, replay, watching
 from memit_vc.numerics.forward.rows import prompt_rows
+from memit_vc.numerics.forward.sinks import PLAIN, contexts
 from memit_vc.numerics.forward.tokens import Template, TokenRow
 from memit_vc.numerics.forward.trees import grouped, laid_out
 from memit_vc.numerics.model.adapter import ModelAdapter
@@ -51,8 +52,9 @@ class Frontier:
     """The prompts of a batch in every template, carried up the model as its layers are edited one after the other.
 
     `templates` are groups: a key is the mean over groups of the mean within a group (EasyEdit's nested list; the first
-    group is the plain prompt). Row 0 of each fact is the plain prompt, where the current z is read. What is read lies
-    on the CPU, wherever the layers lie. `max_tokens` of a forward are halved if memory runs out.
+    group is the plain prompt). Row 0 of each fact is the plain prompt, or another anchor (`sinks.py`); there the
+    current z is read. What is read lies on the CPU, wherever the layers lie. `max_tokens` of a forward are halved if
+    memory runs out.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Frontier:
         *,
         layers: Sequence[int],
         templates: Sequence[Sequence[Template]],
+        anchors: Sequence[Template] | None = None,
         max_tokens: int = 4096,
     ) -> None:
         self._adapter, self._layers, self._facts, self._max_tokens = adapter, list(layers), len(facts), max_tokens
@@ -70,21 +73,27 @@ class Frontier:
         shares: list[float] = []
         seen: dict[tuple[int, Template], int] = {}
 
-        def add(fact_rows: Sequence[TokenRow], template: Template, share: float) -> None:
-            for fact, row in enumerate(fact_rows):
-                index = seen.setdefault((fact, template), len(self._rows))
-                if index == len(self._rows):
-                    self._rows.append(row)
-                    owners.append(fact)
-                    shares.append(0.0)
-                shares[index] += share
+        def add(fact: int, row: TokenRow, template: Template, share: float) -> None:
+            index = seen.setdefault((fact, template), len(self._rows))
+            if index == len(self._rows):
+                self._rows.append(row)
+                owners.append(fact)
+                shares.append(0.0)
+            shares[index] += share
 
-        plain = Template("")
-        add(prompt_rows(adapter.tokenizer, facts, plain), plain, 0.0)
-        for group in templates:
-            for template in group:
-                share = 1.0 / (len(templates) * len(group))
-                add(prompt_rows(adapter.tokenizer, facts, template), template, share)
+        first = list(anchors or [PLAIN] * len(facts))
+        own = [contexts(templates, anchor) for anchor in first]
+        rows = {
+            template: prompt_rows(adapter.tokenizer, facts, template)
+            for template in dict.fromkeys([*first, *(template for group in templates for template in group)])
+        }
+        for fact, anchor in enumerate(first):
+            add(fact, rows[anchor][fact], anchor, 0.0)
+        for template in rows:
+            for fact, groups in enumerate(own):
+                for group in groups:
+                    for _ in range(group.count(template)):
+                        add(fact, rows[template][fact], template, 1.0 / (len(groups) * len(group)))
         self._owners = torch.tensor(owners)
         self._shares = torch.tensor(shares, dtype=torch.float64)
         self._groups: list[_Group] = []

@@ -36,21 +36,23 @@ def search_rows(
     kl_factor: float = 1.0,
     keep: Sequence[Template] = (),
     keep_factor: float = 0.0,
+    anchors: Sequence[Template] | None = None,
 ) -> list[FactRow]:
     """Rows of the search for z: for each fact its prompt in each template and its phrasings, each in one template in
     turns, with the target behind; "{subject} is a", cut behind the subject; and `keep`, other questions about the
     subject ("{}" stands for it).
 
-    The first row of a fact is its prompt in the first template. The questions share `keep_factor` equally; what the
+    The first row of a fact is its prompt in the first template. `anchors` (`sinks.py`) None: all templates are for all
+    facts; else a fact with another anchor than the plain prompt is asked everything behind that one's text. The
+    questions share `keep_factor` equally; what the
     fact itself asks is no other question (`PhraseBook.asks`).
     """
+    within = list(anchors or [Template("")] * len(facts))
     texts = [
-        [(template.fill(fact.prompt), template.span(fact.subject_span)) for template in templates]
-        + [
-            (t.fill(text), t.span(fact.span_in(text)))
-            for text, t in zip(fact.phrasings, cycle(templates), strict=False)
-        ]
-        for fact in facts
+        [(template.fill(fact.prompt), template.span(fact.subject_span)) for template in own]
+        + [(t.fill(text), t.span(fact.span_in(text))) for text, t in zip(fact.phrasings, cycle(own), strict=False)]
+        for fact, anchor in zip(facts, within, strict=True)
+        for own in [[t for t in templates if t.prefix] if anchor.prefix else templates]
     ]
     places = [(index, text, span, len(each)) for index, each in enumerate(texts) for text, span in each]
     asked = target_rows(
@@ -59,9 +61,9 @@ def search_rows(
         spans=[span for _, _, span, _ in places],
     )
     rows = [FactRow(index, "nll", row, 1.0 / count) for (index, _, _, count), row in zip(places, asked, strict=True)]
-    essences = encode(tokenizer, [f"{fact.subject} is a" for fact in facts])
+    essences = encode(tokenizer, [t.fill(f"{fact.subject} is a") for t, fact in zip(within, facts, strict=True)])
     for index, (fact, encoded) in enumerate(zip(facts, essences, strict=True)):
-        pivot = last_token(encoded, (0, len(fact.subject)))
+        pivot = last_token(encoded, within[index].span((0, len(fact.subject))))
         rows.append(FactRow(index, "kl", TokenRow(ids=encoded.ids[: pivot + 1], pivot=pivot), kl_factor))
     if keep and keep_factor:
         book = PhraseBook.shipped()
@@ -69,16 +71,21 @@ def search_rows(
         rows += [
             FactRow(index, "kl", row, keep_factor / len(others[index]))
             for question in keep
-            for index, row in enumerate(question_rows(tokenizer, facts, question))
+            for index, row in enumerate(question_rows(tokenizer, facts, question, within))
             if question in others[index]
         ]
     return rows
 
 
-def question_rows(tokenizer: Any, facts: Sequence[Fact], question: Template) -> list[TokenRow]:
-    """One row per fact: `question` with its subject, the whole text, the pivot at the subject's last token."""
-    texts = encode(tokenizer, [question.fill(fact.subject) for fact in facts])
-    spans = [question.span((0, len(fact.subject))) for fact in facts]
+def question_rows(
+    tokenizer: Any, facts: Sequence[Fact], question: Template, within: Sequence[Template] | None = None
+) -> list[TokenRow]:
+    """One row per fact: `question` with its subject, the whole text, the pivot at the subject's last token. `within` is
+    the text around each.
+    """
+    around = list(within or [Template("")] * len(facts))
+    texts = encode(tokenizer, [t.fill(question.fill(fact.subject)) for t, fact in zip(around, facts, strict=True)])
+    spans = [t.span(question.span((0, len(fact.subject)))) for t, fact in zip(around, facts, strict=True)]
     return [TokenRow(ids=text.ids, pivot=last_token(text, span)) for text, span in zip(texts, spans, strict=True)]
 
 

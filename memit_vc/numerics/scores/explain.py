@@ -15,6 +15,7 @@ from torch import Tensor
 
 from memit_vc.numerics.edit.engine import Edit
 from memit_vc.numerics.edit.keys import Frontier
+from memit_vc.numerics.forward.sinks import PLAIN
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.scores.likelihood import continuations
@@ -27,9 +28,9 @@ def unanswered(adapter: ModelAdapter, facts: Sequence[Fact]) -> list[int]:
     return [number for number, each in enumerate(found) if not each.argmax]
 
 
-def outputs(adapter: ModelAdapter, facts: Sequence[Fact], layer: int) -> Tensor:
-    """h [d_model, n] float64 of block `layer` at the plain prompts, with the weights as they stand."""
-    return Frontier(adapter, facts, layers=[layer], templates=[[Template("")]]).current(layer).double()
+def outputs(adapter: ModelAdapter, facts: Sequence[Fact], layer: int, within: Sequence[Template]) -> Tensor:
+    """h [d_model, n] float64 of block `layer` at the prompts in their anchors, with the weights as they stand."""
+    return Frontier(adapter, facts, layers=[layer], templates=[], anchors=within).current(layer).double()
 
 
 def explained(
@@ -39,13 +40,14 @@ def explained(
     *,
     layers: Sequence[int],
     start: Tensor,
+    within: Sequence[Template],
 ) -> Mapping[FactId, JsonValue]:
-    """{"leverage": {layer: …}, "left": …, "agreement": {layer: …} or None, "loss": …} of each fact.
+    """{"leverage": {layer: …}, "left": …, "agreement": {layer: …} or None, "loss": …, "sink": …} of each fact.
 
-    `adapter` must hold the edited weights; `start` are the `outputs` of before the edit.
+    `adapter` must hold the edited weights; `start` are the `outputs` of before the edit, `within` the facts' anchors.
     """
     z = edit.targets.z.double().T
-    still, asked = ((z - h).norm(dim=0) for h in (outputs(adapter, facts, layers[-1]), start))
+    still, asked = ((z - h).norm(dim=0) for h in (outputs(adapter, facts, layers[-1], within), start))
     agreement = _agreement(adapter, facts, edit, layers)
     return {
         fact.id: {
@@ -53,6 +55,7 @@ def explained(
             "left": float(still[i] / asked[i]) if float(asked[i]) else 0.0,
             "agreement": agreement.get(i),
             "loss": edit.targets.loss[i],
+            "sink": within[i] != PLAIN,
         }
         for i, fact in enumerate(facts)
     }

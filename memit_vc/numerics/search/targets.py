@@ -19,6 +19,7 @@ from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.forward.questions import SEARCHED
 from memit_vc.numerics.forward.replay import evaluating
 from memit_vc.numerics.forward.rows import search_rows
+from memit_vc.numerics.forward.sinks import anchors
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.masters import frozen
@@ -128,6 +129,7 @@ class _Search:
             kl_factor=hparams.kl_factor,
             keep=[Template.parse(text) for text in hparams.keep_questions or SEARCHED],
             keep_factor=hparams.keep_factor,
+            anchors=anchors(adapter, facts, templates, layer) if hparams.avoid_sinks else None,
         )
         self.owner = torch.tensor([r.fact for r in self.rows])
         self.asks = torch.tensor([r.kind == "nll" for r in self.rows])

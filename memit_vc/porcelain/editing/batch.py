@@ -19,6 +19,7 @@ from memit_vc.numerics.exact.grid import break_even, snap, snap_dense
 from memit_vc.numerics.exact.materialise import survived
 from memit_vc.numerics.exact.patchfile import PatchTensors
 from memit_vc.numerics.forward.lengths import check_lengths
+from memit_vc.numerics.forward.sinks import PLAIN, anchors
 from memit_vc.numerics.forward.templates import parse_templates
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.masters import swapped
@@ -179,15 +180,18 @@ def _on_state(
     if scores:
         with _timed(seconds, "scores"), swapped(adapter, context.weights):
             before = measured(state.id, stage="scores before")
+    templates = parse_templates(texts)
+    flat = [template for group in templates for template in group]
     with _timed(seconds, "edit"), swapped(adapter, context.weights):
-        start = outputs(adapter, facts, hparams.layers[-1])
+        within = anchors(adapter, facts, flat if hparams.avoid_sinks else [], hparams.layers[-1])
+        start = outputs(adapter, facts, hparams.layers[-1], within)
     cache = None if search_again else known_targets(loaded, facts, state.id, hparams, texts)
     with _timed(seconds, "edit"):
         edit = compute_edit(
             adapter,
             facts,
             hparams=hparams,
-            templates=parse_templates(texts),
+            templates=templates,
             factor=statistics.factor,
             context=context,
             known=None if cache is None else cache.known,
@@ -197,7 +201,9 @@ def _on_state(
     with _timed(seconds, "patch"):
         tried = _tried(loaded, facts, state, context, edit)
     for attempt in range(hparams.retries):
-        if not tried.failing:
+        # the plain prompt of a sink is out of reach: to ask for more of it would only add to what other prompts get
+        wanted = [number for number in tried.failing if within[number] == PLAIN]
+        if not wanted:
             break
         progress("try again", attempt, hparams.retries)
         with _timed(seconds, "edit"):
@@ -205,9 +211,9 @@ def _on_state(
                 adapter,
                 facts,
                 edit,
-                tried.failing,
+                wanted,
                 hparams=hparams,
-                templates=parse_templates(texts),
+                templates=templates,
                 factor=statistics.factor,
                 context=context,
                 weights=tried.weights if attempt else None,
@@ -238,7 +244,7 @@ def _on_state(
             if weight.name in tensors
         ]
         with swapped(adapter, weights):
-            why = explained(adapter, facts, edit, layers=hparams.layers, start=start)
+            why = explained(adapter, facts, edit, layers=hparams.layers, start=start, within=within)
     if scores:
         with _timed(seconds, "scores"), swapped(adapter, weights):
             after_state = LiveState(repository, state.columns.union(patch.columns))
@@ -258,8 +264,14 @@ def _on_state(
         warnings.append(
             f"only {share:.0%} of the intended update survives the cast to {loaded.parts(hparams.layers[0])[0].dtype}"
         )
-    if failing:
-        warnings.append(f"{_named(facts, failing)}: the edited model does not give the target (`memitvc show --why`)")
+    sunk = [number for number in failing if within[number] != PLAIN]
+    if rest := [number for number in failing if number not in sunk]:
+        warnings.append(f"{_named(facts, rest)}: the edited model does not give the target (`memitvc show --why`)")
+    if sunk:
+        warnings.append(
+            f"{_named(facts, sunk)}: the subject begins the prompt, and the model parks its attention there; "
+            "the edit holds only behind other text"
+        )
     load = (len(state.edits) + len(facts)) / widest
     if load > FULL:
         warnings.append(

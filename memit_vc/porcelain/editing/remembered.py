@@ -36,6 +36,7 @@ SEARCH_FIELDS = (
     "keep_questions",
     "phrase_book",
     "rotate",
+    "avoid_sinks",
     "early_stop",
     "early_stop_loss",
     "rewrite_module_tmp",

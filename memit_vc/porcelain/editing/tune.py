@@ -180,6 +180,7 @@ class _Bench:
             templates=parse_templates(self.texts),
             factor=lambda layer: self.statistics.factor(layer).scaled(weight / self.hparams.mom2_update_weight),
             passes=passes,
+            avoid_sinks=hparams.avoid_sinks,
         )
         weights = {layer: self._edited(layer, update.delta) for layer, update in updates.items()}
         with swapped(self.loaded.adapter, weights):
