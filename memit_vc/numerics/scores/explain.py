@@ -42,8 +42,9 @@ def explained(
     start: Tensor,
     within: Sequence[Template],
 ) -> Mapping[FactId, JsonValue]:
-    """{"leverage": {layer: …}, "left": …, "agreement": {layer: …} or None, "loss": …, "sink": …} of each fact.
+    """{"leverage": {layer: …}, "left": …, "agreement": {layer: …} or None, "loss": …} of each fact.
 
+    A fact that has another anchor than the plain prompt also has "sink": True.
     `adapter` must hold the edited weights; `start` are the `outputs` of before the edit, `within` the facts' anchors.
     """
     z = edit.targets.z.double().T
@@ -55,7 +56,7 @@ def explained(
             "left": float(still[i] / asked[i]) if float(asked[i]) else 0.0,
             "agreement": agreement.get(i),
             "loss": edit.targets.loss[i],
-            "sink": within[i] != PLAIN,
+            **({"sink": True} if within[i] != PLAIN else {}),
         }
         for i, fact in enumerate(facts)
     }

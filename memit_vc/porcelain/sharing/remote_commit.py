@@ -73,7 +73,8 @@ def _are_explanations(why: object) -> bool:
     return isinstance(why, dict) and all(
         is_sha256(fact)
         and isinstance(each, dict)
-        and each.keys() == {"leverage", "left", "agreement", "loss"}
+        and each.keys() - {"sink"} == {"leverage", "left", "agreement", "loss"}
+        and each.get("sink", True) is True
         and _are_numbers(each["leverage"])
         and (each["agreement"] is None or _are_numbers(each["agreement"]))
         and _is_number(each["left"])

@@ -15,7 +15,7 @@ from memit_vc.errors import HparamsError, IntegrityError, MemitVCError
 from memit_vc.porcelain.sharing.clone import clone
 from memit_vc.porcelain.sharing.fetch import fetch
 from memit_vc.porcelain.sharing.pull import pull
-from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
+from memit_vc.porcelain.sharing.remote_commit import RemoteCommit, _are_explanations
 from memit_vc.remote.manifest import MANIFEST, commit_path, object_path
 from memit_vc.repository import Repository
 from tests.support.forge import Forge
@@ -168,6 +168,14 @@ def scores(forge: Forge) -> None:
     forge.edit(lambda record: record.update({"scores": {"before": side, "after": side, "why": {}}}))
 
 
+def no_sink(forge: Forge) -> None:
+    """The field is there only to say yes."""
+    side = {"facts": {}, "total": {}, "error": {}, "perplexity": None, "probe": ""}
+    why = {HEX: {"leverage": {}, "left": 0.5, "agreement": None, "loss": 0.1, "sink": False}}
+    assert _are_explanations({HEX: {**why[HEX], "sink": True}})
+    forge.edit(lambda record: record.update({"scores": {"before": side, "after": side, "why": why}}))
+
+
 def under_another_name(forge: Forge) -> None:
     forge.write(tip_path(forge), (forge.root / commit_path(forge.newest_edit())).read_bytes())
 
@@ -233,6 +241,7 @@ BLOWS: dict[str, Blow] = {
     ),
     "facts that are none": ("fact 1", whole("facts", [[]])),
     "scores in words": ("scores", scores),
+    "a sink that is none": ("scores cannot be read", no_sink),
     "scores of another kind": ("scores", whole("scores", [1])),
     "scores handed on in words": ("scores", whole("brought", {"before": {}, "after": {HEX: {"ES": "all"}}})),
     "scores handed on of nothing": ("scores", whole("brought", {"before": {}, "after": {"a fact": {}}})),
