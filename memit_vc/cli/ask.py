@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 def command(io: IO, prompts: tuple[str, ...], revisions: tuple[str, ...], chat: bool, new_tokens: int) -> None:
     """Show what the model at HEAD writes behind each PROMPT; with --at also what it wrote at other revisions.
 
-    Without a PROMPT, each line of standard input is a prompt. `-` as PROMPT means the same. The model is loaded once. It
-    takes its most likely token each time, so the answers are those of plain transformers on a checkout, without
+    Without a PROMPT, each line of standard input is a prompt. `-` as PROMPT means the same. The model is loaded once.
+    It takes its most likely token each time, so the answers are those of plain transformers on a checkout, without
     sampling.
     """
     from memit_vc.porcelain.asking.ask import ask

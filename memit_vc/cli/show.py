@@ -96,10 +96,10 @@ def _verdict(
 ) -> str:
     """What stands out, in words."""
     if after is not None and not after["rewrite_acc"]:
-        if sink:
-            return "an attention sink: holds only behind other text"
         if left > _LEFT:
             return "the solve: lower λ, more layers or passes"
+        if sink:
+            return "an attention sink: edited behind other text only"
         return "the search: more steps, a larger clamp"
     if agreement is not None and agreement < _APART:
         return "paraphrases have other keys: give phrasings"

@@ -18,6 +18,7 @@ from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.insert import LayerUpdate, insert
 from memit_vc.numerics.forward.lengths import check_lengths
 from memit_vc.numerics.forward.phrasebook import PhraseBook
+from memit_vc.numerics.forward.sinks import anchors as anchors_of
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.masters import swapped
@@ -67,10 +68,11 @@ class FoundTarget:
 
 @dataclass(frozen=True)
 class Edit:
-    """What a batch comes to: one update per edited layer, and how z was found."""
+    """What a batch comes to: one update per edited layer, and how z was found. `anchors` None: all plain prompts."""
 
     updates: Mapping[int, LayerUpdate]
     targets: Targets
+    anchors: Sequence[Template] | None = None
 
     @property
     def leverage(self) -> float:
@@ -86,6 +88,7 @@ def search_targets(
     templates: Sequence[Sequence[Template]],
     known: MutableMapping[int, FoundTarget] | None = None,
     weights: Mapping[int, Tensor] | None = None,
+    anchors: Sequence[Template] | None = None,
     max_tokens: int | None = None,
     chunk: int | None = None,
     plain: bool = False,
@@ -96,7 +99,8 @@ def search_targets(
     others, a chunk at a time.
 
     The chunks are split over the processes of `adapter.team`; `weights` are those that the model holds instead of the
-    base's, for the others to hold too. `max_tokens` None chooses by free memory.
+    base's, for the others to hold too. `anchors` are those of the facts (`sinks.py`); None: with `avoid_sinks`, those
+    that the model now has. `max_tokens` None chooses by free memory.
     """
     if hparams.phrase_book:
         facts = PhraseBook.shipped().added(facts, hparams.phrase_book)
@@ -107,11 +111,13 @@ def search_targets(
     flat = [template for group in templates for template in group]
     check_lengths(adapter, facts, flat)
     steps, layer = hparams.v_num_grad_steps, hparams.layers[-1]
+    within = anchors_for(adapter, facts, flat, hparams) if anchors is None else anchors
     largest = search_tokens(adapter, layer=layer) if max_tokens is None else max_tokens
     progress("search z", known_before * steps, len(facts) * steps)
 
     options: dict[str, Any] = {"hparams": hparams, "templates": flat, "max_tokens": largest, "plain": plain}
     asked = [[facts[i] for i in part] for part in parts]
+    where = [None if within is None else [within[i] for i in part] for part in parts]
 
     def search(index: int) -> Targets:
         part = asked[index]
@@ -120,9 +126,9 @@ def search_targets(
         def on_step(step: int, searching: int) -> None:
             progress("search z", offset + step * searching + (len(part) - searching) * steps, len(facts) * steps)
 
-        return find_targets(adapter, part, layer=layer, on_step=on_step, **options)
+        return find_targets(adapter, part, layer=layer, anchors=where[index], on_step=on_step, **options)
 
-    order = partial(search_order, asked, weights=weights or {}, **options)
+    order = partial(search_order, asked, anchors=where, weights=weights or {}, **options)
     for number, result in searched(adapter.team, len(parts), order, search):
         each = map(FoundTarget, result.z.cpu(), result.steps, result.loss)
         new = dict(zip(parts[number], each, strict=True))
@@ -155,6 +161,10 @@ def compute_edit(
     """
     refuse_inference_tensors(adapter.model)
     context = context or Context()
+    # on the base, so that every commit and every retry reads a subject in the same context
+    flat = [template for group in templates for template in group]
+    check_lengths(adapter, facts, flat)
+    anchors = anchors_for(adapter, facts, flat, hparams)
     with swapped(adapter, context.weights):
         targets = search_targets(
             adapter,
@@ -163,6 +173,7 @@ def compute_edit(
             templates=templates,
             known=known,
             weights=context.weights,
+            anchors=anchors,
             max_tokens=max_tokens,
             on_found=on_found,
             progress=progress,
@@ -177,10 +188,17 @@ def compute_edit(
         before=context.delta,
         history=context.keys if hparams.history else None,
         passes=hparams.passes,
-        avoid_sinks=hparams.avoid_sinks,
+        anchors=anchors,
         on_layer=lambda done: progress("insert", done, hparams.passes * len(hparams.layers)),
     )
-    return Edit(updates, targets)
+    return Edit(updates, targets, anchors)
+
+
+def anchors_for(
+    adapter: ModelAdapter, facts: Sequence[Fact], templates: Sequence[Template], hparams: MEMITHyperParams
+) -> list[Template] | None:
+    """The facts' anchors in the model as it is, or None without `avoid_sinks`."""
+    return anchors_of(adapter, facts, templates, hparams.layers[-1]) if hparams.avoid_sinks else None
 
 
 @outside_inference_mode
@@ -210,6 +228,7 @@ def improve_edit(
                 hparams=hparams,
                 templates=templates,
                 weights=weights,
+                anchors=None if edit.anchors is None else [edit.anchors[i] for i in failing],
                 progress=progress,
             )
         z, steps, loss = targets.z.clone(), list(targets.steps), list(targets.loss)
@@ -226,8 +245,8 @@ def improve_edit(
         factor=factor,
         before=context.delta,
         history=context.keys if hparams.history else None,
-        avoid_sinks=hparams.avoid_sinks,
+        anchors=edit.anchors,
         begun=edit.updates,
         only=failing,
     )
-    return Edit(updates, targets)
+    return Edit(updates, targets, edit.anchors)

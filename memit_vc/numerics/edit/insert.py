@@ -14,7 +14,6 @@ from torch import Tensor
 
 from memit_vc.numerics.edit.keys import Frontier
 from memit_vc.numerics.edit.solve import adjusted_keys
-from memit_vc.numerics.forward.sinks import anchors
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.devices import CPU, computed_on, float64_device, solve_device
@@ -58,7 +57,7 @@ def insert(
     before: Mapping[int, Tensor] | None = None,
     history: Mapping[int, Tensor] | None = None,
     passes: int = 1,
-    avoid_sinks: bool = False,
+    anchors: Sequence[Template] | None = None,
     begun: Mapping[int, LayerUpdate] | None = None,
     only: Sequence[int] | None = None,
     on_layer: Callable[[int], None] | None = None,
@@ -67,8 +66,9 @@ def insert(
 
     `factor(layer)` gives the factored λC. `before[layer]` is D [d_out, d_in] float64, the live delta that is not in the
     model's weights; `history[layer]` [d_in, m] the keys of the live facts. Both are asked for layer by layer. A further
-    pass adds to each layer's residual what the ridge still left of z − h, at the keys that the model then has. `begun`
-    are the updates of earlier passes, to go on from; `only` the facts (by number) whose residuals grow, None for all.
+    pass adds to each layer's residual what the ridge still left of z − h, at the keys that the model then has.
+    `anchors` say where h is read (`sinks.py`); None: at the plain prompts. `begun` are the updates of earlier passes,
+    to go on from; `only` the facts (by number) whose residuals grow, None for all.
     The model is given back bit-identical.
     """
     updates = dict(begun or {})
@@ -81,12 +81,10 @@ def insert(
             parts += [updates[layer].delta] if layer in updates else []
             if parts:
                 weights[layer].copy_(_sum(base[layer], sum(parts[1:], parts[0])))
-        flat = [template for group in templates for template in group]
-        within = anchors(adapter, facts, flat, layers[-1]) if avoid_sinks else None
         for step in range(passes * len(layers)):
             index = step % len(layers)
             if not index:
-                frontier = Frontier(adapter, facts, layers=layers, templates=templates, anchors=within)
+                frontier = Frontier(adapter, facts, layers=layers, templates=templates, anchors=anchors)
             layer = layers[index]
             present = None if before is None else before[layer]
             solve = partial(

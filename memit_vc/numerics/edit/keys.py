@@ -104,7 +104,7 @@ class Frontier:
         return self._mean(layer, layer, shares=self._shares, what="input", width=d_in)
 
     def current(self, layer: int) -> Tensor:
-        """Output [d_model, n] float32 of the last edited block at the plain prompts, from `layer` upwards."""
+        """Output [d_model, n] float32 of the last edited block at the anchors, from `layer` upwards."""
         plain = torch.zeros(len(self._rows), dtype=torch.float64)
         plain[: self._facts] = 1.0
         return self._mean(layer, self._layers[-1], shares=plain, what="output", width=self._adapter.hidden_size)

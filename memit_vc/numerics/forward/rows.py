@@ -44,15 +44,14 @@ def search_rows(
 
     The first row of a fact is its prompt in the first template. `anchors` (`sinks.py`) None: all templates are for all
     facts; else a fact with another anchor than the plain prompt is asked everything behind that one's text. The
-    questions share `keep_factor` equally; what the
-    fact itself asks is no other question (`PhraseBook.asks`).
+    questions share `keep_factor` equally; what the fact itself asks is no other question (`PhraseBook.asks`).
     """
     within = list(anchors or [Template("")] * len(facts))
     texts = [
         [(template.fill(fact.prompt), template.span(fact.subject_span)) for template in own]
         + [(t.fill(text), t.span(fact.span_in(text))) for text, t in zip(fact.phrasings, cycle(own), strict=False)]
         for fact, anchor in zip(facts, within, strict=True)
-        for own in [[t for t in templates if t.prefix] if anchor.prefix else templates]
+        for own in [[t for t in templates if t.prefix.strip()] if anchor.prefix else templates]
     ]
     places = [(index, text, span, len(each)) for index, each in enumerate(texts) for text, span in each]
     asked = target_rows(

@@ -2,8 +2,8 @@
 
 `leverage` is kᵀA⁻¹k, the share of the asked residual that a fact's own column adds at its own key; the ridge λC and
 the keys of other facts take the rest. `left` is ‖z − h‖ after the edit against before, h the output of the last edited
-block at the plain prompt. `agreement` is k̄ᵀA⁻¹k′ / k̄ᵀA⁻¹k̄ with k′ the key in a paraphrase: the share of the column's
-effect that reaches the paraphrase.
+block at the fact's anchor (`sinks.py`). `agreement` is k̄ᵀA⁻¹k′ / k̄ᵀA⁻¹k̄ with k′ the key in a paraphrase: the share of
+the column's effect that reaches the paraphrase.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.forward.questions import SEARCHED
 from memit_vc.numerics.forward.replay import evaluating
 from memit_vc.numerics.forward.rows import search_rows
-from memit_vc.numerics.forward.sinks import anchors
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.masters import frozen
@@ -47,18 +46,20 @@ def find_targets(
     layer: int,
     hparams: MEMITHyperParams,
     templates: Sequence[Template],
+    anchors: Sequence[Template] | None = None,
     max_tokens: int = 1024,
     plain: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Targets:
     """Search z for every fact of the batch; the model is only read.
 
+    `anchors` are those of the facts (`sinks.py`); None: the plain prompts.
     `max_tokens` bounds the tokens of one forward with gradients (halved on out-of-memory); `plain` forces the
     whole-model path; `on_step(step, still searching)` is called after each step. EngineError if a loss
     is not finite.
     """
     with evaluating(adapter.model), frozen(adapter.model):
-        search = _Search(adapter, facts, layer, hparams, templates, max_tokens, plain)
+        search = _Search(adapter, facts, layer, hparams, templates, max_tokens, plain, anchors)
         for step in range(hparams.v_num_grad_steps):
             search.step(last=step == hparams.v_num_grad_steps - 1)
             if on_step is not None:
@@ -119,6 +120,7 @@ class _Search:
         templates: Sequence[Template],
         max_tokens: int,
         plain: bool,
+        anchors: Sequence[Template] | None = None,
     ) -> None:
         self.adapter, self.facts, self.layer, self.hparams = adapter, facts, layer, hparams
         self.max_tokens = max_tokens
@@ -129,7 +131,7 @@ class _Search:
             kl_factor=hparams.kl_factor,
             keep=[Template.parse(text) for text in hparams.keep_questions or SEARCHED],
             keep_factor=hparams.keep_factor,
-            anchors=anchors(adapter, facts, templates, layer) if hparams.avoid_sinks else None,
+            anchors=anchors,
         )
         self.owner = torch.tensor([r.fact for r in self.rows])
         self.asks = torch.tensor([r.kind == "nll" for r in self.rows])

@@ -25,6 +25,7 @@ def search_order(
     *,
     hparams: MEMITHyperParams,
     templates: Sequence[Template],
+    anchors: Sequence[Sequence[Template] | None],
     max_tokens: int,
     plain: bool,
     weights: Mapping[int, Tensor],
@@ -35,6 +36,7 @@ def search_order(
         "parts": [[fact.to_json() for fact in part] for part in parts],
         "hparams": hparams.to_json(),
         "templates": [[template.prefix, template.suffix] for template in templates],
+        "anchors": [None if own is None else [[each.prefix, each.suffix] for each in own] for own in anchors],
         "max_tokens": max_tokens,
         "plain": plain,
     }
@@ -64,6 +66,7 @@ def help_search(adapter: ModelAdapter, team: Team, order: Message) -> None:
     model = adapter.model
     adapter = replace(adapter, architecture=architecture_for(model, model.config.model_type, hparams))
     parts = [[Fact.from_json(record) for record in part] for part in body["parts"]]
+    anchors = body["anchors"]
     weights = {int(layer): weight for layer, weight in order.tensors.items()}
 
     def search(index: int) -> Targets:
@@ -73,6 +76,7 @@ def help_search(adapter: ModelAdapter, team: Team, order: Message) -> None:
             layer=hparams.layers[-1],
             hparams=hparams,
             templates=[Template(*pair) for pair in body["templates"]],
+            anchors=None if anchors[index] is None else [Template(*pair) for pair in anchors[index]],
             max_tokens=body["max_tokens"],
             plain=body["plain"],
         )

@@ -19,7 +19,7 @@ from memit_vc.numerics.exact.grid import break_even, snap, snap_dense
 from memit_vc.numerics.exact.materialise import survived
 from memit_vc.numerics.exact.patchfile import PatchTensors
 from memit_vc.numerics.forward.lengths import check_lengths
-from memit_vc.numerics.forward.sinks import PLAIN, anchors
+from memit_vc.numerics.forward.sinks import PLAIN
 from memit_vc.numerics.forward.templates import parse_templates
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.masters import swapped
@@ -183,10 +183,6 @@ def _on_state(
         with _timed(seconds, "scores"), swapped(adapter, context.weights):
             before = measured(state.id, stage="scores before")
     templates = parse_templates(texts)
-    flat = [template for group in templates for template in group]
-    with _timed(seconds, "edit"), swapped(adapter, context.weights):
-        within = anchors(adapter, facts, flat if hparams.avoid_sinks else [], hparams.layers[-1])
-        start = outputs(adapter, facts, hparams.layers[-1], within)
     cache = None if search_again else known_targets(loaded, facts, state.id, hparams, texts)
     with _timed(seconds, "edit"):
         edit = compute_edit(
@@ -200,6 +196,9 @@ def _on_state(
             on_found=None if cache is None else cache.keep,
             progress=progress,
         )
+    within = edit.anchors or [PLAIN] * len(facts)
+    with _timed(seconds, "edit"), swapped(adapter, context.weights):
+        start = outputs(adapter, facts, hparams.layers[-1], within)
     with _timed(seconds, "patch"):
         tried = _tried(loaded, facts, state, context, edit)
     for attempt in range(hparams.retries):
@@ -271,8 +270,8 @@ def _on_state(
         warnings.append(f"{_named(facts, rest)}: the edited model does not give the target (`memitvc show --why`)")
     if sunk:
         warnings.append(
-            f"{_named(facts, sunk)}: the subject begins the prompt, and the model parks its attention there; "
-            "the edit holds only behind other text"
+            f"{_named(facts, sunk)}: the model does not give the target; the subject is an attention sink at the "
+            "beginning of a text, so this fact was edited behind other text only (`memitvc show --why`)"
         )
     load = (len(state.edits) + len(facts)) / widest
     if load > FULL:

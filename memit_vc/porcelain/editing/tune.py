@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from memit_vc.errors import UsageError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.edit.engine import search_targets
+from memit_vc.numerics.edit.engine import anchors_for, search_targets
 from memit_vc.numerics.edit.insert import insert
 from memit_vc.numerics.forward.templates import parse_templates
 from memit_vc.numerics.model.masters import swapped
@@ -172,6 +172,7 @@ class _Bench:
         if known:
             return Tried(**{**known, "layers": tuple(known["layers"])})
         z = self._search(facts, hparams)
+        flat = [template for group in parse_templates(self.texts) for template in group]
         updates = insert(
             self.loaded.adapter,
             facts,
@@ -180,7 +181,7 @@ class _Bench:
             templates=parse_templates(self.texts),
             factor=lambda layer: self.statistics.factor(layer).scaled(weight / self.hparams.mom2_update_weight),
             passes=passes,
-            avoid_sinks=hparams.avoid_sinks,
+            anchors=anchors_for(self.loaded.adapter, facts, flat, hparams),
         )
         weights = {layer: self._edited(layer, update.delta) for layer, update in updates.items()}
         with swapped(self.loaded.adapter, weights):

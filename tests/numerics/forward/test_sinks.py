@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from memit_vc.numerics.edit.engine import Edit
+from memit_vc.errors import EngineError
+from memit_vc.numerics.edit import engine
+from memit_vc.numerics.edit.engine import Edit, compute_edit, search_targets
 from memit_vc.numerics.edit.keys import Frontier
 from memit_vc.numerics.forward import sinks
 from memit_vc.numerics.forward.rows import prompt_rows, search_rows
 from memit_vc.numerics.forward.sinks import PLAIN, anchors, contexts
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.numerics.search.targets import find_targets
 from memit_vc.objects import Fact
 from memit_vc.porcelain.editing import batch
 from memit_vc.porcelain.editing.commit import commit_facts
@@ -96,12 +97,54 @@ def test_keys_of_a_sink_are_those_behind_text(adapter: ModelAdapter) -> None:
 def test_z_is_near_the_state_behind_text(adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
     """The search and the keys read h in the same context; a model that is not asked to avoid sinks is as published."""
     monkeypatch.setattr(sinks, "_TIMES", 0.0)
-    one_step = {"v_num_grad_steps": 1}
     for avoid, anchor in ((True, BEHIND), (False, PLAIN)):
-        hparams = hparams_for(adapter, [2], avoid_sinks=avoid, **one_step)
-        z = find_targets(adapter, FACTS, layer=2, hparams=hparams, templates=FLAT).z
+        hparams = hparams_for(adapter, [2], avoid_sinks=avoid, v_num_grad_steps=1)
+        z = search_targets(adapter, FACTS, hparams=hparams, templates=GROUPS, chunk=3).z
         h = Frontier(adapter, FACTS, layers=[2], templates=[], anchors=[anchor] * len(FACTS)).current(2)
         assert torch.allclose(z, h.T, rtol=1e-4, atol=1e-5)
+
+
+def test_a_text_that_is_too_long_is_said_first(adapter: ModelAdapter) -> None:
+    long = Template("word " * adapter.model.config.max_position_embeddings)
+    hparams = hparams_for(adapter, [2], avoid_sinks=True)
+    with pytest.raises(EngineError, match="tokens"):
+        compute_edit(adapter, FACTS, hparams=hparams, templates=[[PLAIN], [long]], factor=pytest.fail)
+
+
+def test_space_is_no_text() -> None:
+    assert contexts([[PLAIN, Template(" ")], [BEHIND]], BEHIND) == [[BEHIND]]
+
+
+def test_anchors_are_read_once_for_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A retry has other weights in the model, where the choice could fall otherwise."""
+    templates = [["{}"], ["The first report. {}"]]
+    place = make_place(tmp_path, retries=2, avoid_sinks=True, context_templates=templates)
+    plain, other = (lengths(load(place.base), FIRST, template, 2) for template in (PLAIN, BEHIND))
+    ratios = [one / two for one, two in zip(plain, other, strict=True)]
+    monkeypatch.setattr(sinks, "_TIMES", sum(ratios) / 2)  # one of two is a sink
+    asked: list[list[Template]] = []
+    tried: list[tuple[list[int], object]] = []
+    real_anchors, real_improve = engine.anchors_of, batch.improve_edit
+
+    def anchors_of(*arguments: Any) -> list[Template]:
+        asked.append(real_anchors(*arguments))
+        return asked[-1]
+
+    def improve(*arguments: Any, **options: Any) -> Edit:
+        tried.append((list(arguments[3]), arguments[2].anchors))
+        return real_improve(*arguments, **options)
+
+    monkeypatch.setattr(engine, "anchors_of", anchors_of)
+    monkeypatch.setattr(batch, "improve_edit", improve)
+    with Repository.open(place.work) as repository:
+        made = commit_facts(repository, FIRST, tokens=TOKENS)
+        assert fsck(repository)[0] == []
+    (chosen,) = asked
+    sink = [anchor == BEHIND for anchor in chosen].index(True)
+    assert sorted(anchor.prefix for anchor in chosen) == ["", BEHIND.prefix]
+    assert tried == [([1 - sink], chosen)] * 2
+    assert [FIRST[sink].prompt in text for text in made.warnings if "attention sink" in text] == [True]
+    assert [FIRST[sink].prompt in text for text in made.warnings if "attention sink" not in text] == [False]
 
 
 def test_a_sink_is_not_tried_again_and_said(
@@ -125,11 +168,11 @@ def test_a_sink_is_not_tried_again_and_said(
         # other hyperparameters: z of the first commit is remembered
         made = commit_facts(repository, FIRST, hparams=repository.hparams().replace(v_weight_decay=0.0))
         assert tried == [2, 2]
-        assert [text for text in made.warnings if "does not give the target" in text] == []
-        assert sum("holds only behind other text" in text for text in made.warnings) == 1
+        assert [text for text in made.warnings if "the edited model does not give" in text] == []
+        assert sum("is an attention sink" in text for text in made.warnings) == 1
         assert fsck(repository)[0] == []
     shown = Cli(place.work, capsys, monkeypatch).ok("show", "--why").out
-    assert shown.count("an attention sink: holds only behind other text") == len(FIRST)
+    assert shown.count("an attention sink: edited behind other text only") + shown.count("the solve:") == len(FIRST)
 
 
 @pytest.mark.model
