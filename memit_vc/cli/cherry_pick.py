@@ -19,7 +19,7 @@ from memit_vc.cli.sides import UNSEEN, change_text, check_overlap_option, confli
 @click.option("-m", "--message", help="Message of the new commits. Default: those of the picked commits.")
 def command(io: IO, revisions: tuple[str, ...], resolve: bool, check_overlap: bool | None, **options: Any) -> None:
     """Add to HEAD's state the columns that REVISIONS (commits, or ranges A..B) added. Each revision becomes one
-    new commit. No model is loaded.
+    new commit. Only --resolve loads a model.
 
     Columns that are here already are left out. A contradiction with a live fact stops with exit code 13.
     """

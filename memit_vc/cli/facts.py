@@ -24,7 +24,8 @@ _SHOWN = {"ES": "ES", "PS": "PS", "NS": "NS", "argmax": "rewrite_acc"}
 def command(io: IO, revision: str, as_csv: bool, subject: str | None, commits: tuple[str, ...], measure: bool) -> None:
     """List the facts that are live at REVISION (default HEAD).
 
-    --json and --csv print records that `memitvc commit` reads. `memitvc rebase --base` replays them on another base.
+    --json and --csv print records that `memitvc commit` reads. To edit the live facts into another base, use `memitvc
+    rebase --base`.
     """
     from memit_vc.porcelain.history.facts import facts
 

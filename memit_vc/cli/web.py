@@ -17,8 +17,8 @@ from memit_vc.errors import MemitVCError
 def command(io: IO, revision: str, port: int, opened: bool) -> None:
     """Show the report of REVISION (default HEAD) as a live page, until Ctrl-C.
 
-    The page also asks the model at two revisions side by side, and has buttons for the commands that it shows. It
-    answers only requests from this machine, and only at the printed address. Needs: pip install 'memit-vc[web]'.
+    The page also asks the model at two revisions side by side, and has buttons for undo, redo, revert and checkout.
+    It answers only requests from this machine, and only at the printed address. Needs: pip install 'memit-vc[web]'.
     """
     try:
         from memit_vc.web.server import Server
