@@ -118,7 +118,7 @@ _WAYS = ("The first report. {}", "In 1987, it was said. {}")
 
 def _without_memory(search: Any) -> tuple[Targets, int]:
     """The search where a forward of more than 128 tokens fails, and how many did."""
-    original, failed = targets._Search._part_loss, 0
+    original, failed = targets.Search._part_loss, 0
 
     def failing(self: Any, part: Any) -> Any:
         nonlocal failed
@@ -127,11 +127,11 @@ def _without_memory(search: Any) -> tuple[Targets, int]:
             raise torch.OutOfMemoryError("out of memory")
         return original(self, part)
 
-    targets._Search._part_loss = failing  # type: ignore[method-assign]
+    targets.Search._part_loss = failing  # type: ignore[method-assign]
     try:
         return search(512), failed
     finally:
-        targets._Search._part_loss = original  # type: ignore[method-assign]
+        targets.Search._part_loss = original  # type: ignore[method-assign]
 
 
 def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:

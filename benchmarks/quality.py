@@ -54,11 +54,13 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
         "rotate": 1,
         "keep_factor": 0.0,
         "phrase_book": 0,
+        "refine": 0,
         "retries": 0,
         "chat": False,
     },
     "no other questions in the search": {"keep_factor": 0.0},
-    "no phrase book (the default before)": {"phrase_book": 0, "keep_factor": 0.3},
+    "no phrase book (the default before)": {"phrase_book": 0, "keep_factor": 0.3, "refine": 0},
+    "no training of the residuals": {"refine": 0},
 }
 """Changes of the repository's own hyperparameters."""
 PHRASED = "three phrasings a fact"
@@ -71,7 +73,7 @@ def run(options: Options) -> Report:
     count = options.facts or (20 if options.quick else 100)
     facts = list(read_edits(str(options.edits)).facts)
     chosen = {name: (facts, changes) for name, changes in SETTINGS.items()} | {
-        PHRASED: (_phrased(options), {"phrase_book": 0, "keep_factor": 0.3})
+        PHRASED: (_phrased(options), {"phrase_book": 0, "keep_factor": 0.3, "refine": 0})
     }
     if options.only is not None:
         chosen = {name: case for name, case in chosen.items() if name.startswith(options.only)}

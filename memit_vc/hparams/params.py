@@ -53,6 +53,7 @@ _RANGES: Mapping[str, tuple[float, bool]] = {
     "phrase_book": (0, False),
     "passes": (1, False),
     "rotate": (1, False),
+    "refine": (0, False),
     "retries": (0, False),
     "mom2_update_weight": (0, True),
     "mom2_n_samples": (1, False),
@@ -109,6 +110,8 @@ class MEMITHyperParams:
     """Times that the residual z − h is measured and spread over the layers; 1 is MEMIT as published."""
     retries: int = 0
     """Times that a commit tries again what its facts do not yet answer; the second time it searches z anew."""
+    refine: int = 0
+    """Steps in which the residuals are trained through the edited weights; 0 is MEMIT as published."""
     rotate: int = 1
     """A step of the search asks the plain prompt and one in so many of the other rows; 1: all, as published."""
     avoid_sinks: bool = False

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.edit.insert import LayerUpdate, insert
+from memit_vc.numerics.edit.insert import LayerUpdate, insert, with_residual
 from memit_vc.numerics.forward.lengths import check_lengths
 from memit_vc.numerics.forward.phrasebook import PhraseBook
 from memit_vc.numerics.forward.sinks import anchors as anchors_of
@@ -24,6 +25,7 @@ from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.masters import swapped
 from memit_vc.numerics.model.memory import search_tokens
 from memit_vc.numerics.model.modes import outside_inference_mode, refuse_inference_tensors
+from memit_vc.numerics.search.residuals import trained_residuals
 from memit_vc.numerics.search.targets import Targets, find_targets
 from memit_vc.numerics.search.targets_team import search_order, searched
 from memit_vc.numerics.statistics.factors import BlockFactor, Factor
@@ -157,9 +159,11 @@ def compute_edit(
     """The batch's update of each layer of `hparams.layers`.
 
     `factor(layer)` gives the factored λC of a layer. With `hparams.history` false the live keys of `context` stay out
-    of the solve, which is MEMIT as published. On a CPU, deterministic for given inputs and threads.
+    of the solve, which is MEMIT as published. On a CPU, deterministic for given inputs and threads. EngineError if
+    `hparams.refine` is not 0 and a layer has experts.
     """
     refuse_inference_tensors(adapter.model)
+    check_refine(adapter, hparams)
     context = context or Context()
     # on the base, so that every commit and every retry reads a subject in the same context
     flat = [template for group in templates for template in group]
@@ -191,7 +195,47 @@ def compute_edit(
         anchors=anchors,
         on_layer=lambda done: progress("insert", done, hparams.passes * len(hparams.layers)),
     )
+    if hparams.refine:
+        with swapped(adapter, context.weights):
+            updates = _refined(adapter, facts, updates, hparams, flat, anchors, max_tokens, progress)
     return Edit(updates, targets, anchors)
+
+
+def check_refine(adapter: ModelAdapter, hparams: MEMITHyperParams) -> None:
+    """EngineError if `hparams` ask for a training of residuals that the edited layers do not allow."""
+    if hparams.refine and any(adapter.experts(layer) is not None for layer in hparams.layers):
+        raise EngineError(
+            f"{hparams.source}: refine is {hparams.refine}, but the edited layers are mixtures of experts, "
+            "which cannot be refined",
+            hint="Set refine: 0.",
+        )
+
+
+def _refined(
+    adapter: ModelAdapter,
+    facts: Sequence[Fact],
+    updates: Mapping[int, LayerUpdate],
+    hparams: MEMITHyperParams,
+    templates: Sequence[Template],
+    anchors: Sequence[Template] | None,
+    max_tokens: int | None,
+    progress: Progress,
+) -> dict[int, LayerUpdate]:
+    """The updates with residuals that were trained through the weights (`residuals.py`)."""
+    total = len(facts) * hparams.refine
+    trained = trained_residuals(
+        adapter,
+        PhraseBook.shipped().added(facts, hparams.phrase_book) if hparams.phrase_book else facts,
+        {layer: update.residual for layer, update in updates.items()},
+        {layer: update.adjusted for layer, update in updates.items()},
+        chunks=chunks(len(facts)),
+        hparams=hparams,
+        templates=templates,
+        anchors=anchors,
+        max_tokens=search_tokens(adapter, layer=hparams.layers[0]) if max_tokens is None else max_tokens,
+        on_step=lambda done: progress("refine", done, total),
+    )
+    return {layer: with_residual(update, trained[layer]) for layer, update in updates.items()}
 
 
 def anchors_for(

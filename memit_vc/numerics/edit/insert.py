@@ -6,7 +6,7 @@ Meng et al. 2023 (arXiv:2210.07229), algorithm 1. The change against the paper i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -138,6 +138,13 @@ def solved(
         residual = targets - past
     adjusted = adjusted_keys(factor.to(device), keys, history=None if history is None else history.to(device))
     return LayerUpdate(keys.cpu(), residual.cpu(), adjusted.cpu(), targets.cpu())
+
+
+def with_residual(update: LayerUpdate, residual: Tensor) -> LayerUpdate:
+    """The update with another R [d_out, n], the nearest to it that the stored targets can say."""
+    past = update.targets - update.residual
+    targets = (past + residual).float().double()
+    return replace(update, residual=targets - past, targets=targets)
 
 
 def _sum(base: Tensor, delta: Tensor) -> Tensor:

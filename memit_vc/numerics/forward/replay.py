@@ -88,11 +88,12 @@ def record(
     keep: Collection[int] = (),
     calls: range | None = None,
     change: tuple[int, Callable[[Tensor], Tensor]] | None = None,
+    through: bool = False,
 ) -> Recording:
     """One forward of the backbone; stops after the last block that anything is wanted of.
 
     `change` (block, function) makes of a block's hidden states those that the next one gets, and what follows is
-    differentiable; without it there are no gradients.
+    differentiable; without it there are no gradients. `through`: gradients also flow into that block.
     """
     wanted = range(adapter.n_layers) if calls is None else calls
     last = max([*wanted, *keep, 0])
@@ -111,7 +112,7 @@ def record(
         hidden = hidden_of(output)
         if change is not None and index == change[0]:
             before.append(hidden.detach())
-            hidden = change[1](before[0])
+            hidden = change[1](hidden if through else before[0])
         if index in keep:
             kept[index] = hidden
         if index == last:

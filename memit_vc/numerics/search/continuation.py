@@ -42,13 +42,15 @@ class Continuation(Protocol):
 class Continuations:
     """All rows of a search: what stays the same however they are put together is computed once."""
 
-    def __init__(self, adapter: ModelAdapter, rows: Sequence[TokenRow], *, layer: int, plain: bool = False) -> None:
-        """`plain` forces the whole model.
+    def __init__(
+        self, adapter: ModelAdapter, rows: Sequence[TokenRow], *, layer: int, plain: bool = False, through: bool = False
+    ) -> None:
+        """`plain` forces the whole model; `through`: gradients also flow into block `layer`, where it is run.
 
         The short path is known to hold for the families of the table; what inspection found may use positions in a way
         of its own (an alibi by absolute column, say), so it takes the plain one.
         """
-        self._adapter, self._rows, self._layer = adapter, rows, layer
+        self._adapter, self._rows, self._layer, self._through = adapter, rows, layer, through
         self._plain = plain or adapter.model.config.model_type not in ARCHITECTURES
         self._packed, self._limit = packs(adapter), window(adapter)
         self._prefixes: Prefixes | None = None
@@ -67,7 +69,8 @@ class Continuations:
                 parts.append((part, self._suffix(part, *lines, max_tokens)))
         for group in buckets([len(self._rows[i].ids) for i in long], max_tokens=max_tokens):
             part = [long[i] for i in group]
-            parts.append((part, Whole(self._adapter, [self._rows[i] for i in part], layer=self._layer)))
+            whole = Whole(self._adapter, [self._rows[i] for i in part], layer=self._layer, through=self._through)
+            parts.append((part, whole))
         return parts
 
     def _fits(self, length: int) -> bool:
@@ -150,8 +153,11 @@ class Suffix:
 class Whole:
     """The whole model on whole rows, with δ added by a hook."""
 
-    def __init__(self, adapter: ModelAdapter, rows: Sequence[TokenRow], *, layer: int) -> None:
-        self._adapter, self._layer = adapter, layer
+    behind: Tensor
+    """[rows, tokens] bool: the tokens of each row from its pivot on."""
+
+    def __init__(self, adapter: ModelAdapter, rows: Sequence[TokenRow], *, layer: int, through: bool = False) -> None:
+        self._adapter, self._layer, self._through = adapter, layer, through
         ids, mask = pad([row.ids for row in rows])
         self._inputs = {
             "input_ids": ids.to(adapter.device),
@@ -159,6 +165,7 @@ class Whole:
             "use_cache": False,
         }
         places = torch.tensor([[index, row.pivot] for index, row in enumerate(rows)]).T
+        self.behind = torch.arange(ids.shape[1]) >= places[1][:, None]
         self._places = places.to(_device(adapter, layer))
 
     def run(self, delta: Tensor, *, loss_block: int) -> tuple[Tensor, Tensor]:
@@ -169,6 +176,7 @@ class Whole:
             keep={loss_block, last},
             calls=range(0),
             change=(self._layer, lambda hidden: _added(hidden, self._places, delta)),
+            through=self._through,
         )
         self.start = recording.before(self._places)
         return recording.outputs[loss_block], recording.outputs[last]

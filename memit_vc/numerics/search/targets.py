@@ -59,7 +59,7 @@ def find_targets(
     is not finite.
     """
     with evaluating(adapter.model), frozen(adapter.model):
-        search = _Search(adapter, facts, layer, hparams, templates, max_tokens, plain, anchors)
+        search = Search(adapter, facts, layer, hparams, templates, max_tokens, plain, anchors)
         for step in range(hparams.v_num_grad_steps):
             search.step(last=step == hparams.v_num_grad_steps - 1)
             if on_step is not None:
@@ -93,7 +93,7 @@ class _Indices:
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """Rows that are run together, and where their predictions are read."""
 
     continuation: Continuation
@@ -110,7 +110,7 @@ class _Part:
         return self._copies[device]
 
 
-class _Search:
+class Search:
     def __init__(
         self,
         adapter: ModelAdapter,
@@ -121,6 +121,8 @@ class _Search:
         max_tokens: int,
         plain: bool,
         anchors: Sequence[Template] | None = None,
+        *,
+        through: bool = False,
     ) -> None:
         self.adapter, self.facts, self.layer, self.hparams = adapter, facts, layer, hparams
         self.max_tokens = max_tokens
@@ -138,7 +140,9 @@ class _Search:
         self.asked = torch.zeros(len(facts)).index_add(0, self.owner, self.asks.float())
         self.first = {r.fact: number for number, r in reversed(list(enumerate(self.rows)))}
         self.phase = self._phases(hparams.rotate)
-        self.continuations = Continuations(adapter, [r.row for r in self.rows], layer=layer, plain=plain)
+        self.continuations = Continuations(
+            adapter, [r.row for r in self.rows], layer=layer, plain=plain, through=through
+        )
         self.active = set(range(len(facts)))
         self.device = next(adapter.blocks[layer].parameters()).device
         self.h = torch.zeros(len(facts), adapter.hidden_size, device=self.device)
@@ -155,7 +159,7 @@ class _Search:
         """Of each row, when it last took part: the weighted loss, in `nll` the mean NLL, in `wrong` a missed argmax."""
         self.nll = torch.full_like(self.value, float("inf"))
         self.wrong = torch.ones_like(self.value)
-        self.laid_out: dict[int, list[_Part]] = {}
+        self.laid_out: dict[int, list[Part]] = {}
         self.laid_out_facts = len(facts)
 
     def _phases(self, rotate: int) -> list[int]:
@@ -173,7 +177,7 @@ class _Search:
             phases.append(turn % rotate)
         return phases
 
-    def _parts(self, phase: int) -> list[_Part]:
+    def _parts(self, phase: int) -> list[Part]:
         """The rows that are still searched for and take part in a phase's steps."""
         if phase not in self.laid_out:
             rows = [i for i, r in enumerate(self.rows) if r.fact in self.active and self.phase[i] in (-1, phase)]
@@ -181,7 +185,7 @@ class _Search:
             self.laid_out[phase] = [self._part(part, run) for part, run in laid_out]
         return self.laid_out[phase]
 
-    def _part(self, rows: Sequence[int], run: Continuation) -> _Part:
+    def _part(self, rows: Sequence[int], run: Continuation) -> Part:
         tokens, shares, watched = [], [], []
         for index, number in enumerate(rows):
             r = self.rows[number]
@@ -199,7 +203,7 @@ class _Search:
             nll=(*(torch.tensor([t[i] for t in tokens], dtype=torch.long) for i in range(4)), torch.tensor(shares)),  # type: ignore[arg-type]
             kl=tuple(torch.tensor([w[i] for w in watched], dtype=torch.long) for i in range(3)),  # type: ignore[arg-type]
         )
-        return _Part(run, rows, [rows[index] for index, _, _ in watched], indices)
+        return Part(run, rows, [rows[index] for index, _, _ in watched], indices)
 
     def step(self, *, last: bool) -> None:
         """One evaluation of every searched fact's loss; then an update, unless it was the last or the fact is done."""
@@ -260,9 +264,9 @@ class _Search:
             loss = self._part_loss(part)
             if not last:
                 loss.backward()  # type: ignore[no-untyped-call]
-        decay = self.hparams.v_weight_decay * self.delta.norm(dim=1) / self.h.norm(dim=1) ** 2
-        if not last:
-            decay.sum().backward()
+        decay = self._decay()
+        if decay.requires_grad and not last:
+            decay.sum().backward()  # type: ignore[no-untyped-call]
         # the one place of a step where the host waits for a GPU
         told = torch.cat([decay.detach(), self.value, self.nll, self.wrong]).cpu()
         decayed, value, nll, wrong = torch.split(told, [len(self.facts)] + 3 * [len(self.rows)])
@@ -271,15 +275,19 @@ class _Search:
         asked = torch.zeros(len(self.facts)).index_add(0, self.owner, torch.where(self.asks, nll, 0.0)) / self.asked
         return total.tolist(), asked.tolist(), {fact for fact in self.active if not missed[fact]}
 
-    def _part_loss(self, part: _Part) -> Tensor:
+    def _decay(self) -> Tensor:
+        """Of each fact, the part of its loss that keeps δ short."""
+        decay: Tensor = self.hparams.v_weight_decay * self.delta.norm(dim=1) / self.h.norm(dim=1) ** 2
+        return decay
+
+    def _part_loss(self, part: Part) -> Tensor:
         """The part's loss with a graph; each row's own goes into `value`, `nll` and `wrong`."""
         here = part.on(self.device)
         if self.taken and not self.reference.keys() >= set(part.watched):
             with torch.no_grad():  # rows whose first turn it is: what they say without δ
-                nothing = torch.zeros_like(self.delta[here.owners])
-                _, hidden = part.continuation.run(nothing, loss_block=self.hparams.v_loss_layer)
+                _, hidden = self._run(part, changed=False)
                 self._refer(part, self._log_p(part, hidden))
-        loss_hidden, last_hidden = part.continuation.run(self.delta[here.owners], loss_block=self.hparams.v_loss_layer)
+        loss_hidden, last_hidden = self._run(part, changed=True)
         if not self.taken:
             self._remember(part)
         each = torch.zeros(len(part.rows), device=self.device)
@@ -305,16 +313,23 @@ class _Search:
         self.wrong[here.rows] = wrong
         return weighted.sum()
 
-    def _log_p(self, part: _Part, hidden: Tensor) -> Tensor:
+    def _run(self, part: Part, *, changed: bool) -> tuple[Tensor, Tensor]:
+        """What is read of a part's rows, with what is searched for or without it."""
+        delta = self.delta[part.on(self.device).owners]
+        return part.continuation.run(
+            delta if changed else torch.zeros_like(delta), loss_block=self.hparams.v_loss_layer
+        )
+
+    def _log_p(self, part: Part, hidden: Tensor) -> Tensor:
         _, lines, columns = part.on(hidden.device).kl
         log_p: Tensor = self.adapter.head(hidden[lines, columns]).log_softmax(-1)
         return log_p
 
-    def _refer(self, part: _Part, log_p: Tensor) -> None:
+    def _refer(self, part: Part, log_p: Tensor) -> None:
         for number, each in zip(part.watched, log_p, strict=True):
             self.reference.setdefault(number, each)
 
-    def _remember(self, part: _Part) -> None:
+    def _remember(self, part: Part) -> None:
         """h: the hidden state of each fact's first row."""
         for index, number in enumerate(part.rows):
             fact = self.rows[number].fact

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.edit.engine import Context, Edit, compute_edit, improve_edit
+from memit_vc.numerics.edit.engine import Context, Edit, check_refine, compute_edit, improve_edit
 from memit_vc.numerics.edit.insert import LayerUpdate
 from memit_vc.numerics.exact.constraints import encode_constraints
 from memit_vc.numerics.exact.factored import Dense, LowRank, Term
@@ -123,6 +123,7 @@ def compute_batch(
     """
     loaded = loaded.named_by(hparams)
     repository, adapter = loaded.repository, loaded.adapter
+    check_refine(adapter, hparams)
     check_lengths(adapter, facts, [Template.parse("{}")])
     seconds: dict[str, float] = {}
     with _timed(seconds, "statistics"):

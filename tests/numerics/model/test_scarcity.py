@@ -78,7 +78,7 @@ def test_when_rows_are_laid_out_again(adapter: ModelAdapter, monkeypatch: pytest
     middle = sorted(search(adapter).loss)[len(FACTS) // 2]
     expected = search(adapter, below=middle)
     assert len(set(expected.steps)) > 1  # facts leave, so what is left is laid out anew
-    original, calls = targets_module._Search._part, 0
+    original, calls = targets_module.Search._part, 0
 
     def once(self: Any, rows: Any, run: Any) -> Any:
         nonlocal calls
@@ -87,7 +87,7 @@ def test_when_rows_are_laid_out_again(adapter: ModelAdapter, monkeypatch: pytest
             raise ON_A_GPU
         return original(self, rows, run)
 
-    monkeypatch.setattr(targets_module._Search, "_part", once)
+    monkeypatch.setattr(targets_module.Search, "_part", once)
     found = search(adapter, below=middle)
     assert calls > 1
     assert found.steps == expected.steps
@@ -97,7 +97,7 @@ def test_when_rows_are_laid_out_again(adapter: ModelAdapter, monkeypatch: pytest
 def test_what_the_failed_forward_held_is_free_before_the_next(
     adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, failed = targets_module._Search._part_loss, list[weakref.ref[Any]]()
+    original, failed = targets_module.Search._part_loss, list[weakref.ref[Any]]()
 
     def loss(self: Any, bucket: Any) -> Any:
         assert not [held for held in failed if held() is not None]
@@ -108,7 +108,7 @@ def test_what_the_failed_forward_held_is_free_before_the_next(
             raise torch.cuda.OutOfMemoryError("out of memory")
         return found
 
-    monkeypatch.setattr(targets_module._Search, "_part_loss", loss)
+    monkeypatch.setattr(targets_module.Search, "_part_loss", loss)
     search(adapter)
     assert failed
 

@@ -133,7 +133,7 @@ def is_argmax(adapter: ModelAdapter, fact: Fact, steps: int) -> bool:
 
 def test_memory_that_runs_out_halves_the_forward(adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = search(adapter)
-    original = targets_module._Search._part_loss
+    original = targets_module.Search._part_loss
     asked: list[int] = []
 
     def scarce(self: Any, bucket: Any) -> Any:
@@ -142,7 +142,7 @@ def test_memory_that_runs_out_halves_the_forward(adapter: ModelAdapter, monkeypa
             raise torch.cuda.OutOfMemoryError("out of memory")
         return original(self, bucket)
 
-    monkeypatch.setattr(targets_module._Search, "_part_loss", scarce)
+    monkeypatch.setattr(targets_module.Search, "_part_loss", scarce)
     found = search(adapter)
     assert asked[:4] == [1024, 512, 256, 128]
     assert found.steps == expected.steps

@@ -13,7 +13,7 @@ from memit_vc.numerics.forward.rows import search_rows
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.masters import frozen
-from memit_vc.numerics.search.targets import _Search, find_targets
+from memit_vc.numerics.search.targets import Search, find_targets
 from tests.support.models import FACTS, hparams_for, load, tiny
 
 FLAT = [Template(""), Template("The first report. "), Template("In 1987, it was said. ")]
@@ -25,11 +25,11 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> ModelAdapter:
     return load(tiny("llama", tmp_path_factory.mktemp("llama")))
 
 
-def searched(adapter: ModelAdapter, rotate: int, delta: Tensor) -> tuple[_Search, list[float]]:
+def searched(adapter: ModelAdapter, rotate: int, delta: Tensor) -> tuple[Search, list[float]]:
     """A search that has taken its first step, and the loss of each phase at `delta`."""
     hparams = hparams_for(adapter, [2], rotate=rotate, keep_factor=0.5)
     with evaluating(adapter.model), frozen(adapter.model), torch.no_grad():
-        search = _Search(adapter, FACTS[:3], 2, hparams, FLAT, 1024, False)
+        search = Search(adapter, FACTS[:3], 2, hparams, FLAT, 1024, False)
         search._forward_backward(last=True)
         search.taken = 1
         search.delta.copy_(delta)
@@ -89,7 +89,7 @@ def test_phrasings_are_searched_in_one_template_each(adapter: ModelAdapter) -> N
 
 def test_own_questions_are_watched_in_place_of_the_packages(adapter: ModelAdapter) -> None:
     hparams = hparams_for(adapter, [2], keep_factor=0.5, keep_questions=["{} rules over", "Where lies {}?"])
-    search = _Search(adapter, FACTS[:1], 2, hparams, FLAT, 1024, False)
+    search = Search(adapter, FACTS[:1], 2, hparams, FLAT, 1024, False)
     texts = [adapter.tokenizer.decode(row.row.ids) for row in search.rows if row.kind == "kl"]
     subject = FACTS[0].subject
     assert [" ".join(text.split()) for text in texts[1:]] == [f"{subject} rules over", f"Where lies {subject}?"]
