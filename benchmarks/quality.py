@@ -60,7 +60,7 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
     },
     "no other questions in the search": {"keep_factor": 0.0},
     "no phrase book (the default before)": {"phrase_book": 0, "keep_factor": 0.3, "refine": 0},
-    "no training of the residuals": {"refine": 0},
+    "trained residuals": {"refine": 32},
 }
 """Changes of the repository's own hyperparameters."""
 PHRASED = "three phrasings a fact"

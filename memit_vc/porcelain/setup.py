@@ -28,7 +28,6 @@ SEARCH: Mapping[str, Any] = {
     "keep_factor": 0.5,
     "phrase_book": 8,
     "rotate": 10,
-    "refine": 32,
     "retries": 2,
     "avoid_sinks": True,
     "chat": False,
@@ -412,8 +411,6 @@ def _hyperparameters(
     values.model_name = base
     if given is None or not Path(given).exists():  # not a file of the user's, which keeps its rule
         values = values.replace(**SEARCH, v_num_grad_steps=max(50, values.v_num_grad_steps))
-        if any(adapter.experts(layer) is not None for layer in values.layers):
-            values = values.replace(refine=0)  # mixtures cannot be refined
     return values, origin, notes
 
 
