@@ -82,7 +82,7 @@ def _identities(here: Lab, batches: Sequence[Sequence[Fact]]) -> list[Row]:
 
     True of any z, so the search for them is cut short.
     """
-    hparams, loaded = here.hparams.replace(v_num_grad_steps=2, refine=0), here.loaded
+    hparams, loaded = here.hparams.replace(v_num_grad_steps=2), here.loaded
     templates = parse_templates(context_templates(loaded, hparams))
     factor = prepare_statistics(loaded, hparams).factor
     updates: list[Mapping[int, LayerUpdate]] = []

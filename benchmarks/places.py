@@ -61,6 +61,6 @@ def place(options: Options) -> Iterator[Place]:
         with Repository.open(work) as repository:
             hparams = repository.hparams().replace(device=options.device)
             if options.quick:
-                hparams = hparams.replace(v_num_grad_steps=3, refine=min(hparams.refine, 2))
+                hparams = hparams.replace(v_num_grad_steps=3)
             loaded = load_model(repository, device=hparams.resolved_device())
             yield Place(work, repository, loaded, hparams)

@@ -54,12 +54,11 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
         "rotate": 1,
         "keep_factor": 0.0,
         "phrase_book": 0,
-        "refine": 0,
         "retries": 0,
         "chat": False,
     },
     "no other questions in the search": {"keep_factor": 0.0},
-    "no phrase book (the default before)": {"phrase_book": 0, "keep_factor": 0.3, "refine": 0},
+    "no phrase book (the default before)": {"phrase_book": 0, "keep_factor": 0.3},
     "trained residuals": {"refine": 32},
 }
 """Changes of the repository's own hyperparameters."""
@@ -73,7 +72,7 @@ def run(options: Options) -> Report:
     count = options.facts or (20 if options.quick else 100)
     facts = list(read_edits(str(options.edits)).facts)
     chosen = {name: (facts, changes) for name, changes in SETTINGS.items()} | {
-        PHRASED: (_phrased(options), {"phrase_book": 0, "keep_factor": 0.3, "refine": 0})
+        PHRASED: (_phrased(options), {"phrase_book": 0, "keep_factor": 0.3})
     }
     if options.only is not None:
         chosen = {name: case for name, case in chosen.items() if name.startswith(options.only)}

@@ -13,7 +13,7 @@ _AFTER = 3.0
 
 KEPT = {
     "search z": "the search of each finished group of 32 facts is kept; the same commit goes on from there",
-    "refine": "the search is kept; the same commit goes on behind it",
+    "refine": "the search is kept; the same commit repeats only the training of the residuals",
     "sample text": "the text sampled so far is kept; the same command goes on from there",
     "second moments": "the sums up to some seconds ago are kept; the same command goes on from there",
     "factor λC": "the statistics, and the factors of the finished layers, are kept",
