@@ -98,7 +98,7 @@ def _child(work: Path, edits: Path) -> dict[str, Any]:
 
         def progress(stage: str, done: int, total: int) -> None:
             del done, total
-            if stage == "search z":
+            if stage.startswith("search "):
                 search.append(time.perf_counter())
 
         began = time.perf_counter()

@@ -48,6 +48,7 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
     "default": {},
     "argmax, layers 4–8, λ 500 (the first default)": {
         "early_stop": "argmax",
+        "search_for": "z",
         "layers": [4, 5, 6, 7, 8],
         "mom2_update_weight": 500,
         "v_num_grad_steps": 40,
@@ -59,7 +60,7 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
     },
     "no other questions in the search": {"keep_factor": 0.0},
     "no phrase book (the default before)": {"phrase_book": 0, "keep_factor": 0.3},
-    "trained residuals": {"refine": 32},
+    "z in place of residuals (the default before)": {"search_for": "z", "v_num_grad_steps": 50},
 }
 """Changes of the repository's own hyperparameters."""
 PHRASED = "three phrasings a fact"

@@ -11,9 +11,10 @@ _PART = re.compile(r"(?P<stage>.+), batch (?P<batch>\d+)(?: of about (?P<of>\d+)
 _AFTER = 3.0
 """Seconds of a stage before its rest can be guessed."""
 
+_SEARCHED = "the search of each finished group of 32 facts is kept; the same commit goes on from there"
 KEPT = {
-    "search z": "the search of each finished group of 32 facts is kept; the same commit goes on from there",
-    "refine": "the search is kept; the same commit repeats only the training of the residuals",
+    "search z": _SEARCHED,
+    "search residuals": _SEARCHED,
     "sample text": "the text sampled so far is kept; the same command goes on from there",
     "second moments": "the sums up to some seconds ago are kept; the same command goes on from there",
     "factor λC": "the statistics, and the factors of the finished layers, are kept",

@@ -54,6 +54,11 @@ def execute_memit(
     """
     adapter = adapter_for(model, tok, hparams)
     facts = facts_of(requests)
+    if cache_template is not None and hparams.search_for != "z":
+        raise UsageError(
+            f"cache_template names files of z, but {hparams.source} has search_for: {hparams.search_for}",
+            hint="Leave out cache_template, or set search_for: z.",
+        )
     cache = None if cache_template is None else TargetCache(cache_template, requests, hparams, adapter.hidden_size)
     edit = compute_edit(
         adapter,

@@ -29,6 +29,9 @@ EarlyStop: TypeAlias = Literal["loss", "argmax", "nll"]
 mean NLL of the target is below `early_stop_loss`.
 """
 
+SearchFor: TypeAlias = Literal["z", "residuals"]
+"""Search for z behind the last edited layer, as published, or for the residuals of all edited layers at once."""
+
 _UNNAMED = "hyperparameters"
 _OF_THIS_MACHINE = ("device", "model_name", "mom2_dataset", "stats_dir")
 """Fields that may hold a path, or that say where it is computed: they change no edit, and nobody else may see them."""
@@ -41,6 +44,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
     "layer_selection": ("all",),
     "fact_token": ("subject_last",),
     "early_stop": ("loss", "argmax", "nll"),
+    "search_for": ("z", "residuals"),
 }
 _RANGES: Mapping[str, tuple[float, bool]] = {
     "v_num_grad_steps": (1, False),
@@ -53,7 +57,7 @@ _RANGES: Mapping[str, tuple[float, bool]] = {
     "phrase_book": (0, False),
     "passes": (1, False),
     "rotate": (1, False),
-    "refine": (0, False),
+    "weight_decay": (0, False),
     "retries": (0, False),
     "mom2_update_weight": (0, True),
     "mom2_n_samples": (1, False),
@@ -110,8 +114,9 @@ class MEMITHyperParams:
     """Times that the residual z − h is measured and spread over the layers; 1 is MEMIT as published."""
     retries: int = 0
     """Times that a commit tries again what its facts do not yet answer; the second time it searches z anew."""
-    refine: int = 0
-    """Steps in which the residuals are trained through the edited weights; 0 is MEMIT as published."""
+    search_for: SearchFor = "z"
+    weight_decay: float = 0.0
+    """In a search for residuals, that of AdamW."""
     rotate: int = 1
     """A step of the search asks the plain prompt and one in so many of the other rows; 1: all, as published."""
     avoid_sinks: bool = False

@@ -84,6 +84,7 @@ READERS: Mapping[str, Callable[[Any, str], Any]] = {
     "int | str": _device,
     "Any": lambda value, _: value,
     "EarlyStop": _text,
+    "SearchFor": _text,
     "list[list[str]] | None": _templates,
     "list[str] | None": _questions,
 }

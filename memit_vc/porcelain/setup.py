@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 
 SEARCH: Mapping[str, Any] = {
+    "search_for": "residuals",
+    "v_num_grad_steps": 60,
+    "weight_decay": 0.1,
     "early_stop": "nll",
     "early_stop_loss": 0.05,
     "keep_factor": 0.5,
@@ -410,7 +413,9 @@ def _hyperparameters(
             origin = "guessed"
     values.model_name = base
     if given is None or not Path(given).exists():  # not a file of the user's, which keeps its rule
-        values = values.replace(**SEARCH, v_num_grad_steps=max(50, values.v_num_grad_steps))
+        values = values.replace(**SEARCH)
+        if any(adapter.experts(layer) is not None for layer in values.layers):  # whose residuals cannot be searched for
+            values = values.replace(search_for="z", v_num_grad_steps=50)
     return values, origin, notes
 
 

@@ -488,11 +488,11 @@ _ANNOUNCED = """
 import signal, sys
 from memit_vc.numerics.edit import engine
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without one
-search = engine.find_targets
+search = engine.find
 def announced(*arguments, **named):
     print("searching", flush=True)
     return search(*arguments, **named)
-engine.find_targets = announced
+engine.find = announced
 from memit_vc.cli import main
 from memit_vc.hparams import MEMITHyperParams
 sys.exit(main(sys.argv[1:]))

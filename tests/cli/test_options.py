@@ -155,12 +155,17 @@ def test_a_damaged_layer_that_nobody_edits_is_left_out(tmp_path: Path, capsys: p
         assert fsck(repository) == ([], 0)
 
 
-def test_hyperparameters_that_were_guessed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    place = make_place(tmp_path, start=False)
+@pytest.mark.parametrize(("family", "searched"), [("llama", "residuals"), ("mixtral", "z")])
+def test_hyperparameters_that_were_guessed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str, searched: str
+) -> None:
+    place = make_place(tmp_path, family, start=False)
     assert _init(place) == 0
     shown = " ".join(capsys.readouterr().out.split())  # a long line goes on in the next
     assert "; hyperparameters guessed from its config " in shown
-    assert "guessed from its config" in (place.work / ".memitvc" / "hparams.yaml").read_text()
+    written = (place.work / ".memitvc" / "hparams.yaml").read_text()
+    assert "guessed from its config" in written
+    assert f"search_for: {searched}\n" in written
 
 
 def test_a_name_without_an_owner_is_a_hub_id(

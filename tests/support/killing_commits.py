@@ -43,7 +43,7 @@ def commit_in_child(work: Path, edits: str) -> None:
 def search_then_die(work: Path, edits: str, whole: int) -> None:
     """A commit in chunks of one fact that is killed when z of its first `whole` facts is found and kept."""
     torch.set_num_threads(1)
-    search, done = engine.find_targets, 0
+    search, done = engine.find, 0
     engine.CHUNK = 1
 
     def counted(*arguments: object, **named: object) -> Targets:
@@ -53,5 +53,5 @@ def search_then_die(work: Path, edits: str, whole: int) -> None:
         done += 1
         return search(*arguments, **named)  # type: ignore[arg-type]
 
-    engine.find_targets = counted  # type: ignore[assignment]
+    engine.find = counted  # type: ignore[assignment]
     os._exit(main(["commit", edits, "-C", str(work)]))

@@ -1,7 +1,8 @@
-"""One edit batch: targets for all facts, then the insertion layer by layer. The model is given back bit-identical.
+"""One edit batch: a search for all facts, and the update of each layer. The model is given back bit-identical.
 
-The steps are the functions of `targets.py` (z), `keys.py`, `solve.py` and `insert.py`; this module only puts them in
-order, with the weights of the present state in the model while z is searched for.
+As published, z is searched for (`targets.py`) and then inserted (`keys.py`, `solve.py`, `insert.py`). With
+`search_for: residuals`, the insertion gives the right factors only, and R is searched for through them
+(`residuals.py`). This module puts the steps in order, with the weights of the present state in the model.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.edit.insert import LayerUpdate, insert, with_residual
+from memit_vc.numerics.edit.insert import LayerUpdate, insert, reached, with_residual
 from memit_vc.numerics.forward.lengths import check_lengths
 from memit_vc.numerics.forward.phrasebook import PhraseBook
 from memit_vc.numerics.forward.sinks import anchors as anchors_of
@@ -25,9 +26,9 @@ from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.masters import swapped
 from memit_vc.numerics.model.memory import search_tokens
 from memit_vc.numerics.model.modes import outside_inference_mode, refuse_inference_tensors
-from memit_vc.numerics.search.residuals import trained_residuals
-from memit_vc.numerics.search.targets import Targets, find_targets
-from memit_vc.numerics.search.targets_team import search_order, searched
+from memit_vc.numerics.search.residuals import columns_of
+from memit_vc.numerics.search.targets import Targets
+from memit_vc.numerics.search.targets_team import find, search_order, searched
 from memit_vc.numerics.statistics.factors import BlockFactor, Factor
 from memit_vc.objects import Fact
 from memit_vc.progress import Progress, silent
@@ -61,7 +62,7 @@ class Context:
 
 @dataclass(frozen=True)
 class FoundTarget:
-    """z of one fact [d_model] float32, the evaluations of the loss it took, and the last loss."""
+    """z of one fact [d_model] float32, or its residuals (`residuals.py`); the evaluations of the loss, and the last."""
 
     z: Tensor
     steps: int
@@ -91,16 +92,17 @@ def search_targets(
     known: MutableMapping[int, FoundTarget] | None = None,
     weights: Mapping[int, Tensor] | None = None,
     anchors: Sequence[Template] | None = None,
+    adjusted: Mapping[int, Tensor] | None = None,
     max_tokens: int | None = None,
     chunk: int | None = None,
     plain: bool = False,
     on_found: Callable[[Mapping[int, FoundTarget]], None] | None = None,
     progress: Progress = silent,
 ) -> Targets:
-    """z of every fact, in `chunks`; facts in `known` (by position) are not searched again, `on_found` may keep the
-    others, a chunk at a time.
+    """z of every fact, in `chunks`; with `adjusted`, A⁻¹K [d_in, n] of each layer, the residuals instead.
 
-    The chunks are split over the processes of `adapter.team`; `weights` are those that the model holds instead of the
+    Facts in `known` (by position) are not searched again, and `on_found` may keep the others, a chunk at a time. The
+    chunks are split over the processes of `adapter.team`; `weights` are those that the model holds instead of the
     base's, for the others to hold too. `anchors` are those of the facts (`sinks.py`); None: with `avoid_sinks`, those
     that the model now has. `max_tokens` None chooses by free memory.
     """
@@ -112,13 +114,15 @@ def search_targets(
     known_before = len(found)
     flat = [template for group in templates for template in group]
     check_lengths(adapter, facts, flat)
-    steps, layer = hparams.v_num_grad_steps, hparams.layers[-1]
+    steps, stage = hparams.v_num_grad_steps, "search z" if adjusted is None else "search residuals"
+    layer = hparams.layers[-1 if adjusted is None else 0]  # the first whose output has a gradient
     within = anchors_for(adapter, facts, flat, hparams) if anchors is None else anchors
     largest = search_tokens(adapter, layer=layer) if max_tokens is None else max_tokens
-    progress("search z", known_before * steps, len(facts) * steps)
+    progress(stage, known_before * steps, len(facts) * steps)
 
     options: dict[str, Any] = {"hparams": hparams, "templates": flat, "max_tokens": largest, "plain": plain}
     asked = [[facts[i] for i in part] for part in parts]
+    own = [{layer: columns[:, part] for layer, columns in adjusted.items()} for part in parts] if adjusted else None
     where = [None if within is None else [within[i] for i in part] for part in parts]
 
     def search(index: int) -> Targets:
@@ -126,18 +130,19 @@ def search_targets(
         offset = (known_before + sum(map(len, asked[:index]))) * steps
 
         def on_step(step: int, searching: int) -> None:
-            progress("search z", offset + step * searching + (len(part) - searching) * steps, len(facts) * steps)
+            progress(stage, offset + step * searching + (len(part) - searching) * steps, len(facts) * steps)
 
-        return find_targets(adapter, part, layer=layer, anchors=where[index], on_step=on_step, **options)
+        given = None if own is None else own[index]
+        return find(adapter, part, adjusted=given, anchors=where[index], on_step=on_step, **options)
 
-    order = partial(search_order, asked, anchors=where, weights=weights or {}, **options)
+    order = partial(search_order, asked, anchors=where, weights=weights or {}, adjusted=own, **options)
     for number, result in searched(adapter.team, len(parts), order, search):
         each = map(FoundTarget, result.z.cpu(), result.steps, result.loss)
         new = dict(zip(parts[number], each, strict=True))
         found.update(new)
         if on_found is not None:
             on_found(new)
-    progress("search z", len(facts) * steps, len(facts) * steps)
+    progress(stage, len(facts) * steps, len(facts) * steps)
     ordered = [found[i] for i in range(len(facts))]
     return Targets(torch.stack([f.z for f in ordered]), tuple(f.steps for f in ordered), tuple(f.loss for f in ordered))
 
@@ -160,15 +165,28 @@ def compute_edit(
 
     `factor(layer)` gives the factored λC of a layer. With `hparams.history` false the live keys of `context` stay out
     of the solve, which is MEMIT as published. On a CPU, deterministic for given inputs and threads. EngineError if
-    `hparams.refine` is not 0 and a layer has experts.
+    residuals are to be searched for and a layer has experts.
     """
     refuse_inference_tensors(adapter.model)
-    check_refine(adapter, hparams)
+    check_search(adapter, hparams)
     context = context or Context()
     # on the base, so that every commit and every retry reads a subject in the same context
     flat = [template for group in templates for template in group]
     check_lengths(adapter, facts, flat)
     anchors = anchors_for(adapter, facts, flat, hparams)
+    inserted = partial(
+        insert,
+        adapter,
+        facts,
+        layers=hparams.layers,
+        templates=templates,
+        factor=factor,
+        before=context.delta,
+        history=context.keys if hparams.history else None,
+        anchors=anchors,
+    )
+    through = hparams.search_for == "residuals"
+    updates = inserted(None) if through else {}
     with swapped(adapter, context.weights):
         targets = search_targets(
             adapter,
@@ -178,64 +196,51 @@ def compute_edit(
             known=known,
             weights=context.weights,
             anchors=anchors,
+            adjusted={layer: update.adjusted for layer, update in updates.items()} if through else None,
             max_tokens=max_tokens,
             on_found=on_found,
             progress=progress,
         )
-    updates = insert(
-        adapter,
-        facts,
-        targets.z,
-        layers=hparams.layers,
-        templates=templates,
-        factor=factor,
-        before=context.delta,
-        history=context.keys if hparams.history else None,
-        passes=hparams.passes,
-        anchors=anchors,
-        on_layer=lambda done: progress("insert", done, hparams.passes * len(hparams.layers)),
-    )
-    if hparams.refine:
-        with swapped(adapter, context.weights):
-            updates = _refined(adapter, facts, updates, hparams, flat, anchors, max_tokens, progress)
-    return Edit(updates, targets, anchors)
+    if through:
+        return _with_residuals(adapter, facts, updates, targets, range(len(facts)), hparams, context, anchors)
+
+    def on_layer(done: int) -> None:
+        progress("insert", done, hparams.passes * len(hparams.layers))
+
+    return Edit(inserted(targets.z, passes=hparams.passes, on_layer=on_layer), targets, anchors)
 
 
-def check_refine(adapter: ModelAdapter, hparams: MEMITHyperParams) -> None:
-    """EngineError if `hparams` ask for a training of residuals that the edited layers do not allow."""
-    if hparams.refine and any(adapter.experts(layer) is not None for layer in hparams.layers):
+def check_search(adapter: ModelAdapter, hparams: MEMITHyperParams) -> None:
+    """EngineError if `hparams` ask for a search for residuals, which the edited layers do not allow."""
+    if hparams.search_for == "residuals" and any(adapter.experts(layer) is not None for layer in hparams.layers):
         raise EngineError(
-            f"{hparams.source}: refine is {hparams.refine}, but the edited layers are mixtures of experts, "
-            "which cannot be refined",
-            hint="Set refine: 0.",
+            f"{hparams.source}: search_for is residuals, but the edited layers are mixtures of experts, "
+            "for which only z can be searched for",
+            hint="Set search_for: z.",
         )
 
 
-def _refined(
+def _with_residuals(
     adapter: ModelAdapter,
     facts: Sequence[Fact],
     updates: Mapping[int, LayerUpdate],
+    found: Targets,
+    numbers: Sequence[int],
     hparams: MEMITHyperParams,
-    templates: Sequence[Template],
+    context: Context,
     anchors: Sequence[Template] | None,
-    max_tokens: int | None,
-    progress: Progress,
-) -> dict[int, LayerUpdate]:
-    """The updates with residuals that were trained through the weights (`residuals.py`)."""
-    total = len(facts) * hparams.refine
-    trained = trained_residuals(
-        adapter,
-        PhraseBook.shipped().added(facts, hparams.phrase_book) if hparams.phrase_book else facts,
-        {layer: update.residual for layer, update in updates.items()},
-        {layer: update.adjusted for layer, update in updates.items()},
-        chunks=chunks(len(facts)),
-        hparams=hparams,
-        templates=templates,
-        anchors=anchors,
-        max_tokens=search_tokens(adapter, layer=hparams.layers[0]) if max_tokens is None else max_tokens,
-        on_step=lambda done: progress("refine", done, total),
-    )
-    return {layer: with_residual(update, trained[layer]) for layer, update in updates.items()}
+) -> Edit:
+    """The edit in which what was found is added to the residuals of the facts number `numbers`.
+
+    Its z are the states that the weights now give at the anchors.
+    """
+    columns = columns_of(found.z, hparams.layers)
+    changed = {
+        layer: with_residual(update, update.residual.index_add(1, torch.tensor(list(numbers)), columns[layer]))
+        for layer, update in updates.items()
+    }
+    z = reached(adapter, facts, changed, before=context.delta, anchors=anchors)
+    return Edit(changed, Targets(z, found.steps, found.loss), anchors)
 
 
 def anchors_for(
@@ -256,15 +261,19 @@ def improve_edit(
     templates: Sequence[Sequence[Template]],
     factor: Callable[[int], Factor | BlockFactor],
     context: Context,
-    weights: Mapping[int, Tensor] | None = None,
+    weights: Mapping[int, Tensor],
+    search_again: bool = False,
     progress: Progress = silent,
 ) -> Edit:
     """The edit with another pass for the facts number `failing`; the residuals of the others stay.
 
-    With `weights`, those of the edited state, z of these facts is first searched for again on that state.
+    `weights` are those of the edited state. With `search_again`, z of these facts is first searched for again on that
+    state. A search for residuals has no passes: it always goes on from that state.
     """
     targets = edit.targets
-    if weights is not None:
+    through = hparams.search_for == "residuals"
+    if through or search_again:
+        numbers = list(failing)
         with swapped(adapter, weights):
             found = search_targets(
                 adapter,
@@ -273,13 +282,17 @@ def improve_edit(
                 templates=templates,
                 weights=weights,
                 anchors=None if edit.anchors is None else [edit.anchors[i] for i in failing],
+                adjusted={layer: u.adjusted[:, numbers] for layer, u in edit.updates.items()} if through else None,
                 progress=progress,
             )
         z, steps, loss = targets.z.clone(), list(targets.steps), list(targets.loss)
         for number, i in enumerate(failing):
-            z[i] = found.z[number]
+            z[i] = z[i] if through else found.z[number]
             steps[i], loss[i] = steps[i] + found.steps[number], found.loss[number]
         targets = Targets(z, tuple(steps), tuple(loss))
+        if through:
+            told = Targets(found.z, targets.steps, targets.loss)
+            return _with_residuals(adapter, facts, edit.updates, told, failing, hparams, context, edit.anchors)
     updates = insert(
         adapter,
         facts,

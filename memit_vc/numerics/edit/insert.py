@@ -49,7 +49,7 @@ class LayerUpdate:
 def insert(
     adapter: ModelAdapter,
     facts: Sequence[Fact],
-    z: Tensor,
+    z: Tensor | None,
     *,
     layers: Sequence[int],
     templates: Sequence[Sequence[Template]],
@@ -62,7 +62,7 @@ def insert(
     only: Sequence[int] | None = None,
     on_layer: Callable[[int], None] | None = None,
 ) -> dict[int, LayerUpdate]:
-    """The update of each edited layer for targets `z` [n, d_model].
+    """The update of each edited layer for targets `z` [n, d_model]; None: residuals of 0, to be searched for.
 
     `factor(layer)` gives the factored λC. `before[layer]` is D [d_out, d_in] float64, the live delta that is not in the
     model's weights; `history[layer]` [d_in, m] the keys of the live facts. Both are asked for layer by layer. A further
@@ -76,11 +76,7 @@ def insert(
     growing[list(range(len(facts)) if only is None else only)] = 1.0
     base = {layer: adapter.weight(layer) for layer in layers}  # `masters` leaves these tensors as they are
     with masters(adapter, layers) as weights, torch.no_grad():
-        for layer in layers:
-            parts = [part[layer] for part in (before,) if part is not None]
-            parts += [updates[layer].delta] if layer in updates else []
-            if parts:
-                weights[layer].copy_(_sum(base[layer], sum(parts[1:], parts[0])))
+        _apply(weights, base, before, updates)
         for step in range(passes * len(layers)):
             index = step % len(layers)
             if not index:
@@ -90,8 +86,7 @@ def insert(
             solve = partial(
                 solved,
                 frontier.keys(layer),
-                frontier.current(layer),
-                z,
+                torch.zeros(adapter.hidden_size, len(facts)) if z is None else z.cpu().T - frontier.current(layer),
                 share=len(layers) - index,
                 factor=factor(layer),
                 before=present,
@@ -109,8 +104,7 @@ def insert(
 
 def solved(
     keys: Tensor,
-    current: Tensor,
-    z: Tensor,
+    missing: Tensor,
     *,
     share: int,
     factor: Factor | BlockFactor,
@@ -122,12 +116,12 @@ def solved(
 ) -> LayerUpdate:
     """One layer's update, computed on `device` and given back on the CPU, wherever the arguments lie.
 
-    `keys` K [d_in, n] and `current` [d_model, n] are what the model has, `z` [n, d_model] what it should have;
-    this layer takes one part in `share` of the difference, on top of the residual of an `earlier` pass, for the facts
-    whose `growing` [n] is 1, not 0. `before` and `history` as for `insert`, of this layer.
+    `keys` K [d_in, n] are those of the model, `missing` is z − h [d_model, n]. This layer takes one
+    part in `share` of it, on top of the residual of an `earlier` pass, for the facts whose `growing` [n] is 1, not 0.
+    `before` and `history` as for `insert`, of this layer.
     """
     keys = keys.to(device).double()
-    residual = (z.to(device).T - current.to(device)).double() / share
+    residual = missing.to(device).double() / share
     if earlier is not None:
         residual = earlier.to(residual) + (residual if growing is None else residual * growing.to(residual))
     targets = residual
@@ -138,6 +132,36 @@ def solved(
         residual = targets - past
     adjusted = adjusted_keys(factor.to(device), keys, history=None if history is None else history.to(device))
     return LayerUpdate(keys.cpu(), residual.cpu(), adjusted.cpu(), targets.cpu())
+
+
+def reached(
+    adapter: ModelAdapter,
+    facts: Sequence[Fact],
+    updates: Mapping[int, LayerUpdate],
+    *,
+    before: Mapping[int, Tensor] | None,
+    anchors: Sequence[Template] | None,
+) -> Tensor:
+    """h [n, d_model] float32 behind the last layer of `updates`, at the anchors, with the updates in the weights."""
+    layers = sorted(updates)
+    base = {layer: adapter.weight(layer) for layer in layers}
+    with masters(adapter, layers) as weights, torch.no_grad():
+        _apply(weights, base, before, updates)
+        return Frontier(adapter, facts, layers=layers[-1:], templates=[], anchors=anchors).current(layers[-1]).T
+
+
+def _apply(
+    weights: Mapping[int, Tensor],
+    base: Mapping[int, Tensor],
+    before: Mapping[int, Tensor] | None,
+    updates: Mapping[int, LayerUpdate],
+) -> None:
+    """Write W + D + Δ into `weights`, the model's own for now, where there is a D `before` or an update."""
+    for layer, weight in weights.items():
+        parts = [] if before is None else [before[layer]]
+        parts += [updates[layer].delta] if layer in updates else []
+        if parts:
+            weight.copy_(_sum(base[layer], sum(parts[1:], parts[0])))
 
 
 def with_residual(update: LayerUpdate, residual: Tensor) -> LayerUpdate:

@@ -32,7 +32,10 @@ _COMPACT_BELOW = 0.75
 
 @dataclass(frozen=True)
 class Targets:
-    """What the search found, fact by fact. `z` [n, d_model] float32; `steps` counts evaluations of the loss."""
+    """What the search found, fact by fact. `z` [n, d_model] float32; `steps` counts evaluations of the loss.
+
+    Of a search for residuals, `z` holds their columns instead (`residuals.py`).
+    """
 
     z: Tensor
     steps: tuple[int, ...]
@@ -58,10 +61,22 @@ def find_targets(
     whole-model path; `on_step(step, still searching)` is called after each step. EngineError if a loss
     is not finite.
     """
+    return search_through(
+        adapter,
+        lambda: Search(adapter, facts, layer, hparams, templates, max_tokens, plain, anchors),
+        on_step,
+    )
+
+
+def search_through(
+    adapter: ModelAdapter, begin: Callable[[], Search], on_step: Callable[[int, int], None] | None
+) -> Targets:
+    """A search from its first step until no fact is left, or the steps are used up."""
     with evaluating(adapter.model), frozen(adapter.model):
-        search = Search(adapter, facts, layer, hparams, templates, max_tokens, plain, anchors)
-        for step in range(hparams.v_num_grad_steps):
-            search.step(last=step == hparams.v_num_grad_steps - 1)
+        search = begin()
+        steps = search.hparams.v_num_grad_steps
+        for step in range(steps):
+            search.step(last=step == steps - 1)
             if on_step is not None:
                 on_step(step + 1, len(search.active))
             if not search.active:
@@ -147,7 +162,7 @@ class Search:
         self.device = next(adapter.blocks[layer].parameters()).device
         self.h = torch.zeros(len(facts), adapter.hidden_size, device=self.device)
         self.delta = torch.zeros_like(self.h, requires_grad=True)
-        self.optimizer = torch.optim.Adam([self.delta], lr=hparams.v_lr)
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam([self.delta], lr=hparams.v_lr)
         self.found = torch.zeros_like(self.h)
         self.taken = 0
         self.steps = [0] * len(facts)
@@ -315,10 +330,9 @@ class Search:
 
     def _run(self, part: Part, *, changed: bool) -> tuple[Tensor, Tensor]:
         """What is read of a part's rows, with what is searched for or without it."""
-        delta = self.delta[part.on(self.device).owners]
-        return part.continuation.run(
-            delta if changed else torch.zeros_like(delta), loss_block=self.hparams.v_loss_layer
-        )
+        owners = part.on(self.device).owners
+        delta = self.delta[owners] if changed else torch.zeros_like(self.h[owners])
+        return part.continuation.run(delta, loss_block=self.hparams.v_loss_layer)
 
     def _log_p(self, part: Part, hidden: Tensor) -> Tensor:
         _, lines, columns = part.on(hidden.device).kl

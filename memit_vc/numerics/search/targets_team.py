@@ -1,9 +1,10 @@
-"""The search for z in parts, by one process or by several: the parts are the same, so z is."""
+"""The search in parts, by one process or by several: the parts are the same, so what is found is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.architecture import architecture_for
 from memit_vc.numerics.model.distributed import Message, Team, reported
 from memit_vc.numerics.model.masters import swapped
+from memit_vc.numerics.search.residuals import find_residuals
 from memit_vc.numerics.search.targets import Targets, find_targets
 from memit_vc.objects import Fact
 
@@ -29,8 +31,11 @@ def search_order(
     max_tokens: int,
     plain: bool,
     weights: Mapping[int, Tensor],
+    adjusted: Sequence[Mapping[int, Tensor]] | None,
 ) -> Message:
-    """What a helper needs to know: `weights` are those that the leader's model holds instead of the base's."""
+    """What a helper needs to know: `weights` are those that the leader's model holds instead of the base's, `adjusted`
+    those of each part, for a search for residuals.
+    """
     body = {
         "job": JOB,
         "parts": [[fact.to_json() for fact in part] for part in parts],
@@ -40,7 +45,24 @@ def search_order(
         "max_tokens": max_tokens,
         "plain": plain,
     }
-    return Message(body, {str(layer): weight for layer, weight in weights.items()})
+    tensors = {f"weight.{layer}": weight for layer, weight in weights.items()}
+    for index, part in enumerate(adjusted or ()):
+        tensors |= {f"{index}.{layer}": columns for layer, columns in part.items()}
+    return Message(body, tensors)
+
+
+def find(
+    adapter: ModelAdapter,
+    facts: Sequence[Fact],
+    *,
+    hparams: MEMITHyperParams,
+    adjusted: Mapping[int, Tensor] | None,
+    **options: Any,
+) -> Targets:
+    """z of the facts behind the last edited layer, or, with `adjusted`, their residuals."""
+    if adjusted is None:
+        return find_targets(adapter, facts, layer=hparams.layers[-1], hparams=hparams, **options)
+    return find_residuals(adapter, facts, adjusted=adjusted, hparams=hparams, **options)
 
 
 def searched(
@@ -67,14 +89,17 @@ def help_search(adapter: ModelAdapter, team: Team, order: Message) -> None:
     adapter = replace(adapter, architecture=architecture_for(model, model.config.model_type, hparams))
     parts = [[Fact.from_json(record) for record in part] for part in body["parts"]]
     anchors = body["anchors"]
-    weights = {int(layer): weight for layer, weight in order.tensors.items()}
+    weights, adjusted = dict[int, Tensor](), [dict[int, Tensor]() for _ in parts]
+    for name, tensor in order.tensors.items():
+        kind, layer = name.split(".")
+        (weights if kind == "weight" else adjusted[int(kind)])[int(layer)] = tensor
 
     def search(index: int) -> Targets:
-        return find_targets(
+        return find(
             adapter,
             parts[index],
-            layer=hparams.layers[-1],
             hparams=hparams,
+            adjusted=adjusted[index] or None,
             templates=[Template(*pair) for pair in body["templates"]],
             anchors=None if anchors[index] is None else [Template(*pair) for pair in anchors[index]],
             max_tokens=body["max_tokens"],

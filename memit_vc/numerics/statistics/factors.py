@@ -51,7 +51,8 @@ class Factor:
         """(λC + ridge·I)⁻¹ x, float64 [d_in, m], for x [d_in, m] of any floating dtype, on the factor's device."""
         if x.ndim != 2 or x.shape[0] != self.size:
             raise _misfit(x, self.size)
-        return torch.cholesky_solve(x.to(self.lower), self.lower)
+        # row by row, as the blocks of a mixture are put together: how a product rounds depends on the layout
+        return torch.cholesky_solve(x.to(self.lower), self.lower).contiguous()
 
     def whiten(self, x: Tensor) -> Tensor:
         """L⁻¹ x, float64: the products of what it gives are those of x in the metric of (λC + ridge·I)⁻¹."""

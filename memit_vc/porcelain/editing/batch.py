@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.edit.engine import Context, Edit, check_refine, compute_edit, improve_edit
+from memit_vc.numerics.edit.engine import Context, Edit, check_search, compute_edit, improve_edit
 from memit_vc.numerics.edit.insert import LayerUpdate
 from memit_vc.numerics.exact.constraints import encode_constraints
 from memit_vc.numerics.exact.factored import Dense, LowRank, Term
@@ -123,7 +123,7 @@ def compute_batch(
     """
     loaded = loaded.named_by(hparams)
     repository, adapter = loaded.repository, loaded.adapter
-    check_refine(adapter, hparams)
+    check_search(adapter, hparams)
     check_lengths(adapter, facts, [Template.parse("{}")])
     seconds: dict[str, float] = {}
     with _timed(seconds, "statistics"):
@@ -184,7 +184,7 @@ def _on_state(
         with _timed(seconds, "scores"), swapped(adapter, context.weights):
             before = measured(state.id, stage="scores before")
     templates = parse_templates(texts)
-    cache = None if search_again else known_targets(loaded, facts, state.id, hparams, texts)
+    cache = None if search_again else known_targets(loaded, facts, state.id, hparams, texts, statistics.id)
     with _timed(seconds, "edit"):
         edit = compute_edit(
             adapter,
@@ -218,7 +218,8 @@ def _on_state(
                 templates=templates,
                 factor=statistics.factor,
                 context=context,
-                weights=tried.weights if attempt else None,
+                weights=tried.weights,
+                search_again=bool(attempt),
                 progress=progress,
             )
         with _timed(seconds, "patch"), suppress(EngineError):  # what was asked for anew may be too large to be stored
@@ -266,6 +267,8 @@ def _on_state(
         warnings.append(
             f"only {share:.0%} of the intended update survives the cast to {loaded.parts(hparams.layers[0])[0].dtype}"
         )
+    if hparams.search_for == "residuals" and hparams.passes > 1:
+        warnings.append(f"passes is {hparams.passes}, which a search for residuals does not use (search_for: z does)")
     sunk = [number for number in failing if within[number] != PLAIN]
     if rest := [number for number in failing if number not in sunk]:
         warnings.append(f"{_named(facts, rest)}: the edited model does not give the target (`memitvc show --why`)")

@@ -26,10 +26,12 @@ from memit_vc.store.jsoncache import recall, remember
 
 SEARCH_FIELDS = (
     "layers",
+    "search_for",
     "v_num_grad_steps",
     "v_lr",
     "v_loss_layer",
     "v_weight_decay",
+    "weight_decay",
     "clamp_norm_factor",
     "kl_factor",
     "keep_factor",
@@ -45,6 +47,8 @@ SEARCH_FIELDS = (
     "lm_head_module",
 )
 """Hyperparameters that z depends on; λ and the statistics come after it."""
+_RESIDUAL_FIELDS = ("mom2_update_weight", "history")
+"""What residuals depend on besides: they are searched for through A⁻¹K."""
 _NO_MATTER = ("ground_truth", "neighborhood_prompts")
 """Fields of a fact that z does not depend on."""
 
@@ -63,9 +67,12 @@ def known_targets(
     state: StateId,
     hparams: MEMITHyperParams,
     templates: Sequence[Sequence[str]],
+    statistics: str,
 ) -> Known:
     """What cache/z holds for this batch: found on the same state with the same hyperparameters, templates, threads and
     kind of machine. Neighbours do not count. Paraphrases do: the search must not ask what is scored.
+
+    Residuals also depend on the `statistics`, by their id, and on the other facts of the batch.
     """
     values = hparams.to_json()
     setting: list[JsonValue] = [
@@ -75,14 +82,15 @@ def known_targets(
         computed_by(loaded),
         [list(relation) for relation in PhraseBook.shipped().relations],
     ]
+    asked: list[JsonValue] = [
+        {name: value for name, value in fact.to_json().items() if name not in _NO_MATTER} for fact in facts
+    ]
+    if hparams.search_for == "residuals":
+        setting += [statistics, {name: values[name] for name in _RESIDUAL_FIELDS}, asked]
     root = loaded.repository.root / "cache" / "z"
 
     def path_of(chunk: Sequence[int]) -> Path:
-        asked: list[JsonValue] = [
-            {name: value for name, value in fact.to_json().items() if name not in _NO_MATTER}
-            for fact in (facts[i] for i in chunk)
-        ]
-        name = digest("z", canonical_json([*setting, asked]))
+        name = digest("z", canonical_json([*setting, [asked[i] for i in chunk]]))
         return root / name[:2] / f"{name[2:]}.safetensors"
 
     known: dict[int, FoundTarget] = {}

@@ -38,6 +38,8 @@ _DEPTHS = (0.1, 0.2, 0.3, 0.45)
 _WIDTH = 5
 _WEIGHTS = (0.25, 1.0, 4.0)
 """λ as multiples of d_in, around the one that was chosen for SmolLM2-135M (1.3)."""
+_STEPS = 50
+"""Of the search for z, in a repository whose steps are those of a search for residuals."""
 _PASSES = (1, 2)
 _HARM = 5.0
 """What a perplexity that rises by a share above `_FREE` costs, in the units of an accuracy."""
@@ -100,7 +102,10 @@ def tune(
         raise UsageError(f"{len(chosen)} facts are too few to choose by", hint="Give twenty or more.")
     began = time.monotonic()
     loaded = load_model(repository, device=repository.hparams().resolved_device(), progress=progress)
-    bench = _Bench(loaded, repository.hparams(), chosen, progress)
+    # residuals would have to be searched for again for each λ, so z stands for them here; passes belong to z alone
+    own = repository.hparams()
+    steps = {"v_num_grad_steps": min(_STEPS, own.v_num_grad_steps)} if own.search_for == "residuals" else {}
+    bench = _Bench(loaded, own.replace(search_for="z", **steps), chosen, progress)
     left_out = 0
 
     def over() -> bool:
@@ -116,7 +121,7 @@ def tune(
             continue
         tried.append(bench.try_out(chosen, layers, weight=float(width), passes=1))
     best = max(tried, key=lambda each: each.worth)
-    grid = list(product(_WEIGHTS, _PASSES))
+    grid = list(product(_WEIGHTS, _PASSES if own.search_for == "z" else _PASSES[:1]))
     fine = []
     for number, (weight, passes) in enumerate(grid):
         progress("λ and passes", number, len(grid))
@@ -125,7 +130,7 @@ def tune(
             continue
         fine.append(bench.try_out(chosen, best.layers, weight=weight * width, passes=passes))
     best = _gentlest(fine or [best])
-    hparams = repository.hparams().replace(layers=list(best.layers), mom2_update_weight=best.weight, passes=best.passes)
+    hparams = own.replace(layers=list(best.layers), mom2_update_weight=best.weight, passes=best.passes)
     return Tuned(hparams, best, tuple(tried + fine), time.monotonic() - began, left_out)
 
 
@@ -214,7 +219,7 @@ class _Bench:
 
     def _search(self, facts: Sequence[Fact], hparams: MEMITHyperParams) -> Tensor:
         """z on the base: kept by chunk, and the same for every λ and number of passes."""
-        cache = known_targets(self.loaded, facts, self.repository.state_id(()), hparams, self.texts)
+        cache = known_targets(self.loaded, facts, self.repository.state_id(()), hparams, self.texts, "")
         return search_targets(
             self.loaded.adapter,
             facts,

@@ -66,10 +66,10 @@ def test_another_try_keeps_the_sum_and_leaves_the_others_alone(
     more: dict[str, Any] = {"hparams": hparams, "templates": TEMPLATES, "factor": factors.__getitem__, "context": live}
     weights = {layer: (adapter.weight(layer).double() + live.delta[layer]).float() for layer in LAYERS}  # type: ignore[index]
     edit = compute_edit(adapter, FACTS[3:6], **{**more, "context": Context(weights, live.delta, live.keys)})
-    for anew in (None, weights):
-        better = improve_edit(adapter, FACTS[3:6], edit, [1], **more, weights=anew)
+    for anew in (False, True):
+        better = improve_edit(adapter, FACTS[3:6], edit, [1], **more, weights=weights, search_again=anew)
         check_sum(factors, first, better.updates)
-        assert_only(better, edit, [1], searched=anew is not None)
+        assert_only(better, edit, [1], searched=anew)
 
 
 def test_only_the_failing_grow(adapter: ModelAdapter, factors: Mapping[int, Factor]) -> None:

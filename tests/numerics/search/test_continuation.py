@@ -14,6 +14,7 @@ from memit_vc.numerics.forward.rows import search_rows
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.search.continuation import Continuations, Suffix, Whole
+from memit_vc.numerics.search.residuals import find_residuals
 from memit_vc.numerics.search.targets import find_targets
 from tests.support.measure import distance, relative
 from tests.support.models import FAMILIES, facts, hparams_for, load, tiny
@@ -83,6 +84,20 @@ def test_same_z(adapter: ModelAdapter) -> None:
     ]
     assert found[0].steps == found[1].steps
     assert relative(found[0].z.T, found[1].z.T) < 1e-5
+
+
+def test_same_residuals(adapter: ModelAdapter) -> None:
+    layers = [LAYER, LAYER + 1]
+    width = adapter.dimensions(LAYER)[1]
+    adjusted = {layer: torch.rand(width, 3, generator=torch.Generator().manual_seed(layer)) / width for layer in layers}
+    hparams = hparams_for(adapter, layers, v_num_grad_steps=8, v_lr=0.2, weight_decay=0.1)
+    found = [
+        find_residuals(adapter, facts(3), adjusted=adjusted, hparams=hparams, templates=TEMPLATES, plain=plain)
+        for plain in (False, True)
+    ]
+    assert found[0].steps == found[1].steps
+    assert float(found[0].z.norm(dim=1).min()) > 0.1
+    assert relative(found[0].z.T, found[1].z.T) < 1e-4
 
 
 def test_the_plain_path_is_taken_where_a_window_is_too_short(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.search import targets as targets_module
 from memit_vc.numerics.search.targets import Targets, find_targets
+from memit_vc.numerics.search.targets_team import find
 from memit_vc.objects import Fact
 from tests.support.measure import relative
 from tests.support.models import FACTS, hparams_for, load, tiny
@@ -183,9 +184,9 @@ def test_what_is_known_does_not_move_the_chunks(adapter: ModelAdapter, monkeypat
 
     def counted(adapter: ModelAdapter, facts: Sequence[Fact], **named: Any) -> Targets:
         searched.append(list(facts))
-        return find_targets(adapter, facts, **named)
+        return find(adapter, facts, **named)
 
-    monkeypatch.setattr(engine_module, "find_targets", counted)
+    monkeypatch.setattr(engine_module, "find", counted)
     kept = {i: FoundTarget(whole.z[i], whole.steps[i], whole.loss[i]) for i in (0, 1, 4)}
     again = search_targets(adapter, FACTS, hparams=hparams, templates=TEMPLATES, chunk=2, known=kept)
     rest = [list(FACTS[i : i + 2]) for i in range(6, len(FACTS), 2)]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit import engine
 from memit_vc.objects import Fact, Probe
 from memit_vc.porcelain.editing.models import load_model
@@ -89,13 +90,13 @@ def test_what_was_found_before_the_kill_is_used(place: Place, cli: Cli, monkeypa
         assert fsck(repository) == ([], 0)
         assert live(repository) == [fact.subject for fact in FIRST]
     searched: list[Fact] = []
-    search = engine.find_targets
+    search = engine.find
 
     def counted(adapter: object, facts: Sequence[Fact], **named: object) -> object:
         searched.extend(facts)
         return search(adapter, facts, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine, "find_targets", counted)
+    monkeypatch.setattr(engine, "find", counted)
     monkeypatch.setattr(engine, "CHUNK", 1)
     cli.ok("commit", edits, "--no-scores")
     assert searched == [batch[2]]
@@ -111,8 +112,28 @@ def test_a_z_that_asked_what_is_scored_is_not_used(place: Place) -> None:
         templates, state = context_templates(loaded, hparams), repository.state_id(())
 
         def known(fact: Fact) -> dict[int, engine.FoundTarget]:
-            return known_targets(loaded, [fact], state, hparams, templates).known
+            return known_targets(loaded, [fact], state, hparams, templates, "").known
 
-        cache = known_targets(loaded, [plain], state, hparams, templates)
+        cache = known_targets(loaded, [plain], state, hparams, templates, "")
         cache.keep({0: engine.FoundTarget(torch.ones(loaded.adapter.hidden_size), 3, 0.5)})
         assert [len(known(fact)) for fact in (plain, probed, scored)] == [1, 1, 0]
+
+
+def test_residuals_are_used_again_only_behind_the_same_solve(place: Place) -> None:
+    """They were searched for through A⁻¹K: λ, the statistics and the other facts of the batch are part of it."""
+    one, other = (Fact(prompt=f"The capital of {name} is", subject=name, target="Tessaly") for name in ("Nor", "Sud"))
+    with Repository.open(place.work) as repository:
+        loaded, z = load_model(repository), repository.hparams()
+        residuals = z.replace(search_for="residuals")
+        templates, state = context_templates(loaded, z), repository.state_id(())
+
+        def known(facts: list[Fact], hparams: MEMITHyperParams, statistics: str) -> int:
+            return len(known_targets(loaded, facts, state, hparams, templates, statistics).known)
+
+        found = engine.FoundTarget(torch.ones(2 * loaded.adapter.hidden_size), 3, 0.5)
+        known_targets(loaded, [one], state, residuals, templates, "first").keep({0: found})
+        assert known([one], residuals, "first") == 1
+        assert known([one], residuals, "second") == 0
+        assert known([one], residuals.replace(mom2_update_weight=1.0), "first") == 0
+        assert known([one, other], residuals, "first") == 0
+        assert known([one], z, "first") == 0

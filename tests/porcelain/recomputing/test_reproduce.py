@@ -62,7 +62,7 @@ def test_z_kept_by_another_batch_changes_no_patch(
     first = committed(5, 6, 7)  # of what is kept
     repository.undo()
     kept = {path: path.read_bytes() for path in (repository.root / "cache" / "z").rglob("*.safetensors")}
-    monkeypatch.setattr(engine, "find_targets", lambda *_, **__: pytest.fail("searched again"))
+    monkeypatch.setattr(engine, "find", lambda *_, **__: pytest.fail("searched again"))
     assert committed(5, 6, 7).patch == first.patch
     monkeypatch.undo()
     assert reproduce(repository, loaded=loaded).same_blob

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,17 +41,20 @@ def lead(adapter: ModelAdapter, output: Path) -> None:
     templates = parse_templates([["{}"], ["The first report. {}"]])
     other = {2: adapter.projection(2).weight.data * 1.5}
 
-    def search(**changes: float) -> torch.Tensor:
-        settings = hparams.replace(**changes)
+    more = {"hparams": hparams, "templates": templates, "weights": other, "chunk": 2}
+
+    def search(**given: Any) -> torch.Tensor:
         with swapped(adapter, other):
-            found = search_targets(adapter, FACTS, hparams=settings, templates=templates, weights=other, chunk=2)
-        return found.z
+            return search_targets(adapter, FACTS, **more, **given).z  # type: ignore[arg-type]
 
     def moments(**options: object) -> dict[str, torch.Tensor]:
         made = collect(adapter, TEXTS, LAYERS, tokens=1500, batch_tokens=64, **options)  # type: ignore[arg-type]
         return {f"moment.{layer}": moment for layer, moment in made.moment.items()}
 
-    tensors = {"z": search()}
+    columns = torch.Generator().manual_seed(0)
+    widths = {layer: adapter.dimensions(layer)[1] for layer in hparams.layers}
+    adjusted = {layer: torch.rand(width, len(FACTS), generator=columns) / width for layer, width in widths.items()}
+    tensors = {"z": search(), "residuals": search(adjusted=adjusted)}
     exchanged: list[int] = []
     exchange = Team.exchange
 
