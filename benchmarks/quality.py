@@ -59,7 +59,12 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
         "chat": False,
     },
     "no other questions in the search": {"keep_factor": 0.0},
-    "no phrase book (the default before)": {"phrase_book": 0, "keep_factor": 0.3},
+    "z without the phrase book (an earlier default)": {
+        "search_for": "z",
+        "v_num_grad_steps": 50,
+        "phrase_book": 0,
+        "keep_factor": 0.3,
+    },
     "z in place of residuals (the default before)": {"search_for": "z", "v_num_grad_steps": 50},
 }
 """Changes of the repository's own hyperparameters."""

@@ -80,7 +80,7 @@ def _render_why(io: IO, shown: ShownCommit) -> None:
     for each, why in known:
         leverage, agreement = (_mean(why[name]) for name in ("leverage", "agreement"))
         said = "" if each.after is None else "yes" if each.after["rewrite_acc"] else "no"
-        verdict = _verdict(each.after, agreement, why["left"], sink=why.get("sink", False))
+        verdict = _verdict(each.after, leverage, agreement, why["left"], sink=why.get("sink", False))
         figures = (number(value) for value in (leverage, why["left"], agreement, why["loss"]))
         rows.append([fact_line(each.fact), said, *figures, verdict])
     click.echo()
@@ -92,11 +92,18 @@ def _mean(by_layer: Mapping[str, float] | None) -> float | None:
 
 
 def _verdict(
-    after: Mapping[str, float | None] | None, agreement: float | None, left: float, *, sink: bool = False
+    after: Mapping[str, float | None] | None,
+    leverage: float | None,
+    agreement: float | None,
+    left: float | None,
+    *,
+    sink: bool = False,
 ) -> str:
-    """What stands out, in words."""
+    """What stands out, in words. `left` None: residuals were searched for."""
     if after is not None and not after["rewrite_acc"]:
-        if left > _LEFT:
+        if left is None and not sink and leverage is not None and leverage < _LET_THROUGH:
+            return "the solve: lower λ or more layers"
+        if left is not None and left > _LEFT:
             return "the solve: lower λ, more layers or passes"
         if sink:
             return "an attention sink: edited behind other text only"
@@ -106,6 +113,8 @@ def _verdict(
     return ""
 
 
+_LET_THROUGH = 0.3
+"""Mean leverage below which λ and the keys of other facts take most of what a column asks for."""
 _LEFT = 0.3
 """Share of z − h that is left, above which the solve is why a fact fails."""
 _APART = 0.5

@@ -27,7 +27,8 @@ from memit_vc.progress import count
     help="Write to this new file. Default: hparams.yaml in the present directory, not the repository's file.",
 )
 def command(io: IO, facts: str | None, output: Path, **options: Any) -> None:
-    """Measure which layers, λ (the weight of the statistics) and number of passes are best for this repository's base.
+    """Measure which layers, λ (the weight of the statistics) and, for search_for: z, number of passes are best for this
+    repository's base.
     Write the best values and all measurements to a file. The repository stays as it is. If a run is stopped, the next
     run continues the work.
     """

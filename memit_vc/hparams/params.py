@@ -32,6 +32,8 @@ mean NLL of the target is below `early_stop_loss`.
 SearchFor: TypeAlias = Literal["z", "residuals"]
 """Search for z behind the last edited layer, as published, or for the residuals of all edited layers at once."""
 
+_GONE = (("refine", 0),)
+"""Keys of earlier versions, with the value that changes nothing: repositories and commits still have them."""
 _UNNAMED = "hyperparameters"
 _OF_THIS_MACHINE = ("device", "model_name", "mom2_dataset", "stats_dir")
 """Fields that may hold a path, or that say where it is computed: they change no edit, and nobody else may see them."""
@@ -113,7 +115,7 @@ class MEMITHyperParams:
     passes: int = 1
     """Times that the residual z − h is measured and spread over the layers; 1 is MEMIT as published."""
     retries: int = 0
-    """Times that a commit tries again what its facts do not yet answer; the second time it searches z anew."""
+    """Times that a commit tries again what its facts do not yet answer; the second time it searches again."""
     search_for: SearchFor = "z"
     weight_decay: float = 0.0
     """In a search for residuals, that of AdamW."""
@@ -188,6 +190,7 @@ class MEMITHyperParams:
         if not isinstance(record, Mapping):
             return cls.from_hparams(record)
         known = {f.name: f for f in fields(cls)}
+        record = {key: value for key, value in record.items() if (key, value) not in _GONE}
         algorithm = record.get("alg_name", "MEMIT")
         if algorithm != "MEMIT":  # first: another algorithm's file has other keys too, and that is the reason
             raise HparamsError(f"{source}: alg_name is {algorithm!r}, not MEMIT", hint="Pass a file made for MEMIT.")

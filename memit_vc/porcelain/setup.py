@@ -413,7 +413,8 @@ def _hyperparameters(
             origin = "guessed"
     values.model_name = base
     if given is None or not Path(given).exists():  # not a file of the user's, which keeps its rule
-        values = values.replace(**SEARCH)
+        # a clamp for z may be too narrow for residuals, which are measured against the first edited layer
+        values = values.replace(**SEARCH, clamp_norm_factor=max(4.0, values.clamp_norm_factor))
         if any(adapter.experts(layer) is not None for layer in values.layers):  # whose residuals cannot be searched for
             values = values.replace(search_for="z", v_num_grad_steps=50)
     return values, origin, notes

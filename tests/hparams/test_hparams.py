@@ -121,6 +121,12 @@ def test_golden_files_load(case: str) -> None:
     assert MEMITHyperParams.from_hparams(path).layers == [1, 2, 3]
 
 
+def test_a_key_that_is_gone_may_have_the_value_that_changes_nothing() -> None:
+    text = easyedit_yaml("llama-7b")
+    plain = MEMITHyperParams.from_yaml(text, source="a.yaml")
+    assert MEMITHyperParams.from_yaml(f"refine: 0\n{text}", source="a.yaml") == plain
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -144,6 +150,8 @@ def test_golden_files_load(case: str) -> None:
             "layer_module_tmp is 'model.layers'",
         ),
         ("device: 0", "device: [0]", "a.yaml: device is [0], not a number"),
+        ("alg_name", "refine: 32\nalg_name", "a.yaml: unknown key 'refine'"),
+        ("alg_name", "search_for: y\nalg_name", "a.yaml: search_for is 'y'"),
         ("alg_name", "early_stop: never\nalg_name", "a.yaml: early_stop is 'never'"),
         ("alg_name", 'context_templates: [["x"]]\nalg_name', "a.yaml: context_templates holds 'x'"),
         ("alg_name", "context_templates: []\nalg_name", "a.yaml: context_templates has an empty list"),

@@ -71,11 +71,14 @@ class FoundTarget:
 
 @dataclass(frozen=True)
 class Edit:
-    """What a batch comes to: one update per edited layer, and how z was found. `anchors` None: all plain prompts."""
+    """What a batch comes to: one update per edited layer, and how z was found. `anchors` None: all plain prompts.
+    `through`: residuals were searched for, and z is what came of them.
+    """
 
     updates: Mapping[int, LayerUpdate]
     targets: Targets
     anchors: Sequence[Template] | None = None
+    through: bool = False
 
     @property
     def leverage(self) -> float:
@@ -240,7 +243,7 @@ def _with_residuals(
         for layer, update in updates.items()
     }
     z = reached(adapter, facts, changed, before=context.delta, anchors=anchors)
-    return Edit(changed, Targets(z, found.steps, found.loss), anchors)
+    return Edit(changed, Targets(z, found.steps, found.loss), anchors, through=True)
 
 
 def anchors_for(
@@ -283,7 +286,7 @@ def improve_edit(
                 weights=weights,
                 anchors=None if edit.anchors is None else [edit.anchors[i] for i in failing],
                 adjusted={layer: u.adjusted[:, numbers] for layer, u in edit.updates.items()} if through else None,
-                progress=progress,
+                progress=lambda _, done, total: progress("search again", done, total),
             )
         z, steps, loss = targets.z.clone(), list(targets.steps), list(targets.loss)
         for number, i in enumerate(failing):

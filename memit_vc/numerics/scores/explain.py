@@ -42,18 +42,22 @@ def explained(
     start: Tensor,
     within: Sequence[Template],
 ) -> Mapping[FactId, JsonValue]:
-    """{"leverage": {layer: …}, "left": …, "agreement": {layer: …} or None, "loss": …} of each fact.
+    """{"leverage": {layer: …}, "left": … or None, "agreement": {layer: …} or None, "loss": …} of each fact.
 
-    A fact that has another anchor than the plain prompt also has "sink": True.
+    `left` is None after a search for residuals, which asks for no z. A fact that has another anchor than the plain
+    prompt also has "sink": True.
     `adapter` must hold the edited weights; `start` are the `outputs` of before the edit, `within` the facts' anchors.
     """
-    z = edit.targets.z.double().T
-    still, asked = ((z - h).norm(dim=0) for h in (outputs(adapter, facts, layers[-1], within), start))
+    left: list[float | None] = [None] * len(facts)
+    if not edit.through:
+        z = edit.targets.z.double().T
+        still, asked = ((z - h).norm(dim=0) for h in (outputs(adapter, facts, layers[-1], within), start))
+        left = torch.where(asked > 0, still / asked, 0.0).tolist()
     agreement = _agreement(adapter, facts, edit, layers)
     return {
         fact.id: {
             "leverage": {str(layer): float(edit.updates[layer].leverage[i]) for layer in layers},
-            "left": float(still[i] / asked[i]) if float(asked[i]) else 0.0,
+            "left": left[i],
             "agreement": agreement.get(i),
             "loss": edit.targets.loss[i],
             **({"sink": True} if within[i] != PLAIN else {}),

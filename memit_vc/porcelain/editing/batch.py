@@ -225,6 +225,8 @@ def _on_state(
         with _timed(seconds, "patch"), suppress(EngineError):  # what was asked for anew may be too large to be stored
             again = _tried(loaded, facts, state, context, edit)
             tried = again if len(again.failing) < len(tried.failing) else tried
+        if hparams.search_for == "residuals" and edit is not tried.edit:
+            break  # it would be the same search once more
         edit = tried.edit
     edit, tensors, weights, failing = tried.edit, tried.tensors, tried.weights, tried.failing
     with _timed(seconds, "patch"):
@@ -281,7 +283,7 @@ def _on_state(
     if load > FULL:
         warnings.append(
             f"the edited layers hold {load:.0%} of as many facts as they have inputs: earlier facts are "
-            "answered less well, and other text suffers; a smaller v_lr, such as 0.25, does less harm (docs/quality.md)"
+            "answered less well, and other text suffers (docs/quality.md)"
         )
     return Batch(
         loaded,

@@ -77,7 +77,7 @@ def _are_explanations(why: object) -> bool:
         and each.get("sink", True) is True
         and _are_numbers(each["leverage"])
         and (each["agreement"] is None or _are_numbers(each["agreement"]))
-        and _is_number(each["left"])
+        and (each["left"] is None or _is_number(each["left"]))
         and _is_number(each["loss"])
         for fact, each in why.items()
     )

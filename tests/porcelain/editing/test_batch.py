@@ -1,0 +1,90 @@
+"""A batch whose search is for residuals, from the commit to what is told of it; tiny models, few steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memit_vc.numerics.edit import engine
+from memit_vc.numerics.search.targets import Targets
+from memit_vc.objects import Fact
+from memit_vc.porcelain.editing.commit import commit_facts
+from memit_vc.porcelain.editing.models import load_model
+from memit_vc.porcelain.history.show import show
+from memit_vc.porcelain.recomputing.reproduce import reproduce
+from memit_vc.porcelain.recomputing.resolve import resolve_revert
+from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.upkeep.fsck import fsck
+from memit_vc.repository import Repository
+from tests.support.models import FACTS
+from tests.support.places import Place, make_place
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return make_place(tmp_path, search_for="residuals", weight_decay=0.1, v_num_grad_steps=4, retries=2)
+
+
+@pytest.fixture
+def searched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many facts each search had."""
+    counts: list[int] = []
+    find = engine.find
+
+    def counted(adapter: Any, facts: Sequence[Fact], **named: Any) -> Targets:
+        counts.append(len(facts))
+        return find(adapter, facts, **named)
+
+    monkeypatch.setattr(engine, "find", counted)
+    return counts
+
+
+def test_a_try_that_changes_nothing_is_not_repeated(
+    place: Place, searched: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Repository.open(place.work) as repository:
+        loaded = load_model(repository)
+        monkeypatch.setattr("memit_vc.porcelain.editing.batch.unanswered", lambda *_: [1, 2])
+        made = commit_facts(repository, FACTS[:4], loaded=loaded, scores=False)
+        assert [fact.subject for fact in made.failing] == [FACTS[1].subject, FACTS[2].subject]
+        assert searched == [4, 2]  # the second try would be the first once more
+        assert fsck(repository) == ([], 0)
+
+
+def test_tries_that_help_go_on(place: Place, searched: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([[0, 1, 2], [1, 2], []])
+    with Repository.open(place.work) as repository:
+        loaded = load_model(repository)
+        monkeypatch.setattr("memit_vc.porcelain.editing.batch.unanswered", lambda *_: next(answers))
+        made = commit_facts(repository, FACTS[:4], loaded=loaded, scores=False)
+        assert searched == [4, 3, 2]
+        assert made.failing == ()
+        assert made.steps == 4 * 4 + 3 * 4 + 2 * 4
+        assert fsck(repository) == ([], 0)
+
+
+def test_a_commit_is_reproduced_and_taken_out(place: Place) -> None:
+    with Repository.open(place.work) as repository:
+        loaded = load_model(repository)
+        first = commit_facts(repository, FACTS[:3], loaded=loaded)
+        commit_facts(repository, FACTS[3:6], loaded=loaded)
+        assert reproduce(repository, loaded=loaded).equal
+        why = show(repository, first.id).added[0].why
+        assert why is not None
+        assert why["left"] is None
+        assert 0 < why["leverage"][str(repository.hparams().layers[0])] < 1
+        resolve_revert(repository, [first.id], loaded=loaded)
+        assert reproduce(repository, loaded=loaded).equal
+        revert(repository, ["HEAD"])
+        assert fsck(repository) == ([], 0)
+
+
+def test_passes_that_are_not_used_are_told(place: Place) -> None:
+    with Repository.open(place.work) as repository:
+        hparams = repository.hparams().replace(passes=2)
+        made = commit_facts(repository, FACTS[:2], hparams=hparams, scores=False)
+        assert "passes is 2, which a search for residuals does not use (search_for: z does)" in made.warnings
+        assert fsck(repository) == ([], 0)
