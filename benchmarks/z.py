@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,15 +25,8 @@ from memit_vc.progress import count
 
 __all__ = ["run"]
 
-_PUBLISHED: dict[str, Any] = {
-    "search_for": "z",
-    "v_num_grad_steps": 50,
-    "early_stop": "loss",
-    "rotate": 1,
-    "keep_factor": 0.0,
-    "phrase_book": 0,
-}
-"""MEMIT as published, with more steps than its 25, so that the rule ends the search and not their number."""
+_STEPS = 50
+"""More than the published 25, so that the rule ends the search and not their number."""
 
 
 def run(options: Options) -> Report:
@@ -42,7 +34,7 @@ def run(options: Options) -> Report:
     facts = some_facts(options.count(10), options.edits)
     with place(options) as here:
         texts = context_templates(here.loaded, here.hparams)
-        fixed = here.hparams.replace(**_PUBLISHED, early_stop_loss=0.0)
+        fixed = _published(here.hparams).replace(early_stop_loss=0.0)
         _ours(here, facts[:1], fixed.replace(v_num_grad_steps=1), texts)  # what only a first call does
         _theirs(here, facts[:1], fixed.replace(v_num_grad_steps=1), texts)
         rows = [_same_steps(here, facts, fixed, texts)]
@@ -53,12 +45,20 @@ def run(options: Options) -> Report:
             "model": options.directory().name,
             "facts": len(facts),
             "templates": sum(map(len, texts)),
-            "steps at most": f"{_PUBLISHED['v_num_grad_steps']}; with the defaults {here.hparams.v_num_grad_steps}",
+            "steps at most": f"{fixed.v_num_grad_steps}; with the defaults {here.hparams.v_num_grad_steps}",
             "layer": here.hparams.layers[-1],
             "dtype": str(here.loaded.adapter.dtype).removeprefix("torch."),
         }
     what = "search for z"
     return Report("z", what, "fact by fact, the whole model, the whole vocabulary at every position", settings, rows)
+
+
+def _published(hparams: MEMITHyperParams) -> MEMITHyperParams:
+    """The search of MEMIT as published."""
+    steps = min(_STEPS, hparams.v_num_grad_steps)
+    return hparams.replace(
+        search_for="z", v_num_grad_steps=steps, early_stop="loss", rotate=1, keep_factor=0.0, phrase_book=0
+    )
 
 
 def _ours(
@@ -125,7 +125,7 @@ def _scaling(here: Place, number: int, options: Options, texts: Sequence[Sequenc
 
 def _stopping(here: Place, facts: Sequence[Fact], texts: Sequence[Sequence[str]]) -> list[Row]:
     """Each stopping rule, with the scores of the whole edit that comes of its z."""
-    loss = here.hparams.replace(**_PUBLISHED, early_stop_loss=0.05)
+    loss = _published(here.hparams).replace(early_stop_loss=0.05)
     expected, steps, theirs = _theirs(here, facts, loss, texts)
     base = _scores(here, facts, _inserted(here, facts, expected, texts))
     rows = []
