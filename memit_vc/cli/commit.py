@@ -146,7 +146,7 @@ def _amend_message(io: IO, message: str | None) -> None:
 
 
 def _details(io: IO, made: Committed) -> None:
-    click.echo(f"load {made.load:.1%} of the layers' inputs, {made.leverage:.0%} of the wanted change reached")
+    click.echo(f"load {made.load:.1%} of the layers' inputs, mean leverage {made.leverage:.0%}")
     if made.after:
         rows = score_rows([made.before, made.after])
         if made.perplexity_before is not None and made.perplexity_after is not None:
