@@ -63,7 +63,8 @@ def verbs(run: Run) -> None:
         base = tiny("llama", root / "base", dtype=dtype)
         text = root / "text.txt"
         text.write_text("\n\n".join(SENTENCES), encoding="utf-8")
-        values = hparams_for(load(base), v_num_grad_steps=4 if run.small else 12, device=str(run.device))
+        steps = 4 if run.small else 12
+        values = hparams_for(load(base), search_for="residuals", v_num_grad_steps=steps, device=str(run.device))
         (root / "hparams.yaml").write_text(values.to_yaml(), encoding="utf-8")
         (root / "work").mkdir()
         named = {"hparams": root / "hparams.yaml", "corpus": str(text), "health": str(text)}

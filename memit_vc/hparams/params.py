@@ -115,7 +115,9 @@ class MEMITHyperParams:
     passes: int = 1
     """Times that the residual z − h is measured and spread over the layers; 1 is MEMIT as published."""
     retries: int = 0
-    """Times that a commit tries again what its facts do not yet answer; the second time it searches again."""
+    """Times that a commit tries again what its facts do not yet answer: by another search from the second time on, and
+    with residuals always.
+    """
     search_for: SearchFor = "z"
     weight_decay: float = 0.0
     """In a search for residuals, that of AdamW."""

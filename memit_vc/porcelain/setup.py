@@ -35,9 +35,7 @@ SEARCH: Mapping[str, Any] = {
     "avoid_sinks": True,
     "chat": False,
 }
-"""A repository's own rule for ending the search for z (docs/performance.md); a file that the user gave keeps its
-rule.
-"""
+"""A repository's own search (docs/quality.md); a file that the user gave keeps the one that it has."""
 DEFAULT_CORPUS = "self"
 TOKENS_PER_INPUT = 10
 """Tokens per input of the edited projection: 10 · d_in estimate the second moment well enough (see

@@ -34,7 +34,6 @@ def test_keys_and_hidden_states_of_two_cards_meet_on_one(monkeypatch: pytest.Mon
         update = solved(
             torch.empty(6, 2, device=FIRST),
             torch.empty(4, 2, device=SECOND),
-            torch.empty(2, 4),
             share=2,
             factor=Factor(torch.empty(6, 6, dtype=torch.float64)),
             before=torch.empty(4, 6, dtype=torch.float64),
