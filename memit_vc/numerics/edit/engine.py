@@ -288,14 +288,15 @@ def improve_edit(
                 adjusted={layer: u.adjusted[:, numbers] for layer, u in edit.updates.items()} if through else None,
                 progress=lambda _, done, total: progress("search again", done, total),
             )
-        z, steps, loss = targets.z.clone(), list(targets.steps), list(targets.loss)
+        steps, loss = list(targets.steps), list(targets.loss)
         for number, i in enumerate(failing):
-            z[i] = z[i] if through else found.z[number]
             steps[i], loss[i] = steps[i] + found.steps[number], found.loss[number]
-        targets = Targets(z, tuple(steps), tuple(loss))
         if through:
-            told = Targets(found.z, targets.steps, targets.loss)
+            told = Targets(found.z, tuple(steps), tuple(loss))
             return _with_residuals(adapter, facts, edit.updates, told, failing, hparams, context, edit.anchors)
+        z = targets.z.clone()
+        z[numbers] = found.z
+        targets = Targets(z, tuple(steps), tuple(loss))
     updates = insert(
         adapter,
         facts,
