@@ -32,8 +32,8 @@ mean NLL of the target is below `early_stop_loss`.
 SearchFor: TypeAlias = Literal["z", "residuals"]
 """Search for z behind the last edited layer, as published, or for the residuals of all edited layers at once."""
 
-_GONE = (("refine", 0),)
-"""Keys of earlier versions, with the value that changes nothing: repositories and commits still have them."""
+_GONE: Mapping[str, tuple[object, str]] = {"refine": (0, "Remove it; `search_for: residuals` has taken its place.")}
+"""Keys of earlier versions: the value that changes nothing, which files may still have, and what to do about others."""
 _UNNAMED = "hyperparameters"
 _OF_THIS_MACHINE = ("device", "model_name", "mom2_dataset", "stats_dir")
 """Fields that may hold a path, or that say where it is computed: they change no edit, and nobody else may see them."""
@@ -192,14 +192,14 @@ class MEMITHyperParams:
         if not isinstance(record, Mapping):
             return cls.from_hparams(record)
         known = {f.name: f for f in fields(cls)}
-        record = {key: value for key, value in record.items() if (key, value) not in _GONE}
+        record = {key: value for key, value in record.items() if key not in _GONE or value != _GONE[key][0]}
         algorithm = record.get("alg_name", "MEMIT")
         if algorithm != "MEMIT":  # first: another algorithm's file has other keys too, and that is the reason
             raise HparamsError(f"{source}: alg_name is {algorithm!r}, not MEMIT", hint="Pass a file made for MEMIT.")
         for key in record:
             if key not in known:
                 near = difflib.get_close_matches(str(key), known, n=1)
-                hint = f"Did you mean {near[0]}?" if near else _KEYS
+                hint = _GONE[key][1] if key in _GONE else f"Did you mean {near[0]}?" if near else _KEYS
                 raise HparamsError(f"{source}: unknown key {str(key)!r}", hint=hint)
         missing = [k for k, f in known.items() if f.default is MISSING and k not in record]
         if missing:

@@ -125,6 +125,9 @@ def test_a_key_that_is_gone_may_have_the_value_that_changes_nothing() -> None:
     text = easyedit_yaml("llama-7b")
     plain = MEMITHyperParams.from_yaml(text, source="a.yaml")
     assert MEMITHyperParams.from_yaml(f"refine: 0\n{text}", source="a.yaml") == plain
+    with pytest.raises(HparamsError) as caught:
+        MEMITHyperParams.from_yaml(f"refine: 32\n{text}", source="a.yaml")
+    assert caught.value.hint == "Remove it; `search_for: residuals` has taken its place."
 
 
 @pytest.mark.parametrize(

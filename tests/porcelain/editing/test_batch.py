@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from memit_vc.cli.show import _verdict
 from memit_vc.numerics.edit import engine
 from memit_vc.numerics.search.targets import Targets
 from memit_vc.objects import Fact
@@ -80,6 +81,13 @@ def test_a_commit_is_reproduced_and_taken_out(place: Place) -> None:
         assert reproduce(repository, loaded=loaded).equal
         revert(repository, ["HEAD"])
         assert fsck(repository) == ([], 0)
+
+
+@pytest.mark.parametrize(("leverage", "said"), [(0.2, "the solve: lower λ or more layers"), (0.5, "the search: ")])
+def test_why_a_fact_failed_goes_by_its_leverage(leverage: float, said: str) -> None:
+    assert _verdict({"rewrite_acc": 0.0}, leverage, None, None).startswith(said)
+    assert _verdict({"rewrite_acc": 0.0}, leverage, None, None, sink=True).startswith("an attention sink")
+    assert _verdict({"rewrite_acc": 1.0}, leverage, None, None) == ""
 
 
 def test_passes_that_are_not_used_are_told(place: Place) -> None:
