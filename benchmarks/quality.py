@@ -20,6 +20,7 @@ from benchmarks.places import Options
 from benchmarks.real import Lab, chunks, lab, settings
 from benchmarks.report import RESULTS, Report, Row
 from memit_vc.edits import read_edits
+from memit_vc.numerics.forward.questions import SEARCHED
 from memit_vc.numerics.scores.likelihood import perplexity
 from memit_vc.objects import CommitId, Fact
 from memit_vc.porcelain.editing.commit import commit_facts
@@ -44,8 +45,19 @@ SHOWN = (
     "same_subject",
     "hijacked",
 )
+BEFORE: Mapping[str, object] = {
+    "layers": [2, 3, 4, 5, 6],
+    "keep_factor": 0.5,
+    "keep_questions": list(SEARCHED[:8]),
+    "rehearse": 0.0,
+}
+"""What earlier defaults had in common."""
 SETTINGS: Mapping[str, Mapping[str, object]] = {
     "default": {},
+    "residuals of five layers, eight questions, no rehearsal (the default before)": {
+        **BEFORE,
+        "weight_decay": 0.1,
+    },
     "argmax, layers 4–8, λ 500 (the first default)": {
         "early_stop": "argmax",
         "search_for": "z",
@@ -57,15 +69,17 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
         "phrase_book": 0,
         "retries": 0,
         "chat": False,
+        "rehearse": 0.0,
     },
     "no other questions in the search": {"keep_factor": 0.0},
     "z without the phrase book (an earlier default)": {
+        **BEFORE,
         "search_for": "z",
         "v_num_grad_steps": 50,
         "phrase_book": 0,
         "keep_factor": 0.3,
     },
-    "z in place of residuals (the default before)": {"search_for": "z", "v_num_grad_steps": 50},
+    "z in place of residuals (an earlier default)": {**BEFORE, "search_for": "z", "v_num_grad_steps": 50},
 }
 """Changes of the repository's own hyperparameters."""
 PHRASED = "three phrasings a fact"

@@ -57,7 +57,13 @@ def _published(hparams: MEMITHyperParams) -> MEMITHyperParams:
     """The search of MEMIT as published."""
     steps = min(_STEPS, hparams.v_num_grad_steps)
     return hparams.replace(
-        search_for="z", v_num_grad_steps=steps, early_stop="loss", rotate=1, keep_factor=0.0, phrase_book=0
+        search_for="z",
+        v_num_grad_steps=steps,
+        early_stop="loss",
+        rotate=1,
+        keep_factor=0.0,
+        phrase_book=0,
+        rehearse=0.0,
     )
 
 

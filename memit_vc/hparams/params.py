@@ -60,6 +60,7 @@ _RANGES: Mapping[str, tuple[float, bool]] = {
     "passes": (1, False),
     "rotate": (1, False),
     "weight_decay": (0, False),
+    "rehearse": (0, False),
     "retries": (0, False),
     "mom2_update_weight": (0, True),
     "mom2_n_samples": (1, False),
@@ -121,6 +122,8 @@ class MEMITHyperParams:
     search_for: SearchFor = "z"
     weight_decay: float = 0.0
     """In a search for residuals, that of AdamW."""
+    rehearse: float = 0.0
+    """In a search for residuals, the weight of each live earlier fact that the state answers."""
     rotate: int = 1
     """A step of the search asks the plain prompt and one in so many of the other rows; 1: all, as published."""
     avoid_sinks: bool = False
@@ -131,7 +134,7 @@ class MEMITHyperParams:
     keep_factor: float = 0.0
     """Weight of the mean KL(P_δ ‖ P_0) over other questions about the subject; 0 is MEMIT as published."""
     keep_questions: list[str] | None = None
-    """These questions, with "{}" for the subject, in place of the package's eight English ones."""
+    """These questions, with "{}" for the subject, in place of the package's English ones."""
     phrase_book: int = 0
     """Other wordings that the search takes from the phrase book for a fact, at most; 0: none, as published."""
     context_templates: list[list[str]] | None = None

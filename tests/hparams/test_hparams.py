@@ -343,7 +343,7 @@ def test_every_shipped_file_has_a_size() -> None:
 
 def test_the_measured_setting() -> None:
     params = MEMITHyperParams.from_hparams("smollm2-135m")
-    assert (params.layers, params.v_loss_layer, params.mom2_update_weight) == ([2, 3, 4, 5, 6], 29, 2000.0)
+    assert (params.layers, params.v_loss_layer, params.mom2_update_weight) == ([2, 3, 4, 5, 6, 7, 8], 29, 2000.0)
 
 
 NAMES = {

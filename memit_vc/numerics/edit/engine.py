@@ -52,12 +52,14 @@ class Context:
     """The state that a batch is computed on, for a model that holds the base's weights; empty: the base, no history.
 
     `weights[layer]` is the materialised weight (storage dtype, the module's own orientation). `delta[layer]` D [d_out,
-    d_in] and `keys[layer]` the live facts' keys [d_in, m] are float64 in y = W x orientation.
+    d_in] and `keys[layer]` the live facts' keys [d_in, m] are float64 in y = W x orientation. `facts` are the live
+    ones, which a search for residuals rehearses.
     """
 
     weights: Mapping[int, Tensor] = field(default_factory=dict)
     delta: Mapping[int, Tensor] | None = None
     keys: Mapping[int, Tensor] | None = None
+    facts: Sequence[Fact] = ()
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,15 @@ def search_targets(
     weights: Mapping[int, Tensor] | None = None,
     anchors: Sequence[Template] | None = None,
     adjusted: Mapping[int, Tensor] | None = None,
+    earlier: Sequence[Fact] = (),
     max_tokens: int | None = None,
     chunk: int | None = None,
     plain: bool = False,
     on_found: Callable[[Mapping[int, FoundTarget]], None] | None = None,
     progress: Progress = silent,
 ) -> Targets:
-    """z of every fact, in `chunks`; with `adjusted`, A⁻¹K [d_in, n] of each layer, the residuals instead.
+    """z of every fact, in `chunks`; with `adjusted`, A⁻¹K [d_in, n] of each layer, the residuals instead, while the
+    `earlier` facts are rehearsed.
 
     Facts in `known` (by position) are not searched again, and `on_found` may keep the others, a chunk at a time. The
     chunks are split over the processes of `adapter.team`; `weights` are those that the model holds instead of the
@@ -136,9 +140,9 @@ def search_targets(
             progress(stage, offset + step * searching + (len(part) - searching) * steps, len(facts) * steps)
 
         given = None if own is None else own[index]
-        return find(adapter, part, adjusted=given, anchors=where[index], on_step=on_step, **options)
+        return find(adapter, part, adjusted=given, earlier=earlier, anchors=where[index], on_step=on_step, **options)
 
-    order = partial(search_order, asked, anchors=where, weights=weights or {}, adjusted=own, **options)
+    order = partial(search_order, asked, anchors=where, weights=weights or {}, adjusted=own, earlier=earlier, **options)
     for number, result in searched(adapter.team, len(parts), order, search):
         each = map(FoundTarget, result.z.cpu(), result.steps, result.loss)
         new = dict(zip(parts[number], each, strict=True))
@@ -200,6 +204,7 @@ def compute_edit(
             weights=context.weights,
             anchors=anchors,
             adjusted={layer: update.adjusted for layer, update in updates.items()} if through else None,
+            earlier=context.facts,
             max_tokens=max_tokens,
             on_found=on_found,
             progress=progress,
@@ -271,7 +276,8 @@ def improve_edit(
     """The edit with another pass for the facts number `failing`; the residuals of the others stay.
 
     `weights` are those of the edited state. With `search_again`, z of these facts is first searched for again on that
-    state. A search for residuals has no passes: it always goes on from that state.
+    state. A search for residuals has no passes: it always goes on from that state, and it also
+    rehearses the other facts of the batch.
     """
     targets = edit.targets
     through = hparams.search_for == "residuals"
@@ -286,6 +292,7 @@ def improve_edit(
                 weights=weights,
                 anchors=None if edit.anchors is None else [edit.anchors[i] for i in failing],
                 adjusted={layer: u.adjusted[:, numbers] for layer, u in edit.updates.items()} if through else None,
+                earlier=[*context.facts, *(fact for i, fact in enumerate(facts) if i not in numbers)],
                 progress=lambda _, done, total: progress("search again", done, total),
             )
         steps, loss = list(targets.steps), list(targets.loss)

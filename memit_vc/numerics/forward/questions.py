@@ -15,8 +15,24 @@ SEARCHED = (
     "{} has won",
     "The colour of {} is",
     "A friend of {} is",
+    "{} is a",
+    "The history of {} began in",
+    "{} is located near",
+    "The size of {} is",
+    "{} was founded by",
+    "{} was married to",
+    "Critics of {} say that",
+    "The best part of {} is",
+    "{} is made of",
+    "In the year 2000, {}",
+    "{} belongs to",
+    "The owner of {} is",
+    "{} ended in",
+    "I first heard of {} from",
+    "{} and",
+    "The opposite of {} is",
 )
-"""The search for z may watch these (`keep_factor`)."""
+"""The search may watch these (`keep_factor`): the more kinds, the more it keeps of what it does not watch."""
 
 SCORED = (
     "{} is best known for",

@@ -8,7 +8,8 @@ the state that is edited, so an update has the same form as after the insertion,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.forward.replay import watching
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.numerics.search.continuation import Whole
+from memit_vc.numerics.search.continuation import Continuation, Whole
+from memit_vc.numerics.search.rehearsal import Rehearsal
 from memit_vc.numerics.search.targets import Part, Search, Targets, search_through
 from memit_vc.objects import Fact
 
@@ -31,18 +33,22 @@ def find_residuals(
     hparams: MEMITHyperParams,
     templates: Sequence[Template],
     anchors: Sequence[Template] | None = None,
+    earlier: Sequence[Fact] = (),
     max_tokens: int = 1024,
     plain: bool = False,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Targets:
     """Search the residuals of every fact; the model, which holds the weights before the edit, is only read.
 
-    `adjusted[layer]` A⁻¹K [d_in, n] of these facts, for each of `hparams.layers`. The z of the result are
-    [n, layers · d_model] float32: of each fact, its columns of R, layer after layer. All else as for `find_targets`.
+    `adjusted[layer]` A⁻¹K [d_in, n] of these facts, for each of `hparams.layers`; `earlier` are the facts to keep
+    (`rehearsal.py`). The z of the result are [n, layers · d_model] float32: of each fact, its columns of R, layer after
+    layer. All else as for `find_targets`.
     """
-    return search_through(
-        adapter, lambda: _Residuals(adapter, facts, adjusted, hparams, templates, max_tokens, plain, anchors), on_step
-    )
+
+    def begin() -> Search:
+        return _Residuals(adapter, facts, adjusted, hparams, templates, max_tokens, plain, anchors, earlier)
+
+    return search_through(adapter, begin, on_step)
 
 
 def columns_of(residuals: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
@@ -63,6 +69,7 @@ class _Residuals(Search):
         max_tokens: int,
         plain: bool,
         anchors: Sequence[Template] | None,
+        earlier: Sequence[Fact] = (),
     ) -> None:
         first = hparams.layers[0]
         # what is cached and what is run again part below the first edited block; below block 0 there is nothing
@@ -78,6 +85,16 @@ class _Residuals(Search):
             layer: adjusted[layer].float().to(next(adapter.projection(layer).parameters()).device)
             for layer in hparams.layers
         }
+        self.rehearsal = Rehearsal(
+            adapter,
+            earlier,
+            weight=hparams.rehearse,
+            searched=facts,
+            steps=hparams.v_num_grad_steps,
+            layer=below,
+            plain=plain,
+            through=not first,
+        )
 
     def step(self, *, last: bool) -> None:
         """As in the search for z. The last steps are the shortest, and the columns of a fact that is done stay."""
@@ -94,9 +111,27 @@ class _Residuals(Search):
     def result(self) -> Targets:
         return Targets(self.found.detach(), tuple(self.steps), tuple(self.losses))
 
+    def _forward_backward(self, *, last: bool) -> tuple[list[float], list[float], set[int]]:
+        told = super()._forward_backward(last=last)
+        if not last:
+            for loss in self.rehearsal.losses(self.taken, self.max_tokens, self._run_rows):
+                loss.backward()  # type: ignore[no-untyped-call]
+        return told
+
     def _run(self, part: Part, *, changed: bool) -> tuple[Tensor, Tensor]:
         if not changed:
             return super()._run(part, changed=False)
+        with self._changing(part.continuation):
+            return super()._run(part, changed=False)
+
+    def _run_rows(self, continuation: Continuation, rows: int, changed: bool) -> Tensor:
+        nothing = self.h.new_zeros(rows, self.adapter.hidden_size)
+        with self._changing(continuation) if changed else nullcontext():
+            return continuation.run(nothing, loss_block=self.hparams.v_loss_layer)[0]
+
+    @contextmanager
+    def _changing(self, continuation: Continuation) -> Iterator[None]:
+        """What runs in this block runs with W + R (A⁻¹K)ᵀ."""
         inputs: dict[int, Tensor] = {}
         columns = dict(zip(self.hparams.layers, self.delta.chunk(len(self.hparams.layers), dim=1), strict=True))
 
@@ -106,10 +141,10 @@ class _Residuals(Search):
         def on_output(layer: int, output: Tensor) -> Tensor:
             keys = inputs.pop(layer).float()
             added = keys @ self.adjusted[layer] @ columns[layer].to(keys.device)
-            if isinstance(part.continuation, Whole):  # as on the short path, which takes what is before from a cache
-                behind = part.continuation.behind.to(added.device).reshape(*added.shape[:-1], 1)
+            if isinstance(continuation, Whole):  # as on the short path, which takes what is before from a cache
+                behind = continuation.behind.to(added.device).reshape(*added.shape[:-1], 1)
                 added = torch.where(behind, added, 0.0)
             return output + added.to(output.dtype)
 
         with watching({layer: self.adapter.projection(layer) for layer in self.adjusted}, on_call, on_output):
-            return super()._run(part, changed=False)
+            yield

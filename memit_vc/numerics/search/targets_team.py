@@ -32,13 +32,15 @@ def search_order(
     plain: bool,
     weights: Mapping[int, Tensor],
     adjusted: Sequence[Mapping[int, Tensor]] | None,
+    earlier: Sequence[Fact],
 ) -> Message:
     """What a helper needs to know: `weights` are those that the leader's model holds instead of the base's, `adjusted`
-    those of each part, for a search for residuals.
+    those of each part, for a search for residuals, and `earlier` the facts that it rehearses.
     """
     body = {
         "job": JOB,
         "parts": [[fact.to_json() for fact in part] for part in parts],
+        "earlier": [fact.to_json() for fact in earlier],
         "hparams": hparams.to_json(),
         "templates": [[template.prefix, template.suffix] for template in templates],
         "anchors": [None if own is None else [[each.prefix, each.suffix] for each in own] for own in anchors],
@@ -57,12 +59,13 @@ def find(
     *,
     hparams: MEMITHyperParams,
     adjusted: Mapping[int, Tensor] | None,
+    earlier: Sequence[Fact],
     **options: Any,
 ) -> Targets:
-    """z of the facts behind the last edited layer, or, with `adjusted`, their residuals."""
+    """z of the facts behind the last edited layer. With `adjusted`, their residuals, while `earlier` are rehearsed."""
     if adjusted is None:
         return find_targets(adapter, facts, layer=hparams.layers[-1], hparams=hparams, **options)
-    return find_residuals(adapter, facts, adjusted=adjusted, hparams=hparams, **options)
+    return find_residuals(adapter, facts, adjusted=adjusted, earlier=earlier, hparams=hparams, **options)
 
 
 def searched(
@@ -89,6 +92,7 @@ def help_search(adapter: ModelAdapter, team: Team, order: Message) -> None:
     adapter = replace(adapter, architecture=architecture_for(model, model.config.model_type, hparams))
     parts = [[Fact.from_json(record) for record in part] for part in body["parts"]]
     anchors = body["anchors"]
+    earlier = [Fact.from_json(record) for record in body["earlier"]]
     weights, adjusted = dict[int, Tensor](), [dict[int, Tensor]() for _ in parts]
     for name, tensor in order.tensors.items():
         kind, layer = name.split(".")
@@ -100,6 +104,7 @@ def help_search(adapter: ModelAdapter, team: Team, order: Message) -> None:
             parts[index],
             hparams=hparams,
             adjusted=adjusted[index] or None,
+            earlier=earlier,
             templates=[Template(*pair) for pair in body["templates"]],
             anchors=None if anchors[index] is None else [Template(*pair) for pair in anchors[index]],
             max_tokens=body["max_tokens"],

@@ -271,6 +271,8 @@ def _on_state(
         )
     if hparams.search_for == "residuals" and hparams.passes > 1:
         warnings.append(f"passes is {hparams.passes}, which a search for residuals does not use (search_for: z does)")
+    if hparams.search_for == "z" and hparams.rehearse:
+        warnings.append(f"rehearse is {hparams.rehearse}: only a search for residuals uses it (search_for: residuals)")
     sunk = [number for number in failing if within[number] != PLAIN]
     if rest := [number for number in failing if number not in sunk]:
         warnings.append(f"{_named(facts, rest)}: the edited model does not give the target (`memitvc show --why`)")

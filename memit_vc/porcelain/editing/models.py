@@ -222,8 +222,8 @@ class LoadedModel:
             yield self.adapter
 
     def context(self, state: LiveState, hparams: MEMITHyperParams) -> Context:
-        """What a batch computed on this state needs: weights, D of its facts, and their keys. Its adapters are in the
-        model `beneath` it.
+        """What a batch computed on this state needs: weights, D of its facts, their keys, and the facts, in an
+        order that does not depend on commits. Its adapters are in the model `beneath` it.
         """
         if not state.columns:
             return Context()
@@ -236,7 +236,8 @@ class LoadedModel:
             )
         parts = {layer: self.parts(layer) for layer in hparams.layers}
         keys = live_constraints(state, self.parts, hparams.layers).keys if hparams.history else None
-        return Context(weights=self.materialised(state), delta=_Deltas(facts, parts), keys=keys or None)
+        live = [state.facts[fact] for fact in sorted(state.edits)] if hparams.history else []
+        return Context(self.materialised(state), _Deltas(facts, parts), keys or None, live)
 
 
 @dataclass(frozen=True)

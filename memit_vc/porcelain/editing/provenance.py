@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from memit_vc import __version__
 from memit_vc.errors import VerificationError
 from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.forward.questions import SEARCHED
 from memit_vc.objects import BlobId, JsonValue, StateId, StatisticsId, short
 from memit_vc.porcelain.history.settings import understood
 from memit_vc.progress import Progress, silent
@@ -40,6 +41,8 @@ def describe(
 
     It is published with the patch, whose id depends on it: nothing of this machine is in it but its kind of device.
     """
+    if hparams.keep_factor and hparams.keep_questions is None:  # another version of the package may have others
+        hparams = hparams.replace(keep_questions=list(SEARCHED))
     return {
         "algorithm": "MEMIT" if not hparams.history else "MEMIT with live history",
         "state": state,

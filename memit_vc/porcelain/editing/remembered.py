@@ -17,6 +17,7 @@ from memit_vc.numerics.edit.engine import FoundTarget, chunks
 from memit_vc.numerics.forward.chat import SEARCHED as CHAT
 from memit_vc.numerics.forward.chat import chat_template
 from memit_vc.numerics.forward.phrasebook import PhraseBook
+from memit_vc.numerics.forward.questions import SEARCHED as QUESTIONS
 from memit_vc.numerics.forward.templates import PREFIXES, sample_templates
 from memit_vc.numerics.statistics.tensorfile import count_as_absent, read_tensors, write_tensors
 from memit_vc.objects import Fact, JsonValue, StateId, canonical_json, digest
@@ -47,7 +48,7 @@ SEARCH_FIELDS = (
     "lm_head_module",
 )
 """Hyperparameters that z depends on; λ and the statistics come after it."""
-_RESIDUAL_FIELDS = ("mom2_update_weight", "history")
+_RESIDUAL_FIELDS = ("mom2_update_weight", "history", "rehearse")
 """What residuals depend on besides: they are searched for through A⁻¹K."""
 _NO_MATTER = ("ground_truth", "neighborhood_prompts")
 """Fields of a fact that z does not depend on."""
@@ -81,6 +82,7 @@ def known_targets(
         [list(group) for group in templates],
         computed_by(loaded),
         [list(relation) for relation in PhraseBook.shipped().relations],
+        list(QUESTIONS),
     ]
     asked: list[JsonValue] = [
         {name: value for name, value in fact.to_json().items() if name not in _NO_MATTER} for fact in facts

@@ -26,7 +26,7 @@ from tests.support.places import Place, make_place
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    return make_place(tmp_path, search_for="residuals", weight_decay=0.1, v_num_grad_steps=4, retries=2)
+    return make_place(tmp_path, search_for="residuals", weight_decay=0.1, rehearse=0.2, v_num_grad_steps=4, retries=2)
 
 
 @pytest.fixture
@@ -90,9 +90,33 @@ def test_why_a_fact_failed_goes_by_its_leverage(leverage: float, said: str) -> N
     assert _verdict({"rewrite_acc": 1.0}, leverage, None, None) == ""
 
 
-def test_passes_that_are_not_used_are_told(place: Place) -> None:
+def test_what_is_not_used_is_told(place: Place) -> None:
     with Repository.open(place.work) as repository:
         hparams = repository.hparams().replace(passes=2)
         made = commit_facts(repository, FACTS[:2], hparams=hparams, scores=False)
         assert "passes is 2, which a search for residuals does not use (search_for: z does)" in made.warnings
+        published = repository.hparams().replace(search_for="z")
+        made = commit_facts(repository, FACTS[2:4], hparams=published, scores=False)
+        assert "rehearse is 0.2: only a search for residuals uses it (search_for: residuals)" in made.warnings
+        assert fsck(repository) == ([], 0)
+
+
+def test_the_live_facts_are_rehearsed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    rehearsed: list[list[str]] = []
+    find = engine.find
+
+    def watched(adapter: Any, facts: Sequence[Fact], **named: Any) -> Targets:
+        rehearsed.append([fact.subject for fact in named["earlier"]])
+        return find(adapter, facts, **named)
+
+    monkeypatch.setattr(engine, "find", watched)
+    answers = iter([[], [1], []])
+    monkeypatch.setattr("memit_vc.porcelain.editing.batch.unanswered", lambda *_: next(answers))
+    with Repository.open(place.work) as repository:
+        loaded = load_model(repository)
+        commit_facts(repository, FACTS[:2], loaded=loaded, scores=False)
+        commit_facts(repository, FACTS[2:5], loaded=loaded, scores=False)
+        live = [fact.subject for fact in sorted(FACTS[:2], key=lambda fact: fact.id)]
+        # the try again also keeps the facts of its own batch that are answered
+        assert rehearsed == [[], live, [*live, FACTS[2].subject, FACTS[4].subject]]
         assert fsck(repository) == ([], 0)

@@ -27,6 +27,7 @@ def test_the_engine_in_several_processes(tmp_path: Path) -> None:
     assert sorted(found[1]) == sorted(found[3])
     for name, tensor in found[1].items():
         assert torch.equal(tensor, found[3][name]), name
+    assert not torch.equal(found[1]["rehearsed"], found[1]["not rehearsed"])
     for layer in (1, 2, 3):
         assert torch.equal(found[1][f"moment.{layer}"], found[3][f"resumed.moment.{layer}"])
 

@@ -19,13 +19,15 @@ import torch
 from safetensors.torch import save_file
 
 from memit_vc.errors import EngineError
-from memit_vc.numerics.edit.engine import search_targets
+from memit_vc.numerics.edit.engine import compute_edit, search_targets
 from memit_vc.numerics.forward.templates import parse_templates
 from memit_vc.numerics.helper import opening, serve, stopping
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.distributed import Message, Team, joined, leave
 from memit_vc.numerics.model.masters import swapped
+from memit_vc.numerics.statistics.factors import factorise
 from memit_vc.numerics.statistics.moments import collect
+from tests.support.measure import second_moments
 from tests.support.models import FACTS, SENTENCES, hparams_for, load
 
 LAYERS = [1, 2, 3]
@@ -36,8 +38,17 @@ class KilledError(Exception):
     pass
 
 
+def edited(adapter: ModelAdapter) -> dict[int, torch.Tensor]:
+    """Weights that answer some of the first five facts."""
+    factors = {layer: factorise(c, 5.0) for layer, c in second_moments(adapter, LAYERS, SENTENCES).items()}
+    hparams = hparams_for(adapter, LAYERS, v_num_grad_steps=60, v_lr=0.5, search_for="residuals")
+    templates = parse_templates([["{}"]])
+    edit = compute_edit(adapter, FACTS[:5], hparams=hparams, templates=templates, factor=factors.__getitem__)
+    return {layer: (adapter.weight(layer).double() + u.delta).float() for layer, u in edit.updates.items()}
+
+
 def lead(adapter: ModelAdapter, output: Path) -> None:
-    hparams = hparams_for(adapter, v_num_grad_steps=6)
+    hparams = hparams_for(adapter, v_num_grad_steps=6, rehearse=1.0)
     templates = parse_templates([["{}"], ["The first report. {}"]])
     other = {2: adapter.projection(2).weight.data * 1.5}
 
@@ -55,6 +66,11 @@ def lead(adapter: ModelAdapter, output: Path) -> None:
     widths = {layer: adapter.dimensions(layer)[1] for layer in hparams.layers}
     adjusted = {layer: torch.rand(width, len(FACTS), generator=columns) / width for layer, width in widths.items()}
     tensors = {"z": search(), "residuals": search(adjusted=adjusted)}
+    live = edited(adapter)
+    for name, earlier in (("rehearsed", FACTS[:5]), ("not rehearsed", [])):
+        with swapped(adapter, live):
+            given = {**more, "weights": live, "adjusted": adjusted, "earlier": earlier}
+            tensors[name] = search_targets(adapter, FACTS[5:], **given).z  # type: ignore[arg-type]
     exchanged: list[int] = []
     exchange = Team.exchange
 
