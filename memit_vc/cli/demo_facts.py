@@ -1,5 +1,5 @@
-"""The demo's facts: two batches of plain counterfactuals, each with a paraphrase and a neighbour that must not
-change.
+"""Plain counterfactuals in two batches, each with a paraphrase and a neighbour that must not change. The demo edits the
+first of each batch; benchmarks edit all.
 """
 
 from __future__ import annotations
@@ -83,3 +83,6 @@ SECOND = (
         "The profession of Shakira is", "Madonna works as a", "singer",
     ),
 )  # fmt: skip
+
+STORY = (FIRST[:5], SECOND[:3])
+"""The demo's two commits: no more facts than a story of a minute and a half has time for."""

@@ -61,22 +61,23 @@ class _Story:
         click.echo(text, err=self.io.json)
 
     def tell(self, model: Path | None) -> None:
-        from memit_vc.cli.demo_facts import FIRST, SECOND
+        from memit_vc.cli.demo_facts import STORY
         from memit_vc.edits import write_records
 
         began = time.monotonic()
         base, source = (model.resolve(), str(model)) if model is not None else self._obtain()
         obtained = time.monotonic()
         self._clock = Clock()
-        for name, batch in (("first.json", FIRST), ("second.json", SECOND)):
+        first, second = STORY
+        for name, batch in (("first.json", first), ("second.json", second)):
             (self.where / name).write_text(write_records(batch, format="json"), encoding="utf-8")
 
         self._say("init", "A repository on a base model: every tensor's hash is recorded.")
         self._run("init", str(base), "--corpus", "shipped")
-        self._say("first commit", "Ten facts become one commit. On the way, once, statistics of the text that ships.")
-        self._run("commit", "first.json", "-m", "Ten facts about the world")
-        self._say("second commit", "Five more, on top.")
-        self._run("commit", "second.json", "-m", "Five more facts")
+        self._say("first commit", "Five facts become one commit. On the way, once, statistics of the text that ships.")
+        self._run("commit", "first.json", "-m", "Five facts about the world")
+        self._say("second commit", "Three more, on top.")
+        self._run("commit", "second.json", "-m", "Three more facts")
         self._run("log", "--graph")
         self._run("show", "HEAD")
         self._run("facts")
@@ -89,7 +90,7 @@ class _Story:
         self._run("checkout", "HEAD", "-o", "model")
         reverted = self._run("verify", "model")
         self._say("answers", "What the model answers:")
-        self._answers([*FIRST, *SECOND], first=len(FIRST))
+        self._answers([*first, *second], first=len(first))
         self._say("second revert", "Take the second commit out as well: nothing is left, bit for bit.")
         self._run("revert", "HEAD~1")
         self._run("checkout", "HEAD", "--in-place", "model")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 
 from memit_vc.cli import demo_model, main
 from memit_vc.cli.demo_clock import PARTS, Clock
-from memit_vc.cli.demo_facts import FIRST, SECOND
+from memit_vc.cli.demo_facts import STORY
 from memit_vc.config import user_cache
 from memit_vc.errors import IntegrityError, RemoteError
 from memit_vc.porcelain.upkeep.fsck import fsck
@@ -58,7 +59,7 @@ def test_the_story_is_told_to_its_end(model: Path, tmp_path: Path) -> None:
     assert len(typed) >= 5
     assert absent("\n…\n".join(typed), out) == []
     table = out[out.index("What the model answers") :]
-    for fact in (*FIRST, *SECOND):
+    for fact in chain(*STORY):
         assert re.search(rf"{re.escape(fact.prompt)} … .* {re.escape(fact.target)}$", table, re.M), fact.prompt
     left = re.findall(r"^# .* \(about (\d+ (?:s|min)) left\)$", out, re.M)
     assert len(left) == len(PARTS)
@@ -79,7 +80,7 @@ def test_as_json_it_is_one_document(model: Path) -> None:
     assert all(step["seconds"] > 0 for step in told["steps"])
     assert [step["command"][0] for step in told["steps"]][:3] == ["init", "commit", "commit"]
     assert [found["is_base"] for found in told["verified"]] == [False, True]
-    assert [answer["target"] for answer in told["answers"]] == [fact.target for fact in (*FIRST, *SECOND)]
+    assert [answer["target"] for answer in told["answers"]] == [fact.target for fact in chain(*STORY)]
     assert {"base", "after_both", "first_reverted", "prompt", "commit"} <= told["answers"][0].keys()
     assert set(told["seconds"]) == {"model", "story"}
     assert told["kept"] is None

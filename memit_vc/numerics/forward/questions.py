@@ -15,7 +15,6 @@ SEARCHED = (
     "{} has won",
     "The colour of {} is",
     "A friend of {} is",
-    "{} is a",
     "The history of {} began in",
     "{} is located near",
     "The size of {} is",

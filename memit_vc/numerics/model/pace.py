@@ -16,7 +16,7 @@ from memit_vc.numerics.model.memory import is_out_of_memory
 
 _PROBE = 0.05
 _WIDTH = 1024
-_FACT_TOKENS = 1600
+_FACT_TOKENS = 2600
 """What the search for a fact's residuals costs, as tokens that run through all blocks once."""
 _WRITING = 2.5
 """A token that the model writes costs so many times one that it reads: a few rows at a time, and the vocabulary."""
