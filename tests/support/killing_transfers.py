@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from memit_vc import concurrency
 from memit_vc.cli import main
 from memit_vc.numerics.exact import received  # noqa: F401  (loaded before the fork)
 from memit_vc.numerics.output import lora  # noqa: F401  (loaded before the fork)
@@ -33,9 +35,15 @@ def fork_server() -> ForkServerContext:
     return context
 
 
+def _one_thread(workers: int, **named: Any) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(1, workers), **named)
+
+
 def run(arguments: list[str], steps: int | None, told: str) -> None:
     """`memitvc …`; with `steps`, killed by SIGKILL before the step of that number. Writes the steps done to `told`."""
     torch.set_num_threads(1)
+    # a remote's files are written by several threads; which of them makes a directory changes the number of steps
+    concurrency.ThreadPoolExecutor = _one_thread  # type: ignore[assignment, misc]
     done = 0
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
