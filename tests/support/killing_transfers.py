@@ -35,8 +35,8 @@ def fork_server() -> ForkServerContext:
     return context
 
 
-def _one_thread(workers: int, **named: Any) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(1, workers), **named)
+def _one_thread(_: int, **named: Any) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, **named)
 
 
 def run(arguments: list[str], steps: int | None, told: str) -> None:
