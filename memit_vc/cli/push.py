@@ -48,7 +48,7 @@ def command(
     merged: bool,
     **more: Any,
 ) -> None:
-    """Push BRANCH (default: the current branch) and the tags on BRANCH to REMOTE (default: origin).
+    """Push BRANCH (default: the current branch) and the tags on BRANCH to REMOTE (default: origin, or the only remote).
 
     The remote's history only grows. If the remote's BRANCH has commits that the local BRANCH lacks, the push is refused
     with exit code 11: pull first. Other branches of the remote do not matter. Only missing objects are sent. The branch
