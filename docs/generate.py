@@ -161,6 +161,8 @@ def option_help(option: click.Option) -> str:
 def _value(option: click.Option) -> str:
     if option.metavar is not None:
         return option.metavar.replace("|", "\\|")
+    if isinstance(option.type, click.Choice):
+        return r"\|".join(map(str, option.type.choices))
     kinds = ((click.types.IntParamType, "N"), (click.types.FloatParamType, "NUMBER"), (click.Path, "PATH"))
     return next((name for kind, name in kinds if isinstance(option.type, kind)), "TEXT")
 

@@ -29,7 +29,8 @@ _PATH = click.Path(path_type=Path)
     "--type",
     "kind",
     type=click.Choice(["F32", "F16", "BF16", "Q8_0"], case_sensitive=False),
-    help="With --gguf: type of the edited tensors. Default: their own, if it is listed; else BF16 or F16.",
+    help="With --gguf: type of the edited tensors. Default: the tensor's own type in the base's file, if it is one of "
+    "these; else BF16 or F16.",
 )
 @click.option("--bom", type=_PATH, metavar="FILE", help="Bill of materials: base, patches, facts, licences; CycloneDX.")
 @click.option("--patch", type=_PATH, metavar="FILE", help="One file with the commits REV or A..B, for `import`.")

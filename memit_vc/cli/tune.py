@@ -27,10 +27,10 @@ from memit_vc.progress import count
     help="Write to this new file. Default: hparams.yaml in the present directory, not the repository's file.",
 )
 def command(io: IO, facts: str | None, output: Path, **options: Any) -> None:
-    """Measure which layers, λ (the weight of the statistics) and, for search_for: z, number of passes are best for this
-    repository's base.
-    Write the best values and all measurements to a file. The repository stays as it is. If a run is stopped, the next
-    run continues the work.
+    """Measure which layers and which λ (the weight of the statistics) are best for this repository's base.
+
+    If the hyperparameters say search_for: z, also measure the number of passes. Write the best values and all
+    measurements to a file. The repository stays as it is. If a run is stopped, the next run continues the work.
     """
     from memit_vc.edits import read_edits
     from memit_vc.porcelain.editing.tune import tune
