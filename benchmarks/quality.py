@@ -44,17 +44,20 @@ SHOWN = (
     "NS",
     "same_subject",
     "hijacked",
+    "name_acc",
 )
 BEFORE: Mapping[str, object] = {
     "layers": [2, 3, 4, 5, 6],
     "keep_factor": 0.5,
     "keep_questions": list(SEARCHED[:8]),
+    "name_factor": 0.0,
     "rehearse": 0.0,
 }
 """What earlier defaults had in common."""
 SETTINGS: Mapping[str, Mapping[str, object]] = {
     "default": {},
-    "residuals of five layers, eight questions, no rehearsal (the default before)": {
+    "without the name (the default before)": {"name_factor": 0.0, "keep_factor": 0.75, "weight_decay": 0.12},
+    "residuals of five layers, eight questions, no rehearsal (an earlier default)": {
         **BEFORE,
         "weight_decay": 0.1,
     },
@@ -66,6 +69,7 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
         "v_num_grad_steps": 40,
         "rotate": 1,
         "keep_factor": 0.0,
+        "name_factor": 0.0,
         "phrase_book": 0,
         "retries": 0,
         "chat": False,

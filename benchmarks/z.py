@@ -62,6 +62,7 @@ def _published(hparams: MEMITHyperParams) -> MEMITHyperParams:
         early_stop="loss",
         rotate=1,
         keep_factor=0.0,
+        name_factor=0.0,
         phrase_book=0,
         rehearse=0.0,
     )

@@ -56,6 +56,7 @@ _RANGES: Mapping[str, tuple[float, bool]] = {
     "clamp_norm_factor": (0, True),
     "kl_factor": (0, False),
     "keep_factor": (0, False),
+    "name_factor": (0, False),
     "phrase_book": (0, False),
     "passes": (1, False),
     "rotate": (1, False),
@@ -135,6 +136,8 @@ class MEMITHyperParams:
     """Weight of the mean KL(P_δ ‖ P_0) over other questions about the subject; 0 is MEMIT as published."""
     keep_questions: list[str] | None = None
     """These questions, with "{}" for the subject, in place of the package's English ones."""
+    name_factor: float = 0.0
+    """Weight of the mean KL(P_δ ‖ P_0) where a text names the subject again; 0 is MEMIT as published."""
     phrase_book: int = 0
     """Other wordings that the search takes from the phrase book for a fact, at most; 0: none, as published."""
     context_templates: list[list[str]] | None = None

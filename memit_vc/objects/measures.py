@@ -19,6 +19,7 @@ LABELS = {
     "neighbourhood_acc": "argmax accuracy, neighbours",
     "same_subject": "same subject, other questions kept",
     "hijacked": "same subject, hijacked by the target",
+    "name_acc": "argmax accuracy, the subject's name",
 }
 """In the order of the tables; those of totals over facts."""
 MEASURES = tuple(name for name in LABELS if name != "S")

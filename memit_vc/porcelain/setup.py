@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 SEARCH: Mapping[str, Any] = {
     "search_for": "residuals",
     "v_num_grad_steps": 60,
-    "weight_decay": 0.12,
+    "weight_decay": 0.14,
     "rehearse": 0.2,
     "early_stop": "nll",
     "early_stop_loss": 0.05,
-    "keep_factor": 0.75,
+    "keep_factor": 0.85,
+    "name_factor": 0.3,
     "phrase_book": 8,
     "rotate": 10,
     "retries": 2,
@@ -416,7 +417,7 @@ def _hyperparameters(
         values = values.replace(**SEARCH, clamp_norm_factor=max(4.0, values.clamp_norm_factor))
         if any(adapter.experts(layer) is not None for layer in values.layers):  # whose residuals cannot be searched for
             values = values.replace(
-                search_for="z", v_num_grad_steps=50, keep_factor=0.5, weight_decay=0.0, rehearse=0.0
+                search_for="z", v_num_grad_steps=50, keep_factor=0.5, name_factor=0.0, weight_decay=0.0, rehearse=0.0
             )
     return values, origin, notes
 

@@ -44,3 +44,12 @@ SCORED = (
     "The name {} comes from",
 )
 """The scores `same_subject` and `hijacked` ask these."""
+
+REPEATED = ("{subject}.", "Question: {prompt}\nAnswer:", "{fact}.")
+"""Behind these, the search watches how the subject's name ends (`name_factor`)."""
+
+NAMED = (
+    "The name is {}. I repeat: the name is",
+    "Search results for {}\n1. All about",
+)
+"""Behind these, the score `name_acc` expects the subject's name."""

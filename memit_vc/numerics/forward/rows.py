@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from memit_vc.numerics.forward.phrasebook import PhraseBook
-from memit_vc.numerics.forward.tokens import Template, TokenRow, encode, last_token, target_rows
+from memit_vc.numerics.forward.questions import REPEATED
+from memit_vc.numerics.forward.tokens import Template, TokenRow, encode, join_target, last_token, target_rows
 from memit_vc.objects import Fact
 
 
@@ -36,15 +37,18 @@ def search_rows(
     kl_factor: float = 1.0,
     keep: Sequence[Template] = (),
     keep_factor: float = 0.0,
+    name_factor: float = 0.0,
     anchors: Sequence[Template] | None = None,
+    positions: int | None = None,
 ) -> list[FactRow]:
     """Rows of the search for z: for each fact its prompt in each template and its phrasings, each in one template in
-    turns, with the target behind; "{subject} is a", cut behind the subject; and `keep`, other questions about the
-    subject ("{}" stands for it).
+    turns, with the target behind; "{subject} is a", cut behind the subject; `keep`, other questions about the subject
+    ("{}" stands for it); and texts that name the subject again (`name_rows`).
 
     The first row of a fact is its prompt in the first template. `anchors` (`sinks.py`) None: all templates are for all
     facts; else a fact with another anchor than the plain prompt is asked everything behind that one's text. The
-    questions share `keep_factor` equally; what the fact itself asks is no other question (`PhraseBook.asks`).
+    questions share `keep_factor` equally; what the fact itself asks is no other question (`PhraseBook.asks`). The texts
+    with the name share `name_factor`; one that has more tokens than the model has `positions` is left out.
     """
     within = list(anchors or [Template("")] * len(facts))
     texts = [
@@ -73,6 +77,10 @@ def search_rows(
             for index, row in enumerate(question_rows(tokenizer, facts, question, within))
             if question in others[index]
         ]
+    if name_factor:
+        for index, (fact, anchor) in enumerate(zip(facts, within, strict=True)):
+            named = [r for r in name_rows(tokenizer, fact, anchor) if positions is None or len(r.ids) <= positions]
+            rows += [FactRow(index, "kl", row, name_factor / len(named)) for row in named]
     return rows
 
 
@@ -86,6 +94,37 @@ def question_rows(
     texts = encode(tokenizer, [t.fill(question.fill(fact.subject)) for t, fact in zip(around, facts, strict=True)])
     spans = [t.span(question.span((0, len(fact.subject)))) for t, fact in zip(around, facts, strict=True)]
     return [TokenRow(ids=text.ids, pivot=last_token(text, span)) for text, span in zip(texts, spans, strict=True)]
+
+
+def name_rows(tokenizer: Any, fact: Fact, within: Template) -> list[TokenRow]:
+    """Texts that name the subject twice, cut before the last token of the second time; the pivot is in the first.
+
+    There a model copies the name, and what it copies is the hidden state that the edit changes. Before the name stands
+    one of `REPEATED`. A name of one token has no such rows, nor has a fact whose target begins as the name does: there
+    they would ask for the old answer.
+    """
+    said = {
+        "{subject}": (fact.subject, (0, len(fact.subject))),
+        "{prompt}": (fact.prompt, fact.subject_span),
+        "{fact}": (join_target(fact.prompt, fact.target), fact.subject_span),
+    }
+    begun = [
+        (around.fill(text), around.span(span))
+        for repeated in REPEATED
+        for place, (text, span) in said.items()
+        if place in repeated
+        for around in [Template(*repeated.split(place))]
+    ]
+    texts = [join_target(within.fill(text), fact.subject) for text, _ in begun]
+    rows = []
+    for encoded, (_, span) in zip(encode(tokenizer, texts), begun, strict=True):
+        start = len(encoded.text) - len(fact.subject)
+        last = last_token(encoded, (start, len(encoded.text)))
+        beginning = encoded.text[start : encoded.offsets[last][0]]
+        one = not any(stop > start for _, stop in encoded.offsets[:last])
+        if not one and not (beginning and fact.target.strip().startswith(beginning)):
+            rows.append(TokenRow(ids=encoded.ids[:last], pivot=last_token(encoded, within.span(span))))
+    return rows
 
 
 def prompt_rows(tokenizer: Any, facts: Sequence[Fact], template: Template) -> list[TokenRow]:

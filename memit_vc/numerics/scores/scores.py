@@ -13,6 +13,9 @@ user's turn in the model's chat format names the target, for a chat model answer
 `same_subject`: the share of other questions about the subject (`questions.SCORED`) whose first token stays the base's;
 `hijacked`: the share that the new target's first token takes over. A question that the base itself answers with that
 token is left out.
+
+`name_acc`: where a text names the subject again (`questions.NAMED`), all tokens of the name but the first are the
+argmax, given those before. A name of one token has no such score.
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ from typing import TypeAlias
 
 from memit_vc.numerics.forward.chat import SCORED as CHAT
 from memit_vc.numerics.forward.chat import chat_template
-from memit_vc.numerics.forward.questions import SCORED
-from memit_vc.numerics.forward.tokens import Template, encode, target_rows
+from memit_vc.numerics.forward.lengths import positions
+from memit_vc.numerics.forward.questions import NAMED, SCORED
+from memit_vc.numerics.forward.tokens import Template, TokenRow, encode, target_rows
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.scores.generation import generate
 from memit_vc.numerics.scores.likelihood import Continued, continuations, first_tokens, greedy
@@ -71,7 +75,7 @@ def score(
     without `chat`: a whole reply of each fact takes a second or so.
     """
     turn = chat_template(adapter.tokenizer, CHAT) if chat else None
-    asked = list(dict.fromkeys(pair for fact in facts for pair in _pairs(fact)))
+    asked = list(dict.fromkeys(pair for fact in facts for pair in (*_pairs(fact), *_named(adapter, fact))))
     found = continuations(adapter, asked, max_tokens=max_tokens, on_done=on_done)
     answers = dict(zip(asked, found, strict=True))
     now = subject_answers(adapter, facts) if base is not None else {}
@@ -79,6 +83,7 @@ def score(
     for number, fact in enumerate(facts):
         of_fact = _of_fact(fact, answers)
         of_fact["free_acc"] = _begins(adapter, fact.prompt, fact.target, answers)
+        of_fact["name_acc"] = _names(adapter, fact, answers)
         of_fact["chat_acc"] = None
         if turn is not None:
             if on_reply is not None:
@@ -129,6 +134,14 @@ def _pairs(fact: Fact) -> list[tuple[str, str]]:
     return pairs
 
 
+def _named(adapter: ModelAdapter, fact: Fact) -> dict[tuple[str, str], TokenRow]:
+    """The texts that name the subject again, those that the model has positions for."""
+    pairs = [(Template.parse(text).fill(fact.subject), fact.subject) for text in NAMED]
+    limit = positions(adapter.model.config)
+    rows = zip(pairs, target_rows(adapter.tokenizer, pairs), strict=True)
+    return {pair: row for pair, row in rows if limit is None or len(row.ids) <= limit}
+
+
 def _of_fact(fact: Fact, found: Mapping[tuple[str, str], Continued]) -> FactScores:
     def succeeds(prompt: str) -> float | None:
         if fact.ground_truth is None:
@@ -167,6 +180,11 @@ def _begins(adapter: ModelAdapter, prompt: str, target: str, found: Mapping[tupl
     if first and not wanted.startswith(first) and not first.startswith(wanted):
         return 0.0
     return float(greedy(adapter, [prompt], new_tokens=FREE)[0].text.startswith(wanted))
+
+
+def _names(adapter: ModelAdapter, fact: Fact, found: Mapping[tuple[str, str], Continued]) -> float | None:
+    rows = _named(adapter, fact)
+    return _mean([float(found[pair].predicted[1:] == row.labels[1:]) for pair, row in rows.items() if row.labels[1:]])
 
 
 def _replies(adapter: ModelAdapter, turn: str, target: str) -> float:

@@ -2,8 +2,9 @@
 
 Meng et al. 2023 (arXiv:2210.07229), section 4.2: for each fact, Adam on δ at the output of the last edited block, with
 loss = mean over templates of the mean NLL of the target's tokens + kl_factor · KL(P_δ ‖ P_0) at the subject's last
-token of "{subject} is a" + v_weight_decay · ‖δ‖ / ‖h‖². Here for many facts at once: their δ are independent, so one
-backward over all their rows gives every gradient, and Adam, clamp and stopping rule work row by row.
+token of "{subject} is a" + v_weight_decay · ‖δ‖ / ‖h‖². More KL rows are ours (`rows.py`). Here for many facts at once:
+their δ are independent, so one backward over all their rows gives every gradient, and Adam, clamp and stopping rule
+work row by row.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.forward.lengths import positions
 from memit_vc.numerics.forward.questions import SEARCHED
 from memit_vc.numerics.forward.replay import evaluating
 from memit_vc.numerics.forward.rows import search_rows
@@ -148,7 +150,9 @@ class Search:
             kl_factor=hparams.kl_factor,
             keep=[Template.parse(text) for text in hparams.keep_questions or SEARCHED],
             keep_factor=hparams.keep_factor,
+            name_factor=hparams.name_factor,
             anchors=anchors,
+            positions=positions(adapter.model.config),
         )
         self.owner = torch.tensor([r.fact for r in self.rows])
         self.asks = torch.tensor([r.kind == "nll" for r in self.rows])

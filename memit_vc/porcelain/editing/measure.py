@@ -99,7 +99,11 @@ def measure(
         if missing
         else []
     )
-    per_fact.update({fact.id: scores for fact, scores in zip(missing, scored, strict=True)})
+    for fact, scores in zip(missing, scored, strict=True):
+        before = known.get(("fact", fact.id))
+        if not chat and isinstance(before, Mapping):  # what another version measured, without a score of this one
+            scores["chat_acc"] = before.get("chat_acc")  # type: ignore[assignment]
+        per_fact[fact.id] = scores
     ppl = None
     if probe is not None:
         stored_ppl = repository.evaluations(state, "perplexity").get(("perplexity", probe.id))

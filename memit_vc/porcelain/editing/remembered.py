@@ -17,6 +17,7 @@ from memit_vc.numerics.edit.engine import FoundTarget, chunks
 from memit_vc.numerics.forward.chat import SEARCHED as CHAT
 from memit_vc.numerics.forward.chat import chat_template
 from memit_vc.numerics.forward.phrasebook import PhraseBook
+from memit_vc.numerics.forward.questions import REPEATED
 from memit_vc.numerics.forward.questions import SEARCHED as QUESTIONS
 from memit_vc.numerics.forward.templates import PREFIXES, sample_templates
 from memit_vc.numerics.statistics.tensorfile import count_as_absent, read_tensors, write_tensors
@@ -37,6 +38,7 @@ SEARCH_FIELDS = (
     "kl_factor",
     "keep_factor",
     "keep_questions",
+    "name_factor",
     "phrase_book",
     "rotate",
     "avoid_sinks",
@@ -83,6 +85,7 @@ def known_targets(
         computed_by(loaded),
         [list(relation) for relation in PhraseBook.shipped().relations],
         list(QUESTIONS),
+        list(REPEATED),
     ]
     asked: list[JsonValue] = [
         {name: value for name, value in fact.to_json().items() if name not in _NO_MATTER} for fact in facts

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memit_vc.errors import UsageError
 from memit_vc.hparams import MEMITHyperParams
@@ -104,8 +104,10 @@ def tune(
     loaded = load_model(repository, device=repository.hparams().resolved_device(), progress=progress)
     # residuals would have to be searched for again for each λ, so z stands for them here; passes belong to z alone
     own = repository.hparams()
-    steps = {"v_num_grad_steps": min(_STEPS, own.v_num_grad_steps)} if own.search_for == "residuals" else {}
-    bench = _Bench(loaded, own.replace(search_for="z", **steps), chosen, progress)
+    changes: dict[str, Any] = {}
+    if own.search_for == "residuals":  # `name_factor` was measured with residuals only
+        changes = {"v_num_grad_steps": min(_STEPS, own.v_num_grad_steps), "name_factor": 0.0}
+    bench = _Bench(loaded, own.replace(search_for="z", **changes), chosen, progress)
     left_out = 0
 
     def over() -> bool:

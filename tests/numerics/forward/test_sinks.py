@@ -61,16 +61,16 @@ def test_what_is_longer_at_the_plain_prompt(adapter: ModelAdapter, monkeypatch: 
 
 def test_rows_of_a_sink_stand_behind_text(adapter: ModelAdapter) -> None:
     keep, pair = [Template.parse("{} died in")], FACTS[:2]
-    options = {"kl_factor": 0.1, "keep": keep, "keep_factor": 0.5}
+    options = {"kl_factor": 0.1, "keep": keep, "keep_factor": 0.5, "name_factor": 0.75}
     plain = search_rows(adapter.tokenizer, pair, FLAT, **options)
     found = search_rows(adapter.tokenizer, pair, FLAT, **options, anchors=[PLAIN, BEHIND])
     assert [r for r in found if r.fact == 0] == [r for r in plain if r.fact == 0]
     texts = [adapter.tokenizer.decode(r.row.ids) for r in found if r.fact == 1]
-    assert len(texts) == 4  # two templates, the essence, the other question
+    assert len(texts) == 7  # two templates, the essence, the other question, three times the name again
     assert all(text.startswith((BEHIND.prefix.strip(), LATER.prefix.strip())) for text in texts)
     mine = [r for r in found if r.fact == 1]
     assert sum(r.weight for r in mine if r.kind == "nll") == pytest.approx(1.0)
-    assert [r.weight for r in mine if r.kind == "kl"] == [0.1, 0.5]
+    assert [r.weight for r in mine if r.kind == "kl"] == [0.1, 0.5, 0.25, 0.25, 0.25]
     # the pivot is still the subject's last token
     ends = [adapter.tokenizer.decode(r.row.ids[: r.row.pivot + 1]) for r in mine]
     assert all(text.endswith(pair[1].subject) for text in ends)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from memit_vc.errors import EngineError, UnsupportedModelError
-from memit_vc.numerics.forward.rows import prompt_rows, search_rows
+from memit_vc.numerics.forward.rows import name_rows, prompt_rows, search_rows
 from memit_vc.numerics.forward.templates import parse_templates
 from memit_vc.numerics.forward.tokens import Template, TokenRow, encode, join_target, last_token, target_rows
 from memit_vc.objects import Fact
@@ -284,3 +285,46 @@ def test_any_text(kind: Kind, before: list[str], subject: str, target: str) -> N
     assert list(row.ids[:n]) == prompt["input_ids"]
     assert row.positions == tuple(range(n - 1, n - 1 + len(row.labels)))
     assert prompt["offset_mapping"][row.pivot][0] < fact.subject_span[1] <= prompt["offset_mapping"][row.pivot][1]
+
+
+def test_a_text_that_names_the_subject_again_ends_before_its_last_token(tok: Any) -> None:
+    """The pivot is in the first name, the row's next token would end the second one."""
+    for template in (Template(""), Template("In 1987, a report. ")):
+        for fact in FACTS:
+            stated = join_target(fact.prompt, fact.target)
+            before = [f"{fact.subject}.", f"Question: {fact.prompt}\nAnswer:", f"{stated}."]
+            ends = [len(fact.subject), len("Question: ") + fact.subject_span[1], fact.subject_span[1]]
+            whole = [join_target(template.prefix + text, fact.subject) for text in before]
+            tokens = [tok(text)["input_ids"] for text in whole]
+            encoded = encode(tok, whole)
+            lasts = [last_token(each, (len(each.text) - 1, len(each.text))) for each in encoded]
+            firsts = [last_token(each, (n := len(each.text) - len(fact.subject), n + 1)) for each in encoded]
+            rows = name_rows(tok, fact, template)
+            kept = [i for i in range(3) if firsts[i] < lasts[i]]
+            assert [list(row.ids) for row in rows] == [tokens[i][: lasts[i]] for i in kept]
+            for row, i in zip(rows, kept, strict=True):
+                first, stop = covered(tok, whole[i], row.pivot)
+                assert first < len(template.prefix) + ends[i] <= stop
+                assert not row.labels
+
+
+def test_the_names_share_their_weight_and_one_token_has_none(tok: Any) -> None:
+    rows = search_rows(tok, FACTS, TEMPLATES, name_factor=0.5)
+    plain = search_rows(tok, FACTS, TEMPLATES)
+    assert rows[: len(plain)] == plain
+    named = [name_rows(tok, fact, Template("")) for fact in FACTS]
+    for number in range(len(FACTS)):
+        weights = [row.weight for row in rows[len(plain) :] if row.fact == number]
+        assert len(weights) == len(named[number])
+        assert sum(weights) == pytest.approx(0.5 if named[number] else 0.0)
+    longest = max(len(row.row.ids) for row in rows[len(plain) :])
+    short = search_rows(tok, FACTS, TEMPLATES, name_factor=0.5, positions=longest - 1)
+    assert max(len(row.row.ids) for row in short[len(plain) :]) < longest
+    assert sum(row.weight for row in short[len(plain) :]) == pytest.approx(
+        sum(row.weight for row in rows[len(plain) :])
+    )
+    alias = Fact(prompt="Norland Kerst is also called", subject="Norland Kerst", target="Norland Kerst II")
+    assert name_rows(tok, replace(alias, target="Voss"), Template(""))
+    assert name_rows(tok, alias, Template("")) == []  # they might hold the old answer
+    letter = Fact(prompt="A is in", subject="A", target="Rome")
+    assert name_rows(tok, letter, Template("")) == []

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from memit_vc.numerics.forward.questions import SCORED, SEARCHED
+from memit_vc.numerics.forward.questions import NAMED, SCORED, SEARCHED
 from memit_vc.numerics.forward.tokens import target_rows
 from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.scores.likelihood import Continued
 from memit_vc.numerics.scores.scores import CHAT_REPLY, FREE, score, subject_answers
 from memit_vc.objects import Fact
 from tests.support.models import FACTS, load, tiny
@@ -111,6 +112,41 @@ def test_a_target_that_the_questions_get_is_hijacking(adapter: ModelAdapter) -> 
         target_rows(adapter.tokenizer, [(t.replace("{}", fact.subject), taken.target)])[0].labels[0] for t in SCORED
     ]
     assert found["hijacked"] == pytest.approx(sum(map(int.__eq__, now, news)) / len(SCORED))
+
+
+def test_a_name_is_kept_if_all_its_tokens_but_the_first_are(
+    adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from memit_vc.numerics.scores import scores as module
+
+    real, kept, lost = module.continuations, FACTS[0].subject, FACTS[1].subject
+    one = replace(FACTS[2], prompt="physics is in", subject="physics", occurrence=None)
+
+    def told(adapter: ModelAdapter, asked: list[tuple[str, str]], **options: object) -> list[Continued]:
+        rows, found = target_rows(adapter.tokenizer, asked), real(adapter, asked, **options)  # type: ignore[arg-type]
+        names = {(text.replace("{}", name), name): last for text, last in zip(NAMED, (0, 1), strict=True)
+                 for name in (kept, lost)}  # fmt: skip
+        for number, (pair, row) in enumerate(zip(asked, rows, strict=True)):
+            if pair in names:  # never the first token, and of one name in one text not the last one
+                wrong = int(pair[1] == lost and names[pair])
+                labels = (row.labels[0] + 1, *row.labels[1:-1], row.labels[-1] + wrong)
+                found[number] = replace(found[number], predicted=labels)
+        return found
+
+    monkeypatch.setattr(module, "continuations", told)
+    assert len(adapter.tokenizer(kept, add_special_tokens=False)["input_ids"]) > 1
+    assert [each["name_acc"] for each in score(adapter, [FACTS[0], FACTS[1], one])] == [1.0, 0.5, None]
+
+
+def test_name_of_a_model_that_copies_nothing(adapter: ModelAdapter) -> None:
+    fact = FACTS[0]
+    expected = []
+    for text in NAMED:
+        (row,) = target_rows(adapter.tokenizer, [(text.replace("{}", fact.subject), fact.subject)])
+        with torch.no_grad():
+            best = adapter.model(torch.tensor([row.ids])).logits[0].argmax(-1)
+        expected.append(float(best[list(row.positions[1:])].tolist() == list(row.labels[1:])))
+    assert score(adapter, [fact])[0]["name_acc"] == sum(expected) / len(expected)
 
 
 def test_phrasings_and_searched_questions_are_never_scored(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from memit_vc.numerics.forward.replay import evaluating
-from memit_vc.numerics.forward.rows import search_rows
+from memit_vc.numerics.forward.rows import name_rows, search_rows
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.masters import frozen
@@ -85,6 +85,14 @@ def test_phrasings_are_searched_in_one_template_each(adapter: ModelAdapter) -> N
     assert [text.split(phrasings[i % 4])[0] for i, text in enumerate(texts[3:7])] == [
         template.fill("") for template in (*FLAT, FLAT[0])
     ]
+
+
+def test_what_the_subject_is_called_is_watched(adapter: ModelAdapter) -> None:
+    fact = FACTS[0]
+    search = Search(adapter, [fact], 2, hparams_for(adapter, [2], name_factor=0.5), FLAT, 1024, False)
+    named = [row.row for row in search.rows if row.kind == "kl"][1:]
+    assert named == name_rows(adapter.tokenizer, fact, Template(""))
+    assert [adapter.tokenizer.decode(row.ids).count(fact.subject) for row in named] == [1, 1, 1]
 
 
 def test_own_questions_are_watched_in_place_of_the_packages(adapter: ModelAdapter) -> None:
