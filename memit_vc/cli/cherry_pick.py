@@ -18,10 +18,10 @@ from memit_vc.cli.sides import UNSEEN, change_text, check_overlap_option, confli
 @check_overlap_option
 @click.option("-m", "--message", help="Message of the new commits. Default: those of the picked commits.")
 def command(io: IO, revisions: tuple[str, ...], resolve: bool, check_overlap: bool | None, **options: Any) -> None:
-    """Add to HEAD's state the columns that REVISIONS (commits, or ranges A..B) added. Each revision becomes one
-    new commit. Only --resolve loads a model.
+    """Make the change of REVISIONS (commits, or ranges A..B) again on HEAD: columns that a commit added come in, and
+    columns that it removed leave. Each commit becomes one new commit. Only --resolve loads a model.
 
-    Columns that are here already are left out. A contradiction with a live fact stops with exit code 13.
+    A commit whose change is here already is left out. A contradiction with a live fact stops with exit code 13.
     """
     if resolve:
         from memit_vc.porcelain.recomputing.resolve_join import resolve_pick

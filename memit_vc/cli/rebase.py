@@ -36,7 +36,7 @@ _SHOWN = {"ES": "ES", "PS": "PS", "NS": "NS", "argmax": "rewrite_acc"}
 @click.option(
     "--hparams",
     metavar="FILE|NAME",
-    help="With --base: hyperparameters. Default: this repository's if the models have the same matrices, else a "
+    help="With --base: hyperparameters. Default: this repository's if the edited matrices have the same shapes, else a "
     "shipped file or a guess.",
 )
 @click.option("--corpus", metavar="SOURCE", help="With --base: text for statistics. Default: this repository's.")
