@@ -87,23 +87,24 @@ def measure(
                 for name, value in stored.items()
             }
     missing = [fact for fact in facts if fact.id not in per_fact]
-    scored = (
-        score(
+    # an earlier version's row may lack a score of this one, and have a reply, which takes long
+    replied = {fact.id: reply for fact in missing if (reply := _reply(known.get(("fact", fact.id)))) is not None}
+    for part, asked in (
+        ([fact for fact in missing if fact.id not in replied], chat),
+        ([fact for fact in missing if fact.id in replied], False),
+    ):
+        if not part:
+            continue
+        scored = score(
             adapter,
-            missing,
+            part,
             base=base,
-            chat=chat,
+            chat=asked,
             on_done=lambda done, all_: progress(stage, done, all_),
             on_reply=lambda done, all_: progress("replies in chat", done, all_),
         )
-        if missing
-        else []
-    )
-    for fact, scores in zip(missing, scored, strict=True):
-        before = known.get(("fact", fact.id))
-        if not chat and isinstance(before, Mapping):  # what another version measured, without a score of this one
-            scores["chat_acc"] = before.get("chat_acc")  # type: ignore[assignment]
-        per_fact[fact.id] = scores
+        for fact, scores in zip(part, scored, strict=True):
+            per_fact[fact.id] = scores | ({"chat_acc": replied[fact.id]} if fact.id in replied else {})
     ppl = None
     if probe is not None:
         stored_ppl = repository.evaluations(state, "perplexity").get(("perplexity", probe.id))
@@ -111,6 +112,11 @@ def measure(
     ordered = {fact.id: per_fact[fact.id] for fact in facts}
     each = list(ordered.values())
     return Measured(ordered, total(each), standard_errors(each), ppl, "" if probe is None else probe.id)
+
+
+def _reply(stored: object) -> float | None:
+    reply = stored.get("chat_acc") if isinstance(stored, Mapping) else None
+    return float(reply) if isinstance(reply, int | float) else None
 
 
 def base_answers(repository: Repository, adapter: ModelAdapter, facts: Sequence[Fact]) -> Answers:
