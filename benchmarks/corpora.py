@@ -75,10 +75,8 @@ def _edited(
     texts: Sequence[str],
 ) -> tuple[Scores, float, int]:
     """Scores and perplexity with statistics of `corpus`, and the tokens that it had; z is searched for once."""
-    adapter, hparams = (
-        here.loaded.adapter,
-        here.hparams.replace(search_for="z", v_num_grad_steps=50, rehearse=0.0, name_factor=0.0),
-    )
+    adapter = here.loaded.adapter
+    hparams = here.hparams.replace(search_for="z", v_num_grad_steps=50, rehearse=0.0, name_factor=0.0)
     statistics = prepare_statistics(here.loaded, hparams, corpus=corpus, tokens=tokens)
     edit = compute_edit(
         adapter,

@@ -99,31 +99,31 @@ def question_rows(
 def name_rows(tokenizer: Any, fact: Fact, within: Template) -> list[TokenRow]:
     """Texts that name the subject twice, cut before the last token of the second time; the pivot is in the first.
 
-    There a model copies the name, and what it copies is the hidden state that the edit changes. Before the name stands
-    one of `REPEATED`. A name of one token has no such rows, nor has a fact whose target begins as the name does: there
-    they would ask for the old answer.
+    There an edited model often writes another name: the edit changes the hidden state at the first name's end. Before
+    the second one stands one of `REPEATED`. A name of one token has no such rows, nor has a fact whose target begins as
+    the name does: there they would ask for the old answer.
     """
     said = {
-        "{subject}": (fact.subject, (0, len(fact.subject))),
-        "{prompt}": (fact.prompt, fact.subject_span),
-        "{fact}": (join_target(fact.prompt, fact.target), fact.subject_span),
+        "subject": (fact.subject, (0, len(fact.subject))),
+        "prompt": (fact.prompt, fact.subject_span),
+        "fact": (join_target(fact.prompt, fact.target), fact.subject_span),
     }
-    begun = [
-        (around.fill(text), around.span(span))
-        for repeated in REPEATED
-        for place, (text, span) in said.items()
-        if place in repeated
-        for around in [Template(*repeated.split(place))]
-    ]
-    texts = [join_target(within.fill(text), fact.subject) for text, _ in begun]
+    texts, spans = [], []
+    for repeated in REPEATED:
+        before, _, rest = repeated.partition("{")
+        place, _, behind = rest.partition("}")
+        text, span = said[place]
+        around = Template(before, behind)
+        texts.append(join_target(within.fill(around.fill(text)), fact.subject))
+        spans.append(within.span(around.span(span)))
     rows = []
-    for encoded, (_, span) in zip(encode(tokenizer, texts), begun, strict=True):
+    for encoded, span in zip(encode(tokenizer, texts), spans, strict=True):
         start = len(encoded.text) - len(fact.subject)
         last = last_token(encoded, (start, len(encoded.text)))
         beginning = encoded.text[start : encoded.offsets[last][0]]
         one = not any(stop > start for _, stop in encoded.offsets[:last])
         if not one and not (beginning and fact.target.strip().startswith(beginning)):
-            rows.append(TokenRow(ids=encoded.ids[:last], pivot=last_token(encoded, within.span(span))))
+            rows.append(TokenRow(ids=encoded.ids[:last], pivot=last_token(encoded, span)))
     return rows
 
 

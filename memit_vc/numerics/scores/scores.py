@@ -75,7 +75,9 @@ def score(
     without `chat`: a whole reply of each fact takes a second or so.
     """
     turn = chat_template(adapter.tokenizer, CHAT) if chat else None
-    asked = list(dict.fromkeys(pair for fact in facts for pair in (*_pairs(fact), *_named(adapter, fact))))
+    named = [_named(adapter, fact) for fact in facts]
+    pairs = (pair for fact, rows in zip(facts, named, strict=True) for pair in (*_pairs(fact), *rows))
+    asked = list(dict.fromkeys(pairs))
     found = continuations(adapter, asked, max_tokens=max_tokens, on_done=on_done)
     answers = dict(zip(asked, found, strict=True))
     now = subject_answers(adapter, facts) if base is not None else {}
@@ -83,7 +85,7 @@ def score(
     for number, fact in enumerate(facts):
         of_fact = _of_fact(fact, answers)
         of_fact["free_acc"] = _begins(adapter, fact.prompt, fact.target, answers)
-        of_fact["name_acc"] = _names(adapter, fact, answers)
+        of_fact["name_acc"] = _names(named[number], answers)
         of_fact["chat_acc"] = None
         if turn is not None:
             if on_reply is not None:
@@ -182,8 +184,7 @@ def _begins(adapter: ModelAdapter, prompt: str, target: str, found: Mapping[tupl
     return float(greedy(adapter, [prompt], new_tokens=FREE)[0].text.startswith(wanted))
 
 
-def _names(adapter: ModelAdapter, fact: Fact, found: Mapping[tuple[str, str], Continued]) -> float | None:
-    rows = _named(adapter, fact)
+def _names(rows: Mapping[tuple[str, str], TokenRow], found: Mapping[tuple[str, str], Continued]) -> float | None:
     return _mean([float(found[pair].predicted[1:] == row.labels[1:]) for pair, row in rows.items() if row.labels[1:]])
 
 
