@@ -108,8 +108,8 @@ def run(io: IO, argv: tuple[str, ...]) -> None:
     """Check each candidate out to a temporary directory and run CMD. {} in CMD is replaced by that directory. It is
     also in the environment as MEMITVC_MODEL, and the commit as MEMITVC_COMMIT.
 
-    CMD must exit with 0 if the candidate is good, 125 if it cannot be tested, and 1 to 127 if it is bad. Its output
-    goes to stderr.
+    CMD must exit with 0 if the candidate is good, 125 if it cannot be tested, and any other code from 1 to 127 if it
+    is bad. Its output goes to stderr.
     """
     from memit_vc.porcelain.asking.bisect import run as run_all
 
