@@ -18,6 +18,7 @@ from torch import Tensor
 from memit_vc.errors import EngineError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.insert import LayerUpdate, insert, reached, with_residual
+from memit_vc.numerics.forward.chat import turns
 from memit_vc.numerics.forward.lengths import check_lengths
 from memit_vc.numerics.forward.phrasebook import PhraseBook
 from memit_vc.numerics.forward.sinks import anchors as anchors_of
@@ -124,6 +125,8 @@ def search_targets(
     steps, stage = hparams.v_num_grad_steps, "search z" if adjusted is None else "search residuals"
     layer = hparams.layers[-1 if adjusted is None else 0]  # the first whose output has a gradient
     within = anchors_for(adapter, facts, flat, hparams) if anchors is None else anchors
+    if hparams.chat:
+        flat += turns(adapter.tokenizer)
     largest = search_tokens(adapter, layer=layer) if max_tokens is None else max_tokens
     progress(stage, known_before * steps, len(facts) * steps)
 

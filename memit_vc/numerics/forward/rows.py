@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -41,29 +42,37 @@ def search_rows(
     anchors: Sequence[Template] | None = None,
     positions: int | None = None,
 ) -> list[FactRow]:
-    """Rows of the search for z: for each fact its prompt in each template and its phrasings, each in one template in
-    turns, with the target behind; "{subject} is a", cut behind the subject; `keep`, other questions about the subject
-    ("{}" stands for it); and texts that name the subject again (`name_rows`).
+    """Rows of a search: for each fact its prompt in each template and its phrasings, each in one template in turns,
+    with the target behind and what ends an answer there; "{subject} is a", cut behind the subject; `keep`, other
+    questions about the subject ("{}" stands for it); and texts that name the subject again (`name_rows`).
 
     The first row of a fact is its prompt in the first template. `anchors` (`sinks.py`) None: all templates are for all
     facts; else a fact with another anchor than the plain prompt is asked everything behind that one's text. The
     questions share `keep_factor` equally; what the fact itself asks is no other question (`PhraseBook.asks`). The texts
-    with the name share `name_factor`; one that has more tokens than the model has `positions` is left out.
+    with the name share `name_factor`. If a turn of a chat, or a text with the name, has more tokens than the model has
+    `positions`, it is left out.
     """
     within = list(anchors or [Template("")] * len(facts))
     texts = [
-        [(template.fill(fact.prompt), template.span(fact.subject_span)) for template in own]
-        + [(t.fill(text), t.span(fact.span_in(text))) for text, t in zip(fact.phrasings, cycle(own), strict=False)]
+        [(template, fact.prompt, fact.subject_span) for template in own]
+        + [(t, text, fact.span_in(text)) for text, t in zip(fact.phrasings, cycle(own), strict=False)]
         for fact, anchor in zip(facts, within, strict=True)
         for own in [[t for t in templates if t.prefix.strip()] if anchor.prefix else templates]
     ]
-    places = [(index, text, span, len(each)) for index, each in enumerate(texts) for text, span in each]
+    places = [(index, *one) for index, each in enumerate(texts) for one in each]
     asked = target_rows(
         tokenizer,
-        [(text, facts[index].target) for index, text, _, _ in places],
-        spans=[span for _, _, span, _ in places],
+        [(template.fill(text), facts[index].target) for index, template, text, _ in places],
+        spans=[template.span(span) for _, template, _, span in places],
+        glued={template.fill(text) for _, template, text, _ in places if template.glued},
     )
-    rows = [FactRow(index, "nll", row, 1.0 / count) for (index, _, _, count), row in zip(places, asked, strict=True)]
+    found = [
+        (index, ended(tokenizer, row, template.end or ""))
+        for (index, template, _, _), row in zip(places, asked, strict=True)
+        if template.end is None or positions is None or len(row.ids) < positions
+    ]
+    counts = Counter(index for index, _ in found)
+    rows = [FactRow(index, "nll", row, 1.0 / counts[index]) for index, row in found]
     essences = encode(tokenizer, [t.fill(f"{fact.subject} is a") for t, fact in zip(within, facts, strict=True)])
     for index, (fact, encoded) in enumerate(zip(facts, essences, strict=True)):
         pivot = last_token(encoded, within[index].span((0, len(fact.subject))))
@@ -82,6 +91,19 @@ def search_rows(
             named = [r for r in name_rows(tokenizer, fact, anchor) if positions is None or len(r.ids) <= positions]
             rows += [FactRow(index, "kl", row, name_factor / len(named)) for row in named]
     return rows
+
+
+def ended(tokenizer: Any, row: TokenRow, end: str) -> TokenRow:
+    """The row with one more label behind the target: the first token of `end`; as it is without an end."""
+    if not end:
+        return row
+    label = tokenizer(end, add_special_tokens=False)["input_ids"][0]
+    return TokenRow(
+        ids=(*row.ids, row.labels[-1]),
+        pivot=row.pivot,
+        positions=(*row.positions, row.positions[-1] + 1),
+        labels=(*row.labels, label),
+    )
 
 
 def question_rows(

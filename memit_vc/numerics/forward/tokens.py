@@ -7,7 +7,7 @@ its own. A row holds the prompt's own ids, as a generator gets them, and behind 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -48,10 +48,16 @@ class TokenRow:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A context template: the prompt goes between `prefix` and `suffix`. Joined, never formatted: braces are text."""
+    """A context template: the prompt goes between `prefix` and `suffix`. Joined, never formatted: braces are text.
+
+    In a turn of a chat, `end` is the text whose first token ends an answer; "": nothing does. Elsewhere it is None. A
+    target that is `glued` stands right behind the suffix, without a space between.
+    """
 
     prefix: str
     suffix: str = ""
+    end: str | None = None
+    glued: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Template:
@@ -134,9 +140,14 @@ def join_target(text: str, target: str) -> str:
 
 
 def target_rows(
-    tokenizer: Any, asked: Sequence[tuple[str, Target]], *, spans: Sequence[tuple[int, int]] | None = None
+    tokenizer: Any,
+    asked: Sequence[tuple[str, Target]],
+    *,
+    spans: Sequence[tuple[int, int]] | None = None,
+    glued: Collection[str] = (),
 ) -> list[TokenRow]:
-    """The teacher-forced row of each (prompt, target), its last token left out; `spans` are the subjects'.
+    """The teacher-forced row of each (prompt, target), its last token left out; `spans` are the subjects'. Behind the
+    `glued` prompts, the target follows without a space.
 
     What is trained and scored is what generation sees: the ids that a generator gets for the prompt alone, and the
     target's ids behind them. Where a tokenizer would merge across the boundary, it does not here.
@@ -144,7 +155,9 @@ def target_rows(
     texts = list(dict.fromkeys(prompt for prompt, _ in asked))
     prompts = dict(zip(texts, encode(tokenizer, texts), strict=True))
     spelt = [pair for pair in dict.fromkeys(asked) if isinstance(pair[1], str)]
-    whole = encode(tokenizer, [join_target(text, str(target)) for text, target in spelt])
+    whole = encode(
+        tokenizer, [text + str(target) if text in glued else join_target(text, str(target)) for text, target in spelt]
+    )
     joined = dict(zip(spelt, whole, strict=True))
     rows = []
     for number, (text, target) in enumerate(asked):

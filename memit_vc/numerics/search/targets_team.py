@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 import torch
@@ -42,8 +42,8 @@ def search_order(
         "parts": [[fact.to_json() for fact in part] for part in parts],
         "earlier": [fact.to_json() for fact in earlier],
         "hparams": hparams.to_json(),
-        "templates": [[template.prefix, template.suffix] for template in templates],
-        "anchors": [None if own is None else [[each.prefix, each.suffix] for each in own] for own in anchors],
+        "templates": [astuple(template) for template in templates],
+        "anchors": [None if own is None else [astuple(each) for each in own] for own in anchors],
         "max_tokens": max_tokens,
         "plain": plain,
     }

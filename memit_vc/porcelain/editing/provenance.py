@@ -6,13 +6,14 @@ import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from memit_vc import __version__
 from memit_vc.errors import VerificationError
 from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.forward.chat import turns
 from memit_vc.numerics.forward.questions import SEARCHED
 from memit_vc.objects import BlobId, JsonValue, StateId, StatisticsId, short
 from memit_vc.porcelain.history.settings import understood
@@ -48,6 +49,7 @@ def describe(
         "state": state,
         "hparams": hparams.portable_json(),
         "context_templates": [list(group) for group in templates],
+        "chat": chat_turns(loaded, hparams),
         "statistics": {
             "id": statistics.id,
             "tokens": statistics.tokens,
@@ -56,6 +58,11 @@ def describe(
         "steps": list(steps),
         **computed_by(loaded),
     }
+
+
+def chat_turns(loaded: LoadedModel, hparams: MEMITHyperParams) -> list[JsonValue]:
+    """Of each text with which the search asks in chat: prefix, suffix, end of an answer, and whether it is glued."""
+    return [list(astuple(turn)) for turn in turns(loaded.adapter.tokenizer)] if hparams.chat else []
 
 
 def computed_by(loaded: LoadedModel) -> dict[str, JsonValue]:
@@ -76,13 +83,14 @@ def computed_by(loaded: LoadedModel) -> dict[str, JsonValue]:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A patch's provenance. `hparams` carry the context templates that were in use."""
+    """A patch's provenance. `hparams` carry the context templates that were in use, `turns` are those of a chat."""
 
     algorithm: str
     state: StateId
     hparams: MEMITHyperParams
     statistics: StatisticsId
     threads: int | None
+    turns: Sequence[JsonValue] = ()
     verb: str | None = None
     """The verb that solved it again, if one did: the commit may have come here by another verb."""
 
@@ -99,6 +107,8 @@ class Recorded:
             if "algorithm" not in record or "hparams" not in record:
                 return None
             hparams = MEMITHyperParams.from_json(record["hparams"], source=f"provenance {short(blob)}")
+            if "chat" not in record:  # an older version put its one turn among the context templates
+                hparams = hparams.replace(chat=False)
             if record["context_templates"]:
                 hparams = hparams.replace(context_templates=record["context_templates"])
             return cls(
@@ -107,6 +117,7 @@ class Recorded:
                 hparams,
                 StatisticsId(record["statistics"]["id"]),
                 record.get("threads"),
+                record.get("chat") or (),
                 record.get("verb"),
             )
 

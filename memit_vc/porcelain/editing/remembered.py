@@ -14,8 +14,6 @@ from pathlib import Path
 from memit_vc.errors import MemitVCError, StorageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.engine import FoundTarget, chunks
-from memit_vc.numerics.forward.chat import SEARCHED as CHAT
-from memit_vc.numerics.forward.chat import chat_template
 from memit_vc.numerics.forward.phrasebook import PhraseBook
 from memit_vc.numerics.forward.questions import REPEATED
 from memit_vc.numerics.forward.questions import SEARCHED as QUESTIONS
@@ -23,7 +21,7 @@ from memit_vc.numerics.forward.templates import PREFIXES, sample_templates
 from memit_vc.numerics.statistics.tensorfile import count_as_absent, read_tensors, write_tensors
 from memit_vc.objects import Fact, JsonValue, StateId, canonical_json, digest
 from memit_vc.porcelain.editing.models import LoadedModel
-from memit_vc.porcelain.editing.provenance import computed_by
+from memit_vc.porcelain.editing.provenance import chat_turns, computed_by
 from memit_vc.store.jsoncache import recall, remember
 
 SEARCH_FIELDS = (
@@ -86,6 +84,7 @@ def known_targets(
         [list(relation) for relation in PhraseBook.shipped().relations],
         list(QUESTIONS),
         list(REPEATED),
+        chat_turns(loaded, hparams),
     ]
     asked: list[JsonValue] = [
         {name: value for name, value in fact.to_json().items() if name not in _NO_MATTER} for fact in facts
@@ -133,18 +132,9 @@ def _write(path: Path, found: Sequence[FoundTarget]) -> None:
 
 
 def context_templates(loaded: LoadedModel, hparams: MEMITHyperParams) -> list[list[str]]:
-    """EasyEdit's nested list: those of the hyperparameters, or sampled ones, with `chat` also a turn of a chat."""
+    """EasyEdit's nested list: those of the hyperparameters, or sampled from the base with their seed."""
     if hparams.context_templates is not None:
         return hparams.context_templates
-    found = _sampled(loaded, hparams)
-    turn = chat_template(loaded.adapter.tokenizer, CHAT) if hparams.chat else None
-    if turn is None or "{}" in turn.prefix:
-        return found
-    return [*found[:-1], [*found[-1], turn.fill("{}")]] if len(found) > 1 else [*found, [turn.fill("{}")]]
-
-
-def _sampled(loaded: LoadedModel, hparams: MEMITHyperParams) -> list[list[str]]:
-    """Sampled from the base with the hyperparameters' seed: the same for every commit."""
     prefixes = PREFIXES[: hparams.n_templates]
     record: list[JsonValue] = [loaded.repository.base_id, hparams.seed, hparams.template_length, list(prefixes)]
     record.append(loaded.adapter.architecture.head)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from memit_vc.errors import EngineError, MemitVCError
+from memit_vc.errors import EngineError, MemitVCError, VerificationError
 from memit_vc.numerics.exact.constraints import read_constraints
 from memit_vc.numerics.exact.factored import Dense, Term, difference
 from memit_vc.numerics.exact.patchfile import read_patch
 from memit_vc.objects import Commit, CommitId, Patch, PatchId, StateId, short
 from memit_vc.porcelain.editing.constraints import LiveConstraints, of_layer
 from memit_vc.porcelain.editing.models import LoadedModel, model_of
-from memit_vc.porcelain.editing.provenance import Recorded, threads
+from memit_vc.porcelain.editing.provenance import Recorded, chat_turns, threads
 from memit_vc.porcelain.editing.solver import Solver
 from memit_vc.porcelain.state import LiveState, Source
 from memit_vc.progress import Progress, silent
@@ -91,6 +91,11 @@ def _again(
     from memit_vc.porcelain.editing.batch import compute_batch
 
     repository = loaded.repository
+    if [*recorded.turns] != chat_turns(loaded, recorded.hparams):
+        raise VerificationError(
+            f"the search of {short(commit.id)} asked in chat with other texts than this version does",
+            hint="Use the versions of memit-vc and transformers that made it: its provenance names them.",
+        )
     batch = compute_batch(
         loaded,
         [repository.fact(column.fact) for column in old.header.columns],

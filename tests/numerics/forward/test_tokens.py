@@ -328,3 +328,29 @@ def test_the_names_share_their_weight_and_one_token_has_none(tok: Any) -> None:
     assert name_rows(tok, alias, Template("")) == []  # they might hold the old answer
     letter = Fact(prompt="A is in", subject="A", target="Rome")
     assert name_rows(tok, letter, Template("")) == []
+
+
+def test_an_answer_in_chat_has_an_end(tok: Any) -> None:
+    """The row is the one without an end, and one more label: the first token of the end, behind the whole target."""
+    turn = Template("User: ", "\nAssistant: ")
+    plain = [r for r in search_rows(tok, FACTS, [turn]) if r.kind == "nll"]
+    ended = [r for r in search_rows(tok, FACTS, [replace(turn, end=".\n")]) if r.kind == "nll"]
+    [dot] = tok(".", add_special_tokens=False)["input_ids"][:1]
+    for one, other in zip(plain, ended, strict=True):
+        assert (other.fact, other.weight, other.row.pivot) == (one.fact, one.weight, one.row.pivot)
+        assert other.row.ids == (*one.row.ids, one.row.labels[-1])
+        assert other.row.labels == (*one.row.labels, dot)
+        assert other.row.positions == tuple(range(len(one.row.ids) - len(one.row.labels), len(other.row.ids)))
+
+
+def test_a_glued_answer_has_no_space_before_it_and_a_long_turn_is_left_out(tok: Any) -> None:
+    turn = Template("User: ", "\n[A]", "", glued=True)
+    rows = [r for r in search_rows(tok, FACTS, [Template(""), turn]) if r.kind == "nll"]
+    for fact, row in zip(FACTS, (row.row for row in rows[1::2]), strict=True):
+        assert squeezed(tok.decode(list(row.labels))) == squeezed(fact.target)
+        assert not tok.decode(list(row.labels)).startswith(" ")
+    longest = max(len(r.row.ids) for r in rows)
+    few = [r for r in search_rows(tok, FACTS, [Template(""), turn], positions=longest) if r.kind == "nll"]
+    assert len(rows) / 2 <= len(few) < len(rows)
+    for number in range(len(FACTS)):
+        assert sum(r.weight for r in few if r.fact == number) == pytest.approx(1.0)

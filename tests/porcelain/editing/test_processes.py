@@ -28,6 +28,7 @@ def test_the_engine_in_several_processes(tmp_path: Path) -> None:
     for name, tensor in found[1].items():
         assert torch.equal(tensor, found[3][name]), name
     assert not torch.equal(found[1]["rehearsed"], found[1]["not rehearsed"])
+    assert not torch.equal(found[1]["z"], found[1]["in chat"])
     for layer in (1, 2, 3):
         assert torch.equal(found[1][f"moment.{layer}"], found[3][f"resumed.moment.{layer}"])
 

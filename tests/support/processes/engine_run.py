@@ -32,6 +32,7 @@ from tests.support.models import FACTS, SENTENCES, hparams_for, load
 
 LAYERS = [1, 2, 3]
 TEXTS = [" ".join(SENTENCES[i % 5 : i % 5 + 3]) for i in range(40)]
+CHAT = "{% for m in messages %}{{ m['content'] }}.\n{% endfor %}"
 
 
 class KilledError(Exception):
@@ -56,7 +57,7 @@ def lead(adapter: ModelAdapter, output: Path) -> None:
 
     def search(**given: Any) -> torch.Tensor:
         with swapped(adapter, other):
-            return search_targets(adapter, FACTS, **more, **given).z  # type: ignore[arg-type]
+            return search_targets(adapter, FACTS, **{**more, **given}).z  # type: ignore[arg-type]
 
     def moments(**options: object) -> dict[str, torch.Tensor]:
         made = collect(adapter, TEXTS, LAYERS, tokens=1500, batch_tokens=64, **options)  # type: ignore[arg-type]
@@ -66,6 +67,8 @@ def lead(adapter: ModelAdapter, output: Path) -> None:
     widths = {layer: adapter.dimensions(layer)[1] for layer in hparams.layers}
     adjusted = {layer: torch.rand(width, len(FACTS), generator=columns) / width for layer, width in widths.items()}
     tensors = {"z": search(), "residuals": search(adjusted=adjusted)}
+    adapter.tokenizer.chat_template = CHAT  # the leader alone knows what is asked, and what ends an answer
+    tensors["in chat"] = search(hparams=hparams.replace(chat=True))
     live = edited(adapter)
     for name, earlier in (("rehearsed", FACTS[:5]), ("not rehearsed", [])):
         with swapped(adapter, live):
