@@ -35,7 +35,7 @@ SEARCH: Mapping[str, Any] = {
     "rotate": 10,
     "retries": 2,
     "avoid_sinks": True,
-    "chat": False,
+    "chat": True,
 }
 """A repository's own search (docs/quality.md); a file that the user gave keeps the one that it has."""
 DEFAULT_CORPUS = "self"

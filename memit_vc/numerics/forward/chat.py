@@ -7,7 +7,7 @@ from typing import Any
 
 from memit_vc.numerics.forward.tokens import Template
 
-SEARCHED = ("{}", "Complete this: {}")
+SEARCHED = ("{}", "Complete this: {}", "What comes next? {}")
 """The user's words where a search asks in chat. With the first alone, other words in chat hardly profit."""
 
 SCORED = "Finish this sentence: {}"

@@ -105,7 +105,7 @@ def tune(
     # residuals would have to be searched for again for each λ, so z stands for them here; passes belong to z alone
     own = repository.hparams()
     changes: dict[str, Any] = {}
-    if own.search_for == "residuals":  # `name_factor` and two turns of a chat were measured with residuals only
+    if own.search_for == "residuals":  # `name_factor` and turns of a chat were measured with residuals only
         changes = {"v_num_grad_steps": min(_STEPS, own.v_num_grad_steps), "name_factor": 0.0, "chat": False}
     bench = _Bench(loaded, own.replace(search_for="z", **changes), chosen, progress)
     left_out = 0
