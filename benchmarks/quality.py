@@ -51,19 +51,13 @@ BEFORE: Mapping[str, object] = {
     "keep_factor": 0.5,
     "keep_questions": list(SEARCHED[:8]),
     "name_factor": 0.0,
-    "chat": False,
     "rehearse": 0.0,
 }
 """What earlier defaults had in common."""
 SETTINGS: Mapping[str, Mapping[str, object]] = {
     "default": {},
-    "without turns of a chat (the default before)": {"chat": False},
-    "without the name (an earlier default)": {
-        "name_factor": 0.0,
-        "chat": False,
-        "keep_factor": 0.75,
-        "weight_decay": 0.12,
-    },
+    "chat: true": {"chat": True},
+    "without the name (the default before)": {"name_factor": 0.0, "keep_factor": 0.75, "weight_decay": 0.12},
     "residuals of five layers, eight questions, no rehearsal (an earlier default)": {
         **BEFORE,
         "weight_decay": 0.1,

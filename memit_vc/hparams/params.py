@@ -131,7 +131,7 @@ class MEMITHyperParams:
     """A fact whose subject is an attention sink at its plain prompt is edited behind other text only; False: no fact is
     looked at, as published."""
     chat: bool = False
-    """The search also asks the prompt as a user's turn, in three wordings, where the tokenizer has a chat template."""
+    """The search also asks the prompt as a user's turn, in four wordings, where the tokenizer has a chat template."""
     keep_factor: float = 0.0
     """Weight of the mean KL(P_δ ‖ P_0) over other questions about the subject; 0 is MEMIT as published."""
     keep_questions: list[str] | None = None

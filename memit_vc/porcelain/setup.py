@@ -35,7 +35,7 @@ SEARCH: Mapping[str, Any] = {
     "rotate": 10,
     "retries": 2,
     "avoid_sinks": True,
-    "chat": True,
+    "chat": False,
 }
 """A repository's own search (docs/quality.md); a file that the user gave keeps the one that it has."""
 DEFAULT_CORPUS = "self"
@@ -416,8 +416,9 @@ def _hyperparameters(
         # a clamp for z may be too narrow for residuals, which are measured against the first edited layer
         values = values.replace(**SEARCH, clamp_norm_factor=max(4.0, values.clamp_norm_factor))
         if any(adapter.experts(layer) is not None for layer in values.layers):  # whose residuals cannot be searched for
-            own = {"v_num_grad_steps": 50, "keep_factor": 0.5, "name_factor": 0.0, "weight_decay": 0.0, "rehearse": 0.0}
-            values = values.replace(search_for="z", chat=False, **own)
+            values = values.replace(
+                search_for="z", v_num_grad_steps=50, keep_factor=0.5, name_factor=0.0, weight_decay=0.0, rehearse=0.0
+            )
     return values, origin, notes
 
 

@@ -167,7 +167,6 @@ def test_hyperparameters_that_were_guessed(
     assert "guessed from its config" in written
     assert f"search_for: {searched}\n" in written
     assert f"name_factor: {name}\n" in written
-    assert f"chat: {str(searched == 'residuals').lower()}\n" in written
 
 
 def test_a_name_without_an_owner_is_a_hub_id(

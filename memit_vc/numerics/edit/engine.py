@@ -125,8 +125,6 @@ def search_targets(
     steps, stage = hparams.v_num_grad_steps, "search z" if adjusted is None else "search residuals"
     layer = hparams.layers[-1 if adjusted is None else 0]  # the first whose output has a gradient
     within = anchors_for(adapter, facts, flat, hparams) if anchors is None else anchors
-    if hparams.chat:
-        flat += turns(adapter.tokenizer)
     largest = search_tokens(adapter, layer=layer) if max_tokens is None else max_tokens
     progress(stage, known_before * steps, len(facts) * steps)
 
@@ -181,9 +179,9 @@ def compute_edit(
     check_search(adapter, hparams)
     context = context or Context()
     # on the base, so that every commit and every retry reads a subject in the same context
-    flat = [template for group in templates for template in group]
-    check_lengths(adapter, facts, flat)
-    anchors = anchors_for(adapter, facts, flat, hparams)
+    anchors = anchors_for(adapter, facts, [template for group in templates for template in group], hparams)
+    templates = _with_turns(adapter, templates, hparams)
+    check_lengths(adapter, facts, [template for group in templates for template in group])
     inserted = partial(
         insert,
         adapter,
@@ -261,6 +259,13 @@ def anchors_for(
     return anchors_of(adapter, facts, templates, hparams.layers[-1]) if hparams.avoid_sinks else None
 
 
+def _with_turns(
+    adapter: ModelAdapter, templates: Sequence[Sequence[Template]], hparams: MEMITHyperParams
+) -> Sequence[Sequence[Template]]:
+    """With `chat`, the last group also has the turns of a chat."""
+    return [*templates[:-1], [*templates[-1], *turns(adapter.tokenizer)]] if hparams.chat else templates
+
+
 @outside_inference_mode
 def improve_edit(
     adapter: ModelAdapter,
@@ -282,6 +287,7 @@ def improve_edit(
     state. A search for residuals has no passes: it always goes on from that state, and it also
     rehearses the other facts of the batch.
     """
+    templates = _with_turns(adapter, templates, hparams)
     targets = edit.targets
     through = hparams.search_for == "residuals"
     if through or search_again:

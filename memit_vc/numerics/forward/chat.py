@@ -7,7 +7,7 @@ from typing import Any
 
 from memit_vc.numerics.forward.tokens import Template
 
-SEARCHED = ("{}", "Complete this: {}", "What comes next? {}")
+SEARCHED = ("{}", "Complete this: {}", "What comes next? {}", "Continue the sentence.\n{}")
 """The user's words where a search asks in chat. With the first alone, other words in chat hardly profit."""
 
 SCORED = "Finish this sentence: {}"
@@ -78,12 +78,13 @@ def _answered(tokenizer: Any, wording: str, turn: Template) -> Template | None:
     question = {"role": "user", "content": wording.replace("{}", _MARK)}
     whole = _rendered(tokenizer, [question, {"role": "assistant", "content": _ANSWER}], _DATED)
     if whole is None:  # it takes no answer
-        return replace(turn, end="")
+        return turn
     before, answer, end = whole.partition(_ANSWER)
-    suffix = before.partition(_MARK)[2]
-    if not answer or not suffix.startswith(turn.suffix) or suffix.removeprefix(turn.suffix).strip():
+    behind = before.partition(_MARK)[2]
+    between = behind.removeprefix(turn.suffix)
+    if not answer or not behind.startswith(turn.suffix) or between.strip():
         return None
-    return replace(turn, suffix=suffix, end=end.lstrip(), glued=True)
+    return replace(turn, between=between, end=end.lstrip())
 
 
 def chat_ids(tokenizer: Any, prompt: str) -> tuple[int, ...] | None:

@@ -37,5 +37,5 @@ def check_lengths(adapter: ModelAdapter, facts: Sequence[Fact], templates: Seque
             raise EngineError(
                 f"fact {number} ({fact.subject}): its prompt or a phrasing has {longest} tokens with target and "
                 f"context, the model has {limit} positions",
-                hint="Shorten it. For a phrasing of the phrase book, set phrase_book to 0.",
+                hint="Shorten it, or set phrase_book to 0 and chat to false: they ask it in other texts.",
             )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from memit_vc.numerics.forward.phrasebook import PhraseBook
 from memit_vc.numerics.forward.questions import REPEATED
-from memit_vc.numerics.forward.tokens import Template, TokenRow, encode, join_target, last_token, target_rows
+from memit_vc.numerics.forward.tokens import Template, TokenRow, apart, encode, join_target, last_token, target_rows
 from memit_vc.objects import Fact
 
 
@@ -49,8 +49,7 @@ def search_rows(
     The first row of a fact is its prompt in the first template. `anchors` (`sinks.py`) None: all templates are for all
     facts; else a fact with another anchor than the plain prompt is asked everything behind that one's text. The
     questions share `keep_factor` equally; what the fact itself asks is no other question (`PhraseBook.asks`). The texts
-    with the name share `name_factor`. If a turn of a chat, or a text with the name, has more tokens than the model has
-    `positions`, it is left out.
+    with the name share `name_factor`; one that has more tokens than the model has `positions` is left out.
     """
     within = list(anchors or [Template("")] * len(facts))
     texts = [
@@ -64,15 +63,13 @@ def search_rows(
         tokenizer,
         [(template.fill(text), facts[index].target) for index, template, text, _ in places],
         spans=[template.span(span) for _, template, _, span in places],
-        glued={template.fill(text) for _, template, text, _ in places if template.glued},
+        between=[template.between for _, template, _, _ in places],
     )
-    found = [
-        (index, ended(tokenizer, row, template.end or ""))
+    counts = Counter(index for index, _, _, _ in places)
+    rows = [
+        FactRow(index, "nll", ended(tokenizer, row, template.end), 1.0 / counts[index])
         for (index, template, _, _), row in zip(places, asked, strict=True)
-        if template.end is None or positions is None or len(row.ids) < positions
     ]
-    counts = Counter(index for index, _ in found)
-    rows = [FactRow(index, "nll", row, 1.0 / counts[index]) for index, row in found]
     essences = encode(tokenizer, [t.fill(f"{fact.subject} is a") for t, fact in zip(within, facts, strict=True)])
     for index, (fact, encoded) in enumerate(zip(facts, essences, strict=True)):
         pivot = last_token(encoded, within[index].span((0, len(fact.subject))))
@@ -97,7 +94,7 @@ def ended(tokenizer: Any, row: TokenRow, end: str) -> TokenRow:
     """The row with one more label behind the target: the first token of `end`; as it is without an end."""
     if not end:
         return row
-    label = tokenizer(end, add_special_tokens=False)["input_ids"][0]
+    label = apart(tokenizer, end)[0]
     return TokenRow(
         ids=(*row.ids, row.labels[-1]),
         pivot=row.pivot,

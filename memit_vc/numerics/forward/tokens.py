@@ -7,7 +7,7 @@ its own. A row holds the prompt's own ids, as a generator gets them, and behind 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -50,14 +50,14 @@ class TokenRow:
 class Template:
     """A context template: the prompt goes between `prefix` and `suffix`. Joined, never formatted: braces are text.
 
-    In a turn of a chat, `end` is the text whose first token ends an answer; "": nothing does. Elsewhere it is None. A
-    target that is `glued` stands right behind the suffix, without a space between.
+    `between` stands before a target; None: what `join_target` puts there. `end` stands behind it: the first token of it
+    is to be predicted, too.
     """
 
     prefix: str
     suffix: str = ""
-    end: str | None = None
-    glued: bool = False
+    between: str | None = None
+    end: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Template:
@@ -144,26 +144,28 @@ def target_rows(
     asked: Sequence[tuple[str, Target]],
     *,
     spans: Sequence[tuple[int, int]] | None = None,
-    glued: Collection[str] = (),
+    between: Sequence[str | None] | None = None,
 ) -> list[TokenRow]:
-    """The teacher-forced row of each (prompt, target), its last token left out; `spans` are the subjects'. Behind the
-    `glued` prompts, the target follows without a space.
+    """The teacher-forced row of each (prompt, target), its last token left out; `spans` are the subjects', `between`
+    stands before the targets.
 
     What is trained and scored is what generation sees: the ids that a generator gets for the prompt alone, and the
     target's ids behind them. Where a tokenizer would merge across the boundary, it does not here.
     """
     texts = list(dict.fromkeys(prompt for prompt, _ in asked))
     prompts = dict(zip(texts, encode(tokenizer, texts), strict=True))
-    spelt = [pair for pair in dict.fromkeys(asked) if isinstance(pair[1], str)]
-    whole = encode(
-        tokenizer, [text + str(target) if text in glued else join_target(text, str(target)) for text, target in spelt]
-    )
-    joined = dict(zip(spelt, whole, strict=True))
+    gaps = between or [None] * len(asked)
+    spelt = {
+        (text, target, gap): join_target(text, target) if gap is None else text + gap + target
+        for (text, target), gap in zip(asked, gaps, strict=True)
+        if isinstance(target, str)
+    }
+    joined = dict(zip(spelt, encode(tokenizer, [*spelt.values()]), strict=True))
     rows = []
     for number, (text, target) in enumerate(asked):
         prompt = prompts[text]
         start = len(prompt.ids)
-        labels = _behind(tokenizer, prompt, joined[text, target]) if isinstance(target, str) else target
+        labels = _behind(tokenizer, prompt, joined[text, target, gaps[number]]) if isinstance(target, str) else target
         if not labels:
             raise EngineError(
                 f"the target {target!r} of {text!r} has no token of its own",
@@ -193,7 +195,11 @@ def _behind(tokenizer: Any, prompt: Encoded, whole: Encoded) -> tuple[int, ...]:
     start = len(prompt.ids)
     if len(whole.ids) > start and whole.ids[:start] == prompt.ids:
         return whole.ids[start:]
-    continuation = whole.text[len(prompt.text) :]
+    return apart(tokenizer, whole.text[len(prompt.text) :])
+
+
+def apart(tokenizer: Any, continuation: str) -> tuple[int, ...]:
+    """The ids of a text that stands behind other text."""
     for anchor in _ANCHORS:
         before, both = tokenizer([anchor, anchor + continuation], add_special_tokens=False)["input_ids"]
         if before and both[: len(before)] == before:

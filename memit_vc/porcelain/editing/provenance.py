@@ -61,7 +61,7 @@ def describe(
 
 
 def chat_turns(loaded: LoadedModel, hparams: MEMITHyperParams) -> list[JsonValue]:
-    """Of each text with which the search asks in chat: prefix, suffix, end of an answer, and whether it is glued."""
+    """Of each text with which the search asks in chat: prefix, suffix, what stands before an answer, and behind it."""
     return [list(astuple(turn)) for turn in turns(loaded.adapter.tokenizer)] if hparams.chat else []
 
 
@@ -117,7 +117,7 @@ class Recorded:
                 hparams,
                 StatisticsId(record["statistics"]["id"]),
                 record.get("threads"),
-                record.get("chat") or (),
+                [*(record.get("chat") or ())],
                 record.get("verb"),
             )
 

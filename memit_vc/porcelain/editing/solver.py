@@ -133,7 +133,7 @@ class Solver:
             steps=(),
         )
         sources = sorted({source.patch for source in solution.constraints.sources})
-        provenance = canonical_json({**record, "algorithm": "re-solve", "verb": verb, "sources": sources})
+        provenance = canonical_json({**record, "chat": [], "algorithm": "re-solve", "verb": verb, "sources": sources})
         patch, blobs = pack(repository, solution.columns, tensors, constraints=constraints, provenance=provenance)
         keep.check_exact(patch)
         return patch, blobs, max(changes), tensors

@@ -23,6 +23,7 @@ from memit_vc.objects import Fact, canonical_json, digest
 from memit_vc.porcelain.editing.calibration import calibration_facts
 from memit_vc.porcelain.editing.measure import Probe, perplexity_of
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
+from memit_vc.porcelain.editing.provenance import chat_turns
 from memit_vc.porcelain.editing.remembered import context_templates, known_targets
 from memit_vc.porcelain.editing.statistics import prepare_statistics
 from memit_vc.progress import Progress, silent
@@ -172,7 +173,12 @@ class _Bench:
     def try_out(self, facts: Sequence[Fact], layers: tuple[int, ...], *, weight: float, passes: int) -> Tried:
         """One setting; what an earlier run measured of it is read."""
         hparams = self.hparams.replace(layers=list(layers), mom2_update_weight=weight, passes=passes)
-        about = {**hparams.portable_json(), "statistics": self.statistics.id, "probe": self.probe.id}
+        about = {
+            **hparams.portable_json(),
+            "statistics": self.statistics.id,
+            "probe": self.probe.id,
+            "chat": chat_turns(self.loaded, hparams),
+        }
         key = digest("tune", canonical_json([about, self.texts, [fact.id for fact in facts]]))
         path = self.repository.root / "cache" / f"tune-{key[:16]}.json"
         known = recall(path)

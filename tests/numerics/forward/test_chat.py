@@ -62,20 +62,20 @@ def written(before: str, behind: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("before", "behind", "suffix", "end"),
+    ("before", "behind", "between", "end"),
     [
-        ("[assistant]", "<|end|>", "[assistant]", "<|end|>"),
-        ("[assistant] ", " </s>", "[assistant] ", "</s>"),
-        ("[assistant]{{ '\\n' }}", "", "[assistant]\n", ""),
+        ("[assistant]", "<|end|>", "", "<|end|>"),
+        ("[assistant] ", " </s>", " ", "</s>"),
+        ("[assistant]{{ '\\n' }}", "", "\n", ""),
     ],
 )
 def test_a_turn_says_where_an_answer_stands_and_what_ends_it(  # type: ignore[no-untyped-def]
-    tokenizer, before: str, behind: str, suffix: str, end: str
+    tokenizer, before: str, behind: str, between: str, end: str
 ) -> None:
     assert turns(tokenizer) == []
     tokenizer.chat_template = written(before, behind)
     prefixes = ["[user] " + words.removesuffix("{}") for words in SEARCHED]
-    assert turns(tokenizer) == [Template(prefix, suffix, end, glued=True) for prefix in prefixes]
+    assert turns(tokenizer) == [Template(prefix, "[assistant]", between, end) for prefix in prefixes]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_search_does_not_ask_where_no_answer_stands(tokenizer, template: str) 
 
 def test_a_template_that_refuses_an_answer_has_no_end(tokenizer) -> None:  # type: ignore[no-untyped-def]
     tokenizer.chat_template = written("{{ raise_exception('no') }}", "")
-    assert turns(tokenizer) == [Template("[user] " + words.removesuffix("{}"), "[assistant]", "") for words in SEARCHED]
+    assert turns(tokenizer) == [Template("[user] " + words.removesuffix("{}"), "[assistant]") for words in SEARCHED]
 
 
 def test_a_dated_template_begins_as_it_is_written(tokenizer) -> None:  # type: ignore[no-untyped-def]

@@ -335,7 +335,7 @@ def test_an_answer_in_chat_has_an_end(tok: Any) -> None:
     turn = Template("User: ", "\nAssistant: ")
     plain = [r for r in search_rows(tok, FACTS, [turn]) if r.kind == "nll"]
     ended = [r for r in search_rows(tok, FACTS, [replace(turn, end=".\n")]) if r.kind == "nll"]
-    [dot] = tok(".", add_special_tokens=False)["input_ids"][:1]
+    *_, dot = encode(tok, ["a."])[0].ids
     for one, other in zip(plain, ended, strict=True):
         assert (other.fact, other.weight, other.row.pivot) == (one.fact, one.weight, one.row.pivot)
         assert other.row.ids == (*one.row.ids, one.row.labels[-1])
@@ -343,14 +343,16 @@ def test_an_answer_in_chat_has_an_end(tok: Any) -> None:
         assert other.row.positions == tuple(range(len(one.row.ids) - len(one.row.labels), len(other.row.ids)))
 
 
-def test_a_glued_answer_has_no_space_before_it_and_a_long_turn_is_left_out(tok: Any) -> None:
-    turn = Template("User: ", "\n[A]", "", glued=True)
+@pytest.mark.parametrize("between", ["", " ", "\n"])
+def test_an_answer_stands_where_a_template_puts_it(tok: Any, between: str) -> None:
+    """The prompt's tokens are those of the text without it: what stands between belongs to the answer."""
+    turn = Template("User: ", "\n[A]", between)
     rows = [r for r in search_rows(tok, FACTS, [Template(""), turn]) if r.kind == "nll"]
+    assert rows[::2] == [replace(r, weight=0.5) for r in search_rows(tok, FACTS, [Template("")]) if r.kind == "nll"]
     for fact, row in zip(FACTS, (row.row for row in rows[1::2]), strict=True):
-        assert squeezed(tok.decode(list(row.labels))) == squeezed(fact.target)
-        assert not tok.decode(list(row.labels)).startswith(" ")
-    longest = max(len(r.row.ids) for r in rows)
-    few = [r for r in search_rows(tok, FACTS, [Template(""), turn], positions=longest) if r.kind == "nll"]
-    assert len(rows) / 2 <= len(few) < len(rows)
-    for number in range(len(FACTS)):
-        assert sum(r.weight for r in few if r.fact == number) == pytest.approx(1.0)
+        [asked] = encode(tok, [turn.fill(fact.prompt)])
+        assert row.ids == (*asked.ids, *row.labels[:-1])
+        assert row.positions[0] == len(asked.ids) - 1
+        spelt = tok.decode(list(row.labels))
+        assert squeezed(spelt) == squeezed(fact.target)
+        assert not spelt.startswith(" ") or between == " "

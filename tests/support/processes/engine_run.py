@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from memit_vc.errors import EngineError
 from memit_vc.numerics.edit.engine import compute_edit, search_targets
+from memit_vc.numerics.forward.chat import turns
 from memit_vc.numerics.forward.templates import parse_templates
 from memit_vc.numerics.helper import opening, serve, stopping
 from memit_vc.numerics.model.adapter import ModelAdapter
@@ -68,7 +69,7 @@ def lead(adapter: ModelAdapter, output: Path) -> None:
     adjusted = {layer: torch.rand(width, len(FACTS), generator=columns) / width for layer, width in widths.items()}
     tensors = {"z": search(), "residuals": search(adjusted=adjusted)}
     adapter.tokenizer.chat_template = CHAT  # the leader alone knows what is asked, and what ends an answer
-    tensors["in chat"] = search(hparams=hparams.replace(chat=True))
+    tensors["in chat"] = search(templates=[*templates, turns(adapter.tokenizer)])
     live = edited(adapter)
     for name, earlier in (("rehearsed", FACTS[:5]), ("not rehearsed", [])):
         with swapped(adapter, live):
