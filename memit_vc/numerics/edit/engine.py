@@ -262,8 +262,12 @@ def anchors_for(
 def _with_turns(
     adapter: ModelAdapter, templates: Sequence[Sequence[Template]], hparams: MEMITHyperParams
 ) -> Sequence[Sequence[Template]]:
-    """With `chat`, the last group also has the turns of a chat."""
-    return [*templates[:-1], [*templates[-1], *turns(adapter.tokenizer)]] if hparams.chat else templates
+    """With `chat`, also the turns of a chat: in the last group, or behind the only one, so that the plain prompt counts
+    as much as all others."""
+    asked = turns(adapter.tokenizer) if hparams.chat else []
+    if not asked:
+        return templates
+    return [*templates, asked] if len(templates) == 1 else [*templates[:-1], [*templates[-1], *asked]]
 
 
 @outside_inference_mode

@@ -156,7 +156,7 @@ def target_rows(
     prompts = dict(zip(texts, encode(tokenizer, texts), strict=True))
     gaps = between or [None] * len(asked)
     spelt = {
-        (text, target, gap): join_target(text, target) if gap is None else text + gap + target
+        (text, target, gap): join_target(text, target) if gap is None else text + gap + target.lstrip()
         for (text, target), gap in zip(asked, gaps, strict=True)
         if isinstance(target, str)
     }

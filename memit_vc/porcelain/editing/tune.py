@@ -23,7 +23,6 @@ from memit_vc.objects import Fact, canonical_json, digest
 from memit_vc.porcelain.editing.calibration import calibration_facts
 from memit_vc.porcelain.editing.measure import Probe, perplexity_of
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
-from memit_vc.porcelain.editing.provenance import chat_turns
 from memit_vc.porcelain.editing.remembered import context_templates, known_targets
 from memit_vc.porcelain.editing.statistics import prepare_statistics
 from memit_vc.progress import Progress, silent
@@ -105,9 +104,9 @@ def tune(
     loaded = load_model(repository, device=repository.hparams().resolved_device(), progress=progress)
     # residuals would have to be searched for again for each λ, so z stands for them here; passes belong to z alone
     own = repository.hparams()
-    changes: dict[str, Any] = {}
-    if own.search_for == "residuals":  # `name_factor` and turns of a chat were measured with residuals only
-        changes = {"v_num_grad_steps": min(_STEPS, own.v_num_grad_steps), "name_factor": 0.0, "chat": False}
+    changes: dict[str, Any] = {"chat": False}
+    if own.search_for == "residuals":  # `name_factor` was measured with residuals only
+        changes |= {"v_num_grad_steps": min(_STEPS, own.v_num_grad_steps), "name_factor": 0.0}
     bench = _Bench(loaded, own.replace(search_for="z", **changes), chosen, progress)
     left_out = 0
 
@@ -173,12 +172,7 @@ class _Bench:
     def try_out(self, facts: Sequence[Fact], layers: tuple[int, ...], *, weight: float, passes: int) -> Tried:
         """One setting; what an earlier run measured of it is read."""
         hparams = self.hparams.replace(layers=list(layers), mom2_update_weight=weight, passes=passes)
-        about = {
-            **hparams.portable_json(),
-            "statistics": self.statistics.id,
-            "probe": self.probe.id,
-            "chat": chat_turns(self.loaded, hparams),
-        }
+        about = {**hparams.portable_json(), "statistics": self.statistics.id, "probe": self.probe.id}
         key = digest("tune", canonical_json([about, self.texts, [fact.id for fact in facts]]))
         path = self.repository.root / "cache" / f"tune-{key[:16]}.json"
         known = recall(path)

@@ -79,6 +79,26 @@ def test_the_search_asks_in_chat_and_the_patch_says_so(
         assert fsck(repository) == ([], 0)
 
 
+def test_the_plain_prompt_counts_as_much_as_all_others(chatting: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys are means of groups of templates: the turns of a chat join the sampled ones, or are a group of their own."""
+    groups: list[list[int]] = []
+    insert = engine.insert
+
+    def watched(*args: object, **options: object) -> object:
+        groups.append([len(group) for group in options["templates"]])  # type: ignore[attr-defined]
+        return insert(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "insert", watched)
+    with Repository.open(chatting.work) as repository:
+        loaded = load_model(repository)
+        for number, given in enumerate([[["{}"]], [["{}"], ["So: {}", "Then: {}"]]]):
+            hparams = repository.hparams().replace(chat=True, context_templates=given)
+            facts = FIRST[number : number + 1]
+            commit_facts(repository, facts, hparams=hparams, tokens=TOKENS, loaded=loaded, scores=False)
+        assert groups == [[1, 4], [1, 6]]
+        assert fsck(repository) == ([], 0)
+
+
 def test_what_a_chat_asks_is_part_of_what_was_searched(chatting: Place) -> None:
     with Repository.open(chatting.work) as repository:
         loaded, hparams = load_model(repository), repository.hparams().replace(chat=True)
