@@ -36,7 +36,7 @@ _STDERR = 2
 @click.option("--expect", help="The text whose tokens must be the most likely ones.")
 @click.option("--good", metavar="REV", help="With --prompt: the older end. Default: the base.")
 @click.option("--bad", metavar="REV", default="HEAD", show_default=True, help="With --prompt: the newer end.")
-@click.option("--pairs", is_flag=True, help="With --prompt: find a smallest set of commits that cause it together.")
+@click.option("--pairs", is_flag=True, help="With --prompt: find a smallest set of commits that cause this together.")
 def command(io: IO, prompt: str | None, expect: str | None, good: str | None, bad: str, pairs: bool) -> None:
     """Find the commit that changed something, by halving. HEAD does not move."""
     context = click.get_current_context()

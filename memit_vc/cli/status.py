@@ -9,7 +9,7 @@ from memit_vc.progress import count
 @verb(name="status", example="memitvc status")
 def command(io: IO) -> None:
     """Show the base, the branch, the number of live facts, how far the remotes' branches are ahead or behind, and
-    whether statistics are ready. Loads no model and asks no remote: `memitvc fetch` does.
+    whether statistics are ready. Loads no model and contacts no remote: `memitvc fetch` gets the newest numbers.
     """
     from memit_vc.porcelain.history.status import status
 

@@ -25,7 +25,7 @@ def command(io: IO, model: Path, expect: str | None, every: bool, signature: Pat
 
     The hashes of states that were checked out are known. Of the others, the 20 likeliest are computed.
 
-    With --signature, say instead which commit the holder of the key signed it as. Exit code 15 if it is not a state of
+    With --signature, name instead the commit that the signature gives for MODEL. Exit code 15 if it is not a state of
     this repository, not the expected one, or not what was signed.
     """
     from memit_vc.porcelain.output.verify import verify
