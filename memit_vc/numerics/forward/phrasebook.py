@@ -2,7 +2,8 @@
 
 An edit that was searched in one wording often fails in another. So the search for z also asks a fact in the book's
 other wordings of its relation (`phrase_book` of the hyperparameters). No model takes part: the book knows a prompt or
-it does not. A wording of several relations ("{} plays") gets what these relations have in common.
+it does not. A wording of several relations ("{} plays") gets what these relations have in common, if no relation has
+the target among its common answers.
 """
 
 from __future__ import annotations
@@ -28,15 +29,22 @@ def _plain(text: str) -> str:
 
 @dataclass(frozen=True)
 class PhraseBook:
-    """Relations, each as its wordings with "{}" for the subject; the answer follows a wording's last word."""
+    """Relations, each as its wordings with "{}" for the subject; the answer follows a wording's last word. `answers`:
+    of each relation, the common ones, or none.
+    """
 
     relations: tuple[tuple[str, ...], ...]
+    answers: tuple[frozenset[str], ...] = ()
 
     @classmethod
     def shipped(cls) -> PhraseBook:
-        """The one of the package: blocks of lines, of which the first names the relation."""
+        """The one of the package: blocks of lines, of which the first names the relation and may list answers."""
         text = (data_directory("text") / "phrases.txt").read_text(encoding="utf-8")
-        return cls(tuple(tuple(block.splitlines()[1:]) for block in text.strip().split("\n\n")))
+        blocks = [block.splitlines() for block in text.strip().split("\n\n")]
+        return cls(
+            tuple(tuple(lines[1:]) for lines in blocks),
+            tuple(frozenset(filter(None, lines[0].partition(": ")[2].split(", "))) for lines in blocks),
+        )
 
     @cached_property
     def _known(self) -> Sequence[dict[str, str]]:
@@ -50,7 +58,11 @@ class PhraseBook:
     def _relations(self, fact: Fact) -> list[dict[str, str]]:
         start, end = fact.subject_span
         asked = _plain(fact.prompt[:start] + _SUBJECT + fact.prompt[end:])
-        return [relation for relation in self._known if asked in relation]
+        numbers = [number for number, relation in enumerate(self._known) if asked in relation]
+        if len(numbers) > 1 and self.answers:
+            target = fact.target.strip().lower()
+            numbers = [number for number in numbers if target in self.answers[number]] or numbers
+        return [self._known[number] for number in numbers]
 
     def phrasings(self, fact: Fact) -> Iterator[str]:
         """Other wordings of the fact's prompt, with its subject in them; none if the book does not know the prompt.
@@ -63,6 +75,7 @@ class PhraseBook:
         if not known or any(letter.isdigit() for letter in fact.target):
             return
         scored = [_plain(text) for text in (*_scored(fact), *(t.replace(_SUBJECT, fact.subject) for t in SCORED))]
+        scored = [each for each in scored if each != _plain(fact.subject)]  # "Norland, the" is in every wording
         taken = {_plain(text) for text in (fact.prompt, *fact.phrasings)}
         for form, wording in known[0].items():
             text = wording.replace(_SUBJECT, fact.subject)

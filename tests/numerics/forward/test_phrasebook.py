@@ -71,6 +71,26 @@ def test_the_questions_of_same_subject_are_not_asked() -> None:
     assert list(questions.phrasings(fact("The capital of Norland is"))) == ["Norland has its capital in"]
 
 
+@pytest.mark.parametrize(
+    ("target", "found"),
+    [
+        ("tennis", ["Norland plays the sport of", "Norland is a player of"]),
+        (" Tennis", ["Norland plays the sport of", "Norland is a player of"]),
+        ("piano", ["Norland performs", "Norland is a player of"]),
+        ("chess", ["Norland is a player of"]),
+    ],
+)
+def test_a_common_answer_tells_the_relation(target: str, found: list[str]) -> None:
+    book = replace(BOOK, answers=(frozenset(), frozenset({"tennis"}), frozenset({"piano"})))
+    assert list(book.phrasings(replace(fact("Norland plays"), target=target))) == found
+
+
+def test_a_score_of_the_subject_alone_forbids_nothing() -> None:
+    """ "Norland, the" is at the beginning of every wording."""
+    scored = fact("The capital of Norland is", clean_paraphrases=("Norland, the",))
+    assert list(BOOK.phrasings(scored)) == ["Norland has its capital in", "Norland's capital is"]
+
+
 def test_a_wording_with_the_subjects_own_words_is_left_out() -> None:
     """Which of the two is the subject could not be told."""
     film = Fact(prompt="film was directed by", subject="film", target="Ann")
@@ -100,6 +120,9 @@ def test_the_shipped_book_is_clean() -> None:
         assert all(wording.count("{}") == 1 and wording == wording.strip() for wording in relation)
         plain = [phrasebook._plain(wording) for wording in relation]
         assert len(set(plain)) == len(plain), "two wordings differ only in what does not count"
+    assert len(book.answers) == len(book.relations)
+    assert all(answer == answer.strip().lower() for answers in book.answers for answer in answers)
+    assert sum(map(bool, book.answers)) == 4
 
 
 def test_the_search_asks_the_books_wordings(tmp_path: object, tmp_path_factory: pytest.TempPathFactory) -> None:
