@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from memit_vc.errors import EngineError
@@ -11,6 +11,8 @@ from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.objects import Fact
 
 _ALIBI = ("bloom", "mpt")
+_MARKS = 8
+"""Tokens that a tokenizer puts around a text, at most."""
 _NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
 
@@ -22,6 +24,46 @@ def positions(config: Any) -> int | None:
         return None
     found = next((getattr(config, name, None) for name in _NAMES if getattr(config, name, None)), None)
     return int(found) if found else None
+
+
+def check_tokens(adapter: ModelAdapter, rows: Iterable[Sequence[int]]) -> None:
+    """EngineError for a text (its tokens) that is longer than the model has positions: the last resort of a forward."""
+    limit = positions(adapter.model.config)
+    longest = max(map(len, rows), default=0)
+    if limit is not None and longest > limit:
+        raise EngineError(f"a text has {longest:,} tokens, the model has {limit:,} positions", hint="Shorten the text.")
+
+
+def check_probes(adapter: ModelAdapter, facts: Sequence[Fact]) -> None:
+    """EngineError for the first fact with a paraphrase, neighbour or old answer that is longer than that."""
+    limit = positions(adapter.model.config)
+    if limit is None:
+        return
+    for number, fact in enumerate(facts, 1):
+        # a character has at most four bytes, and a token at least one
+        asked = [(text, answer) for text, answer in asked_of(fact) if 4 * len(text + answer) + _MARKS > limit]
+        for (text, _), row in zip(asked, target_rows(adapter.tokenizer, asked), strict=True):
+            if len(row.ids) > limit:
+                raise EngineError(
+                    f"fact {number} ({fact.subject}): {text[:60]!r} has {len(row.ids):,} tokens with its answer, the "
+                    f"model has {limit:,} positions",
+                    hint="Shorten this text, or leave it out: it is one of those that the fact is scored with.",
+                )
+
+
+def asked_of(fact: Fact) -> list[tuple[str, str]]:
+    """(text, answer) of all that a fact is scored with: prompt, paraphrases, generation prompts, neighbours."""
+    pairs = []
+    for prompt in (fact.prompt, *fact.paraphrases):
+        pairs.append((prompt, fact.target))
+        if fact.ground_truth is not None:
+            pairs.append((prompt, fact.ground_truth))
+    pairs += [(prompt, fact.target) for prompt in (*fact.clean_paraphrases, *fact.generation_prompts)]
+    for probe in fact.neighbourhood:
+        answer = probe.answer or fact.ground_truth
+        if answer is not None:
+            pairs += [(probe.prompt, fact.target), (probe.prompt, answer)]
+    return pairs
 
 
 def check_lengths(adapter: ModelAdapter, facts: Sequence[Fact], templates: Sequence[Template]) -> None:

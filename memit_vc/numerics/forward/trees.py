@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memit_vc.numerics.forward.lengths import check_tokens
 from memit_vc.numerics.forward.masks import additive, packs, window
 from memit_vc.numerics.forward.rows import buckets, pad, portions
 from memit_vc.numerics.model.adapter import ModelAdapter
@@ -50,7 +51,11 @@ def grouped(adapter: ModelAdapter, rows: Sequence[Sequence[int]], *, max_tokens:
 
 
 def laid_out(adapter: ModelAdapter, rows: Sequence[Sequence[int]]) -> Laid:
-    """The forward of `rows`, of one token at least: trees in lines where the model allows it, else a padded batch."""
+    """The forward of `rows`, of one token at least: trees in lines where the model allows it, else a padded batch.
+
+    EngineError for a row that is longer than the model has positions.
+    """
+    check_tokens(adapter, rows)
     if not _share(adapter, rows):
         ids, mask = pad(rows)
         inputs = {"input_ids": ids.to(adapter.device), "attention_mask": mask.to(adapter.device)}

@@ -27,7 +27,7 @@ from typing import TypeAlias
 
 from memit_vc.numerics.forward.chat import SCORED as CHAT
 from memit_vc.numerics.forward.chat import chat_template
-from memit_vc.numerics.forward.lengths import positions
+from memit_vc.numerics.forward.lengths import asked_of, positions
 from memit_vc.numerics.forward.questions import NAMED, SCORED
 from memit_vc.numerics.forward.tokens import Template, TokenRow, encode, target_rows
 from memit_vc.numerics.model.adapter import ModelAdapter
@@ -76,7 +76,7 @@ def score(
     """
     turn = chat_template(adapter.tokenizer, CHAT) if chat else None
     named = [_named(adapter, fact) for fact in facts]
-    pairs = (pair for fact, rows in zip(facts, named, strict=True) for pair in (*_pairs(fact), *rows))
+    pairs = (pair for fact, rows in zip(facts, named, strict=True) for pair in (*asked_of(fact), *rows))
     asked = list(dict.fromkeys(pairs))
     found = continuations(adapter, asked, max_tokens=max_tokens, on_done=on_done)
     answers = dict(zip(asked, found, strict=True))
@@ -120,20 +120,6 @@ def standard_errors(scores: Sequence[Mapping[str, float | None]]) -> dict[str, f
         mean = sum(known) / len(known)
         errors[name] = math.sqrt(sum((v - mean) ** 2 for v in known) / (len(known) - 1) / len(known))
     return errors
-
-
-def _pairs(fact: Fact) -> list[tuple[str, str]]:
-    pairs = []
-    for prompt in (fact.prompt, *fact.paraphrases):
-        pairs.append((prompt, fact.target))
-        if fact.ground_truth is not None:
-            pairs.append((prompt, fact.ground_truth))
-    pairs += [(prompt, fact.target) for prompt in (*fact.clean_paraphrases, *fact.generation_prompts)]
-    for probe in fact.neighbourhood:
-        answer = probe.answer or fact.ground_truth
-        if answer is not None:
-            pairs += [(probe.prompt, fact.target), (probe.prompt, answer)]
-    return pairs
 
 
 def _named(adapter: ModelAdapter, fact: Fact) -> dict[tuple[str, str], TokenRow]:

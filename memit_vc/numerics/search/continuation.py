@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from memit_vc.numerics.forward.lengths import check_tokens
 from memit_vc.numerics.forward.lines import Lines
 from memit_vc.numerics.forward.masks import additive, packs, takes_positions, window
 from memit_vc.numerics.forward.replay import Recording, cache_argument, record, replay
@@ -50,6 +51,7 @@ class Continuations:
         The short path is known to hold for the families of the table; what inspection found may use positions in a way
         of its own (an alibi by absolute column, say), so it takes the plain one.
         """
+        check_tokens(adapter, (row.ids for row in rows))
         self._adapter, self._rows, self._layer, self._through = adapter, rows, layer, through
         self._plain = plain or adapter.model.config.model_type not in ARCHITECTURES
         self._packed, self._limit = packs(adapter), window(adapter)

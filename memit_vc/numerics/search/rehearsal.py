@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from memit_vc.numerics.forward.lengths import positions
 from memit_vc.numerics.forward.tokens import target_rows
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.search.continuation import Continuation, Continuations
@@ -50,7 +51,8 @@ class Rehearsal:
 
     `facts` take turns: a step has one for two of the `searched`, at least four. `weight` is that of a fact's mean NLL,
     on average over the steps; 0: nothing is asked. Of more facts than have three turns in so many `steps`, a part is
-    taken, another one for other `searched` facts. A fact that contradicts one of these is left out.
+    taken, another one for other `searched` facts. Two kinds of facts are left out: those that contradict one of these,
+    and those that are longer than the model has positions (others may have committed them).
     """
 
     def __init__(
@@ -68,10 +70,12 @@ class Rehearsal:
         self._adapter = adapter
         at_once = max(_LEAST, len(searched) // 2)
         facts = _taken(facts, searched, at_once * max(1, steps // _TIMES)) if weight else []
-        self._rows = target_rows(
+        rows = target_rows(
             adapter.tokenizer, [(f.prompt, f.target) for f in facts], spans=[f.subject_span for f in facts]
         )
-        self._turns = -(-len(facts) // at_once)
+        limit = positions(adapter.model.config)
+        self._rows = [row for row in rows if limit is None or len(row.ids) <= limit]
+        self._turns = -(-len(self._rows) // at_once)
         self._weight = weight * self._turns
         self._continuations = Continuations(adapter, self._rows, layer=layer, plain=plain, through=through)
         self._groups: dict[int, list[_Group]] = {}

@@ -18,7 +18,7 @@ from memit_vc.numerics.exact.factored import Dense, LowRank, Term
 from memit_vc.numerics.exact.grid import break_even, snap, snap_dense
 from memit_vc.numerics.exact.materialise import survived
 from memit_vc.numerics.exact.patchfile import PatchTensors
-from memit_vc.numerics.forward.lengths import check_lengths
+from memit_vc.numerics.forward.lengths import check_lengths, check_probes
 from memit_vc.numerics.forward.sinks import PLAIN
 from memit_vc.numerics.forward.templates import parse_templates
 from memit_vc.numerics.forward.tokens import Template
@@ -36,7 +36,7 @@ from memit_vc.objects import (
     StateId,
     canonical_json,
 )
-from memit_vc.porcelain.editing.measure import Measured, Probe, base_answers, measure
+from memit_vc.porcelain.editing.measure import Measured, Probe, base_answers, finite, measure
 from memit_vc.porcelain.editing.models import LoadedModel
 from memit_vc.porcelain.editing.pack import pack
 from memit_vc.porcelain.editing.provenance import describe
@@ -89,7 +89,7 @@ class Batch:
         if self.before is None or self.after is None:
             return []
         why: JsonValue = {str(fact): figures for fact, figures in self.why.items()}
-        record: JsonValue = {"before": vars(self.before), "after": vars(self.after), "why": why}
+        record = finite({"before": vars(self.before), "after": vars(self.after), "why": why})
         return [(state, commit, "commit", commit, record), *self.after.rows(state)]
 
 
@@ -125,6 +125,7 @@ def compute_batch(
     repository, adapter = loaded.repository, loaded.adapter
     check_search(adapter, hparams)
     check_lengths(adapter, facts, [Template.parse("{}")])
+    check_probes(adapter, facts)
     seconds: dict[str, float] = {}
     with _timed(seconds, "statistics"):
         if statistics is None:
@@ -208,24 +209,26 @@ def _on_state(
         if not wanted:
             break
         progress("try again", attempt, hparams.retries)
-        with _timed(seconds, "edit"):
-            edit = improve_edit(
-                adapter,
-                facts,
-                edit,
-                wanted,
-                hparams=hparams,
-                templates=templates,
-                factor=statistics.factor,
-                context=context,
-                weights=tried.weights,
-                search_again=bool(attempt),
-                progress=progress,
-            )
-        with _timed(seconds, "patch"), suppress(EngineError):  # what was asked for anew may be too large to be stored
-            again = _tried(loaded, facts, state, context, edit)
+        again = None
+        with suppress(EngineError):  # a search may diverge, and what it asks for may be too large to be stored
+            with _timed(seconds, "edit"):
+                edit = improve_edit(
+                    adapter,
+                    facts,
+                    edit,
+                    wanted,
+                    hparams=hparams,
+                    templates=templates,
+                    factor=statistics.factor,
+                    context=context,
+                    weights=tried.weights,
+                    search_again=bool(attempt),
+                    progress=progress,
+                )
+            with _timed(seconds, "patch"):
+                again = _tried(loaded, facts, state, context, edit)
             tried = again if len(again.failing) < len(tried.failing) else tried
-        if hparams.search_for == "residuals" and edit is not tried.edit:
+        if hparams.search_for == "residuals" and tried is not again:
             break  # it would be the same search once more
         edit = tried.edit
     edit, tensors, weights, failing = tried.edit, tried.tensors, tried.weights, tried.failing

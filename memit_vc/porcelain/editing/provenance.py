@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 
 RESOLVED = "re-solve"
+_MOST_THREADS = 4096
+"""More than any machine has cores; torch starts as many as it is told to."""
 _PACKAGES = ("torch", "transformers", "safetensors")
 
 
@@ -106,6 +108,8 @@ class Recorded:
             record: Mapping[str, Any] = json.loads(repository.blobs.read(blob))
             if "algorithm" not in record or "hparams" not in record:
                 return None
+            if not isinstance(record["hparams"], Mapping):  # a name or a path would be opened
+                raise TypeError("its hparams are not a record")
             hparams = MEMITHyperParams.from_json(record["hparams"], source=f"provenance {short(blob)}")
             if "chat" not in record:  # an older version put its one turn among the context templates
                 hparams = hparams.replace(chat=False)
@@ -116,7 +120,7 @@ class Recorded:
                 StateId(record["state"]),
                 hparams,
                 StatisticsId(record["statistics"]["id"]),
-                record.get("threads"),
+                _count(record.get("threads")),
                 [*(record.get("chat") or ())],
                 record.get("verb"),
             )
@@ -139,6 +143,12 @@ class Recorded:
                 hint="Copy .memitvc/statistics from where the commit was made, or run `memitvc stats` with its corpus.",
             )
         return made
+
+
+def _count(threads: object) -> int | None:
+    if threads is None or (type(threads) is int and 1 <= threads <= _MOST_THREADS):
+        return threads
+    raise ValueError(f"its number of threads is {threads!r}")
 
 
 @contextmanager

@@ -73,7 +73,8 @@ def known_targets(
     """What cache/z holds for this batch: found on the same state with the same hyperparameters, templates, threads and
     kind of machine. Neighbours do not count. Paraphrases do: the search must not ask what is scored.
 
-    Residuals also depend on the `statistics`, by their id, and on the other facts of the batch.
+    Residuals also depend on the `statistics`, by their id, and on the other facts of the batch. Which earlier facts are
+    rehearsed depends on the ids of these facts, with all that their records say.
     """
     values = hparams.to_json()
     setting: list[JsonValue] = [
@@ -91,6 +92,7 @@ def known_targets(
     ]
     if hparams.search_for == "residuals":
         setting += [statistics, {name: values[name] for name in _RESIDUAL_FIELDS}, asked]
+        setting += [fact.id for fact in facts] if hparams.rehearse else []
     root = loaded.repository.root / "cache" / "z"
 
     def path_of(chunk: Sequence[int]) -> Path:

@@ -28,6 +28,7 @@ from memit_vc.store.files import storage_errors, write_atomic
 from memit_vc.store.sealed import seal, unseal
 
 _CHOSEN = "chosen.json"
+_GONE_HINT = "Compute them again: `memitvc stats --corpus TEXT`, or `--import FILES`, with what they came from."
 
 
 @dataclass(frozen=True)
@@ -62,26 +63,33 @@ def prepare_statistics(
 ) -> Prepared:
     """Find or compute the second moment of every layer of `hparams.layers`, and factor λC of each.
 
-    `corpus` is as for `open_corpus` (default: that of the last `stats`, else config.toml's, else text sampled from the
-    model); `tokens` defaults to 10 · d_in. One pass for all layers; a killed run goes on where it was. `source` imports
-    EasyEdit's or memit's files instead. With `choose`, and always for imported ones, these statistics are the default
-    of later commits.
+    `corpus` is as for `open_corpus` (default: that of the last `stats`, also where other tokens or layers are asked
+    for; else config.toml's, else text sampled from the model); `tokens` defaults to 10 · d_in. One pass for all layers;
+    a killed run goes on where it was. `source` imports EasyEdit's or memit's files instead. With `choose`, and always
+    for imported ones, these statistics are the default of later commits. UsageError if the default ones were imported,
+    and cannot serve.
     """
     repository = loaded.repository
     cache = StatisticsCache(repository.root / "statistics")
     key: StatisticsKey | None = None
-    chosen: StatisticsKey | None = None
+    chosen: _Chosen | None = None
     computed = source is not None
     if source is not None:
         _refuse_beside_import(corpus=corpus, tokens=tokens, field=field)
         key, moments = _imported(loaded, hparams, Path(source))
         cache.store(key, moments)
-    elif corpus is None and tokens is None and field is None:
-        key = chosen = _chosen(repository, hparams.layers)
+    elif corpus is None:
+        chosen = _chosen(repository)
+    if chosen is not None and tokens is None and field is None and set(hparams.layers) <= set(chosen.key.layers):
+        key = chosen.key
     if key is None or not cache.ready(key):
-        key, computed = _computed(loaded, hparams, cache, corpus, tokens, field, progress, chosen)
+        gone = key
+        if chosen is not None:
+            corpus, field = chosen.text(hparams.layers, tokens, field, gone=cache.directory(key) if key else None)
+        key, computed = _computed(loaded, hparams, cache, corpus, tokens, field, progress, gone)
     if choose or source is not None:
-        _choose(repository, key, hparams.layers)
+        text = None if source is not None else corpus or repository.config.corpus or DEFAULT_CORPUS
+        _choose(repository, key, hparams.layers, text, field)
     ready = _factored(cache, key, hparams, computed, progress)
     if key.id not in repository.statistics():
         repository.put_statistics(key.id, key.to_json())
@@ -177,10 +185,7 @@ def _computed(
     names = {layer: loaded.keyed_name(layer) for layer in hparams.layers}
     key = StatisticsKey.of(adapter, base=repository.base_id, names=names, corpus=texts.describe(), tokens=wanted)
     if chosen is not None and chosen.id != key.id:
-        raise IntegrityError(
-            f"the statistics that were chosen, {cache.directory(chosen)}, are damaged or gone",
-            hint="Compute them again: `memitvc stats --corpus TEXT`, or `--import FILES`, with what they came from.",
-        )
+        raise IntegrityError(_gone(cache.directory(chosen)), hint=_GONE_HINT)
     if cache.ready(key):
         return key, False
     with memory_errors():
@@ -242,14 +247,47 @@ def _imported(loaded: LoadedModel, hparams: MEMITHyperParams, source: Path) -> t
     return key, moments
 
 
-def _choose(repository: Repository, key: StatisticsKey, layers: Sequence[int]) -> None:
-    """Make these statistics the default of later commits."""
-    record = seal(_CHOSEN, {"key": key.to_json(), "layers": list(layers)})
+@dataclass(frozen=True)
+class _Chosen:
+    """The statistics that `stats` chose, and the text that they came from; None: files, whose text is not here."""
+
+    key: StatisticsKey
+    corpus: str | None
+    field: str | None
+
+    def text(
+        self, layers: Sequence[int], tokens: int | None, field: str | None, *, gone: Path | None
+    ) -> tuple[str, str | None]:
+        """Corpus and field for other statistics of this text. UsageError if it is not known."""
+        if self.corpus is not None:
+            return self.corpus, field or self.field
+        if gone is not None:
+            raise IntegrityError(_gone(gone), hint=_GONE_HINT)
+        missing = sorted(set(layers) - set(self.key.layers))
+        asked = {"--tokens": tokens, "--field": field}
+        wanted = " and ".join(name for name, value in asked.items() if value is not None) or f"layers {missing}"
+        raise UsageError(
+            f"the statistics in use were imported from files, so their text is not known: {wanted} cannot be had",
+            hint="Name a text (--corpus TEXT), or import files of these layers: memitvc stats --import FILES",
+        )
+
+
+def _gone(directory: Path) -> str:
+    return f"the statistics that were chosen, {directory}, are damaged or gone"
+
+
+def _choose(
+    repository: Repository, key: StatisticsKey, layers: Sequence[int], corpus: str | None, field: str | None
+) -> None:
+    """Make these statistics, of this text, the default of later commits."""
+    if corpus is not None and named_kind(corpus) == "file":
+        corpus = str(Path(corpus).expanduser().resolve())  # a later command may run in another directory
+    record = seal(_CHOSEN, {"key": key.to_json(), "layers": list(layers), "corpus": corpus, "field": field})
     write_atomic(repository.root / "statistics" / _CHOSEN, canonical_json(record))
 
 
-def _chosen(repository: Repository, layers: Sequence[int]) -> StatisticsKey | None:
-    """What `_choose` wrote, if it is for these layers. IntegrityError if it is damaged: the default would be others."""
+def _chosen(repository: Repository) -> _Chosen | None:
+    """What `_choose` wrote. IntegrityError if it is damaged: the default would be others."""
     path = repository.root / "statistics" / _CHOSEN
     try:
         with storage_errors(path):
@@ -257,9 +295,17 @@ def _chosen(repository: Repository, layers: Sequence[int]) -> StatisticsKey | No
                 return None
             record = unseal(_CHOSEN, json.loads(path.read_bytes()))
         key = StatisticsKey.from_json(record["key"])
+        corpus = record["corpus"] if "corpus" in record else _named(key)
+        found = _Chosen(key, corpus, record.get("field"))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise IntegrityError(
             f"{path}: cannot be read: {error}",
             hint="Choose the statistics again: `memitvc stats --corpus TEXT`, or `--import FILES`.",
         ) from error
-    return key if set(layers) <= set(key.layers) and key.base == repository.base_id else None
+    return found if key.base == repository.base_id else None
+
+
+def _named(key: StatisticsKey) -> str | None:
+    """The text of a record of an older version, which did not name it: known if it is one of `NAMED`."""
+    kind = str(key.corpus.get("kind"))
+    return kind if kind in NAMED else None

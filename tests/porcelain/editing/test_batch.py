@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from memit_vc.cli.show import _verdict
+from memit_vc.errors import EngineError
 from memit_vc.numerics.edit import engine
 from memit_vc.numerics.search.targets import Targets
 from memit_vc.objects import Fact
@@ -64,6 +66,36 @@ def test_tries_that_help_go_on(place: Place, searched: list[int], monkeypatch: p
         assert searched == [4, 3, 2]
         assert made.failing == ()
         assert made.steps == 4 * 4 + 3 * 4 + 2 * 4
+        assert fsck(repository) == ([], 0)
+
+
+def test_a_try_that_diverges_leaves_what_there_was(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverges(*_: object, **__: object) -> None:
+        raise EngineError("the loss of fact 1 is not a number", hint="Lower v_lr.")
+
+    monkeypatch.setattr("memit_vc.porcelain.editing.batch.unanswered", lambda *_: [1])
+    monkeypatch.setattr("memit_vc.porcelain.editing.batch.improve_edit", diverges)
+    with Repository.open(place.work) as repository:
+        made = commit_facts(repository, FACTS[:2], scores=False)
+        assert [fact.subject for fact in made.failing] == [FACTS[1].subject]
+        assert repository.head().commit == made.id
+        assert fsck(repository) == ([], 0)
+
+
+@pytest.mark.parametrize("rehearse", [0.0, 0.2])
+def test_what_earlier_searches_left_changes_no_patch(place: Place, rehearse: float) -> None:
+    """Which live facts are rehearsed goes by all that a record says: so does what is kept."""
+    with Repository.open(place.work) as repository:
+        loaded = load_model(repository)
+        hparams = repository.hparams().replace(rehearse=rehearse)
+        commit_facts(repository, FACTS[:7], hparams=hparams, loaded=loaded, scores=False)
+        first = replace(FACTS[7], ground_truth="Norland")
+        commit_facts(repository, [first], hparams=hparams, loaded=loaded, scores=False)
+        repository.undo()
+        commit_facts(repository, [FACTS[7]], hparams=hparams, loaded=loaded, scores=False)
+        kept = len(list((repository.root / "cache" / "z").rglob("*.safetensors")))
+        assert kept == (3 if rehearse else 2)
+        assert reproduce(repository, loaded=loaded).equal
         assert fsck(repository) == ([], 0)
 
 

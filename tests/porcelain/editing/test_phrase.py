@@ -62,6 +62,10 @@ def test_the_book_needs_neither_a_model_nor_a_repository(
     one, other = read_edits(str(out)).facts
     assert one.phrasings == ("Norland rules from", "Norland has its capital in", "Norland's capital city is")
     assert other.phrasings == ()
+    written = out.read_bytes()
+    again = cli("phrase", out, "-o", out, "--book")
+    assert (again.code, "is there already" in again.err) == (2, True)
+    assert out.read_bytes() == written
 
 
 def test_two_sources_are_refused(

@@ -108,6 +108,33 @@ def test_commit_merge_and_pull_keep_the_policy(cli: Cli, place: Place) -> None:
     cli.ok("fsck")
 
 
+def test_a_bound_holds_for_what_is_computed_again_or_was_kept(cli: Cli, place: Place) -> None:
+    cli.ok("switch", "-c", "side", "HEAD~1")
+    cli.ok("commit", place.edits(SECOND), "--no-scores")
+    config = place.work / ".memitvc" / "config.toml"
+    config.write_text(config.read_text() + '\n[policy]\nrequire = ["argmax >= 1.01"]\n')
+    before = cli.ok("log", "--json").json
+    refused = cli("rebase", "main")
+    assert (refused.code, "argmax >= 1.01 is" in refused.err) == (16, True)
+    assert cli.ok("log", "--json").json == before
+    cli.ok("switch", "-c", "behind", "HEAD~1")
+    assert cli("rebase", "side").code == 16  # also where the branch only moves forward
+    with Repository.open(place.work) as repository:
+        assert repository.kept_patches() == []
+        tip = repository.commit(repository.resolve("side"))
+        patch = repository.patch(tip.patches[0])
+        facts = [repository.fact(column.fact) for column in patch.header.columns]
+        repository.keep_patch(patch, facts, parent=repository.head().commit, message="late", details={})
+    kept = cli("commit", "--patch", patch.id)
+    assert (kept.code, "argmax >= 1.01 is" in kept.err) == (16, True)
+    config.write_text(config.read_text().replace("argmax >= 1.01", "argmax >= 0"))
+    assert cli("commit", "--patch", patch.id, "--require", "argmax >= 1.01").code == 16
+    cli.ok("commit", "--patch", patch.id)
+    cli.ok("switch", "side")
+    cli.ok("rebase", "main")
+    cli.ok("fsck")
+
+
 def assert_measured_as_stored(place: Place) -> None:
     """What a guard measured before HEAD was stored is what HEAD's weights give."""
     with Repository.open(place.work) as repository:
