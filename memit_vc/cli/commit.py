@@ -13,7 +13,6 @@ from memit_vc.progress import count
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.editing.commit import Committed
-    from memit_vc.vcs.contradictions import OnConflict
 
 
 @verb(
@@ -69,12 +68,14 @@ def command(
                 hint="Type: memitvc commit --patch ID",
             )
         _refuse_unused(
-            "--patch with --drop" if drop else "--patch", unread, ("message", "on_conflict") if not drop else ()
+            "--patch with --drop" if drop else "--patch",
+            unread,
+            ("message", "on_conflict", "require") if not drop else (),
         )
         if drop:
             _drop_kept(io, patch)
             return
-        _commit_kept(io, patch, options["on_conflict"], options["message"])
+        _commit_kept(io, patch, **{name: options[name] for name in ("on_conflict", "message", "require")})
         return
     if edits is None:
         if not amend:
@@ -117,11 +118,12 @@ def _refuse_unused(what: str, given: Mapping[str, object], used: Collection[str]
         raise UsageError(f"{what} does not use {names}", hint="Leave it out.")
 
 
-def _commit_kept(io: IO, patch: str, on_conflict: OnConflict, message: str | None) -> None:
+def _commit_kept(io: IO, patch: str, *, require: tuple[str, ...], **options: Any) -> None:
+    from memit_vc.porcelain.editing.policy import guard_of
     from memit_vc.porcelain.sets.commit_kept import commit_kept
 
-    with io.repository() as repository:
-        made = commit_kept(repository, patch, on_conflict=on_conflict, message=message)
+    with io.repository() as repository, io.progress() as progress:
+        made = commit_kept(repository, patch, guard=guard_of(repository, require, progress=progress), **options)
     io.outcome(made, f"{count(made.facts, 'fact')} of the kept patch")
 
 

@@ -39,6 +39,8 @@ def command(io: IO, edits: str, output: Path, model: str | None, book: bool, num
     form = kinds.get(output.suffix.lower())
     if form is None:
         raise UsageError(f"{output}: the ending names no format", hint="Name a .json, .jsonl or .csv file.")
+    if output.exists():
+        raise UsageError(f"{output} is there already", hint="Name another file with -o, or move it away.")
     batch = read_edits(edits, stdin=sys.stdin.buffer if edits == "-" else None)
     for note in batch.notes:
         io.note(note)

@@ -95,11 +95,13 @@ def _option(name: str, value: object) -> str:
 
 
 def _onto(io: IO, onto: str, no_scores: bool) -> None:
+    from memit_vc.porcelain.editing.policy import guard_of
     from memit_vc.porcelain.recomputing.rebase import rebase
 
     with io.repository() as repository:
         with io.progress() as progress:
-            made = rebase(repository, onto, scores=not no_scores, progress=progress)
+            guard = guard_of(repository, progress=progress)
+            made = rebase(repository, onto, scores=not no_scores, guard=guard, progress=progress)
         subjects = {new: repository.commit(new).subject for _, new in made.commits}
 
     def details() -> None:

@@ -102,6 +102,11 @@ class RepositoryChange:
         self.adapter = adapter
         self._session, self._hparams, self._message = session, hparams, message
         parameters = dict(adapter.model.named_parameters(remove_duplicate=False))
+        if beyond := sorted(set(hparams.layers) - set(session.names)):
+            raise UsageError(
+                f"hparams.layers has {beyond}, which this editor did not edit when it was opened",
+                hint="Open it again with BaseEditor.from_hparams(hparams, repo=…).",
+            )
         names = [session.names[layer] for layer in hparams.layers]
         self.original: dict[str, Tensor] = {name: parameters[name].detach().clone() for name in names}
 

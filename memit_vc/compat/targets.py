@@ -37,6 +37,11 @@ class TargetCache:
                     hint='It takes three "{}": layer, clamp_norm_factor and case id.',
                 ) from error
             self._paths.append(Path(name))
+        if len(set(self._paths)) < len(self._paths):
+            raise UsageError(
+                f"cache_template {template!r} gives two requests the same file, so they would get the same z",
+                hint='It takes three "{}": layer, clamp_norm_factor and case id. Give each request its own case_id.',
+            )
 
     def known(self) -> dict[int, FoundTarget]:
         """What is on disk, by position in the batch. EngineError for a file of another model; StorageError."""

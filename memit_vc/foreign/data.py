@@ -59,6 +59,10 @@ def yaml_value(data: bytes) -> Any:
         value = yaml.safe_load(text)
     except RecursionError as error:
         raise Refused("is nested too deeply") from error
+    except Refused:
+        raise
+    except (ValueError, OverflowError) as error:  # PyYAML makes dates and numbers, and lets Python's errors through
+        raise Refused(f"has a value that cannot be read: {error}", hint="Correct it, or put it in quotes.") from error
     _check_depth(value)
     return value
 

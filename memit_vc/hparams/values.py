@@ -9,6 +9,9 @@ from typing import Any
 
 from memit_vc.errors import HparamsError
 
+_MOST = 2**63 - 1
+"""What torch and SQLite hold."""
+
 
 def _type_error(where: str, value: object, wanted: str) -> HparamsError:
     return HparamsError(f"{where} is {value!r}, not {wanted}", hint=f"Give {wanted}.")
@@ -23,11 +26,16 @@ def _number(value: object, where: str) -> float:
             pass
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _type_error(where, value, "a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise HparamsError(f"{where} has too many digits", hint="Give a smaller number.") from error
 
 
 def _integer(value: object, where: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > _MOST:
+            raise HparamsError(f"{where} is larger than {_MOST}", hint="Give a smaller number.")
         return value
     number = _number(value, where)
     if not math.isfinite(number) or number != int(number):

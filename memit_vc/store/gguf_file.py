@@ -117,9 +117,12 @@ class _Reader:
             value = self._value(self._number("I"))
             if value is not None:
                 values[name] = value
-        if int(values.get("split.count", 1)) > 1:
+        parts = values.get("split.count", 1)
+        if not isinstance(parts, int):
+            raise Refused(f"says that it is one of {str(parts)[:20]!r} parts")
+        if parts > 1:
             raise UnsupportedModelError(
-                f"{self._path}: is one of {values['split.count']} parts",
+                f"{self._path}: is one of {parts} parts",
                 hint="Join them: llama-gguf-split --merge FIRST-PART.gguf WHOLE.gguf",
             )
         alignment = values.get("general.alignment", _DEFAULT_ALIGNMENT)

@@ -20,11 +20,13 @@ import torch
 
 from memit_vc.cli import main
 from memit_vc.edits import write_records
+from memit_vc.errors import UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.statistics import moments
 from memit_vc.numerics.statistics.tensorfile import read_metadata
 from memit_vc.objects import RefUpdate
-from memit_vc.porcelain.editing.statistics import compute_statistics
+from memit_vc.porcelain.editing.models import load_model
+from memit_vc.porcelain.editing.statistics import compute_statistics, prepare_statistics
 from memit_vc.repository import Repository
 from tests.support.checkpoints import hash_directory
 from tests.support.models import FACTS, SENTENCES
@@ -261,6 +263,24 @@ def test_a_text_that_is_shorter_than_asked_for(cli: Cli, place: Place) -> None:
     assert cli.ok("show", "--json").json["provenance"]["statistics"]["tokens"] == made["tokens"]
 
 
+def test_other_tokens_and_layers_come_from_the_chosen_text(cli: Cli, place: Place, tmp_path: Path) -> None:
+    """`stats --tokens`, which a warning recommends, must not go back to the text of `init`."""
+    other = place.work / "other.txt"
+    other.write_text("\n\n".join(reversed(SENTENCES)) + "\n\nAnd more of it.")
+    direct = cli.ok("stats", "--corpus", other, "--tokens", "200", "--json").json["id"]
+    cli.ok("stats", "--corpus", "other.txt", "--tokens", "300")
+    assert cli.ok("stats", "--tokens", "200", "--json").json["id"] == direct
+    cli.monkeypatch.chdir(tmp_path)
+    assert cli.ok("stats", "--tokens", "200", "--json").json["id"] == direct
+    with Repository.open(place.work) as repository:
+        loaded, values = load_model(repository), repository.hparams()
+        for layers in ([1], [1, 2, 3]):
+            made = prepare_statistics(loaded, values.replace(layers=layers, v_loss_layer=5))
+            record = repository.statistics()[made.id]
+            assert isinstance(record, dict)
+            assert record["corpus"]["name"] == "other.txt"
+
+
 def test_a_stopped_statistics_run_goes_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     tokens = 500
@@ -312,6 +332,10 @@ def test_easyedits_statistics_are_imported(cli: Cli, place: Place) -> None:
         )
     made = cli.ok("stats", "--import", place.work / "stats", "--json").json
     assert (made["tokens"], made["layers"]) == (500, [1, 2])
+    more = cli("stats", "--tokens", "200")  # their text is not known
+    assert (more.code, "were imported from files" in more.err, "--tokens cannot be had" in more.err) == (2, True, True)
+    with Repository.open(place.work) as repository, pytest.raises(UsageError, match=r"layers \[3\] cannot be had"):
+        prepare_statistics(load_model(repository), repository.hparams().replace(layers=[1, 2, 3], v_loss_layer=5))
     # from now on they are the ones that are used
     cli.ok("commit", place.edits(SECOND), "--no-scores")
     assert cli.ok("show", "--json").json["provenance"]["statistics"]["id"] == made["id"]

@@ -173,6 +173,9 @@ def test_z_is_kept_and_read_as_memit_does(make: Callable[..., Case], tmp_path: P
         execute_memit(case.model, case.tok, numbered, case.hparams, **given)
     with pytest.raises(UsageError, match="no case_id"):
         execute_memit(case.model, case.tok, case.requests, case.hparams, **given)
+    for other, requests in ((str(tmp_path / "z_{}.npz"), numbered), (template, [numbered[0]] * 2)):
+        with pytest.raises(UsageError, match="gives two requests the same file"):
+            execute_memit(case.model, case.tok, requests, case.hparams, **{**given, "cache_template": other})
     residuals = case.hparams.replace(search_for="residuals")
     with pytest.raises(UsageError, match=r"files of z, but .* has search_for: residuals"):
         execute_memit(case.model, case.tok, numbered, residuals, **given)

@@ -107,6 +107,14 @@ def test_what_a_repository_has_itself_cannot_be_given(place: tuple[Path, Case], 
         BaseEditor.from_hparams(case.hparams, repo=tmp_path / "elsewhere")
 
 
+def test_layers_that_were_not_there_at_the_start_are_refused(place: tuple[Path, Case]) -> None:
+    work, case = place
+    editor = BaseEditor.from_hparams(case.hparams, repo=work)
+    editor.hparams.layers = [0, 1, 2]
+    with pytest.raises(UsageError, match=r"layers has \[0\], which this editor did not edit"):
+        editor.edit(requests=requests(1))
+
+
 def test_the_model_of_the_last_edit_may_be_kept(place: tuple[Path, Case]) -> None:
     work, case = place
     made = BaseEditor.from_hparams(case.hparams, repo=work)

@@ -137,6 +137,9 @@ def test_a_key_that_is_gone_may_have_the_value_that_changes_nothing() -> None:
         ("v_lr: 5e-1", "v_lr: true", "a.yaml: v_lr is True, not a number"),
         ("v_lr: 5e-1", "v_lr: 0", "a.yaml: v_lr is 0.0"),
         ("v_lr: 5e-1", "v_lr: .nan", "a.yaml: v_lr is nan"),
+        ("v_lr: 5e-1", f"v_lr: 1{'0' * 400}", "a.yaml: v_lr has too many digits"),
+        ("v_num_grad_steps: 25", f"v_num_grad_steps: 1{'0' * 400}", "a.yaml: v_num_grad_steps is larger than"),
+        ("  - 8\n", "  - 9223372036854775808\n", "a.yaml: layers is larger than"),
         ("v_lr: 5e-1", "v_Lr: 5e-1", "a.yaml: unknown key 'v_Lr'"),
         ("v_num_grad_steps: 25", "v_num_grad_steps: 2.5", "a.yaml: v_num_grad_steps is 2.5, not a whole number"),
         ("v_loss_layer: 31", "v_loss_layer:", "a.yaml: v_loss_layer is None"),
@@ -187,6 +190,9 @@ def test_an_unknown_key_is_met_with_the_near_one() -> None:
         ("a: b: c", "a.yaml: line 1, column 5: not YAML"),
         ("", "a.yaml: is empty"),
         ("- 1", "a.yaml: holds a list"),
+        ("v_num_grad_steps: 0b_", "a.yaml: has a value that cannot be read"),
+        ("name: 2024-02-30", "a.yaml: has a value that cannot be read: day is out of range"),
+        (f"v_lr: 1{'0' * 5000}", "a.yaml: has a value that cannot be read"),
     ],
 )
 def test_not_yaml(text: str, message: str) -> None:

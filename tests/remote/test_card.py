@@ -184,7 +184,7 @@ def test_a_text_about_our_markers_gets_one_section() -> None:
     assert "ends what the tool writes." in text
 
 
-@pytest.mark.parametrize("broken", ["tags: [", "- a\n- b", "[" * 3000, "a: &a [1]\nb: *a"])
+@pytest.mark.parametrize("broken", ["tags: [", "- a\n- b", "[" * 3000, "a: &a [1]\nb: *a", "date: 2024-02-30"])
 def test_metadata_that_cannot_be_read_is_refused(broken: str) -> None:
     with pytest.raises(RemoteError, match="metadata cannot be read"):
         card_with(CARD, f"---\n{broken}\n---\n")

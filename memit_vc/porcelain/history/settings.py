@@ -44,7 +44,7 @@ def understood(blob: BlobId) -> Iterator[None]:
     """IntegrityError if the provenance that the block reads is damaged."""
     try:
         yield
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise IntegrityError(f"provenance {short(blob)} is damaged: {error}", hint="Run `memitvc fsck`.") from error
 
 

@@ -6,7 +6,7 @@ neither `gc`, nor a crash, nor a branch that moved meanwhile loses a computed pa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from memit_vc.errors import ConflictError, MemitVCError, RefMovedError
@@ -42,6 +42,7 @@ def rebase(
     onto: str,
     *,
     scores: bool = True,
+    guard: Callable[[LiveState, LiveState], Sequence[str]] | None = None,
     loaded: LoadedModel | None = None,
     progress: Progress = silent,
 ) -> Rebased:
@@ -50,7 +51,8 @@ def rebase(
     Batches are computed again there, each with its own hyperparameters, and keep message and author; reverts are
     replayed as changes of the set. ConflictError, before anything is computed, if a fact contradicts one that is live
     at `onto`; MemitVCError for a merge or a `--resolve` in the range; RefMovedError if the branch moved meanwhile: the
-    patches are kept, and the hint says how to commit them. After any error the branch is as it was.
+    patches are kept, and the hint says how to commit them. `guard` sees HEAD's state and the new one before the branch
+    moves; it raises, or gives notes. After any error the branch is as it was.
     """
     target, head = repository.resolve(onto), repository.head()
     if is_ancestor(target, head.commit, repository.parents):
@@ -61,9 +63,10 @@ def rebase(
     moving = list(repository.commits(repository.resolve_range(f"{target}..{head.commit}")).values())
     _refuse(repository, moving, target)
     if not moving:
+        state = LiveState.at(repository, target)
+        told = tuple(guard(LiveState.at(repository, head.commit), state)) if guard is not None else ()
         move_head(repository, head, target, verb="rebase", description=f"fast-forward to {short(target)}")
-        state = LiveState.at(repository, target).id
-        return Rebased(id=target, branch=head.branch, state=state, onto=target, fast_forward=True)
+        return Rebased(id=target, branch=head.branch, state=state.id, notes=told, onto=target, fast_forward=True)
     repository.database.check_writable()
     replay = _Replay(repository, target, scores=scores, loaded=loaded, progress=progress)
     if any(_facts(repository, commit) for commit in moving):
@@ -79,6 +82,7 @@ def rebase(
             else:
                 made.append((commit.id, new))
         progress("rebase", len(moving), len(moving))
+        told = tuple(guard(LiveState.at(repository, head.commit), replay.state)) if guard is not None else ()
         move_head(
             repository,
             head,
@@ -98,6 +102,8 @@ def rebase(
         id=replay.tip,
         branch=head.branch,
         state=replay.state.id,
+        notes=(*replay.notes, *told),
+        warnings=tuple(replay.warnings),
         onto=target,
         commits=tuple(made),
         skipped=tuple(skipped),
@@ -113,6 +119,8 @@ class _Replay:
         self.tip, self.loaded = tip, loaded
         self.commits: list[Commit] = []
         self.evaluations: list[Evaluation] = []
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
         self._onto, self._kept = tip, list[PatchId]()
         self._waiting = frozenset(repository.kept_patches(everything=True))
         self._repository, self._scores, self._progress = repository, scores, progress
@@ -162,15 +170,22 @@ class _Replay:
         recorded = None
         if commit.provenance is not None and repository.blobs.has(commit.provenance):
             recorded = Recorded.read(repository, commit.provenance)
+        statistics = None if recorded is None else recorded.prepared(loaded, exactly=False, progress=self._progress)
+        if recorded is not None and statistics is not None and statistics.id != recorded.statistics:
+            self.notes.append(
+                f"{short(commit.id)}: its statistics {short(recorded.statistics)} are not here; "
+                f"{short(statistics.id)} were used, which a commit would take now"
+            )
         batch = compute_batch(
             loaded,
             wanted,
             state,
             hparams=repository.hparams() if recorded is None else recorded.hparams,
-            statistics=None if recorded is None else recorded.prepared(loaded, exactly=False, progress=self._progress),
+            statistics=statistics,
             scores=self._scores,
             progress=self._progress,
         )
+        self.warnings += [f"{short(commit.id)}: {warning}" for warning in batch.warnings]
         columns = batch.patch.columns
         single = columns if batch.patch.header.divisible else columns * len(wanted)
         self._remember(commit, {fact.id: column for fact, column in zip(wanted, single, strict=True)})

@@ -57,7 +57,8 @@ def reproduce(
         patch, blobs = again(loaded, commit, old, recorded, progress)
     _, before = read_patch(repository.patch_path(old.id))
     _, after = read_patch(blobs[-1])
-    differences = {name: _difference(before[name], after[name]) for name in before}
+    # of a mixture, an expert whose change is below the grid is left out: that is all of it
+    differences = {name: _difference(term, after[name]) if name in after else 1.0 for name, term in before.items()}
     return Reproduced(
         commit.id,
         old.id,

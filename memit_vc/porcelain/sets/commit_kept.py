@@ -1,8 +1,8 @@
-"""`commit --patch`: a patch that was kept because its branch moved, onto the present tip. No model is loaded."""
+"""`commit --patch`: a patch that was kept because its branch moved, onto the present tip. A model is for a guard."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from memit_vc.errors import MemitVCError, RevisionError
@@ -25,12 +25,18 @@ class KeptCommitted(Outcome):
 
 
 def commit_kept(
-    repository: Repository, patch: str, *, on_conflict: OnConflict = "stop", message: str | None = None
+    repository: Repository,
+    patch: str,
+    *,
+    on_conflict: OnConflict = "stop",
+    message: str | None = None,
+    guard: Callable[[LiveState, LiveState], Sequence[str]] | None = None,
 ) -> KeptCommitted:
     """Commit the kept patch whose id starts with `patch` on HEAD.
 
     Facts that have become live meanwhile are left out if the patch can be split. RevisionError if no such patch is
-    kept, ConflictError as for `merge`, MemitVCError if nothing of it is left to commit.
+    kept, ConflictError as for `merge`, MemitVCError if nothing of it is left to commit. `guard` sees HEAD's state and
+    the new one before anything moves; it raises, or gives notes.
     """
     kept = repository.kept(_find(repository, patch))
     head = repository.head()
@@ -63,7 +69,7 @@ def commit_kept(
             **conflict_details(joined.contradictions, on_conflict),
         },
     )
-    notes = []
+    notes = [*guard(live, LiveState(repository, joined.state))] if guard is not None else []
     if known:
         many = len(known) != 1
         notes.append(

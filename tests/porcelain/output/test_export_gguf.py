@@ -98,6 +98,11 @@ def test_what_is_no_base_is_refused(opened: Opened, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         return tmp_path / name
 
+    def in_parts(said: bytes) -> bytes:
+        """With one more pair, the number of parts."""
+        pairs = int.from_bytes(data[16:24], "little") + 1
+        return data[:16] + pairs.to_bytes(8, "little") + (11).to_bytes(8, "little") + b"split.count" + said + data[24:]
+
     other = bytearray(data)
     other[place.data_offset : place.data_offset + place.n_bytes] = data[
         place.data_offset : place.data_offset + place.n_bytes
@@ -110,6 +115,9 @@ def test_what_is_no_base_is_refused(opened: Opened, tmp_path: Path) -> None:
         (changed("none.gguf", b"PK\3\4" + data[4:]), IntegrityError, "is not a GGUF file"),
         (changed("old.gguf", data[:4] + b"\1\0\0\0" + data[8:]), UnsupportedModelError, "of version 1"),
         (changed("big.gguf", data[:4] + b"\0\0\0\3" + data[8:]), UnsupportedModelError, "other byte order"),
+        (changed("part.gguf", in_parts(b"\2\0\0\0" + b"\3\0")), UnsupportedModelError, "one of 3 parts"),
+        (changed("x.gguf", in_parts(b"\x08\0\0\0" + (1).to_bytes(8, "little") + b"x")), IntegrityError, "of 'x' parts"),
+        (changed("inf.gguf", in_parts(b"\6\0\0\0" + b"\0\0\x80\x7f")), IntegrityError, "of 'inf' parts"),
         (tmp_path / "text.gguf", IntegrityError, "Git LFS pointer"),
         (tmp_path / "absent.gguf", MemitVCError, "cannot be read"),
         (tmp_path, MemitVCError, "cannot be read"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from memit_vc.errors import ConflictError, MemitVCError, RefMovedError
 from memit_vc.objects import Fact, RefUpdate
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
+from memit_vc.porcelain.editing.statistics import prepare_statistics
 from memit_vc.porcelain.recomputing.rebase import rebase
 from memit_vc.porcelain.recomputing.resolve import resolve_revert
 from memit_vc.porcelain.sets.commit_kept import commit_kept
@@ -119,6 +121,21 @@ def test_a_branch_that_moved_meanwhile_stays(opened: Opened, with_history: Path)
     assert {e.fact.id for e in repository.live_facts(repository.head().commit)} == {
         fact.id for fact in (*FACTS[:2], FACTS[6])
     }
+
+
+def test_what_a_batch_warns_of_is_told(opened: Opened, with_history: Path) -> None:
+    repository = opened(with_history)
+    loaded = load_model(repository)
+    fork(repository, loaded, [[FACTS[6]]])
+    tip = repository.commit(repository.head().commit)
+    assert tip.provenance is not None
+    id_ = json.loads(repository.blobs.read(tip.provenance))["statistics"]["id"]
+    shutil.rmtree(repository.root / "statistics")
+    (repository.root / "statistics").mkdir()
+    prepare_statistics(loaded, repository.hparams(), tokens=170, choose=True)
+    made = rebase(repository, "main", scores=False, loaded=loaded)
+    assert any(f"{tip.id[:10]}: its statistics {id_[:10]} are not here" in note for note in made.notes)
+    assert any(f"{tip.id[:10]}: statistics of 170 tokens" in warning for warning in made.warnings)
 
 
 def test_gc_in_the_middle_loses_nothing(opened: Opened, with_history: Path) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from memit_vc.cli import main
-from memit_vc.errors import MemitVCError, VerificationError
+from memit_vc.errors import IntegrityError, MemitVCError, VerificationError
 from memit_vc.numerics.edit import engine
-from memit_vc.objects import Commit, RefUpdate, canonical_json
+from memit_vc.objects import Commit, JsonValue, RefUpdate, canonical_json
 from memit_vc.porcelain.editing.commit import Committed, commit_facts
 from memit_vc.porcelain.editing.models import load_model
+from memit_vc.porcelain.editing.provenance import Recorded
+from memit_vc.porcelain.history.settings import settings_of_record
+from memit_vc.porcelain.recomputing import reproduce as reproduce_of
 from memit_vc.porcelain.recomputing.reproduce import reproduce
 from memit_vc.porcelain.recomputing.resolve import resolve_revert, resolve_squash
 from memit_vc.porcelain.sets.revert import revert
@@ -113,6 +117,49 @@ def test_other_settings_give_another_patch(
     assert record["largest"] > 1e-3
     assert main(["reproduce", "-C", where, "HEAD~1"]) == 0
     assert "every byte equal" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"threads": 0},
+        {"threads": "x"},
+        {"threads": 2**40},
+        {"threads": True},
+        {"hparams": "gpt2"},
+        {"hparams": "/etc/passwd"},
+        {"settings": [{"layers": [1], "mom2_update_weight": 10**400, "statistics": "x"}]},
+    ],
+)
+def test_a_provenance_that_means_harm(opened: Opened, with_history: Path, record: dict[str, JsonValue]) -> None:
+    """It comes from a remote, where only its form is checked."""
+    repository = opened(with_history)
+    tip = repository.commit(repository.head().commit)
+    assert tip.provenance is not None
+    found = json.loads(repository.blobs.read(tip.provenance)) | record
+    blob = repository.blobs.put(canonical_json(found))
+    with pytest.raises(IntegrityError, match="is damaged"):
+        settings_of_record(repository, [blob]) if "settings" in record else Recorded.read(repository, blob)
+    repository.object_path(blob).unlink()
+
+
+def test_an_expert_below_the_grid_is_a_difference(
+    opened: Opened, with_history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = opened(with_history)
+    read = reproduce_of.read_patch
+    seen: list[str] = []
+
+    def without(source: Any) -> Any:
+        header, tensors = read(source)
+        if isinstance(source, bytes):
+            seen.append(min(tensors))
+            tensors = {name: term for name, term in tensors.items() if name != seen[0]}
+        return header, tensors
+
+    monkeypatch.setattr(reproduce_of, "read_patch", without)
+    made = reproduce(repository)
+    assert made.differences == {name: float(name == seen[0]) for name in made.differences}
 
 
 def test_what_cannot_be_computed_again(opened: Opened, with_history: Path) -> None:
