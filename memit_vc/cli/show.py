@@ -87,8 +87,9 @@ def _render_why(io: IO, shown: ShownCommit) -> None:
     io.table(["fact", "answered", "let through", "left of z − h", "reaches paraphrases", "search loss", "see"], rows)
 
 
-def _mean(by_layer: Mapping[str, float] | None) -> float | None:
-    return sum(by_layer.values()) / len(by_layer) if by_layer else None
+def _mean(by_layer: Mapping[str, float | None] | None) -> float | None:
+    known = [figure for figure in (by_layer or {}).values() if figure is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _verdict(

@@ -19,6 +19,7 @@ from memit_vc.objects.ids import StateId as StateId
 from memit_vc.objects.ids import StatisticsId as StatisticsId
 from memit_vc.objects.ids import canonical_json as canonical_json
 from memit_vc.objects.ids import digest as digest
+from memit_vc.objects.ids import finite as finite
 from memit_vc.objects.ids import is_sha256 as is_sha256
 from memit_vc.objects.ids import short as short
 from memit_vc.objects.patch import METADATA_KEY as METADATA_KEY

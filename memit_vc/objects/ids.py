@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import NewType, TypeAlias, TypeGuard
@@ -30,6 +31,15 @@ JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping
 def canonical_json(value: JsonValue) -> bytes:
     """Sorted keys, no spaces, UTF-8, no NaN: equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def finite(value: JsonValue) -> JsonValue:
+    """The value with None for each float that is no number or infinite, which a damaged model gives and JSON lacks."""
+    if isinstance(value, Mapping):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def digest(kind: str, payload: bytes) -> str:

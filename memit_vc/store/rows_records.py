@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from memit_vc.errors import IntegrityError
-from memit_vc.objects import BlobId, Commit, CommitId, Fact, FactId, JsonValue, PatchId, short
+from memit_vc.objects import BlobId, Commit, CommitId, Fact, FactId, JsonValue, PatchId, finite, short
 from memit_vc.objects.commit_record import HANDED_ON, CommitRecord
 from memit_vc.store.blobs import blob_id
 from memit_vc.store.database import rows_with
@@ -27,7 +27,7 @@ class NewRecords:
         self._scores: dict[CommitId, dict[str, JsonValue]] = {}
         for _, commit, kind, key, value in evaluations:
             if commit is not None and key == commit:
-                self._scores.setdefault(commit, {})[kind] = value
+                self._scores.setdefault(commit, {})[kind] = finite(value)
 
     def of(self, commit: Commit) -> BlobId:
         """The object that will hold the commit's record; its patches have rows."""

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from sqlalchemy import Connection, and_, delete, insert, select
 
-from memit_vc.objects import CommitId, JsonValue, StateId, StatisticsId, canonical_json, utc_now
+from memit_vc.objects import CommitId, JsonValue, StateId, StatisticsId, canonical_json, finite, utc_now
 from memit_vc.store.database import rows_with
 from memit_vc.store.parsed import parsed
 from memit_vc.store.schema import evaluations, statistics
@@ -44,7 +44,7 @@ def replace_evaluation(
     forget_evaluation(connection, state, kind, key)
     connection.execute(
         insert(evaluations).values(
-            state=state, commit=commit, kind=kind, key=key, json=canonical_json(value).decode(), time=utc_now()
+            state=state, commit=commit, kind=kind, key=key, json=canonical_json(finite(value)).decode(), time=utc_now()
         )
     )
 

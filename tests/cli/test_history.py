@@ -20,7 +20,7 @@ import torch
 
 from memit_vc.cli import main
 from memit_vc.edits import write_records
-from memit_vc.errors import UsageError
+from memit_vc.errors import IntegrityError, UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.statistics import moments
 from memit_vc.numerics.statistics.tensorfile import read_metadata
@@ -269,6 +269,7 @@ def test_other_tokens_and_layers_come_from_the_chosen_text(cli: Cli, place: Plac
     other.write_text("\n\n".join(reversed(SENTENCES)) + "\n\nAnd more of it.")
     direct = cli.ok("stats", "--corpus", other, "--tokens", "200", "--json").json["id"]
     cli.ok("stats", "--corpus", "other.txt", "--tokens", "300")
+    cli.ok("stats")  # what is there already stays what it is
     assert cli.ok("stats", "--tokens", "200", "--json").json["id"] == direct
     cli.monkeypatch.chdir(tmp_path)
     assert cli.ok("stats", "--tokens", "200", "--json").json["id"] == direct
@@ -279,6 +280,14 @@ def test_other_tokens_and_layers_come_from_the_chosen_text(cli: Cli, place: Plac
             record = repository.statistics()[made.id]
             assert isinstance(record, dict)
             assert record["corpus"]["name"] == "other.txt"
+        shutil.rmtree(repository.root / "statistics" / direct)  # gone: the same once more
+        assert prepare_statistics(loaded, values).id == direct
+        other.write_text("Another text. " * 200)
+        with pytest.raises(IntegrityError, match=r"other.txt is another text than it was"):
+            prepare_statistics(loaded, values, tokens=250)
+        shutil.rmtree(repository.root / "statistics" / direct)
+        with pytest.raises(IntegrityError, match="are damaged or gone"):
+            prepare_statistics(loaded, values)
 
 
 def test_a_stopped_statistics_run_goes_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,6 +341,7 @@ def test_easyedits_statistics_are_imported(cli: Cli, place: Place) -> None:
         )
     made = cli.ok("stats", "--import", place.work / "stats", "--json").json
     assert (made["tokens"], made["layers"]) == (500, [1, 2])
+    cli.ok("stats")  # they stay what they are
     more = cli("stats", "--tokens", "200")  # their text is not known
     assert (more.code, "were imported from files" in more.err, "--tokens cannot be had" in more.err) == (2, True, True)
     with Repository.open(place.work) as repository, pytest.raises(UsageError, match=r"layers \[3\] cannot be had"):

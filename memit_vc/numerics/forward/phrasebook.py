@@ -3,7 +3,8 @@
 An edit that was searched in one wording often fails in another. So the search for z also asks a fact in the book's
 other wordings of its relation (`phrase_book` of the hyperparameters). No model takes part: the book knows a prompt or
 it does not. A wording of several relations ("{} plays") gets what these relations have in common, if no relation has
-the target among its common answers.
+the target among its common answers. A wording behind "+ " is asked, but a prompt in these words may mean something
+else: the book knows it only with one of the relation's common answers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from memit_vc.config import data_directory
 from memit_vc.numerics.forward.questions import SCORED
 from memit_vc.objects import Fact
 
-_SUBJECT = "{}"
+_SUBJECT, _ASKED = "{}", "+ "
+_VOWELS = "aeiou"
 _NO_MATTER = re.compile(r"[,:?]|\b(?:who|which|that|whose|is|was|are|were|a|an|the)\b")
 """What two wordings may differ in and still be one: "{}, who was a citizen of" and "{} is a citizen of"."""
 
@@ -52,17 +54,21 @@ class PhraseBook:
         found: list[dict[str, str]] = [{} for _ in self.relations]
         for wordings, relation in zip(found, self.relations, strict=True):
             for wording in relation:
-                wordings.setdefault(_plain(wording), wording)
+                wordings.setdefault(_plain(wording.removeprefix(_ASKED)), wording)
         return found
 
     def _relations(self, fact: Fact) -> list[dict[str, str]]:
         start, end = fact.subject_span
         asked = _plain(fact.prompt[:start] + _SUBJECT + fact.prompt[end:])
-        numbers = [number for number, relation in enumerate(self._known) if asked in relation]
-        if len(numbers) > 1 and self.answers:
-            target = fact.target.strip().lower()
-            numbers = [number for number in numbers if target in self.answers[number]] or numbers
-        return [self._known[number] for number in numbers]
+        target = fact.target.strip().lower()
+        listed = [number for number, answers in enumerate(self.answers) if target in answers]
+        wordings = [number for number, relation in enumerate(self._known) if asked in relation]
+        found = [number for number in wordings if number in listed]
+        if not found:
+            found = [number for number in wordings if not self._known[number][asked].startswith(_ASKED)]
+            if listed and all(self.answers[number] for number in found):
+                return []  # the target is a common answer, but of other relations
+        return [self._known[number] for number in found]
 
     def phrasings(self, fact: Fact) -> Iterator[str]:
         """Other wordings of the fact's prompt, with its subject in them; none if the book does not know the prompt.
@@ -77,7 +83,10 @@ class PhraseBook:
         scored = [_plain(text) for text in (*_scored(fact), *(t.replace(_SUBJECT, fact.subject) for t in SCORED))]
         scored = [each for each in scored if each != _plain(fact.subject)]  # "Norland, the" is in every wording
         taken = {_plain(text) for text in (fact.prompt, *fact.phrasings)}
-        for form, wording in known[0].items():
+        for form, marked in known[0].items():
+            wording = marked.removeprefix(_ASKED)
+            if wording.endswith(" a") and fact.target.strip()[:1].lower() in _VOWELS:
+                continue
             text = wording.replace(_SUBJECT, fact.subject)
             plain = _plain(text)
             if plain in taken or any(plain in each or each in plain for each in scored):
@@ -95,7 +104,7 @@ class PhraseBook:
         own = (fact.prompt, *fact.phrasings, *_scored(fact))
         wordings = (wording for relation in self._relations(fact) for wording in relation.values())
         return any(plain in _plain(each) for each in own) or any(
-            plain == _plain(wording.replace(_SUBJECT, fact.subject)) for wording in wordings
+            plain == _plain(wording.removeprefix(_ASKED).replace(_SUBJECT, fact.subject)) for wording in wordings
         )
 
 

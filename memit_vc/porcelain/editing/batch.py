@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ from memit_vc.objects import (
     StateId,
     canonical_json,
 )
-from memit_vc.porcelain.editing.measure import Measured, Probe, base_answers, finite, measure
+from memit_vc.porcelain.editing.measure import Measured, Probe, base_answers, measure
 from memit_vc.porcelain.editing.models import LoadedModel
 from memit_vc.porcelain.editing.pack import pack
 from memit_vc.porcelain.editing.provenance import describe
@@ -89,7 +89,7 @@ class Batch:
         if self.before is None or self.after is None:
             return []
         why: JsonValue = {str(fact): figures for fact, figures in self.why.items()}
-        record = finite({"before": vars(self.before), "after": vars(self.after), "why": why})
+        record: JsonValue = {"before": vars(self.before), "after": vars(self.after), "why": why}
         return [(state, commit, "commit", commit, record), *self.after.rows(state)]
 
 
@@ -125,7 +125,7 @@ def compute_batch(
     repository, adapter = loaded.repository, loaded.adapter
     check_search(adapter, hparams)
     check_lengths(adapter, facts, [Template.parse("{}")])
-    check_probes(adapter, facts)
+    check_probes(adapter, facts if scores else [replace(fact, neighbourhood=(), ground_truth=None) for fact in facts])
     seconds: dict[str, float] = {}
     with _timed(seconds, "statistics"):
         if statistics is None:
@@ -203,6 +203,7 @@ def _on_state(
         start = outputs(adapter, facts, hparams.layers[-1], within)
     with _timed(seconds, "patch"):
         tried = _tried(loaded, facts, state, context, edit)
+    given_up = None
     for attempt in range(hparams.retries):
         # the plain prompt of a sink is out of reach: to ask for more of it would only add to what other prompts get
         wanted = [number for number in tried.failing if within[number] == PLAIN]
@@ -210,7 +211,7 @@ def _on_state(
             break
         progress("try again", attempt, hparams.retries)
         again = None
-        with suppress(EngineError):  # a search may diverge, and what it asks for may be too large to be stored
+        try:  # a search may diverge, and what it asks for may be too large to be stored
             with _timed(seconds, "edit"):
                 edit = improve_edit(
                     adapter,
@@ -228,6 +229,8 @@ def _on_state(
             with _timed(seconds, "patch"):
                 again = _tried(loaded, facts, state, context, edit)
             tried = again if len(again.failing) < len(tried.failing) else tried
+        except EngineError as error:
+            given_up = f"another try was given up, and the first result is used: {error.message}"
         if hparams.search_for == "residuals" and tried is not again:
             break  # it would be the same search once more
         edit = tried.edit
@@ -258,7 +261,7 @@ def _on_state(
             after_state = LiveState(repository, state.columns.union(patch.columns))
             after = measured(after_state.id, stage="scores after")
     share = min(shares, default=1.0)
-    warnings = []
+    warnings = [given_up] if given_up else []
     widest = max(adapter.dimensions(layer)[1] for layer in hparams.layers)
     if statistics.tokens < SCARCE * widest:
         warnings.append(

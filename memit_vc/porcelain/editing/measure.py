@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.scores.likelihood import perplexity
 from memit_vc.numerics.scores.scores import Answers, score, standard_errors, subject_answers, total
 from memit_vc.numerics.statistics.corpus import held_out_documentation, open_corpus
-from memit_vc.objects import Fact, FactId, JsonValue, StateId, canonical_json, digest
+from memit_vc.objects import Fact, FactId, StateId, canonical_json, digest, finite
 from memit_vc.objects.measures import MEASURES
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.hub_corpus import find_dataset
@@ -58,15 +57,6 @@ class Measured:
         if self.perplexity is not None:
             found.append((state, None, "perplexity", self.probe, self.perplexity))
         return [row for row in found if finite(row[-1]) == row[-1]]
-
-
-def finite(value: JsonValue) -> JsonValue:
-    """The value with None for each float that is no number or infinite, which a damaged model gives and JSON lacks."""
-    if isinstance(value, Mapping):
-        return {key: finite(each) for key, each in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def measure(

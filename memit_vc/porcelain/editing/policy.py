@@ -114,11 +114,11 @@ class Guard:
     bounds: Sequence[Bound]
     progress: Progress = silent
 
-    def __call__(self, before: LiveState, after: LiveState) -> Sequence[str]:
-        """HEAD's state and the new one, of stored columns → notes."""
+    def __call__(self, before: LiveState, after: LiveState, loaded: LoadedModel | None = None) -> Sequence[str]:
+        """HEAD's state and the new one, of stored columns → notes. `loaded` None: the model is loaded."""
         from memit_vc.porcelain.editing.models import model_of
 
-        loaded = model_of(self.repository, None, progress=self.progress)
+        loaded = model_of(self.repository, loaded, progress=self.progress)
         facts = [after.facts[fact] for fact in sorted(after.edits)]
         return self._notes(loaded, before, facts, after.id, partial(loaded.holding, after))
 

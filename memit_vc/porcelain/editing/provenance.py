@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from memit_vc import __version__
-from memit_vc.errors import VerificationError
+from memit_vc.errors import UsageError, VerificationError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.forward.chat import turns
 from memit_vc.numerics.forward.questions import SEARCHED
@@ -136,7 +136,12 @@ class Recorded:
         found = recorded_statistics(repository, self.statistics, self.hparams, progress=progress)
         if found is not None:
             return found
-        made = prepare_statistics(loaded, self.hparams, progress=progress)
+        try:
+            made = prepare_statistics(loaded, self.hparams, progress=progress)
+        except UsageError as error:
+            raise VerificationError(
+                f"statistics {short(self.statistics)} are not here; {error.message}", hint=error.hint
+            ) from error
         if exactly and made.id != self.statistics:
             raise VerificationError(
                 f"statistics {short(self.statistics)} are not here, and the present corpus gives {short(made.id)}",

@@ -76,13 +76,14 @@ def known_targets(
     Residuals also depend on the `statistics`, by their id, and on the other facts of the batch. Which earlier facts are
     rehearsed depends on the ids of these facts, with all that their records say.
     """
-    values = hparams.to_json()
+    values, book = hparams.to_json(), PhraseBook.shipped()
     setting: list[JsonValue] = [
         state,
         {name: values[name] for name in SEARCH_FIELDS},
         [list(group) for group in templates],
         computed_by(loaded),
-        [list(relation) for relation in PhraseBook.shipped().relations],
+        [list(relation) for relation in book.relations],
+        [sorted(answers) for answers in book.answers],
         list(QUESTIONS),
         list(REPEATED),
         chat_turns(loaded, hparams),

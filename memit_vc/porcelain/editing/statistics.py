@@ -83,11 +83,13 @@ def prepare_statistics(
     if chosen is not None and tokens is None and field is None and set(hparams.layers) <= set(chosen.key.layers):
         key = chosen.key
     if key is None or not cache.ready(key):
-        gone = key
+        layers: Sequence[int] = hparams.layers
+        if key is not None:  # gone: the same once more
+            layers, tokens = key.layers, key.tokens
         if chosen is not None:
-            corpus, field = chosen.text(hparams.layers, tokens, field, gone=cache.directory(key) if key else None)
-        key, computed = _computed(loaded, hparams, cache, corpus, tokens, field, progress, gone)
-    if choose or source is not None:
+            corpus, field = chosen.text(layers, tokens, field, gone=cache.directory(key) if key else None)
+        key, computed = _computed(loaded, layers, cache, corpus, tokens, field, progress, chosen, gone=key)
+    if (choose and (chosen is None or chosen.key.id != key.id)) or source is not None:
         text = None if source is not None else corpus or repository.config.corpus or DEFAULT_CORPUS
         _choose(repository, key, hparams.layers, text, field)
     ready = _factored(cache, key, hparams, computed, progress)
@@ -156,23 +158,25 @@ def compute_statistics(
 
 def _computed(
     loaded: LoadedModel,
-    hparams: MEMITHyperParams,
+    layers: Sequence[int],
     cache: StatisticsCache,
     corpus: str | None,
     tokens: int | None,
     field: str | None,
     progress: Progress,
-    chosen: StatisticsKey | None,
+    chosen: _Chosen | None,
+    *,
+    gone: StatisticsKey | None,
 ) -> tuple[StatisticsKey, bool]:
-    """The statistics of a corpus, computed unless they are there. IntegrityError if others were chosen earlier, which
-    are gone: a commit must not quietly come from another text.
+    """The statistics of a corpus, computed unless they are there. IntegrityError if they should be of the `chosen`
+    text, or those that are `gone`, and are not: a commit must not quietly come from another text.
     """
     repository, adapter = loaded.repository, loaded.adapter
     spec = corpus or repository.config.corpus or DEFAULT_CORPUS
     if field is not None:
         _refuse_field(spec, field)
     sampled = _sampled(repository) if spec == "self" else None
-    wanted = tokens or TOKENS_PER_INPUT * max(adapter.dimensions(layer)[1] for layer in hparams.layers)
+    wanted = tokens or TOKENS_PER_INPUT * max(adapter.dimensions(layer)[1] for layer in layers)
     texts = open_corpus(
         spec,
         field=field,
@@ -182,17 +186,22 @@ def _computed(
         find_dataset=find_dataset,
         progress=progress,
     )
-    names = {layer: loaded.keyed_name(layer) for layer in hparams.layers}
+    names = {layer: loaded.keyed_name(layer) for layer in layers}
     key = StatisticsKey.of(adapter, base=repository.base_id, names=names, corpus=texts.describe(), tokens=wanted)
-    if chosen is not None and chosen.id != key.id:
-        raise IntegrityError(_gone(cache.directory(chosen)), hint=_GONE_HINT)
+    if gone is not None and gone.id != key.id:
+        raise IntegrityError(_gone(cache.directory(gone)), hint=_GONE_HINT)
+    if chosen is not None and field == chosen.field and not _same_text(key.corpus, chosen.key.corpus):
+        raise IntegrityError(
+            f"{spec} is another text than it was at the last `memitvc stats`",
+            hint=f"To use it as it is now: memitvc stats --corpus {spec}",
+        )
     if cache.ready(key):
         return key, False
     with memory_errors():
         moments = collect(
             adapter,
             texts,
-            hparams.layers,
+            layers,
             tokens=wanted,
             max_length=key.max_length,
             resume=cache.partial(key),
@@ -263,12 +272,14 @@ class _Chosen:
             return self.corpus, field or self.field
         if gone is not None:
             raise IntegrityError(_gone(gone), hint=_GONE_HINT)
+        imported = self.key.corpus.get("kind") == "imported"
+        why = "were imported from files" if imported else "are of an older version"
         missing = sorted(set(layers) - set(self.key.layers))
         asked = {"--tokens": tokens, "--field": field}
         wanted = " and ".join(name for name, value in asked.items() if value is not None) or f"layers {missing}"
         raise UsageError(
-            f"the statistics in use were imported from files, so their text is not known: {wanted} cannot be had",
-            hint="Name a text (--corpus TEXT), or import files of these layers: memitvc stats --import FILES",
+            f"the statistics in use {why}, so their text is not known: {wanted} cannot be had",
+            hint="First name a text, `memitvc stats --corpus TEXT`, or import files of these layers (--import FILES).",
         )
 
 
@@ -280,8 +291,12 @@ def _choose(
     repository: Repository, key: StatisticsKey, layers: Sequence[int], corpus: str | None, field: str | None
 ) -> None:
     """Make these statistics, of this text, the default of later commits."""
-    if corpus is not None and named_kind(corpus) == "file":
-        corpus = str(Path(corpus).expanduser().resolve())  # a later command may run in another directory
+    if corpus is not None:  # a later command may run in another directory
+        kind = named_kind(corpus)
+        if kind == "file":
+            corpus = str(Path(corpus).expanduser().resolve())
+        elif kind == "hub":
+            corpus = "hub:" + corpus.removeprefix("hub:")
     record = seal(_CHOSEN, {"key": key.to_json(), "layers": list(layers), "corpus": corpus, "field": field})
     write_atomic(repository.root / "statistics" / _CHOSEN, canonical_json(record))
 
@@ -303,6 +318,11 @@ def _chosen(repository: Repository) -> _Chosen | None:
             hint="Choose the statistics again: `memitvc stats --corpus TEXT`, or `--import FILES`.",
         ) from error
     return found if key.base == repository.base_id else None
+
+
+def _same_text(one: Mapping[str, JsonValue], other: Mapping[str, JsonValue]) -> bool:
+    """Whether two descriptions are of one text, whatever it is called."""
+    return {**one, "name": None} == {**other, "name": None}
 
 
 def _named(key: StatisticsKey) -> str | None:

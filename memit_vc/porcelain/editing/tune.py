@@ -6,6 +6,7 @@ at the best window, from the same z: no new search. Everything that was measured
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -65,6 +66,8 @@ class Tried:
     @property
     def worth(self) -> float:
         """What the choice goes by: prompts, paraphrases and other questions alike, less the harm to other text."""
+        if not math.isfinite(self.perplexity):
+            return -math.inf
         return self.prompts + self.paraphrases + self.same_subject - _HARM * max(0.0, self.perplexity - 1 - _FREE)
 
     def line(self) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from memit_vc.errors import UsageError
-from memit_vc.numerics.forward.lengths import check_lengths
+from memit_vc.numerics.forward.lengths import check_lengths, check_probes
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.scores.explain import unanswered
@@ -211,6 +211,8 @@ class _Replay:
     def ask(self, adapter: ModelAdapter) -> None:
         """What the base itself answers. EngineError for a fact that it has no room for."""
         check_lengths(adapter, self._facts, [Template.parse("{}")])
+        if self._scores:
+            check_probes(adapter, self._facts)
         self._progress("ask the new base", 0, len(self._facts))
         missing = set(unanswered(adapter, self._facts))
         self._known = {fact.id for number, fact in enumerate(self._facts) if number not in missing}

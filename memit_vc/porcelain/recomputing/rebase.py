@@ -6,12 +6,13 @@ neither `gc`, nor a crash, nor a branch that moved meanwhile loses a computed pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from memit_vc.errors import ConflictError, MemitVCError, RefMovedError
 from memit_vc.objects import ColumnId, Commit, CommitId, Fact, FactId, JsonValue, PatchId, short, utc_now
 from memit_vc.porcelain.editing.models import LoadedModel, model_of
+from memit_vc.porcelain.editing.policy import Guard
 from memit_vc.porcelain.editing.provenance import Recorded
 from memit_vc.porcelain.record import Outcome, move_head
 from memit_vc.porcelain.sets.contradictions import cancelled_columns
@@ -42,7 +43,7 @@ def rebase(
     onto: str,
     *,
     scores: bool = True,
-    guard: Callable[[LiveState, LiveState], Sequence[str]] | None = None,
+    guard: Guard | None = None,
     loaded: LoadedModel | None = None,
     progress: Progress = silent,
 ) -> Rebased:
@@ -64,7 +65,7 @@ def rebase(
     _refuse(repository, moving, target)
     if not moving:
         state = LiveState.at(repository, target)
-        told = tuple(guard(LiveState.at(repository, head.commit), state)) if guard is not None else ()
+        told = tuple(guard(LiveState.at(repository, head.commit), state, loaded)) if guard is not None else ()
         move_head(repository, head, target, verb="rebase", description=f"fast-forward to {short(target)}")
         return Rebased(id=target, branch=head.branch, state=state.id, notes=told, onto=target, fast_forward=True)
     repository.database.check_writable()
@@ -82,7 +83,8 @@ def rebase(
             else:
                 made.append((commit.id, new))
         progress("rebase", len(moving), len(moving))
-        told = tuple(guard(LiveState.at(repository, head.commit), replay.state)) if guard is not None else ()
+        before = LiveState.at(repository, head.commit)
+        told = tuple(guard(before, replay.state, replay.loaded)) if guard is not None else ()
         move_head(
             repository,
             head,

@@ -58,7 +58,8 @@ def reproduce(
     _, before = read_patch(repository.patch_path(old.id))
     _, after = read_patch(blobs[-1])
     # of a mixture, an expert whose change is below the grid is left out: that is all of it
-    differences = {name: _difference(term, after[name]) if name in after else 1.0 for name, term in before.items()}
+    names = sorted(before.keys() | after.keys())
+    differences = {n: _difference(before[n], after[n]) if n in before and n in after else 1.0 for n in names}
     return Reproduced(
         commit.id,
         old.id,

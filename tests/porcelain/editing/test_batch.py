@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from memit_vc.cli.show import _verdict
+from memit_vc.cli.show import _mean, _verdict
 from memit_vc.errors import EngineError
 from memit_vc.numerics.edit import engine
 from memit_vc.numerics.search.targets import Targets
@@ -69,15 +69,20 @@ def test_tries_that_help_go_on(place: Place, searched: list[int], monkeypatch: p
         assert fsck(repository) == ([], 0)
 
 
-def test_a_try_that_diverges_leaves_what_there_was(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("search_for", ["z", "residuals"])
+def test_a_try_that_diverges_leaves_what_there_was(
+    place: Place, monkeypatch: pytest.MonkeyPatch, search_for: str
+) -> None:
     def diverges(*_: object, **__: object) -> None:
         raise EngineError("the loss of fact 1 is not a number", hint="Lower v_lr.")
 
     monkeypatch.setattr("memit_vc.porcelain.editing.batch.unanswered", lambda *_: [1])
     monkeypatch.setattr("memit_vc.porcelain.editing.batch.improve_edit", diverges)
     with Repository.open(place.work) as repository:
-        made = commit_facts(repository, FACTS[:2], scores=False)
+        hparams = repository.hparams().replace(search_for=search_for, rehearse=0)
+        made = commit_facts(repository, FACTS[:2], hparams=hparams, scores=False)
         assert [fact.subject for fact in made.failing] == [FACTS[1].subject]
+        assert any("another try was given up" in warning for warning in made.warnings)
         assert repository.head().commit == made.id
         assert fsck(repository) == ([], 0)
 
@@ -120,6 +125,8 @@ def test_why_a_fact_failed_goes_by_its_leverage(leverage: float, said: str) -> N
     assert _verdict({"rewrite_acc": 0.0}, leverage, None, None).startswith(said)
     assert _verdict({"rewrite_acc": 0.0}, leverage, None, None, sink=True).startswith("an attention sink")
     assert _verdict({"rewrite_acc": 1.0}, leverage, None, None) == ""
+    assert _mean({"1": None, "2": leverage}) == leverage  # a figure that was no number
+    assert _mean({"1": None}) is None
 
 
 def test_what_is_not_used_is_told(place: Place) -> None:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from memit_vc.errors import PolicyError
 from memit_vc.numerics.scores import scores as scores_of
-from memit_vc.objects import JsonValue
+from memit_vc.objects import JsonValue, finite
 from memit_vc.porcelain.editing import measure as measure_of
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.evaluate import evaluate
-from memit_vc.porcelain.editing.measure import finite, measure_base
+from memit_vc.porcelain.editing.measure import measure_base
 from memit_vc.porcelain.editing.models import load_model
 from memit_vc.porcelain.setup import init
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
-from tests.support.places import FIRST, SECOND, TOKENS, make_place
+from tests.support.places import FIRST, SECOND, TOKENS, Cli, make_place
 
 
-def test_what_is_no_number_is_a_warning_and_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_number_is_a_warning_and_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     place = make_place(tmp_path)
     with Repository.open(place.work) as repository:
         loaded = load_model(repository)
@@ -28,6 +31,8 @@ def test_what_is_no_number_is_a_warning_and_is_measured_again(tmp_path: Path, mo
         monkeypatch.setattr(measure_of, "perplexity_of", lambda *_: float("nan"))
         made = commit_facts(repository, FIRST, tokens=TOKENS, loaded=loaded)
         assert any("perplexity of the health text rises by nan" in warning for warning in made.warnings)
+        shown = json.loads(Cli(place.work, capsys, monkeypatch).ok("show", "--json").out)
+        assert shown["scores"]["after"]["perplexity"] is None
         with pytest.raises(PolicyError, match="perplexity_rise <= 1 is nan"):
             commit_facts(repository, SECOND, tokens=TOKENS, loaded=loaded, require=["perplexity_rise <= 1"])
         assert repository.head().commit == made.id

@@ -8,6 +8,7 @@ import pytest
 
 from memit_vc.errors import PolicyError, UsageError
 from memit_vc.numerics.scores.scores import score
+from memit_vc.porcelain.editing import models
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.measure import Measured, base_answers
 from memit_vc.porcelain.editing.models import load_model
@@ -114,7 +115,12 @@ def test_a_bound_holds_for_what_is_computed_again_or_was_kept(cli: Cli, place: P
     config = place.work / ".memitvc" / "config.toml"
     config.write_text(config.read_text() + '\n[policy]\nrequire = ["argmax >= 1.01"]\n')
     before = cli.ok("log", "--json").json
-    refused = cli("rebase", "main")
+    loads: list[object] = []
+    load = models.load_model
+    with cli.monkeypatch.context() as patched:
+        patched.setattr(models, "load_model", lambda *a, **k: loads.append(a) or load(*a, **k))
+        refused = cli("rebase", "main")
+    assert len(loads) == 1  # the guard takes the model that the batches were computed with
     assert (refused.code, "argmax >= 1.01 is" in refused.err) == (16, True)
     assert cli.ok("log", "--json").json == before
     cli.ok("switch", "-c", "behind", "HEAD~1")
