@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--patch",
     metavar="ID",
-    help="Commit a kept patch: a patch that could not be committed before. `memitvc status` lists kept patches.",
+    help="Commit a kept patch: a computed patch that no commit holds. `memitvc status` lists kept patches.",
 )
 @click.option("--drop", is_flag=True, help="With --patch: delete the kept patch, and make no commit.")
 def command(
