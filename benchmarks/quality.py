@@ -87,17 +87,21 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
     "z in place of residuals (an earlier default)": {**BEFORE, "search_for": "z", "v_num_grad_steps": 50},
 }
 """Changes of the repository's own hyperparameters."""
-PHRASED = "three phrasings a fact"
+PHRASED: Mapping[str, Mapping[str, object]] = {
+    "phrasings": {},
+    "three phrasings in place of the book": {"phrase_book": 0, "keep_factor": 0.3},
+}
+"""The same for facts that bring up to three phrasings."""
 
 
 def run(options: Options) -> Report:
-    """Each of `SETTINGS` on both sets; `default` also with three phrasings of the relation, none of the tested ones."""
+    """Each of `SETTINGS` and `PHRASED` on both sets; the phrasings are of the relation, none of the tested ones."""
     if options.edits is None:
         raise ValueError("quality needs --edits: a file of official CounterFact records")
     count = options.facts or (20 if options.quick else 100)
     facts = list(read_edits(str(options.edits)).facts)
     chosen = {name: (facts, changes) for name, changes in SETTINGS.items()} | {
-        PHRASED: (_phrased(options), {"phrase_book": 0, "keep_factor": 0.3})
+        name: (_phrased(options), changes) for name, changes in PHRASED.items()
     }
     if options.only is not None:
         chosen = {name: case for name, case in chosen.items() if name.startswith(options.only)}
