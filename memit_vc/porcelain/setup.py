@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SEARCH: Mapping[str, Any] = {
     "search_for": "residuals",
     "v_num_grad_steps": 60,
-    "weight_decay": 0.14,
+    "weight_decay": 0.25,
     "rehearse": 0.2,
     "early_stop": "nll",
     "early_stop_loss": 0.05,
