@@ -32,15 +32,14 @@ def command(
     io: IO, span: str | None, everything: bool, resolve: bool, tolerance: float | None, message: str | None
 ) -> None:
     """Replace the commits in A..B (the commits that B reaches and A does not reach) with one commit. Edits that were
-    made and reverted within the range leave no trace. Before the branch moves, the command checks
-    that the weights stay bit-identical. Commits after B get new ids. `memitvc undo` can bring the old commits back,
-    until the operation log is pruned.
+    made and reverted within the range leave no trace. Before the branch moves, the command checks that the weights stay
+    bit-identical. Commits after B get new ids. `memitvc undo` can bring the old commits back, until the operation log
+    is pruned.
 
     --resolve and --compress take no range and replace no commit. Instead, one new commit on top of HEAD puts all live
     facts into one new patch. --resolve solves the facts again, which changes the weights. --compress makes the patch
-    smaller, which changes the weights slightly. A revert of the new commit restores the old weights
-    exactly, unless one of its facts was reverted meanwhile. No run of the
-    model is needed; only --resolve loads its weights.
+    smaller, which changes the weights slightly. A revert of the new commit restores the old weights exactly, unless one
+    of its facts was reverted meanwhile. No run of the model is needed; only --resolve loads its weights.
     """
     if tolerance is not None:
         if span is not None or resolve:

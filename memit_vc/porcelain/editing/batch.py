@@ -230,7 +230,7 @@ def _on_state(
                 again = _tried(loaded, facts, state, context, edit)
             tried = again if len(again.failing) < len(tried.failing) else tried
         except EngineError as error:
-            given_up = f"another try was given up, and the first result is used: {error.message}"
+            given_up = f"another try was given up, and the result before it is used: {error.message}"
         if hparams.search_for == "residuals" and tried is not again:
             break  # it would be the same search once more
         edit = tried.edit

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from memit_vc.errors import UsageError
+from memit_vc.errors import EngineError, UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.engine import anchors_for, search_targets
 from memit_vc.numerics.edit.insert import insert
@@ -140,8 +140,15 @@ def tune(
 
 
 def _gentlest(tried: Sequence[Tried]) -> Tried:
-    """Of the settings that are about as good as the best, the one that harms other text least."""
+    """Of the settings that are about as good as the best, the one that harms other text least. EngineError if all break
+    the model.
+    """
     most = max(each.worth for each in tried)
+    if most == -math.inf:
+        raise EngineError(
+            "after each edit that was tried, the perplexity of the health text is not a number",
+            hint="Lower v_lr, or load the model in a wider dtype: the edits damage it.",
+        )
     return min((each for each in tried if each.worth > most - _TIE), key=lambda each: each.perplexity)
 
 
@@ -208,7 +215,8 @@ class _Bench:
             found["same_subject"] or 0.0,
             perplexity,
         )
-        remember(path, asdict(made))
+        if math.isfinite(perplexity):  # JSON has no other, and a next run may do better
+            remember(path, asdict(made))
         return made
 
     def _edited(self, layer: int, delta: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""`commit --patch`: a patch that was kept because its branch moved, onto the present tip. A model is for a guard."""
+"""`commit --patch`: a patch that was kept because its branch moved, onto the present tip. The guard needs a model."""
 
 from __future__ import annotations
 

@@ -51,3 +51,18 @@ def test_it_ends_and_writes_a_usable_file(
         with pytest.raises(UsageError, match="too few"):
             tuning.tune(repository, facts=FACTS[:2])
     cli.ok("fsck")
+
+
+def test_settings_that_break_the_model_are_not_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place(tmp_path, v_num_grad_steps=2)
+    monkeypatch.setattr(tuning, "calibration_facts", lambda: list(FACTS[:6]))
+    base = iter([20.0])
+    monkeypatch.setattr(tuning, "perplexity_of", lambda *_: next(base, float("nan")))
+    refused = Cli(place.work, capsys, monkeypatch)("tune", "-o", str(tmp_path / "best.yaml"))
+    assert "after each edit that was tried, the perplexity of the health text is not a number" in refused.err
+    assert not (tmp_path / "best.yaml").exists()
+    assert not list((place.work / ".memitvc" / "cache").glob("tune-*.json"))
+    good = tuning.Tried((1, 2), 1.0, 1, 6, 0.5, 0.5, 0.5, 1.0)
+    assert tuning._gentlest([tuning.Tried((1, 2), 1.0, 1, 6, 1.0, 1.0, 1.0, float("nan")), good]) == good
