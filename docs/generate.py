@@ -37,8 +37,8 @@ EXIT_CODES = {
     143: "stopped by SIGTERM: either everything was done or nothing",
 }
 _CONTRADICTS = "a fact contradicts a live one"
-_HUB = "the Hub is out of reach or has no such thing"
-_REMOTE = "the remote refused, failed or holds something that must not be stored"
+_HUB = "something must be read from the Hub, and the Hub is out of reach or lacks it"
+_REMOTE = "the remote refused or failed, or what it holds breaks the format"
 SPECIAL: dict[str, dict[int, str]] = {
     "init": {14: _HUB},
     "stats": {14: _HUB},

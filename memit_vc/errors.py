@@ -103,7 +103,7 @@ class PolicyError(MemitVCError):
 
 
 class RemoteError(MemitVCError):
-    """A remote refused, failed or holds something that must not be stored."""
+    """A remote refused or failed, or holds something that breaks the format."""
 
     exit_code = 14
 

@@ -24,7 +24,7 @@ from memit_vc.foreign.text import indented
 # name: (module, what `memitvc --help` says of it), so that help and shell completion load no command
 GROUPS = {
     "Start": {
-        "demo": ("demo", "Edit a small real model and take an edit back."),
+        "demo": ("demo", "Edit a small real model twice and take both edits back."),
         "init": ("init", "Start a repository on a base model."),
         "clone": ("clone", "Make a repository of a remote and its base."),
     },
@@ -57,7 +57,7 @@ GROUPS = {
         "cherry-pick": ("cherry_pick", "Make the change of other commits here too."),
         "squash": ("squash", "Make one commit of many; the weights stay as they are."),
         "rebase": ("rebase", "Compute a branch's batches again on another tip."),
-        "undo": ("undo", "Take back the last command that changed a branch."),
+        "undo": ("undo", "Take back the last command that changed a branch, a tag or HEAD."),
         "redo": ("redo", "Take the last undo back."),
         "op": ("op", "The log of operations, and the way back to any point of it."),
     },

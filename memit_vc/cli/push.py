@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     "--branch",
     "hub_branch",
     metavar="NAME",
-    help="On the Hub: use the git branch NAME of the Hub repository as the remote. A new one is created from main.",
+    help="On the Hub: push to the git branch NAME of the Hub repository. If this git branch does not exist, it is "
+    "created from main. BRANCH is still memit-vc's branch.",
 )
 @click.option("--create-pr", is_flag=True, help="On the Hub: open a pull request.")
 @click.option("--public", "visibility", flag_value="public", help="On the Hub: create the repository as public.")

@@ -29,8 +29,8 @@ def command(io: IO, revisions: tuple[str, ...], resolve: bool, **options: Any) -
     stays. In all other cases, a fact that comes back and contradicts a live fact stops the revert with exit code 13.
 
     Later commits were computed on weights that held the reverted edits. Without these edits, the patches of the later
-    commits would be different. --resolve computes the remaining facts again, as if the reverted commits had never
-    existed.
+    commits would be different. --resolve solves the remaining live facts again, without the reverted facts. It does not
+    search again.
     """
     if resolve:
         from memit_vc.porcelain.recomputing.resolve import resolve_revert

@@ -38,8 +38,8 @@ def command(
 
     --resolve and --compress take no range and replace no commit. Instead, one new commit on top of HEAD puts all live
     facts into one new patch. --resolve solves the facts again, which changes the weights. --compress makes the patch
-    smaller, which changes the weights slightly. A revert of the new commit restores the old weights exactly, unless one
-    of its facts was reverted meanwhile. No run of the model is needed; only --resolve loads its weights.
+    smaller, which changes the weights slightly. Neither runs the model, but --resolve loads the model's weights. A
+    revert of the new commit restores the old weights exactly, unless one of its facts was reverted meanwhile.
     """
     if tolerance is not None:
         if span is not None or resolve:

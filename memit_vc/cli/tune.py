@@ -29,7 +29,8 @@ from memit_vc.progress import count
 def command(io: IO, facts: str | None, output: Path, **options: Any) -> None:
     """Measure which layers and which λ (the weight of the statistics) are best for this repository's base.
 
-    If the hyperparameters say search_for: z, also measure the number of passes. Write the best values and all
+    The measurements search for z, whatever the hyperparameters say. If they say search_for: z, the number of passes is
+    measured, too. Write the best values and all
     measurements to a file. The repository stays as it is. If a run is stopped, the next run continues the work.
     """
     from memit_vc.edits import read_edits

@@ -121,8 +121,9 @@ class _Residuals(Search):
     def _run(self, part: Part, *, changed: bool) -> tuple[Tensor, Tensor]:
         if not changed:
             return super()._run(part, changed=False)
+        nothing = self.h.new_zeros(len(part.rows), self.adapter.hidden_size)
         with self._changing(part.continuation):
-            return super()._run(part, changed=False)
+            return part.continuation.run(nothing, loss_block=self.hparams.v_loss_layer, noise=self._noise(part))
 
     def _run_rows(self, continuation: Continuation, rows: int, changed: bool) -> Tensor:
         nothing = self.h.new_zeros(rows, self.adapter.hidden_size)

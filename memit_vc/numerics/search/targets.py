@@ -9,6 +9,7 @@ work row by row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -25,8 +26,8 @@ from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.masters import frozen
 from memit_vc.numerics.model.memory import halving
-from memit_vc.numerics.search.continuation import Continuation, Continuations
-from memit_vc.objects import Fact
+from memit_vc.numerics.search.continuation import Continuation, Continuations, Noise
+from memit_vc.objects import Fact, digest
 
 _COMPACT_BELOW = 0.75
 """Rows are laid out again once this share of them is still searched for: a layout costs about one step."""
@@ -102,11 +103,13 @@ class _Indices:
     """(row, line, column, label, 1 / number of the row's labels) of each target token."""
     kl: tuple[Tensor, Tensor, Tensor]
     """(row, line, column) where what else the model says is read."""
+    noisy: Tensor
+    """[2, n] line and column of each token behind the pivot of a row that asks, for `Search._noise`."""
 
     def to(self, device: torch.device) -> _Indices:
         nll, kl = (tuple(t.to(device) for t in group) for group in (self.nll, self.kl))
         rows, owners, weight, turns = (t.to(device) for t in (self.rows, self.owners, self.weight, self.turns))
-        return _Indices(rows, owners, weight, turns, nll, kl)  # type: ignore[arg-type]
+        return _Indices(rows, owners, weight, turns, nll, kl, self.noisy.to(device))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -206,10 +209,13 @@ class Search:
 
     def _part(self, rows: Sequence[int], run: Continuation) -> Part:
         tokens, shares, watched = [], [], []
+        noisy = list[tuple[int, int]]()
         for index, number in enumerate(rows):
             r = self.rows[number]
             if r.kind == "kl":
                 watched.append((index, *run.place(index, len(r.row.ids) - 1)))
+            elif self.hparams.noise:
+                noisy += [run.place(index, position) for position in range(r.row.pivot + 1, len(r.row.ids))]
             for position, label in zip(r.row.positions, r.row.labels, strict=True):
                 tokens.append((index, *run.place(index, position), label))
                 shares.append(1.0 / len(r.row.labels))
@@ -221,6 +227,7 @@ class Search:
             turns=torch.tensor(turns),
             nll=(*(torch.tensor([t[i] for t in tokens], dtype=torch.long) for i in range(4)), torch.tensor(shares)),  # type: ignore[arg-type]
             kl=tuple(torch.tensor([w[i] for w in watched], dtype=torch.long) for i in range(3)),  # type: ignore[arg-type]
+            noisy=torch.tensor(noisy, dtype=torch.long).reshape(-1, 2).T,
         )
         return Part(run, rows, [rows[index] for index, _, _ in watched], indices)
 
@@ -336,7 +343,27 @@ class Search:
         """What is read of a part's rows, with what is searched for or without it."""
         owners = part.on(self.device).owners
         delta = self.delta[owners] if changed else torch.zeros_like(self.h[owners])
-        return part.continuation.run(delta, loss_block=self.hparams.v_loss_layer)
+        noise = self._noise(part) if changed else None
+        return part.continuation.run(delta, loss_block=self.hparams.v_loss_layer, noise=noise)
+
+    def _noise(self, part: Part) -> Noise | None:
+        """Of this step, for the words behind the subject in the rows that ask; none where no gradient is wanted.
+
+        In each row, it depends on the row's text and the step only: not on what else is run with the row.
+        """
+        places = part.on(self.device).noisy
+        if not places.numel() or not torch.is_grad_enabled():
+            return None
+        width = self.adapter.hidden_size
+        drawn = []
+        for number in part.rows:
+            r = self.rows[number]
+            if r.kind == "nll":
+                seed = int(digest("noise", repr((self.hparams.seed, self.taken, r.row.ids)).encode())[:15], 16)
+                drawn.append(
+                    torch.randn(len(r.row.ids) - r.row.pivot - 1, width, generator=torch.Generator().manual_seed(seed))
+                )
+        return Noise(places, torch.cat(drawn) * self.hparams.noise / math.sqrt(width))
 
     def _log_p(self, part: Part, hidden: Tensor) -> Tensor:
         _, lines, columns = part.on(hidden.device).kl

@@ -37,6 +37,8 @@ SEARCH_FIELDS = (
     "keep_factor",
     "keep_questions",
     "name_factor",
+    "noise",
+    "seed",
     "phrase_book",
     "rotate",
     "avoid_sinks",
