@@ -51,13 +51,14 @@ BEFORE: Mapping[str, object] = {
     "keep_factor": 0.5,
     "keep_questions": list(SEARCHED[:8]),
     "name_factor": 0.0,
+    "noise": 0.0,
     "rehearse": 0.0,
 }
 """What earlier defaults had in common."""
 SETTINGS: Mapping[str, Mapping[str, object]] = {
     "default": {},
     "chat: true": {"chat": True},
-    "without the name (the default before)": {"name_factor": 0.0, "keep_factor": 0.75, "weight_decay": 0.12},
+    "no noise (the default before)": {"noise": 0.0, "keep_factor": 0.85},
     "residuals of five layers, eight questions, no rehearsal (an earlier default)": {
         **BEFORE,
         "weight_decay": 0.1,
@@ -71,6 +72,7 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
         "rotate": 1,
         "keep_factor": 0.0,
         "name_factor": 0.0,
+        "noise": 0.0,
         "phrase_book": 0,
         "retries": 0,
         "chat": False,

@@ -141,7 +141,7 @@ class MEMITHyperParams:
     """Weight of the mean KL(P_δ ‖ P_0) where a text names the subject again; 0 is MEMIT as published."""
     noise: float = 0.0
     """In the search, Gaussian noise on the hidden states of the words behind the subject where the target is asked for,
-    as a share of their norms; 0: none, as published."""
+    except in the plain prompt, as a share of their norms; 0: none, as published."""
     phrase_book: int = 0
     """Other wordings that the search takes from the phrase book for a fact, at most; 0: none, as published."""
     context_templates: list[list[str]] | None = None

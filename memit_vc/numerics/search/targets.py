@@ -104,7 +104,7 @@ class _Indices:
     kl: tuple[Tensor, Tensor, Tensor]
     """(row, line, column) where what else the model says is read."""
     noisy: Tensor
-    """[2, n] line and column of each token behind the pivot of a row that asks, for `Search._noise`."""
+    """[2, n] line and column of each token that gets noise (`Search._noise`)."""
 
     def to(self, device: torch.device) -> _Indices:
         nll, kl = (tuple(t.to(device) for t in group) for group in (self.nll, self.kl))
@@ -214,7 +214,7 @@ class Search:
             r = self.rows[number]
             if r.kind == "kl":
                 watched.append((index, *run.place(index, len(r.row.ids) - 1)))
-            elif self.hparams.noise:
+            elif self.hparams.noise and number != self.first[r.fact]:
                 noisy += [run.place(index, position) for position in range(r.row.pivot + 1, len(r.row.ids))]
             for position, label in zip(r.row.positions, r.row.labels, strict=True):
                 tokens.append((index, *run.place(index, position), label))
@@ -347,9 +347,10 @@ class Search:
         return part.continuation.run(delta, loss_block=self.hparams.v_loss_layer, noise=noise)
 
     def _noise(self, part: Part) -> Noise | None:
-        """Of this step, for the words behind the subject in the rows that ask; none where no gradient is wanted.
+        """Of this step, for the words behind the subject in all rows that ask but the plain prompt.
 
-        In each row, it depends on the row's text and the step only: not on what else is run with the row.
+        There is none where no gradient is wanted. In each row, it depends on the row's text and the step only: not on
+        what else is run with the row.
         """
         places = part.on(self.device).noisy
         if not places.numel() or not torch.is_grad_enabled():
@@ -358,7 +359,7 @@ class Search:
         drawn = []
         for number in part.rows:
             r = self.rows[number]
-            if r.kind == "nll":
+            if r.kind == "nll" and number != self.first[r.fact]:
                 seed = int(digest("noise", repr((self.hparams.seed, self.taken, r.row.ids)).encode())[:15], 16)
                 drawn.append(
                     torch.randn(len(r.row.ids) - r.row.pivot - 1, width, generator=torch.Generator().manual_seed(seed))

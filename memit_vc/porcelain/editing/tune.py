@@ -108,8 +108,8 @@ def tune(
     # residuals would have to be searched for again for each λ, so z stands for them here; passes belong to z alone
     own = repository.hparams()
     changes: dict[str, Any] = {"chat": False}
-    if own.search_for == "residuals":  # `name_factor` was measured with residuals only
-        changes |= {"v_num_grad_steps": min(_STEPS, own.v_num_grad_steps), "name_factor": 0.0}
+    if own.search_for == "residuals":  # `name_factor` and `noise` were measured with residuals only
+        changes |= {"v_num_grad_steps": min(_STEPS, own.v_num_grad_steps), "name_factor": 0.0, "noise": 0.0}
     bench = _Bench(loaded, own.replace(search_for="z", **changes), chosen, progress)
     left_out = 0
 
