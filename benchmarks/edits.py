@@ -98,7 +98,13 @@ def run_rules(options: Options) -> Report:
         for rule in ("loss", "argmax"):
             switch_to_new(here.repository, rule, start)
             values = here.hparams.replace(
-                search_for="z", v_num_grad_steps=50, rehearse=0.0, name_factor=0.0, noise=0.0, early_stop=rule
+                search_for="z",
+                v_num_grad_steps=50,
+                rehearse=0.0,
+                keep_factor=0.5,
+                name_factor=0.0,
+                noise=0.0,
+                early_stop=rule,
             )
             made = commit_facts(here.repository, facts, message=rule, hparams=values, loaded=here.loaded, scores=False)
             after = here.scores(facts)

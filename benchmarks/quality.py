@@ -91,7 +91,7 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
 """Changes of the repository's own hyperparameters."""
 PHRASED: Mapping[str, Mapping[str, object]] = {
     "phrasings": {},
-    "three phrasings in place of the book": {"phrase_book": 0, "keep_factor": 0.3},
+    "three phrasings in place of the book": {"phrase_book": 0, "keep_factor": 0.3, "name_factor": 0.0, "noise": 0.0},
 }
 """The same for facts that bring up to three phrasings."""
 

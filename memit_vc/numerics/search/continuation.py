@@ -29,7 +29,7 @@ from memit_vc.numerics.search.prefixes import Prefixes
 @dataclass(frozen=True)
 class Noise:
     """What is added to hidden states behind the edited block: `values` [n, d_model] at `places` [2, n], each a line and
-    a column, in shares of the unedited state's norm there.
+    a column, in shares of the state's norm there.
     """
 
     places: Tensor
@@ -37,8 +37,8 @@ class Noise:
 
     def added(self, hidden: Tensor) -> Tensor:
         places = tuple(self.places.to(hidden.device))
-        values = self.values.to(hidden) * hidden.detach()[places].norm(dim=-1, keepdim=True)
-        return hidden + torch.zeros_like(hidden).index_put(places, values)
+        values = self.values.to(hidden.device) * hidden.detach()[places].float().norm(dim=-1, keepdim=True)
+        return hidden + torch.zeros_like(hidden).index_put(places, values.to(hidden))
 
 
 class Continuation(Protocol):

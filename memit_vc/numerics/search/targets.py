@@ -241,7 +241,7 @@ class Search:
             if losses[fact] != losses[fact]:
                 raise EngineError(
                     f"the loss of fact {fact + 1} ({self.facts[fact].prompt!r}) is not a number",
-                    hint="Lower v_lr, or use a wider dtype than the model's.",
+                    hint="Lower v_lr or noise, or use a wider dtype than the model's.",
                 )
             if last or self._stops(fact, losses[fact], asked[fact], hit):
                 done.append(fact)
@@ -293,7 +293,7 @@ class Search:
         decay = self._decay()
         if decay.requires_grad and not last:
             decay.sum().backward()  # type: ignore[no-untyped-call]
-        # the one place of a step where the host waits for a GPU
+        # apart from the noise, the one place of a step where the host waits for a GPU
         told = torch.cat([decay.detach(), self.value, self.nll, self.wrong]).cpu()
         decayed, value, nll, wrong = torch.split(told, [len(self.facts)] + 3 * [len(self.rows)])
         total = decayed.index_add(0, self.owner, value)
@@ -347,7 +347,7 @@ class Search:
         return part.continuation.run(delta, loss_block=self.hparams.v_loss_layer, noise=noise)
 
     def _noise(self, part: Part) -> Noise | None:
-        """Of this step, for the words behind the subject in all rows that ask but the plain prompt.
+        """Of this step, for the words behind the subject in all rows that ask but each fact's first, the plain prompt.
 
         There is none where no gradient is wanted. In each row, it depends on the row's text and the step only: not on
         what else is run with the row.
@@ -361,9 +361,8 @@ class Search:
             r = self.rows[number]
             if r.kind == "nll" and number != self.first[r.fact]:
                 seed = int(digest("noise", repr((self.hparams.seed, self.taken, r.row.ids)).encode())[:15], 16)
-                drawn.append(
-                    torch.randn(len(r.row.ids) - r.row.pivot - 1, width, generator=torch.Generator().manual_seed(seed))
-                )
+                size = (len(r.row.ids) - r.row.pivot - 1, width)
+                drawn.append(torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float32))
         return Noise(places, torch.cat(drawn) * self.hparams.noise / math.sqrt(width))
 
     def _log_p(self, part: Part, hidden: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ _DEPTHS = (0.1, 0.2, 0.3, 0.45)
 _WIDTH = 5
 _WEIGHTS = (0.25, 1.0, 4.0)
 """λ as multiples of d_in, around the one that was chosen for SmolLM2-135M (1.3)."""
+_KEEP = 0.5
 _STEPS = 50
 """Of the search for z, in a repository whose steps are those of a search for residuals."""
 _PASSES = (1, 2)
@@ -108,8 +109,9 @@ def tune(
     # residuals would have to be searched for again for each λ, so z stands for them here; passes belong to z alone
     own = repository.hparams()
     changes: dict[str, Any] = {"chat": False}
-    if own.search_for == "residuals":  # `name_factor` and `noise` were measured with residuals only
-        changes |= {"v_num_grad_steps": min(_STEPS, own.v_num_grad_steps), "name_factor": 0.0, "noise": 0.0}
+    if own.search_for == "residuals":  # the rest of its search was measured with residuals only
+        changes |= {"v_num_grad_steps": min(_STEPS, own.v_num_grad_steps), "keep_factor": min(_KEEP, own.keep_factor)}
+        changes |= {"name_factor": 0.0, "noise": 0.0}
     bench = _Bench(loaded, own.replace(search_for="z", **changes), chosen, progress)
     left_out = 0
 
