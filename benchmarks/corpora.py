@@ -76,9 +76,7 @@ def _edited(
 ) -> tuple[Scores, float, int]:
     """Scores and perplexity with statistics of `corpus`, and the tokens that it had; z is searched for once."""
     adapter = here.loaded.adapter
-    hparams = here.hparams.replace(
-        search_for="z", v_num_grad_steps=50, rehearse=0.0, keep_factor=0.5, name_factor=0.0, noise=0.0
-    )
+    hparams = here.hparams.replace(search_for="z", v_num_grad_steps=50, rehearse=0.0, keep_factor=0.5, name_factor=0.0)
     statistics = prepare_statistics(here.loaded, hparams, corpus=corpus, tokens=tokens)
     edit = compute_edit(
         adapter,

@@ -103,7 +103,6 @@ def run_rules(options: Options) -> Report:
                 rehearse=0.0,
                 keep_factor=0.5,
                 name_factor=0.0,
-                noise=0.0,
                 early_stop=rule,
             )
             made = commit_facts(here.repository, facts, message=rule, hparams=values, loaded=here.loaded, scores=False)

@@ -51,14 +51,12 @@ BEFORE: Mapping[str, object] = {
     "keep_factor": 0.5,
     "keep_questions": list(SEARCHED[:8]),
     "name_factor": 0.0,
-    "noise": 0.0,
     "rehearse": 0.0,
 }
 """What earlier defaults had in common."""
 SETTINGS: Mapping[str, Mapping[str, object]] = {
     "default": {},
     "chat: true": {"chat": True},
-    "no noise (the default before)": {"noise": 0.0, "keep_factor": 0.85},
     "residuals of five layers, eight questions, no rehearsal (an earlier default)": {
         **BEFORE,
         "weight_decay": 0.1,
@@ -72,7 +70,6 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
         "rotate": 1,
         "keep_factor": 0.0,
         "name_factor": 0.0,
-        "noise": 0.0,
         "phrase_book": 0,
         "retries": 0,
         "chat": False,
@@ -91,7 +88,7 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
 """Changes of the repository's own hyperparameters."""
 PHRASED: Mapping[str, Mapping[str, object]] = {
     "phrasings": {},
-    "three phrasings in place of the book": {"phrase_book": 0, "keep_factor": 0.3, "name_factor": 0.0, "noise": 0.0},
+    "three phrasings in place of the book": {"phrase_book": 0, "keep_factor": 0.3, "name_factor": 0.0},
 }
 """The same for facts that bring up to three phrasings."""
 

@@ -63,7 +63,6 @@ def _published(hparams: MEMITHyperParams) -> MEMITHyperParams:
         rotate=1,
         keep_factor=0.0,
         name_factor=0.0,
-        noise=0.0,
         chat=False,
         phrase_book=0,
         rehearse=0.0,

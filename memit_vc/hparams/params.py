@@ -57,7 +57,6 @@ _RANGES: Mapping[str, tuple[float, bool]] = {
     "kl_factor": (0, False),
     "keep_factor": (0, False),
     "name_factor": (0, False),
-    "noise": (0, False),
     "phrase_book": (0, False),
     "passes": (1, False),
     "rotate": (1, False),
@@ -139,9 +138,6 @@ class MEMITHyperParams:
     """These questions, with "{}" for the subject, in place of the package's English ones."""
     name_factor: float = 0.0
     """Weight of the mean KL(P_δ ‖ P_0) where a text names the subject again; 0 is MEMIT as published."""
-    noise: float = 0.0
-    """In the search, Gaussian noise on the hidden states of the words behind the subject where the target is asked for,
-    except in the plain prompt, as a share of their norms; 0: none, as published."""
     phrase_book: int = 0
     """Other wordings that the search takes from the phrase book for a fact, at most; 0: none, as published."""
     context_templates: list[list[str]] | None = None

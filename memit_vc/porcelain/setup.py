@@ -29,9 +29,8 @@ SEARCH: Mapping[str, Any] = {
     "rehearse": 0.2,
     "early_stop": "nll",
     "early_stop_loss": 0.05,
-    "keep_factor": 1.0,
+    "keep_factor": 0.85,
     "name_factor": 0.3,
-    "noise": 0.3,
     "phrase_book": 8,
     "rotate": 10,
     "retries": 2,
@@ -418,13 +417,7 @@ def _hyperparameters(
         values = values.replace(**SEARCH, clamp_norm_factor=max(4.0, values.clamp_norm_factor))
         if any(adapter.experts(layer) is not None for layer in values.layers):  # whose residuals cannot be searched for
             values = values.replace(
-                search_for="z",
-                v_num_grad_steps=50,
-                keep_factor=0.5,
-                name_factor=0.0,
-                noise=0.0,
-                weight_decay=0.0,
-                rehearse=0.0,
+                search_for="z", v_num_grad_steps=50, keep_factor=0.5, name_factor=0.0, weight_decay=0.0, rehearse=0.0
             )
     return values, origin, notes
 

@@ -8,7 +8,6 @@ the short one does not hold. Both give the same numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -26,32 +25,14 @@ from memit_vc.numerics.model.architecture import ARCHITECTURES
 from memit_vc.numerics.search.prefixes import Prefixes
 
 
-@dataclass(frozen=True)
-class Noise:
-    """What is added to hidden states behind the edited block: `values` [n, d_model] at `places` [2, n], each a line and
-    a column, in shares of the state's norm there.
-    """
-
-    places: Tensor
-    values: Tensor
-
-    def added(self, hidden: Tensor) -> Tensor:
-        places = tuple(self.places.to(hidden.device))
-        values = self.values.to(hidden.device) * hidden.detach()[places].float().norm(dim=-1, keepdim=True)
-        return hidden + torch.zeros_like(hidden).index_put(places, values.to(hidden))
-
-
 class Continuation(Protocol):
     """Some rows, ready to be run with a change δ at each row's pivot."""
 
     start: Tensor
     """Unedited output of the edited block at each pivot, [rows, d_model] float32; there after the first `run`."""
 
-    def run(self, delta: Tensor, *, loss_block: int, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
-        """Outputs of block `loss_block` and of the last block for δ [rows, d_model], each [lines, width, d_model].
-
-        `noise` is not at a pivot.
-        """
+    def run(self, delta: Tensor, *, loss_block: int) -> tuple[Tensor, Tensor]:
+        """Outputs of block `loss_block` and of the last block for δ [rows, d_model], each [lines, width, d_model]."""
         ...
 
     def place(self, row: int, position: int) -> tuple[int, int]:
@@ -150,7 +131,7 @@ class Suffix:
         self._recording: Recording | None = None
         """What the model passed to its blocks in the first run."""
 
-    def run(self, delta: Tensor, *, loss_block: int, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
+    def run(self, delta: Tensor, *, loss_block: int) -> tuple[Tensor, Tensor]:
         last = self._adapter.n_layers - 1
         if self._recording is None:
             recording = record(
@@ -158,12 +139,12 @@ class Suffix:
                 self._inputs,
                 keep={loss_block, last},
                 calls=range(self._layer + 1, last + 1),
-                change=(self._layer, lambda hidden: _added(hidden, self._places, delta, noise)),
+                change=(self._layer, lambda hidden: _added(hidden, self._places, delta)),
             )
             self._recording = Recording(recording.calls, {}, recording.unchanged)
             self.start = recording.before(self._places)
             return recording.outputs[loss_block], recording.outputs[last]
-        hidden = _added(self._recording.unchanged, self._places, delta, noise)
+        hidden = _added(self._recording.unchanged, self._places, delta)
         loss = replay(self._adapter, self._recording, hidden, blocks=range(self._layer + 1, loss_block + 1))
         return loss, replay(self._adapter, self._recording, loss, blocks=range(loss_block + 1, last + 1))
 
@@ -189,14 +170,14 @@ class Whole:
         self.behind = torch.arange(ids.shape[1]) >= places[1][:, None]
         self._places = places.to(_device(adapter, layer))
 
-    def run(self, delta: Tensor, *, loss_block: int, noise: Noise | None = None) -> tuple[Tensor, Tensor]:
+    def run(self, delta: Tensor, *, loss_block: int) -> tuple[Tensor, Tensor]:
         last = self._adapter.n_layers - 1
         recording = record(
             self._adapter,
             self._inputs,
             keep={loss_block, last},
             calls=range(0),
-            change=(self._layer, lambda hidden: _added(hidden, self._places, delta, noise)),
+            change=(self._layer, lambda hidden: _added(hidden, self._places, delta)),
             through=self._through,
         )
         self.start = recording.before(self._places)
@@ -210,10 +191,8 @@ def _device(adapter: ModelAdapter, layer: int) -> torch.device:
     return next(adapter.blocks[layer].parameters()).device
 
 
-def _added(hidden: Tensor, places: Tensor, delta: Tensor, noise: Noise | None) -> Tensor:
-    """`delta` [rows, d_model] added at `places` [2, rows], each a line and a column; and the noise, if there is any."""
-    if noise is not None:
-        hidden = noise.added(hidden)
+def _added(hidden: Tensor, places: Tensor, delta: Tensor) -> Tensor:
+    """`delta` [rows, d_model] added at `places` [2, rows], each a line and a column."""
     return hidden + torch.zeros_like(hidden).index_put(tuple(places.to(hidden.device)), delta.to(hidden))
 
 

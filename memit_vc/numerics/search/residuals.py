@@ -121,9 +121,8 @@ class _Residuals(Search):
     def _run(self, part: Part, *, changed: bool) -> tuple[Tensor, Tensor]:
         if not changed:
             return super()._run(part, changed=False)
-        nothing = self.h.new_zeros(len(part.rows), self.adapter.hidden_size)
         with self._changing(part.continuation):
-            return part.continuation.run(nothing, loss_block=self.hparams.v_loss_layer, noise=self._noise(part))
+            return super()._run(part, changed=False)
 
     def _run_rows(self, continuation: Continuation, rows: int, changed: bool) -> Tensor:
         nothing = self.h.new_zeros(rows, self.adapter.hidden_size)

@@ -9,7 +9,6 @@ work row by row.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -26,8 +25,8 @@ from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.masters import frozen
 from memit_vc.numerics.model.memory import halving
-from memit_vc.numerics.search.continuation import Continuation, Continuations, Noise
-from memit_vc.objects import Fact, digest
+from memit_vc.numerics.search.continuation import Continuation, Continuations
+from memit_vc.objects import Fact
 
 _COMPACT_BELOW = 0.75
 """Rows are laid out again once this share of them is still searched for: a layout costs about one step."""
@@ -103,13 +102,11 @@ class _Indices:
     """(row, line, column, label, 1 / number of the row's labels) of each target token."""
     kl: tuple[Tensor, Tensor, Tensor]
     """(row, line, column) where what else the model says is read."""
-    noisy: Tensor
-    """[2, n] line and column of each token that gets noise (`Search._noise`)."""
 
     def to(self, device: torch.device) -> _Indices:
         nll, kl = (tuple(t.to(device) for t in group) for group in (self.nll, self.kl))
         rows, owners, weight, turns = (t.to(device) for t in (self.rows, self.owners, self.weight, self.turns))
-        return _Indices(rows, owners, weight, turns, nll, kl, self.noisy.to(device))  # type: ignore[arg-type]
+        return _Indices(rows, owners, weight, turns, nll, kl)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -209,13 +206,10 @@ class Search:
 
     def _part(self, rows: Sequence[int], run: Continuation) -> Part:
         tokens, shares, watched = [], [], []
-        noisy = list[tuple[int, int]]()
         for index, number in enumerate(rows):
             r = self.rows[number]
             if r.kind == "kl":
                 watched.append((index, *run.place(index, len(r.row.ids) - 1)))
-            elif self.hparams.noise and number != self.first[r.fact]:
-                noisy += [run.place(index, position) for position in range(r.row.pivot + 1, len(r.row.ids))]
             for position, label in zip(r.row.positions, r.row.labels, strict=True):
                 tokens.append((index, *run.place(index, position), label))
                 shares.append(1.0 / len(r.row.labels))
@@ -227,7 +221,6 @@ class Search:
             turns=torch.tensor(turns),
             nll=(*(torch.tensor([t[i] for t in tokens], dtype=torch.long) for i in range(4)), torch.tensor(shares)),  # type: ignore[arg-type]
             kl=tuple(torch.tensor([w[i] for w in watched], dtype=torch.long) for i in range(3)),  # type: ignore[arg-type]
-            noisy=torch.tensor(noisy, dtype=torch.long).reshape(-1, 2).T,
         )
         return Part(run, rows, [rows[index] for index, _, _ in watched], indices)
 
@@ -241,7 +234,7 @@ class Search:
             if losses[fact] != losses[fact]:
                 raise EngineError(
                     f"the loss of fact {fact + 1} ({self.facts[fact].prompt!r}) is not a number",
-                    hint="Lower v_lr or noise, or use a wider dtype than the model's.",
+                    hint="Lower v_lr, or use a wider dtype than the model's.",
                 )
             if last or self._stops(fact, losses[fact], asked[fact], hit):
                 done.append(fact)
@@ -293,7 +286,7 @@ class Search:
         decay = self._decay()
         if decay.requires_grad and not last:
             decay.sum().backward()  # type: ignore[no-untyped-call]
-        # apart from the noise, the one place of a step where the host waits for a GPU
+        # the one place of a step where the host waits for a GPU
         told = torch.cat([decay.detach(), self.value, self.nll, self.wrong]).cpu()
         decayed, value, nll, wrong = torch.split(told, [len(self.facts)] + 3 * [len(self.rows)])
         total = decayed.index_add(0, self.owner, value)
@@ -343,27 +336,7 @@ class Search:
         """What is read of a part's rows, with what is searched for or without it."""
         owners = part.on(self.device).owners
         delta = self.delta[owners] if changed else torch.zeros_like(self.h[owners])
-        noise = self._noise(part) if changed else None
-        return part.continuation.run(delta, loss_block=self.hparams.v_loss_layer, noise=noise)
-
-    def _noise(self, part: Part) -> Noise | None:
-        """Of this step, for the words behind the subject in all rows that ask but each fact's first, the plain prompt.
-
-        There is none where no gradient is wanted. In each row, it depends on the row's text and the step only: not on
-        what else is run with the row.
-        """
-        places = part.on(self.device).noisy
-        if not places.numel() or not torch.is_grad_enabled():
-            return None
-        width = self.adapter.hidden_size
-        drawn = []
-        for number in part.rows:
-            r = self.rows[number]
-            if r.kind == "nll" and number != self.first[r.fact]:
-                seed = int(digest("noise", repr((self.hparams.seed, self.taken, r.row.ids)).encode())[:15], 16)
-                size = (len(r.row.ids) - r.row.pivot - 1, width)
-                drawn.append(torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float32))
-        return Noise(places, torch.cat(drawn) * self.hparams.noise / math.sqrt(width))
+        return part.continuation.run(delta, loss_block=self.hparams.v_loss_layer)
 
     def _log_p(self, part: Part, hidden: Tensor) -> Tensor:
         _, lines, columns = part.on(hidden.device).kl

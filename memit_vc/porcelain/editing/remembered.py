@@ -37,7 +37,6 @@ SEARCH_FIELDS = (
     "keep_factor",
     "keep_questions",
     "name_factor",
-    "noise",
     "phrase_book",
     "rotate",
     "avoid_sinks",
@@ -92,7 +91,6 @@ def known_targets(
     asked: list[JsonValue] = [
         {name: value for name, value in fact.to_json().items() if name not in _NO_MATTER} for fact in facts
     ]
-    setting += [hparams.seed] if hparams.noise else []
     if hparams.search_for == "residuals":
         setting += [statistics, {name: values[name] for name in _RESIDUAL_FIELDS}, asked]
         setting += [fact.id for fact in facts] if hparams.rehearse else []

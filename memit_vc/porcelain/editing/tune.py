@@ -111,7 +111,7 @@ def tune(
     changes: dict[str, Any] = {"chat": False}
     if own.search_for == "residuals":  # the rest of its search was measured with residuals only
         changes |= {"v_num_grad_steps": min(_STEPS, own.v_num_grad_steps), "keep_factor": min(_KEEP, own.keep_factor)}
-        changes |= {"name_factor": 0.0, "noise": 0.0}
+        changes |= {"name_factor": 0.0}
     bench = _Bench(loaded, own.replace(search_for="z", **changes), chosen, progress)
     left_out = 0
 

@@ -137,9 +137,3 @@ def test_residuals_are_used_again_only_behind_the_same_solve(place: Place) -> No
         assert known([one], residuals.replace(mom2_update_weight=1.0), "first") == 0
         assert known([one, other], residuals, "first") == 0
         assert known([one], z, "first") == 0
-        assert known([one], residuals.replace(seed=7), "first") == 1  # nothing of this search is drawn
-        noisy = residuals.replace(noise=0.3)
-        assert known([one], noisy, "first") == 0
-        known_targets(loaded, [one], state, noisy, templates, "first").keep({0: found})
-        assert known([one], noisy, "first") == 1
-        assert known([one], noisy.replace(seed=7), "first") == 0
