@@ -35,7 +35,7 @@ GROUPS = {
         "commit": ("commit", "Edit facts into the model and record them as a commit."),
     },
     "Look": {
-        "status": ("status", "Show where HEAD is and what is ready."),
+        "status": ("status", "Show where HEAD is, the statistics and the kept patches."),
         "log": ("log", "Show the history."),
         "show": ("show", "Show one commit: its facts, scores and provenance."),
         "facts": ("facts", "List the facts that are in the model now."),
@@ -55,7 +55,7 @@ GROUPS = {
         "tag": ("tag", "List, make or delete tags."),
         "merge": ("merge", "Join another branch's facts with this one's."),
         "cherry-pick": ("cherry_pick", "Make the change of other commits here too."),
-        "squash": ("squash", "Make one commit of many; the weights stay as they are."),
+        "squash": ("squash", "Make one commit of many, or one patch of all live facts."),
         "rebase": ("rebase", "Compute a branch's batches again on another tip."),
         "undo": ("undo", "Take back the last command that changed a branch, a tag or HEAD."),
         "redo": ("redo", "Take the last undo back."),
@@ -66,7 +66,7 @@ GROUPS = {
         "push": ("push", "Publish a branch to a remote."),
         "fetch": ("fetch", "Bring the commits of a remote here; branches stay."),
         "pull": ("pull", "Fetch, and move the current branch forward."),
-        "import": ("import_", "Take in the commits of a patch file."),
+        "import": ("import_", "Take in the commits of a patch file, or an adapter."),
     },
     "Ship": {
         "checkout": ("checkout", "Write the model of a revision to a directory."),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     "hub_branch",
     metavar="NAME",
     help="On the Hub: push to the git branch NAME of the Hub repository. If this git branch does not exist, it is "
-    "created from main. BRANCH is still memit-vc's branch.",
+    "created from main. The argument BRANCH names a branch of the memit-vc repository.",
 )
 @click.option("--create-pr", is_flag=True, help="On the Hub: open a pull request.")
 @click.option("--public", "visibility", flag_value="public", help="On the Hub: create the repository as public.")

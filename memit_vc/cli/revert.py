@@ -26,7 +26,8 @@ def command(io: IO, revisions: tuple[str, ...], resolve: bool, **options: Any) -
     reverted.
 
     A reverted commit may have replaced an answer, and a later commit may have replaced it again. Then the latest answer
-    stays. In all other cases, a fact that comes back and contradicts a live fact stops the revert with exit code 13.
+    stays. In all other cases, a fact that comes back and contradicts a live fact stops the revert with exit code 13,
+    unless --ours, --theirs or --keep-both is given.
 
     Later commits were computed on weights that held the reverted edits. Without these edits, the patches of the later
     commits would be different. --resolve solves the remaining live facts again, without the reverted facts. It does not

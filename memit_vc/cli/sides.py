@@ -60,8 +60,8 @@ def check_overlap_option(function: _F) -> _F:
         "--check-overlap/--no-check-overlap",
         default=None,
         help="Warn about likely conflicts: facts whose subjects the model takes for nearly the same (similar keys), "
-        "with different targets. The check needs the statistics and the live facts' stored keys. Without "
-        "this option, only `commit` and --resolve check.",
+        "with different targets. The check needs the statistics and the live facts' stored keys. By default, "
+        "only `commit` and --resolve check.",
     )(function)
 
 
