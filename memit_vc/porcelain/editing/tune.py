@@ -39,9 +39,10 @@ _DEPTHS = (0.1, 0.2, 0.3, 0.45)
 _WIDTH = 5
 _WEIGHTS = (0.25, 1.0, 4.0)
 """λ as multiples of d_in, around the one that was chosen for SmolLM2-135M (1.3)."""
-_KEEP = 0.5
 _STEPS = 50
 """Of the search for z, in a repository whose steps are those of a search for residuals."""
+_KEEP = 0.5
+"""Of the search for z: the weight of the other questions, likewise."""
 _PASSES = (1, 2)
 _HARM = 5.0
 """What a perplexity that rises by a share above `_FREE` costs, in the units of an accuracy."""
