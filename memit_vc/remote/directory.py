@@ -125,8 +125,11 @@ class DirectoryRemote:
 
     def _write_named(self, files: Mapping[str, bytes | Path]) -> None:
         """Files that nobody reads before memitvc.json names them: each is durable before it has its name, and at the
-        end all names are durable. Each directory is synced once, also for names that a killed push left there.
+        end all names are durable. Each directory is synced once, also for names that a killed push left there. It is
+        made before the files are written side by side: else two of them would make it, and sync its parent, twice.
         """
+        for path in files:
+            make_directories(self._inside(path).parent, besides=self._besides(0o070))
         for _ in ordered_map(lambda path: self._write(path, files[path], sync_name=False), files):
             pass
         for name in ("commits", "objects"):
