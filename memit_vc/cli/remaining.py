@@ -11,7 +11,7 @@ _PART = re.compile(r"(?P<stage>.+), batch (?P<batch>\d+)(?: of about (?P<of>\d+)
 _AFTER = 3.0
 """Seconds of a stage before its rest can be guessed."""
 
-_SEARCHED = "the search of each finished group of 32 facts is kept; the same commit goes on from there"
+_SEARCHED = "the search of each finished group of up to 32 facts is kept; the same commit goes on from there"
 KEPT = {
     "search z": _SEARCHED,
     "search residuals": _SEARCHED,

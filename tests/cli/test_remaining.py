@@ -58,7 +58,7 @@ def test_what_a_stage_leaves() -> None:
     left = Remaining(Clock())
     assert left.kept == ""
     left.report("search z", 3, 10)
-    assert "finished group of 32 facts" in left.kept
+    assert "finished group of up to 32 facts" in left.kept
     left.report("search z", 10, 10)
     left.report("insert", 0, 5)
     assert left.kept == ""

@@ -39,13 +39,13 @@ CHUNK = 32
 
 
 def chunks(count: int, size: int | None = None) -> list[range]:
-    """Positions of a batch's facts, cut into chunks of `size` (None: `CHUNK`) from the first fact on.
+    """Positions of a batch's facts, from the first on, in as few chunks of at most `size` (None: `CHUNK`) as it takes.
 
-    Which facts share a forward moves z in its last bits, so the cut depends on the batch alone, never on what a cache
-    holds of it.
+    No chunk has two facts more than another: of 100 facts, processes get 25 each and not 32, 32, 32 and 4. Which facts
+    share a forward moves z in its last bits, so the cut depends on the batch alone, never on what a cache holds of it.
     """
-    step = size or CHUNK
-    return [range(start, min(start + step, count)) for start in range(0, count, step)]
+    parts = -(-count // (size or CHUNK))
+    return [range(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
 
 
 @dataclass(frozen=True)

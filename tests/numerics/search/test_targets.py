@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from memit_vc.errors import EngineError
 from memit_vc.numerics.edit import engine as engine_module
-from memit_vc.numerics.edit.engine import FoundTarget, search_targets
+from memit_vc.numerics.edit.engine import FoundTarget, chunks, search_targets
 from memit_vc.numerics.edit.keys import Frontier
 from memit_vc.numerics.forward.rows import buckets, pad, search_rows
 from memit_vc.numerics.forward.templates import parse_templates
@@ -175,6 +175,20 @@ def test_known_targets_are_not_searched_again(adapter: ModelAdapter) -> None:
     assert first.steps == again.steps
     assert told[-1][0] == told[-1][1]
     assert all(done <= total for done, total in told)
+
+
+def test_chunks_are_few_in_order_and_of_equal_size() -> None:
+    assert [len(part) for part in chunks(100)] == [25, 25, 25, 25]
+    assert [len(part) for part in chunks(33)] == [16, 17]
+    assert [len(part) for part in chunks(32)] == [32]
+    assert chunks(0) == []
+    for count in range(1, 200):
+        parts = chunks(count)
+        assert [i for part in parts for i in part] == list(range(count))
+        sizes = {len(part) for part in parts}
+        assert max(sizes) <= 32
+        assert max(sizes) - min(sizes) <= 1
+        assert (len(parts) - 1) * 32 < count
 
 
 def test_what_is_known_does_not_move_the_chunks(adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
