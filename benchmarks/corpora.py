@@ -16,6 +16,7 @@ from benchmarks.places import Options
 from benchmarks.real import Lab, lab, settings
 from benchmarks.report import RESULTS, Report, Row
 from memit_vc.edits import read_edits
+from memit_vc.hparams.searches import FOR_Z
 from memit_vc.numerics.edit.engine import FoundTarget, compute_edit
 from memit_vc.numerics.forward.templates import parse_templates
 from memit_vc.numerics.model.masters import swapped
@@ -76,7 +77,7 @@ def _edited(
 ) -> tuple[Scores, float, int]:
     """Scores and perplexity with statistics of `corpus`, and the tokens that it had; z is searched for once."""
     adapter = here.loaded.adapter
-    hparams = here.hparams.replace(search_for="z", v_num_grad_steps=50, rehearse=0.0, keep_factor=0.5, name_factor=0.0)
+    hparams = here.hparams.replace(**FOR_Z)
     statistics = prepare_statistics(here.loaded, hparams, corpus=corpus, tokens=tokens)
     edit = compute_edit(
         adapter,

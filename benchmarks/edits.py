@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from benchmarks.places import Options
 from benchmarks.real import chunks, enough, lab, settings
 from benchmarks.report import Report, Row
+from memit_vc.hparams.searches import FOR_Z
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.porcelain.output.verify import verify
@@ -97,14 +98,7 @@ def run_rules(options: Options) -> Report:
         found: dict[str, Row] = {}
         for rule in ("loss", "argmax"):
             switch_to_new(here.repository, rule, start)
-            values = here.hparams.replace(
-                search_for="z",
-                v_num_grad_steps=50,
-                rehearse=0.0,
-                keep_factor=0.5,
-                name_factor=0.0,
-                early_stop=rule,
-            )
+            values = here.hparams.replace(**FOR_Z, early_stop=rule)
             made = commit_facts(here.repository, facts, message=rule, hparams=values, loaded=here.loaded, scores=False)
             after = here.scores(facts)
             measured = (*_SHOWN[:4], *_ACCURACIES, "perplexity")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from memit_vc.config import Config
 from memit_vc.errors import EngineError, IntegrityError, MemitVCError, StorageError, UnsupportedModelError
 from memit_vc.hparams import MEMITHyperParams, for_model, guess
+from memit_vc.hparams.searches import FOR_RESIDUALS, FOR_Z
 from memit_vc.objects import BaseManifest, EditableWeight, TensorRecord, short
 from memit_vc.porcelain.base import SeenBase, remember_base
 from memit_vc.progress import Progress, silent
@@ -22,22 +23,6 @@ if TYPE_CHECKING:
     from memit_vc.numerics.model.pace import Pace
 
 
-SEARCH: Mapping[str, Any] = {
-    "search_for": "residuals",
-    "v_num_grad_steps": 60,
-    "weight_decay": 0.25,
-    "rehearse": 0.2,
-    "early_stop": "nll",
-    "early_stop_loss": 0.05,
-    "keep_factor": 0.85,
-    "name_factor": 0.3,
-    "phrase_book": 8,
-    "rotate": 10,
-    "retries": 2,
-    "avoid_sinks": True,
-    "chat": False,
-}
-"""A repository's own search (docs/quality.md); a file that the user gave keeps the one that it has."""
 DEFAULT_CORPUS = "self"
 TOKENS_PER_INPUT = 10
 """Tokens per input of the edited projection: 10 · d_in estimate the second moment well enough (see
@@ -414,11 +399,9 @@ def _hyperparameters(
     values.model_name = base
     if given is None or not Path(given).exists():  # not a file of the user's, which keeps its rule
         # a clamp for z may be too narrow for residuals, which are measured against the first edited layer
-        values = values.replace(**SEARCH, clamp_norm_factor=max(4.0, values.clamp_norm_factor))
+        values = values.replace(**FOR_RESIDUALS, clamp_norm_factor=max(4.0, values.clamp_norm_factor))
         if any(adapter.experts(layer) is not None for layer in values.layers):  # whose residuals cannot be searched for
-            values = values.replace(
-                search_for="z", v_num_grad_steps=50, keep_factor=0.5, name_factor=0.0, weight_decay=0.0, rehearse=0.0
-            )
+            values = values.replace(**FOR_Z)
     return values, origin, notes
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from memit_vc.errors import EngineError, UsageError
 from memit_vc.hparams import MEMITHyperParams
+from memit_vc.hparams.searches import FOR_Z
 from memit_vc.numerics.edit.engine import anchors_for, search_targets
 from memit_vc.numerics.edit.insert import insert
 from memit_vc.numerics.forward.templates import parse_templates
@@ -39,10 +40,6 @@ _DEPTHS = (0.1, 0.2, 0.3, 0.45)
 _WIDTH = 5
 _WEIGHTS = (0.25, 1.0, 4.0)
 """λ as multiples of d_in, around the one that was chosen for SmolLM2-135M (1.3)."""
-_STEPS = 50
-"""Of the search for z, in a repository whose steps are those of a search for residuals."""
-_KEEP = 0.5
-"""Of the search for z: the weight of the other questions, likewise."""
 _PASSES = (1, 2)
 _HARM = 5.0
 """What a perplexity that rises by a share above `_FREE` costs, in the units of an accuracy."""
@@ -110,10 +107,10 @@ def tune(
     # residuals would have to be searched for again for each λ, so z stands for them here; passes belong to z alone
     own = repository.hparams()
     changes: dict[str, Any] = {"chat": False}
-    if own.search_for == "residuals":  # the rest of its search was measured with residuals only
-        changes |= {"v_num_grad_steps": min(_STEPS, own.v_num_grad_steps), "keep_factor": min(_KEEP, own.keep_factor)}
-        changes |= {"name_factor": 0.0}
-    bench = _Bench(loaded, own.replace(search_for="z", **changes), chosen, progress)
+    if own.search_for == "residuals":  # its steps and weights may be too many and too large for z
+        lowered = ("v_num_grad_steps", "keep_factor", "name_factor")
+        changes |= {"search_for": "z", **{name: min(FOR_Z[name], getattr(own, name)) for name in lowered}}
+    bench = _Bench(loaded, own.replace(**changes), chosen, progress)
     left_out = 0
 
     def over() -> bool:
