@@ -47,7 +47,9 @@ SPECIAL: dict[str, dict[int, str]] = {
         13: _CONTRADICTS,
         14: _HUB,
     },
-    "revert": {13: "a fact that comes back contradicts a live one"},
+    "revert": {
+        13: "a fact that comes back contradicts a live one, or --fact names one of a patch that cannot be split"
+    },
     "merge": {13: "facts of the two sides contradict each other"},
     "cherry-pick": {13: _CONTRADICTS},
     "import": {12: "the file is damaged, or belongs to another base", 13: _CONTRADICTS},
@@ -88,8 +90,8 @@ def page() -> str:
     parts = [
         "<!-- Written by docs/generate.py from the commands; `make docs` writes it again. -->",
         "# Commands",
-        "REV is a revision as in git: `HEAD`, a branch, a tag, an id or the beginning of one, then `~n` or `^n`. "
-        "A..B is what B has and A does not have.",
+        "REV is `HEAD`, a branch, a remote's branch (`origin/main`), a tag, an id or the beginning of an id. "
+        "`~n` or `^n` may follow, as in git. A..B is what B has and A does not have.",
         "\n".join(["| command | what it does |", "| --- | --- |", *rows]),
         "## All commands",
         "Every command takes these options:",

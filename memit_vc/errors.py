@@ -85,7 +85,9 @@ class BaseChangedError(IntegrityError):
 
 
 class ConflictError(MemitVCError):
-    """Two live facts contradict each other (same subject and prompt, different targets). `conflicts` lists them."""
+    """Two live facts contradict each other (same subject and prompt, different targets), and `conflicts` lists them; or
+    a patch would have to be split.
+    """
 
     exit_code = 13
 

@@ -145,7 +145,7 @@ def log(io: IO) -> None:
 
 @verb(name="reset", example="memitvc bisect reset")
 def reset(io: IO) -> None:
-    """End the session. It changed nothing else."""
+    """End the session. HEAD, branches and tags stay as they are."""
     from memit_vc.porcelain.asking.bisect import reset as forget
 
     with io.repository() as repository:

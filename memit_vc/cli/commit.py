@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     example='memitvc commit edits.json -m "Where things are"\nmemitvc commit --amend -m "Where things are now"',
 )
 @click.argument("edits", required=False)
-@click.option("-m", "--message", help="Message of the commit. Default: the facts of EDITS.")
+@click.option("-m", "--message", help="Message of the commit. Default: the first fact, and the number of facts.")
 @conflict_options
 @click.option("--hparams", metavar="FILE|NAME", help="Use these hyperparameters instead of the repository's.")
 @click.option("--corpus", metavar="SOURCE", help="Text for statistics, as `memitvc stats` takes it.")

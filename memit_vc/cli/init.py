@@ -31,7 +31,11 @@ _TEXTS: Mapping[str, str] = {
 @click.option("--revision", help="Commit, tag or branch of a Hub model.")
 @click.option("--hparams", metavar="FILE|NAME", help="Hyperparameters: an EasyEdit YAML file, or a shipped name.")
 @click.option("--corpus", metavar="SOURCE", help="Default text for statistics, as `memitvc stats --corpus` takes it.")
-@click.option("--health", metavar="FILE", help="Text whose perplexity is measured at each commit.")
+@click.option(
+    "--health",
+    metavar="FILE",
+    help="Text whose perplexity is measured at each commit. Default: a part of Python's documentation.",
+)
 def command(io: IO, base: str, directory: Path | None, **options: Any) -> None:
     """Start a repository on BASE: a model directory, or a Hub id such as HuggingFaceTB/SmolLM2-135M-Instruct.
 

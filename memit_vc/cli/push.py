@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 @verb(name="push", example="memitvc push\nmemitvc push origin main --tag v1.0")
 @click.argument("remote", required=False)
 @click.argument("branch", required=False)
-@click.option("--tag", help="Also publish the branch's tip as TAG. A tag that this repository lacks is made here, too.")
+@click.option(
+    "--tag",
+    help="Also publish the branch's tip as TAG. A tag that this repository lacks is made "
+    "here, too. With --merged, only the Hub repository gets the tag.",
+)
 @click.option(
     "--branch",
     "hub_branch",
@@ -52,9 +56,10 @@ def command(
     """Push BRANCH (default: the current branch) and the tags on BRANCH to REMOTE (default: origin, or the only remote).
 
     The remote's history only grows. If the remote's BRANCH has commits that the local BRANCH lacks, the push is refused
-    with exit code 11: pull first. Other branches of the remote do not matter. Only missing objects are sent. The branch
-    and its tags change together, or not at all. In a bucket, model card and adapter follow after this change. A killed
-    push may leave objects on the remote. The next push uses these objects.
+    with exit code 11: pull first. If you rewrote commits that the remote has, push under another branch name, or take
+    the rewrite back with `memitvc undo`. Other branches of the remote do not matter. Only missing objects are sent. The
+    branch and its tags change together, or not at all. In a bucket, model card and adapter follow after this change. A
+    killed push may leave objects on the remote. The next push uses these objects.
 
     --merged pushes the edited model instead of the history, to a separate Hub repository. transformers and vLLM load
     this model by name. If the base is on the Hub, shards without edits are not uploaded: the Hub copies these shards

@@ -61,7 +61,7 @@ def check_overlap_option(function: _F) -> _F:
         default=None,
         help="Warn about likely conflicts: facts whose subjects the model takes for nearly the same (similar keys), "
         "with different targets. The check needs the statistics and the live facts' stored keys. By default, "
-        "only `commit` and --resolve check.",
+        "`commit` makes this check, and so do `merge` and `cherry-pick` with --resolve.",
     )(function)
 
 

@@ -18,8 +18,8 @@ _PATH = click.Path(path_type=Path)
 def command(io: IO, revision: str, key: Path, out: Path, ask_password: bool) -> None:
     """Sign the model of REV (default HEAD): its commit, and the hash of every tensor.
 
-    `memitvc verify MODEL --signature DIR` checks it, in whatever files the tensors are. Config and tokenizer
-    are not covered.
+    `memitvc verify MODEL --signature DIR` checks the signature. How the tensors are spread over files does not matter.
+    Config and tokenizer are not covered.
     """
     from memit_vc.porcelain.output.signature import sign
     from memit_vc.store.fresh import refuse_inside_repository

@@ -26,7 +26,10 @@ from memit_vc.progress import count
     "is the largest error, as a share of the norm of each tensor's update.",
 )
 @click.option(
-    "-m", "--message", help="Message of the new commit. Default: the first lines of the squashed commits' messages."
+    "-m",
+    "--message",
+    help="Message of the new commit. Default: the first lines of the squashed commits' messages; with --resolve or "
+    "--compress, what was done.",
 )
 def command(
     io: IO, span: str | None, everything: bool, resolve: bool, tolerance: float | None, message: str | None

@@ -25,8 +25,8 @@ def command(io: IO, model: Path, expect: str | None, every: bool, signature: Pat
 
     The hashes of states that were checked out are known. Of the others, the 20 likeliest are computed.
 
-    With --signature, name instead the commit that the signature gives for MODEL. Exit code 15 if it is not a state of
-    this repository, not the expected one, or not what was signed.
+    With --signature, name instead the commit that the signature gives for MODEL. Exit code 15 if MODEL is not
+    a state of this repository, not the expected revision, or not the signed model.
     """
     from memit_vc.porcelain.output.verify import verify
 

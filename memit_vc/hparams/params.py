@@ -156,9 +156,7 @@ class MEMITHyperParams:
 
         HparamsError for a file that cannot be read, a name that no shipped file has, and all that `from_yaml` refuses.
         """
-        given = Path(path_or_name)
-        candidates = (given, given.with_name(given.name + ".yaml")) if given.name else ()
-        path = next((p for p in candidates if p.is_file()), None) or shipped_path(str(path_or_name))
+        path = cls.own_file(path_or_name) or shipped_path(str(path_or_name))
         if path is None:
             raise no_such_file(str(path_or_name))
         try:
@@ -168,6 +166,13 @@ class MEMITHyperParams:
         except Refused as error:
             raise HparamsError(f"{path}: {error}", hint=hint_of(error, _NO_FILE)) from error
         return cls.from_yaml(data, source=str(path))
+
+    @staticmethod
+    def own_file(path_or_name: str | Path) -> Path | None:
+        """The file that `from_hparams` reads for a path; None for a name, which means a shipped one."""
+        given = Path(path_or_name)
+        candidates = (given, given.with_name(given.name + ".yaml")) if given.name else ()
+        return next((path for path in candidates if path.is_file()), None)
 
     @classmethod
     def from_yaml(cls, text: str | bytes, *, source: str) -> MEMITHyperParams:

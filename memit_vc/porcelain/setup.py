@@ -397,7 +397,7 @@ def _hyperparameters(
             )
             origin = "guessed"
     values.model_name = base
-    if given is None or not Path(given).exists():  # not a file of the user's, which keeps its rule
+    if given is None or MEMITHyperParams.own_file(given) is None:  # not a file of the user's, which keeps its search
         # a clamp for z may be too narrow for residuals, which are measured against the first edited layer
         values = values.replace(**FOR_RESIDUALS, clamp_norm_factor=max(4.0, values.clamp_norm_factor))
         if any(adapter.experts(layer) is not None for layer in values.layers):  # whose residuals cannot be searched for

@@ -169,6 +169,19 @@ def test_hyperparameters_that_were_guessed(
     assert f"name_factor: {name}\n" in written
 
 
+@pytest.mark.parametrize("given", ["mine", "mine.yaml"])
+def test_a_file_of_the_users_keeps_its_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    """Its ".yaml" may be left out, also beside a folder of that name."""
+    place = make_place(tmp_path, start=False, keep_factor=0.1)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hparams.yaml").rename("mine.yaml")
+    Path("mine").mkdir()
+    assert _init(place, "--hparams", given) == 0
+    with Repository.open(place.work) as repository:
+        values = repository.hparams()
+    assert (values.search_for, values.keep_factor) == ("z", 0.1)
+
+
 def test_a_name_without_an_owner_is_a_hub_id(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

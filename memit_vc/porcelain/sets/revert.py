@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from memit_vc.errors import MemitVCError, RevisionError
+from memit_vc.errors import ConflictError, MemitVCError, RevisionError
 from memit_vc.objects import Commit, CommitId, FactId, short
 from memit_vc.porcelain.record import Outcome, draft, record
 from memit_vc.porcelain.sets.built_on import built_on
@@ -126,7 +126,7 @@ def _of_fact(live: LiveState, wanted: State, name: str) -> tuple[State, frozense
     columns = {column for column, entries in pairs.items() if any(fact in chosen for fact, _ in entries)}
     for column in columns:
         if len(pairs[column]) > 1:
-            raise MemitVCError(
+            raise ConflictError(
                 f"fact {name!r} belongs to a patch of {len(pairs[column])} facts, which cannot be split",
                 hint="Revert the whole commit, or use --resolve, which takes one fact out in closed form.",
             )

@@ -138,6 +138,15 @@ def test_a_cancel_column_of_several_facts_does_not_leave_for_one(world: World, r
     assert here(repository) == frozenset()
 
 
+def test_one_fact_of_a_patch_that_cannot_be_split_does_not_leave(world: World, repository: Repository) -> None:
+    batch = [fact(1), fact(2)]
+    one = world.commit(repository, batch, patch=world.patch(repository, batch, dense=True))
+    with pytest.raises(ConflictError, match="a patch of 2 facts, which cannot be split") as stopped:
+        revert(repository, [one.id], fact="City 1")
+    assert "--resolve" in str(stopped.value.hint)
+    assert here(repository) == set(one.adds)
+
+
 def test_what_was_taken_out_since_stays_out_when_a_squash_is_reverted(world: World, repository: Repository) -> None:
     """A commit that put other columns in the place of the same facts, as `squash --resolve` does."""
     one = world.commit(repository, [fact(1), fact(2), fact(3)])
