@@ -153,7 +153,7 @@ def option_names(option: click.Option) -> str:
 
 def option_help(option: click.Option) -> str:
     """The help, with the range and the default where click would show them."""
-    notes = [*_range(option.type)]
+    notes = [*(["required"] if option.required else []), *_range(option.type)]
     if option.show_default and option.default is not None:
         notes.append(f"default {option.default}")
     text = " ".join((option.help or "").split()).replace("|", "\\|")

@@ -33,10 +33,14 @@ _STDERR = 2
     invoke_without_command=True,
 )
 @click.option("--prompt", help="Ask the model this at each candidate, instead of testing by hand.")
-@click.option("--expect", help="The text whose tokens must be the most likely ones.")
+@click.option(
+    "--expect", help="With --prompt: the expected answer. The model gives it if each token is the most likely one."
+)
 @click.option("--good", metavar="REV", help="With --prompt: the older end. Default: the base.")
 @click.option("--bad", metavar="REV", default="HEAD", show_default=True, help="With --prompt: the newer end.")
-@click.option("--pairs", is_flag=True, help="With --prompt: find a smallest set of commits that cause this together.")
+@click.option(
+    "--pairs", is_flag=True, help="With --prompt: find a smallest set of commits that change the answer only together."
+)
 def command(io: IO, prompt: str | None, expect: str | None, good: str | None, bad: str, pairs: bool) -> None:
     """Find the commit that changed something, by halving. HEAD does not move."""
     context = click.get_current_context()
@@ -105,8 +109,8 @@ def _verdict(name: Verdict, help_text: str, *, example: str) -> click.Command:
 @verb(name="run", example="memitvc bisect run python test_model.py {}", context_settings=_FOREIGN)
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="CMD...")
 def run(io: IO, argv: tuple[str, ...]) -> None:
-    """Check each candidate out to a temporary directory and run CMD. {} in CMD is replaced by that directory. It is
-    also in the environment as MEMITVC_MODEL, and the commit as MEMITVC_COMMIT.
+    """Check each candidate out to a temporary directory and run CMD. {} in CMD is replaced by that directory. The
+    environment has the directory as MEMITVC_MODEL and the commit as MEMITVC_COMMIT.
 
     CMD must exit with 0 if the candidate is good, 125 if it cannot be tested, and any other code from 1 to 127 if it
     is bad. Its output goes to stderr.
@@ -183,7 +187,11 @@ assert isinstance(command, click.Group)  # noqa: S101 (what `verb` was asked for
 for part in (
     start,
     _verdict("good", "Mark revisions as good: they behave like the older end.", example="memitvc bisect good"),
-    _verdict("bad", "Mark a revision as bad: it behaves like the newer end.", example="memitvc bisect bad HEAD~2"),
+    _verdict(
+        "bad",
+        "Mark a revision as bad: it behaves like the newer end. Of several, the last one counts.",
+        example="memitvc bisect bad HEAD~2",
+    ),
     _verdict("skip", "Mark revisions that cannot be tested.", example="memitvc bisect skip"),
     run,
     log,

@@ -90,6 +90,6 @@ def _adapter(
 
     def details() -> None:
         if made.new_weights:
-            io.note(f"{count(len(made.new_weights), 'weight')} can be edited now that could not before")
+            io.note(f"{count(len(made.new_weights), 'weight')} changed that facts cannot edit")
 
     io.outcome(made, f"{made.name}: {count(len(made.weights), 'weight')} changed", details)

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 @click.option(
     "--no-constraints",
     is_flag=True,
-    help="Leave out the constraints, which are half of the bytes. --resolve and later commits need constraints.",
+    help="Leave out the constraints (stored keys and targets), about half of the bytes. --resolve and later commits "
+    "need constraints.",
 )
 @click.option("--no-adapter", is_flag=True, help="Leave out the PEFT adapter, which is for people without memit-vc.")
 @click.option(

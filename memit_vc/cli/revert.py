@@ -25,9 +25,9 @@ def command(io: IO, revisions: tuple[str, ...], resolve: bool, **options: Any) -
     are removed exactly. Facts that these commits removed come back. Only --resolve loads a model. A revert can be
     reverted.
 
-    A reverted commit may have replaced an answer, and a later commit may have replaced it again. Then the latest answer
-    stays. In all other cases, a fact that comes back and contradicts a live fact stops the revert with exit code 13,
-    unless --ours, --theirs or --keep-both is given.
+    Suppose that the reverted commit replaced an answer, and that a later commit replaced the new answer. Then the
+    latest answer stays. In all other cases, a fact that comes back and contradicts a live fact stops the revert with
+    exit code 13, unless --ours, --theirs or --keep-both is given.
 
     Later commits were computed on weights that held the reverted edits. Without these edits, the patches of the later
     commits would be different. --resolve solves the remaining live facts again, without the reverted facts. It does not

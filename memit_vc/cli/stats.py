@@ -20,7 +20,8 @@ from memit_vc.progress import count
 @click.option(
     "--tokens",
     type=click.IntRange(min=1),
-    help="Number of tokens to read from the text, if it has so many. Default: 10 · d_in.",
+    help="Number of tokens to read from the text, if it has so many. Default: ten times the inputs "
+    "of the widest edited matrix.",
 )
 @click.option("--hparams", metavar="FILE|NAME", help="Use these hyperparameters instead of the repository's.")
 @click.option("--import", "source", metavar="PATH", help="Take EasyEdit's or memit's .npz files instead of computing.")

@@ -19,13 +19,13 @@ _PATH = click.Path(path_type=Path)
 @click.option("--expect", metavar="REV", help="Fail unless the directory is this revision.")
 @click.option("--every", is_flag=True, help="Compare with every state, even if that takes long.")
 @click.option("--signature", type=_PATH, metavar="DIR", help="Check what `sign` wrote there; no repository is needed.")
-@click.option("--key", type=_PATH, metavar="FILE", help="With --signature: the signer's public key, in PEM.")
+@click.option("--key", type=_PATH, metavar="FILE", help="With --signature, required: the signer's public key.")
 def command(io: IO, model: Path, expect: str | None, every: bool, signature: Path | None, key: Path | None) -> None:
     """Hash every tensor of the model directory MODEL and say which state of this repository it is.
 
     The hashes of states that were checked out are known. Of the others, the 20 likeliest are computed.
 
-    With --signature, name instead the commit that the signature gives for MODEL. Exit code 15 if MODEL is not
+    With --signature, check the signature instead, and name the commit that was signed. Exit code 15 if MODEL is not
     a state of this repository, not the expected revision, or not the signed model.
     """
     from memit_vc.porcelain.output.verify import verify

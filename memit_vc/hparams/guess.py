@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from memit_vc.hparams.params import MEMITHyperParams
 
@@ -15,15 +15,17 @@ _WEIGHT, _WIDTH = 2000.0, 1536
 
 
 def guess(
-    *, model_type: str, n_layers: int, d_in: int, hidden_size: int, modules: Mapping[str, str]
+    *, model_type: str, n_layers: int, d_in: Callable[[int], int], hidden_size: int, modules: Mapping[str, str]
 ) -> tuple[MEMITHyperParams, list[str]]:
     """Hyperparameters from a model's config, and one sentence per guess.
 
-    `d_in` is the width of the edited projection's input; `modules` has the keys rewrite, layer, mlp, attn (templates
-    with "{}" for the layer), ln_f and lm_head.
+    `d_in(layer)` is the width of the edited projection's input. That of the last edited layer counts: the first layers
+    of some mixtures of experts are dense, and so much narrower. `modules` has the keys rewrite, layer, mlp, attn
+    (templates with "{}" for the layer), ln_f and lm_head.
     """
     layers = _layers(model_type, n_layers)
-    weight = _weight(d_in)
+    width = d_in(layers[-1])
+    weight = _weight(width)
     params = MEMITHyperParams(
         layers=layers,
         v_loss_layer=n_layers - 1,
@@ -40,7 +42,7 @@ def guess(
     sentences = [
         f"{span} of {n_layers}: about {share:.0%} of the depth, where published settings for models of this kind start "
         "(4-8 of 32 in Llama-2-7B, 13-17 of 48 in GPT-2 XL); not measured on this model.",
-        f"λ = {weight:g} for keys of width {d_in}: kᵀC⁻¹k is the width on average, so λ in proportion to it keeps the "
+        f"λ = {weight:g} for keys of width {width}: kᵀC⁻¹k is the width on average, so λ in proportion to it keeps the "
         "share of an edit that a typical key realises; 2000 was measured at width 1536 (SmolLM2-135M). EasyEdit's "
         "files have 15000 to 20000 for 7B and GPT-2 XL. Raise λ if other answers suffer, lower it if edits fail.",
         "Step size, steps, clamp and weight decay are those measured on SmolLM2-135M "

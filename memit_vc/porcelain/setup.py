@@ -384,7 +384,7 @@ def _hyperparameters(
             values, notes = guess(
                 model_type=config.model_type,
                 n_layers=adapter.n_layers,
-                d_in=adapter.dimensions(0)[1],
+                d_in=lambda layer: adapter.dimensions(layer)[1],
                 hidden_size=adapter.hidden_size,
                 modules={
                     "rewrite": parts.rewrite,

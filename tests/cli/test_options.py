@@ -155,9 +155,16 @@ def test_a_damaged_layer_that_nobody_edits_is_left_out(tmp_path: Path, capsys: p
         assert fsck(repository) == ([], 0)
 
 
-@pytest.mark.parametrize(("family", "searched", "name"), [("llama", "residuals", 0.3), ("mixtral", "z", 0.0)])
+@pytest.mark.parametrize(
+    ("family", "searched", "name", "width"),
+    [
+        ("llama", "residuals", 0.3, 160),
+        ("mixtral", "z", 0.0, 4 * 24),
+        ("deepseek_v3", "z", 0.0, 4 * 24),  # its first layer is dense
+    ],
+)
 def test_hyperparameters_that_were_guessed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str, searched: str, name: float
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str, searched: str, name: float, width: int
 ) -> None:
     place = make_place(tmp_path, family, start=False)
     assert _init(place) == 0
@@ -167,6 +174,7 @@ def test_hyperparameters_that_were_guessed(
     assert "guessed from its config" in written
     assert f"search_for: {searched}\n" in written
     assert f"name_factor: {name}\n" in written
+    assert f" for keys of width {width}: " in " ".join(written.replace("#", " ").split())
 
 
 @pytest.mark.parametrize("given", ["mine", "mine.yaml"])

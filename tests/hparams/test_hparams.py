@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -376,7 +377,9 @@ NAMES = {
     ],
 )
 def test_a_guess_is_valid_and_said(model_type: str, n_layers: int, d_in: int, layers: list[int]) -> None:
-    params, sentences = guess(model_type=model_type, n_layers=n_layers, d_in=d_in, hidden_size=32, modules=NAMES)
+    params, sentences = guess(
+        model_type=model_type, n_layers=n_layers, d_in=lambda _: d_in, hidden_size=32, modules=NAMES
+    )
     assert params.layers == layers
     params.validate(n_layers=n_layers, modules=modules_of(params, n_layers))
     assert MEMITHyperParams.from_yaml(params.to_yaml(), source="x") == params
@@ -388,17 +391,19 @@ def test_a_guess_is_valid_and_said(model_type: str, n_layers: int, d_in: int, la
 @pytest.mark.parametrize("n_layers", range(2, 100))
 def test_a_guess_leaves_a_block_above(n_layers: int) -> None:
     for model_type in ("gpt2", "llama"):
-        params, _ = guess(model_type=model_type, n_layers=n_layers, d_in=64, hidden_size=32, modules=NAMES)
+        params, _ = guess(model_type=model_type, n_layers=n_layers, d_in=lambda _: 64, hidden_size=32, modules=NAMES)
         assert params.layers[-1] < n_layers - 1
         assert len(params.layers) <= 5
 
 
 def test_the_guessed_weight_grows_with_the_width_of_the_keys() -> None:
-    weights = [
-        guess(model_type="llama", n_layers=30, d_in=d, hidden_size=9, modules=NAMES)[0].mom2_update_weight
-        for d in (64, 1536, 3072, 11008)
-    ]
-    assert weights == [83, 2000, 4000, 14000]
+    def guessed(width: Callable[[int], int]) -> float:
+        params, sentences = guess(model_type="llama", n_layers=30, d_in=width, hidden_size=9, modules=NAMES)
+        assert f"for keys of width {width(params.layers[-1])}:" in sentences[1]
+        return params.mom2_update_weight
+
+    assert [guessed(lambda _, d=d: d) for d in (64, 1536, 3072, 11008)] == [83, 2000, 4000, 14000]  # type: ignore[misc]
+    assert guessed(lambda layer: 64 if layer < 3 else 1536) == 2000  # a mixture whose first layers are dense
 
 
 def test_reading_needs_no_numerics() -> None:
