@@ -13,8 +13,8 @@ from torch import Tensor
 from benchmarks import reference
 from benchmarks.places import Options
 from benchmarks.report import Report, Row
+from memit_vc.foreign.ram import free_ram
 from memit_vc.numerics.edit.solve import adjusted_keys
-from memit_vc.numerics.model.memory import free_ram
 from memit_vc.numerics.statistics.factors import factorise
 from memit_vc.progress import count
 

@@ -79,7 +79,7 @@ def _render_why(io: IO, shown: ShownCommit) -> None:
     rows = []
     for each, why in known:
         leverage, agreement = (_mean(why[name]) for name in ("leverage", "agreement"))
-        said = "" if each.after is None else "yes" if each.after["rewrite_acc"] else "no"
+        said = "" if each.after is None else "yes" if each.after.get("rewrite_acc") else "no"
         verdict = _verdict(each.after, leverage, agreement, why["left"], sink=why.get("sink", False))
         figures = (number(value) for value in (leverage, why["left"], agreement, why["loss"]))
         rows.append([fact_line(each.fact), said, *figures, verdict])
@@ -101,7 +101,7 @@ def _verdict(
     sink: bool = False,
 ) -> str:
     """What stands out, in words. `left` None: residuals were searched for."""
-    if after is not None and not after["rewrite_acc"]:
+    if after is not None and not after.get("rewrite_acc"):
         if left is None and not sink and leverage is not None and leverage < _LET_THROUGH:
             return "the solve: lower λ or more layers"
         if left is not None and left > _LEFT:

@@ -35,12 +35,24 @@ def value_of(column: str, text: str, notes: list[str], *, own: bool, loads: Any 
         return text
     try:
         return loads(bare)
-    except (ValueError, RecursionError):
-        pass
+    except json.JSONDecodeError:
+        pass  # it may be as Python writes it; JSON with a key twice, say, is refused as elsewhere
+    except RecursionError as error:
+        raise ValueError(f'"{column}" begins like a list, but cannot be read as one') from error
     try:
-        return _plain(ast.literal_eval(bare))
+        tree = ast.parse(bare, mode="eval")
+        _once(tree)
+        return _plain(ast.literal_eval(tree))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise ValueError(f'"{column}" begins like a list, but cannot be read as one') from error
+
+
+def _once(tree: ast.AST) -> None:
+    """ValueError for a key that occurs twice in one object: the last would win in silence."""
+    for node in ast.walk(tree):
+        keys = [each.value for each in getattr(node, "keys", ()) if isinstance(each, ast.Constant)]
+        if len(set(keys)) != len(keys):
+            raise ValueError("a key occurs twice")
 
 
 def _plain(value: Any) -> Any:

@@ -16,9 +16,11 @@ from memit_vc.edits.formats import PROMPTS, TARGETS, flat_records, listed
 from memit_vc.edits.odd import odd_characters
 from memit_vc.edits.problem import RecordProblem, kind_of
 from memit_vc.edits.subjects import near_miss, subject_candidates
+from memit_vc.foreign.text import quoted
 from memit_vc.objects import Fact, Probe, as_seen
 
 _SCORED = ("rephrase_prompt", "paraphrase_prompts", "clean_paraphrase_prompts")
+_MOST_DIGITS = 10
 _FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -48,7 +50,7 @@ def _fact(fields: Mapping[str, Any], notes: list[str]) -> Fact:
         paraphrases=(*_texts(fields, "rephrase_prompt"), *_texts(fields, "paraphrase_prompts")),
         clean_paraphrases=tuple(_texts(fields, "clean_paraphrase_prompts")),
         generation_prompts=tuple(_texts(fields, "generation_prompts")),
-        neighbourhood=(*_neighbours(fields), *_locality(fields)),
+        neighbourhood=tuple(each for each in (*_neighbours(fields), *_locality(fields)) if each.prompt.strip()),
         phrasings=_phrasings(fields, prompt, subject, notes),
         occurrence=occurrence,
     )
@@ -155,11 +157,11 @@ def _occurrence(fields: Mapping[str, Any], prompt: str, subject: str | None) -> 
     value = fields.get("subject_occurrence")
     if value is None:
         return None
-    if isinstance(value, str) and value.strip().isdecimal():  # a CSV cell
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < _MOST_DIGITS:  # a CSV cell
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise RecordProblem(
-            f'"subject_occurrence" is {value!r}, not a whole number', "Count from 0, the first occurrence."
+            f'"subject_occurrence" is {quoted(value)}, not a whole number', "Count from 0, the first occurrence."
         )
     if subject is None:
         raise RecordProblem('"subject_occurrence" needs "subject"', "Give the subject whose occurrences are counted.")

@@ -7,6 +7,8 @@ import io
 import json
 import re
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -127,9 +129,13 @@ def _loads(text: str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):  # the last would win in silence, and an edit would be lost
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(k for k in keys if keys.count(k) > 1)!r} occurs twice in one record")
+        raise ValueError(f"key {_twice(key for key, _ in pairs)!r} occurs twice in one record")
     return found
+
+
+def _twice(keys: Iterable[str]) -> str | None:
+    """The first of the keys that occur more than once, or None."""
+    return next((key for key, times in Counter(keys).items() if times > 1), None)
 
 
 def _constant(text: str) -> None:
@@ -180,7 +186,7 @@ def _header(row: list[str], name: str) -> list[str]:
             f"{name}: neither JSON nor a CSV with the columns {' and '.join(missing)}; it starts with {row[0][:40]!r}",
             hint="Name the columns in the first line: prompt,subject,target_new and more.",
         )
-    twice = next((key for key in header if key and header.count(key) > 1), None)
+    twice = _twice(filter(None, header))
     if twice is not None:
         raise EditFileError(f"{name}: column {twice!r} occurs twice in the header", hint="Rename or remove one.")
     return header

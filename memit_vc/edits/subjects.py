@@ -27,7 +27,7 @@ class Candidate:
 
 # A word: initials (J. R. R.), letters with inner hyphens, apostrophes, dots and ampersands (O'Brien, AT&T, 747-400).
 _WORD = re.compile(r"(?:[^\W\d_]\.)+(?=[^\W\d_]{2}|\s|$)|[^\W_]+(?:['’\-–&.][^\W_]+)*")
-_QUOTED = re.compile(r"\"([^\"]+)\"|“([^”]+)”|«([^»]+)»|„([^“”]+)[“”]|(?<!\w)'([^']+)'(?!\w)|(?<!\w)‘([^’]+)’(?!\w)")
+_QUOTED = re.compile(r"\"([^\"]+)\"|“([^”]+)”|«([^»]+)»|„([^“”„]+)[“”]|(?<!\w)'([^']+)'(?!\w)|(?<!\w)‘([^’]+)’(?!\w)")
 _POSSESSIVE = re.compile(r"['’]s$")
 _ABBREVIATED = re.compile(r"\.(?=[,;:?!'’]|\s+[^\W\d_A-Z])")
 """A dot that ends no sentence: "Louis Cottrell, Jr. is", "National City Corp.'s"."""
@@ -44,6 +44,8 @@ _OPENERS = words(
 _JOINING = frozenset(
     "of the de la le les du des van von der den da do dos das di del della al el bin ibn ben y e".split()  # noqa: SIM905
 )
+_LONG, _LONG_SUBJECT = 4000, 200
+"""Characters."""
 _VERBS = words("is are was were has had have does did will would can could")
 _ABBREVIATIONS = words("st dr mr mrs ms jr sr prof gen sgt mt ft lt col capt rev no vs")
 
@@ -71,9 +73,11 @@ def subject_candidates(prompt: str) -> list[Candidate]:
 
 
 def near_miss(prompt: str, subject: str) -> str | None:
-    """What the prompt has in place of a subject that differs in case, spaces, Unicode form or a letter; or None."""
+    """What the prompt has in place of a subject that differs in case, spaces, Unicode form or a letter; or None. A very
+    long prompt or subject is not searched: that would take hours.
+    """
     words = [re.escape(word) for word in subject.split()]
-    if not words:
+    if not words or len(prompt) > _LONG or len(subject) > _LONG_SUBJECT:
         return None
     for form in ("NFC", "NFKC"):
         text = unicodedata.normalize(form, prompt)

@@ -27,6 +27,15 @@ def escape(character: str) -> str:
     return _SHORT.get(character) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
+def quoted(value: object, most: int = 80) -> str:
+    """A value as Python writes it, for a message: cut short, and a number that Python does not write is only named."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of thousands of digits, alone or within a list
+        return "a number of thousands of digits"
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def indented(text: str) -> str:
     """A text of several lines whose later lines cannot pass for one of ours: none begins at the margin."""
     first, *later = text.splitlines() or [""]

@@ -21,6 +21,7 @@ from memit_vc.errors import HparamsError
 from memit_vc.foreign.data import MOST_YAML, yaml_value
 from memit_vc.foreign.files import read_file
 from memit_vc.foreign.refused import Refused, hint_of
+from memit_vc.foreign.text import quoted
 from memit_vc.hparams.shipped import no_such_file, shipped_path
 from memit_vc.hparams.values import READERS
 
@@ -206,12 +207,14 @@ class MEMITHyperParams:
         record = {key: value for key, value in record.items() if key not in _GONE or value != _GONE[key][0]}
         algorithm = record.get("alg_name", "MEMIT")
         if algorithm != "MEMIT":  # first: another algorithm's file has other keys too, and that is the reason
-            raise HparamsError(f"{source}: alg_name is {algorithm!r}, not MEMIT", hint="Pass a file made for MEMIT.")
+            raise HparamsError(
+                f"{source}: alg_name is {quoted(algorithm)}, not MEMIT", hint="Pass a file made for MEMIT."
+            )
         for key in record:
             if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1)
+                near = difflib.get_close_matches(key, known, n=1) if isinstance(key, str) else []
                 hint = _GONE[key][1] if key in _GONE else f"Did you mean {near[0]}?" if near else _KEYS
-                raise HparamsError(f"{source}: unknown key {str(key)!r}", hint=hint)
+                raise HparamsError(f"{source}: unknown key {quoted(key)}", hint=hint)
         missing = [k for k, f in known.items() if f.default is MISSING and k not in record]
         if missing:
             raise HparamsError(

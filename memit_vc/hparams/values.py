@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from memit_vc.errors import HparamsError
+from memit_vc.foreign.text import quoted
 
 _MOST = 2**63 - 1
 """What torch and SQLite hold."""
 
 
 def _type_error(where: str, value: object, wanted: str) -> HparamsError:
-    return HparamsError(f"{where} is {value!r}, not {wanted}", hint=f"Give {wanted}.")
+    return HparamsError(f"{where} is {quoted(value)}, not {wanted}", hint=f"Give {wanted}.")
 
 
 def _number(value: object, where: str) -> float:

@@ -11,6 +11,11 @@ from memit_vc.objects.ids import FactId, JsonValue, canonical_json, digest
 from memit_vc.objects.seen import as_seen
 
 
+def is_text(value: object) -> bool:
+    """Text that every database and terminal can hold: no NUL, no lone surrogate."""
+    return isinstance(value, str) and "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
     """A neighbourhood prompt whose answer should not change; `answer` None means the fact's ground truth."""
@@ -79,6 +84,31 @@ class Fact:
         if start < 0:
             raise ValueError(f"subject {self.subject!r} does not occur in phrasing {phrasing!r}")
         return start, start + len(self.subject)
+
+    @property
+    def fault(self) -> str | None:
+        """What the format does not allow in this fact, whose record somebody else may have written; None if nothing."""
+        probes = [(each.prompt, each.answer) for each in self.neighbourhood]
+        texts = {
+            "prompt, subject or target_new": (self.prompt, self.subject, self.target),
+            "paraphrase_prompts": self.paraphrases,
+            "clean_paraphrase_prompts": self.clean_paraphrases,
+            "generation_prompts": self.generation_prompts,
+            "neighborhood_prompts": [prompt for prompt, _ in probes],
+            "phrasings": self.phrasings,
+        }
+        for name, values in texts.items():
+            if not all(is_text(value) and value.strip() for value in values):
+                return f"{name} holds what is not text, or a blank one"
+        if not all(answer is None or is_text(answer) for answer in (self.ground_truth, *(a for _, a in probes))):
+            return "ground_truth is not text"
+        if not (self.occurrence is None or (type(self.occurrence) is int and 0 <= self.occurrence < 1 << 31)):
+            return "subject_occurrence is not a small whole number"
+        try:
+            _ = self.subject_span, [self.span_in(phrasing) for phrasing in self.phrasings]
+        except ValueError as error:
+            return str(error)
+        return None
 
     def to_json(self) -> dict[str, JsonValue]:
         """The record as stored; fields at their default are left out, so that adding a field keeps old ids."""

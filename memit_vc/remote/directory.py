@@ -42,6 +42,12 @@ def _late(path: str) -> tuple[bool, bool, str]:
     return path == MANIFEST, path == ADAPTER[0], path
 
 
+def _raised(error: OSError) -> None:
+    """For `os.walk`, which else passes over a directory that may not be read: its files would count as lacking."""
+    if not isinstance(error, FileNotFoundError):  # not there yet, or no longer
+        raise error
+
+
 class DirectoryRemote:
     """See `protocol.Remote`. A revision is the SHA-256 of memitvc.json; what it names never changes in place."""
 
@@ -71,7 +77,7 @@ class DirectoryRemote:
     def listing(self, revision: str | None) -> Mapping[str, RemoteFile]:  # noqa: ARG002 (one tree at a time)
         found = {}
         try:
-            for directory, below, names in os.walk(self.directory):
+            for directory, below, names in os.walk(self.directory, onerror=_raised):
                 for path in (Path(directory, name) for name in (*below, *names)):
                     if is_temporary(path) or path.name == _LOCK or self._is_foreign_link(path):
                         continue
@@ -133,7 +139,7 @@ class DirectoryRemote:
         for _ in ordered_map(lambda path: self._write(path, files[path], sync_name=False), files):
             pass
         for name in ("commits", "objects"):
-            for directory, _, _ in os.walk(self.directory / name):
+            for directory, _, _ in os.walk(self.directory / name, onerror=_raised):
                 fsync_path(Path(directory))
 
     def _write(self, path: str, content: bytes | Path, *, sync_name: bool = True) -> None:

@@ -77,8 +77,8 @@ def checked_url(url: str, *, directory: Path) -> str:
                 f"{url!r} is not a Hub repository", hint="Write hf://owner/name, or hf://owner/name@branch."
             )
         return f"hf://{name.removesuffix('@main')}"
-    if url.startswith("file://"):
-        return unquote(urlsplit(url).path)
+    if url.startswith("file:"):
+        return _path_of(url)
     if "://" in url:  # only the scheme is repeated: an address may hold a password
         raise UsageError(
             f"{url.partition('://')[0]}:// is not a known kind of remote",
@@ -89,7 +89,22 @@ def checked_url(url: str, *, directory: Path) -> str:
         raise UsageError(
             f"{url!r} is not an address", hint=f"Write {near} for the Hub; ./NAME for a directory of such a name."
         )
-    return os.path.normpath((directory / Path(url).expanduser()).absolute())
+    try:
+        return os.path.normpath((directory / Path(url).expanduser()).absolute())
+    except RuntimeError as error:
+        raise UsageError(f"{url}: there is no such user here", hint="Write the directory's whole path.") from error
+
+
+def _path_of(url: str) -> str:
+    """The absolute path that a file:// address names. UsageError for any that names none, or more than one."""
+    parts = urlsplit(url)
+    path = unquote(parts.path)
+    if parts.netloc not in ("", "localhost") or not path.startswith("/") or "?" in url or "#" in url or "\0" in path:
+        raise UsageError(
+            f"{url!r} is not the address of a directory here",
+            hint="Write file:///PATH with an absolute path, or the path alone.",
+        )
+    return os.path.normpath(path)
 
 
 def _page(url: str) -> re.Match[str] | None:

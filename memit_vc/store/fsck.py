@@ -313,6 +313,8 @@ def _facts(connection: Connection) -> Iterator[Problem]:
             yield Problem("fact", row.id, "its record does not hash to its id")
         elif (row.prompt, row.subject, row.target) != (fact.prompt, fact.subject, fact.target):
             yield Problem("fact", row.id, "its row differs from its record")
+        elif fact.fault is not None:
+            yield Problem("fact", row.id, fact.fault)
 
 
 def _patches(

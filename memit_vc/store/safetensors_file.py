@@ -21,6 +21,8 @@ from memit_vc.foreign.refused import Refused, hint_of
 
 MAX_HEADER = 1 << 25
 """Bytes: a third of what the safetensors library allows, and enough for 250,000 tensors."""
+_MAX_DIMENSIONS = 16
+"""Of one tensor. The product of a million sizes would take hours."""
 
 # in the library's order: wider types come first in a file, so that every tensor is aligned
 DTYPE_BITS: Mapping[str, int] = {
@@ -74,23 +76,25 @@ class FileHeader:
     data_start: int
 
 
-def read_header(path: Path) -> FileHeader:
+def read_header(path: Path, *, source: str | None = None) -> FileHeader:
     """The checked header of a file; nothing that it claims is believed before the file's size has been compared.
 
-    IntegrityError for anything but a whole safetensors file, StorageError if the system refuses the read.
+    `source` is what messages call it (default: the path). IntegrityError for anything but a whole safetensors file,
+    StorageError if the system refuses the read.
     """
+    name = source or str(path)
     try:
         with opened(path) as file:
             size = os.fstat(file.fileno()).st_size
             start = file.read(512)
             check_real(start)
-            length = _check_length(start[:8], size, str(path))
-            return parse_header(start + file.read(max(0, length + 8 - len(start))), size, source=str(path))
+            length = _check_length(start[:8], size, name)
+            return parse_header(start + file.read(max(0, length + 8 - len(start))), size, source=name)
     except Refused as error:
-        raise IntegrityError(f"{path}: {error}", hint=hint_of(error, _HINT)) from error
+        raise IntegrityError(f"{name}: {error}", hint=hint_of(error, _HINT)) from error
     except OSError as error:
         raise StorageError(
-            f"{path}: cannot be read: {error.strerror}", hint="Check that it exists and that you may read it."
+            f"{name}: cannot be read: {error.strerror}", hint="Check that it exists and that you may read it."
         ) from error
 
 
@@ -177,6 +181,8 @@ def _entry(name: str, value: Any, source: str) -> Entry:
         raise IntegrityError(f"{where}: unknown dtype {dtype!r}", hint="Upgrade memit-vc: a newer version may know it.")
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise IntegrityError(f"{where}: shape or offsets are not natural numbers", hint=_HINT)
+    if len(shape) > _MAX_DIMENSIONS:
+        raise IntegrityError(f"{where}: has {len(shape)} dimensions, at most {_MAX_DIMENSIONS} are read", hint=_HINT)
     begin, end = offsets
     # Python's integers do not overflow: a claim of 2^60 entries is compared, not multiplied modulo 2^64
     if (end - begin) * 8 != math.prod(shape) * DTYPE_BITS[dtype]:

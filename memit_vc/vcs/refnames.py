@@ -73,5 +73,13 @@ def check_distinct(new: Iterable[str], others: Iterable[str]) -> None:
             )
 
 
+def check_one_meaning(name: str, others: Iterable[str]) -> None:
+    """UsageError if a ref of another kind has the name of this new one: "main" would mean a branch and a tag."""
+    kind, _, rest = name.partition("/")
+    taken = {f"{other}/{rest}" for other in _KINDS if other != kind}.intersection(others)
+    if taken:
+        raise UsageError(f"{min(taken)} exists already, and people write both as {rest!r}", hint="Choose another name.")
+
+
 def _script(letter: str) -> str:
     return unicodedata.name(letter, "").partition(" ")[0]

@@ -14,6 +14,7 @@ from memit_vc.vcs.graph import Parents
 _SUFFIX = re.compile(r"([~^])(\d*)")
 _HEX = re.compile(r"[0-9a-f]{4,64}")
 _SHOWN = 6
+_MOST_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def resolve(revision: str, names: Names) -> CommitId:
         step = _SUFFIX.match(text, position)
         if step is None:
             raise RevisionError(f"{revision!r}: {text[position:]!r} is not understood", hint="Write ~n or ^n.")
+        if len(step[2]) > _MOST_DIGITS:
+            raise RevisionError(f"{revision[:40]!r}…: no history is so long", hint="Give a smaller number.")
         count = int(step[2]) if step[2] else 1
         commit = (
             _nth_ancestor(commit, count, names, revision) if step[1] == "~" else _nth(commit, count, names, revision)
@@ -59,9 +62,14 @@ def _named(name: str, names: Names) -> CommitId:
     if not name:
         raise RevisionError("an empty revision names no commit", hint="Name one, such as HEAD.")
     refs = names.refs()
-    for full in (name, f"tags/{name}", f"heads/{name}", f"remotes/{name}"):
-        if full in refs:
-            return refs[full]
+    if name in refs:
+        return refs[name]
+    meant = {full: refs[full] for full in (f"tags/{name}", f"heads/{name}", f"remotes/{name}") if full in refs}
+    if len(set(meant.values())) > 1:
+        listed = " and ".join(f"{full} ({short(commit)})" for full, commit in meant.items())
+        raise RevisionError(f"{name!r} may mean {listed}", hint="Write the whole name.")
+    if meant:
+        return next(iter(meant.values()))
     if _HEX.fullmatch(name.lower()):
         found = names.by_prefix(name.lower())
         if len(found) == 1:

@@ -14,6 +14,11 @@ from memit_vc.repository import Repository
 from memit_vc.store.fresh import refuse_inside_repository
 
 
+def newest_operation(repository: Repository) -> int:
+    """The number of the newest operation; 0 if the log is empty, as `gc --prune-operations` leaves it."""
+    return next((operation.id for operation in repository.operations(1)), 0)
+
+
 def run(repository: Repository, line: str, *, seen: int) -> str:
     """Do what a command line says; a sentence on what was done. `seen` is the newest operation that the page knows.
 
@@ -25,7 +30,7 @@ def run(repository: Repository, line: str, *, seen: int) -> str:
         raise UsageError(f"{line!r} is not a command line: {error}", hint="Type it in a terminal.") from error
     if words[:1] != ["memitvc"] or any(word.startswith("-") for word in words if word not in ("-o", "--fact")):
         words = []
-    newest = repository.operations(1)[0].id
+    newest = newest_operation(repository)
     if words[1:2] != ["checkout"] and newest != seen:
         raise RefMovedError("the history has changed since this page was made", hint="Load the page again, and look.")
     match words[1:]:

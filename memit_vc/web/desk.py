@@ -10,7 +10,7 @@ from memit_vc.errors import UsageError
 from memit_vc.page.render import render_live
 from memit_vc.porcelain.history.report import gather
 from memit_vc.repository import Repository
-from memit_vc.web.commands import run
+from memit_vc.web.commands import newest_operation, run
 
 if TYPE_CHECKING:
     from memit_vc.numerics.scores.generation import Generated
@@ -49,7 +49,7 @@ class Desk:
         """(the page, the policy that its browser is to keep)."""
         report = gather(self.repository, self._revision)
         refs = [name.partition("/")[2] for name in self.repository.refs() if not name.startswith("remotes/")]
-        newest = self.repository.operations(1)[0].id
+        newest = newest_operation(self.repository)
         return render_live(report, operation=newest, revisions=["HEAD", "HEAD~1", *refs])
 
     def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:

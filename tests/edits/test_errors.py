@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +45,17 @@ def refusal(*records: object) -> EditFileError:
         ("a.csv", b"prompt,target_new\nRome is,a,b\n", "line 2: 3 cells under 2 columns"),
         ("a.csv", b'prompt,target_new\n"Rome" is,b\n', "line 2: not CSV"),
         ("a.csv", b"prompt,prompt,target_new\nx,y,z\n", "'prompt' occurs twice"),
+        (
+            "a.csv",
+            b'prompt,requested_rewrite\nx,"{""prompt"": ""{} is in"", ""subject"": ""Rome"", ""target_new"": '
+            b'{""str"": ""Italy""}, ""target_new"": {""str"": ""Peru""}}"\n',
+            "key 'target_new' occurs twice in one record",
+        ),
+        (
+            "a.csv",
+            b"prompt,requested_rewrite\nx,\"{'prompt': '{} is in', 'target_new': {'str': 'Italy', 'str': 'Peru'}}\"\n",
+            '"requested_rewrite" begins like a list',
+        ),
         ("a.txt", b"The capital of France is Rome.", "neither JSON nor a CSV with the columns prompt and target_new"),
         ("a.csv", b"prompt,subject,target_new\nRome is,Rome,\n", 'record 1: "target_new" is missing'),
     ],
@@ -104,6 +117,7 @@ def test_a_path_below_a_file(tmp_path: Path) -> None:
         ({**GOOD, "neighborhood_prompts": [{"text": "x"}]}, '"neighborhood_prompts" holds an object'),
         ({**GOOD, "subject_occurrence": 1}, "\"subject_occurrence\" is 1, but the prompt has 'Rome' 1 time(s)"),
         ({**GOOD, "subject_occurrence": "first"}, "\"subject_occurrence\" is 'first', not a whole number"),
+        ({**GOOD, "subject_occurrence": "9" * 5000}, '"subject_occurrence" is \'999'),
         ({"requested_rewrite": "x"}, '"requested_rewrite" is a text, not an object'),
         ({"prompt": "{} of {}", "subject": "Rome", "target_new": {"str": "x"}}, '"prompt" has 2 "{}"'),
         ({"prompt": "{} is", "target_new": {"str": "x"}}, '"subject" is missing'),
@@ -130,6 +144,25 @@ def test_records(record: object, message: str) -> None:
 def test_a_near_subject_is_suggested(subject: str, found: str) -> None:
     error = refusal({"prompt": "What did Watts Humphrey attend?", "subject": subject, "target_new": "x"})
     assert found in str(error.hint)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("words.json", lambda n: json.dumps([{**GOOD, "prompt": "a " * n, "subject": "b " * (n // 2) + "b"}]).encode()),
+        ("quotes.json", lambda n: json.dumps([{"prompt": "\u201e" * n, "target_new": "x"}]).encode()),
+        ("wide.csv", lambda n: ",".join(f"c{i}" for i in range(n)).encode() + b",prompt,target_new,c1\nx\n"),
+        ("keys.json", lambda n: ("[{" + ",".join(f'"k{i}": 1' for i in range(n)) + ', "k1": 2}]').encode()),
+    ],
+)
+def test_a_file_that_is_wrong_in_a_costly_way_is_refused_soon(tmp_path: Path, name: str, data: Any) -> None:
+    """Each took time or memory that grows as the square of its length: here, minutes."""
+    path = tmp_path / name
+    path.write_bytes(data(100_000))
+    began = time.process_time()
+    with pytest.raises(EditFileError):
+        read_edits(path)
+    assert time.process_time() - began < 10
 
 
 def test_problems_are_reported_together() -> None:

@@ -68,6 +68,17 @@ def test_a_repository_on_the_hub_loads_by_its_name(client: Loopback, repository:
         memit_vc.from_pretrained(NAME, "nothing")
 
 
+def test_two_branches_of_the_hub_have_two_clones(client: Loopback, repository: Repository) -> None:
+    """Also where "/" and "--" stand in the same place."""
+    push(repository, adapter=False, options=PushOptions(branch="a--b"))
+    before = memit_vc.from_pretrained(repository)
+    record(repository, FACTS[4:5], (2,), message="third", seed=3)
+    push(repository, adapter=False, options=PushOptions(branch="a/b"))
+    assert same(memit_vc.from_pretrained(f"{NAME}@a/b"), memit_vc.from_pretrained(repository))
+    assert same(memit_vc.from_pretrained(f"{NAME}@a--b"), before)
+    assert not same(memit_vc.from_pretrained(f"{NAME}@a/b"), before)
+
+
 def test_a_state_from_the_hub_on_a_model(client: Loopback, repository: Repository) -> None:
     model = memit_vc.from_pretrained(repository, "HEAD~2")
     before = memit_vc.from_pretrained(repository, "HEAD~2")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from memit_vc.errors import LockedError, MemitVCError, RemoteError, UsageError
 from memit_vc.porcelain.sharing.clone import clone
+from memit_vc.porcelain.sharing.fetch import fetch
 from memit_vc.porcelain.sharing.push import push
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.remote import directory
@@ -53,6 +56,8 @@ def test_addresses(tmp_path: Path) -> None:
         "../x/y": str(tmp_path.parent / "x" / "y"),
         "./owner/other": str(tmp_path / "owner" / "other"),
         "file:///srv/a%20b": "/srv/a b",
+        "file://localhost/srv/a/": "/srv/a",
+        "file:/srv/a": "/srv/a",
         "/srv/facts": "/srv/facts",
     }.items():
         assert checked_url(given, directory=tmp_path) == kept
@@ -69,6 +74,13 @@ def test_addresses(tmp_path: Path) -> None:
         "hf://../x",
         "hf://a/b@-x",
         "ftp://bucket",
+        "file://server/edits",
+        "file://",
+        "file:///srv/a#b",
+        "file:///srv/a?b",
+        "file:///srv/a%00b",
+        "file:edits",
+        "~nobody-of-this-name/edits",
     ):
         with pytest.raises(UsageError) as caught:
             checked_url(wrong, directory=tmp_path)
@@ -124,6 +136,26 @@ def test_a_directory_that_may_not_be_written(world: World) -> None:
         with pytest.raises(RemoteError, match="Permission denied"):
             push(repository)
     world.shared.chmod(0o755)
+
+
+def test_a_directory_that_may_not_be_read_is_not_taken_for_an_empty_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else all that is in it would be called missing, and the one who pushed it dishonest."""
+    scan, closed = os.scandir, str(world.shared / "commits")
+
+    def refusing(path: Any = ".") -> Any:
+        if str(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", closed)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with Repository.open(world.empty) as repository:
+        with pytest.raises(RemoteError, match="Permission denied") as caught:
+            fetch(repository)
+        assert closed in caught.value.message
+        monkeypatch.undo()
+        fetch(repository)
 
 
 def test_a_push_of_ten_facts_sends_little_more_than_its_patch(world: World) -> None:

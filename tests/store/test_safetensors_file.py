@@ -87,6 +87,7 @@ def entry(begin: int, end: int, *, dtype: str = "F32", shape: Any = (1,)) -> dic
         (file_with({"a": entry(0, 4, shape=[True])}, 4), "natural numbers"),
         (file_with({"a": entry(0, 4, shape=[2**60])}, 4), "does not fill"),
         (file_with({"a": entry(0, 4, shape=[2**62, 2**62])}, 4), "does not fill"),
+        (file_with({"a": entry(0, 4, shape=[2**62] * 100_000)}, 4), "has 100000 dimensions, at most 16 are read"),
         (file_with({"a": entry(4, 0)}, 4), "does not fill"),
         (file_with({"a": entry(4, 8)}, 8), "begins at byte 4"),
         (file_with({"a": entry(0, 4), "b": entry(0, 4)}, 4), "begins at byte 0"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memit_vc.repository import Repository
+from memit_vc.web.commands import newest_operation
 from memit_vc.web.server import Server
 
 __all__ = ["Live"]
@@ -54,4 +55,4 @@ class Live:
         return status, headers, body.decode()
 
     def seen(self) -> int:
-        return self.repository.operations(1)[0].id
+        return newest_operation(self.repository)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from memit_vc.errors import RevisionError, UsageError
 from memit_vc.objects import CommitId
-from memit_vc.vcs.refnames import check_distinct, check_ref_name
+from memit_vc.vcs.refnames import check_distinct, check_one_meaning, check_ref_name
 from memit_vc.vcs.revisions import Names, resolve, split_range
 
 A, B, C, D = (CommitId(prefix.ljust(64, "0")) for prefix in ("abcd1", "abcd2", "beef", "1234"))
@@ -77,11 +78,15 @@ def test_names(text: str, commit: CommitId) -> None:
         ("v1^", "0 parents, not 1", ""),
         ("HEAD~x", "'x' is not understood", "~n"),
         ("HEAD^-1", "'-1' is not understood", "^n"),
+        ("HEAD~" + "9" * 5000, "no history is so long", "smaller number"),
+        ("twin", "'twin' may mean tags/twin (abcd100000) and heads/twin (abcd200000)", "whole name"),
+        ("origin/main", "may mean heads/origin/main (1234000000) and remotes/origin/main (beef000000)", "whole name"),
     ],
 )
 def test_errors(text: str, message: str, hint: str) -> None:
+    more = {"heads/twin": B, "tags/twin": A, "heads/origin/main": D} if "may mean" in message else {}
     with pytest.raises(RevisionError) as caught:
-        resolve(text, NAMES)
+        resolve(text, replace(NAMES, refs=lambda: {**NAMES.refs(), **more}))
     assert message in caught.value.message
     assert hint in str(caught.value.hint)
 
@@ -133,6 +138,19 @@ def test_good_ref_names(name: str) -> None:
 def test_bad_ref_names(name: str) -> None:
     with pytest.raises(UsageError):
         check_ref_name(name)
+
+
+def test_two_refs_of_one_name() -> None:
+    refs = {"heads/main": D, "tags/main": D, "heads/other": A, "tags/other": B}
+    names = replace(NAMES, refs=lambda: refs)
+    assert resolve("main", names) == D  # both mean the same commit
+    assert resolve("heads/other~0", names) == A
+    assert resolve("tags/other", names) == B
+    check_one_meaning("tags/v1", refs)
+    check_one_meaning("tags/main", ["tags/main"])
+    for new in ("tags/main", "remotes/main", "heads/other"):
+        with pytest.raises(UsageError, match="exists already, and people write both as"):
+            check_one_meaning(new, {name for name in refs if name != new})
 
 
 def test_two_names_that_look_alike() -> None:

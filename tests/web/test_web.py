@@ -14,6 +14,7 @@ from memit_vc.objects import RefUpdate
 from memit_vc.porcelain.asking.ask import ask
 from memit_vc.porcelain.asking.blame import blame
 from memit_vc.porcelain.editing import models
+from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
 from tests.support.live import Live
 from tests.support.models import FACTS
@@ -60,6 +61,17 @@ def test_only_the_page_itself_is_answered(live: Live) -> None:
         )[0]
         == 200
     )
+
+
+def test_an_empty_log_of_operations_stops_nothing(live: Live) -> None:
+    """As `gc --prune-operations` leaves it."""
+    collect_garbage(live.repository, keep_operations=0)
+    assert live.repository.operations() == []
+    assert live.get()[0] == 200
+    assert live.seen() == 0
+    assert live.post("run", command="memitvc revert HEAD", seen=0)[0] == 200
+    assert live.post("run", command="memitvc undo", seen=0)[0] != 200  # something was done since
+    assert live.post("run", command="memitvc undo", seen=live.seen())[0] == 200
 
 
 def test_get_changes_nothing(live: Live) -> None:

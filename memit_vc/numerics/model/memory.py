@@ -8,15 +8,14 @@ memory that was to be got back is still taken.
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from memit_vc.errors import EngineError
+from memit_vc.foreign.ram import free_ram
 from memit_vc.numerics.model.adapter import ModelAdapter
 
 _T = TypeVar("_T")
@@ -26,7 +25,6 @@ _LEAST = 48
 _LEAST_HALVED = 16
 _SAID = ("DefaultCPUAllocator", "out of memory", "not enough memory", "can't allocate memory")
 """In the messages of torch's CPU allocator, a plain RuntimeError, and of GPUs that have no error class of their own."""
-_GROUP = Path("/sys/fs/cgroup")
 
 
 def search_tokens(adapter: ModelAdapter, *, layer: int) -> int:
@@ -64,34 +62,6 @@ def _bytes_per_token(adapter: ModelAdapter, layer: int) -> int:
     blocks = adapter.n_layers - 1 - layer
     vocabulary = int(adapter.model.get_output_embeddings().weight.shape[0])
     return blocks * (16 * d_model + 6 * d_in) * adapter.dtype.itemsize + 2 * 4 * vocabulary
-
-
-def free_ram() -> int | None:
-    """Free bytes of main memory, within the limits of a container; None if the system does not say."""
-    found = [free for free in (_available(), _left_in_group()) if free is not None]
-    return min(found, default=None)
-
-
-def _available() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError, IndexError):
-        pass
-    try:  # no Linux: half of what there is, since nothing says what is free
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (ValueError, OSError, AttributeError):
-        return None
-
-
-def _left_in_group() -> int | None:
-    """What the control group (a container's limit) leaves."""
-    try:
-        limit, used = (int((_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        stat = dict(line.split() for line in (_GROUP / "memory.stat").read_text().splitlines())
-        return max(0, limit - used + int(stat.get("inactive_file", 0)))
-    except (OSError, ValueError):
-        return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

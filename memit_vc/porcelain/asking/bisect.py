@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -17,12 +18,15 @@ from memit_vc.objects import CommitId, JsonValue, canonical_json, short
 from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
-from memit_vc.store.files import scratch, storage_errors, write_atomic
+from memit_vc.store.files import make_directories, scratch, storage_errors, write_atomic
+from memit_vc.store.locks import locked
 from memit_vc.store.sealed import seal, unseal
 from memit_vc.vcs.halving import next_to_try
 
 Verdict: TypeAlias = Literal["good", "bad", "skip"]
 _SKIP = 125
+_WAIT = 10.0
+"""Seconds."""
 _FORMAT = 1
 
 
@@ -66,29 +70,31 @@ class Step:
 
 def start(repository: Repository, bad: str | None = None, good: Sequence[str] = ()) -> Step:
     """Begin a session. UsageError if one is under way, MemitVCError if `bad` is in the history of a good commit."""
-    if _path(repository).exists():
-        raise UsageError("a bisection is already under way", hint="Give it up with `memitvc bisect reset`.")
-    session = Session(log=("start",))
-    if bad is not None:
-        session = _said(session, "bad", repository.resolve(bad))
-    for revision in good:
-        session = _said(session, "good", repository.resolve(revision))
-    return _keep(repository, session)
+    with _alone(repository):
+        if _path(repository).exists():
+            raise UsageError("a bisection is already under way", hint="Give it up with `memitvc bisect reset`.")
+        session = Session(log=("start",))
+        if bad is not None:
+            session = _said(session, "bad", repository.resolve(bad))
+        for revision in good:
+            session = _said(session, "good", repository.resolve(revision))
+        return _keep(repository, session)
 
 
 def mark(repository: Repository, verdict: Verdict, revisions: Sequence[str] = ()) -> Step:
     """Give a verdict on revisions, by default on the present candidate. An error leaves the session as it is."""
-    step = current(repository)
-    if revisions:
-        commits = [repository.resolve(revision) for revision in revisions]
-    elif step.candidate is not None:
-        commits = [step.candidate]
-    else:
-        raise UsageError("no commit is being tested", hint=f"Name one: `memitvc bisect {verdict} REV`.")
-    session = step.session
-    for commit in commits:
-        session = _said(session, verdict, commit)
-    return _keep(repository, session)
+    with _alone(repository):
+        step = current(repository)
+        if revisions:
+            commits = [repository.resolve(revision) for revision in revisions]
+        elif step.candidate is not None:
+            commits = [step.candidate]
+        else:
+            raise UsageError("no commit is being tested", hint=f"Name one: `memitvc bisect {verdict} REV`.")
+        session = step.session
+        for commit in commits:
+            session = _said(session, verdict, commit)
+        return _keep(repository, session)
 
 
 def current(repository: Repository) -> Step:
@@ -118,7 +124,7 @@ def current(repository: Repository) -> Step:
 def reset(repository: Repository) -> bool:
     """Forget the session. False if there was none."""
     path = _path(repository)
-    with storage_errors(path):
+    with _alone(repository), storage_errors(path):
         present = path.exists()
         path.unlink(missing_ok=True)
     return present
@@ -152,7 +158,7 @@ def run(
                     hint="Let it exit with 0 for good, 125 for skip, or another code up to 127 for bad; run it again.",
                 )
             verdict: Verdict = "good" if code == 0 else "skip" if code == _SKIP else "bad"
-            step = mark(repository, verdict)
+            step = mark(repository, verdict, [candidate])  # another terminal may have changed the session
             on_step(candidate, verdict)
     return step
 
@@ -169,6 +175,17 @@ def suspects(repository: Repository, bad: CommitId, good: Sequence[CommitId]) ->
 
 def _path(repository: Repository) -> Path:
     return repository.root / "bisect.json"
+
+
+@contextmanager
+def _alone(repository: Repository) -> Iterator[None]:
+    """Read and write the session while no other command does: else one of two verdicts would be lost."""
+    place = repository.root / "cache" / "bisect.lock"
+    with storage_errors(place):
+        make_directories(place.parent)
+    busy, hint = "another command is at the bisection", "Wait until it is done."
+    with locked(place, wait=_WAIT, busy=busy, hint=hint):
+        yield
 
 
 def _said(session: Session, verdict: Verdict, commit: CommitId) -> Session:

@@ -8,7 +8,7 @@ from memit_vc.errors import MemitVCError, RevisionError
 from memit_vc.objects import CommitId, RefUpdate, short
 from memit_vc.repository import Repository
 from memit_vc.vcs.graph import is_ancestor
-from memit_vc.vcs.refnames import check_ref_name
+from memit_vc.vcs.refnames import check_one_meaning, check_ref_name
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ def new_branch(repository: Repository, name: str, commit: CommitId) -> RefUpdate
         raise MemitVCError(
             f"branch {name!r} exists already, at {short(taken)}", hint=f"Go there with `memitvc switch {name}`."
         )
+    check_one_meaning(ref, repository.refs())
     return RefUpdate(ref, None, commit)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from memit_vc.errors import MemitVCError, RevisionError
 from memit_vc.objects import CommitId, RefUpdate, short
 from memit_vc.repository import Repository
-from memit_vc.vcs.refnames import check_ref_name
+from memit_vc.vcs.refnames import check_one_meaning, check_ref_name
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ def create_tag(repository: Repository, name: str, revision: str = "HEAD") -> Tag
             f"tag {name!r} exists already, at {short(taken)}",
             hint=f"Delete it first, because tags do not move: memitvc tag -d {name}",
         )
+    check_one_meaning(ref, repository.refs())
     repository.publish(verb="tag", description=f"tag {name} at {short(commit)}", refs=[RefUpdate(ref, None, commit)])
     return Tag(name, commit, repository.commit(commit).subject)
 

@@ -58,7 +58,7 @@ _STARTS = (True, False, "gaussian", "eva", "orthogonal")
 """Values of `init_lora_weights` that leave the base as it is. The others trained on changed weights."""
 _LITERAL = re.compile(r"\^?(\w|-|\\?\.)+\$?")
 _CARD = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|\Z)(.*)", re.DOTALL)
-_HEADING = re.compile(r"^# +(.+?) *$", re.MULTILINE)
+_HEADING = re.compile(r"^# +(\S.*)$", re.MULTILINE)
 _TEMPLATE = "Model Card for Model ID"
 """The heading of a card that nobody has filled in."""
 _MERGE = "Merge it with PEFT (merge_and_unload), and start a repository on the merged model."
@@ -155,7 +155,7 @@ def read_about(directory: Path) -> About:
         return About(None, None, source)
     says = record if isinstance(record, dict) else {}
     heading = _HEADING.search(block[3] if block else text)
-    name = says.get("model_name") or (heading[1] if heading and heading[1] != _TEMPLATE else None)
+    name = says.get("model_name") or (heading[1].strip() if heading and heading[1].strip() != _TEMPLATE else None)
     licence = says.get("license")
     if licence == "other":
         licence = says.get("license_name") or licence

@@ -8,9 +8,11 @@ A crash in 1 or 2 leaves whole objects in the cache, a crash in 3 leaves orphans
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from memit_vc.errors import RevisionError, UsageError
 from memit_vc.objects import Commit, CommitId, Moved, RefUpdate, moves, short
 from memit_vc.porcelain.sharing.incoming import Incoming
 from memit_vc.porcelain.sharing.received_history import evaluations_of, received
@@ -20,6 +22,9 @@ from memit_vc.progress import Progress, count, silent
 from memit_vc.remote.manifest import object_path
 from memit_vc.remote.opening import nothing_there, open_remote
 from memit_vc.repository import Repository
+from memit_vc.vcs.refnames import check_distinct, check_one_meaning, check_ref_name
+
+_HEX = re.compile(r"[0-9a-f]{4,}")
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ def fetch_from(
         incoming.fetch(found, dict.fromkeys(lost), progress=progress)
         by_id = {record.commit.id: record.commit for record in records}
         more = Moves("fetch") if plan is None else plan(found, lambda id_: by_id.get(id_) or repository.commit(id_))
-        tracking, notes = _tracking(repository, name, found)
+        tracking, notes = _tracking(repository, name, found, [*by_id], more.refs)
         before = repository.refs()
         incoming.store({*new.objects, *lost})
         repository.publish(
@@ -101,8 +106,14 @@ def fetch_from(
     return Fetched(name, url, len(records), downloaded, incoming.bytes, moved, (*notes, *more.notes))
 
 
-def _tracking(repository: Repository, name: str, found: Published) -> tuple[list[RefUpdate], list[str]]:
-    """The tracking refs follow the remote's branches, deleted ones too; tags that are new here are taken over."""
+def _tracking(
+    repository: Repository, name: str, found: Published, new: Collection[CommitId], others: Sequence[RefUpdate]
+) -> tuple[list[RefUpdate], list[str]]:
+    """The tracking refs follow the remote's branches, deleted ones too; tags that are new here are taken over.
+
+    Whoever pushes there chooses the names. A name that could be taken for another one here is left out, with a note:
+    it would stand in the way of all else. `new` are the commits that come in, `others` the refs that move, too.
+    """
     local = repository.refs()
     prefix = f"remotes/{name}/"
     wanted = {
@@ -111,12 +122,38 @@ def _tracking(repository: Repository, name: str, found: Published) -> tuple[list
         if ref.startswith("heads/")
     }
     gone: Collection[str] = {ref for ref in local if ref.startswith(prefix)} - wanted.keys()
-    updates = [RefUpdate(ref, local.get(ref), commit) for ref, commit in wanted.items() if local.get(ref) != commit]
-    updates += [RefUpdate(ref, local[ref], None) for ref in sorted(gone)]
+    updates = [RefUpdate(ref, local[ref], None) for ref in sorted(gone)]
+    taken = {*local.keys() - gone, *(update.name for update in others)}
     notes = []
-    for ref, commit in found.manifest.refs.items():
-        if ref.startswith("tags/") and ref not in local:
-            updates.append(RefUpdate(ref, None, commit))
-        elif ref.startswith("tags/") and local[ref] != commit:
-            notes.append(f"tag {ref[5:]} is at {short(commit)} there and at {short(local[ref])} here; it stays")
+    for ref, commit in (wanted | {ref: c for ref, c in found.manifest.refs.items() if ref.startswith("tags/")}).items():
+        if ref in local:
+            if ref.startswith(prefix) and local[ref] != commit:
+                updates.append(RefUpdate(ref, local[ref], commit))
+            elif local[ref] != commit:
+                notes.append(f"tag {ref[5:]} is at {short(commit)} there and at {short(local[ref])} here; it stays")
+            continue
+        try:
+            check_ref_name(ref)
+            check_distinct([ref], taken)
+            if ref.startswith("tags/"):
+                check_one_meaning(ref, taken)
+                _check_no_id(repository, ref[5:], new)
+        except UsageError as error:
+            notes.append(f"{ref.removeprefix(prefix)} of the remote is left out: {error.message}")
+            continue
+        taken.add(ref)
+        updates.append(RefUpdate(ref, None, commit))
     return updates, notes
+
+
+def _check_no_id(repository: Repository, name: str, new: Collection[CommitId]) -> None:
+    """UsageError for a tag whose name is the beginning of a commit's id: the commit could no longer be called so."""
+    digits = name.lower()
+    if _HEX.fullmatch(digits) is None:
+        return
+    try:
+        commit: CommitId | None = repository.resolve(digits)
+    except RevisionError:
+        commit = next((each for each in new if each.startswith(digits)), None)
+    if commit is not None:
+        raise UsageError(f"{name!r} is the beginning of commit {short(commit)}'s id")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from hashlib import sha256
 from pathlib import Path
 
 from memit_vc.config import user_cache
@@ -29,8 +30,9 @@ def cached_clone(url: str) -> Path:
     """
 
     name, branch = hub_name(url) or ("", "")
-    # a name on the Hub has no "--", and no "@" or "/" but ours
-    place = user_cache() / "clones" / f"{name}@{branch}".replace("/", "--")
+    # the digest tells branches apart that have "/" and "--" in the same place
+    readable = f"{name}@{branch}".replace("/", "--")
+    place = user_cache() / "clones" / f"{readable[:100]}-{sha256(url.encode()).hexdigest()[:10]}"
     with storage_errors(place):
         make_directories(place.parent)
     # many processes of one launch ask for the same model at once, and the first downloads it

@@ -49,9 +49,8 @@ class Incoming:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None or (
-            isinstance(error, MemitVCError) and not isinstance(error, RemoteError | StorageError)
-        ):  # everything is stored, or was refused
+        refused = isinstance(error, MemitVCError | MemoryError) and not isinstance(error, RemoteError | StorageError)
+        if error is None or refused:
             self.clear()
         self._lock.close()
 
@@ -91,6 +90,10 @@ class Incoming:
             progress("fetch objects", done, size)
         self.bytes += done
         self.downloaded += missing
+
+    def path(self, blob: BlobId) -> Path:
+        """The file of an object, here or in the store."""
+        return self.directory / blob if self._has(blob) else self.blobs.path(blob)
 
     def read(self, blob: BlobId) -> bytes:
         """An object's bytes, checked against its name once more. IntegrityError."""

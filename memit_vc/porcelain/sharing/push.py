@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from memit_vc.errors import MemitVCError, RefMovedError, RevisionError, StorageError, UsageError
+from memit_vc.errors import MemitVCError, RefMovedError, RevisionError, UsageError
 from memit_vc.objects import CommitId, RefUpdate, short
 from memit_vc.porcelain.sharing.push_tree import history_files, reader_files
 from memit_vc.porcelain.sharing.remote_history import Published, same_base
-from memit_vc.porcelain.sharing.remotes import named_remote, remotes
+from memit_vc.porcelain.sharing.remotes import DEFAULT, named_remote, remotes
 from memit_vc.progress import Progress, count, silent, size_text
 from memit_vc.remote.manifest import MANIFEST, RemoteManifest, object_path, unfinished_path
 from memit_vc.remote.opening import PushOptions, on_branch, open_remote
 from memit_vc.remote.protocol import Change, Remote, RemoteFile, content_size
 from memit_vc.repository import Repository
 from memit_vc.vcs.graph import ancestors, is_ancestor
-from memit_vc.vcs.refnames import check_ref_name
+from memit_vc.vcs.refnames import check_distinct, check_one_meaning, check_ref_name
 
 _ATTEMPTS = 5
 """Tries while others push other branches to the same place."""
@@ -143,6 +143,9 @@ class _Attempt:
             raise self._behind(old)
         tags, notes = self._tags(refs)
         wanted = refs | {ref: self.tip} | tags
+        # nobody could fetch a name that cannot be tracked, or that looks like another one there
+        check_ref_name(f"remotes/{self.name or DEFAULT}/{self.branch}")
+        check_distinct(wanted.keys() - refs.keys(), refs)
         config = repository.config
         manifest = RemoteManifest(
             repository.base_id,
@@ -247,6 +250,8 @@ class _Attempt:
                     f"tag {self.tag!r} is at {short(local[name])}, not at {self.branch}'s tip",
                     hint="Choose another name: tags do not move. The tags on a branch are pushed with it anyway.",
                 )
+            if name not in local:
+                check_one_meaning(name, self.repository.refs())
             found.setdefault(name, self.tip)
             if refs.get(name, found[name]) != found[name]:
                 raise MemitVCError(
@@ -274,6 +279,6 @@ class _Attempt:
         moved = [RefUpdate(ref, local.get(ref), commit) for ref, commit in wanted.items() if local.get(ref) != commit]
         try:
             self.repository.publish(verb="push", description=f"{self.branch} to {self._label}", refs=moved)
-        except StorageError as error:
+        except MemitVCError as error:
             return [f"published, but not remembered here ({', '.join(sorted(wanted))}): {error.message}"]
         return []

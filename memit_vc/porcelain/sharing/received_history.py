@@ -6,7 +6,8 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from memit_vc.errors import EngineError, IntegrityError, UnsupportedModelError
+from memit_vc.errors import EngineError, IntegrityError, MemitVCError, UnsupportedModelError
+from memit_vc.foreign.ram import free_ram
 from memit_vc.objects import (
     BlobId,
     ColumnId,
@@ -25,18 +26,21 @@ from memit_vc.porcelain.sharing.incoming import Incoming
 from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
 from memit_vc.porcelain.sharing.remote_history import Published
 from memit_vc.porcelain.state import LiveState
-from memit_vc.progress import Progress, silent
+from memit_vc.progress import Progress, silent, size_text
 from memit_vc.remote.manifest import object_path
 from memit_vc.remote.strict_json import DISTRUST, canonical
 from memit_vc.repository import Repository
 from memit_vc.store.publish import Evaluation
 from memit_vc.store.replay import replayed
+from memit_vc.store.safetensors_file import read_header
 
 _MAX_PROVENANCE = 1 << 24
 """Bytes: hyperparameters, templates and versions, and ten digits for each fact."""
 _COLUMNS_OF_A_FACT = 64
 """Columns of a fact that was edited often: after a squash, one patch may hold all of them."""
 _HEADER, _HEADER_OF_A_COLUMN = 1 << 20, 1 << 10
+_COPIES = 3
+"""How often a patch is in memory while it is checked: its bytes, its factors, and what is computed with them."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ def _most_bytes(repository: Repository, records: Sequence[RemoteCommit]) -> dict
     column = sum(8 * (weight.d_out + weight.d_in) for weight in weights)
     most: dict[PatchId, int] = {}
     for record in records:
-        columns = _COLUMNS_OF_A_FACT * len(record.facts) + _COLUMNS_OF_A_FACT
+        columns = _COLUMNS_OF_A_FACT * len({fact.id for fact in record.facts}) + _COLUMNS_OF_A_FACT
         for patch in record.patches:
             most[patch] = max(most.get(patch, 0), dense + columns * (column + _HEADER_OF_A_COLUMN) + _HEADER)
     return most
@@ -183,6 +187,7 @@ def _patches(
     found = []
     for number, patch in enumerate(wanted, 1):
         blob = constraints.get(patch)
+        _check_fits(incoming, patch, [BlobId(patch), *([] if blob is None else [blob])])
         read = received_patch(
             incoming.read(BlobId(patch)),
             None if blob is None else incoming.read(blob),
@@ -197,6 +202,24 @@ def _patches(
     if brought:
         _check_described(repository, list(brought.values()))
     return found
+
+
+def _check_fits(incoming: Incoming, patch: PatchId, blobs: Sequence[BlobId]) -> None:
+    """Before anything is read as a whole: the headers describe the files, and memory is there for them.
+
+    A stranger's record only has to name many facts to be allowed a huge patch, and a file of zeros costs him nothing.
+    """
+    size = 0
+    for path in map(incoming.path, blobs):
+        read_header(path, source=f"patch {short(patch)}")
+        size += path.stat().st_size
+    free = free_ram()
+    if free is not None and _COPIES * size > free:
+        raise MemitVCError(
+            f"patch {short(patch)} has {size_text(size)}; to check it takes {size_text(_COPIES * size)} of memory, "
+            f"{size_text(free)} are free",
+            hint="Close other programs, or use a machine with more memory. Nothing was stored.",
+        )
 
 
 def _check_described(repository: Repository, weights: Sequence[EditableWeight]) -> None:

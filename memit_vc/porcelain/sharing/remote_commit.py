@@ -18,6 +18,7 @@ from memit_vc.objects import (
 )
 from memit_vc.objects.commit import COMMIT_FORMAT
 from memit_vc.objects.commit_record import HANDED_ON, CommitRecord
+from memit_vc.objects.fact import is_text
 from memit_vc.remote.strict_json import DISTRUST, canonical
 
 _T = TypeVar("_T")
@@ -128,7 +129,7 @@ def _parse_commit(record: object, where: str) -> Commit:
     if (
         not isinstance(record, dict)
         or not all(isinstance(record.get(key), list) and all(map(is_sha256, record[key])) for key in lists)
-        or not all(_is_text(record.get(key)) for key in texts)
+        or not all(is_text(record.get(key)) for key in texts)
         or not isinstance(record.get("details"), dict)
         or not is_sha256(record.get("base"))
         or not (record.get("provenance") is None or is_sha256(record["provenance"]))
@@ -145,24 +146,9 @@ def _parse_fact(record: object, where: str) -> Fact:
     """A fact from a stranger's record. IntegrityError."""
     if not isinstance(record, dict):
         raise IntegrityError(f"{where} is not an object", hint=DISTRUST)
-    probes = record.get("neighborhood_prompts", [])
-    occurrence = record.get("subject_occurrence")
-    if (
-        not all(_is_text(record.get(key)) and record[key].strip() for key in ("prompt", "subject", "target_new"))
-        or not _is_text(record.get("ground_truth", ""))
-        or not isinstance(record.get("paraphrase_prompts", []), list)
-        or not all(map(_is_text, record.get("paraphrase_prompts", [])))
-        or not isinstance(probes, list)
-        or not all(isinstance(each, dict) and _is_text(each.get("prompt")) for each in probes)
-        or not all(_is_text(each.get("ground_truth", "")) for each in probes)
-        or not (occurrence is None or (type(occurrence) is int and 0 <= occurrence < 2**31))
-    ):
-        raise IntegrityError(f"{where} lacks a field or has one of another type", hint=DISTRUST)
     fact: Fact = _whole(Fact.from_json, record, where)
-    try:
-        _ = fact.subject_span
-    except ValueError as error:
-        raise IntegrityError(f"{where}: {error}", hint=DISTRUST) from error
+    if fact.fault is not None:
+        raise IntegrityError(f"{where}: {fact.fault}", hint=DISTRUST)
     return fact
 
 
@@ -176,8 +162,3 @@ def _whole(parse: Callable[[Any], _T], record: dict[str, Any], where: str) -> _T
     if not same:
         raise IntegrityError(f"{where} has fields that the format does not have", hint=DISTRUST)
     return made
-
-
-def _is_text(value: object) -> bool:
-    """Text that every database and terminal can hold: no NUL, no lone surrogate."""
-    return isinstance(value, str) and "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)

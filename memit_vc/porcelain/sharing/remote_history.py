@@ -12,7 +12,7 @@ from memit_vc.concurrency import ordered_map
 from memit_vc.errors import IntegrityError, MemitVCError, RemoteError
 from memit_vc.foreign.data import json_value
 from memit_vc.foreign.refused import Refused, hint_of
-from memit_vc.objects import BaseManifest, CommitId, EditableWeight, canonical_json, is_sha256, short
+from memit_vc.objects import BaseManifest, CommitId, EditableWeight, TensorRecord, canonical_json, is_sha256, short
 from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
 from memit_vc.progress import Progress, silent
 from memit_vc.remote.manifest import BASE, HPARAMS, MANIFEST, MAX_MANIFEST, MAX_RECORD, RemoteManifest, commit_path
@@ -23,6 +23,7 @@ from memit_vc.repository import Repository
 _MOST = 1 << 30
 """Bytes of records that are read for one fetch: some 250,000 facts with all their scores."""
 _BASE_LIMIT = 64 << 20
+_MAX_DIMENSIONS = 16
 _NAMES = ("name", "parameter", "dtype")
 _NUMBERS = ("layer", "d_out", "d_in", "quantum")
 _P = ParamSpec("_P")
@@ -179,6 +180,15 @@ class RemoteBase:
     hparams: bytes
 
 
+def _is_record(tensor: TensorRecord) -> bool:
+    return (
+        all(isinstance(text, str) for text in (tensor.name, tensor.dtype, tensor.file))
+        and is_sha256(tensor.sha256)
+        and len(tensor.shape) <= _MAX_DIMENSIONS
+        and all(type(size) is int and 0 <= size < 2**63 for size in tensor.shape)
+    )
+
+
 def remote_base(there: Tree, revision: str, manifest: RemoteManifest) -> RemoteBase:
     """The base of a remote. IntegrityError if `push` would not have written it so, or if the manifest names another."""
     data = there.read(BASE, revision, limit=_BASE_LIMIT)
@@ -189,7 +199,7 @@ def remote_base(there: Tree, revision: str, manifest: RemoteManifest) -> RemoteB
         weights = [EditableWeight.from_json(each) for each in record["weights"]]
         files = record["files"]
         whole = {"manifest": found.to_json(), "weights": [w.to_json() for w in weights], "files": files}
-        if canonical_json(whole) != data or found.id != manifest.base:
+        if canonical_json(whole) != data or found.id != manifest.base or not all(map(_is_record, found.tensors)):
             raise bad
     except Refused as error:
         raise IntegrityError(f"{there.url}: {BASE} {error}", hint=hint_of(error, DISTRUST)) from error

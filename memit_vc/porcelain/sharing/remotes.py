@@ -63,12 +63,15 @@ def remove_remote(repository: Repository, name: str) -> None:
 
 
 def named_remote(repository: Repository, given: str | None) -> tuple[str, str]:
-    """(name, URL) of a remote by its name; by default `origin`, or the only one there is."""
+    """(name, checked URL) of a remote by its name; by default `origin`, or the only one there is.
+
+    Someone may have written it into config.toml by hand: a path there is relative to the repository's directory.
+    """
     known = remotes(repository)
     name = given or (DEFAULT if DEFAULT in known or len(known) != 1 else next(iter(known)))
     if name not in known:
         raise _unknown(repository, name)
-    return name, known[name]
+    return name, checked_url(known[name], directory=repository.root.parent)
 
 
 def _unknown(repository: Repository, name: str) -> RevisionError:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from memit_vc.numerics.model import memory
@@ -39,13 +37,3 @@ def test_more_memory_never_means_fewer_tokens(adapter: ModelAdapter, monkeypatch
 def test_this_machine_says_what_is_free(adapter: ModelAdapter) -> None:
     free = memory.free_memory(adapter.blocks[0])
     assert free is None or free > 0
-
-
-def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "memory.max").write_text("1000000\n")
-    (tmp_path / "memory.current").write_text("600000\n")
-    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 100000\n")
-    monkeypatch.setattr(memory, "_GROUP", tmp_path)
-    assert memory.free_ram() == 500_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.free_ram() != 500_000

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from memit_vc.cli import main
-from memit_vc.errors import IntegrityError, MemitVCError, UsageError
+from memit_vc.errors import IntegrityError, LockedError, MemitVCError, UsageError
 from memit_vc.objects import ColumnId, Commit, CommitId, RefUpdate
 from memit_vc.porcelain.asking import bisect
 from memit_vc.porcelain.asking.bisect_prompt import bisect_prompt
@@ -23,6 +23,7 @@ from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.state import LiveState
 from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
+from memit_vc.store.locks import locked
 from tests.support.models import FACTS
 from tests.support.opened import Opened
 from tests.support.synthetic import fact, record
@@ -69,6 +70,44 @@ def test_ends_can_be_said_later_and_skipped_ones_stay_open(plain_repository: Rep
     assert set(step.undecided) == set(commits[1:])
 
 
+def test_a_run_gives_its_verdict_to_the_commit_that_it_tested(
+    plain_repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another terminal changes the session while the command runs."""
+    commits = history(plain_repository, 8)
+    monkeypatch.setattr(bisect, "checkout", lambda *_, **__: None)
+    bisect.start(plain_repository, "HEAD", ["HEAD~8"])
+    tested = []
+
+    def execute(_: Path, commit: CommitId) -> int:
+        if not tested:
+            bisect.mark(plain_repository, "bad", [commits[5]])
+        tested.append(commit)
+        return int(commits.index(commit) >= 4)
+
+    assert bisect.run(plain_repository, execute).found == commits[4]
+    assert bisect.reset(plain_repository)
+
+
+def test_two_commands_at_one_session_wait_for_each_other(
+    plain_repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history(plain_repository, 4)
+    bisect.start(plain_repository, "HEAD", ["HEAD~4"])
+    monkeypatch.setattr(bisect, "_WAIT", 0.05)
+    before = bisect.current(plain_repository)
+    with locked(plain_repository.root / "cache" / "bisect.lock", wait=0, busy="", hint=""):
+        for act in (
+            lambda: bisect.mark(plain_repository, "bad"),
+            lambda: bisect.reset(plain_repository),
+            lambda: bisect.start(plain_repository),
+        ):
+            with pytest.raises(LockedError, match="another command is at the bisection"):
+                act()
+        assert bisect.current(plain_repository) == before
+    assert bisect.mark(plain_repository, "bad").left < before.left
+
+
 def test_what_makes_no_sense_is_refused_and_changes_nothing(plain_repository: Repository) -> None:
     history(plain_repository, 4)
     with pytest.raises(UsageError, match="no bisection is under way"):
@@ -111,7 +150,7 @@ def test_a_command_tests_checkouts(
     assert json.loads(capfd.readouterr().out)["found"] == guilty
     assert main(["bisect", "log", "-C", where]) == 0
     assert f"bad {guilty}" in capfd.readouterr().out
-    assert not list((repository.root / "cache").glob("bisect*"))
+    assert not list((repository.root / "cache").glob("bisect.tmp*"))
     assert main(["bisect", "reset", "-C", where]) == 0
     assert main(["bisect", "-C", where]) == 2
 
@@ -156,9 +195,9 @@ def test_a_run_that_was_killed_goes_on(opened: Opened, with_history: Path, tmp_p
     assert bisect.current(repository).found == guilty
     assert (tmp_path / "count").read_text() == "3"
     # the model that the killed run had checked out goes with `gc`
-    assert len(list((repository.root / "cache").glob("bisect*"))) == 1
+    assert len(list((repository.root / "cache").glob("bisect.tmp*"))) == 1
     collect_garbage(repository, grace=0.0)
-    assert not list((repository.root / "cache").glob("bisect*"))
+    assert not list((repository.root / "cache").glob("bisect.tmp*"))
 
 
 def batches(repository: Repository) -> list[frozenset[ColumnId]]:

@@ -15,7 +15,7 @@ from memit_vc.errors import MemitVCError
 from memit_vc.numerics.exact.factored import Dense
 from memit_vc.numerics.exact.patchfile import read_patch
 from memit_vc.porcelain.output.checkout import checkout
-from memit_vc.porcelain.sharing.adapter_files import About
+from memit_vc.porcelain.sharing.adapter_files import About, read_about
 from memit_vc.porcelain.sharing.import_adapter import import_adapter
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
@@ -51,6 +51,18 @@ def test_the_scale_is_pefts(place: Place, tmp_path: Path, settings: dict[str, An
         terms = read_patch(repository.patch_path(patch))[1].values()
         assert all(isinstance(term, Dense) == (settings.get("r") == 40) for term in terms)
         assert fsck(repository)[0] == []
+
+
+def test_the_name_of_a_card_is_its_heading(tmp_path: Path) -> None:
+    for text, name in (
+        ("# Polite  \n", "Polite"),
+        ("---\nlicense: mit\n---\n\n#   Two words\r\n", "Two words"),
+        ("# Model Card for Model ID \n", None),
+        ("#\nno heading", None),
+        (f"# a{' ' * 200_000}b\n", "a b"),  # took minutes: the square of the blanks
+    ):
+        (tmp_path / "README.md").write_text(text, newline="")
+        assert read_about(tmp_path).name == name
 
 
 def test_half_precision_and_what_the_user_says(place: Place, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from memit_vc.cli import main
 from memit_vc.objects import canonical_json, digest
 from memit_vc.porcelain.sets.branch import create_branch
 from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.sharing.remotes import named_remote
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
 from tests.cli import test_lazy
@@ -65,6 +66,61 @@ def test_remotes_are_named(world: World, here: Cli) -> None:
     assert Path(kept, "memitvc.json").is_file()
     with Repository.open(world.work) as repository:
         assert repository.config.base == str(world.base)
+
+
+def test_a_remote_that_was_written_by_hand(world: World, here: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its URL is read as that of `remote add`; a path is relative to the repository, wherever one works."""
+    monkeypatch.chdir(world.work.parent.parent)
+    config = world.work / ".memitvc" / "config.toml"
+    as_added = config.read_text()
+
+    def origin(url: str) -> None:
+        config.write_text(re.sub(r"(?s)\[remote.*", f'[remote.origin]\nurl = "{url}"\n', as_added))
+
+    origin("../byhand")
+    assert str(world.work.parent / "byhand") in here.ok("push").out
+    assert (world.work.parent / "byhand" / "memitvc.json").is_file()
+    for url, said in (
+        ("ftp://there/edits", "ftp:// is not a known kind"),
+        ("file://there/edits", "not the address of"),
+    ):
+        origin(url)
+        refused = here("push")
+        assert refused.code == 2
+        assert said in refused.err
+    origin("https://huggingface.co/ada/edits")
+    with Repository.open(world.work) as repository:
+        assert named_remote(repository, None) == ("origin", "hf://ada/edits")
+    assert not (world.work.parent.parent / "https:").exists()
+
+
+def test_a_branch_that_nobody_could_fetch_is_not_pushed(world: World, here: Cli, there: Cli) -> None:
+    """A name that is too long behind `remotes/origin/`, and one that looks like another one there."""
+    published = (world.shared / "memitvc.json").read_bytes()
+    here.ok("branch", "b" * 245)
+    refused = here("push", "origin", "b" * 245)
+    assert refused.code == 2
+    assert "cannot be the name of a remote branch" in refused.err
+    assert (world.shared / "memitvc.json").read_bytes() == published
+    here.ok("branch", "cat")
+    here.ok("push", "origin", "cat")
+    published = (world.shared / "memitvc.json").read_bytes()
+    there.ok("branch", "\u0441\u0430\u0442")
+    refused = there("push", "origin", "\u0441\u0430\u0442")
+    assert refused.code == 2
+    assert "looks like" in refused.err
+    assert (world.shared / "memitvc.json").read_bytes() == published
+    there.ok("fetch")
+
+
+def test_a_name_means_one_thing(world: World, here: Cli) -> None:
+    assert "heads/main exists already" in here("tag", "main").err
+    here.ok("fetch")
+    assert "remotes/origin/main exists already" in here("tag", "origin/main").err
+    here.ok("tag", "v9")
+    assert "tags/v9 exists already" in here("branch", "v9").err
+    assert "tags/v9 exists already" in here("branch", "-m", "main", "v9").err
+    assert "heads/main exists already" in here("push", "--tag", "main").err
 
 
 def test_push_says_what_went(world: World, here: Cli) -> None:

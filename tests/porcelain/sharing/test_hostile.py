@@ -11,13 +11,19 @@ from typing import Any
 
 import pytest
 
+from memit_vc.cli import main
 from memit_vc.errors import HparamsError, IntegrityError, MemitVCError
+from memit_vc.numerics.exact.patchfile import check_patch
+from memit_vc.objects import digest
+from memit_vc.porcelain.sharing import received_history
 from memit_vc.porcelain.sharing.clone import clone
 from memit_vc.porcelain.sharing.fetch import fetch
+from memit_vc.porcelain.sharing.incoming import Incoming
 from memit_vc.porcelain.sharing.pull import pull
 from memit_vc.porcelain.sharing.remote_commit import RemoteCommit, _are_explanations
 from memit_vc.remote.manifest import MANIFEST, commit_path, object_path
 from memit_vc.repository import Repository
+from memit_vc.store.blobs import blob_id
 from tests.support.forge import Forge
 from tests.support.places import contents
 from tests.support.remotes import World, canonical
@@ -154,6 +160,11 @@ def other_fact(record: dict[str, Any]) -> None:
     record["facts"][0]["target_new"] = "something else"
 
 
+def fact_field(name: str, value: object) -> Callable[[Forge], object]:
+    """A fact whose field says something else, with a column of its own id in the patch."""
+    return lambda forge: forge.edit(lambda record: record["facts"][0].update({name: value}))
+
+
 def added_and_removed(record: dict[str, Any]) -> None:
     record["commit"]["removes"] = record["commit"]["adds"]
 
@@ -240,6 +251,25 @@ BLOWS: dict[str, Blow] = {
         lambda f: f.edit(lambda r: r["facts"][0].update(subject="nobody")),
     ),
     "facts that are none": ("fact 1", whole("facts", [[]])),
+    "phrasings that are numbers": ("phrasings holds what is not text", fact_field("phrasings", [5])),
+    "phrasings without the subject": ("does not occur in phrasing", fact_field("phrasings", ["nobody is in"])),
+    "clean paraphrases that are numbers": (
+        "clean_paraphrase_prompts holds what is not text",
+        fact_field("clean_paraphrase_prompts", [7]),
+    ),
+    "generation prompts that are objects": (
+        "generation_prompts holds what is not text",
+        fact_field("generation_prompts", [{"a": 1}]),
+    ),
+    "a NUL in a paraphrase": ("paraphrase_prompts holds what is not text", fact_field("paraphrase_prompts", ["a\0b"])),
+    "a blank paraphrase": ("or a blank one", fact_field("paraphrase_prompts", [" "])),
+    "a blank neighbour": ("or a blank one", fact_field("neighborhood_prompts", [{"prompt": ""}])),
+    "a neighbour's answer that is a number": (
+        "ground_truth is not text",
+        fact_field("neighborhood_prompts", [{"prompt": "x", "ground_truth": 5}]),
+    ),
+    "a blank target": ("or a blank one", fact_field("target_new", "")),
+    "an occurrence of a million digits": ("fact 1", fact_field("subject_occurrence", 1 << 40)),
     "scores in words": ("scores", scores),
     "a sink that is none": ("scores cannot be read", no_sink),
     "scores of another kind": ("scores", whole("scores", [1])),
@@ -275,6 +305,91 @@ def test_hostile_content_is_refused(world: World, blow: str) -> None:
     reason, strike = BLOWS[blow]
     strike(Forge(world.shared))
     refused(world, reason)
+
+
+def test_a_file_of_zeros_is_not_read_as_a_whole(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs a stranger nothing: on a disk it has holes."""
+    zeros = bytes(1 << 16)
+    Forge(world.shared).with_patch(zeros)
+    read, name = Incoming.read, blob_id(zeros)
+    monkeypatch.setattr(Incoming, "read", lambda self, blob: read(self, blob) if blob != name else pytest.fail("read"))
+    refused(world, f"patch {name[:10]}: the header is not JSON")
+
+
+def test_a_patch_that_does_not_fit_into_memory(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(received_history, "free_ram", lambda: 1000)
+    before = contents(world.empty)
+    with Repository.open(world.empty) as repository:
+        with pytest.raises(MemitVCError, match=r"to check it takes .* of memory, 1.0 kB are free"):
+            fetch(repository)
+        monkeypatch.undo()
+        assert contents(world.empty) == before
+        pull(repository)
+
+
+def test_memory_that_runs_out_leaves_nothing_in_the_cache(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(Incoming, "read", full)
+    with Repository.open(world.empty) as repository, pytest.raises(MemoryError):
+        fetch(repository)
+    assert list(world.empty.rglob("cache/incoming/*")) == []
+
+
+def test_facts_that_are_named_twice_do_not_allow_a_larger_patch(world: World) -> None:
+    forge = Forge(world.shared)
+    with Repository.open(world.empty) as repository:
+        record = forge.record(forge.newest_edit())
+        once = RemoteCommit.decode(canonical(record), forge.newest_edit(), "there")  # type: ignore[arg-type]
+        record["facts"] *= 1000
+        often = RemoteCommit.decode(canonical(record), forge.newest_edit(), "there")  # type: ignore[arg-type]
+        assert received_history._most_bytes(repository, [often]) == received_history._most_bytes(repository, [once])
+
+
+def test_names_that_stand_in_the_way_are_left_out(world: World) -> None:
+    """Tags that would be taken for a branch, a remote's branch or a commit, and branches that nothing can track."""
+    forge = Forge(world.shared)
+    with Repository.open(world.empty) as repository:
+        root = repository.head().commit
+        names = ["tags/main", "tags/origin/main", f"tags/{root[:10]}", f"tags/{forge.tip[:7].upper()}"]
+        names += ["tags/cafe", "heads/" + "b" * 245, "heads/cat", "heads/\u0441\u0430\u0442"]
+        forge.publish(lambda record: record["refs"].update(dict.fromkeys(names, forge.tip)))
+        found = fetch(repository)
+        assert sorted(repository.refs()) == ["heads/main", "remotes/origin/cat", "remotes/origin/main", "tags/cafe"]
+        assert len(found.notes) == 6
+        assert repository.resolve("main") == root == repository.resolve(root[:10])
+        assert repository.resolve("origin/main") == forge.tip == repository.resolve(forge.tip[:7])
+        assert fetch(repository).notes == found.notes
+        pull(repository)
+        assert repository.head().commit == forge.tip
+
+
+def test_a_clone_of_a_remote_with_such_names(world: World, tmp_path: Path) -> None:
+    forge = Forge(world.shared)
+    names = ["tags/main", "heads/" + "b" * 245]
+    forge.publish(lambda record: record["refs"].update(dict.fromkeys(names, forge.newest_edit())))
+    made = clone(str(world.shared), Path("copy"), base=str(world.base), start=tmp_path)
+    assert len(made.notes) + len(made.fetched.notes) >= 2
+    with Repository.open(tmp_path / "copy") as repository:
+        assert sorted(repository.refs()) == ["heads/main", "remotes/origin/main"]
+        assert repository.fsck(check_patch=check_patch) == []
+
+
+def test_scores_without_the_usual_names_are_shown(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    forge = Forge(world.shared)
+
+    def change(record: dict[str, Any]) -> None:
+        fact = digest("fact", canonical(record["facts"][0]))
+        side = {"facts": {fact: {"x": 1}}, "total": {}, "error": {}, "perplexity": None, "probe": "p"}
+        why = {fact: {"leverage": {}, "left": None, "agreement": None, "loss": None}}
+        record["scores"] = {"before": side, "after": side, "why": why}
+
+    forge.edit(change)
+    with Repository.open(world.empty) as repository:
+        pull(repository)
+    assert main(["show", "--why", "-C", str(world.empty)]) == 0
+    assert "let through" in capsys.readouterr().out
 
 
 def test_a_history_in_a_circle(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,6 +480,19 @@ def test_a_spoilt_base_or_setting_stops_a_clone(
         clone(str(world.shared), Path("copy"), base=str(world.base), start=tmp_path)
     assert caught.value.exit_code in (12, 14)
     assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize(("field", "value"), [("name", 5), ("name", None), ("file", ["a"]), ("file", 5)])
+def test_a_clone_checks_what_the_remote_says_of_the_tensors(
+    world: World, tmp_path: Path, field: str, value: object
+) -> None:
+    record = json.loads((world.shared / "base.json").read_bytes())
+    record["manifest"][0][field] = value
+    rows = [[t["name"], t["dtype"], t["shape"], t["sha256"]] for t in record["manifest"]]
+    if all(isinstance(row[0], str) for row in rows):
+        name = digest("base", canonical(sorted(rows)))
+        Forge(world.shared).publish(lambda manifest: manifest["base"].update(id=name))
+    refused_clone(world, tmp_path, record, "base.json is damaged")
 
 
 @pytest.mark.parametrize(
