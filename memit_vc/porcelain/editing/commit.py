@@ -70,10 +70,10 @@ def commit_facts(
     """Compute the batch on HEAD's state and record it; with `amend`, replace HEAD's commit and use the state before it.
 
     `repeats` is a commit of another base that this one repeats, with its message and author.
-    `origins` are the places of the facts in the user's file ("edits.json: record 3"). ConflictError if a fact
-    contradicts a live one (unless `on_conflict` settles it) or another one of the batch; PolicyError if a score breaks
-    a bound of `[policy]` or of `require` (`policy.py`); RefMovedError if the branch moved meanwhile:
-    the patch is kept, and the hint says how to put it on the new tip.
+    `origins` are the places of the facts in the user's file ("edits.json: record 3"). UsageError for a fact that no
+    file may hold (`Fact.fault`); ConflictError if a fact contradicts a live one (unless `on_conflict` settles it) or
+    another one of the batch; PolicyError if a score breaks a bound of `[policy]` or of `require` (`policy.py`);
+    RefMovedError if the branch moved meanwhile: the patch is kept, and the hint says how to put it on the new tip.
     """
     from memit_vc.porcelain.editing.batch import compute_batch
     from memit_vc.porcelain.editing.models import model_of
@@ -83,6 +83,9 @@ def commit_facts(
     bounds = policy_of(repository, require)
     if bounds and not scores:
         raise UsageError("--require and [policy] need the scores", hint="Leave out --no-scores.")
+    for number, fact in enumerate(facts, 1):
+        if fact.fault is not None:
+            raise UsageError(f"fact {number}: {fact.fault}", hint="Facts of an edit file are checked: `read_edits`.")
     head = repository.head()
     parent = amended_parent(repository, head.commit) if amend else head.commit
     before = LiveState.at(repository, parent)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from memit_vc.cli.show import _mean, _verdict
-from memit_vc.errors import EngineError
+from memit_vc.errors import EngineError, UsageError
 from memit_vc.numerics.edit import engine
 from memit_vc.numerics.search.targets import Targets
 from memit_vc.objects import Fact
@@ -43,6 +43,23 @@ def searched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(engine, "find", counted)
     return counts
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"phrasings": ("nobody is in",)}, "does not occur in phrasing"),
+        ({"phrasings": (5,)}, "phrasings holds what is not text"),
+        ({"paraphrases": (" ",)}, "or a blank one"),
+        ({"target": ""}, "or a blank one"),
+        ({"subject": "nobody"}, "does not occur in prompt"),
+    ],
+)
+def test_a_fact_that_no_file_may_hold_is_refused(place: Place, change: dict[str, Any], said: str) -> None:
+    with Repository.open(place.work) as repository:
+        with pytest.raises(UsageError, match=f"fact 2: .*{said}"):
+            commit_facts(repository, [FACTS[0], replace(FACTS[1], **change)])
+        assert fsck(repository) == ([], 0)
 
 
 def test_a_try_that_changes_nothing_is_not_repeated(
