@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     help="At most this many new tokens.",
 )
 def command(io: IO, prompts: tuple[str, ...], revisions: tuple[str, ...], chat: bool, new_tokens: int) -> None:
-    """Show what the model at HEAD writes behind each PROMPT; with --at also what it wrote at other revisions.
+    """Show what the model at HEAD writes after each PROMPT. With --at, also show what the models of other revisions
+    write.
 
     Without a PROMPT, each line of standard input is a prompt. `-` as PROMPT means the same. The model is loaded once.
     It takes its most likely token each time, so the answers are those of plain transformers on a checkout, without

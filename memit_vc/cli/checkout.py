@@ -16,8 +16,8 @@ from memit_vc.progress import count
 def command(io: IO, revision: str, output: Path | None, in_place: Path | None) -> None:
     """Write the model of REVISION (default HEAD) as a directory that plain transformers loads.
 
-    Only files with editable tensors are written; the others are links into the repository. The first checkout copies
-    the base there, and puts the tensors that edits can touch into files of their own.
+    Only files with editable tensors are written; the others are links into the repository. The first checkout splits
+    the base: it writes the tensors that edits can touch into files of their own, in the repository.
     """
     from memit_vc.porcelain.output.checkout import checkout
     from memit_vc.store.fresh import refuse_inside_repository

@@ -16,10 +16,11 @@ from memit_vc.cli.sides import UNSEEN, change_text, check_overlap_option, confli
     "--resolve", is_flag=True, help="Solve the picked facts again from their stored constraints. Loads the model."
 )
 @check_overlap_option
-@click.option("-m", "--message", help="Message of the new commits. Default: those of the picked commits.")
+@click.option("-m", "--message", help="Message of the new commits. Default: from the picked commits.")
 def command(io: IO, revisions: tuple[str, ...], resolve: bool, check_overlap: bool | None, **options: Any) -> None:
     """Make the change of REVISIONS (commits, or ranges A..B) again on HEAD: columns that a commit added come in, and
-    columns that it removed leave. Each commit becomes one new commit. Only --resolve loads a model.
+    columns that it removed leave. Each commit becomes one new commit; with --resolve, all become one. Only --resolve
+    loads a model.
 
     A commit whose change is here already is left out. A contradiction with a live fact stops with exit code 13.
     """

@@ -33,18 +33,18 @@ if TYPE_CHECKING:
 @click.option(
     "--prompts",
     metavar="FILE",
-    help="With --behaviour: also ask the lines of FILE. `-` instead of FILE means standard input.",
+    help="Also ask the lines of FILE; --prompts implies --behaviour. `-` instead of FILE means standard input.",
 )
 @click.option("--stat", is_flag=True, help="Show only the numbers of facts.")
 def command(
     io: IO, older: str | None, newer: str | None, facts: bool, weights: bool, ask: bool, prompts: str | None, stat: bool
 ) -> None:
     """Compare A with B. Without A and B, HEAD~1 is compared with HEAD. A alone is compared with HEAD. Only --behaviour
-    loads a model: it asks the models of A and B about the facts that differ, and about the paraphrases and neighbours
-    of these facts.
+    and --prompts load a model: they ask the models of A and B about the facts that differ, and about the paraphrases
+    and neighbours of these facts.
 
-    A fact with + is only in B. A fact with − is only in A. A fact with ~ has another target in B. A fact with = has
-    the same target in another column: it was edited or solved again.
+    A fact with + is only in B. A fact with − is only in A. A fact with ~ has another target in B. A fact with = has the
+    same target in another column: it was edited or solved again.
     """
     from memit_vc.porcelain.history.diff import diff, ends
     from memit_vc.porcelain.history.diff_weights import diff_weights

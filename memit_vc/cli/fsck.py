@@ -21,10 +21,11 @@ def command(io: IO, quick: bool, full: bool, rebuild: bool) -> int:
     """Check the repository: every blob against its name, every row against its id, every patch against the grid, the
     shards of checkouts against the base, and statistics and caches against their digests.
 
-    Damaged files that can be made again are removed. Exit code 12 if anything is wrong.
+    Damaged files that can be made again are removed, or made again by the next command that needs them. Exit code 12 if
+    anything is wrong.
 
-    meta.db is an index: if it is missing, damaged, or older than the journal beside it, --rebuild makes it again.
-    It keeps a copy of the old one. If the journal is what is missing, --rebuild makes it from meta.db.
+    meta.db is an index: if it is missing, damaged, or older than the journal beside it, --rebuild makes it again. A
+    copy of the old meta.db is kept. If only the journal is missing, --rebuild makes the journal from meta.db.
     """
     from memit_vc.porcelain.upkeep.fsck import fsck
 

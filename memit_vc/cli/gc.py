@@ -25,7 +25,7 @@ from memit_vc.progress import count
     help="Keep objects that are younger than this: a running command may need them.",
 )
 def command(io: IO, dry_run: bool, prune_operations: bool, keep: int, grace: float) -> None:
-    """Remove commits, patches and objects that no branch, tag, operation or kept patch reaches."""
+    """Remove commits, patches and objects that no branch, tag, operation, kept patch or HEAD reaches."""
     from memit_vc.porcelain.upkeep.gc import collect_garbage
 
     with io.repository() as repository, io.progress() as progress:

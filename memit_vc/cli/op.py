@@ -9,8 +9,9 @@ from memit_vc.cli.render import moved_lines
 @verb(name="log", example="memitvc op log -n 5")
 @click.option("-n", "--max-count", "limit", type=click.IntRange(min=1), help="At most this many operations.")
 def log(io: IO, limit: int | None) -> None:
-    """Show the operations, newest first: one for each command that changed a branch (also a
-    remote's, as known here), a tag or HEAD."""
+    """Show the operations, newest first: one for each command that changed a branch, a tag, HEAD or a remote-tracking
+    branch (REMOTE/BRANCH).
+    """
     with io.repository() as repository:
         found = repository.operations(limit)
 

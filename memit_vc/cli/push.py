@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @click.argument("branch", required=False)
 @click.option(
     "--tag",
+    metavar="TAG",
     help="Also publish the branch's tip as TAG. A tag that this repository lacks is made "
     "here, too. With --merged, only the Hub repository gets the tag.",
 )

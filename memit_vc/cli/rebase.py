@@ -30,14 +30,14 @@ _SHOWN = {"ES": "ES", "PS": "PS", "NS": "NS", "argmax": "rewrite_acc"}
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="With --base: where the new repository goes. Default: NAME-edits beside this one, NAME being the model's.",
+    help="With --base: where the new repository goes. Default: NAME-edits beside this one, with the new model's NAME.",
 )
 @click.option("--revision", help="With --base: commit, tag or branch of a Hub model.")
 @click.option(
     "--hparams",
     metavar="FILE|NAME",
-    help="With --base: hyperparameters. Default: this repository's if the edited matrices have the same shapes, else a "
-    "shipped file or a guess.",
+    help="With --base: hyperparameters. Default: this repository's if the new model has the same tensor names, and its "
+    "editable matrices have the same shapes; else a shipped file or a guess.",
 )
 @click.option("--corpus", metavar="SOURCE", help="With --base: text for statistics. Default: this repository's.")
 @click.option("--all-facts", is_flag=True, help="With --base: also edit in facts that the new model answers already.")

@@ -21,17 +21,17 @@ from memit_vc.progress import count
 @conflict_options
 @click.option("-m", "--message", help="Message of the new commit.")
 def command(io: IO, revisions: tuple[str, ...], resolve: bool, **options: Any) -> None:
-    """Undo REVISIONS (commits, or ranges A..B) anywhere in the history, newest first. Facts that these commits added
-    are removed exactly. Facts that these commits removed come back. Only --resolve loads a model. A revert can be
-    reverted.
+    """Undo REVISIONS (commits, or ranges A..B) anywhere in the history, newest first. Without --resolve, facts that
+    these commits added are removed exactly. Facts that these commits removed come back. Only --resolve loads a model. A
+    revert can be reverted.
 
     Suppose that the reverted commit replaced an answer, and that a later commit replaced the new answer. Then the
     latest answer stays. In all other cases, a fact that comes back and contradicts a live fact stops the revert with
     exit code 13, unless --ours, --theirs or --keep-both is given.
 
     Later commits were computed on weights that held the reverted edits. Without these edits, the patches of the later
-    commits would be different. --resolve solves the remaining live facts again, without the reverted facts. It does not
-    search again.
+    commits would be different. --resolve solves the remaining live facts again, without the reverted facts: it repeats
+    the closed formula, not the search (see docs/glossary.md).
     """
     if resolve:
         from memit_vc.porcelain.recomputing.resolve import resolve_revert

@@ -23,10 +23,11 @@ _PATH = click.Path(path_type=Path)
 def command(io: IO, model: Path, expect: str | None, every: bool, signature: Path | None, key: Path | None) -> None:
     """Hash every tensor of the model directory MODEL and say which state of this repository it is.
 
-    The hashes of states that were checked out are known. Of the others, the 20 likeliest are computed.
+    The hashes of states that were checked out are known. For other states they are computed, but only for the 20 states
+    that MODEL is most likely to be.
 
-    With --signature, check the signature instead, and name the commit that was signed. Exit code 15 if MODEL is not
-    a state of this repository, not the expected revision, or not the signed model.
+    With --signature, check the signature instead, and name the commit that was signed. Exit code 15 if MODEL is not a
+    state of this repository, not the expected revision, or not the signed model.
     """
     from memit_vc.porcelain.output.verify import verify
 

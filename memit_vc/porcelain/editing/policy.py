@@ -83,7 +83,7 @@ def check_policy(bounds: Sequence[Bound], before: Measured, after: Measured) -> 
     ]
     if broken:
         raise PolicyError(
-            f"scores are out of bounds: {'; '.join(broken)}; nothing was stored",
+            f"scores are out of bounds: {'; '.join(broken)}; the branch did not move",
             hint="Use fewer facts at once or a larger mom2_update_weight (λ), or change [policy] or --require.",
         )
     return [
