@@ -64,12 +64,15 @@ def release(root: Path, version: str, clone: Path, *, dry_run: bool) -> None:
     if dry_run:
         print("dry run: nothing of this was kept")
         return
+    # the tag comes last: if the branch has moved meanwhile, nothing is left behind
+    _git(root, "fetch", "--quiet", "--no-tags", str(clone), branch)
+    _git(root, "merge", "--quiet", "--ff-only", "FETCH_HEAD")
     _git(root, "fetch", "--quiet", str(clone), f"refs/tags/v{version}:refs/tags/v{version}")
-    _git(root, "merge", "--quiet", "--ff-only", f"v{version}")
     (root / "dist").mkdir(exist_ok=True)
     for path in made:
         shutil.copy2(path, root / "dist")
-    print(f"now: git push origin {branch} v{version} && python -m twine upload dist/*{version}*")
+    uploads = " ".join(f"dist/{path.name}" for path in made)
+    print(f"now: git push origin {branch} v{version} && python -m twine upload {uploads}")
 
 
 def _named(clone: Path, version: str) -> list[str]:

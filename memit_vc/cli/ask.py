@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memit_vc.cli.io import IO, verb
+from memit_vc.cli.io import IO, check_text, verb
 from memit_vc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def command(io: IO, prompts: tuple[str, ...], revisions: tuple[str, ...], chat: 
     from memit_vc.porcelain.asking.ask import ask
 
     asked = [line for prompt in prompts or ("-",) for line in (_lines(bool(prompts)) if prompt == "-" else [prompt])]
+    check_text(*asked)
     if not asked:
         raise UsageError("there is nothing to ask", hint="Give a PROMPT, or lines on standard input.")
     with io.repository() as repository, io.progress() as progress:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memit_vc.cli.io import IO, verb
+from memit_vc.cli.io import IO, check_text, verb
 from memit_vc.errors import UsageError
 from memit_vc.progress import count
 
@@ -47,10 +47,11 @@ def command(io: IO, prompt: str | None, expect: str | None, good: str | None, ba
     """Find the commit that changed something, by halving. HEAD does not move."""
     context = click.get_current_context()
     if context.invoked_subcommand is not None:
-        if prompt is not None or expect is not None:
-            raise UsageError(
-                "--prompt and --expect take no subcommand", hint="Leave out the options, or the subcommand."
-            )
+        default = click.core.ParameterSource.DEFAULT
+        own = ("prompt", "expect", "good", "bad", "pairs")
+        given = [f"--{name}" for name in own if context.get_parameter_source(name) != default]
+        if given:
+            raise UsageError(f"{given[0]} takes no subcommand", hint="Leave out the option, or the subcommand.")
         context.obj = io.start
         return
     if prompt is None or expect is None:
@@ -59,6 +60,7 @@ def command(io: IO, prompt: str | None, expect: str | None, good: str | None, ba
         )
     from memit_vc.porcelain.asking.bisect_prompt import bisect_prompt
 
+    check_text(prompt, expect)
     with io.repository() as repository:
         with io.progress() as progress:
             made = bisect_prompt(repository, prompt, expect, good=good, bad=bad, pairs=pairs, progress=progress)

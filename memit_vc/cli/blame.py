@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from memit_vc.cli.io import IO, verb
+from memit_vc.cli.io import IO, check_text, verb
 from memit_vc.cli.render import fact_line
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def command(io: IO, prompt: str, measure: bool, **options: Any) -> None:
     """
     from memit_vc.porcelain.asking.blame import blame
 
+    check_text(prompt, options["subject"], options["answer"])
     with io.repository() as repository:
         with io.progress() as progress:
             asked = measure or options["answer"] is not None

@@ -29,6 +29,8 @@ def command(io: IO, revision: str, as_csv: bool, subject: str | None, commits: t
     """
     from memit_vc.porcelain.history.facts import facts
 
+    if as_csv and (measure or io.json):
+        raise click.UsageError(f"--csv and {'--measure' if measure else '--json'} do not go together")
     with io.repository() as repository:
         found = facts(repository, revision)
         live = len(found)

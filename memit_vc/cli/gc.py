@@ -28,6 +28,8 @@ def command(io: IO, dry_run: bool, prune_operations: bool, keep: int, grace: flo
     """Remove commits, patches and objects that no branch, tag, operation, kept patch or HEAD reaches."""
     from memit_vc.porcelain.upkeep.gc import collect_garbage
 
+    if keep and not prune_operations:
+        raise click.UsageError("--keep goes with --prune-operations")
     with io.repository() as repository, io.progress() as progress:
         gone = collect_garbage(
             repository,

@@ -56,6 +56,8 @@ def command(
     if adapter is None and any(value is not None for value in (name, licence, source, message)):
         raise click.UsageError("--name, --licence, --source and --message go with --adapter")
     if adapter is not None:
+        if on_conflict != "stop":
+            raise click.UsageError(f"--{on_conflict} goes with FILE: an adapter has no facts")
         _adapter(io, adapter, name, licence, source, message)
     elif file is not None:
         _file(io, file, on_conflict)

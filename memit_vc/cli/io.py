@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -25,7 +25,7 @@ from memit_vc.cli.remaining import Remaining
 from memit_vc.cli.table import table
 from memit_vc.cli.terminal import escaped_json
 from memit_vc.errors import UsageError
-from memit_vc.foreign.text import indented, one_line
+from memit_vc.foreign.text import indented, is_unicode, one_line
 from memit_vc.objects import finite, short
 from memit_vc.progress import Progress
 
@@ -45,6 +45,17 @@ _BAR_AFTER = 1.0
 """Seconds before a progress bar shows: what is over sooner needs none."""
 
 
+def check_text(*given: str | None) -> None:
+    """UsageError for a prompt or an answer whose bytes on the command line are not UTF-8."""
+    for text in given:
+        if text is not None and not is_unicode(text):
+            raise UsageError(f"{text!r} is not text in UTF-8", hint="Type it in UTF-8, or set the terminal to it.")
+
+
+def _is_utf8(stream: TextIO) -> bool:
+    return (stream.encoding or "utf-8").lower().replace("-", "").replace("_", "") == "utf8"
+
+
 class IO:
     """The invocation: what `-C` named (the command runs inside of it), and whether it speaks JSON."""
 
@@ -62,7 +73,7 @@ class IO:
         """The result, with `more` fields if there are any: as one JSON document, or drawn by `render`."""
         if self.json:
             document = {**_encoded(value), **_encoded(more)} if more else _encoded(value)
-            click.echo(escaped_json(json.dumps(document, ensure_ascii=False, indent=2)))
+            click.echo(escaped_json(json.dumps(document, ensure_ascii=not _is_utf8(sys.stdout), indent=2)))
         else:
             render()
 
@@ -87,9 +98,9 @@ class IO:
         click.echo(f"{click.style('warning:', fg='yellow')} {indented(text)}", err=True)
 
     def records(self, text: str) -> None:
-        """Records that another program reads, to the byte; a terminal gets them neutral."""
+        """Records that another program reads, to the byte and in UTF-8; a terminal gets them neutral."""
         plain = sys.stdout if sys.stdout.isatty() else getattr(sys.stdout, "plain", sys.stdout)
-        click.echo(text, nl=False, file=plain)
+        click.echo(text if _is_utf8(plain) else text.encode(), nl=False, file=plain)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
         """A plain table on stdout: aligned columns, never cut; piped output is not wrapped to a terminal's width."""

@@ -18,8 +18,8 @@ KEPT = {
     "sample text": "the text sampled so far is kept; the same command goes on from there",
     "second moments": "the sums up to some seconds ago are kept; the same command goes on from there",
     "factor λC": "the statistics, and the factors of the finished layers, are kept",
+    "replay": "each batch that was computed again is kept; the same `rebase --base` goes on from there",
     "fetch objects": "the objects that are here are kept; the same command goes on from there",
-    "rebase": "each batch that was computed again is kept; the same rebase takes it, and `memitvc status` lists it",
 }
 """By stage, for those whose work outlives them."""
 

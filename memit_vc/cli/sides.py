@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from memit_vc.errors import EngineError
+from memit_vc.errors import EngineError, MemitVCError
 from memit_vc.objects import CommitId, JsonValue
 from memit_vc.progress import count
 
@@ -83,6 +83,10 @@ def likely_conflicts(
     except EngineError as error:
         if wanted:
             io.warn(error.message)
+        return None
+    except (MemitVCError, MemoryError, RuntimeError) as error:  # torch says so too that memory ran out
+        reason = next(iter(str(error).splitlines()), "there is not enough memory for this")
+        io.warn(f"likely conflicts could not be looked for: {reason}")
         return None
     for overlap in found[:_SHOWN]:
         io.warn(f"likely conflict: {overlap.line()}")

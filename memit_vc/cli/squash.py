@@ -45,9 +45,9 @@ def command(
     revert of the new commit restores the old weights exactly, unless one of its facts was reverted meanwhile.
     """
     if tolerance is not None:
-        if span is not None or resolve:
+        if span is not None or resolve or everything:
             raise UsageError(
-                "--compress works on HEAD's whole state: it takes no range and no --resolve",
+                "--compress works on HEAD's whole state: it takes no range, no --all and no --resolve",
                 hint="Type: memitvc squash --compress TOL",
             )
         _compress(io, tolerance, message)
@@ -55,9 +55,10 @@ def command(
     if resolve:
         from memit_vc.porcelain.recomputing.resolve import resolve_squash
 
-        if span is not None:
+        if span is not None or everything:
             raise UsageError(
-                "--resolve solves all live facts of HEAD: it takes no range", hint="Type: memitvc squash --resolve"
+                "--resolve solves all live facts of HEAD: it takes no range and no --all",
+                hint="Type: memitvc squash --resolve",
             )
         with io.repository() as repository, io.progress() as progress:
             solved = resolve_squash(repository, message=message, progress=progress)

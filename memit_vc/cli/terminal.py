@@ -45,8 +45,9 @@ class _Shown:
             return 0
         try:
             self._pass(self._stream.write, shown)
-        except UnicodeEncodeError as error:
-            self._pass(self._stream.write, shown.encode(error.encoding, "backslashreplace").decode(error.encoding))
+        except UnicodeEncodeError:
+            encoding = self._stream.encoding  # not the error's, which calls all eight-bit ones "charmap"
+            self._pass(self._stream.write, shown.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def flush(self) -> None:

@@ -36,8 +36,8 @@ def command(io: IO, model: Path, expect: str | None, every: bool, signature: Pat
     if (signature is None) != (key is None):
         raise click.UsageError("--signature and --key go together")
     if signature is not None and key is not None:
-        if expect is not None:
-            raise click.UsageError("--expect and --signature do not go together")
+        if expect is not None or every:
+            raise click.UsageError(f"--{'every' if expect is None else 'expect'} and --signature do not go together")
         _signature(io, model, signature, key)
         return
     with io.repository() as repository:

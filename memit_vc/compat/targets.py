@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ import torch
 from memit_vc.errors import EngineError, StorageError, UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.engine import FoundTarget
+from memit_vc.numerics.statistics.import_npz import DAMAGED_NPZ
 from memit_vc.store.files import replacing
 
 
@@ -52,7 +52,7 @@ class TargetCache:
             try:
                 with np.load(path, allow_pickle=False) as file:
                     z = torch.from_numpy(file["v_star"]).float()
-            except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, BadZipFile) as error:
+            except (OSError, KeyError, TypeError, *DAMAGED_NPZ) as error:
                 raise StorageError(f"{path}: not a z file: {error}", hint="Delete it; it is computed again.") from error
             if z.shape != (self._size,) or not bool(z.isfinite().all()):
                 raise EngineError(

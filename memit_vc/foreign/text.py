@@ -36,6 +36,15 @@ def quoted(value: object, most: int = 80) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text has no half of a character: neither a lone surrogate of JSON nor bytes of another encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def indented(text: str) -> str:
     """A text of several lines whose later lines cannot pass for one of ours: none begins at the margin."""
     first, *later = text.splitlines() or [""]

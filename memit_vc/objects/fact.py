@@ -59,6 +59,11 @@ class Fact:
         return (as_seen(self.subject), as_seen(self.prompt))
 
     @property
+    def neighbours(self) -> tuple[Probe, ...]:
+        """The probes that ask something. Edit files give no blank ones, but once they did."""
+        return tuple(each for each in self.neighbourhood if each.prompt.strip())
+
+    @property
     def claim(self) -> tuple[tuple[str, str], str]:
         """The question and its answer. Facts that differ in their probes only make the same claim."""
         return (self.question, as_seen(self.target))
@@ -94,12 +99,13 @@ class Fact:
             "paraphrase_prompts": self.paraphrases,
             "clean_paraphrase_prompts": self.clean_paraphrases,
             "generation_prompts": self.generation_prompts,
-            "neighborhood_prompts": [prompt for prompt, _ in probes],
             "phrasings": self.phrasings,
         }
         for name, values in texts.items():
             if not all(is_text(value) and value.strip() for value in values):
                 return f"{name} holds what is not text, or a blank one"
+        if not all(is_text(prompt) for prompt, _ in probes):
+            return "neighborhood_prompts holds what is not text"
         if not all(answer is None or is_text(answer) for answer in (self.ground_truth, *(a for _, a in probes))):
             return "ground_truth is not text"
         if not (self.occurrence is None or (type(self.occurrence) is int and 0 <= self.occurrence < 1 << 31)):

@@ -13,7 +13,7 @@ from memit_vc.page.data import Case, CommitRow, FactRow, Report
 _FACT = ("id", "subject", "prompt", "target", "old", "paraphrases", "neighbours", "commit", "points", "why")
 _MORE: Mapping[str, JsonValue] = {"generation": [], "gone": None, "broke": {}, "status": "live"}
 """Fields of a fact that most have alike, behind the others; from where only these values follow, a row ends."""
-_COMMIT = ("message", "author", "time", "kind", "refs", "facts", "gone", "lost")
+_COMMIT = ("message", "author", "time", "kind", "refs", "facts", "gone", "lost", "solved")
 _SIDES = ("before", "after", "errors")
 _WHY = ("left", "loss", "leverage", "agreement")
 _ID = 16

@@ -37,6 +37,8 @@ class CommitRow:
     after: Mapping[str, float | None] = field(default_factory=dict)
     errors: Mapping[str, float | None] = field(default_factory=dict)
     perplexity: float | None = None
+    solved: bool = False
+    """Its facts were solved again, or joined in one patch: they leave by being solved again."""
 
 
 @dataclass(frozen=True)

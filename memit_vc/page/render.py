@@ -88,7 +88,7 @@ def finding(report: Report, suspects: Sequence[int], prompt: str, answer: str | 
 def taking_out(report: Report, fact: FactRow) -> str:
     """The command that takes out one fact of its commit. One that was solved again leaves by being solved again."""
     commit = report.commits[fact.commit]
-    solved = " --resolve" if commit.kind in ("squash", "merge") else ""
+    solved = " --resolve" if commit.solved else ""
     return f"memitvc revert {commit.id[:10]}{solved} --fact {fact.id[:10]}"
 
 

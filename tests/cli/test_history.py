@@ -339,6 +339,17 @@ def test_easyedits_statistics_are_imported(cli: Cli, place: Place) -> None:
             root / f"model.layers.{layer}.mlp.down_proj_float32_mom2_100000.npz",
             **{"mom2.mom2": (keys @ keys.T).numpy(), "mom2.count": np.array(500)},
         )
+    # one that is symmetric and cannot be factored changes nothing
+    wrong = place.work / "wrong" / place.base.name / "wikipedia_stats"
+    shutil.copytree(root, wrong)
+    mixed = torch.full((width, width), 50.0).fill_diagonal_(1.0)
+    first = wrong / "model.layers.1.mlp.down_proj_float32_mom2_100000.npz"
+    np.savez(first, **{"mom2.mom2": mixed.numpy(), "mom2.count": np.array(500)})
+    before = cli.ok("status", "--json").json["statistics"]
+    assert "not positive definite" in cli("stats", "--import", place.work / "wrong").err
+    assert cli.ok("status", "--json").json["statistics"] == before
+    cli.ok("commit", place.edits(SECOND[:1]), "--no-scores")
+    cli.ok("undo")
     made = cli.ok("stats", "--import", place.work / "stats", "--json").json
     assert (made["tokens"], made["layers"]) == (500, [1, 2])
     cli.ok("stats")  # they stay what they are

@@ -26,7 +26,7 @@ from memit_vc.porcelain.output.recorded import record_hashes, recorded_hashes
 from memit_vc.porcelain.upkeep import gc as gc_module
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
-from tests.support.places import FIRST, SECOND, Cli, Place, copy_of, make_place
+from tests.support.places import FIRST, SECOND, Cli, Place, contents, copy_of, make_place
 
 
 @pytest.fixture
@@ -46,6 +46,31 @@ def test_a_number_must_be_one(cli: Cli, arguments: tuple[str, ...]) -> None:
     failed = cli(*arguments)
     assert failed.code == 2
     assert "is not a finite number" in failed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("facts", "--csv", "--json"), "--csv and --json do not go together"),
+        (("facts", "--csv", "--measure"), "--csv and --measure do not go together"),
+        (("bisect", "--good", "nowhere", "start"), "--good takes no subcommand"),
+        (("bisect", "--pairs", "log"), "--pairs takes no subcommand"),
+        (("gc", "--keep", "3"), "--keep goes with --prune-operations"),
+        (("import", "--adapter", "x", "--theirs"), "--theirs goes with FILE"),
+        (("verify", ".", "--signature", "s", "--key", "k", "--every"), "--every and --signature do not go together"),
+        (("squash", "--all", "--compress", "0.1"), "no --all"),
+        (("squash", "--all", "--resolve"), "no --all"),
+        (("ask", "caf\udce9"), "is not text in UTF-8"),
+        (("blame", "caf\udce9"), "is not text in UTF-8"),
+        (("bisect", "--prompt", "caf\udce9", "--expect", "x"), "is not text in UTF-8"),
+    ],
+)
+def test_what_would_not_be_used_is_refused(cli: Cli, arguments: tuple[str, ...], said: str) -> None:
+    before = contents(cli.work)
+    failed = cli(*arguments)
+    assert failed.code == 2
+    assert said in failed.err
+    assert contents(cli.work) == before
 
 
 def test_log_takes_ranges_and_counts_as_git_does(cli: Cli) -> None:

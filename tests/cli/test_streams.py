@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,27 @@ def test_what_was_done_stands_and_is_not_called_a_failure(work: Path, line: str,
     assert ran.stderr.startswith(said) if said else ran.stderr == ""
     assert ("what was done stands" in ran.stderr) == bool(said)
     assert commits(work) == 5
+
+
+@pytest.mark.parametrize("encoding", ["iso-8859-2", "latin-1", "koi8-r", "utf-8"])
+def test_what_a_stream_cannot_hold_is_escaped(tmp_path: Path, encoding: str) -> None:
+    """And JSON stays JSON, and CSV is UTF-8 for `commit` to read."""
+    told = replace(fact(1), subject="Ñandú \U0001f600", prompt="Ñandú \U0001f600 is in")
+    with init(tmp_path / "work") as repository:
+        record(repository, [told], message="señor")
+
+    def out(*arguments: str) -> bytes:
+        command = [sys.executable, "-m", "memit_vc", *arguments, "-C", str(tmp_path / "work")]
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        return subprocess.run(command, capture_output=True, check=True, env=environment).stdout
+
+    assert out("log").decode(encoding)
+    assert out("facts").decode(encoding)
+    (listed,) = json.loads(out("facts", "--json").decode(encoding))
+    assert listed["subject"] == told.subject
+    assert "Ñandú \U0001f600" in out("facts", "--csv").decode("utf-8")
+    assert b"]" in out("commit", "--amend", "-m", "niño")
+    assert json.loads(out("log", "--json").decode(encoding))[0]["message"] == "niño"
 
 
 @pytest.mark.parametrize(("line", "code"), [("| true", 141), ("> /dev/full", 1)])

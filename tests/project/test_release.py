@@ -100,6 +100,7 @@ def test_a_release_has_commit_tag_and_files(small: Path) -> None:
     changed = (small / "CHANGELOG.md").read_text()
     assert changed.index("## Unreleased") < changed.index("## 0.2.0 - ") < changed.index("- A thing.")
     assert "git push origin main v0.2.0" in said
+    assert "twine upload dist/memit_vc-0.2.0-py3-none-any.whl dist/memit_vc-0.2.0.tar.gz" in said
 
 
 def test_what_stands_in_the_way_is_named(small: Path) -> None:

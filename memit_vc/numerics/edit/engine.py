@@ -182,6 +182,31 @@ def compute_edit(
     anchors = anchors_for(adapter, facts, [template for group in templates for template in group], hparams)
     templates = _with_turns(adapter, templates, hparams)
     check_lengths(adapter, facts, [template for group in templates for template in group])
+    with swapped(adapter, _beside(context, hparams.layers)):
+        return _computed(
+            adapter, facts, hparams, templates, anchors, factor, context, known, max_tokens, on_found, progress
+        )
+
+
+def _beside(context: Context, layers: Sequence[int]) -> dict[int, Tensor]:
+    """The state's weights in layers that this batch does not edit: what is read above them depends on them, too."""
+    return {layer: weight for layer, weight in context.weights.items() if layer not in layers}
+
+
+def _computed(
+    adapter: ModelAdapter,
+    facts: Sequence[Fact],
+    hparams: MEMITHyperParams,
+    templates: Sequence[Sequence[Template]],
+    anchors: Sequence[Template] | None,
+    factor: Callable[[int], Factor | BlockFactor],
+    context: Context,
+    known: MutableMapping[int, FoundTarget] | None,
+    max_tokens: int | None,
+    on_found: Callable[[Mapping[int, FoundTarget]], None] | None,
+    progress: Progress,
+) -> Edit:
+    """As `compute_edit`, for a model that holds the state's weights in all layers but the edited ones."""
     inserted = partial(
         insert,
         adapter,
@@ -291,7 +316,35 @@ def improve_edit(
     state. A search for residuals has no passes: it always goes on from that state, and it also
     rehearses the other facts of the batch.
     """
-    templates = _with_turns(adapter, templates, hparams)
+    with swapped(adapter, _beside(context, hparams.layers)):
+        return _improved(
+            adapter,
+            facts,
+            edit,
+            failing,
+            hparams,
+            _with_turns(adapter, templates, hparams),
+            factor,
+            context,
+            weights,
+            search_again,
+            progress,
+        )
+
+
+def _improved(
+    adapter: ModelAdapter,
+    facts: Sequence[Fact],
+    edit: Edit,
+    failing: Sequence[int],
+    hparams: MEMITHyperParams,
+    templates: Sequence[Sequence[Template]],
+    factor: Callable[[int], Factor | BlockFactor],
+    context: Context,
+    weights: Mapping[int, Tensor],
+    search_again: bool,
+    progress: Progress,
+) -> Edit:
     targets = edit.targets
     through = hparams.search_for == "residuals"
     if through or search_again:

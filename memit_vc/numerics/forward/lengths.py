@@ -59,7 +59,7 @@ def asked_of(fact: Fact) -> list[tuple[str, str]]:
         if fact.ground_truth is not None:
             pairs.append((prompt, fact.ground_truth))
     pairs += [(prompt, fact.target) for prompt in (*fact.clean_paraphrases, *fact.generation_prompts)]
-    for probe in fact.neighbourhood:
+    for probe in fact.neighbours:
         answer = probe.answer or fact.ground_truth
         if answer is not None:
             pairs += [(probe.prompt, fact.target), (probe.prompt, answer)]

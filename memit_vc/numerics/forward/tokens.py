@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from memit_vc.errors import EngineError, UnsupportedModelError
+from memit_vc.foreign.text import is_unicode
 
 _SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "FULLWIDTH")
 """Scripts written without spaces between words, as the first word of a character's Unicode name."""
@@ -85,10 +86,15 @@ def check_offsets(tokenizer: Any) -> None:
 
 
 def encode(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
-    """Tokenise each text on its own (no padding). UnsupportedModelError for a tokenizer without offsets."""
+    """Tokenise each text on its own (no padding). UnsupportedModelError for a tokenizer without offsets; EngineError
+    for a text that is not Unicode: half of a character, or bytes of another encoding.
+    """
     check_offsets(tokenizer)
     if not texts:
         return []
+    for text in texts:
+        if not is_unicode(text):
+            raise EngineError(f"{text!r} is not text in UTF-8", hint="Save it, or type it, in UTF-8.")
     batch = tokenizer(
         list(texts), return_offsets_mapping=True, return_special_tokens_mask=True, return_attention_mask=False
     )

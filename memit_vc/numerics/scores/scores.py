@@ -140,7 +140,7 @@ def _of_fact(fact: Fact, found: Mapping[tuple[str, str], Continued]) -> FactScor
         return _mean([float(found[p, fact.target].argmax) for p in prompts])
 
     spared, kept = [], []
-    for probe in fact.neighbourhood:
+    for probe in fact.neighbours:
         answer = probe.answer or fact.ground_truth
         if answer is not None:
             spared.append(float(found[probe.prompt, answer].nll < found[probe.prompt, fact.target].nll))

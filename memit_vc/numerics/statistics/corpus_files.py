@@ -17,6 +17,7 @@ from memit_vc.errors import StorageError, UsageError
 from memit_vc.foreign.files import opened
 from memit_vc.foreign.placeholders import check_real
 from memit_vc.foreign.refused import Refused, hint_of
+from memit_vc.foreign.text import is_unicode
 from memit_vc.objects.ids import JsonValue
 from memit_vc.store.files import file_digest
 
@@ -194,6 +195,8 @@ def _record_text(record: Any, field: str | None, where: str) -> str | None:
         raise UsageError(
             f"{where}: its text is of type {type(record).__name__}", hint=f"Is the text in another field? {_NAME_IT}"
         )
+    if record is not None and not is_unicode(record):
+        raise StorageError(f"{where}: its text holds half of a character", hint="Correct the record, or leave it out.")
     return record
 
 

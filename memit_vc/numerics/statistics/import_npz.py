@@ -8,7 +8,9 @@ EasyEdit).
 from __future__ import annotations
 
 import logging
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,17 @@ from memit_vc.objects.ids import JsonValue
 from memit_vc.store.files import file_digest, storage_errors
 
 _LOG = logging.getLogger(__name__)
+
+DAMAGED_NPZ = (
+    ValueError,
+    AttributeError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+)
+"""What numpy raises for one that is not whole, by the place of the damage."""
 
 _AGAIN = "Copy the damaged file again, or compute second moments here with `memitvc stats`."
 
@@ -178,5 +191,5 @@ def _read(path: Path, keys: Sequence[str]) -> dict[str, Any]:
         raise StorageError(
             f"{path}: cannot be read: {error.strerror or error}", hint="Check its permissions."
         ) from error
-    except (ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED_NPZ as error:
         raise IntegrityError(f"{path}: not a whole .npz file: {error}", hint="Copy it again.") from error

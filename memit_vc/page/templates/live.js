@@ -4,7 +4,7 @@
   const asked = document.getElementById("asked");
   const MOVING = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
   const seen = (text) => text.replace(MOVING, (c) => (c === "\n" ? "\\n" : "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0")));
-  const RUNS = /^memitvc (undo$|redo$|revert |checkout )/;
+  const RUNS = /^memitvc (undo$|redo$|revert (?!.*--resolve)|checkout )/;
 
   function make(name, given, ...children) {
     const node = document.createElement(name);

@@ -152,7 +152,7 @@
       box.append(make("p", {}, `Why: ${why.left === null ? "" : `${(100 * why.left).toFixed(0)} % of the asked change is left; `}loss of the search ${number(why.loss)}; share of its own column at its key ${(why.leverage || []).map(number).join(", ")}; that reaches the paraphrases ${why.agreement ? why.agreement.map(number).join(", ") : "–"} (by layer).`));
     }
     if (fact.get("status") === "live") {
-      box.append(make("p", {}, "Take out this fact alone: ", commandOf(`memitvc revert ${short(data.commits[fact.get("commit")].id)}${["squash", "merge"].includes(data.commits[fact.get("commit")].kind) ? " --resolve" : ""} --fact ${seen(fact.get("subject")) === fact.get("subject") ? quoted(fact.get("subject")) : short(fact.get("id"))}`)));
+      box.append(make("p", {}, "Take out this fact alone: ", commandOf(`memitvc revert ${short(data.commits[fact.get("commit")].id)}${data.commits[fact.get("commit")].solved ? " --resolve" : ""} --fact ${seen(fact.get("subject")) === fact.get("subject") ? quoted(fact.get("subject")) : short(fact.get("id"))}`)));
     }
     box.append(make("p", {}, "Fact ", make("code", {}, fact.get("id"))));
     return box;

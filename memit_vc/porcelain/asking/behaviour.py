@@ -114,5 +114,5 @@ def _probes(found: FactsDiff) -> Iterator[_Question]:
         yield _Question("prompt", fact.prompt, fact, fact.target, old)
         for prompt in fact.paraphrases:
             yield _Question("paraphrase", prompt, fact, fact.target, old)
-        for probe in fact.neighbourhood:
+        for probe in fact.neighbours:
             yield _Question("neighbour", probe.prompt, fact, fact.target, probe.answer or fact.ground_truth)

@@ -89,10 +89,10 @@ def prepare_statistics(
         if chosen is not None:
             corpus, field = chosen.text(layers, tokens, field, gone=cache.directory(key) if key else None)
         key, computed = _computed(loaded, layers, cache, corpus, tokens, field, progress, chosen, gone=key)
+    ready = _factored(cache, key, hparams, computed, progress)  # before they are chosen: some cannot be used
     if (choose and (chosen is None or chosen.key.id != key.id)) or source is not None:
         text = None if source is not None else corpus or repository.config.corpus or DEFAULT_CORPUS
         _choose(repository, key, hparams.layers, text, field)
-    ready = _factored(cache, key, hparams, computed, progress)
     if key.id not in repository.statistics():
         repository.put_statistics(key.id, key.to_json())
     return ready

@@ -136,6 +136,7 @@ def _row(
         before=_totals(sides["before"].get("total")),
         after=_totals(sides["after"].get("total")),
         errors=_totals(sides["after"].get("error")),
+        solved=bool(commit.details.keys() & {"resolve", "compress"}),
         perplexity=perplexity,
     )
 

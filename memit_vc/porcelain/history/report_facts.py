@@ -52,7 +52,7 @@ def fact_rows(
             target=fact.target,
             old=fact.ground_truth,
             paraphrases=(*fact.paraphrases, *fact.clean_paraphrases),
-            neighbours=tuple((probe.prompt, probe.answer or fact.ground_truth) for probe in fact.neighbourhood),
+            neighbours=tuple((probe.prompt, probe.answer or fact.ground_truth) for probe in fact.neighbours),
             generation=fact.generation_prompts,
             commit=numbers[own],
             gone=numbers[gone[fact.id]] if status != "live" and fact.id in gone else None,

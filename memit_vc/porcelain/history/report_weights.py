@@ -99,12 +99,17 @@ def interference(state: LiveState, numbers: Mapping[FactId, int]) -> Interferenc
     note = f"only the newest {MOST_FACTS} facts were compared" if len(kept) < len(sources) else None
     keys, skipped = _keys(state.repository, kept)
     if skipped:
-        note = f"{skipped} facts have no keys here (pushed without constraints, or a dense patch)"
+        note = f"{skipped} facts have no keys here (pushed without constraints, a dense patch, or a missing file)"
     facts = [source.fact for source in kept if source in keys]
     best: dict[tuple[int, int], tuple[float, int]] = {}
     for weight in state.touched:
         chosen = [source for source in kept if source in keys and weight.name in keys[source]]
-        for at, by, share in _shares(state.repository, weight, chosen, keys):
+        try:
+            shares = _shares(state.repository, weight, chosen, keys)
+        except MemitVCError as error:
+            note = f"layer {weight.layer} was not compared: {error.message}"
+            continue
+        for at, by, share in shares:
             pair = (numbers[chosen[at].fact], numbers[chosen[by].fact])
             if share > best.get(pair, (0.0, 0))[0]:
                 best[pair] = (share, weight.layer)
@@ -122,7 +127,8 @@ def _keys(repository: Repository, sources: Sequence[Source]) -> tuple[dict[Sourc
     for name, patch in patches.items():
         if patch.constraints is None or not patch.header.divisible:
             continue
-        with suppress(MemitVCError):
+        with suppress(MemitVCError):  # `fsck` names what is missing or damaged; the report has the rest to show
+            repository.patch_path(name)
             held = read_constraints(repository.object_path(patch.constraints))
             for source in sources:
                 if source.patch == name:

@@ -161,9 +161,9 @@ def _opened(
     (at / _PLAN).unlink(missing_ok=True)
     shutil.rmtree(at / ".memitvc", ignore_errors=True)
     with surveyed.start(at, *sources) as new:
-        author, root, name = replay.repository.config.author, new.head().commit, f"heads/{replay.branch}"
-        if author is not None:
-            new.configure(lambda config: replace(config, author=author))
+        old, root, name = replay.repository.config, new.head().commit, f"heads/{replay.branch}"
+        if old.author is not None or old.require:
+            new.configure(lambda config: replace(config, author=old.author, require=old.require))
         if name != "heads/main":
             moves = [RefUpdate("heads/main", root, None), RefUpdate(name, None, root)]
             new.publish(verb="rebase", description=f"branch {replay.branch}", refs=moves, head=name)
@@ -237,7 +237,7 @@ class _Replay:
         self.ask(loaded.adapter)
         new.put_evaluations([(new.state_id(()), None, "fact", id_, dict(each)) for id_, each in self._before.items()])
         for done, step in enumerate(self._steps):
-            self._progress("rebase", done, len(self._steps))
+            self._progress("replay", done, len(self._steps))
             wanted = self._wanted(step)
             if wanted and step.commit.id not in self.made:
                 committed = commit_facts(
@@ -252,7 +252,7 @@ class _Replay:
                 )
                 self.made[step.commit.id] = committed.id
                 self._warnings += [f"{step.commit.subject}: {text}" for text in committed.warnings]
-        self._progress("rebase", len(self._steps), len(self._steps))
+        self._progress("replay", len(self._steps), len(self._steps))
         self._tip = new.head().commit
         if self._scores:
             health = evaluate(new, root, facts=(), loaded=loaded, progress=self._progress).measured.perplexity

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from memit_vc.numerics.edit.engine import Context, Edit, compute_edit
+from memit_vc.numerics.edit.engine import Context, Edit, compute_edit, improve_edit
 from memit_vc.numerics.forward.templates import parse_templates
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.model.masters import swapped
 from memit_vc.numerics.statistics.factors import Factor, factorise
 from tests.support.measure import second_moments
 from tests.support.models import SENTENCES, facts, hparams_for, load, tiny
@@ -176,3 +177,34 @@ def test_the_same_call_gives_the_same_bits(tmp_path: Path) -> None:
 def test_templates_are_not_shared_between_calls() -> None:
     assert parse_templates([["{}"]]) == [[Template("")]]
     assert parse_templates([["{}"]]) is not parse_templates([["{}"]])
+
+
+@pytest.mark.parametrize("search_for", ["z", "residuals"])
+def test_live_edits_of_other_layers_are_in_the_model_that_is_edited(search_for: str, tmp_path: Path) -> None:
+    """As if they were the base's: keys and hidden states above them depend on them (`history: false`)."""
+    adapter = load(tiny("llama", tmp_path))
+    factor = factors(adapter)
+    hparams = hparams_for(adapter, (2,), v_num_grad_steps=3, search_for=search_for, history=False, avoid_sinks=False)
+    edited = {1: adapter.projection(1).weight.detach() + 0.05}
+    given: dict[str, Any] = {"hparams": hparams, "templates": TEMPLATES, "factor": factor}
+
+    def made(context: Context) -> list[Edit]:
+        first = compute_edit(adapter, facts(3), **given, context=context)
+        weight = adapter.projection(2).weight.detach() + first.updates[2].delta.float()
+        weights = {**context.weights, 2: weight}
+        return [
+            first,
+            improve_edit(adapter, facts(3), first, [1], **given, context=context, weights=weights, search_again=True),
+        ]
+
+    before = snapshot(adapter)
+    above = made(Context(weights=edited))
+    same(before, snapshot(adapter))
+    with swapped(adapter, edited):
+        expected = made(Context())
+    without = made(Context())
+    for one, other, plain in zip(above, expected, without, strict=True):
+        assert torch.equal(one.targets.z, other.targets.z)
+        assert torch.equal(one.updates[2].keys, other.updates[2].keys)
+        assert torch.equal(one.updates[2].delta, other.updates[2].delta)
+        assert not torch.allclose(one.updates[2].keys, plain.updates[2].keys, rtol=1e-3)

@@ -87,6 +87,15 @@ def test_lists_of_strings(tmp_path: Path, suffix: str) -> None:
     assert sorted(open_corpus(str(path))) == sorted(TEXTS)
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_half_of_a_character_names_its_record(tmp_path: Path, suffix: str) -> None:
+    """An emoji that was cut in two: JSON can write it, and no tokenizer reads it."""
+    path = write(tmp_path / f"texts{suffix}", [*TEXTS, "cut \ud83d"])
+    with pytest.raises(StorageError, match="its text holds half of a character") as caught:
+        list(open_corpus(str(path)))
+    assert str(len(TEXTS) + 1) in caught.value.message
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
 def test_the_field_is_found_asked_for_or_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"corpus{suffix}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from memit_vc.errors import EngineError, IntegrityError, StorageError, UsageError
 from memit_vc.numerics.model.adapter import ModelAdapter
-from memit_vc.numerics.statistics.import_npz import Asked, find_statistics, imported_corpus, read_statistics
+from memit_vc.numerics.statistics.import_npz import Asked, _read, find_statistics, imported_corpus, read_statistics
 from memit_vc.numerics.statistics.moments import Moments
 from tests.support.models import load, tiny
 
@@ -156,3 +157,17 @@ def test_damaged_files(tmp_path: Path, adapter: ModelAdapter) -> None:
     pickled[0] = {"never": "loaded"}
     np.savez(path, **{"mom2.mom2": pickled, "mom2.count": np.array(3)})
     refused("not a whole")
+
+
+def test_a_bit_that_is_flipped_anywhere_ends_in_no_traceback(tmp_path: Path) -> None:
+    """Or in other numbers: what a checksum does not cover is read."""
+    for save in (np.savez, np.savez_compressed):
+        path = tmp_path / "some.npz"
+        save(path, **{"mom2.mom2": np.eye(2, dtype=np.float32), "mom2.count": np.array(3)})
+        data = path.read_bytes()
+        for place in range(len(data) * 8):
+            flipped = bytearray(data)
+            flipped[place // 8] ^= 1 << place % 8
+            path.write_bytes(flipped)
+            with suppress(IntegrityError, StorageError):
+                assert _read(path, ["mom2.mom2", "mom2.count"]).keys() == {"mom2.mom2", "mom2.count"}

@@ -11,6 +11,7 @@ import torch
 
 from memit_vc.cli import main
 from memit_vc.edits import write_records
+from memit_vc.errors import IntegrityError
 from memit_vc.objects import Fact, RefUpdate
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import load_model
@@ -87,7 +88,7 @@ def test_the_sides_of_a_merge(forked: Repository) -> None:
 
 
 def test_the_warning_on_the_command_line(
-    forked: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    forked: Repository, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where, line = str(forked.directory), "likely conflict: 'The Glass Tower is the work of' → 'Jon Avery' and"
 
@@ -101,6 +102,19 @@ def test_the_warning_on_the_command_line(
 
     edits = tmp_path / "edits.json"
     edits.write_text(write_records([SAME_PLACE], format="json"), encoding="utf-8")
+    for error in (IntegrityError("object 12345 is missing"), MemoryError(), RuntimeError("can't allocate memory")):
+        with monkeypatch.context() as patched:
+
+            def fail(*_: object, error: Exception = error) -> None:
+                raise error
+
+            patched.setattr("memit_vc.porcelain.editing.overlap.commit_overlaps", fail)
+            assert main(["merge", "side", "-C", where, "--check-overlap", "--json"]) == 0  # the merge was made
+            out = capsys.readouterr()
+            assert json.loads(out.out)["how"] == "merge"
+            assert "warning: likely conflicts could not be looked for: " in out.err
+            assert main(["undo", "-C", where]) == 0
+            capsys.readouterr()
     assert said("commit", str(edits), "--no-scores") == (True, True)
     assert said("commit", str(edits), "--no-scores", "--no-check-overlap") == (False, False)
     assert said("merge", "side") == (False, False)

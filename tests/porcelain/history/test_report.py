@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,10 @@ from memit_vc.cli import main
 from memit_vc.numerics.exact.factored import LowRank
 from memit_vc.page.block import block
 from memit_vc.page.data import Report
-from memit_vc.page.render import GENERATOR, asking, render
+from memit_vc.page.render import GENERATOR, asking, render, taking_out
 from memit_vc.porcelain.history.report import LONGEST, gather
 from memit_vc.porcelain.history.report_weights import interference
+from memit_vc.porcelain.sets.squash import squash
 from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
 from tests.support import synthetic, told
@@ -172,6 +174,38 @@ def test_interference_is_the_share_of_the_own_edit(place_with_keys: Repository) 
         other, _ = column(by_number[pair.by], pair.layer)
         share = np.linalg.norm(other.matrix() @ key) / np.linalg.norm(own.matrix() @ key)
         assert pair.share == pytest.approx(float(share), rel=1e-3)
+
+
+def test_a_patch_that_is_missing_leaves_the_rest_of_the_report(with_history: Path) -> None:
+    with Repository.open(with_history) as repository:
+        state = LiveState.of_head(repository)
+        whole = gather(repository)
+        gone = state.sources[0].patch
+        path = repository.patch_path(gone)
+        path.chmod(0o644)
+        path.rename(path.with_suffix(".kept"))
+    with Repository.open(with_history) as repository:
+        found = gather(repository)
+        left_out = [source for source in state.sources if source.patch == gone]
+        assert found.interference.compared == whole.interference.compared - len(left_out)
+        assert str(found.interference.note).startswith(f"{len(left_out)} facts have no keys here")
+        assert [fact.id for fact in found.facts] == [fact.id for fact in whole.facts]
+        path.with_suffix(".kept").rename(path)
+
+
+def test_a_fact_leaves_by_being_solved_again_only_if_it_was(with_history: Path) -> None:
+    """A plain squash keeps its columns: taking one out is exact, and needs no model."""
+    with Repository.open(with_history) as repository:
+        squash(repository)
+        report = gather(repository)
+        row = next(fact for fact in report.facts if fact.status == "live")
+        before = len(repository.live_facts(repository.head().commit))
+        command = taking_out(report, row)
+        assert "--resolve" not in command
+        assert main([*shlex.split(command)[1:], "-C", str(repository.directory)]) == 0
+        assert len(repository.live_facts(repository.head().commit)) == before - 1
+        solved = replace(report, commits=tuple(replace(each, solved=True) for each in report.commits))
+        assert "--resolve" in taking_out(solved, row)
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_a_sibling_gets_the_live_facts_in_order(opened: Opened, with_history: Pa
     repository = opened(with_history)
     repository.configure(lambda config: replace(config, author="Ada <ada@example.org>"))
     commit_facts(repository, [FACTS[6]], message="the harbour\n\nWith a body.", scores=False)
-    repository.configure(lambda config: replace(config, author="Bob"))
+    repository.configure(lambda config: replace(config, author="Bob", require=("perplexity_rise <= 1000",)))
     revert(repository, ["HEAD~2"])
     made = rebase_base(repository, str(sibling), all_facts=True)
     assert made.directory == repository.directory.parent / "sibling-edits"
@@ -83,6 +83,7 @@ def test_a_sibling_gets_the_live_facts_in_order(opened: Opened, with_history: Pa
         assert made.commits == tuple(zip([old[0].id, old[2].id, old[3].id], [each.id for each in new], strict=True))
         assert subjects(there) == [FACTS[n].subject for n in (0, 1, 4, 5, 6)]
         assert there.config.author == "Bob"
+        assert list(there.config.require) == ["perplexity_rise <= 1000"]
         assert there.hparams().replace(model_name="") == repository.hparams().replace(model_name="")
         assert all(each.before and each.after and each.after["nll"] < each.before["nll"] for each in made.facts)
         assert made.before["rewrite_acc"] == sum(each.known for each in made.facts) / 5
@@ -148,7 +149,7 @@ def test_a_dry_run_writes_nothing(opened: Opened, with_history: Path, sibling: P
 
 def killed_after_one(directory: Path, base: Path, output: Path) -> None:
     def die(stage: str, done: int, total: int) -> None:
-        if (stage, done) == ("rebase", 1):
+        if (stage, done) == ("replay", 1):
             os.kill(os.getpid(), signal.SIGKILL)
 
     torch.set_num_threads(1)
@@ -177,7 +178,7 @@ def test_another_plan_starts_again(opened: Opened, with_history: Path, sibling: 
     repository, output = opened(with_history), tmp_path / "there"
 
     def stop(stage: str, done: int, total: int) -> None:
-        if (stage, done) == ("rebase", 1):
+        if (stage, done) == ("replay", 1):
             raise MemitVCError("the second one failed", hint="Try again.")
 
     with pytest.raises(MemitVCError, match="second one"):

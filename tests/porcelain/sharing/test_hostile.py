@@ -263,7 +263,10 @@ BLOWS: dict[str, Blow] = {
     ),
     "a NUL in a paraphrase": ("paraphrase_prompts holds what is not text", fact_field("paraphrase_prompts", ["a\0b"])),
     "a blank paraphrase": ("or a blank one", fact_field("paraphrase_prompts", [" "])),
-    "a blank neighbour": ("or a blank one", fact_field("neighborhood_prompts", [{"prompt": ""}])),
+    "a neighbour that is a number": (
+        "neighborhood_prompts holds what is not text",
+        fact_field("neighborhood_prompts", [{"prompt": 5}]),
+    ),
     "a neighbour's answer that is a number": (
         "ground_truth is not text",
         fact_field("neighborhood_prompts", [{"prompt": "x", "ground_truth": 5}]),
