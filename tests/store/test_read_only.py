@@ -25,8 +25,8 @@ def lock(patch: pytest.MonkeyPatch) -> None:
         ["commit", "edits.json"],
         ["stats"],
         ["revert", "HEAD", "--resolve"],
-        ["squash", "--all", "--resolve"],
-        ["squash", "--all", "--compress", "0.5"],
+        ["squash", "--resolve"],
+        ["squash", "--compress", "0.5"],
     ],
     ids=lambda line: " ".join(line),
 )

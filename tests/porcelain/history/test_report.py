@@ -23,6 +23,7 @@ from memit_vc.porcelain.sets.squash import squash
 from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
 from tests.support import synthetic, told
+from tests.support.opened import Opened
 
 
 @pytest.fixture
@@ -176,36 +177,35 @@ def test_interference_is_the_share_of_the_own_edit(place_with_keys: Repository) 
         assert pair.share == pytest.approx(float(share), rel=1e-3)
 
 
-def test_a_patch_that_is_missing_leaves_the_rest_of_the_report(with_history: Path) -> None:
-    with Repository.open(with_history) as repository:
-        state = LiveState.of_head(repository)
-        whole = gather(repository)
-        gone = state.sources[0].patch
-        path = repository.patch_path(gone)
-        path.chmod(0o644)
-        path.rename(path.with_suffix(".kept"))
-    with Repository.open(with_history) as repository:
+def test_a_patch_that_is_missing_leaves_the_rest_of_the_report(opened: Opened, with_history: Path) -> None:
+    original = opened(with_history)
+    state = LiveState.of_head(original)
+    whole = gather(original)
+    gone = state.sources[0].patch
+    path = original.patch_path(gone)
+    path.rename(path.with_suffix(".kept"))
+    with Repository.open(original.directory) as repository:
         found = gather(repository)
         left_out = [source for source in state.sources if source.patch == gone]
         assert found.interference.compared == whole.interference.compared - len(left_out)
         assert str(found.interference.note).startswith(f"{len(left_out)} facts have no keys here")
         assert [fact.id for fact in found.facts] == [fact.id for fact in whole.facts]
-        path.with_suffix(".kept").rename(path)
+    path.with_suffix(".kept").rename(path)
 
 
-def test_a_fact_leaves_by_being_solved_again_only_if_it_was(with_history: Path) -> None:
+def test_a_fact_leaves_by_being_solved_again_only_if_it_was(opened: Opened, with_history: Path) -> None:
     """A plain squash keeps its columns: taking one out is exact, and needs no model."""
-    with Repository.open(with_history) as repository:
-        squash(repository)
-        report = gather(repository)
-        row = next(fact for fact in report.facts if fact.status == "live")
-        before = len(repository.live_facts(repository.head().commit))
-        command = taking_out(report, row)
-        assert "--resolve" not in command
-        assert main([*shlex.split(command)[1:], "-C", str(repository.directory)]) == 0
-        assert len(repository.live_facts(repository.head().commit)) == before - 1
-        solved = replace(report, commits=tuple(replace(each, solved=True) for each in report.commits))
-        assert "--resolve" in taking_out(solved, row)
+    repository = opened(with_history)
+    squash(repository)
+    report = gather(repository)
+    row = next(fact for fact in report.facts if fact.status == "live")
+    before = len(repository.live_facts(repository.head().commit))
+    command = taking_out(report, row)
+    assert "--resolve" not in command
+    assert main([*shlex.split(command)[1:], "-C", str(repository.directory)]) == 0
+    assert len(repository.live_facts(repository.head().commit)) == before - 1
+    solved = replace(report, commits=tuple(replace(each, solved=True) for each in report.commits))
+    assert "--resolve" in taking_out(solved, row)
 
 
 @pytest.fixture

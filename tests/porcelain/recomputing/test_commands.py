@@ -26,7 +26,7 @@ def test_revert_and_squash(opened: Opened, with_history: Path, capsys: pytest.Ca
     assert "nothing to take out" in capsys.readouterr().err
     assert main(["squash", "-C", where, "HEAD~2..HEAD", "--resolve"]) == 2
     assert "all live facts" in capsys.readouterr().err
-    assert main(["squash", "-C", where, "--all", "--resolve", "-m", "afresh"]) == 0
+    assert main(["squash", "-C", where, "--resolve", "-m", "afresh"]) == 0
     assert "5 facts solved in" in capsys.readouterr().out
     assert repository.commit(repository.head().commit).message == "afresh"
     assert main(["undo", "-C", where]) == 0

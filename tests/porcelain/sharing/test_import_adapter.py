@@ -220,7 +220,7 @@ def test_the_commands_know_it(
     assert changed == set(made["weights"])
     cli.ok("report", "-o", place.work / "report.html")
     assert "is live already" in cli("import", "--adapter", tmp_path / "lora").err
-    assert cli("squash", "--all", "--compress", "1e-3").code == 1
+    assert cli("squash", "--compress", "1e-3").code == 1
     cli.ok("gc")
     cli.ok("undo")
     cli.ok("gc", "--prune-operations")
