@@ -27,9 +27,9 @@ EXIT_CODES = {
     11: "a branch or remote moved meanwhile, or another command holds the repository",
     12: "a stored object or a file is damaged, or the base is not the one that the history names",
     13: "two facts contradict each other: choose with `--ours`, `--theirs` or `--keep-both`; "
-    "or a patch would have to be split",
+    "or a fact belongs to a patch that cannot be split (see [patch](glossary.md#history))",
     14: "a remote or the Hub refused, failed or is out of reach",
-    15: "a directory or a computation is not what it should be",
+    15: "a check failed: a directory does not hold the expected model, or a commit cannot be computed again as recorded",
     16: "a score breaks a bound of `[policy]` or `--require`; the branch did not move (`pull` keeps what it fetched)",
     129: "the terminal was closed (SIGHUP): either everything was done or nothing",
     130: "interrupted: either everything was done or nothing",
@@ -47,9 +47,7 @@ SPECIAL: dict[str, dict[int, str]] = {
         13: _CONTRADICTS,
         14: _HUB,
     },
-    "revert": {
-        13: "a fact that comes back contradicts a live one, or --fact names one of a patch that cannot be split"
-    },
+    "revert": {13: "a fact that comes back contradicts a live one, or the patch of the fact of --fact cannot be split"},
     "merge": {13: "facts of the two sides contradict each other"},
     "cherry-pick": {13: _CONTRADICTS},
     "import": {12: "the file is damaged, or belongs to another base", 13: _CONTRADICTS},

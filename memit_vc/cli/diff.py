@@ -44,7 +44,7 @@ def command(
     and neighbours of these facts.
 
     A fact with + is only in B. A fact with − is only in A. A fact with ~ has another target in B. A fact with = has the
-    same target in another column: it was edited or solved again.
+    same target, but it was edited or solved again.
     """
     from memit_vc.porcelain.history.diff import diff, ends
     from memit_vc.porcelain.history.diff_weights import diff_weights
