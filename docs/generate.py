@@ -29,7 +29,7 @@ EXIT_CODES = {
     13: "two facts contradict each other: choose with `--ours`, `--theirs` or `--keep-both`; "
     "or a fact belongs to a patch that cannot be split (see [patch](glossary.md#history))",
     14: "a remote or the Hub refused, failed or is out of reach",
-    15: "a check failed: a directory does not hold the expected model, or a commit cannot be computed again as recorded",
+    15: "a check failed: a directory does not hold the expected model, or a commit cannot be computed again as it was",
     16: "a score breaks a bound of `[policy]` or `--require`; the branch did not move (`pull` keeps what it fetched)",
     129: "the terminal was closed (SIGHUP): either everything was done or nothing",
     130: "interrupted: either everything was done or nothing",
