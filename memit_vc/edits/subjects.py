@@ -74,7 +74,7 @@ def subject_candidates(prompt: str) -> list[Candidate]:
 
 def near_miss(prompt: str, subject: str) -> str | None:
     """What the prompt has in place of a subject that differs in case, spaces, Unicode form or a letter; or None. A very
-    long prompt or subject is not searched: that would take hours.
+    long prompt or subject is not searched: time and memory grow as the square.
     """
     words = [re.escape(word) for word in subject.split()]
     if not words or len(prompt) > _LONG or len(subject) > _LONG_SUBJECT:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from memit_vc.foreign.text import is_unicode
 from memit_vc.objects.ids import FactId, JsonValue, canonical_json, digest
 from memit_vc.objects.seen import as_seen
 
 
 def is_text(value: object) -> bool:
     """Text that every database and terminal can hold: no NUL, no lone surrogate."""
-    return isinstance(value, str) and "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+    return isinstance(value, str) and "\0" not in value and is_unicode(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

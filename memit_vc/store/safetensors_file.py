@@ -21,8 +21,8 @@ from memit_vc.foreign.refused import Refused, hint_of
 
 MAX_HEADER = 1 << 25
 """Bytes: a third of what the safetensors library allows, and enough for 250,000 tensors."""
-_MAX_DIMENSIONS = 16
-"""Of one tensor. The product of a million sizes would take hours."""
+MAX_DIMENSIONS = 16
+"""Of one tensor: the time for the product of very many sizes grows as the square of their number."""
 
 # in the library's order: wider types come first in a file, so that every tensor is aligned
 DTYPE_BITS: Mapping[str, int] = {
@@ -181,8 +181,8 @@ def _entry(name: str, value: Any, source: str) -> Entry:
         raise IntegrityError(f"{where}: unknown dtype {dtype!r}", hint="Upgrade memit-vc: a newer version may know it.")
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
         raise IntegrityError(f"{where}: shape or offsets are not natural numbers", hint=_HINT)
-    if len(shape) > _MAX_DIMENSIONS:
-        raise IntegrityError(f"{where}: has {len(shape)} dimensions, at most {_MAX_DIMENSIONS} are read", hint=_HINT)
+    if len(shape) > MAX_DIMENSIONS:
+        raise IntegrityError(f"{where}: has {len(shape)} dimensions, at most {MAX_DIMENSIONS} are read", hint=_HINT)
     begin, end = offsets
     # Python's integers do not overflow: a claim of 2^60 entries is compared, not multiplied modulo 2^64
     if (end - begin) * 8 != math.prod(shape) * DTYPE_BITS[dtype]:

@@ -156,7 +156,7 @@ def test_a_near_subject_is_suggested(subject: str, found: str) -> None:
     ],
 )
 def test_a_file_that_is_wrong_in_a_costly_way_is_refused_soon(tmp_path: Path, name: str, data: Any) -> None:
-    """Each took time or memory that grows as the square of its length: here, minutes."""
+    """Each took time or memory that grows as the square of its length."""
     path = tmp_path / name
     path.write_bytes(data(100_000))
     began = time.process_time()

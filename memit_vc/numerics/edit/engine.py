@@ -183,65 +183,46 @@ def compute_edit(
     templates = _with_turns(adapter, templates, hparams)
     check_lengths(adapter, facts, [template for group in templates for template in group])
     with swapped(adapter, _beside(context, hparams.layers)):
-        return _computed(
-            adapter, facts, hparams, templates, anchors, factor, context, known, max_tokens, on_found, progress
+        inserted = partial(
+            insert,
+            adapter,
+            facts,
+            layers=hparams.layers,
+            templates=templates,
+            factor=factor,
+            before=context.delta,
+            history=context.keys if hparams.history else None,
+            anchors=anchors,
         )
+        through = hparams.search_for == "residuals"
+        updates = inserted(None) if through else {}
+        with swapped(adapter, context.weights):
+            targets = search_targets(
+                adapter,
+                facts,
+                hparams=hparams,
+                templates=templates,
+                known=known,
+                weights=context.weights,
+                anchors=anchors,
+                adjusted={layer: update.adjusted for layer, update in updates.items()} if through else None,
+                earlier=context.facts,
+                max_tokens=max_tokens,
+                on_found=on_found,
+                progress=progress,
+            )
+        if through:
+            return _with_residuals(adapter, facts, updates, targets, range(len(facts)), hparams, context, anchors)
+
+        def on_layer(done: int) -> None:
+            progress("insert", done, hparams.passes * len(hparams.layers))
+
+        return Edit(inserted(targets.z, passes=hparams.passes, on_layer=on_layer), targets, anchors)
 
 
 def _beside(context: Context, layers: Sequence[int]) -> dict[int, Tensor]:
     """The state's weights in layers that this batch does not edit: what is read above them depends on them, too."""
     return {layer: weight for layer, weight in context.weights.items() if layer not in layers}
-
-
-def _computed(
-    adapter: ModelAdapter,
-    facts: Sequence[Fact],
-    hparams: MEMITHyperParams,
-    templates: Sequence[Sequence[Template]],
-    anchors: Sequence[Template] | None,
-    factor: Callable[[int], Factor | BlockFactor],
-    context: Context,
-    known: MutableMapping[int, FoundTarget] | None,
-    max_tokens: int | None,
-    on_found: Callable[[Mapping[int, FoundTarget]], None] | None,
-    progress: Progress,
-) -> Edit:
-    """As `compute_edit`, for a model that holds the state's weights in all layers but the edited ones."""
-    inserted = partial(
-        insert,
-        adapter,
-        facts,
-        layers=hparams.layers,
-        templates=templates,
-        factor=factor,
-        before=context.delta,
-        history=context.keys if hparams.history else None,
-        anchors=anchors,
-    )
-    through = hparams.search_for == "residuals"
-    updates = inserted(None) if through else {}
-    with swapped(adapter, context.weights):
-        targets = search_targets(
-            adapter,
-            facts,
-            hparams=hparams,
-            templates=templates,
-            known=known,
-            weights=context.weights,
-            anchors=anchors,
-            adjusted={layer: update.adjusted for layer, update in updates.items()} if through else None,
-            earlier=context.facts,
-            max_tokens=max_tokens,
-            on_found=on_found,
-            progress=progress,
-        )
-    if through:
-        return _with_residuals(adapter, facts, updates, targets, range(len(facts)), hparams, context, anchors)
-
-    def on_layer(done: int) -> None:
-        progress("insert", done, hparams.passes * len(hparams.layers))
-
-    return Edit(inserted(targets.z, passes=hparams.passes, on_layer=on_layer), targets, anchors)
 
 
 def check_search(adapter: ModelAdapter, hparams: MEMITHyperParams) -> None:
@@ -316,71 +297,44 @@ def improve_edit(
     state. A search for residuals has no passes: it always goes on from that state, and it also
     rehearses the other facts of the batch.
     """
+    templates = _with_turns(adapter, templates, hparams)
     with swapped(adapter, _beside(context, hparams.layers)):
-        return _improved(
+        targets = edit.targets
+        through = hparams.search_for == "residuals"
+        if through or search_again:
+            numbers = list(failing)
+            with swapped(adapter, weights):
+                found = search_targets(
+                    adapter,
+                    [facts[i] for i in failing],
+                    hparams=hparams,
+                    templates=templates,
+                    weights=weights,
+                    anchors=None if edit.anchors is None else [edit.anchors[i] for i in failing],
+                    adjusted={layer: u.adjusted[:, numbers] for layer, u in edit.updates.items()} if through else None,
+                    earlier=[*context.facts, *(fact for i, fact in enumerate(facts) if i not in numbers)],
+                    progress=lambda _, done, total: progress("search again", done, total),
+                )
+            steps, loss = list(targets.steps), list(targets.loss)
+            for number, i in enumerate(failing):
+                steps[i], loss[i] = steps[i] + found.steps[number], found.loss[number]
+            if through:
+                told = Targets(found.z, tuple(steps), tuple(loss))
+                return _with_residuals(adapter, facts, edit.updates, told, failing, hparams, context, edit.anchors)
+            z = targets.z.clone()
+            z[numbers] = found.z
+            targets = Targets(z, tuple(steps), tuple(loss))
+        updates = insert(
             adapter,
             facts,
-            edit,
-            failing,
-            hparams,
-            _with_turns(adapter, templates, hparams),
-            factor,
-            context,
-            weights,
-            search_again,
-            progress,
+            targets.z,
+            layers=hparams.layers,
+            templates=templates,
+            factor=factor,
+            before=context.delta,
+            history=context.keys if hparams.history else None,
+            anchors=edit.anchors,
+            begun=edit.updates,
+            only=failing,
         )
-
-
-def _improved(
-    adapter: ModelAdapter,
-    facts: Sequence[Fact],
-    edit: Edit,
-    failing: Sequence[int],
-    hparams: MEMITHyperParams,
-    templates: Sequence[Sequence[Template]],
-    factor: Callable[[int], Factor | BlockFactor],
-    context: Context,
-    weights: Mapping[int, Tensor],
-    search_again: bool,
-    progress: Progress,
-) -> Edit:
-    targets = edit.targets
-    through = hparams.search_for == "residuals"
-    if through or search_again:
-        numbers = list(failing)
-        with swapped(adapter, weights):
-            found = search_targets(
-                adapter,
-                [facts[i] for i in failing],
-                hparams=hparams,
-                templates=templates,
-                weights=weights,
-                anchors=None if edit.anchors is None else [edit.anchors[i] for i in failing],
-                adjusted={layer: u.adjusted[:, numbers] for layer, u in edit.updates.items()} if through else None,
-                earlier=[*context.facts, *(fact for i, fact in enumerate(facts) if i not in numbers)],
-                progress=lambda _, done, total: progress("search again", done, total),
-            )
-        steps, loss = list(targets.steps), list(targets.loss)
-        for number, i in enumerate(failing):
-            steps[i], loss[i] = steps[i] + found.steps[number], found.loss[number]
-        if through:
-            told = Targets(found.z, tuple(steps), tuple(loss))
-            return _with_residuals(adapter, facts, edit.updates, told, failing, hparams, context, edit.anchors)
-        z = targets.z.clone()
-        z[numbers] = found.z
-        targets = Targets(z, tuple(steps), tuple(loss))
-    updates = insert(
-        adapter,
-        facts,
-        targets.z,
-        layers=hparams.layers,
-        templates=templates,
-        factor=factor,
-        before=context.delta,
-        history=context.keys if hparams.history else None,
-        anchors=edit.anchors,
-        begun=edit.updates,
-        only=failing,
-    )
-    return Edit(updates, targets, edit.anchors)
+        return Edit(updates, targets, edit.anchors)

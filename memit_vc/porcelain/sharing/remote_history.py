@@ -19,11 +19,11 @@ from memit_vc.remote.manifest import BASE, HPARAMS, MANIFEST, MAX_MANIFEST, MAX_
 from memit_vc.remote.protocol import RemoteFile, Tree
 from memit_vc.remote.strict_json import DISTRUST
 from memit_vc.repository import Repository
+from memit_vc.store.safetensors_file import MAX_DIMENSIONS
 
 _MOST = 1 << 30
 """Bytes of records that are read for one fetch: some 250,000 facts with all their scores."""
 _BASE_LIMIT = 64 << 20
-_MAX_DIMENSIONS = 16
 _NAMES = ("name", "parameter", "dtype")
 _NUMBERS = ("layer", "d_out", "d_in", "quantum")
 _P = ParamSpec("_P")
@@ -184,7 +184,7 @@ def _is_record(tensor: TensorRecord) -> bool:
     return (
         all(isinstance(text, str) for text in (tensor.name, tensor.dtype, tensor.file))
         and is_sha256(tensor.sha256)
-        and len(tensor.shape) <= _MAX_DIMENSIONS
+        and len(tensor.shape) <= MAX_DIMENSIONS
         and all(type(size) is int and 0 <= size < 2**63 for size in tensor.shape)
     )
 

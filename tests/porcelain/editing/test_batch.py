@@ -12,8 +12,9 @@ import pytest
 from memit_vc.cli.show import _mean, _verdict
 from memit_vc.errors import EngineError, UsageError
 from memit_vc.numerics.edit import engine
+from memit_vc.numerics.forward.lengths import asked_of
 from memit_vc.numerics.search.targets import Targets
-from memit_vc.objects import Fact
+from memit_vc.objects import Fact, Probe
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import load_model
 from memit_vc.porcelain.history.show import show
@@ -59,6 +60,18 @@ def test_a_fact_that_no_file_may_hold_is_refused(place: Place, change: dict[str,
     with Repository.open(place.work) as repository:
         with pytest.raises(UsageError, match=f"fact 2: .*{said}"):
             commit_facts(repository, [FACTS[0], replace(FACTS[1], **change)])
+        assert fsck(repository) == ([], 0)
+
+
+def test_a_blank_neighbour_of_an_earlier_time_is_kept_and_not_asked(place: Place) -> None:
+    """Edit files once gave some, so a reader takes them."""
+    blank = replace(FACTS[0], neighbourhood=(Probe(prompt=" "), Probe(prompt="Sudland is in", answer="Peru")))
+    with Repository.open(place.work) as repository:
+        made = commit_facts(repository, [blank])
+        assert made.after is not None
+        assert repository.facts([blank.id])[blank.id] == blank
+        assert [prompt for prompt, _ in asked_of(blank)].count(" ") == 0
+        assert [prompt for prompt, _ in asked_of(blank)].count("Sudland is in") == 2
         assert fsck(repository) == ([], 0)
 
 

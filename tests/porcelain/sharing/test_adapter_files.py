@@ -59,7 +59,7 @@ def test_the_name_of_a_card_is_its_heading(tmp_path: Path) -> None:
         ("---\nlicense: mit\n---\n\n#   Two words\r\n", "Two words"),
         ("# Model Card for Model ID \n", None),
         ("#\nno heading", None),
-        (f"# a{' ' * 200_000}b\n", "a b"),  # took minutes: the square of the blanks
+        (f"# a{' ' * 200_000}b\n", "a b"),  # took time that grows as the square of the blanks
     ):
         (tmp_path / "README.md").write_text(text, newline="")
         assert read_about(tmp_path).name == name
