@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+DOCS = "https://github.com/memit-vc/memit-vc/blob/main/docs/"
+"""Where messages send a reader: an installed package has no pages."""
+
 
 class MemitVCError(Exception):
     """Base of every error that a user can meet.

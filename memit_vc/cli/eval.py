@@ -16,7 +16,7 @@ from memit_vc.progress import count
 def command(io: IO, revision: str, edits: str | None, per_fact: bool, no_perplexity: bool) -> None:
     """Measure scores on the weights of REVISION (default HEAD). The scores are ES, PS, NS, S, argmax accuracies,
     answers asked freely, answers in chat, other questions about the same subject, the subject's name, and perplexity.
-    docs/glossary.md explains these scores.
+    https://github.com/memit-vc/memit-vc/blob/main/docs/glossary.md explains these scores.
     """
     from memit_vc.edits import read_edits
     from memit_vc.porcelain.editing.evaluate import evaluate

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 @click.option("--rebuild", is_flag=True, help="First make meta.db again from the objects and the journal.")
 def command(io: IO, quick: bool, full: bool, rebuild: bool) -> int:
     """Check the repository: every blob against its name, every row against its id, every patch against the grid, the
-    shards of checkouts against the base, and statistics and caches against their digests.
+    shards of the split base against the base, and statistics and caches against their digests.
 
-    Damaged files that can be made again are removed, or made again by the next command that needs them. Exit code 12 if
-    anything is wrong.
+    A damaged file that can be made again is removed or marked, and the next command that needs it makes it. Exit code
+    12 if anything is wrong.
 
     meta.db is an index: if it is missing, damaged, or older than the journal beside it, --rebuild makes it again. A
     copy of the old meta.db is kept. If only the journal is missing, --rebuild makes the journal from meta.db.

@@ -57,7 +57,7 @@ GROUPS = {
         "cherry-pick": ("cherry_pick", "Make the change of other commits here too."),
         "squash": ("squash", "Make one commit of many, or one patch of all live facts."),
         "rebase": ("rebase", "Compute a branch's batches again on another tip."),
-        "undo": ("undo", "Take back the last command that changed a branch, a tag or HEAD."),
+        "undo": ("undo", "Take back the last command that changed a branch, a tag, HEAD or a remote-tracking branch."),
         "redo": ("redo", "Take the last undo back."),
         "op": ("op", "The log of operations, and the way back to any point of it."),
     },
@@ -77,7 +77,7 @@ GROUPS = {
     "Maintain": {
         "fsck": ("fsck", "Check every object and row of the repository."),
         "gc": ("gc", "Remove what nothing refers to any more."),
-        "upgrade": ("upgrade", "Bring an older repository to this version's format."),
+        "upgrade": ("upgrade", "Bring an older repository's database to this version's format."),
     },
 }
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}

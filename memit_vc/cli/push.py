@@ -59,9 +59,9 @@ def command(
 
     The remote's history only grows. If the remote's BRANCH has commits that the local BRANCH lacks, the push is refused
     with exit code 11: pull first. If you rewrote commits that the remote has, push under another branch name, or take
-    the rewrite back with `memitvc undo`. Other branches of the remote do not matter. Only missing objects are sent. The
-    branch and its tags change together, or not at all. In a bucket, model card and adapter follow after this change. A
-    killed push may leave objects on the remote. The next push uses these objects.
+    the rewrite back with `memitvc undo`. New commits on the remote's other branches do not stop the push. Only missing
+    objects are sent. The branch and its tags change together, or not at all. In a bucket, model card and adapter follow
+    after this change. A killed push may leave objects on the remote. The next push uses these objects.
 
     --merged pushes the edited model instead of the history, to a separate Hub repository. transformers and vLLM load
     this model by name. If the base is on the Hub, shards without edits are not uploaded: the Hub copies these shards

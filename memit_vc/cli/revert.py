@@ -31,7 +31,7 @@ def command(io: IO, revisions: tuple[str, ...], resolve: bool, **options: Any) -
 
     Later commits were computed on weights that held the reverted edits. Without these edits, the patches of the later
     commits would be different. --resolve solves the remaining live facts again, without the reverted facts: it repeats
-    the closed formula, not the search (see docs/glossary.md).
+    the closed formula, not the search (https://github.com/memit-vc/memit-vc/blob/main/docs/glossary.md).
     """
     if resolve:
         from memit_vc.porcelain.recomputing.resolve import resolve_revert

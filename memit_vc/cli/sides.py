@@ -27,8 +27,8 @@ def conflict_options(function: _F) -> _F:
     """--ours, --theirs, --keep-both as `on_conflict`; "stop" if none is given."""
     return conflict_options_as(
         ours="If facts contradict each other, keep the facts that are live at HEAD.",
-        theirs="If facts contradict each other, keep the facts that this command adds or restores. If it adds both, it "
-        "stops.",
+        theirs="If facts contradict each other, keep the facts that this command adds or restores. If both facts "
+        "come from this command, it stops.",
         both="Keep both sides of a contradiction.",
     )(function)
 

@@ -29,10 +29,10 @@ from memit_vc.progress import count
 def command(io: IO, facts: str | None, output: Path, **options: Any) -> None:
     """Measure which layers and which λ (the weight of the statistics) are best for this repository's base.
 
-    `tune` always measures with the search for z (see docs/engine.md). A search for residuals does not use `passes`. So
-    `tune` tries several numbers of passes only if the hyperparameters have search_for: z. The best values and all
-    measurements are written to a file. The repository stays as it is. If a run is stopped, the next run continues the
-    work.
+    `tune` always measures with the search for z (https://github.com/memit-vc/memit-vc/blob/main/docs/engine.md).
+    `passes` matters only if the hyperparameters have search_for: z. Only then does `tune` try several numbers of
+    passes. The best values and all measurements are written to a file. The repository stays as it is. If a run is
+    stopped, the next run continues the work.
     """
     from memit_vc.edits import read_edits
     from memit_vc.porcelain.editing.tune import tune

@@ -8,8 +8,8 @@ from memit_vc.cli.render import moved_lines
 
 @verb(name="undo", example="memitvc undo")
 def command(io: IO) -> None:
-    """Put branches, tags and HEAD back to where they were before the last operation. Each further undo goes back one
-    more. `memitvc redo` comes forward again.
+    """Put branches, tags, HEAD and remote-tracking branches back to where they were before the last operation. What a
+    fetch or a push moved counts, too. Each further undo goes back one more. `memitvc redo` comes forward again.
     """
     with io.repository() as repository:
         made = repository.undo()

@@ -17,7 +17,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from memit_vc.errors import HparamsError
+from memit_vc.errors import DOCS, HparamsError
 from memit_vc.foreign.data import MOST_YAML, yaml_value
 from memit_vc.foreign.files import read_file
 from memit_vc.foreign.refused import Refused, hint_of
@@ -38,7 +38,7 @@ _GONE: Mapping[str, tuple[object, str]] = {"refine": (0, "Remove it; `search_for
 _UNNAMED = "hyperparameters"
 _OF_THIS_MACHINE = ("device", "model_name", "mom2_dataset", "stats_dir")
 """Fields that may hold a path, or that say where it is computed: they change no edit, and nobody else may see them."""
-_KEYS = "Remove it. docs/hyperparameters.md lists the keys, and .memitvc/hparams.yaml has most of them."
+_KEYS = f"Remove it. {DOCS}hyperparameters.md lists the keys, and .memitvc/hparams.yaml has most of them."
 _NO_FILE = "Name a file of hyperparameters; `memitvc init` writes one."
 _TEMPLATES = ("rewrite_module_tmp", "layer_module_tmp", "mlp_module_tmp", "attn_module_tmp")
 _FILL_IN = re.compile(r"[^{}]*\{\}[^{}]*")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from memit_vc.errors import EngineError
+from memit_vc.errors import DOCS, EngineError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.engine import Context, Edit, check_search, compute_edit, improve_edit
 from memit_vc.numerics.edit.insert import LayerUpdate
@@ -291,7 +291,7 @@ def _on_state(
     if load > FULL:
         warnings.append(
             f"the edited layers hold {load:.0%} of as many facts as they have inputs: earlier facts are "
-            "answered less well, and other text suffers (docs/quality.md)"
+            f"answered less well, and other text suffers ({DOCS}quality.md)"
         )
     return Batch(
         loaded,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from memit_vc.errors import EngineError, HparamsError, IntegrityError, UnsupportedModelError
+from memit_vc.errors import DOCS, EngineError, HparamsError, IntegrityError, UnsupportedModelError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.engine import Context
 from memit_vc.numerics.exact.factored import Term
@@ -311,7 +311,7 @@ class _Editable(dict[int, EditableWeight]):
     def __missing__(self, layer: int) -> EditableWeight:
         raise EngineError(
             f"layer {layer} cannot be edited as one weight: it has experts, or `init` found NaN or infinity in it",
-            hint="Leave the layer out of `layers`; with experts, use a verb that docs/mixtures.md lists.",
+            hint=f"Leave the layer out of `layers`; with experts, use a verb that {DOCS}mixtures.md lists.",
         )
 
 
