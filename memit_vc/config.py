@@ -78,7 +78,7 @@ class Config:
     def load(cls, path: Path) -> Config:
         """MemitVCError for a file that cannot be read; unknown tables are ignored."""
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise StorageError(f"{path}: {error.strerror}", hint="Check the permissions of the repository.") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -118,7 +118,7 @@ class Config:
         """
         import tomli_w
 
-        before = tomllib.loads(existing.decode())
+        before = tomllib.loads(existing.decode("utf-8-sig"))
         table = deepcopy(before)
         for name, (section, key) in _PLACES.items():
             _set(table, section, key, list(self.require) or None if name == "require" else getattr(self, name))

@@ -54,7 +54,8 @@ def _lines(named: bool) -> list[str]:
     if not named and sys.stdin.isatty():
         return []
     try:
-        return [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+        lines = [line.rstrip("\r\n").removeprefix("\ufeff") for line in sys.stdin]
+        return [line for line in lines if line.strip()]
     except UnicodeDecodeError as error:
         raise UsageError(f"standard input is not UTF-8: {error.reason}", hint="Save the text as UTF-8.") from error
 

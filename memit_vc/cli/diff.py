@@ -92,7 +92,7 @@ def _ask(io: IO, repository: Repository, older: CommitId, newer: CommitId, promp
 
 def _lines_of(file: str) -> list[str]:
     with click.open_file(file, encoding="utf-8") as opened:
-        return [line.rstrip("\r\n") for line in opened]
+        return [line.rstrip("\r\n").removeprefix("\ufeff") for line in opened]
 
 
 def _lines(found: FactsDiff) -> None:

@@ -22,7 +22,10 @@ def command(io: IO, revision: str, edits: str | None, per_fact: bool, no_perplex
     from memit_vc.porcelain.editing.evaluate import evaluate
 
     with io.repository() as repository:
-        facts = None if edits is None else read_edits(edits).facts
+        batch = None if edits is None else read_edits(edits)
+        for note in batch.notes if batch is not None else ():
+            io.note(note)
+        facts = None if batch is None else batch.facts
         with io.progress() as progress:
             made = evaluate(repository, revision, facts=facts, perplexity=not no_perplexity, progress=progress)
 

@@ -46,7 +46,7 @@ _BAR_AFTER = 1.0
 
 
 def check_text(*given: str | None) -> None:
-    """UsageError for a prompt or an answer whose bytes on the command line are not UTF-8."""
+    """UsageError for a prompt, an answer or a message whose bytes on the command line are not UTF-8."""
     for text in given:
         if text is not None and not is_unicode(text):
             raise UsageError(f"{text!r} is not text in UTF-8", hint="Type it in UTF-8, or set the terminal to it.")
@@ -261,6 +261,7 @@ def verb(*, example: str, **attributes: Any) -> Callable[[_F], click.Command]:
         def run(ctx: click.Context, /, chdir: Path | None, as_json: bool, **options: Any) -> Any:
             start: Path = ctx.find_object(Path) or Path()
             start = start / chdir if chdir else start
+            check_text(options.get("message"))  # before a computation that could not be committed
             as_json = ctx.meta[JSON] = as_json or ctx.meta.get(JSON, False)  # a group's --json is its subcommands'
             with _inside(start):
                 return function(IO(start, as_json), **options)

@@ -7,7 +7,7 @@ from memit_vc.cli.render import moved_lines
 
 
 @verb(name="log", example="memitvc op log -n 5")
-@click.option("-n", "--max-count", "limit", type=click.IntRange(min=1), help="At most this many operations.")
+@click.option("-n", "--max-count", "limit", type=click.IntRange(1, 2**63 - 1), help="At most this many operations.")
 def log(io: IO, limit: int | None) -> None:
     """Show the operations, newest first: one for each command that changed a branch, a tag, HEAD or a remote-tracking
     branch (REMOTE/BRANCH).
@@ -27,15 +27,19 @@ def log(io: IO, limit: int | None) -> None:
 
 
 @verb(name="restore", example="memitvc op restore 12")
-@click.argument("number", type=click.IntRange(min=1))
+@click.argument("number", type=click.IntRange(1, 2**63 - 1))
 def restore(io: IO, number: int) -> None:
     """Put branches, tags and HEAD back to where they were after operation NUMBER. It is an operation itself: `memitvc
     undo` takes it back.
     """
     with io.repository() as repository:
+        newest = repository.operations(1)
         made, head = repository.restore(number), repository.head().commit
 
     def render() -> None:
+        if [made.id] == [operation.id for operation in newest]:
+            click.echo(f"nothing to restore: all is as after operation {number}; HEAD is at {head[:10]}")
+            return
         click.echo(f"{made.description}; HEAD is at {head[:10]}")
         for line in moved_lines(made):
             click.echo(f"  {line}")

@@ -41,7 +41,10 @@ def command(io: IO, facts: str | None, output: Path, **options: Any) -> None:
     if output.exists():
         raise UsageError(f"{output} is there already", hint="Name another file with -o, or move it away.")
     with io.repository() as repository, io.progress() as progress:
-        chosen = None if facts is None else read_edits(facts).facts
+        batch = None if facts is None else read_edits(facts)
+        for note in batch.notes if batch is not None else ():
+            io.note(note)
+        chosen = None if batch is None else batch.facts
         made = tune(repository, facts=chosen, progress=progress, **options)
         told = [f"chosen by `memitvc tune` in {made.seconds / 60:.0f} minutes, from:", *(t.line() for t in made.tried)]
         if made.left_out:

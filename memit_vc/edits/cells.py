@@ -47,6 +47,10 @@ def value_of(column: str, text: str, notes: list[str], *, own: bool, loads: Any 
         raise ValueError(f'"{column}" begins like a list, but cannot be read as one') from error
 
 
+_BITS = 1024
+"""Of a whole number. Python refuses to write one of thousands of digits, in a message, too."""
+
+
 def _once(tree: ast.AST) -> None:
     """ValueError for a key that occurs twice in one object: the last would win in silence."""
     for node in ast.walk(tree):
@@ -61,6 +65,6 @@ def _plain(value: Any) -> Any:
         return [_plain(each) for each in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: _plain(each) for key, each in value.items()}
-    if value is None or isinstance(value, str | int | float):
+    if value is None or isinstance(value, str | float) or (isinstance(value, int) and value.bit_length() <= _BITS):
         return value
     raise ValueError("not a value of JSON")

@@ -24,7 +24,7 @@ _READ = words(
 )
 _PASSED_OVER = words(
     """alt ans answer answers case_id commit cond date fact id loc_prompt pararel_idx pred question relation_id
-    scores_at_commit scores_now src tag target target_neg update"""
+    scores_at_commit scores_now src tag target target_neg time update"""
 )
 """Keys of the formats, and of our own lists of facts, that say nothing about the edit, or that say it once more."""
 _UNSCORED = words(
@@ -49,6 +49,7 @@ def flat_records(record: Mapping[str, Any], notes: list[str]) -> list[dict[str, 
         raise RecordProblem(
             f'"requested_rewrite" {where} {what}, not an object', "Write it as in CounterFact's records."
         )
+    notes += [note for each in rewrites for note in _unused(each)]
     found = [_renamed({**record, **each}, notes) for each in rewrites]
     if len(found) > 1:
         notes.append(f"{len(found)} rewrites, each of them is a fact")

@@ -36,9 +36,12 @@ def facts_of(record: object, notes: list[str]) -> list[Fact]:
 
 def _fact(fields: Mapping[str, Any], notes: list[str]) -> Fact:
     _require(fields)
-    target = _target(fields["target_new"], "target_new").lstrip(" ")
+    given = _target(fields["target_new"], "target_new").lstrip(" ")
+    target = given.strip()
     if not as_seen(target):
         raise RecordProblem('"target_new" is empty', "Give the text that the model should produce after the prompt.")
+    if target != given:
+        notes.append("white space around the target was removed")
     memit = isinstance(fields["target_new"], Mapping) or "requested_rewrite" in fields
     prompt, subject, occurrence = _placed(fields, memit, notes)
     truth = fields.get("ground_truth") or fields.get("target_true")
@@ -46,7 +49,7 @@ def _fact(fields: Mapping[str, Any], notes: list[str]) -> Fact:
         prompt=prompt,
         subject=subject,
         target=target,
-        ground_truth=(_target(_first(truth), "ground_truth").lstrip(" ") or None) if truth else None,
+        ground_truth=(_target(_first(truth), "ground_truth").strip() or None) if truth else None,
         paraphrases=(*_texts(fields, "rephrase_prompt"), *_texts(fields, "paraphrase_prompts")),
         clean_paraphrases=tuple(_texts(fields, "clean_paraphrase_prompts")),
         generation_prompts=tuple(_texts(fields, "generation_prompts")),

@@ -172,6 +172,11 @@ def _csv(text: str, name: str, notes: dict[str, list[int]]) -> list[Any]:
             records.append({k: v for k, v in zip(header, row, strict=False) if k and v})
             _read_cells(records[-1], len(records), f"{name}: line {reader.line_num}", notes, own=own)
     except csv.Error as error:
+        if "field larger" in str(error):
+            raise EditFileError(
+                f"{name}: line {reader.line_num}: a cell has more than {csv.field_size_limit():,} characters",
+                hint="Save the file as JSON, which has no such limit.",
+            ) from error
         hint = 'Put cells with commas, quotes or line ends in double quotes, and write a quote in them as "".'
         raise EditFileError(f"{name}: line {reader.line_num}: not CSV: {error}", hint=hint) from error
     return records

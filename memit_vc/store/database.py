@@ -6,7 +6,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -14,7 +14,7 @@ from urllib.parse import quote
 from sqlalchemy import Column, Connection, Engine, Row, Select, Table, create_engine, event, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool, StaticPool
 
 from memit_vc.errors import IntegrityError, LockedError, MemitVCError, StorageError
 from memit_vc.store.journal import REBUILD
@@ -69,6 +69,18 @@ class Database:
             connection.execution_options(memitvc_write=seconds)
             with connection.begin():
                 yield connection
+
+    @contextmanager
+    def trial(self) -> Iterator[Connection]:
+        """A copy in memory, to see what a change would do: it needs no lock, and nothing that can be written."""
+        with self.read() as connection, closing(sqlite3.connect(":memory:", check_same_thread=False)) as copy:
+            original = connection.connection.dbapi_connection
+            if not isinstance(original, sqlite3.Connection):
+                raise AssertionError("the engine makes connections of sqlite3")
+            original.backup(copy)
+            copy.isolation_level = None
+            with create_engine("sqlite://", creator=lambda: copy, poolclass=StaticPool).connect() as trial:
+                yield trial
 
     def check_writable(self) -> None:
         """StorageError if nothing can be written: for verbs that compute first. Somebody else may be writing now."""

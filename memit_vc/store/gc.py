@@ -55,13 +55,10 @@ def collect(
     stale = stale_temporaries(blobs.root.parent, grace)
     size = sum(count for _, count in stale)
     if dry_run:
-        with changing(database, journal) as (connection, did):
-            trial = connection.begin_nested()
+        with database.trial() as connection:
             lost = find_lost(connection, blobs, journal)
-            commits, operations = _drop_rows(connection, keep_operations, lost, did)
+            commits, operations = _drop_rows(connection, keep_operations, lost, {})
             orphans, freed = _sweep(connection, blobs, lost, grace=grace, dry_run=True, progress=progress)
-            trial.rollback()
-            did.clear()
         return GcResult(orphans, size + freed, commits, operations, len(stale))
     for path, _ in stale:
         remove_temporary(path)

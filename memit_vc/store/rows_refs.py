@@ -32,7 +32,7 @@ def load_refs(connection: Connection, prefix: str = "") -> dict[str, CommitId]:
     """Sorted by name."""
     statement = select(refs.c.name, refs.c.commit).order_by(refs.c.name)
     if prefix:
-        statement = statement.where(refs.c.name.startswith(prefix, autoescape=True))
+        statement = statement.where(func.substr(refs.c.name, 1, len(prefix)) == prefix)  # LIKE ignores case
     return {str(row.name): CommitId(row.commit) for row in connection.execute(statement)}
 
 

@@ -37,6 +37,7 @@ def check_ref_name(name: str) -> None:
         or rest.endswith((".", "/"))
         or "/." in rest
         or rest == "HEAD"
+        or (kind != "remotes" and rest.startswith(tuple(f"{each}/" for each in _KINDS)))
         or _LOOKS_LIKE_ID.fullmatch(rest)
         or len(name) > 255
         or any(unicodedata.category(c) in _UNSEEN for c in rest)

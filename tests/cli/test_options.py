@@ -110,7 +110,8 @@ def test_places_that_a_checkout_cannot_take(cli: Cli, place: Place, tmp_path: Pa
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     inside = place.work / ".memitvc" / "model"
-    for out, said in ((tmp_path / "file", "is a file"), (tmp_path / "link", "symbolic link"), (inside, "inside the")):
+    places = {tmp_path / "file": "is a file", tmp_path / "link": "symbolic link", inside: "inside the"}
+    for out, said in {**places, place.work / ".": "working directory"}.items():
         for arguments in (("checkout", "-o"), ("export", "--merged")):
             failed = cli(*arguments, out)
             assert failed.code == 2
@@ -341,3 +342,66 @@ def test_init_tells_what_it_chose_and_how_long_it_takes(tmp_path: Path, capsys: 
     assert re.match(r"here +on cpu, as a short probe of it says: about \d+ s", rows["time"])
     assert "memitvc commit EDITS" in said.out
     assert len(said.out.splitlines()) < 20
+
+
+def test_a_link_to_an_empty_directory_is_filled_where_it_leads(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    cli.ok("checkout", "-o", tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "config.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir() if "tmp-" in path.name) == []
+
+
+def test_a_message_in_another_encoding_costs_no_computation(
+    cli: Cli, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def computed(*_: object, **__: object) -> None:
+        raise AssertionError("nothing is computed")
+
+    monkeypatch.setattr("memit_vc.porcelain.editing.models.load_model", computed)
+    for arguments in (("commit", place.edits(SECOND)), ("squash", "--resolve"), ("revert", "HEAD", "--resolve")):
+        failed = cli(*arguments, "-m", "K\udcf6ln")
+        assert failed.code == 2
+        assert "is not text in UTF-8" in failed.err
+
+
+def test_numbers_of_operations_that_sqlite_cannot_hold(cli: Cli) -> None:
+    huge = "99999999999999999999"
+    assert cli("op", "restore", huge).code == 2
+    assert cli("op", "log", "-n", huge).code == 2
+    newest = cli.ok("op", "log", "--json").json[0]
+    said = cli.ok("op", "restore", str(newest["id"])).out
+    assert said.startswith(f"nothing to restore: all is as after operation {newest['id']}")
+    assert cli.ok("op", "log", "--json").json[0] == newest
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(
+    cli: Cli, place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = place.work / ".memitvc" / "config.toml"
+    config.write_text("\ufeff" + config.read_text())
+    cli.ok("remote", "add", "there", str(tmp_path / "there"))
+    assert cli.ok("remote").out.startswith("there")
+    (tmp_path / "prompts.txt").write_text("\ufeffRome is in\n")
+    cli.ok("diff", "--behaviour", "--prompts", tmp_path / "prompts.txt", "HEAD", "HEAD")
+    asked = cli.ok("ask", "-", "--json", stdin="\ufeffRome is in\n").json
+    assert [each["prompt"] for each in asked] == ["Rome is in"]
+
+
+def test_eval_tells_what_was_read_otherwise(cli: Cli, place: Place, tmp_path: Path) -> None:
+    one = {"prompt": SECOND[0].prompt, "subject": SECOND[0].subject, "target_new": "Rome", "subjekt": "x"}
+    (tmp_path / "facts.json").write_text(json.dumps([one]))
+    assert 'unknown key "subjekt" was ignored' in cli.ok("eval", "--edits", tmp_path / "facts.json").err
+
+
+def test_a_range_without_commits_is_said(cli: Cli) -> None:
+    for verb in ("cherry-pick", "revert"):
+        failed = cli(verb, "HEAD..HEAD")
+        assert "HEAD..HEAD: no commit is in that range" in failed.err
+
+
+@pytest.mark.parametrize("name", ["heads/main", "tags/x", "remotes/origin/main"])
+def test_a_branch_is_not_called_as_a_kind_of_ref(cli: Cli, name: str) -> None:
+    assert cli("branch", name).code == 2
+    assert cli("tag", name).code == 2

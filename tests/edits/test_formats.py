@@ -158,8 +158,19 @@ def test_easyedits_lists_and_nested_probes() -> None:
     assert batch.notes == ("records 1, 2: portability prompts are not scored and were ignored",)
 
 
-def test_targets_lose_the_leading_space_only() -> None:
-    assert one({"prompt": "Rome is", "subject": "Rome", "target_new": "  the  city \n"}).target == "the  city \n"
+def test_targets_lose_the_white_space_around_them() -> None:
+    batch = parse_records([{"prompt": "Rome is", "subject": "Rome", "target_new": "  the  city \n"}], source="x")
+    assert batch.facts[0].target == "the  city"
+    assert batch.notes == ("record 1: white space around the target was removed",)
+    plain = parse_records([{"prompt": "Rome is", "subject": "Rome", "target_new": " the  city"}], source="x")
+    assert plain.facts == batch.facts
+    assert plain.notes == ()
+
+
+def test_keys_of_a_rewrite_that_are_not_read_are_named() -> None:
+    rewrite = {"prompt": "{} is in", "subject": "Rome", "target_new": {"str": "Peru"}, "phrasing": ["{} lies in"]}
+    batch = parse_records([{"requested_rewrite": rewrite}], source="x")
+    assert batch.notes == ('record 1: unknown key "phrasing" was ignored; did you mean "phrasings"?',)
 
 
 def test_a_space_at_the_end_of_the_prompt_would_stand_twice() -> None:

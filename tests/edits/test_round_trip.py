@@ -21,15 +21,15 @@ PROBE = st.builds(lambda prompt, answer: Probe(prompt=prompt, answer=answer), TE
 
 @st.composite
 def facts(draw: st.DrawFn) -> Fact:
-    """As the parser makes them: no spaces around subjects, before targets and answers, after prompts."""
+    """As the parser makes them: no spaces around subjects, targets and answers, after prompts."""
     subject = draw(TEXT).strip()
     prompt = (draw(TEXT) + subject + draw(TEXT)).rstrip(" ")
     count = sum(prompt.startswith(subject, i) for i in range(len(prompt)))
     return Fact(
         prompt=prompt,
         subject=subject,
-        target=draw(TEXT).lstrip(" "),
-        ground_truth=draw(st.none() | TEXT.map(lambda text: text.lstrip(" "))),
+        target=draw(TEXT).strip(),
+        ground_truth=draw(st.none() | TEXT.map(str.strip)),
         paraphrases=tuple(draw(st.lists(TEXT, max_size=3))),
         neighbourhood=tuple(draw(st.lists(PROBE, max_size=3))),
         occurrence=draw(st.none() | st.integers(0, count - 1)),

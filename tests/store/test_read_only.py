@@ -61,3 +61,13 @@ def test_a_push_from_there_publishes_and_says_what_it_could_not_do(
         assert "remotes/origin/main" not in repository.refs()
         assert push(repository).files == {}
         assert repository.refs()["remotes/origin/main"] == made.id
+
+
+def test_gc_counts_without_writing(place: Place, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli.ok("revert", "HEAD")
+    told = cli.ok("gc", "--dry-run", "--prune-operations", "--grace", "0", "--json").json
+    with monkeypatch.context() as patched:
+        lock(patched)
+        assert cli.ok("gc", "--dry-run", "--prune-operations", "--grace", "0", "--json").json == told
+        assert cli("gc").code == 1
+    assert told["operations"] == 3

@@ -21,6 +21,7 @@ from memit_vc.repository import Repository
 from memit_vc.store.files import make_directories, scratch, storage_errors, write_atomic
 from memit_vc.store.locks import locked
 from memit_vc.store.sealed import seal, unseal
+from memit_vc.vcs.graph import is_ancestor, merge_bases
 from memit_vc.vcs.halving import next_to_try
 
 Verdict: TypeAlias = Literal["good", "bad", "skip"]
@@ -173,6 +174,15 @@ def suspects(repository: Repository, bad: CommitId, good: Sequence[CommitId]) ->
     return [commit for commit in first if all(commit in other for other in rest)]
 
 
+def forks(repository: Repository, bad: CommitId, good: Sequence[CommitId]) -> list[CommitId]:
+    """Where the histories of `bad` and of good commits outside of it part. If one of these is bad, it was mended on the
+    way to the good commit, and there is no first bad one between: git asks them first, too.
+    """
+    outside = (commit for commit in good if not is_ancestor(commit, bad, repository.parents))
+    found = (fork for commit in outside for fork in merge_bases([commit], [bad], repository.parents))
+    return list(dict.fromkeys(fork for fork in found if fork not in good))
+
+
 def _path(repository: Repository) -> Path:
     return repository.root / "bisect.json"
 
@@ -214,7 +224,8 @@ def _step(repository: Repository, session: Session) -> Step:
             f"{short(session.bad)} is bad and is in the history of a good commit: there is no first bad one between",
             hint="Call the newer end bad and the older end good, even to find where something was mended.",
         )
-    candidate = next_to_try(left, session.bad, repository.parents, session.skipped)
+    unasked = [fork for fork in forks(repository, session.bad, session.good) if fork not in session.skipped]
+    candidate = next(iter(unasked), None) or next_to_try(left, session.bad, repository.parents, session.skipped)
     if candidate is not None:
         return Step(session, candidate, None, (), len(left))
     if len(left) == 1:

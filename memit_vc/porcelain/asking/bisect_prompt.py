@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from memit_vc.errors import MemitVCError
 from memit_vc.numerics.scores.likelihood import continuations
 from memit_vc.objects import ColumnId, CommitId, JsonValue, StateId, canonical_json, digest, short
-from memit_vc.porcelain.asking.bisect import suspects
+from memit_vc.porcelain.asking.bisect import forks, suspects
 from memit_vc.porcelain.editing.models import LoadedModel, model_of
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
@@ -86,6 +86,13 @@ def bisect_prompt(
         guilty = _guilty(repository, probe, older, newer, says)
         return Bisected(older, newer, None, guilty, says, len(probe.known))
     bad_one, goods = newer, [older]
+    for fork in forks(repository, newer, goods):
+        if says_at(fork) == says:
+            raise MemitVCError(
+                f"the model's answer is the same at {short(fork)}, where the two histories part, as at {short(newer)}",
+                hint=f"It changed on the way to {short(older)}: name that end with --bad, {short(fork)} with --good.",
+            )
+        goods.append(fork)
     while (candidate := next_to_try(left, bad_one, repository.parents)) is not None:
         if says_at(candidate) == says:
             bad_one = candidate

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from memit_vc.errors import ConflictError, MemitVCError, RefMovedError
-from memit_vc.objects import ColumnId, Commit, CommitId, Fact, FactId, JsonValue, PatchId, short, utc_now
+from memit_vc.hparams import MEMITHyperParams
+from memit_vc.objects import ColumnId, Commit, CommitId, Fact, FactId, JsonValue, PatchId, StatisticsId, short, utc_now
 from memit_vc.porcelain.editing.models import LoadedModel, model_of
 from memit_vc.porcelain.editing.policy import Guard
 from memit_vc.porcelain.editing.provenance import Recorded
+from memit_vc.porcelain.history.settings import settings_of_record
 from memit_vc.porcelain.record import Outcome, move_head
 from memit_vc.porcelain.sets.contradictions import cancelled_columns
 from memit_vc.porcelain.sets.join import Side, join
@@ -24,6 +27,9 @@ from memit_vc.store.publish import Evaluation
 from memit_vc.vcs.contradictions import contradicting
 from memit_vc.vcs.graph import is_ancestor
 from memit_vc.vcs.state import Change, State
+
+if TYPE_CHECKING:
+    from memit_vc.porcelain.editing.statistics import Prepared
 
 _SHOWN = 10
 
@@ -160,29 +166,24 @@ class _Replay:
         # as for a commit, columns that cancel a fact leave with the fact's own columns
         removes = self._now(commit.removes) & self.state.columns
         removes |= cancelled_columns(self.state, {fact.id for fact in facts})
+        kept = self._now(_as_they_are(LiveState(repository, commit.adds)))  # of a squash: adapters, cancel columns
+        there = Side(LiveState(repository, self._now(repository.state(commit.id))), change=kept, commit=commit.id)
         present, what = self._present(self.state.columns), f"replaying {short(commit.id)}"
-        state = LiveState(repository, join(present, present.columns - removes, [], "keep-both", what=what).state)
-        removes = present.columns - state.columns
+        joined = join(present, (present.columns - removes) | kept, [there] if kept else [], "keep-both", what=what)
+        state = LiveState(repository, joined.state)
+        kept, removes = state.columns - present.columns, present.columns - state.columns
         live = {state.facts[fact].claim: min(columns) for fact, columns in state.edits.items()}
         here = {fact.id: live[fact.claim] for fact in facts if fact.claim in live}
         self._remember(commit, here)
         wanted = [fact for fact in facts if fact.id not in here]
         if not wanted:
-            return self._set(commit, frozenset())
-        recorded = None
-        if commit.provenance is not None and repository.blobs.has(commit.provenance):
-            recorded = Recorded.read(repository, commit.provenance)
-        statistics = None if recorded is None else recorded.prepared(loaded, exactly=False, progress=self._progress)
-        if recorded is not None and statistics is not None and statistics.id != recorded.statistics:
-            self.notes.append(
-                f"{short(commit.id)}: its statistics {short(recorded.statistics)} are not here; "
-                f"{short(statistics.id)} were used, which a commit would take now"
-            )
+            return self._set(commit, kept)
+        hparams, statistics = self._settings(commit, loaded)
         batch = compute_batch(
             loaded,
             wanted,
             state,
-            hparams=repository.hparams() if recorded is None else recorded.hparams,
+            hparams=hparams,
             statistics=statistics,
             scores=self._scores,
             progress=self._progress,
@@ -191,9 +192,10 @@ class _Replay:
         columns = batch.patch.columns
         single = columns if batch.patch.header.divisible else columns * len(wanted)
         self._remember(commit, {fact.id: column for fact, column in zip(wanted, single, strict=True)})
+        beside = LiveState(repository, kept).selection
         details: dict[str, JsonValue] = {"facts": len(wanted), "survived": batch.survived, "rebases": commit.id}
         made = replace(
-            self._on_tip(commit, Change(frozenset(columns), removes), {batch.patch.id}, details),
+            self._on_tip(commit, Change(kept.union(columns), removes), {batch.patch.id, *beside}, details),
             kind="rebase",
             provenance=batch.patch.header.provenance,
         )
@@ -202,6 +204,31 @@ class _Replay:
         self._kept.append(batch.patch.id)
         self.evaluations += batch.evaluations(repository.state_id(state.columns.union(columns)), made.id)
         return self._advance(made)
+
+    def _settings(self, commit: Commit, loaded: LoadedModel) -> tuple[MEMITHyperParams, Prepared | None]:
+        """What a batch was computed with. A note says what its record does not say, or what is not here."""
+        from memit_vc.porcelain.editing.statistics import recorded_statistics
+
+        repository, name = self._repository, short(commit.id)
+        blob = commit.provenance
+        recorded = Recorded.read(repository, blob) if blob is not None and repository.blobs.has(blob) else None
+        if recorded is not None:
+            found = recorded.prepared(loaded, exactly=False, progress=self._progress)
+            if found.id != recorded.statistics:
+                self.notes.append(
+                    f"{name}: its statistics {short(recorded.statistics)} are not here; "
+                    f"{short(found.id)} were used, which a commit would take now"
+                )
+            return recorded.hparams, found
+        hparams = repository.hparams()
+        several = settings_of_record(repository, [blob])
+        if len(several) != 1:
+            self.notes.append(f"{name}: its record names no single settings; those of hparams.yaml were used")
+            return hparams, None
+        ((layers, weight, identifier),) = several
+        hparams = hparams.replace(layers=list(layers), mom2_update_weight=weight)
+        self.notes.append(f"{name}: it was squashed; its layers and λ were used, and all else of hparams.yaml")
+        return hparams, recorded_statistics(repository, StatisticsId(identifier), hparams, progress=self._progress)
 
     def _present(self, columns: State) -> LiveState:
         """Our side of a join: contradictions name the commit that is rebased onto as its origin."""
@@ -263,8 +290,27 @@ def _facts(repository: Repository, commit: Commit) -> list[Fact]:
     return [known[fact] for fact in dict.fromkeys(found)]
 
 
+def _as_they_are(added: LiveState) -> State:
+    """The columns that no batch computed: adapters, and those that cancel a fact."""
+    return frozenset(c for c, pairs in added.roles.items() if all(role == "cancel" for _, role in pairs))
+
+
+def _solved_against(repository: Repository, commit: Commit) -> State:
+    """The edit columns that the commit's cancel columns take out."""
+    cancelled = LiveState(repository, commit.adds).cancelled
+    if not cancelled:
+        return frozenset()
+    there = LiveState.at(repository, commit.id).roles
+    return frozenset(column for column, pairs in there.items() if any(pair in pairs for pair in _edits(cancelled)))
+
+
+def _edits(facts: Collection[FactId]) -> set[tuple[FactId, str]]:
+    return {(fact, "edit") for fact in facts}
+
+
 def _refuse(repository: Repository, moving: Sequence[Commit], onto: CommitId) -> None:
     """MemitVCError and ConflictError for everything that can be known before anything is computed."""
+    again = frozenset(column for commit in moving if _facts(repository, commit) for column in commit.adds)
     for commit in moving:
         reason = None
         if len(commit.parents) > 1:
@@ -272,6 +318,11 @@ def _refuse(repository: Repository, moving: Sequence[Commit], onto: CommitId) ->
         elif commit.details.get("resolve"):
             reason = (
                 f"was solved for its own history (`{commit.kind} --resolve`)",
+                f"Rebase the commits before it and solve again, or merge: memitvc merge --resolve {short(onto)}",
+            )
+        elif again & _solved_against(repository, commit):
+            reason = (
+                "takes facts out with columns that were solved against edits of this range",
                 f"Rebase the commits before it and solve again, or merge: memitvc merge --resolve {short(onto)}",
             )
         elif commit.details.get("compress"):

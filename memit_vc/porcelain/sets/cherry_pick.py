@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memit_vc.errors import MemitVCError
+from memit_vc.errors import MemitVCError, RevisionError
 from memit_vc.objects import Commit, CommitId, short
 from memit_vc.porcelain.record import Outcome, draft, record
 from memit_vc.porcelain.sets.join import Joined, Side, join
@@ -77,8 +77,14 @@ def cherry_pick(
 
 
 def named_commits(repository: Repository, revisions: Sequence[str]) -> list[CommitId]:
-    """The commits that revisions and ranges name, each once, in the order given."""
-    return list(dict.fromkeys(c for revision in revisions for c in repository.resolve_range(revision)))
+    """The commits that revisions and ranges name, each once, in the order given. RevisionError if that is none."""
+    named = list(dict.fromkeys(c for revision in revisions for c in repository.resolve_range(revision)))
+    if not named:
+        raise RevisionError(
+            f"{', '.join(revisions)}: no commit is in that range",
+            hint="Name a range A..B with commits in B that A lacks.",
+        )
+    return named
 
 
 def picked_state(state: LiveState, commit: Commit, on_conflict: OnConflict) -> Joined:

@@ -74,11 +74,6 @@ def revert(
 def reverted_commits(repository: Repository, revisions: Sequence[str]) -> list[Commit]:
     """The commits that revisions and ranges name, children before parents. MemitVCError for the base itself."""
     named = named_commits(repository, revisions)
-    if not named:
-        raise RevisionError(
-            f"{', '.join(revisions)}: no commit is in that range",
-            hint="Name a range A..B with commits in B that A lacks.",
-        )
     commits = list(repository.commits(sorted(named, key=repository.order, reverse=True)).values())
     for commit in commits:
         if commit.kind == "root":

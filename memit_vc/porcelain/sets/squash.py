@@ -122,8 +122,13 @@ def squash(repository: Repository, span: str | None = None, *, message: str | No
 
 def _ends(repository: Repository, span: str | None, head: CommitId) -> tuple[CommitId, CommitId]:
     if span is None:
-        (root,) = (c for c in ancestors([head], repository.parents) if not repository.parents(c))
-        return root, head
+        roots = [c for c in ancestors([head], repository.parents) if not repository.parents(c)]
+        if len(roots) > 1:  # another program wrote another root on the same base
+            raise MemitVCError(
+                f"HEAD's history has {len(roots)} roots, so it has no first commit",
+                hint="Name a range: memitvc squash A..B.",
+            )
+        return roots[0], head
     ends = split_range(span)
     if ends is None:
         raise UsageError(f"{span!r} is not a range", hint=f"Write A..B, for example {span}..HEAD; or --all.")

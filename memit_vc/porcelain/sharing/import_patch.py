@@ -6,12 +6,14 @@ remote. Its commits are not taken over, since their parents may be elsewhere: th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from memit_vc.errors import IntegrityError
-from memit_vc.objects import Commit, CommitId, Patch, PatchId, short
+from memit_vc.errors import ConflictError, IntegrityError
+from memit_vc.objects import BlobId, Commit, CommitId, FactId, Patch, PatchId, short
+from memit_vc.porcelain.history.settings import understood
 from memit_vc.porcelain.record import Outcome, draft, record
 from memit_vc.porcelain.sets.join import Side, join
 from memit_vc.porcelain.sharing.incoming import Incoming
@@ -24,6 +26,7 @@ from memit_vc.remote.container import DISTRUST, PATCH_REF, ContainerTree
 from memit_vc.remote.manifest import MANIFEST, commit_path, object_path
 from memit_vc.repository import Repository
 from memit_vc.vcs.contradictions import Contradiction, OnConflict, conflict_details
+from memit_vc.vcs.settling import Roles
 from memit_vc.vcs.state import Change, State, apply
 
 
@@ -86,7 +89,8 @@ def _picked(
     warnings: list[str] = []
     for commit in (each.commit for each in records):
         wanted = apply(state.columns, Change(frozenset(commit.adds), frozenset(commit.removes) & state.columns))
-        side = Side(_there(state, wanted, commit), change=frozenset(commit.adds), commit=commit.id)
+        there = _there(state, wanted, commit, known, incoming)
+        side = Side(there, change=frozenset(commit.adds), commit=commit.id)
         joined = join(state, wanted, [side], on_conflict, what=f"commit {short(commit.id)} of {file.name}")
         if not joined.change:
             skipped.append(commit.id)
@@ -140,15 +144,47 @@ def _holding(state: LiveState, new: Sequence[Patch]) -> list[PatchId]:
     return [*fresh, *LiveState(state.repository, state.columns - supplied).selection]
 
 
-def _there(state: LiveState, wanted: State, commit: Commit) -> LiveState:
+def _there(state: LiveState, wanted: State, commit: Commit, known: Together, incoming: Incoming) -> LiveState:
     """What is known of a commit's own state: its columns, and the columns here that its cancel columns take out.
 
-    The file does not say which edit columns those were solved against, so it is assumed that they are the ones here.
+    Those are columns of the file, and of the patches that a cancel column's provenance names: other edits of the same
+    fact were made here, and are not what it was solved against. ConflictError if only such edits are here.
     """
-    roles = state.known.column_facts(wanted | frozenset(commit.adds))
-    cancelled = {fact for column in commit.adds for fact, role in roles[column] if role == "cancel"}
-    paired = {column for column in wanted if any(fact in cancelled for fact, _ in roles[column])}
-    return LiveState(state.repository, frozenset(commit.adds) | paired, known=state.known)
+    adds = frozenset(commit.adds)
+    roles = state.known.column_facts(wanted | adds)
+    cancels = {column for column in adds if any(role == "cancel" for _, role in roles[column])}
+    cancelled = {fact for column in cancels for fact, role in roles[column] if role == "cancel"}
+    about = frozenset(column for column in wanted if any(fact in cancelled for fact, _ in roles[column]))
+    meant = about & (adds | known.of_patches(_sources(known.patches_of(cancels), incoming)))
+    missed = (cancelled & _edited(about, roles)) - _edited(meant, roles)
+    if missed:
+        facts = known.facts(missed)
+        raise ConflictError(
+            f"commit {short(commit.id)} takes out {', '.join(repr(facts[fact].subject) for fact in sorted(missed))}, "
+            "but by columns that do not fit the edits here",
+            hint="Take the facts out here: memitvc revert --resolve, with the commits that added them.",
+        )
+    return LiveState(state.repository, adds | meant, known=state.known)
+
+
+def _edited(columns: State, roles: Roles) -> set[FactId]:
+    return {fact for column in columns for fact, role in roles[column] if role == "edit"}
+
+
+def _sources(patches: Iterable[Patch], incoming: Incoming) -> set[PatchId]:
+    """The patches that patches were solved from; a squash names the provenance of what it holds."""
+    found, seen = set[PatchId](), set[BlobId]()
+    ahead = [patch.header.provenance for patch in patches]
+    while ahead:
+        blob = ahead.pop()
+        if blob is None or blob in seen or not incoming.path(blob).is_file():
+            continue
+        seen.add(blob)
+        with understood(blob):
+            sources = json.loads(incoming.path(blob).read_bytes()).get("sources", ())
+            found |= {PatchId(each) for each in sources if isinstance(each, str)}
+            ahead += [BlobId(each["provenance"]) for each in sources if isinstance(each, dict) and each["provenance"]]
+    return found
 
 
 def _check_whole(known: Together, found: Published, records: Sequence[RemoteCommit]) -> None:

@@ -86,6 +86,18 @@ class Together:
                 total[name] = total.get(name, 0.0) + units[n]
         return total
 
+    def patches_of(self, columns: Collection[ColumnId]) -> list[Patch]:
+        """Patches that hold the columns."""
+        new = {self._places[column][0].id: self._places[column][0] for column in columns if column in self._places}
+        here = LiveState(self.repository, (column for column in columns if column not in self._places))
+        return [*new.values(), *here.patches.values()]
+
+    def of_patches(self, ids: Collection[PatchId]) -> set[ColumnId]:
+        """The columns of those of the patches that are in one of the two."""
+        here = self.repository.patches(self.repository.known_patches(ids)).values()
+        new = (patch for patch in self.new.patches if patch.id in ids)
+        return {column for patch in (*here, *new) for column in patch.columns}
+
     def columns(self, commits: Iterable[Commit]) -> set[ColumnId]:
         """The columns that the commits bring in or take out and that some patch holds."""
         named = {column for commit in commits for column in (*commit.adds, *commit.removes)}

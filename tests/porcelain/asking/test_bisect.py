@@ -16,10 +16,12 @@ from memit_vc.cli import main
 from memit_vc.errors import IntegrityError, LockedError, MemitVCError, UsageError
 from memit_vc.objects import ColumnId, Commit, CommitId, RefUpdate
 from memit_vc.porcelain.asking import bisect
+from memit_vc.porcelain.asking import bisect_prompt as bisect_prompt_module
 from memit_vc.porcelain.asking.bisect_prompt import bisect_prompt
 from memit_vc.porcelain.editing import models as models_module
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.sets.switch import switch_to_new
 from memit_vc.porcelain.state import LiveState
 from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
@@ -321,3 +323,39 @@ def test_the_prompt_on_the_command_line(opened: Opened, with_history: Path, caps
     assert "0 states were asked now" in told.err
     assert f"memitvc revert {planted[:10]}" in told.err
     assert main(["bisect", "-C", where, "--prompt", PROMPT]) == 2
+
+
+def test_where_two_histories_part_is_asked_first(plain_repository: Repository) -> None:
+    """As in git: a mended branch is good, and what both branches stand on is bad already."""
+    commits = history(plain_repository, 4)
+    record(plain_repository, [fact(9)], branch="mended", parents=[commits[1]])
+    step = bisect.start(plain_repository, "main", ["mended"])
+    assert step.candidate == commits[1]
+    with pytest.raises(MemitVCError, match="in the history of a good commit"):
+        bisect.mark(plain_repository, "bad")
+    step = bisect.mark(plain_repository, "good")
+    assert step.candidate in commits[2:]
+    bisect.reset(plain_repository)
+
+
+def test_a_prompt_is_asked_where_two_histories_part(
+    plain_repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Asked:
+        """The model says it where City 1 is in."""
+
+        def __init__(self, *_: object) -> None:
+            self.known: dict[str, bool] = {}
+
+        def says(self, state: LiveState) -> bool:
+            return fact(1).id in state.edits
+
+    monkeypatch.setattr(bisect_prompt_module, "model_of", lambda *_, **__: None)
+    monkeypatch.setattr(bisect_prompt_module, "_Asked", Asked)
+    commits = history(plain_repository, 4)
+    switch_to_new(plain_repository, "mended", commits[1])
+    revert(plain_repository, ["HEAD"])
+    with pytest.raises(MemitVCError, match="where the two histories part"):
+        bisect_prompt(plain_repository, "p", "t", good="mended", bad="main")
+    found = bisect_prompt(plain_repository, "p", "t", good=commits[1], bad="mended")
+    assert found.found == plain_repository.resolve("mended")

@@ -18,8 +18,12 @@ from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.editing.statistics import prepare_statistics
 from memit_vc.porcelain.recomputing.rebase import rebase
 from memit_vc.porcelain.recomputing.resolve import resolve_revert
+from memit_vc.porcelain.sets.cherry_pick import cherry_pick
 from memit_vc.porcelain.sets.commit_kept import commit_kept
 from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.sets.squash import squash
+from memit_vc.porcelain.sets.switch import switch
+from memit_vc.porcelain.state import LiveState
 from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
 from tests.support.models import FACTS
@@ -210,3 +214,44 @@ def test_the_command(opened: Opened, with_history: Path, capsys: pytest.CaptureF
     assert main(["rebase", "-C", where, "main"]) == 1
     assert "already up to date" in capsys.readouterr().err
     assert main(["rebase", "-C", where, "nowhere"]) == 1
+
+
+def test_a_squash_keeps_what_no_batch_computed(opened: Opened, with_history: Path) -> None:
+    """Its cancel columns take out a fact of the common history; only its new fact is computed again."""
+    repository = opened(with_history)
+    loaded = load_model(repository)
+    fork(repository, loaded, [])
+    out = {each.fact.id for each in repository.live_facts(repository.head().commit)}
+    start = repository.head().commit
+    resolve_revert(repository, ["HEAD"], loaded=loaded)
+    cancels = LiveState.of_head(repository).columns - repository.state(start)
+    commit_facts(repository, [FACTS[6]], scores=False, loaded=loaded)
+    squash(repository, f"{start}..HEAD")
+    made = rebase(repository, "main", scores=False, loaded=loaded)
+    state = LiveState.of_head(repository)
+    assert cancels
+    assert cancels <= state.columns
+    live = {each.fact.id for each in state.live}
+    assert FACTS[6].id in live
+    assert not live & out
+    assert [note for note in made.notes if "it was squashed; its layers and λ were used" in note]
+
+
+def test_what_was_solved_against_edits_of_the_range_is_refused(opened: Opened, with_history: Path) -> None:
+    repository = opened(with_history)
+    loaded = load_model(repository)
+    fork(repository, loaded, [[FACTS[6]]])
+    start, edit = repository.resolve("HEAD~1"), repository.head().commit
+    resolve_revert(repository, ["HEAD"], loaded=loaded)
+    taken_out = repository.head().commit
+    repository.publish(verb="branch", description="picked", refs=[RefUpdate("heads/picked", None, edit)])
+    switch(repository, "picked")
+    cherry_pick(repository, [taken_out])
+    assert FACTS[6].id not in LiveState.of_head(repository).edits
+    with pytest.raises(MemitVCError, match="solved against edits of this range"):
+        rebase(repository, "main", loaded=loaded)
+    switch(repository, "side")
+    commit_facts(repository, [FACTS[7]], scores=False, loaded=loaded)
+    squash(repository, f"{start}..HEAD")
+    with pytest.raises(MemitVCError, match="solved against edits of this range"):
+        rebase(repository, "main", loaded=loaded)

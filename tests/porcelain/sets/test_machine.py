@@ -61,6 +61,7 @@ class Computed:
 
     patch: Patch
     survived: float = 1.0
+    warnings: tuple[str, ...] = ()
 
     def store(self) -> None:
         """Its blobs are stored already."""

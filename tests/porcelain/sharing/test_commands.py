@@ -50,6 +50,10 @@ def test_remotes_are_named(world: World, here: Cli) -> None:
         {"name": "other", "url": kept},
     ]
     assert here("remote", "add", "other", "../x").code == 1
+    here.ok("remote", "add", "Origin", "../y")  # SQLite's LIKE ignores case
+    here.ok("push", "origin")
+    here.ok("remote", "remove", "Origin")
+    assert "origin/main" in here.ok("log").out
     assert here("remote", "add", "a/b", "../x").code == 2
     assert here("remote", "add", "..", "../x").code == 2
     assert here("remote", "add", "x").code == 2

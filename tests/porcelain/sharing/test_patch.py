@@ -15,12 +15,16 @@ from memit_vc.cli import main
 from memit_vc.errors import ConflictError, IntegrityError, MemitVCError, UsageError
 from memit_vc.objects import Fact, RefUpdate, canonical_json
 from memit_vc.objects import digest as digest_of
+from memit_vc.porcelain.editing.commit import commit_facts
+from memit_vc.porcelain.editing.models import load_model
+from memit_vc.porcelain.recomputing.resolve import resolve_revert
 from memit_vc.porcelain.sets.branch import create_branch
 from memit_vc.porcelain.sets.merge import merge
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.sets.switch import switch
 from memit_vc.porcelain.sharing.export_patch import export_patch
 from memit_vc.porcelain.sharing.import_patch import import_patch
+from memit_vc.porcelain.state import LiveState
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.remote.container import ContainerTree, write_container
@@ -446,3 +450,22 @@ def test_the_command_line(
     assert "none" in capsys.readouterr().err
     for wrong in ([], ["--patch", "a", "--merged", "b"], ["--patch", "a", "--dtype", "float32"]):
         assert main(["-C", str(source.directory), "export", *wrong]) == 2
+
+
+def test_a_fact_is_taken_out_of_the_edits_that_it_was_solved_against(
+    opened: Opened, with_history: Path, tmp_path: Path
+) -> None:
+    """Two people edit the same fact; the first one's `revert --resolve` does not fit the second one's edit."""
+    first, same, other = opened(with_history), opened(with_history), opened(with_history)
+    for repository, settings in ((first, {}), (same, {}), (other, {"v_lr": 0.3})):
+        loaded = load_model(repository)
+        hparams = repository.hparams().replace(**settings)
+        commit_facts(repository, [FACTS[6]], hparams=hparams, scores=False, loaded=loaded)
+        if repository is first:
+            resolve_revert(repository, ["HEAD"], loaded=loaded)
+    made = export_patch(first, "HEAD", tmp_path / "out")
+    with pytest.raises(ConflictError, match="do not fit the edits here"):
+        import_patch(other, made.file)
+    assert FACTS[6].id in LiveState.of_head(other).edits
+    import_patch(same, made.file)
+    assert LiveState.of_head(same).columns == LiveState.of_head(first).columns
