@@ -10,7 +10,7 @@ from memit_vc.progress import count
 @click.argument("revision", default="HEAD")
 def command(io: IO, revision: str) -> int:
     """Compute the patch of REVISION again from its provenance (state, hyperparameters, templates, statistics) and
-    compare it with the stored one, byte by byte. Stores nothing.
+    compare it with the stored one, byte by byte; its keys and targets, too, which --resolve uses. Stores nothing.
 
     Exit code 15 if the bytes differ, as they do on other hardware or with other versions of the libraries.
     """
@@ -22,6 +22,8 @@ def command(io: IO, revision: str) -> int:
     def render() -> None:
         if made.equal:
             click.echo(f"{made.commit[:10]}: {count(made.columns, 'column')} computed again, every byte equal")
+            if made.same_constraints is False:
+                click.echo("its keys and targets (constraints), which --resolve uses, are not those that were computed")
             return
         click.echo(f"{made.commit[:10]}: computed again, with another result")
         for name, difference in made.differences.items():
@@ -29,4 +31,4 @@ def command(io: IO, revision: str) -> int:
         io.note("`memitvc show --provenance` says on what it was computed; compare versions, device and threads")
 
     io.emit(made, render, largest=made.largest)
-    return 0 if made.equal else 15
+    return 0 if made.equal and made.same_constraints is not False else 15

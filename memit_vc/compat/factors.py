@@ -26,6 +26,8 @@ from memit_vc.progress import Progress, silent
 from memit_vc.remote.hub_corpus import find_dataset
 
 _LOG = logging.getLogger(__name__)
+_SOURCES = ("stats_dir", "mom2_dataset", "mom2_n_samples", "mom2_dtype")
+"""Keys of the hyperparameters that say which second moments are meant."""
 
 
 class FactorSource:
@@ -49,27 +51,33 @@ class FactorSource:
         self._adapter, self._hparams, self._given, self._progress = adapter, hparams, statistics, progress
         self._cache = StatisticsCache(user_cache() / "statistics" if cache is None else cache)
         self._factors: dict[tuple[str, int, float], Factor | BlockFactor] = {}
-        self._moments: dict[tuple[int, ...], Mapping[int, Tensor] | StatisticsKey] = {}
+        self._moments: dict[str, Mapping[int, Tensor] | StatisticsKey] = {}
 
     def __call__(self, layer: int) -> Factor | BlockFactor:
-        key = (self._hparams.rewrite_module_tmp, layer, self._hparams.mom2_update_weight)
+        key = (self._asked(), layer, self._hparams.mom2_update_weight)
         if key not in self._factors:
             self._factors[key] = self._factor(layer)
         return self._factors[key]
 
-    def for_hparams(self, hparams: MEMITHyperParams) -> FactorSource:
-        """The same source, asked for other layers or another λ; what was found stays."""
-        self._hparams = hparams
+    def for_hparams(self, adapter: ModelAdapter, hparams: MEMITHyperParams) -> FactorSource:
+        """The same source, asked for what other hyperparameters name in the same model; what was found stays."""
+        self._adapter, self._hparams = adapter, hparams
         return self
+
+    def _asked(self) -> str:
+        """All that C depends on: the layers, their weights, and where the second moments come from."""
+        values, layers = self._hparams.to_json(), self._hparams.layers
+        names: list[JsonValue] = [self._adapter.parameter_name(layer) for layer in layers]
+        return digest("asked", canonical_json([list(layers), names, {name: values[name] for name in _SOURCES}]))
 
     def _factor(self, layer: int) -> Factor | BlockFactor:
         weight = self._hparams.mom2_update_weight
         if self._given is not None:
             return factorise(self._checked(layer), weight)
-        layers = tuple(self._hparams.layers)
-        if layers not in self._moments:
-            self._moments[layers] = self._imported() or self._collected()
-        found = self._moments[layers]
+        asked = self._asked()
+        if asked not in self._moments:
+            self._moments[asked] = self._imported() or self._collected()
+        found = self._moments[asked]
         if isinstance(found, StatisticsKey):
             return self._cache.factor(found, layer, weight)
         return factorise(found[layer], weight)
@@ -104,7 +112,7 @@ class FactorSource:
 
     def _collected(self) -> StatisticsKey:
         adapter, layers = self._adapter, list(self._hparams.layers)
-        base = fingerprint(adapter, layers)
+        base = fingerprint(adapter, layers, whole=self._corpus() == "self")
         kept = self._cache.root / "texts" / base[:16]
         corpus = open_corpus(self._corpus(), adapter=adapter, cache=kept, find_dataset=find_dataset)
         tokens = TOKENS_PER_INPUT * max(adapter.dimensions(layer)[1] for layer in layers)
@@ -143,14 +151,16 @@ class FactorSource:
         return DEFAULT_CORPUS
 
 
-def fingerprint(adapter: ModelAdapter, layers: list[int]) -> str:
+def fingerprint(adapter: ModelAdapter, layers: list[int], *, whole: bool) -> str:
     """A digest of all that keys of `layers` depend on: configuration, embeddings, and the blocks up to the last layer.
+    With `whole`, of the whole model and how it ends a text: it writes the text, too.
 
     The edited projections themselves are left out, so that an edited model finds the moments of the model that it
     was: MEMIT's C is the original model's.
     """
     edited = {adapter.parameter_name(layer) for layer in layers}
-    above = tuple(f"{adapter.architecture.block.format(i)}." for i in range(layers[-1] + 1, adapter.n_layers))
+    beyond = range(adapter.n_layers if whole else layers[-1] + 1, adapter.n_layers)
+    above = tuple(f"{adapter.architecture.block.format(i)}." for i in beyond)
     tensors: dict[str, JsonValue] = {}
     for name, tensor in adapter.model.state_dict().items():
         if name not in edited and not name.startswith(above):
@@ -158,4 +168,6 @@ def fingerprint(adapter: ModelAdapter, layers: list[int]) -> str:
             tensors[name] = [str(tensor.dtype), list(tensor.shape), hashlib.sha256(raw.numpy()).hexdigest()]
     config = {k: v for k, v in adapter.model.config.to_dict().items() if not k.startswith("_")}
     described = json.dumps(config, sort_keys=True, default=str)
-    return digest("model", canonical_json({"config": described, "tensors": tensors}))
+    writes = getattr(adapter.model, "generation_config", None) if whole else None
+    ends = None if writes is None else json.dumps(writes.to_dict(), sort_keys=True, default=str)
+    return digest("model", canonical_json({"config": described, "tensors": tensors, "ends": ends}))

@@ -24,6 +24,7 @@ from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.engine import Edit, compute_edit
 from memit_vc.numerics.forward.templates import PREFIXES, parse_templates, sample_templates
 from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.model.devices import float64_device
 from memit_vc.numerics.model.modes import outside_inference_mode
 from memit_vc.progress import Progress, silent
 
@@ -124,7 +125,8 @@ def add_deltas(model: Any, deltas: Mapping[str, tuple[Tensor, Tensor]]) -> None:
             if updates[name].shape != parameters[name].shape:
                 raise UsageError(f"{name} is {tuple(parameters[name].shape)}, its update {tuple(updates[name].shape)}")
         for name, update in updates.items():
-            parameters[name] += update.to(parameters[name].device)
+            near = float64_device(parameters[name].device)
+            parameters[name].copy_(parameters[name].to(near).double() + update.to(near))
 
 
 def deltas_of(adapter: ModelAdapter, edit: Edit) -> Deltas:

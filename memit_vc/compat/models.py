@@ -13,9 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memit_vc.errors import UnsupportedModelError, UsageError
 from memit_vc.hparams import MEMITHyperParams
+from memit_vc.numerics.forward.head_check import check_head
 from memit_vc.numerics.forward.tokens import check_offsets
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.architecture import named_architecture, refuse_mixtures
+from memit_vc.numerics.model.devices import placed
 
 
 def adapter_for(model: Any, tok: Any, hparams: MEMITHyperParams) -> ModelAdapter:
@@ -35,7 +37,9 @@ def adapter_for(model: Any, tok: Any, hparams: MEMITHyperParams) -> ModelAdapter
     n_layers = getattr(config, "num_hidden_layers", None)
     if n_layers is not None:
         hparams.validate(n_layers=n_layers, modules=dict(model.named_modules()).keys())
-    return ModelAdapter.of(model, tok, architecture=named_architecture(hparams, config.model_type))
+    adapter = ModelAdapter.of(model, tok, architecture=named_architecture(hparams, config.model_type))
+    check_head(adapter)
+    return adapter
 
 
 def load(hparams: MEMITHyperParams) -> tuple[Any, Any]:
@@ -67,7 +71,7 @@ def load(hparams: MEMITHyperParams) -> tuple[Any, Any]:
             hint="Set hparams.model_name to a model directory, a Hub id, or a (model, tokenizer) pair.",
         ) from None  # transformers' own message, of which the first line is ours, has three parts
     if not hparams.model_parallel:
-        model = model.to(hparams.resolved_device())
+        model = placed(model, hparams.resolved_device())
     if tok.pad_token_id is None and tok.eos_token_id is not None:
         tok.pad_token_id = tok.eos_token_id
     return model.eval(), tok

@@ -122,7 +122,7 @@ class MemorySession:
     def factors(self, adapter: ModelAdapter, hparams: MEMITHyperParams) -> FactorSource:
         if self._factors is None:
             self._factors = FactorSource(adapter, hparams, self._statistics, progress=self.progress)
-        return self._factors.for_hparams(hparams)
+        return self._factors.for_hparams(adapter, hparams)
 
     def templates(self, hparams: MEMITHyperParams) -> list[list[str]]:
         if self._given_templates is not None or hparams.context_templates is not None:

@@ -61,9 +61,12 @@ class AppliedState:
         self.commit, self.state = commit, state
 
     def restore(self) -> None:
-        """Give every parameter the tensor that it had when the state was applied. Harmless when called again."""
+        """Give every parameter the tensor that it had when the state was applied. Harmless when called again.
+
+        A model that was moved or cast meanwhile stays where it is, and in its dtype.
+        """
         for parameter, tensor in self._found.values():
-            parameter.data = tensor
+            parameter.data = tensor.to(device=parameter.device, dtype=parameter.dtype)
         self._found.clear()
 
     def __enter__(self) -> AppliedState:

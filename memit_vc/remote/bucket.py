@@ -123,6 +123,8 @@ class BucketRemote:
             for path in (*replaced, *sorted(change.deletes)):
                 if self.head() == made:
                     self._delete(path)
+                    if (now := self.head()) not in (made, None):  # it was another push's: the next one writes it again
+                        self._put(unfinished_path(str(now)), b"")
             for path in late:
                 self._put_latest(path, change.adds[path], made)
             self._delete(unfinished)

@@ -24,6 +24,8 @@ _VERSIONS = (2, 3)
 _DEFAULT_ALIGNMENT = 32
 _MAX_ALIGNMENT = 1 << 20
 _MAX_DIMENSIONS = 8
+_MOST = 1 << 17
+"""Tensors, or values: a hundred times those of the largest models."""
 # value types: what `struct` calls them; a text and a list are read by hand
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _LIST = 8, 9
@@ -111,6 +113,10 @@ class _Reader:
             raise Refused("is not a GGUF file", hint="Give a file that llama.cpp loads.")
         self._check_version(self._number("I"))
         count, pairs = self._number("Q"), self._number("Q")
+        if not count:
+            raise Refused("has no tensors", hint="Give the whole model, not its vocabulary alone.")
+        if max(count, pairs) > _MOST:
+            raise Refused(f"says that it has {count} tensors and {pairs} values")
         values = {}
         for _ in range(pairs):
             name = self._text()

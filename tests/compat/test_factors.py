@@ -44,14 +44,39 @@ def test_collected_once_from_the_named_file_and_kept(
 def test_an_edited_model_finds_the_moments_of_what_it_was(make: Callable[..., Case], tmp_path: Path) -> None:
     case = make("linear")
     adapter = adapter_for(case.model, case.tok, case.hparams)
-    before = fingerprint(adapter, [1, 2])
+    before = fingerprint(adapter, [1, 2], whole=False)
     with torch.no_grad():
         adapter.weight(1).mul_(1.5)
         adapter.weight(3).mul_(1.5)
-    assert fingerprint(adapter, [1, 2]) == before
+    assert fingerprint(adapter, [1, 2], whole=False) == before
     with torch.no_grad():
         adapter.weight(0).mul_(1.5)
-    assert fingerprint(adapter, [1, 2]) != before
+    assert fingerprint(adapter, [1, 2], whole=False) != before
+
+
+def test_who_writes_the_text_counts_as_a_whole(make: Callable[..., Case]) -> None:
+    """The blocks above the edited layers, and the marks that end a text, decide what the model writes."""
+    case = make("linear")
+    adapter = adapter_for(case.model, case.tok, case.hparams)
+    part, whole = (fingerprint(adapter, [1, 2], whole=each) for each in (False, True))
+    with torch.no_grad():
+        adapter.weight(3).mul_(1.5)
+    assert fingerprint(adapter, [1, 2], whole=False) == part
+    other = fingerprint(adapter, [1, 2], whole=True)
+    assert other != whole
+    adapter.model.generation_config.eos_token_id = 5
+    assert fingerprint(adapter, [1, 2], whole=True) not in (whole, other)
+
+
+def test_other_sources_are_not_answered_with_the_first(make: Callable[..., Case], tmp_path: Path) -> None:
+    texts = [tmp_path / "one.txt", tmp_path / "two.txt"]
+    for number, text in enumerate(texts):
+        text.write_text("\n\n".join([*TEXTS[: 20 * (number + 1)], f"Nothing of it {number}"]), encoding="utf-8")
+    case = make("linear", mom2_dataset=str(texts[0]), stats_dir=str(tmp_path / "none"))
+    found = source(case, tmp_path / "cache")
+    first = found(1)
+    other = case.hparams.replace(mom2_dataset=str(texts[1]))
+    assert not torch.equal(found.for_hparams(adapter_for(case.model, case.tok, other), other)(1).lower, first.lower)
 
 
 @pytest.mark.parametrize("folder", ["owner_tiny-model", "tiny-model", "._hugging_cache_tiny-model"])

@@ -198,3 +198,14 @@ def test_a_flipped_bit_of_the_base_reaches_no_model(opened: Opened, tmp_path: Pa
         with pytest.raises(BaseChangedError, match="is not the one that init recorded"):
             use()
     assert not (tmp_path / "merged").exists()
+
+
+def test_a_model_that_was_cast_meanwhile_stays_of_one_dtype(opened: Opened) -> None:
+    repository = opened("llama")
+    model = memit_vc.from_pretrained(repository, "HEAD~3")
+    before = tensors(model)
+    applied = memit_vc.apply_state(model, repository)
+    model.to(torch.bfloat16)
+    applied.restore()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert same(tensors(model), {name: tensor.to(torch.bfloat16) for name, tensor in before.items()})

@@ -13,7 +13,7 @@ from memit_vc.porcelain.sharing.push import push
 from memit_vc.porcelain.sharing.remotes import add_remote, remove_remote
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.remote.bucket import BucketRemote
-from memit_vc.remote.manifest import ADAPTER, CARD, HPARAMS, MANIFEST
+from memit_vc.remote.manifest import ADAPTER, CARD, HPARAMS, MANIFEST, unfinished_path
 from memit_vc.remote.opening import PushOptions, checked_url, open_remote
 from memit_vc.remote.protocol import Change
 from memit_vc.repository import Repository
@@ -260,3 +260,23 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RemoteError, match="needs the package obstore") as caught:
         open_remote("s3://bucket/x").head()
     assert "memit-vc[s3]" in str(caught.value.hint)
+
+
+def test_a_slow_delete_that_hits_a_later_publication_is_told_to_the_next(
+    bucket: Bucket, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The later push is whole before the earlier one deletes the adapter's config, which is then the later one's."""
+    files = dict.fromkeys(ADAPTER, b"{}")
+    there = BucketRemote(url)
+    delete, late = BucketRemote._delete, list[str]()
+
+    def slow(self: BucketRemote, path: str) -> None:
+        if self is there and path == ADAPTER[0] and not late:
+            parent = open_remote(url).head()
+            late.append(open_remote(url).publish(Change("later", {MANIFEST: b"[2]", **files}), parent=parent))
+        delete(self, path)
+
+    monkeypatch.setattr(BucketRemote, "_delete", slow)
+    there.publish(Change("earlier", {MANIFEST: b"[1]", **files}), parent=None)
+    assert ADAPTER[0] not in there.listing(late[0])
+    assert unfinished_path(late[0]) in there.listing(late[0])

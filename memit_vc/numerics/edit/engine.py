@@ -155,6 +155,11 @@ def search_targets(
     return Targets(torch.stack([f.z for f in ordered]), tuple(f.steps for f in ordered), tuple(f.loss for f in ordered))
 
 
+def forward_tokens(adapter: ModelAdapter, hparams: MEMITHyperParams) -> int:
+    """How many tokens a forward of the search gets with the memory that is free now. They move the last bits of z."""
+    return search_tokens(adapter, layer=hparams.layers[-1 if hparams.search_for == "z" else 0])
+
+
 @outside_inference_mode
 def compute_edit(
     adapter: ModelAdapter,
@@ -172,7 +177,8 @@ def compute_edit(
     """The batch's update of each layer of `hparams.layers`.
 
     `factor(layer)` gives the factored λC of a layer. With `hparams.history` false the live keys of `context` stay out
-    of the solve, which is MEMIT as published. On a CPU, deterministic for given inputs and threads. EngineError if
+    of the solve, which is MEMIT as published. On a CPU, deterministic for given inputs, threads and `max_tokens` (None:
+    by free memory). EngineError if
     residuals are to be searched for and a layer has experts.
     """
     refuse_inference_tensors(adapter.model)
@@ -289,6 +295,7 @@ def improve_edit(
     context: Context,
     weights: Mapping[int, Tensor],
     search_again: bool = False,
+    max_tokens: int | None = None,
     progress: Progress = silent,
 ) -> Edit:
     """The edit with another pass for the facts number `failing`; the residuals of the others stay.
@@ -313,6 +320,7 @@ def improve_edit(
                     anchors=None if edit.anchors is None else [edit.anchors[i] for i in failing],
                     adjusted={layer: u.adjusted[:, numbers] for layer, u in edit.updates.items()} if through else None,
                     earlier=[*context.facts, *(fact for i, fact in enumerate(facts) if i not in numbers)],
+                    max_tokens=max_tokens,
                     progress=lambda _, done, total: progress("search again", done, total),
                 )
             steps, loss = list(targets.steps), list(targets.loss)

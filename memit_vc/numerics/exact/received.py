@@ -63,13 +63,13 @@ def received_patch(
     if constraints is not None:
         blob = BlobId(sha256(constraints).hexdigest())
         found = read_constraints(constraints)
-        if found.n != len(header.columns) or not _fits(found, known):
+        if found.n != len(header.columns) or not constraints_fit(found, known):
             raise IntegrityError(f"{where}: its constraints {short(blob)} are of other facts or weights", hint=_HINT)
     return Patch(patch, header, columns, bounds(header, tensors), blob)
 
 
-def _fits(found: Constraints, known: Mapping[str, EditableWeight]) -> bool:
-    """Whether keys and targets have the sizes of the base's weights, and every layer with keys has targets."""
+def constraints_fit(found: Constraints, known: Mapping[str, EditableWeight]) -> bool:
+    """Whether keys, targets and z have the sizes of the base's weights, and every layer with keys has targets."""
     if not found.keys.keys() <= known.keys():
         return False
     layers = {known[name].layer for name in found.keys}
@@ -77,4 +77,10 @@ def _fits(found: Constraints, known: Mapping[str, EditableWeight]) -> bool:
     single = {name for name in found.keys if known[name].expert is None}
     sizes = [(keys.shape[0], known[name].d_in) for name, keys in found.keys.items()]
     sizes += [(targets.shape[0], known[name].d_out) for name, targets in found.targets.items()]
-    return layers == told and single <= found.targets.keys() and all(one == other for one, other in sizes)
+    widths = {known[name].d_out for name in found.keys} or {found.z.shape[1]}
+    return (
+        found.z.shape[1] in widths
+        and layers == told
+        and single <= found.targets.keys()
+        and all(one == other for one, other in sizes)
+    )

@@ -177,7 +177,9 @@ class ModelAdapter:
         return logits.float()
 
     def _output(self, hidden: Tensor) -> Tensor:
-        module = self.modules.get(self.architecture.head) or self.model.get_output_embeddings()
+        module, own = self.modules.get(self.architecture.head), self.model.get_output_embeddings()
+        if module is None or (isinstance(module, nn.Embedding) and own is not None and own.weight is not module.weight):
+            module = own  # a file for the family names the embedding, and this model has a head of its own
         if isinstance(module, nn.Embedding):  # a tied head named by its embedding, as EasyEdit's files do
             # no call of the module, so nothing brings the hidden states of the last device to the first
             return nn.functional.linear(hidden.to(module.weight.device), module.weight)

@@ -7,10 +7,11 @@ results of two devices differ in the last bits; a commit's provenance names the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
+from memit_vc.errors import EngineError
 from memit_vc.numerics.model.memory import is_out_of_memory, let_go
 
 CPU = torch.device("cpu")
@@ -25,6 +26,21 @@ _T = TypeVar("_T")
 def is_full_rate(capability: tuple[int, int]) -> bool:
     """Whether a GPU of this compute capability has float64 at half its float32 rate."""
     return capability in _FULL_RATE
+
+
+def placed(model: Any, device: str) -> Any:
+    """The model on a device. EngineError if torch cannot use the device; a lack of memory stays what it is."""
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if is_out_of_memory(error):
+            raise
+        first = str(error).strip().split("\n", 1)[0]
+        raise EngineError(
+            f"the model cannot be put on device {device}: {first}",
+            hint="Set `device` in the hyperparameters: cpu, or one of the GPUs of this machine, from 0. With torchrun, "
+            "start as many processes as there are GPUs.",
+        ) from error
 
 
 def float64_device(near: torch.device) -> torch.device:

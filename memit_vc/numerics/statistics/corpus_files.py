@@ -34,6 +34,10 @@ _NAME_IT = (
     "Name it: memitvc stats --corpus FILE --field NAME; later commits use these statistics. "
     "In a file for --health, call it text."
 )
+_MOST_JSON = 1 << 25
+"""Bytes: what JSON holds takes up to 26 times as much memory."""
+_MOST_BYTES = 1 << 28
+_MOST_ROWS = 1 << 22
 _PARAGRAPH = 4000
 """Bytes after which a paragraph of plain text is cut at the next line end: files without blank lines exist."""
 
@@ -107,10 +111,13 @@ def parquet_texts(path: Path, *, field: str | None, seed: int) -> Iterator[str]:
     try:
         with pq.ParquetFile(path) as file:
             column = text_field(file.schema_arrow.names, field, str(path))
+        with pq.ParquetFile(path, read_dictionary=[column]) as file:  # a text that is repeated is held once
             for group in order.sample(range(file.num_row_groups), file.num_row_groups):
-                rows = file.read_row_group(group, columns=[column]).column(column).to_pylist()
-                order.shuffle(rows)
-                for row in rows:
+                _check_group(file.metadata.row_group(group), column)
+                texts = file.read_row_group(group, columns=[column]).column(column)
+                places = list(range(len(texts)))
+                order.shuffle(places)
+                for row in (texts[place].as_py() for place in places):
                     if row is not None and not isinstance(row, str):
                         raise UsageError(
                             f"{path}: column {column!r} holds {type(row).__name__}, not text",
@@ -118,10 +125,30 @@ def parquet_texts(path: Path, *, field: str | None, seed: int) -> Iterator[str]:
                         )
                     if row and row.strip():
                         yield row
+    except Refused as error:
+        raise StorageError(f"{path}: {error}", hint=hint_of(error, "Name another corpus.")) from error
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # text that is no UTF-8, dates of no year
         raise StorageError(
             f"{path}: not a readable parquet file: {error}", hint="Copy or download it again."
         ) from error
+
+
+def _check_group(group: Any, column: str) -> None:
+    """Refused for a row group that could not be held: a few bytes of a file may stand for any number of texts."""
+    sizes = {part.path_in_schema: part.total_uncompressed_size for part in map(group.column, range(group.num_columns))}
+    if group.num_rows > _MOST_ROWS or sizes.get(column, 0) > _MOST_BYTES:
+        raise Refused(
+            f"has a row group of {group.num_rows:,} rows and {sizes.get(column, 0):,} bytes of text",
+            hint=f"Write it with row groups of at most {_MOST_ROWS:,} rows and {_MOST_BYTES:,} bytes.",
+        )
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file. Refused for one that could not be held."""
+    while line := file.readline(_MOST_BYTES + 1):
+        if len(line) > _MOST_BYTES:
+            raise Refused(f"has a line of more than {_MOST_BYTES:,} bytes", hint="Put line ends into it.")
+        yield line
 
 
 def _spans_reader(
@@ -145,7 +172,7 @@ def _spans_reader(
 def _paragraph_spans(file: BinaryIO) -> list[tuple[int, int]]:
     spans: list[tuple[int, int]] = []
     start = position = 0
-    for line in file:
+    for line in _lines(file):
         blank = not line.strip()
         if blank or position - start >= _PARAGRAPH:
             spans.append((start, position))
@@ -157,7 +184,7 @@ def _paragraph_spans(file: BinaryIO) -> list[tuple[int, int]]:
 
 def _lines_reader(path: Path, file: BinaryIO, field: str | None, seed: int) -> Callable[[], Iterator[str]]:
     spans, position = [], 0
-    for line in file:
+    for line in _lines(file):
         if line.strip():
             spans.append((position, position + len(line)))
         position += len(line)
@@ -172,8 +199,14 @@ def _lines_reader(path: Path, file: BinaryIO, field: str | None, seed: int) -> C
 
 
 def _json_reader(path: Path, file: BinaryIO, field: str | None, seed: int) -> Callable[[], Iterator[str]]:
+    raw = file.read(_MOST_JSON + 1)
+    if len(raw) > _MOST_JSON:
+        raise Refused(
+            f"is JSON of more than {_MOST_JSON:,} bytes, which is read as a whole",
+            hint="Write one record on each line, for example with `jq -c '.[]'`, and name the file .jsonl.",
+        )
     try:
-        records = json.loads(_decode(file.read(), str(path)))
+        records = json.loads(_decode(raw, str(path)))
     except (ValueError, RecursionError) as error:
         raise StorageError(
             f"{path}: not JSON: {error}", hint="Name the file .jsonl if each line is one record."

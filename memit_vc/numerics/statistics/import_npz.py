@@ -8,10 +8,11 @@ EasyEdit).
 from __future__ import annotations
 
 import logging
+import math
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,15 +153,20 @@ def _model_directories(source: Path, model_name: str) -> list[Path]:
 
 
 def _read_moment(path: Path, layer: int, adapter: ModelAdapter) -> tuple[Tensor, int]:
-    arrays = _read(path, ("mom2.mom2", "mom2.count"))
     size = adapter.dimensions(layer)[1]
+
+    def fits(shapes: Mapping[str, tuple[int, ...]]) -> None:
+        if shapes["mom2.mom2"] != (size, size):
+            raise EngineError(
+                f"{path}: its second moment is {' × '.join(map(str, shapes['mom2.mom2']))}, "
+                f"layer {layer} of this model has keys of size {size}",
+                hint="Give the file of this model.",
+            )
+        if math.prod(shapes["mom2.count"]) != 1:
+            raise IntegrityError(f"{path}: mom2.count is not a number of tokens", hint=_AGAIN)
+
+    arrays = _read(path, ("mom2.mom2", "mom2.count"), fits)
     total, count = arrays["mom2.mom2"], arrays["mom2.count"]
-    if total.shape != (size, size):
-        raise EngineError(
-            f"{path}: its second moment is {' × '.join(map(str, total.shape))}, "
-            f"layer {layer} of this model has keys of size {size}",
-            hint="Give the file of this model.",
-        )
     if count.size != 1 or not np.isfinite(count).all() or int(count.reshape(())) < 1:
         raise IntegrityError(f"{path}: mom2.count is {count!r}, not a number of tokens", hint=_AGAIN)
     matrix = torch.from_numpy(np.ascontiguousarray(total, dtype=np.float32)) / int(count.reshape(()))
@@ -177,7 +183,8 @@ def _read_moment(path: Path, layer: int, adapter: ModelAdapter) -> tuple[Tensor,
     return matrix, int(count.reshape(()))
 
 
-def _read(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+def _read(path: Path, keys: Sequence[str], check: Callable[[Mapping[str, tuple[int, ...]]], None]) -> dict[str, Any]:
+    """Arrays of an archive; `check` sees their shapes before any is unpacked, and may raise."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             missing = [key for key in keys if key not in archive]
@@ -186,6 +193,7 @@ def _read(path: Path, keys: Sequence[str]) -> dict[str, Any]:
                     f"{path}: has no {', '.join(missing)}; it has {', '.join(archive.files)}",
                     hint="Give a file that EasyEdit or memit wrote, of this kind.",
                 )
+            check({key: _shape(archive.zip, key) for key in keys})
             return {key: archive[key] for key in keys}
     except OSError as error:
         raise StorageError(
@@ -193,3 +201,12 @@ def _read(path: Path, keys: Sequence[str]) -> dict[str, Any]:
         ) from error
     except DAMAGED_NPZ as error:
         raise IntegrityError(f"{path}: not a whole .npz file: {error}", hint="Copy it again.") from error
+
+
+def _shape(archive: zipfile.ZipFile, key: str) -> tuple[int, ...]:
+    names = {name.removesuffix(".npy"): name for name in archive.namelist()}
+    with archive.open(names[key]) as member:
+        version = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, _ = read(member)
+    return tuple(shape)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from memit_vc.errors import DOCS, EngineError
 from memit_vc.hparams import MEMITHyperParams
-from memit_vc.numerics.edit.engine import Context, Edit, check_search, compute_edit, improve_edit
+from memit_vc.numerics.edit.engine import Context, Edit, check_search, compute_edit, forward_tokens, improve_edit
 from memit_vc.numerics.edit.insert import LayerUpdate
 from memit_vc.numerics.exact.constraints import encode_constraints
 from memit_vc.numerics.exact.factored import Dense, LowRank, Term
@@ -113,12 +113,14 @@ def compute_batch(
     scores: bool = True,
     chat: bool = False,
     search_again: bool = False,
+    max_tokens: int | None = None,
     progress: Progress = silent,
 ) -> Batch:
     """The patch of `facts` on `state`. The model is left as it was.
 
     `statistics` None: `corpus` and `tokens` say which. With `chat`, the scores have `chat_acc`. With `search_again`,
-    earlier z are not used and the new ones are not kept. EngineError if the patch cannot be exact, HparamsError if
+    earlier z are not used and the new ones are not kept. `max_tokens` of a forward of the search: None takes what free
+    memory allows. EngineError if the patch cannot be exact, HparamsError if
     `hparams` do not fit the model or name another projection than the repository edits.
     """
     loaded = loaded.named_by(hparams)
@@ -137,7 +139,8 @@ def compute_batch(
     if scores:
         with _timed(seconds, "scores"):
             base = base_answers(repository, adapter, facts)
-    prepared = _OnBase(hparams, statistics, texts, probe, base, chat, seconds)
+    largest = forward_tokens(adapter, hparams) if max_tokens is None else max_tokens
+    prepared = _OnBase(hparams, statistics, texts, probe, base, chat, largest, seconds)
     with loaded.beneath(state):
         return _on_state(loaded, facts, state, prepared, search_again=search_again, progress=progress)
 
@@ -152,6 +155,7 @@ class _OnBase:
     probe: Probe | None
     base: Answers | None
     chat: bool
+    max_tokens: int
     seconds: dict[str, float]
 
 
@@ -185,7 +189,11 @@ def _on_state(
         with _timed(seconds, "scores"), swapped(adapter, context.weights):
             before = measured(state.id, stage="scores before")
     templates = parse_templates(texts)
-    cache = None if search_again else known_targets(loaded, facts, state.id, hparams, texts, statistics.id)
+    cache = (
+        None
+        if search_again
+        else known_targets(loaded, facts, state.id, hparams, texts, statistics.id, prepared.max_tokens)
+    )
     with _timed(seconds, "edit"):
         edit = compute_edit(
             adapter,
@@ -195,6 +203,7 @@ def _on_state(
             factor=statistics.factor,
             context=context,
             known=None if cache is None else cache.known,
+            max_tokens=prepared.max_tokens,
             on_found=None if cache is None else cache.keep,
             progress=progress,
         )
@@ -224,6 +233,7 @@ def _on_state(
                     context=context,
                     weights=tried.weights,
                     search_again=bool(attempt),
+                    max_tokens=prepared.max_tokens,
                     progress=progress,
                 )
             with _timed(seconds, "patch"):
@@ -244,6 +254,7 @@ def _on_state(
                 templates=texts,
                 statistics=statistics,
                 steps=edit.targets.steps,
+                max_tokens=prepared.max_tokens,
             )
         )
         patch, blobs = _packed(loaded, facts, edit, tensors, provenance)

@@ -19,10 +19,12 @@ from memit_vc.numerics.edit.engine import Context
 from memit_vc.numerics.exact.factored import Term
 from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, delta
 from memit_vc.numerics.exact.materialise_near import materialise_near
+from memit_vc.numerics.forward.head_check import check_head
 from memit_vc.numerics.helper import opening
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.architecture import architecture_for
 from memit_vc.numerics.model.checkpoint_tensors import tensor_digest
+from memit_vc.numerics.model.devices import placed
 from memit_vc.numerics.model.distributed import present_team
 from memit_vc.numerics.model.masters import set_aside, swapped
 from memit_vc.numerics.model.memory import memory_errors
@@ -62,10 +64,12 @@ def open_adapter(
         with memory_errors():
             model = load(dtype=STORAGE_DTYPES[dtype], **placement)
             if device != "cpu" and not over_all:
-                model = model.to(device)
+                model = placed(model, device)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.directory, local_files_only=True, trust_remote_code=False)
     parts = architecture_for(model, model.config.model_type, hparams)
-    return ModelAdapter.of(model, tokenizer, architecture=parts)
+    adapter = ModelAdapter.of(model, tokenizer, architecture=parts)
+    check_head(adapter)
+    return adapter
 
 
 @contextmanager
@@ -119,7 +123,9 @@ class LoadedModel:
         parts = architecture_for(model, model.config.model_type, hparams)
         if parts == self.adapter.architecture:
             return self
-        return replace(self, adapter=replace(self.adapter, architecture=parts))
+        adapter = replace(self.adapter, architecture=parts)
+        check_head(adapter)
+        return replace(self, adapter=adapter)
 
     @property
     def layers(self) -> set[int]:
@@ -286,6 +292,7 @@ def load_model(repository: Repository, *, device: str = "cpu", progress: Progres
             experts[weight.layer] = (*experts.get(weight.layer, ()), weight)
     dtype, team = editable[0].dtype, present_team()
     if team is not None:
+        device = "cuda:0" if device.startswith("cuda") else device  # each process has the GPU of its local rank
         named = repository.hparams_path.read_text(encoding="utf-8")
         team.tell(opening(str(checkpoint.directory), dtype=dtype, device=device, hparams=named))
     hparams = MEMITHyperParams.from_hparams(repository.hparams_path)

@@ -14,8 +14,9 @@ from memit_vc import __version__
 from memit_vc.errors import UsageError, VerificationError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.forward.chat import turns
-from memit_vc.numerics.forward.questions import SEARCHED
-from memit_vc.objects import BlobId, JsonValue, StateId, StatisticsId, short
+from memit_vc.numerics.forward.phrasebook import PhraseBook
+from memit_vc.numerics.forward.questions import REPEATED, SEARCHED
+from memit_vc.objects import BlobId, JsonValue, StateId, StatisticsId, canonical_json, digest, short
 from memit_vc.porcelain.history.settings import understood
 from memit_vc.progress import Progress, silent
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 RESOLVED = "re-solve"
 _MOST_THREADS = 4096
 """More than any machine has cores; torch starts as many as it is told to."""
+_MOST_TOKENS = 1 << 20
 _PACKAGES = ("torch", "transformers", "safetensors")
 
 
@@ -39,6 +41,7 @@ def describe(
     templates: Sequence[Sequence[str]],
     statistics: Prepared,
     steps: Sequence[int],
+    max_tokens: int | None = None,
 ) -> dict[str, JsonValue]:
     """The provenance record: algorithm, hyperparameters, templates, statistics, versions, device, context state.
 
@@ -58,8 +61,18 @@ def describe(
             "ridge": {str(k): v for k, v in statistics.ridges.items()},
         },
         "steps": list(steps),
+        "max_tokens": max_tokens,
+        "texts": shipped_texts(),
         **computed_by(loaded),
     }
+
+
+def shipped_texts() -> str:
+    """A digest of all texts of the package that a search may use: another version may have others."""
+    book = PhraseBook.shipped()
+    relations: list[JsonValue] = [list(relation) for relation in book.relations]
+    answers: list[JsonValue] = [sorted(answers) for answers in book.answers]
+    return digest("texts", canonical_json([relations, answers, list(SEARCHED), list(REPEATED)]))
 
 
 def chat_turns(loaded: LoadedModel, hparams: MEMITHyperParams) -> list[JsonValue]:
@@ -93,6 +106,10 @@ class Recorded:
     statistics: StatisticsId
     threads: int | None
     turns: Sequence[JsonValue] = ()
+    max_tokens: int | None = None
+    """Of a forward of the search; None in records of earlier versions."""
+    texts: str | None = None
+    """`shipped_texts` of the version that made it; None in records of earlier versions."""
     verb: str | None = None
     """The verb that solved it again, if one did: the commit may have come here by another verb."""
 
@@ -120,8 +137,10 @@ class Recorded:
                 StateId(record["state"]),
                 hparams,
                 StatisticsId(record["statistics"]["id"]),
-                _count(record.get("threads")),
+                _count(record.get("threads"), "threads", _MOST_THREADS),
                 [*(record.get("chat") or ())],
+                _count(record.get("max_tokens"), "tokens", _MOST_TOKENS),
+                record.get("texts"),
                 record.get("verb"),
             )
 
@@ -150,10 +169,10 @@ class Recorded:
         return made
 
 
-def _count(threads: object) -> int | None:
-    if threads is None or (type(threads) is int and 1 <= threads <= _MOST_THREADS):
-        return threads
-    raise ValueError(f"its number of threads is {threads!r}")
+def _count(value: object, what: str, most: int) -> int | None:
+    if value is None or (type(value) is int and 1 <= value <= most):
+        return value
+    raise ValueError(f"its number of {what} is {value!r}")
 
 
 @contextmanager

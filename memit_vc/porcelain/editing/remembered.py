@@ -14,14 +14,11 @@ from pathlib import Path
 from memit_vc.errors import MemitVCError, StorageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.engine import FoundTarget, chunks
-from memit_vc.numerics.forward.phrasebook import PhraseBook
-from memit_vc.numerics.forward.questions import REPEATED
-from memit_vc.numerics.forward.questions import SEARCHED as QUESTIONS
 from memit_vc.numerics.forward.templates import PREFIXES, sample_templates
 from memit_vc.numerics.statistics.tensorfile import count_as_absent, read_tensors, write_tensors
 from memit_vc.objects import Fact, JsonValue, StateId, canonical_json, digest
 from memit_vc.porcelain.editing.models import LoadedModel
-from memit_vc.porcelain.editing.provenance import chat_turns, computed_by
+from memit_vc.porcelain.editing.provenance import chat_turns, computed_by, shipped_texts
 from memit_vc.store.jsoncache import recall, remember
 
 SEARCH_FIELDS = (
@@ -69,23 +66,23 @@ def known_targets(
     hparams: MEMITHyperParams,
     templates: Sequence[Sequence[str]],
     statistics: str,
+    max_tokens: int,
 ) -> Known:
-    """What cache/z holds for this batch: found on the same state with the same hyperparameters, templates, threads and
-    kind of machine. Neighbours do not count. Paraphrases do: the search must not ask what is scored.
+    """What cache/z holds for this batch: found on the same state with the same hyperparameters, templates, threads,
+    tokens in a forward and kind of machine. Neighbours do not count. Paraphrases do: the search must not ask what is
+    scored.
 
     Residuals also depend on the `statistics`, by their id, and on the other facts of the batch. Which earlier facts are
     rehearsed depends on the ids of these facts, with all that their records say.
     """
-    values, book = hparams.to_json(), PhraseBook.shipped()
+    values = hparams.to_json()
     setting: list[JsonValue] = [
         state,
         {name: values[name] for name in SEARCH_FIELDS},
         [list(group) for group in templates],
         computed_by(loaded),
-        [list(relation) for relation in book.relations],
-        [sorted(answers) for answers in book.answers],
-        list(QUESTIONS),
-        list(REPEATED),
+        shipped_texts(),
+        max_tokens,
         chat_turns(loaded, hparams),
     ]
     asked: list[JsonValue] = [

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from memit_vc.errors import EngineError, UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.hparams.searches import FOR_Z
-from memit_vc.numerics.edit.engine import anchors_for, search_targets
+from memit_vc.numerics.edit.engine import anchors_for, forward_tokens, search_targets
 from memit_vc.numerics.edit.insert import insert
 from memit_vc.numerics.forward.templates import parse_templates
+from memit_vc.numerics.model.devices import float64_device
 from memit_vc.numerics.model.masters import swapped
 from memit_vc.numerics.scores.scores import score, subject_answers, total
 from memit_vc.objects import Fact, canonical_json, digest
@@ -227,16 +228,19 @@ class _Bench:
         parts = self.loaded.parts(layer)
         for weight, part in zip(parts, torch.split(delta, [weight.d_in for weight in parts], dim=1), strict=True):
             own = found if weight.expert is None else found[weight.expert]
-            own.copy_(own.double() + (part if weight.orientation == "out_in" else part.T).to(own.device))
+            near = float64_device(own.device)
+            own.copy_(own.to(near).double() + (part if weight.orientation == "out_in" else part.T).to(near))
         return found
 
     def _search(self, facts: Sequence[Fact], hparams: MEMITHyperParams) -> Tensor:
         """z on the base: kept by chunk, and the same for every λ and number of passes."""
-        cache = known_targets(self.loaded, facts, self.repository.state_id(()), hparams, self.texts, "")
+        tokens = forward_tokens(self.loaded.adapter, hparams)
+        cache = known_targets(self.loaded, facts, self.repository.state_id(()), hparams, self.texts, "", tokens)
         return search_targets(
             self.loaded.adapter,
             facts,
             hparams=hparams,
+            max_tokens=tokens,
             templates=parse_templates(self.texts),
             known=cache.known,
             on_found=cache.keep,

@@ -12,16 +12,19 @@ from memit_vc.numerics.exact.patchfile import read_patch
 from memit_vc.objects import Commit, CommitId, Patch, PatchId, StateId, short
 from memit_vc.porcelain.editing.constraints import LiveConstraints, of_layer
 from memit_vc.porcelain.editing.models import LoadedModel, model_of
-from memit_vc.porcelain.editing.provenance import Recorded, chat_turns, threads
+from memit_vc.porcelain.editing.provenance import Recorded, chat_turns, shipped_texts, threads
 from memit_vc.porcelain.editing.solver import Solver
 from memit_vc.porcelain.state import LiveState, Source
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
+from memit_vc.store.blobs import blob_id
 
 
 @dataclass(frozen=True)
 class Reproduced:
     """`equal`: every column has the same bytes. `same_blob`: so does the whole patch, with its provenance (versions).
+    `same_constraints`: so do keys and targets, with which `--resolve` solves again; None if they are not here, or if
+    the patch itself was solved from them. A patch's id does not depend on them.
 
     `differences` are ‖new − old‖ / ‖old‖ of each weight's update.
     """
@@ -31,6 +34,7 @@ class Reproduced:
     columns: int
     equal: bool
     same_blob: bool
+    same_constraints: bool | None
     differences: Mapping[str, float]
 
     @property
@@ -60,12 +64,14 @@ def reproduce(
     # of a mixture, an expert whose change is below the grid is left out: that is all of it
     names = sorted(before.keys() | after.keys())
     differences = {n: _difference(before[n], after[n]) if n in before and n in after else 1.0 for n in names}
+    stored = old.constraints if old.constraints is not None and repository.blobs.has(old.constraints) else None
     return Reproduced(
         commit.id,
         old.id,
         len(old.columns),
         patch.columns == old.columns if old.header.divisible else not any(differences.values()),
         patch.id == old.id,
+        None if stored is None or recorded.resolved else stored in map(blob_id, blobs),
         differences,
     )
 
@@ -98,6 +104,12 @@ def _again(
             f"the search of {short(commit.id)} asked in chat with other texts than this version does",
             hint="Use the versions of memit-vc and transformers that made it: its provenance names them.",
         )
+    asks = recorded.hparams.phrase_book or recorded.hparams.name_factor
+    if asks and recorded.texts not in (None, shipped_texts()):
+        raise VerificationError(
+            f"the search of {short(commit.id)} used other wordings than this version of memit-vc has",
+            hint="Use the version of memit-vc that made it: its provenance names it.",
+        )
     batch = compute_batch(
         loaded,
         [repository.fact(column.fact) for column in old.header.columns],
@@ -106,6 +118,7 @@ def _again(
         statistics=recorded.prepared(loaded, exactly=True, progress=progress),
         scores=False,
         search_again=True,
+        max_tokens=recorded.max_tokens,
         progress=progress,
     )
     return batch.patch, batch.blobs

@@ -72,10 +72,13 @@ def repack(repository: Repository, columns: Sequence[ColumnId]) -> Packed:
 
 
 def _kind(repository: Repository, patch: Patch) -> str:
-    """What columns must have in common to be in one patch: the weights, and the tensors of the constraints."""
+    """What columns must have in common to be in one patch: the weights, and the tensors of the constraints with the
+    sizes that do not count columns.
+    """
     blob = _constraints(repository, patch)
-    names = None if blob is None else sorted(read_header(repository.object_path(blob)).tensors)
-    return repr((sorted(patch.header.weights), names))
+    tensors = {} if blob is None else read_header(repository.object_path(blob)).tensors
+    sizes = sorted((name, entry.shape[name == "z"]) for name, entry in tensors.items())
+    return repr((sorted(patch.header.weights), blob is None, sizes))
 
 
 def _constraints(repository: Repository, patch: Patch) -> BlobId | None:

@@ -175,8 +175,10 @@ def _prepared(
             hint="Give the model that it was made on: --base DIR, or the same revision of the Hub model.",
         )
     notes = _checked_weights(seen, described, hparams, url, progress)
-    text = hparams.replace(model_name=seen.name).to_yaml(
-        comments={"": f"hyperparameters of this repository, from {url}"}
+    text = (
+        hparams.portable()
+        .replace(model_name=seen.name)
+        .to_yaml(comments={"": f"hyperparameters of this repository, from {url}"})
     )
     repository = start_repository(place, seen, manifest, described.weights, hparams=text, description=message)
     try:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from memit_vc.errors import MemitVCError
 from memit_vc.numerics.exact.constraints import read_constraints
 from memit_vc.numerics.exact.patchfile import check_patch
+from memit_vc.numerics.exact.received import constraints_fit
 from memit_vc.objects import BlobId, StateId, short
 from memit_vc.porcelain.output.recorded import recorded_hashes, take_back
 from memit_vc.porcelain.output.verify import state_hashes
@@ -53,12 +54,16 @@ def fsck(
 def _constraints(repository: Repository, progress: Progress) -> Iterator[Problem]:
     """Constraints blobs that are intact and still cannot be read."""
     recorded = {patch: blob for patch, blob in repository.patch_constraints().items() if blob is not None}
+    known = {weight.name: weight for weight in repository.weights()}
     for number, (patch, blob) in enumerate(recorded.items(), 1):
         if repository.blobs.verify(blob):  # else it is reported as missing or damaged
             try:
-                read_constraints(repository.blobs.path(blob))
+                found = read_constraints(repository.blobs.path(blob))
             except MemitVCError as error:
                 yield Problem("patch", patch, f"its constraints {short(blob)} cannot be read: {error.message}")
+                continue
+            if not constraints_fit(found, known):
+                yield Problem("patch", patch, f"its constraints {short(blob)} are of other weights")
         progress("checking constraints", number, len(recorded))
 
 

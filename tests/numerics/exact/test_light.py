@@ -30,7 +30,7 @@ for header, tensors in CASES.values():
     blob = encode_patch(header, tensors)
     keys = {name: numbers(4, SHAPES[name][1], n) for name in header.weights}
     targets = {name: numbers(5, SHAPES[name][0], n) for name in header.weights}
-    constraints = encode_constraints(keys, targets, numbers(6, n, 8))
+    constraints = encode_constraints(keys, targets, numbers(6, n, SHAPES[next(iter(header.weights))][0]))
     patch = received_patch(blob, constraints, base=header.base, manifest=BaseManifest(tensors=()), weights=weights)
     path.write_bytes(blob)
     assert check_patch(path, patch) == []

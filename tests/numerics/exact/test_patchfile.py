@@ -17,11 +17,22 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from memit_vc.errors import EngineError, IntegrityError, StorageError
-from memit_vc.numerics.exact.constraints import encode_constraints, read_constraints
+from memit_vc.numerics.exact.constraints import Constraints, encode_constraints, read_constraints
 from memit_vc.numerics.exact.factored import Dense, LowRank
 from memit_vc.numerics.exact.grid import Floats
 from memit_vc.numerics.exact.patchfile import bounds, check_patch, column_ids, encode_patch, read_patch, read_weight
-from memit_vc.objects import METADATA_KEY, ColumnId, Patch, PatchHeader, PatchId, WeightForm, canonical_json, digest
+from memit_vc.numerics.exact.received import constraints_fit
+from memit_vc.objects import (
+    METADATA_KEY,
+    ColumnId,
+    EditableWeight,
+    Patch,
+    PatchHeader,
+    PatchId,
+    WeightForm,
+    canonical_json,
+    digest,
+)
 from tests.support.cases import base_weight, batch, dense_batch, header_of
 
 _, WEIGHT = base_weight(1, 6, 5)
@@ -285,3 +296,15 @@ def test_weight_forms_of_the_header_decide() -> None:
         encode_patch(header, {WEIGHT.name: TERM})
     with pytest.raises(IntegrityError, match="is dense"):
         column_ids(blob_id(BLOB), HEADER, {WEIGHT.name: Dense(np.zeros((6, 5), np.float32))})
+
+
+@pytest.mark.parametrize(("width", "fits"), [(3, True), (5, False)])
+def test_z_has_the_width_of_the_model(width: int, fits: bool) -> None:
+    """Else two patches could not be put together, which a squash would find out."""
+    known = {
+        "w": EditableWeight(
+            name="w", parameter="w", layer=0, orientation="out_in", d_out=3, d_in=4, dtype="F32", quantum=-30
+        )
+    }
+    ones = Constraints({"w": np.ones((4, 2))}, {"w": np.ones((3, 2))}, np.ones((2, width)))
+    assert constraints_fit(ones, known) is fits

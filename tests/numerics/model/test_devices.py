@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from memit_vc.errors import EngineError
 from memit_vc.numerics.edit import insert as insert_module
 from memit_vc.numerics.edit.insert import insert, solved
 from memit_vc.numerics.forward.templates import parse_templates
-from memit_vc.numerics.model.devices import CPU, computed_on, is_full_rate, solve_device
+from memit_vc.numerics.model.devices import CPU, computed_on, is_full_rate, placed, solve_device
 from memit_vc.numerics.statistics.factors import Factor, factorise
 from tests.support.measure import relative, second_moments
 from tests.support.models import FACTS, SENTENCES, hparams_for, load, tiny
@@ -51,6 +52,7 @@ def test_a_head_named_by_its_embedding_takes_hidden_states_of_the_last_card(tmp_
     with FakeTensorMode(), torch.no_grad():
         embedding = nn.Embedding(9, 4, device=FIRST)
         adapter.__dict__["modules"] = {adapter.architecture.head: embedding}
+        adapter.model.get_output_embeddings = lambda: embedding
         logits = adapter.logits(torch.empty(3, 4, device=SECOND))
     assert logits.device == FIRST
     assert logits.shape == (3, 9)
@@ -128,3 +130,11 @@ def edited(adapter: Any) -> Any:
         templates=parse_templates([["{}"]]),
         factor=lambda layer: factorise(moments[layer], hparams.mom2_update_weight),
     )
+
+
+def test_a_device_that_torch_cannot_use_is_an_error_of_ours(tmp_path: Path) -> None:
+    adapter = load(tiny("gpt2", tmp_path))
+    for device in ("cuda:7", "mps"):
+        if device == "cuda:7" or not torch.backends.mps.is_available():
+            with pytest.raises(EngineError, match=f"cannot be put on device {device}"):
+                placed(adapter.model, device)

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import random
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from memit_vc.config import data_directory
 from memit_vc.errors import EngineError, RemoteError, StorageError, UsageError
 from memit_vc.numerics.forward.replay import watching
 from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.statistics import corpus_files
 from memit_vc.numerics.statistics.corpus import held_out_documentation, open_corpus, python_documentation
 from memit_vc.numerics.statistics.corpus_sampled import _sample, sampled_texts
 from memit_vc.numerics.statistics.moments import collect
@@ -395,3 +397,29 @@ def test_without_pyarrow_the_error_says_what_to_install(tmp_path: Path, monkeypa
         with pytest.raises(UsageError, match="pyarrow, which is not installed") as caught:
             open_corpus(spec, find_dataset=lambda _: pytest.fail("it was looked for"))
         assert "memit-vc[parquet]" in str(caught.value.hint)
+
+
+def test_what_could_not_be_held_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [write(tmp_path / f"corpus{suffix}", TEXTS) for suffix in (".txt", ".jsonl", ".json", ".parquet")]
+    monkeypatch.setattr(corpus_files, "_MOST_BYTES", 20)
+    monkeypatch.setattr(corpus_files, "_MOST_JSON", 20)
+    for path, said in zip(paths, ("a line of more", "a line of more", "JSON of more", "a row group of"), strict=True):
+        with pytest.raises(StorageError, match=said) as caught:
+            list(open_corpus(str(path)))
+        assert caught.value.hint
+    monkeypatch.undo()
+    monkeypatch.setattr(corpus_files, "_MOST_ROWS", 2)
+    with pytest.raises(StorageError, match="a row group of"):
+        list(open_corpus(str(paths[-1])))
+
+
+def test_the_rows_of_a_group_come_in_the_order_of_earlier_versions(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.parquet"
+    pq.write_table(pa.table({"text": pa.array(TEXTS + TEXTS[:3])}), path, row_group_size=4)
+    order, expected = random.Random(0), []
+    with pq.ParquetFile(path) as file:
+        for group in order.sample(range(file.num_row_groups), file.num_row_groups):
+            rows = file.read_row_group(group).column("text").to_pylist()
+            order.shuffle(rows)
+            expected += rows
+    assert list(open_corpus(str(path))) == expected

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -170,4 +172,18 @@ def test_a_bit_that_is_flipped_anywhere_ends_in_no_traceback(tmp_path: Path) -> 
             flipped[place // 8] ^= 1 << place % 8
             path.write_bytes(flipped)
             with suppress(IntegrityError, StorageError):
-                assert _read(path, ["mom2.mom2", "mom2.count"]).keys() == {"mom2.mom2", "mom2.count"}
+                assert _read(path, ["mom2.mom2", "mom2.count"], lambda _: None).keys() == {"mom2.mom2", "mom2.count"}
+
+
+def test_a_size_is_compared_before_anything_is_unpacked(tmp_path: Path, adapter: ModelAdapter) -> None:
+    """A few bytes of an archive may say that they are terabytes."""
+    path = write(tmp_path, 1)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    shape = io.BytesIO()
+    np.lib.format.write_array_header_1_0(shape, {"shape": (1 << 20, 1 << 20), "fortran_order": False, "descr": "<f4"})
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, shape.getvalue() if name.startswith("mom2.mom2") else content)
+    with pytest.raises(EngineError, match="1048576 × 1048576"):
+        imported(path, model_name=NAME, adapter=adapter, layers=[1])

@@ -118,6 +118,12 @@ def test_what_is_no_base_is_refused(opened: Opened, tmp_path: Path) -> None:
         (changed("part.gguf", in_parts(b"\2\0\0\0" + b"\3\0")), UnsupportedModelError, "one of 3 parts"),
         (changed("x.gguf", in_parts(b"\x08\0\0\0" + (1).to_bytes(8, "little") + b"x")), IntegrityError, "of 'x' parts"),
         (changed("inf.gguf", in_parts(b"\6\0\0\0" + b"\0\0\x80\x7f")), IntegrityError, "of 'inf' parts"),
+        (changed("vocabulary.gguf", data[:8] + bytes(8) + data[16:]), IntegrityError, "has no tensors"),
+        (
+            changed("many.gguf", data[:8] + b"\0\0\0\1" + bytes(4) + data[16:]),
+            IntegrityError,
+            "says that it has 16777216",
+        ),
         (tmp_path / "text.gguf", IntegrityError, "Git LFS pointer"),
         (tmp_path / "absent.gguf", MemitVCError, "cannot be read"),
         (tmp_path, MemitVCError, "cannot be read"),

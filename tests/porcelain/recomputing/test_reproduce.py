@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,9 @@ import pytest
 from memit_vc.cli import main
 from memit_vc.errors import IntegrityError, MemitVCError, VerificationError
 from memit_vc.numerics.edit import engine
+from memit_vc.numerics.exact.constraints import encode_constraints, read_constraints
 from memit_vc.objects import Commit, JsonValue, RefUpdate, canonical_json
+from memit_vc.porcelain.editing import provenance
 from memit_vc.porcelain.editing.commit import Committed, commit_facts
 from memit_vc.porcelain.editing.models import load_model
 from memit_vc.porcelain.editing.provenance import Recorded
@@ -177,4 +182,56 @@ def test_what_cannot_be_computed_again(opened: Opened, with_history: Path) -> No
     repository.undo()
     changed(repository, statistics={"id": "0" * 64, "ridge": {}})
     with pytest.raises(VerificationError, match="are not here"):
+        reproduce(repository, loaded=loaded)
+
+
+def test_constraints_that_were_put_there_by_others_are_told(
+    opened: Opened, with_history: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A patch's id does not depend on its keys and targets, which --resolve makes weights of."""
+    shutil.copytree(with_history, tmp_path / "forged")
+    with Repository.open(tmp_path / "forged") as repository:
+        (patch,) = repository.commit(repository.head().commit).patches
+        blob = repository.patch(patch).constraints
+        assert blob is not None
+        stored = read_constraints(repository.object_path(blob))
+        turned = {name: targets * -7 for name, targets in stored.targets.items()}
+        other = repository.blobs.put(encode_constraints(stored.keys, turned, stored.z))
+        root = repository.root
+    with closing(sqlite3.connect(root / "meta.db")) as connection, connection:
+        connection.execute("UPDATE patches SET constraints = ? WHERE id = ?", (other, patch))
+    assert main(["reproduce", "-C", str(tmp_path / "forged")]) == 15
+    said = capsys.readouterr().out
+    assert "every byte equal" in said
+    assert "constraints), which --resolve uses, are not those that were computed" in said
+    assert reproduce(opened(with_history)).same_constraints
+
+
+def test_the_tokens_of_a_forward_are_those_that_were_recorded(
+    opened: Opened, with_history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Free memory decides how many they are, and they move the last bits."""
+    repository = opened(with_history)
+    loaded = load_model(repository)
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "search_tokens", lambda *_, **__: 16)
+        commit_facts(repository, [FACTS[6], FACTS[7]], scores=False, loaded=loaded)
+    commit = repository.commit(repository.head().commit)
+    assert commit.provenance is not None
+    recorded = Recorded.read(repository, commit.provenance)
+    assert recorded is not None
+    assert recorded.max_tokens == 16
+    assert reproduce(repository, loaded=loaded).same_blob
+
+
+def test_other_texts_of_the_search_are_said(
+    opened: Opened, with_history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = opened(with_history)
+    loaded = load_model(repository)
+    hparams = repository.hparams().replace(phrase_book=8)
+    commit_facts(repository, [FACTS[6]], hparams=hparams, scores=False, loaded=loaded)
+    assert reproduce(repository, loaded=loaded).equal
+    monkeypatch.setattr(provenance, "REPEATED", ("{subject}!",))
+    with pytest.raises(VerificationError, match="used other wordings than this version"):
         reproduce(repository, loaded=loaded)

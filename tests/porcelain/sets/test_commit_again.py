@@ -11,7 +11,8 @@ from memit_vc.numerics.exact.patchfile import check_patch
 from memit_vc.objects import Patch
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import load_model
-from memit_vc.porcelain.sets.amend import amend_message
+from memit_vc.porcelain.sets.amend import amend_message, amended_parent
+from memit_vc.porcelain.sets.cherry_pick import cherry_pick
 from memit_vc.porcelain.sets.commit_kept import commit_kept, drop_kept
 from memit_vc.porcelain.sets.merge import merge
 from memit_vc.porcelain.sets.revert import revert
@@ -47,6 +48,18 @@ def test_another_message_keeps_everything_else(world: World, repository: Reposit
 def test_the_base_cannot_be_amended(repository: Repository) -> None:
     with pytest.raises(MemitVCError, match="base itself"):
         amend_message(repository, "mine")
+
+
+def test_a_picked_revert_is_not_replaced_by_a_batch(world: World, repository: Repository) -> None:
+    """Its facts would be live again."""
+    first = world.commit(repository, [fact(1)])
+    taken_back = revert(repository, ["HEAD"])
+    switch_to_new(repository, "side", first.id)
+    cherry_pick(repository, [taken_back.id])
+    picked = repository.head().commit
+    with pytest.raises(MemitVCError, match="is a cherry-pick, not a batch of facts"):
+        amended_parent(repository, picked)
+    assert amended_parent(repository, first.id) == first.parents[0]
 
 
 def test_a_new_batch_in_the_place_of_the_last(tmp_path: Path) -> None:
