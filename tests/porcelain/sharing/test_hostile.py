@@ -559,6 +559,15 @@ def test_hyperparameters_of_another_model_stop_a_clone(world: World, tmp_path: P
     assert not (tmp_path / "copy").exists()
 
 
+def test_a_clone_computes_where_it_is_not_where_the_remote_says(world: World, tmp_path: Path) -> None:
+    text = (world.shared / "hparams.yaml").read_text() + "device: mps\nstats_dir: /elsewhere\n"
+    Forge(world.shared).write("hparams.yaml", text.encode())
+    made = clone(str(world.shared), Path("copy"), base=str(world.base), start=tmp_path)
+    with Repository.open(made.directory) as repository:
+        hparams = repository.hparams()
+    assert (hparams.device, hparams.stats_dir) == ("auto", "./data/stats")
+
+
 def test_a_manifest_that_is_no_file(world: World) -> None:
     (world.shared / MANIFEST).unlink()
     (world.shared / MANIFEST).mkdir()
