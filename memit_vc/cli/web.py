@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -36,9 +39,19 @@ def command(io: IO, revision: str, port: int, opened: bool) -> None:
     server = Server(Desk(Path().absolute(), revision), port=port)
     io.emit({"address": server.address, "port": server.port}, lambda: click.echo(server.address))
     io.note("the address holds a secret: anyone who has it can use the page. Ctrl-C stops the server")
-    if opened:
-        click.launch(server.address)
     try:
-        server.serve()
+        with _doorway(server.address) as page:
+            if opened:
+                click.launch(str(page))
+            server.serve()
     except KeyboardInterrupt:
         io.note("stopped; what the buttons did is in `memitvc op log`")
+
+
+@contextmanager
+def _doorway(address: str) -> Iterator[Path]:
+    """A file that leads to the address and that nobody else may read: on a command line, every user could see it."""
+    with tempfile.TemporaryDirectory(prefix="memitvc-") as directory:
+        page = Path(directory) / "memitvc.html"
+        page.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">', encoding="utf-8")
+        yield page

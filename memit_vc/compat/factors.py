@@ -26,7 +26,7 @@ from memit_vc.progress import Progress, silent
 from memit_vc.remote.hub_corpus import find_dataset
 
 _LOG = logging.getLogger(__name__)
-_SOURCES = ("stats_dir", "mom2_dataset", "mom2_n_samples", "mom2_dtype")
+_SOURCES = ("model_name", "stats_dir", "mom2_dataset", "mom2_n_samples", "mom2_dtype")
 """Keys of the hyperparameters that say which second moments are meant."""
 
 

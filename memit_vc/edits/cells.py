@@ -14,6 +14,8 @@ LISTS = words(
     para_question clean_paraphrase_prompts generation_prompts phrasings"""
 )
 """Columns whose cell may hold a list or an object; any other cell there is one text."""
+_ANSWERS = words("target_new ground_truth target_true locality_ground_truth loc_ans")
+"""Columns of answers, where pandas wrote MEMIT's objects or lists of equally good answers. All else there is text."""
 _NOTHING = frozenset(("nan", "NaN", "<NA>", "NaT"))
 _NONE = frozenset(("None", "null", "NULL"))
 _TEXTS = frozenset(("prompt", "target_new", "requested_rewrite"))
@@ -31,6 +33,8 @@ def value_of(column: str, text: str, notes: list[str], *, own: bool, loads: Any 
         return None
     if not own and column in ("target_new", "ground_truth", "subject") and _WHOLE.fullmatch(bare):
         notes.append(f'"{column}" is {bare}: pandas writes whole numbers so beside empty cells')
+    if column in _ANSWERS and not own and bare.startswith(("[", "{")):
+        return _answers(column, bare, text)
     if column not in LISTS or not bare.startswith(("[", "{")):
         return text
     try:
@@ -49,6 +53,20 @@ def value_of(column: str, text: str, notes: list[str], *, own: bool, loads: Any 
 
 _BITS = 1024
 """Of a whole number. Python refuses to write one of thousands of digits, in a message, too."""
+
+
+def _answers(column: str, bare: str, text: str) -> Any:
+    """{"str": …} of MEMIT, or a list of texts (of old answers only); the cell's own text if it is neither."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            value = read(bare)
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            continue
+        if isinstance(value, dict) and isinstance(value.get("str"), str):
+            return value
+        if column != "target_new" and isinstance(value, list) and value and all(isinstance(v, str) for v in value):
+            return value
+    return text
 
 
 def _once(tree: ast.AST) -> None:

@@ -64,6 +64,8 @@ def _renamed(fields: dict[str, Any], notes: list[str]) -> dict[str, Any]:
         fields |= {"prompt": fields[prompt], "target_new": fields[target]}
         if fields.get("ground_truth") is None:
             fields["ground_truth"] = fields.get("answers")
+    if isinstance(fields.get("loc"), list | tuple):
+        notes.append('"loc" is a list, and was ignored: give one text, or neighborhood_prompts')
     others = ["rephrase", "para_question"] + (["question"] if "requested_rewrite" in fields else [])
     paraphrases = [text for name in ("paraphrase_prompts", *others) for text in listed(fields.get(name))]
     located = [each for each in (fields, *listed(fields.get("locality"))) if _is_loc(each)]

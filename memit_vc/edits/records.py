@@ -18,6 +18,7 @@ from memit_vc.edits.problem import RecordProblem, kind_of
 from memit_vc.edits.subjects import near_miss, subject_candidates
 from memit_vc.foreign.text import quoted
 from memit_vc.objects import Fact, Probe, as_seen
+from memit_vc.objects.seen import occurrences, stands_alone
 
 _SCORED = ("rephrase_prompt", "paraphrase_prompts", "clean_paraphrase_prompts")
 _MOST_DIGITS = 10
@@ -45,11 +46,15 @@ def _fact(fields: Mapping[str, Any], notes: list[str]) -> Fact:
     memit = isinstance(fields["target_new"], Mapping) or "requested_rewrite" in fields
     prompt, subject, occurrence = _placed(fields, memit, notes)
     truth = fields.get("ground_truth") or fields.get("target_true")
+    old = (_target(_first(truth), "ground_truth").strip() or None) if truth else None
+    if old is not None and as_seen(old) == as_seen(target):
+        notes.append("the old answer is the new one, so ES and S are not measured")
+        old = None
     fact = Fact(
         prompt=prompt,
         subject=subject,
         target=target,
-        ground_truth=(_target(_first(truth), "ground_truth").strip() or None) if truth else None,
+        ground_truth=old,
         paraphrases=(*_texts(fields, "rephrase_prompt"), *_texts(fields, "paraphrase_prompts")),
         clean_paraphrases=tuple(_texts(fields, "clean_paraphrase_prompts")),
         generation_prompts=tuple(_texts(fields, "generation_prompts")),
@@ -101,7 +106,17 @@ def _placed(fields: Mapping[str, Any], memit: bool, notes: list[str]) -> tuple[s
         return _filled(fields, prompt, subject)
     if subject not in prompt:
         raise RecordProblem(f'"subject" {subject!r} is not in the prompt {prompt!r}', _not_there(prompt, subject))
-    return prompt, subject, _occurrence(fields, prompt, subject)
+    told = _occurrence(fields, prompt, subject)
+    return prompt, subject, _as_a_word(prompt, subject, notes) if told is None else told
+
+
+def _as_a_word(prompt: str, subject: str, notes: list[str]) -> int | None:
+    """The last occurrence of the subject that is no part of a longer word; None if that is the last one of all."""
+    starts = occurrences(subject, prompt)
+    words = [number for number, start in enumerate(starts) if stands_alone(subject, prompt, start)]
+    if not words:
+        notes.append(f'the subject "{subject}" stands in the prompt only as a part of a longer word')
+    return words[-1] if words and words[-1] != len(starts) - 1 else None
 
 
 def _filled(fields: Mapping[str, Any], prompt: str, subject: str) -> tuple[str, str, int | None]:
@@ -218,7 +233,7 @@ def _probes(entry: object, key: str) -> list[Probe]:
 
 def _answer(value: object, key: str) -> str | None:
     value = _first(value)
-    return None if value is None else _target(value, key) or None
+    return None if value is None else _target(value, key).strip() or None
 
 
 def _texts(fields: Mapping[str, Any], key: str) -> list[str]:

@@ -309,9 +309,9 @@ class MEMITHyperParams:
             and (device.index or 0) < torch.cuda.device_count(),
             "mps": torch.backends.mps.is_available(),
         }
-        if device.type not in present:
+        if device.type == "meta":  # it holds no numbers
             raise self._wrong("device", f"is {self.device!r}", "Give a GPU's number, auto, cpu, cuda:0 or mps.")
-        if present[device.type]:
+        if present.get(device.type, True):
             return name
         warnings.warn(f"{self.source}: device {self.device!r} is not on this machine; using the CPU", stacklevel=2)
         return "cpu"

@@ -9,7 +9,7 @@ from typing import Any
 
 from memit_vc.foreign.text import is_unicode
 from memit_vc.objects.ids import FactId, JsonValue, canonical_json, digest
-from memit_vc.objects.seen import as_seen
+from memit_vc.objects.seen import as_seen, occurrences, stands_alone
 
 
 def is_text(value: object) -> bool:
@@ -86,9 +86,11 @@ class Fact:
 
     def span_in(self, phrasing: str) -> tuple[int, int]:
         """Character span of the subject's last occurrence in another text; ValueError if it does not occur."""
-        start = phrasing.rfind(self.subject)
-        if start < 0:
+        starts = occurrences(self.subject, phrasing)
+        if not starts:
             raise ValueError(f"subject {self.subject!r} does not occur in phrasing {phrasing!r}")
+        words = [start for start in starts if stands_alone(self.subject, phrasing, start)]
+        start = (words or starts)[-1]
         return start, start + len(self.subject)
 
     @property

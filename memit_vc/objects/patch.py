@@ -88,7 +88,7 @@ class PatchHeader:
             tensor, shape = tensors.get(name), (form.d_out, form.d_in)
             if tensor is None or tensor.shape != (shape if form.orientation == "out_in" else shape[::-1]):
                 raise ValueError(f"{name!r} is not a tensor of the base, or has another shape there")
-            if form.parameter != name and not f".{form.parameter}".endswith(f".{name}"):
+            if not _same_place(name, form.parameter, form.layer):
                 raise ValueError(f"{name!r} cannot be the parameter {form.parameter!r} of the model")
             found.append(
                 EditableWeight(
@@ -128,3 +128,15 @@ class Patch:
     columns: tuple[ColumnId, ...]
     bounds: Mapping[str, tuple[float, ...]]
     constraints: BlobId | None = None
+
+
+def _same_place(tensor: str, parameter: str, layer: int) -> bool:
+    """Whether a tensor's name and a parameter's are the same from the layer on: in front, a checkpoint may have the
+    name of the base model or of a wrapper, or lack it.
+    """
+    tail = []
+    for one, other in zip(reversed(tensor.split(".")), reversed(parameter.split(".")), strict=False):
+        if one != other:
+            break
+        tail.append(one)
+    return str(layer) in tail

@@ -15,7 +15,7 @@ from memit_vc.objects import BaseManifest, EditableWeight, TensorRecord, short
 from memit_vc.porcelain.base import SeenBase, remember_base
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
-from memit_vc.store.checkpoint import Checkpoint
+from memit_vc.store.checkpoint import Checkpoint, stored_name_of
 from memit_vc.store.parts import part_names, part_of
 
 if TYPE_CHECKING:
@@ -359,13 +359,7 @@ def stored_name(adapter: ModelAdapter, parameter: str, tensors: Collection[str])
 
 
 def _find(adapter: ModelAdapter, parameter: str, tensors: Collection[str]) -> str | None:
-    prefix = f"{adapter.model.base_model_prefix}."
-    for name in (parameter, parameter.removeprefix(prefix), prefix + parameter):
-        if name in tensors:
-            return name
-    # a multimodal wrapper puts something in front of it: unambiguous if only one tensor ends so
-    ends = [name for name in tensors if name.endswith("." + parameter.removeprefix(prefix))]
-    return ends[0] if len(ends) == 1 else None
+    return stored_name_of(parameter, adapter.model.base_model_prefix, tensors)
 
 
 def _hyperparameters(

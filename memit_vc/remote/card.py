@@ -98,6 +98,16 @@ def card_with(card: Card, existing: str | None) -> str:
     return f"---\n{front}---\n{_placed(_part(card), text[block.end() :] if block else text)}"
 
 
+def card_text(data: bytes) -> str:
+    """A README.md as it lies there. RemoteError if it is not UTF-8: its author's text would be lost."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RemoteError(
+            f"README.md of the remote: is not UTF-8: {error.reason}", hint="Save it as UTF-8, then push again."
+        ) from error
+
+
 def _unreadable(why: str) -> RemoteError:
     return RemoteError(
         f"README.md of the remote: its metadata cannot be read: {why}",
@@ -168,6 +178,8 @@ def _picture(card: Card) -> list[str]:
 
 
 def _facts(card: Card) -> str:
+    if not card.facts and card.adapters:
+        return "No facts at present: the weights hold what is named below."
     if not card.facts:
         return "Nothing at present: the weights are those of the base."
     rows = [
@@ -184,7 +196,7 @@ def _facts(card: Card) -> str:
     text = _table(columns[:keep], [row[:keep] for row in rows])
     text += "\n\n*Instead of*: the old answer, as the author of the edit gave it; the base may say something else."
     if keep == 4:
-        text += " *Learnt*: the share of the new answer's tokens that come out as the most likely ones"
+        text += " *Learnt*: 100% if every token of the new answer is the most likely one, else 0%"
         text += ", – where nobody measured." if any(row[3] == "–" for row in rows) else "."
     if len(card.facts) > SHOWN:
         more = "`memitvc facts` lists them" if card.relation == "finetune" else "`commits/` holds them"

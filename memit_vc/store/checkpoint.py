@@ -57,6 +57,11 @@ class Checkpoint:
         if not directory.is_dir():
             raise StorageError(f"{directory}: is not a directory", hint="Give a directory with a Hugging Face model.")
         with storage_errors(directory):
+            if (directory / ADAPTER_CONFIG).exists():
+                raise UnsupportedModelError(
+                    f"{directory}: has an adapter ({ADAPTER_CONFIG}) beside the weights; transformers would load both",
+                    hint="Move the adapter's files elsewhere. `memitvc import --adapter DIR` makes a commit of them.",
+                )
             if (directory / SINGLE_FILE).is_file():
                 return cls(directory, {SINGLE_FILE: read_header(directory / SINGLE_FILE)})._without_parts()
             if not (directory / INDEX_FILE).is_file():
@@ -278,3 +283,16 @@ def _of_base(config: Path) -> str:
     except (OSError, ValueError, LookupError, TypeError):
         return ""
     return f" of {name}" if isinstance(name, str) and name else ""
+
+
+def stored_name_of(parameter: str, base_model: str, tensors: Collection[str]) -> str | None:
+    """The checkpoint's name of a model's parameter; None if it has none, or several could be it. Checkpoints are
+    written with or without the prefix of the base model (`base_model`).
+    """
+    bare = parameter.removeprefix(f"{base_model}.")
+    for name in (parameter, bare, f"{base_model}.{parameter}"):
+        if name in tensors:
+            return name
+    # a multimodal wrapper puts something in front of it: unambiguous if only one tensor ends so
+    ends = [name for name in tensors if name.endswith(f".{bare}")]
+    return ends[0] if len(ends) == 1 else None

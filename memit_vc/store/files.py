@@ -174,14 +174,9 @@ def _write_through(file: BinaryIO, data: Iterable[bytes | memoryview]) -> None:
 def is_free(target: Path) -> bool:
     """Whether a directory can be made at `target`: nothing is there, or an empty directory; False for a full one.
 
-    UsageError for a file, for the working directory, and for a symbolic link that leads nowhere.
+    UsageError for a file, and for a symbolic link that leads nowhere.
     """
     with storage_errors(target):
-        if target.exists() and target.samefile(Path()):
-            raise UsageError(
-                f"{target}: is the working directory, which cannot be replaced",
-                hint="Name a new directory, for example model; or run the command from another directory.",
-            )
         if target.is_symlink() and not target.exists():
             raise UsageError(
                 f"{target}: is a broken symbolic link to {target.readlink()}",
@@ -198,9 +193,15 @@ def is_free(target: Path) -> bool:
 def new_directory(target: Path) -> Iterator[Path]:
     """A directory to fill, which becomes `target` when the block ends well.
 
-    StorageError if the system refuses, in the block too; nothing is left then. A symbolic link stays, and the directory
-    is made where it leads.
+    StorageError if the system refuses, in the block too; nothing is left then. UsageError for the working directory. A
+    symbolic link stays, and the directory is made where it leads.
     """
+    with storage_errors(target):
+        if target.exists() and target.samefile(Path()):
+            raise UsageError(
+                f"{target}: is the working directory, which cannot be replaced",
+                hint="Name a new directory, for example model; or run the command from another directory.",
+            )
     target = target.resolve() if target.is_symlink() else target
     clear_abandoned(target)
     with storage_errors(target), scratch(target) as place:

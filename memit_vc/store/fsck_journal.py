@@ -72,7 +72,8 @@ def _differences(connection: Connection, told: Replayed, known: Mapping[CommitId
     for patch, _ in sorted(waiting.items() ^ told.kept.items()):
         yield Problem("patch", patch, "it is kept in the journal or in the database only")
     for row in connection.execute(select(patches.c.id, patches.c.constraints)):
-        if row.id in told.constraints and row.constraints != told.constraints[row.id]:
+        # a patch that `gc` removed may have come again without them
+        if row.constraints is not None and row.constraints != told.constraints.get(row.id, row.constraints):
             yield Problem("patch", row.id, "its constraints are not those that the journal names")
 
 

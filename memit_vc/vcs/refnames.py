@@ -37,7 +37,6 @@ def check_ref_name(name: str) -> None:
         or rest.endswith((".", "/"))
         or "/." in rest
         or rest == "HEAD"
-        or (kind != "remotes" and rest.startswith(tuple(f"{each}/" for each in _KINDS)))
         or _LOOKS_LIKE_ID.fullmatch(rest)
         or len(name) > 255
         or any(unicodedata.category(c) in _UNSEEN for c in rest)
@@ -75,8 +74,15 @@ def check_distinct(new: Iterable[str], others: Iterable[str]) -> None:
 
 
 def check_one_meaning(name: str, others: Iterable[str]) -> None:
-    """UsageError if a ref of another kind has the name of this new one: "main" would mean a branch and a tag."""
+    """UsageError if this new ref could be taken for another one: "main" would mean a branch and a tag, and a branch
+    "heads/main" would be written as the whole name of main is.
+    """
     kind, _, rest = name.partition("/")
+    if kind != "remotes" and rest.startswith(tuple(f"{each}/" for each in _KINDS)):
+        raise UsageError(
+            f"{rest!r} begins as the whole name of a ref does",
+            hint=f"Choose another name, for example {rest.partition('/')[2]!r}.",
+        )
     taken = {f"{other}/{rest}" for other in _KINDS if other != kind}.intersection(others)
     if taken:
         raise UsageError(f"{min(taken)} exists already, and people write both as {rest!r}", hint="Choose another name.")

@@ -47,9 +47,9 @@ class Desk:
 
     def page(self) -> tuple[str, str]:
         """(the page, the policy that its browser is to keep)."""
+        newest = newest_operation(self.repository)  # first: what comes meanwhile must not be undone unseen
         report = gather(self.repository, self._revision)
         refs = [name.partition("/")[2] for name in self.repository.refs() if not name.startswith("remotes/")]
-        newest = newest_operation(self.repository)
         return render_live(report, operation=newest, revisions=["HEAD", "HEAD~1", *refs])
 
     def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:

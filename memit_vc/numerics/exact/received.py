@@ -63,13 +63,15 @@ def received_patch(
     if constraints is not None:
         blob = BlobId(sha256(constraints).hexdigest())
         found = read_constraints(constraints)
-        if found.n != len(header.columns) or not constraints_fit(found, known):
+        if not constraints_fit(found, known, len(header.columns)):
             raise IntegrityError(f"{where}: its constraints {short(blob)} are of other facts or weights", hint=_HINT)
     return Patch(patch, header, columns, bounds(header, tensors), blob)
 
 
-def constraints_fit(found: Constraints, known: Mapping[str, EditableWeight]) -> bool:
-    """Whether keys, targets and z have the sizes of the base's weights, and every layer with keys has targets."""
+def constraints_fit(found: Constraints, known: Mapping[str, EditableWeight], columns: int) -> bool:
+    """Whether keys, targets and z have the sizes of the base's weights, and every layer with keys has targets; and
+    whether they are of as many facts as the patch has columns.
+    """
     if not found.keys.keys() <= known.keys():
         return False
     layers = {known[name].layer for name in found.keys}
@@ -79,7 +81,8 @@ def constraints_fit(found: Constraints, known: Mapping[str, EditableWeight]) -> 
     sizes += [(targets.shape[0], known[name].d_out) for name, targets in found.targets.items()]
     widths = {known[name].d_out for name in found.keys} or {found.z.shape[1]}
     return (
-        found.z.shape[1] in widths
+        found.n == columns
+        and found.z.shape[1] in widths
         and layers == told
         and single <= found.targets.keys()
         and all(one == other for one, other in sizes)

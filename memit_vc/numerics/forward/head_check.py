@@ -19,13 +19,13 @@ def check_head(adapter: ModelAdapter) -> None:
     """UnsupportedModelError if the logits that the search computes from the last block are not the model's own.
 
     Norm, head and soft cap are known by name, and another family may have more of them, or others, in between: the
-    search would then answer for another model. One forward of a few tokens.
+    search would then answer for another model. Two forwards of a few tokens.
     """
     vocabulary = adapter.model.get_input_embeddings().num_embeddings
     ids = torch.arange(1, _TOKENS + 1, device=adapter.device).remainder(vocabulary)[None]
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with evaluating(adapter.model):
-        expected = adapter.model(**inputs, use_cache=False).logits.float()
+        expected = adapter.model(**inputs, use_cache=False, return_dict=True).logits.float()
         hidden = record(adapter, inputs, keep={adapter.n_layers - 1}).outputs[adapter.n_layers - 1]
         found = adapter.head(hidden).to(expected.device)
     if found.shape == expected.shape:

@@ -20,7 +20,12 @@ from memit_vc.numerics.forward.questions import SCORED
 from memit_vc.objects import Fact
 
 _SUBJECT, _ASKED = "{}", "+ "
-_VOWELS = "aeiou"
+_VOWELS, _ARTICLES = "aeiou", ("a", "the")
+_ARTICLE = re.compile(r"(?:an?|the)\b")
+_PLACED = re.compile(r"\b(?:in|at)\s*$")
+_DATE = re.compile(
+    r"\d|\bcentury\b|^(?:january|february|march|april|may|june|july|august|september|october|november|december)\b"
+)
 _NO_MATTER = re.compile(r"[,:?]|\b(?:who|which|that|whose|is|was|are|were|a|an|the)\b")
 """What two wordings may differ in and still be one: "{}, who was a citizen of" and "{} is a citizen of"."""
 
@@ -75,17 +80,19 @@ class PhraseBook:
 
         What the fact is scored with is left out, also where the two differ in what does not matter: no score asks what
         a search has asked. So is a wording that has the subject's own words elsewhere. A target with a digit may be a
-        date, which the wordings for places do not ask for: it gets none.
+        date, which the wordings for places do not ask for: it gets none. Nor does a month, nor "a plane crash" behind
+        "in".
         """
-        known = self._relations(fact)
-        if not known or any(letter.isdigit() for letter in fact.target):
+        known, target = self._relations(fact), fact.target.strip().lower()
+        if not known or _DATE.search(target) or (_PLACED.search(fact.prompt) and _ARTICLE.match(target)):
             return
         scored = [_plain(text) for text in (*_scored(fact), *(t.replace(_SUBJECT, fact.subject) for t in SCORED))]
         scored = [each for each in scored if each != _plain(fact.subject)]  # "Norland, the" is in every wording
         taken = {_plain(text) for text in (fact.prompt, *fact.phrasings)}
         for form, marked in known[0].items():
             wording = marked.removeprefix(_ASKED)
-            if wording.endswith(" a") and fact.target.strip()[:1].lower() in _VOWELS:
+            ends = wording.rpartition(" ")[2]
+            if (ends == "a" and target[:1] in _VOWELS) or (ends in _ARTICLES and _ARTICLE.match(target)):
                 continue
             text = wording.replace(_SUBJECT, fact.subject)
             plain = _plain(text)

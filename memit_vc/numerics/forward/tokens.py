@@ -6,16 +6,14 @@ its own. A row holds the prompt's own ids, as a generator gets them, and behind 
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from memit_vc.errors import EngineError, UnsupportedModelError
 from memit_vc.foreign.text import is_unicode
+from memit_vc.objects.seen import is_spaceless
 
-_SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "FULLWIDTH")
-"""Scripts written without spaces between words, as the first word of a character's Unicode name."""
 _ANCHORS = ("\n", ".", "1", "a", "。")
 """Texts with which a continuation is tokenised, until one is found with which it does not merge."""
 
@@ -141,8 +139,8 @@ def join_target(text: str, target: str) -> str:
     """The text with the target behind it: one space between, but none in scripts that are written without spaces."""
     if not target or target[0].isspace() or text[-1:].isspace():
         return text + target
-    name = unicodedata.name(target[0], "")
-    return text + ("" if name.startswith(_SPACELESS) else " ") + target
+    within = is_spaceless(text[-1:]) and not target[0].isalpha()  # a year, a bracket
+    return text + ("" if within or is_spaceless(target[0]) else " ") + target
 
 
 def target_rows(

@@ -56,6 +56,8 @@ def generate(adapter: ModelAdapter, ids: Sequence[int], *, new_tokens: int, best
             row,
             attention_mask=torch.ones_like(row),
             do_sample=False,
+            repetition_penalty=1.0,  # a checkpoint's own settings may have penalties
+            no_repeat_ngram_size=0,
             max_new_tokens=room,
             pad_token_id=0 if eos is None else eos,
             return_dict_in_generate=True,

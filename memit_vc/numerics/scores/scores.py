@@ -21,7 +21,6 @@ argmax, given those before. A name of one token has no such score.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
@@ -33,8 +32,9 @@ from memit_vc.numerics.forward.tokens import Template, TokenRow, encode, target_
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.scores.generation import generate
 from memit_vc.numerics.scores.likelihood import Continued, continuations, first_tokens, greedy
-from memit_vc.objects import Fact, FactId
+from memit_vc.objects import Fact, FactId, as_seen
 from memit_vc.objects.measures import OF_FACT
+from memit_vc.objects.seen import occurrences, stands_alone
 
 FREE = 10
 """Tokens of an answer that is asked freely."""
@@ -132,7 +132,7 @@ def _named(adapter: ModelAdapter, fact: Fact) -> dict[tuple[str, str], TokenRow]
 
 def _of_fact(fact: Fact, found: Mapping[tuple[str, str], Continued]) -> FactScores:
     def succeeds(prompt: str) -> float | None:
-        if fact.ground_truth is None:
+        if fact.ground_truth is None or as_seen(fact.ground_truth) == as_seen(fact.target):
             return None
         return float(found[prompt, fact.target].nll < found[prompt, fact.ground_truth].nll)
 
@@ -142,7 +142,7 @@ def _of_fact(fact: Fact, found: Mapping[tuple[str, str], Continued]) -> FactScor
     spared, kept = [], []
     for probe in fact.neighbours:
         answer = probe.answer or fact.ground_truth
-        if answer is not None:
+        if answer is not None and as_seen(answer) != as_seen(fact.target):
             spared.append(float(found[probe.prompt, answer].nll < found[probe.prompt, fact.target].nll))
             kept.append(float(found[probe.prompt, answer].argmax))
     return {
@@ -167,7 +167,8 @@ def _begins(adapter: ModelAdapter, prompt: str, target: str, found: Mapping[tupl
     first = str(adapter.tokenizer.decode([continued.predicted[0]])).strip()
     if first and not wanted.startswith(first) and not first.startswith(wanted):
         return 0.0
-    return float(greedy(adapter, [prompt], new_tokens=FREE)[0].text.startswith(wanted))
+    answer = greedy(adapter, [prompt], new_tokens=FREE)[0].text
+    return float(answer.startswith(wanted) and stands_alone(wanted, answer, 0))
 
 
 def _names(rows: Mapping[tuple[str, str], TokenRow], found: Mapping[tuple[str, str], Continued]) -> float | None:
@@ -178,8 +179,8 @@ def _replies(adapter: ModelAdapter, turn: str, target: str) -> float:
     """1 if the greedy reply to a turn names the target: its words, as words, whatever their case."""
     [asked] = encode(adapter.tokenizer, [turn])
     reply = generate(adapter, asked.ids, new_tokens=CHAT_REPLY).text
-    wanted = re.escape(target.strip().casefold())
-    return float(re.search(rf"(?<!\w){wanted}(?!\w)", reply.casefold()) is not None)
+    wanted, said = target.strip().casefold(), reply.casefold()
+    return float(any(stands_alone(wanted, said, start) for start in occurrences(wanted, said)))
 
 
 def _spared(

@@ -30,6 +30,8 @@ from memit_vc.store.files import file_digest, storage_errors
 
 _LOG = logging.getLogger(__name__)
 
+_NUMBER = 8
+"""Bytes."""
 DAMAGED_NPZ = (
     ValueError,
     AttributeError,
@@ -204,9 +206,11 @@ def _read(path: Path, keys: Sequence[str], check: Callable[[Mapping[str, tuple[i
 
 
 def _shape(archive: zipfile.ZipFile, key: str) -> tuple[int, ...]:
-    names = {name.removesuffix(".npy"): name for name in archive.namelist()}
-    with archive.open(names[key]) as member:
+    """Of the array that numpy reads under this key. ValueError for one that does not hold numbers."""
+    with archive.open(key if key in archive.namelist() else f"{key}.npy") as member:
         version = np.lib.format.read_magic(member)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, _ = read(member)
+        shape, _, dtype = read(member)
+    if dtype.kind not in "fiu" or dtype.itemsize > _NUMBER:
+        raise ValueError(f"{key} is of type {dtype}, not of numbers")
     return tuple(shape)

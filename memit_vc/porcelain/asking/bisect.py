@@ -21,7 +21,7 @@ from memit_vc.repository import Repository
 from memit_vc.store.files import make_directories, scratch, storage_errors, write_atomic
 from memit_vc.store.locks import locked
 from memit_vc.store.sealed import seal, unseal
-from memit_vc.vcs.graph import is_ancestor, merge_bases
+from memit_vc.vcs.graph import merge_bases
 from memit_vc.vcs.halving import next_to_try
 
 Verdict: TypeAlias = Literal["good", "bad", "skip"]
@@ -178,9 +178,7 @@ def forks(repository: Repository, bad: CommitId, good: Sequence[CommitId]) -> li
     """Where the histories of `bad` and of good commits outside of it part. If one of these is bad, it was mended on the
     way to the good commit, and there is no first bad one between: git asks them first, too.
     """
-    outside = (commit for commit in good if not is_ancestor(commit, bad, repository.parents))
-    found = (fork for commit in outside for fork in merge_bases([commit], [bad], repository.parents))
-    return list(dict.fromkeys(fork for fork in found if fork not in good))
+    return [fork for fork in merge_bases(good, [bad], repository.parents) if fork not in good]
 
 
 def _path(repository: Repository) -> Path:

@@ -15,7 +15,7 @@ from memit_vc.numerics.exact.materialise import state_weight
 from memit_vc.numerics.model.checkpoint_tensors import read_tensor
 from memit_vc.objects import EditableWeight, StateId
 from memit_vc.porcelain.state import LiveState
-from memit_vc.store.checkpoint import Checkpoint
+from memit_vc.store.checkpoint import Checkpoint, stored_name_of
 from memit_vc.store.files import storage_errors
 
 if TYPE_CHECKING:
@@ -83,10 +83,9 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 
 
 def _others_that_differ(checkpoint: Checkpoint, model: Any, editable: Collection[str]) -> Iterator[str]:
-    # checkpoints are written with or without the base model's prefix
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    prefix = getattr(model, "base_model_prefix", "")
     for name, parameter in model.named_parameters():
-        stored = next((n for n in (name, name.removeprefix(prefix)) if n in checkpoint.tensors), None)
+        stored = stored_name_of(name, prefix, checkpoint.tensors)
         if name not in editable and stored is not None and parameter.device.type != "meta":
             expected, rows = _rows(checkpoint, stored)
             shape = checkpoint.tensors[stored][1].shape

@@ -68,7 +68,8 @@ def open_adapter(
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.directory, local_files_only=True, trust_remote_code=False)
     parts = architecture_for(model, model.config.model_type, hparams)
     adapter = ModelAdapter.of(model, tokenizer, architecture=parts)
-    check_head(adapter)
+    with memory_errors():
+        check_head(adapter)
     return adapter
 
 

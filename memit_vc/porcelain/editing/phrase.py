@@ -11,6 +11,7 @@ from typing import Any
 from memit_vc.errors import UnsupportedModelError
 from memit_vc.numerics.forward.chat import chat_template
 from memit_vc.objects import Fact
+from memit_vc.objects.seen import occurrences, stands_alone
 from memit_vc.progress import Progress, silent
 
 _ASKED = (
@@ -75,12 +76,12 @@ def phrase(
 
 
 def _usable(fact: Fact, lines: Sequence[str]) -> list[str]:
-    taken = {fact.prompt, *fact.phrasings, *fact.paraphrases, *fact.clean_paraphrases}
+    taken = {fact.prompt, *fact.phrasings, *fact.paraphrases, *fact.clean_paraphrases, *fact.generation_prompts}
     found: dict[str, None] = {}
     for line in lines:
         text = _MARKS.sub("", line)
         for answer in (fact.target, fact.ground_truth):  # a whole sentence, cut where the answer begins
-            at = text.find(answer) if answer else -1
+            at = next((at for at in occurrences(answer or "", text) if stands_alone(answer or "", text, at)), -1)
             if at > 0:
                 text = text[:at]
         text = _ENDS.sub("", text)

@@ -17,7 +17,7 @@ from memit_vc.numerics.forward.chat import turns
 from memit_vc.numerics.forward.phrasebook import PhraseBook
 from memit_vc.numerics.forward.questions import REPEATED, SEARCHED
 from memit_vc.objects import BlobId, JsonValue, StateId, StatisticsId, canonical_json, digest, short
-from memit_vc.porcelain.history.settings import understood
+from memit_vc.porcelain.history.settings import RESOLVED, understood
 from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
 
-RESOLVED = "re-solve"
 _MOST_THREADS = 4096
 """More than any machine has cores; torch starts as many as it is told to."""
 _MOST_TOKENS = 1 << 20
@@ -62,7 +61,7 @@ def describe(
         },
         "steps": list(steps),
         "max_tokens": max_tokens,
-        "texts": shipped_texts(),
+        "texts": shipped_texts() if steps else None,
         **computed_by(loaded),
     }
 
@@ -72,7 +71,7 @@ def shipped_texts() -> str:
     book = PhraseBook.shipped()
     relations: list[JsonValue] = [list(relation) for relation in book.relations]
     answers: list[JsonValue] = [sorted(answers) for answers in book.answers]
-    return digest("texts", canonical_json([relations, answers, list(SEARCHED), list(REPEATED)]))
+    return digest("texts", canonical_json([relations, answers, list(REPEATED)]))
 
 
 def chat_turns(loaded: LoadedModel, hparams: MEMITHyperParams) -> list[JsonValue]:

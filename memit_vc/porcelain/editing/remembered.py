@@ -14,6 +14,7 @@ from pathlib import Path
 from memit_vc.errors import MemitVCError, StorageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.edit.engine import FoundTarget, chunks
+from memit_vc.numerics.forward.questions import SEARCHED
 from memit_vc.numerics.forward.templates import PREFIXES, sample_templates
 from memit_vc.numerics.statistics.tensorfile import count_as_absent, read_tensors, write_tensors
 from memit_vc.objects import Fact, JsonValue, StateId, canonical_json, digest
@@ -82,6 +83,7 @@ def known_targets(
         [list(group) for group in templates],
         computed_by(loaded),
         shipped_texts(),
+        list(SEARCHED),
         max_tokens,
         chat_turns(loaded, hparams),
     ]

@@ -20,7 +20,7 @@ from memit_vc.objects import Patch, PatchColumn, StatisticsId, canonical_json, s
 from memit_vc.porcelain.editing.constraints import LiveConstraints, live_constraints
 from memit_vc.porcelain.editing.pack import pack
 from memit_vc.porcelain.editing.provenance import describe
-from memit_vc.porcelain.history.settings import settings_of
+from memit_vc.porcelain.history.settings import RESOLVED, settings_of
 from memit_vc.porcelain.state import LiveState, Source
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
@@ -133,7 +133,10 @@ class Solver:
             steps=(),
         )
         sources = sorted({source.patch for source in solution.constraints.sources})
-        provenance = canonical_json({**record, "chat": [], "algorithm": "re-solve", "verb": verb, "sources": sources})
+        gone = {column.fact for column in solution.columns if column.role == "cancel"}
+        cancels = sorted({column for fact in gone for column in context.edits.get(fact, ())})
+        told = {"chat": [], "algorithm": RESOLVED, "verb": verb, "sources": sources, "cancels": cancels}
+        provenance = canonical_json({**record, **told})
         patch, blobs = pack(repository, solution.columns, tensors, constraints=constraints, provenance=provenance)
         keep.check_exact(patch)
         return patch, blobs, max(changes), tensors

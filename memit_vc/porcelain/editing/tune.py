@@ -26,6 +26,7 @@ from memit_vc.objects import Fact, canonical_json, digest
 from memit_vc.porcelain.editing.calibration import calibration_facts
 from memit_vc.porcelain.editing.measure import Probe, perplexity_of
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
+from memit_vc.porcelain.editing.provenance import computed_by, shipped_texts
 from memit_vc.porcelain.editing.remembered import context_templates, known_targets
 from memit_vc.porcelain.editing.statistics import prepare_statistics
 from memit_vc.progress import Progress, silent
@@ -135,7 +136,7 @@ def tune(
             left_out += 1
             continue
         fine.append(bench.try_out(chosen, best.layers, weight=weight * width, passes=passes))
-    best = _gentlest(fine or [best])
+    best = _gentlest([best, *fine])
     hparams = own.replace(layers=list(best.layers), mom2_update_weight=best.weight, passes=best.passes)
     return Tuned(hparams, best, tuple(tried + fine), time.monotonic() - began, left_out)
 
@@ -184,7 +185,8 @@ class _Bench:
         """One setting; what an earlier run measured of it is read."""
         hparams = self.hparams.replace(layers=list(layers), mom2_update_weight=weight, passes=passes)
         about = {**hparams.portable_json(), "statistics": self.statistics.id, "probe": self.probe.id}
-        key = digest("tune", canonical_json([about, self.texts, [fact.id for fact in facts]]))
+        asked = [fact.id for fact in facts]
+        key = digest("tune", canonical_json([about, self.texts, asked, shipped_texts(), computed_by(self.loaded)]))
         path = self.repository.root / "cache" / f"tune-{key[:16]}.json"
         known = recall(path)
         if known:

@@ -88,12 +88,19 @@ def diff(repository: Repository, older: CommitId, newer: CommitId) -> FactsDiff:
         again += [Changed(old, entry) for old, entry in pairs if old.column != entry.column]
         removed += gone
         added += new
-    for entry in list(added):
-        old = next((known for known in removed if known.fact.question == entry.fact.question), None)
-        if old is not None:
+    answered: dict[tuple[str, str], list[LiveFact]] = {}
+    for known in removed:
+        answered.setdefault(known.fact.question, []).append(known)
+    new_ones, gone_now = [], set[int]()
+    for entry in added:
+        olds = answered.get(entry.fact.question)
+        if olds:
+            old = olds.pop(0)
             changed.append(Changed(old, entry))
-            removed.remove(old)
-            added.remove(entry)
+            gone_now.add(id(old))
+        else:
+            new_ones.append(entry)
+    added, removed = new_ones, [entry for entry in removed if id(entry) not in gone_now]
     return FactsDiff(
         older, newer, tuple(added), tuple(removed), tuple(changed), tuple(again), old_state.columns == new_state.columns
     )

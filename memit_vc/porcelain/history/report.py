@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from memit_vc.errors import MemitVCError
 from memit_vc.objects import CommitId, JsonValue
 from memit_vc.page.data import CommitRow, FactRow, Interference, Report, Weights
 from memit_vc.porcelain.history.log import LogEntry, log
@@ -156,7 +157,7 @@ def _provenance(repository: Repository, entries: list[LogEntry]) -> Mapping[str,
         if blob is not None and repository.blobs.has(blob):
             try:
                 found: Any = json.loads(repository.blobs.read(blob))
-            except ValueError:
+            except (ValueError, MemitVCError):  # damaged: fsck says so
                 continue
             if "hparams" in found:
                 return {"commit": entry.id, **found}

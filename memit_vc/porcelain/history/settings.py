@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from memit_vc.repository import Repository
 
 
+RESOLVED = "re-solve"
+"""The algorithm of a patch that was solved from stored constraints."""
 Settings: TypeAlias = tuple[tuple[int, ...], float, str]
 """(layers, λ, id of the statistics)."""
 

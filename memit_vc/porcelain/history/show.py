@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from memit_vc.errors import MemitVCError
 from memit_vc.objects import ColumnId, Fact, JsonValue, StateId
 from memit_vc.porcelain.history.adapters import Adapter, live_adapters
 from memit_vc.porcelain.history.log import LogEntry, entry_of
@@ -69,7 +71,8 @@ def show(repository: Repository, revision: str = "HEAD") -> ShownCommit:
     scores: Any = repository.evaluations(state.id, "commit").get(("commit", commit.id))
     provenance = None
     if commit.provenance is not None and repository.blobs.has(commit.provenance):
-        provenance = json.loads(repository.blobs.read(commit.provenance))
+        with suppress(ValueError, MemitVCError):  # damaged: fsck says so, and the rest can be shown
+            provenance = json.loads(repository.blobs.read(commit.provenance))
     why = (scores or {}).get("why", {})
     came = came_in(repository, [commit.id])[commit.id]
     return ShownCommit(

@@ -78,7 +78,9 @@ def adapter_files(
         layers.append(lora_layer(added.terms(weight), removed.terms(weight), weight, max_rank=max_rank))
         progress("adapter", number, len(weights))
     # a path says nothing to anybody else, and adapters are given away
-    config = adapter_config(layers, base=repository.config.hub_base, revision=repository.config.revision)
+    on_base = since is None or not repository.state(since)  # else it fits an edited model, which has no name there
+    base, at = (repository.config.hub_base, repository.config.revision) if on_base else (None, None)
+    config = adapter_config(layers, base=base, revision=at)
     files = {
         CONFIG_FILE: json.dumps(config, indent=2, sort_keys=True).encode() + b"\n",
         WEIGHTS_FILE: adapter_weights(layers),

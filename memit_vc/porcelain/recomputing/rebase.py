@@ -16,7 +16,7 @@ from memit_vc.objects import ColumnId, Commit, CommitId, Fact, FactId, JsonValue
 from memit_vc.porcelain.editing.models import LoadedModel, model_of
 from memit_vc.porcelain.editing.policy import Guard
 from memit_vc.porcelain.editing.provenance import Recorded
-from memit_vc.porcelain.history.settings import settings_of_record
+from memit_vc.porcelain.history.settings import settings_of
 from memit_vc.porcelain.record import Outcome, move_head
 from memit_vc.porcelain.sets.contradictions import cancelled_columns
 from memit_vc.porcelain.sets.join import Side, join
@@ -26,6 +26,7 @@ from memit_vc.repository import Repository
 from memit_vc.store.publish import Evaluation
 from memit_vc.vcs.contradictions import contradicting
 from memit_vc.vcs.graph import is_ancestor
+from memit_vc.vcs.settling import columns_of_facts
 from memit_vc.vcs.state import Change, State
 
 if TYPE_CHECKING:
@@ -130,6 +131,8 @@ class _Replay:
         self.notes: list[str] = []
         self.warnings: list[str] = []
         self._onto, self._kept = tip, list[PatchId]()
+        self._alone = True
+        """Each kept patch is all that its commit brings."""
         self._waiting = frozenset(repository.kept_patches(everything=True))
         self._repository, self._scores, self._progress = repository, scores, progress
         self.state = LiveState.at(repository, tip)
@@ -152,6 +155,7 @@ class _Replay:
             "stop",
             what=f"replaying {short(commit.id)}",
         )
+        self.warnings += joined.warnings
         if not joined.change:
             return None
         patches = LiveState(repository, joined.change.adds).selection
@@ -170,6 +174,7 @@ class _Replay:
         there = Side(LiveState(repository, self._now(repository.state(commit.id))), change=kept, commit=commit.id)
         present, what = self._present(self.state.columns), f"replaying {short(commit.id)}"
         joined = join(present, (present.columns - removes) | kept, [there] if kept else [], "keep-both", what=what)
+        self.warnings += joined.warnings
         state = LiveState(repository, joined.state)
         kept, removes = state.columns - present.columns, present.columns - state.columns
         live = {state.facts[fact].claim: min(columns) for fact, columns in state.edits.items()}
@@ -193,6 +198,7 @@ class _Replay:
         single = columns if batch.patch.header.divisible else columns * len(wanted)
         self._remember(commit, {fact.id: column for fact, column in zip(wanted, single, strict=True)})
         beside = LiveState(repository, kept).selection
+        self._alone &= not beside
         details: dict[str, JsonValue] = {"facts": len(wanted), "survived": batch.survived, "rebases": commit.id}
         made = replace(
             self._on_tip(commit, Change(kept.union(columns), removes), {batch.patch.id, *beside}, details),
@@ -207,28 +213,31 @@ class _Replay:
 
     def _settings(self, commit: Commit, loaded: LoadedModel) -> tuple[MEMITHyperParams, Prepared | None]:
         """What a batch was computed with. A note says what its record does not say, or what is not here."""
-        from memit_vc.porcelain.editing.statistics import recorded_statistics
+        from memit_vc.porcelain.editing.statistics import prepare_statistics, recorded_statistics
 
         repository, name = self._repository, short(commit.id)
-        blob = commit.provenance
-        recorded = Recorded.read(repository, blob) if blob is not None and repository.blobs.has(blob) else None
+        edits = LiveState(repository, frozenset(commit.adds) - _as_they_are(LiveState(repository, commit.adds)))
+        found = {commit.provenance} if commit.provenance else {p.header.provenance for p in edits.patches.values()}
+        blobs = [blob for blob in found if blob is not None and repository.blobs.has(blob)]
+        recorded = Recorded.read(repository, blobs[0]) if len(blobs) == 1 else None
         if recorded is not None:
-            found = recorded.prepared(loaded, exactly=False, progress=self._progress)
-            if found.id != recorded.statistics:
-                self.notes.append(
-                    f"{name}: its statistics {short(recorded.statistics)} are not here; "
-                    f"{short(found.id)} were used, which a commit would take now"
-                )
-            return recorded.hparams, found
+            prepared = recorded.prepared(loaded, exactly=False, progress=self._progress)
+            if prepared.id != recorded.statistics:
+                self.notes.append(_other_statistics(name, recorded.statistics, prepared.id))
+            return recorded.hparams, prepared
         hparams = repository.hparams()
-        several = settings_of_record(repository, [blob])
+        several = settings_of(edits)
         if len(several) != 1:
             self.notes.append(f"{name}: its record names no single settings; those of hparams.yaml were used")
             return hparams, None
         ((layers, weight, identifier),) = several
         hparams = hparams.replace(layers=list(layers), mom2_update_weight=weight)
         self.notes.append(f"{name}: it was squashed; its layers and λ were used, and all else of hparams.yaml")
-        return hparams, recorded_statistics(repository, StatisticsId(identifier), hparams, progress=self._progress)
+        kept = recorded_statistics(repository, StatisticsId(identifier), hparams, progress=self._progress)
+        if kept is None:
+            kept = prepare_statistics(loaded, hparams, progress=self._progress)
+            self.notes.append(_other_statistics(name, StatisticsId(identifier), kept.id))
+        return hparams, kept
 
     def _present(self, columns: State) -> LiveState:
         """Our side of a join: contradictions name the commit that is rebased onto as its origin."""
@@ -271,7 +280,9 @@ class _Replay:
         ids = [short(patch) for patch in self._kept]
         return RefMovedError(
             f"{where} moved while its commits were computed; their patches are kept as {', '.join(ids)}",
-            hint=f"Run `memitvc rebase` again, or put them on the new tip: memitvc commit --patch {ids[0]}",
+            hint=f"Run `memitvc rebase` again, or put them on the new tip: memitvc commit --patch {ids[0]}"
+            if self._alone
+            else "Run `memitvc rebase` again: the patches are not all that their commits bring.",
         )
 
     def give_up(self) -> None:
@@ -295,22 +306,31 @@ def _as_they_are(added: LiveState) -> State:
     return frozenset(c for c, pairs in added.roles.items() if all(role == "cancel" for _, role in pairs))
 
 
+def _other_statistics(name: str, recorded: StatisticsId, used: StatisticsId) -> str:
+    return (
+        f"{name}: its statistics {short(recorded)} are not here; {short(used)} were used, which a commit would take now"
+    )
+
+
 def _solved_against(repository: Repository, commit: Commit) -> State:
     """The edit columns that the commit's cancel columns take out."""
     cancelled = LiveState(repository, commit.adds).cancelled
     if not cancelled:
         return frozenset()
-    there = LiveState.at(repository, commit.id).roles
-    return frozenset(column for column, pairs in there.items() if any(pair in pairs for pair in _edits(cancelled)))
+    state = LiveState.at(repository, commit.id)
+    there = columns_of_facts(state.columns, state.roles)
+    return frozenset[ColumnId]().union(*(there[fact].edits for fact in cancelled if fact in there))
 
 
-def _edits(facts: Collection[FactId]) -> set[tuple[FactId, str]]:
-    return {(fact, "edit") for fact in facts}
+def _is_both(repository: Repository, commit: Commit) -> bool:
+    """A column puts facts in and takes others out: it cannot be computed again in part."""
+    return any(len({role for _, role in pairs}) > 1 for pairs in LiveState(repository, commit.adds).roles.values())
 
 
 def _refuse(repository: Repository, moving: Sequence[Commit], onto: CommitId) -> None:
     """MemitVCError and ConflictError for everything that can be known before anything is computed."""
-    again = frozenset(column for commit in moving if _facts(repository, commit) for column in commit.adds)
+    computed = {commit.id: _facts(repository, commit) for commit in moving}
+    again = frozenset(column for commit in moving if computed[commit.id] for column in commit.adds)
     for commit in moving:
         reason = None
         if len(commit.parents) > 1:
@@ -320,7 +340,7 @@ def _refuse(repository: Repository, moving: Sequence[Commit], onto: CommitId) ->
                 f"was solved for its own history (`{commit.kind} --resolve`)",
                 f"Rebase the commits before it and solve again, or merge: memitvc merge --resolve {short(onto)}",
             )
-        elif again & _solved_against(repository, commit):
+        elif again & _solved_against(repository, commit) or (computed[commit.id] and _is_both(repository, commit)):
             reason = (
                 "takes facts out with columns that were solved against edits of this range",
                 f"Rebase the commits before it and solve again, or merge: memitvc merge --resolve {short(onto)}",
@@ -330,8 +350,10 @@ def _refuse(repository: Repository, moving: Sequence[Commit], onto: CommitId) ->
         if reason is not None:
             raise MemitVCError(f"{short(commit.id)} {reason[0]}", hint=reason[1])
     gone = {column for commit in moving for column in commit.removes}
-    there = [entry.fact for entry in LiveState.at(repository, onto).live if entry.column not in gone]
-    clashes = contradicting((fact for commit in moving for fact in _facts(repository, commit)), there)
+    out = frozenset[FactId]().union(*(LiveState(repository, commit.adds).cancelled for commit in moving))
+    live = (each for each in LiveState.at(repository, onto).live if each.column not in gone)
+    there = [each.fact for each in live if each.fact.id not in out]
+    clashes = contradicting((fact for commit in moving for fact in computed[commit.id]), there)
     if clashes:
         lines = [f"  {new.subject}: {new.prompt!r} → {old.target!r} there, {new.target!r} here" for old, new in clashes]
         raise ConflictError(

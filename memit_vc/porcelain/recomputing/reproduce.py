@@ -59,6 +59,12 @@ def reproduce(
     with threads(recorded.threads):
         again = _again if not recorded.resolved else _solved_again
         patch, blobs = again(loaded, commit, old, recorded, progress)
+    asks = recorded.hparams.phrase_book or recorded.hparams.name_factor
+    if patch.columns != old.columns and asks and recorded.texts not in (None, shipped_texts()):
+        raise VerificationError(
+            f"{short(commit.id)} was computed again with another result: this version of memit-vc has other wordings",
+            hint="Use the version of memit-vc that made it: its provenance names it.",
+        )
     _, before = read_patch(repository.patch_path(old.id))
     _, after = read_patch(blobs[-1])
     # of a mixture, an expert whose change is below the grid is left out: that is all of it
@@ -103,12 +109,6 @@ def _again(
         raise VerificationError(
             f"the search of {short(commit.id)} asked in chat with other texts than this version does",
             hint="Use the versions of memit-vc and transformers that made it: its provenance names them.",
-        )
-    asks = recorded.hparams.phrase_book or recorded.hparams.name_factor
-    if asks and recorded.texts not in (None, shipped_texts()):
-        raise VerificationError(
-            f"the search of {short(commit.id)} used other wordings than this version of memit-vc has",
-            hint="Use the version of memit-vc that made it: its provenance names it.",
         )
     batch = compute_batch(
         loaded,

@@ -39,7 +39,7 @@ def amended_parent(repository: Repository, tip: CommitId) -> CommitId:
     """The commit that the new batch goes onto. MemitVCError if the tip is not a batch of facts."""
     commit = repository.commit(tip)
     roles = repository.column_facts(commit.adds)  # a pick or an import may bring a revert or an adapter
-    edits = commit.adds and all(any(role == "edit" for _, role in pairs) for pairs in roles.values())
+    edits = commit.adds and all(pairs and all(role == "edit" for _, role in pairs) for pairs in roles.values())
     if commit.kind not in _COMPUTED or len(commit.parents) != 1 or not edits:
         raise MemitVCError(
             f"HEAD ({short(tip)}) is a {commit.kind}, not a batch of facts",

@@ -126,12 +126,18 @@ def read_config(directory: Path) -> AdapterConfig:
             raise UnsupportedModelError(
                 f"{path}: sets {one_line(name)}, and only plain LoRA is understood here", hint=_MERGE
             )
+    base, root = record.get("base_model_name_or_path"), record.get("use_rslora")
+    if not isinstance(base, str | None) or not isinstance(root, bool | None):
+        raise IntegrityError(
+            f"{path}: base_model_name_or_path is not a text, or use_rslora is not true or false",
+            hint="Save the adapter again with PEFT.",
+        )
     try:
         return AdapterConfig(
-            base=record.get("base_model_name_or_path") or None,
+            base=base or None,
             rank=_number(record["r"], int),
             alpha=_number(record["lora_alpha"], int, float),
-            root=record.get("use_rslora") is True,
+            root=bool(root),
             ranks={_literal(key): _number(value, int) for key, value in (record.get("rank_pattern") or {}).items()},
             alphas={
                 _literal(key): _number(value, int, float) for key, value in (record.get("alpha_pattern") or {}).items()

@@ -31,7 +31,7 @@ _NAMES = {
     "ES": "ES (new answer preferred)",
     "PS": "PS (in paraphrases)",
     "NS": "NS (neighbours kept)",
-    "rewrite_acc": "Learnt (answer's tokens right)",
+    "rewrite_acc": "Learnt (every token of the answer right)",
 }
 
 

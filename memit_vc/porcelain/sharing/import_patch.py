@@ -7,13 +7,13 @@ remote. Its commits are not taken over, since their parents may be elsewhere: th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from memit_vc.errors import ConflictError, IntegrityError
-from memit_vc.objects import BlobId, Commit, CommitId, FactId, Patch, PatchId, short
-from memit_vc.porcelain.history.settings import understood
+from memit_vc.objects import BlobId, ColumnId, Commit, CommitId, FactId, Patch, PatchId, is_sha256, short
+from memit_vc.porcelain.history.settings import RESOLVED
 from memit_vc.porcelain.record import Outcome, draft, record
 from memit_vc.porcelain.sets.join import Side, join
 from memit_vc.porcelain.sharing.incoming import Incoming
@@ -26,7 +26,7 @@ from memit_vc.remote.container import DISTRUST, PATCH_REF, ContainerTree
 from memit_vc.remote.manifest import MANIFEST, commit_path, object_path
 from memit_vc.repository import Repository
 from memit_vc.vcs.contradictions import Contradiction, OnConflict, conflict_details
-from memit_vc.vcs.settling import Roles
+from memit_vc.vcs.settling import columns_of_facts
 from memit_vc.vcs.state import Change, State, apply
 
 
@@ -147,44 +147,58 @@ def _holding(state: LiveState, new: Sequence[Patch]) -> list[PatchId]:
 def _there(state: LiveState, wanted: State, commit: Commit, known: Together, incoming: Incoming) -> LiveState:
     """What is known of a commit's own state: its columns, and the columns here that its cancel columns take out.
 
-    Those are columns of the file, and of the patches that a cancel column's provenance names: other edits of the same
-    fact were made here, and are not what it was solved against. ConflictError if only such edits are here.
+    Provenance says which edit columns those were solved against. If it does not, it is assumed that they are the ones
+    here. ConflictError if a fact is live here by other edits only.
     """
     adds = frozenset(commit.adds)
     roles = state.known.column_facts(wanted | adds)
-    cancels = {column for column in adds if any(role == "cancel" for _, role in roles[column])}
+    cancels = [column for column in adds if _cancels(roles[column])]
     cancelled = {fact for column in cancels for fact, role in roles[column] if role == "cancel"}
-    about = frozenset(column for column in wanted if any(fact in cancelled for fact, _ in roles[column]))
-    meant = about & (adds | known.of_patches(_sources(known.patches_of(cancels), incoming)))
-    missed = (cancelled & _edited(about, roles)) - _edited(meant, roles)
+    about = frozenset(column for column in wanted if cancelled.intersection(fact for fact, _ in roles[column]))
+    told = _taken_out(known.patches_of(cancels), incoming)
+    meant = about if told is None else about & (adds | told | {c for c in about if _cancels(roles[c])})
+    here = columns_of_facts(meant, roles)
+    missed = [fact for fact in sorted(cancelled & state.edits.keys()) if fact not in here or not here[fact].edits]
     if missed:
         facts = known.facts(missed)
         raise ConflictError(
-            f"commit {short(commit.id)} takes out {', '.join(repr(facts[fact].subject) for fact in sorted(missed))}, "
+            f"commit {short(commit.id)} takes out {', '.join(repr(facts[fact].subject) for fact in missed)}, "
             "but by columns that do not fit the edits here",
             hint="Take the facts out here: memitvc revert --resolve, with the commits that added them.",
         )
     return LiveState(state.repository, adds | meant, known=state.known)
 
 
-def _edited(columns: State, roles: Roles) -> set[FactId]:
-    return {fact for column in columns for fact, role in roles[column] if role == "edit"}
+def _cancels(pairs: Sequence[tuple[FactId, str]]) -> bool:
+    return any(role == "cancel" for _, role in pairs)
 
 
-def _sources(patches: Iterable[Patch], incoming: Incoming) -> set[PatchId]:
-    """The patches that patches were solved from; a squash names the provenance of what it holds."""
-    found, seen = set[PatchId](), set[BlobId]()
-    ahead = [patch.header.provenance for patch in patches]
+def _taken_out(patches: Iterable[Patch], incoming: Incoming) -> set[ColumnId] | None:
+    """The edit columns that the cancel columns of patches take out, as their provenance says; a squash names the
+    provenance of what it holds. None if a part of that is not here, or says nothing: readers accept any record there.
+    """
+    found = set[ColumnId]()
+    ahead: list[object] = [patch.header.provenance for patch in patches]
+    seen = set[str]()
     while ahead:
         blob = ahead.pop()
-        if blob is None or blob in seen or not incoming.path(blob).is_file():
+        if not is_sha256(blob) or not incoming.path(BlobId(blob)).is_file():
+            return None
+        if blob in seen:
             continue
         seen.add(blob)
-        with understood(blob):
-            sources = json.loads(incoming.path(blob).read_bytes()).get("sources", ())
-            found |= {PatchId(each) for each in sources if isinstance(each, str)}
-            ahead += [BlobId(each["provenance"]) for each in sources if isinstance(each, dict) and each["provenance"]]
+        record = json.loads(incoming.path(BlobId(blob)).read_bytes())
+        cancels, sources = (_listed(record, key) for key in ("cancels", "sources"))
+        if cancels is None and record.get("algorithm") == RESOLVED:
+            return None
+        found |= {ColumnId(each) for each in cancels or () if isinstance(each, str)}
+        ahead += [each.get("provenance") for each in sources or () if isinstance(each, dict)]
     return found
+
+
+def _listed(record: Mapping[str, object], key: str) -> list[object] | None:
+    found = record.get(key)
+    return found if isinstance(found, list) else None
 
 
 def _check_whole(known: Together, found: Published, records: Sequence[RemoteCommit]) -> None:

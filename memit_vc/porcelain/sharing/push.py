@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from memit_vc.errors import MemitVCError, RefMovedError, RevisionError, UsageError
+from memit_vc.errors import MemitVCError, RefMovedError, RemoteError, RevisionError, UsageError
 from memit_vc.objects import CommitId, RefUpdate, short
 from memit_vc.porcelain.sharing.push_tree import history_files, reader_files
 from memit_vc.porcelain.sharing.remote_history import Published, same_base
@@ -269,9 +269,13 @@ class _Attempt:
         """
         if self.dry_run:
             return []
+        notes = []
         if self.tag is not None and revision is not None:
             # published before: someone may have changed a file there since, and the tag stays on what was published
-            self.there.tag(self.tag, revision, keep=again)
+            try:
+                self.there.tag(self.tag, revision, keep=again)
+            except RemoteError as error:  # what was published stands, with its own tag
+                notes.append(f"published, but without a tag of the server's own: {error.message}")
         local = self.repository.refs()
         wanted = {} if self.name is None else {f"remotes/{self.name}/{self.branch}": self.tip}
         if self.tag is not None and f"tags/{self.tag}" not in local:
@@ -280,5 +284,5 @@ class _Attempt:
         try:
             self.repository.publish(verb="push", description=f"{self.branch} to {self._label}", refs=moved)
         except MemitVCError as error:
-            return [f"published, but not remembered here ({', '.join(sorted(wanted))}): {error.message}"]
-        return []
+            notes.append(f"published, but not remembered here ({', '.join(sorted(wanted))}): {error.message}")
+        return notes

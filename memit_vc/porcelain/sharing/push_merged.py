@@ -16,14 +16,14 @@ from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.porcelain.sharing.card import gather_card
 from memit_vc.porcelain.sharing.remotes import remotes
 from memit_vc.progress import Progress, count, silent, size_text
-from memit_vc.remote.card import card_with
+from memit_vc.remote.card import card_text, card_with
 from memit_vc.remote.hub import HubChange, HubRemote
 from memit_vc.remote.hub_landed import CopySource
 from memit_vc.remote.manifest import MANIFEST
 from memit_vc.remote.opening import hub_name
 from memit_vc.remote.protocol import RemoteFile, content_size
 from memit_vc.repository import Repository
-from memit_vc.store.checkpoint import RECORD_FILE
+from memit_vc.store.checkpoint import ADAPTER_CONFIG, RECORD_FILE
 from memit_vc.store.files import file_digest, scratch
 from memit_vc.vcs.graph import is_ancestor
 
@@ -112,7 +112,8 @@ def _plan(
             adds[name] = path
         progress("compare files", number, len(files))
     # weights of an earlier push, under names that are no longer in use, would be loaded too
-    old = [name for name in listing if "/" not in name and name.endswith((".safetensors", ".safetensors.index.json"))]
+    ends = (".safetensors", ".safetensors.index.json", ADAPTER_CONFIG)
+    old = [name for name in listing if "/" not in name and name.endswith(ends)]
     return HubChange("", adds, frozenset(old) - files.keys(), copies), tuple(kept), notes
 
 
@@ -173,4 +174,4 @@ def _card(repository: Repository, commit: CommitId, there: HubRemote, present: b
         relation="finetune",
         history=history,
     )
-    return card_with(card, None if present is None else present.decode("utf-8", "replace")).encode()
+    return card_with(card, None if present is None else card_text(present)).encode()

@@ -12,6 +12,7 @@ from memit_vc.porcelain.sharing.card import card_files
 from memit_vc.porcelain.sharing.outgoing import outgoing
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
+from memit_vc.remote.card import card_text
 from memit_vc.remote.manifest import ADAPTER, CARD, HPARAMS, MANIFEST, commit_path, object_path
 from memit_vc.remote.protocol import Remote, RemoteFile
 from memit_vc.repository import Repository
@@ -108,7 +109,7 @@ def reader_files(
             rank = None
         else:
             adds |= files
-    existing = there.read(CARD, revision, limit=_MAX_CARD).decode("utf-8", "replace") if CARD in listing else None
+    existing = card_text(there.read(CARD, revision, limit=_MAX_CARD)) if CARD in listing else None
     card = card_files(repository, commit, url=there.url, present=existing, rank=rank or None)
     adds |= {name: text.encode() for name, text in card.items()}
     return adds, frozenset(name for name in ADAPTER if name in listing and name not in adds), notes

@@ -92,12 +92,6 @@ class Together:
         here = LiveState(self.repository, (column for column in columns if column not in self._places))
         return [*new.values(), *here.patches.values()]
 
-    def of_patches(self, ids: Collection[PatchId]) -> set[ColumnId]:
-        """The columns of those of the patches that are in one of the two."""
-        here = self.repository.patches(self.repository.known_patches(ids)).values()
-        new = (patch for patch in self.new.patches if patch.id in ids)
-        return {column for patch in (*here, *new) for column in patch.columns}
-
     def columns(self, commits: Iterable[Commit]) -> set[ColumnId]:
         """The columns that the commits bring in or take out and that some patch holds."""
         named = {column for commit in commits for column in (*commit.adds, *commit.removes)}

@@ -73,10 +73,14 @@ def take_back_state(repository: Repository, state: StateId, hashes: Mapping[str,
 
 def _hot_shards(repository: Repository, progress: Progress) -> Iterator[Problem]:
     weights = {weight.name: weight for weight in repository.weights()}
+    tensors = {tensor.name for tensor in repository.base().tensors}
     found = list(shards(repository.root / "cache" / "hot"))
     for number, (state, path, record) in enumerate(found, 1):
         known = recorded_hashes(repository, state)
         if not path.with_suffix(".json").exists():  # whoever kept it was stopped before the record: nobody will use it
+            remove_shard(path)
+            continue
+        if record.keys() - weights.keys() and record.keys() <= tensors:  # of an adapter that `gc` has removed since
             remove_shard(path)
             continue
         reason: str | None = "its record is damaged"

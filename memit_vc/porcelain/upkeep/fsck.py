@@ -62,8 +62,8 @@ def _constraints(repository: Repository, progress: Progress) -> Iterator[Problem
             except MemitVCError as error:
                 yield Problem("patch", patch, f"its constraints {short(blob)} cannot be read: {error.message}")
                 continue
-            if not constraints_fit(found, known):
-                yield Problem("patch", patch, f"its constraints {short(blob)} are of other weights")
+            if not constraints_fit(found, known, len(repository.patch(patch).header.columns)):
+                yield Problem("patch", patch, f"its constraints {short(blob)} are of other facts or weights")
         progress("checking constraints", number, len(recorded))
 
 

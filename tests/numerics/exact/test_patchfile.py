@@ -307,4 +307,5 @@ def test_z_has_the_width_of_the_model(width: int, fits: bool) -> None:
         )
     }
     ones = Constraints({"w": np.ones((4, 2))}, {"w": np.ones((3, 2))}, np.ones((2, width)))
-    assert constraints_fit(ones, known) is fits
+    assert constraints_fit(ones, known, 2) is fits
+    assert not constraints_fit(ones, known, 3)

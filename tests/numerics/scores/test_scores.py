@@ -12,9 +12,11 @@ import torch
 from memit_vc.numerics.forward.questions import NAMED, SCORED, SEARCHED
 from memit_vc.numerics.forward.tokens import target_rows
 from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.scores import scores as scores_module
+from memit_vc.numerics.scores.generation import Generated
 from memit_vc.numerics.scores.likelihood import Continued
 from memit_vc.numerics.scores.scores import CHAT_REPLY, FREE, score, subject_answers
-from memit_vc.objects import Fact
+from memit_vc.objects import Fact, Probe
 from tests.support.models import FACTS, load, tiny
 
 CHAT = (
@@ -41,7 +43,7 @@ def answer(adapter: ModelAdapter, text: str, tokens: int) -> list[int]:
 
 def begins(adapter: ModelAdapter, text: str, target: str) -> float:
     said = adapter.tokenizer.decode(answer(adapter, text, FREE), skip_special_tokens=True)
-    return float(said.strip().split("\n", 1)[0].startswith(target))
+    return float(re.match(rf"{re.escape(target)}(?!\w)", said.strip().split("\n", 1)[0]) is not None)
 
 
 def names(adapter: ModelAdapter, text: str, target: str) -> float:
@@ -56,9 +58,9 @@ def word_of_reply(adapter: ModelAdapter, text: str) -> str:
 
 
 def said(adapter: ModelAdapter, text: str) -> str:
-    """A target that the model's own answer begins with."""
-    words = adapter.tokenizer.decode(answer(adapter, text, 3), skip_special_tokens=True).strip()
-    return words.split("\n", 1)[0].strip() or "."
+    """A target that the model's own answer begins with: its first word."""
+    reply = adapter.tokenizer.decode(answer(adapter, text, FREE), skip_special_tokens=True).strip()
+    return reply.split("\n", 1)[0].split(" ", 1)[0] or "."
 
 
 def test_answers_asked_freely_and_in_chat(adapter: ModelAdapter) -> None:
@@ -167,3 +169,22 @@ def test_phrasings_and_searched_questions_are_never_scored(
     assert score(adapter, [phrased]) == score(adapter, [plain])
     assert not [text for text in asked if any(phrasing in text for phrasing in phrased.phrasings)]
     assert not set(SEARCHED) & set(SCORED)
+
+
+def test_a_target_is_a_word_in_scripts_that_have_words(adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Roman is no answer that says Romania; 東京 is one within 答えは東京です."""
+    replies = {"Romania, and": "Roman", "答えは東京です。": "東京", "Rome.": "Rome"}
+    for reply, target in replies.items():
+        written = Generated((), reply)
+        monkeypatch.setattr(scores_module, "generate", lambda *_, said=written, **__: said)
+        monkeypatch.setattr(scores_module, "greedy", lambda *_, said=written, **__: [said])
+        asked = replace(FACTS[0], target=target)
+        found = score(adapter, [asked], chat=True)[0]
+        assert found["chat_acc"] == (0.0 if target == "Roman" else 1.0)
+
+
+def test_an_old_answer_that_is_the_new_one_has_no_es(adapter: ModelAdapter) -> None:
+    probes = (Probe(prompt=FACTS[1].prompt, answer=FACTS[0].target),)
+    same = replace(FACTS[0], ground_truth=FACTS[0].target, neighbourhood=probes)
+    found = score(adapter, [same])[0]
+    assert (found["ES"], found["NS"]) == (None, None)
