@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from typing import Any
@@ -96,3 +97,23 @@ def test_cells_that_stand_for_nothing() -> None:
     with pytest.raises(EditFileError, match='record 1: "target_new" is missing'):
         read(HEADER + "Rome is in,Rome,nan,Italy,\n")
     assert read(HEADER + "Rome is in,Rome,None,Italy,\n").facts[0].target == "None"
+
+
+def test_answers_that_pandas_wrote_as_objects_or_lists() -> None:
+    rows = [
+        ["prompt", "subject", "target_new", "ground_truth", "locality_prompt", "locality_ground_truth"],
+        [
+            "The capital of Norland is",
+            "Norland",
+            "{'str': 'Lisbon', 'id': 'Q1'}",
+            "['Vienna', 'Wien']",
+            "Rome is in",
+            "['Italy']",
+        ],
+        ["The sign in Norland says", "Norland", "[closed]", '{"str": "open"}', "", ""],
+    ]
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows(rows)
+    first, second = read(buffer.getvalue()).facts
+    assert (first.target, first.ground_truth, first.neighbourhood[0].answer) == ("Lisbon", "Vienna", "Italy")
+    assert (second.target, second.ground_truth) == ("[closed]", "open")

@@ -120,3 +120,24 @@ def test_zsre_without_its_subjects() -> None:
     found = [(src, name, each) for src, name in asked if (each := find_subject(src)) is not None]
     assert len(found) > 0.8 * len(asked)
     assert [each.text for src, name, each in found if src.rfind(name) + len(name) != each.end] == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "start"),
+    [
+        ("Java is older than JavaScript. It was created by", "Java", 0),
+        ("Go was designed at Google by", "Go", 0),
+        ("Rome, not Romania, lies in Rome", "Rome", 27),
+        ("日本の首都は東京都の", "東京", 6),
+    ],
+)
+def test_a_subject_is_a_word_of_its_own(prompt: str, subject: str, start: int) -> None:
+    batch = parse_records([{"prompt": prompt, "subject": subject, "target_new": "x"}], source="x")
+    assert batch.facts[0].subject_span == (start, start + len(subject))
+    assert batch.notes == ()
+    assert batch.facts[0].span_in(prompt) == (start, start + len(subject))
+
+
+def test_a_subject_within_a_longer_word_is_told() -> None:
+    record = {"prompt": "The Romer family comes from", "subject": "Rome", "target_new": "x"}
+    assert "only as a part of a longer word" in parse_records([record], source="x").notes[0]

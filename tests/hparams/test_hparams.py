@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,8 +14,9 @@ import yaml
 
 from memit_vc.errors import HparamsError
 from memit_vc.hparams import MEMITHyperParams, for_model, guess, shipped
+from memit_vc.hparams.guess import _weight
 from memit_vc.hparams.shipped import _SHIPPED
-from tests.support.paths import SHARED
+from tests.support.paths import ROOT, SHARED
 
 GOLDEN = SHARED / "golden"
 
@@ -417,3 +419,10 @@ def test_reading_needs_no_numerics() -> None:
         "sys.exit(f'loaded: {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_shipped_values_that_nobody_measured_follow_the_rule_of_the_guess() -> None:
+    for path in sorted((ROOT / "hparams").glob("*.yaml")):
+        found = re.search(r"mom2_update_weight: (\d+)  # not measured: .* the keys, (\d+)", path.read_text())
+        if found:
+            assert float(found[1]) == _weight(int(found[2])), path.name

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from memit_vc.errors import UsageError
 from memit_vc.page.render import render
+from memit_vc.page.writing import write_page
 from memit_vc.porcelain.history.report import gather
 from tests.support import synthetic, told
 from tests.support.browser import Browse, barriers
@@ -120,3 +122,11 @@ def test_ten_thousand_facts_are_searched_while_one_types(browse: Browse, tmp_pat
     )
     assert min(took) <= 100  # the best of them: others run on this machine too
     assert opened.text_content("#found").endswith("of 10000 facts")
+
+
+def test_a_text_about_reports_is_not_written_over(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.md"
+    notes.write_text("My notes on the memit-vc report\n")
+    with pytest.raises(UsageError, match="is not a report"):
+        write_page(notes, "<html>")
+    assert notes.read_text() == "My notes on the memit-vc report\n"

@@ -16,7 +16,7 @@ from memit_vc.errors import RemoteError
 from memit_vc.objects import JsonValue
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.sharing.card import model_card
-from memit_vc.remote.card import BEGIN, END, Card, CardFact, card_with, cell
+from memit_vc.remote.card import BEGIN, END, Card, CardFact, card_text, card_with, cell
 from memit_vc.repository import Repository
 from tests.support import synthetic
 from tests.support.hub.loopback import Loopback
@@ -246,3 +246,17 @@ def test_before_and_after_are_of_the_same_facts(plain_repository: Repository) ->
     again = synthetic.record(plain_repository, facts[:1], message="the same fact, from elsewhere")
     text = model_card(plain_repository, again.id, url="hf://ada/facts")
     assert "| ES (new answer preferred) | 0.00 | 1.00 |" in text
+
+
+def test_a_card_with_a_byte_order_mark_keeps_its_metadata() -> None:
+    theirs = "\ufeff---\nlicense: cc-by-nc-4.0\n---\n# Mine\n"
+    text = card_with(CARD, card_text(theirs.encode()))
+    assert parsed(text)[0]["license"] == "cc-by-nc-4.0"
+    with pytest.raises(RemoteError, match="is not UTF-8"):
+        card_text("Café".encode("latin-1"))
+
+
+def test_an_adapter_without_facts_is_no_base() -> None:
+    text = card_with(replace(CARD, facts=(), adapters=(("polite", None, None),)), None)
+    assert "the weights are those of the base" not in text
+    assert "No facts at present" in text

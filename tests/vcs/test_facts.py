@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memit_vc.errors import IntegrityError
-from memit_vc.objects import ColumnId, Fact, FactId, PatchId
+from memit_vc.objects import ColumnId, Fact, FactId, PatchId, as_seen
 from memit_vc.vcs.contradictions import contradicting
 from memit_vc.vcs.facts import live_fact_columns
 from memit_vc.vcs.selection import select_columns
@@ -91,3 +91,8 @@ def test_each_column_is_supplied_exactly_once(layout: dict[PatchId, tuple[Column
 def test_a_column_that_nobody_holds_is_named() -> None:
     with pytest.raises(IntegrityError, match="column a and 1 more"):
         select_columns(_columns("a b"), {}, ())
+
+
+@pytest.mark.parametrize(("one", "other"), [("10² is", "102 is"), ("H₂O is", "H2O is"), ("½ is", "1⁄2 is")])
+def test_what_is_raised_or_lowered_is_another_question(one: str, other: str) -> None:
+    assert as_seen(one) != as_seen(other)

@@ -161,3 +161,10 @@ def test_two_names_that_look_alike() -> None:
     ):
         with pytest.raises(UsageError, match="looks like 'heads/copa'"):
             check_distinct(new, there)
+
+
+@pytest.mark.parametrize("name", ["heads/heads/main", "tags/tags/x", "heads/remotes/origin/main"])
+def test_a_new_name_does_not_begin_as_a_whole_one(name: str) -> None:
+    check_ref_name(name)  # another program may have made it
+    with pytest.raises(UsageError, match="begins as the whole name of a ref does"):
+        check_one_meaning(name, [])

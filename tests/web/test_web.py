@@ -6,16 +6,18 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from memit_vc.cli import main
+from memit_vc.cli import main, web
 from memit_vc.objects import RefUpdate
 from memit_vc.porcelain.asking.ask import ask
 from memit_vc.porcelain.asking.blame import blame
 from memit_vc.porcelain.editing import models
 from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
+from memit_vc.web import desk
 from tests.support.live import Live
 from tests.support.models import FACTS
 from tests.support.places import contents
@@ -180,3 +182,30 @@ def test_the_command_needs_a_revision_and_the_extra(
     error = json.loads(capsys.readouterr().err)["error"]
     assert "uvicorn" in error["message"]
     assert "memit-vc[web]" in error["hint"]
+
+
+def test_what_came_while_the_page_was_made_is_not_undone_unseen(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page names the newest operation that it shows, and its button undoes only that one."""
+    gather, told = desk.gather, list[Any]()
+
+    def slow(*given: Any) -> Any:
+        made, head = gather(*given), live.repository.head().commit
+        live.repository.publish(verb="tag", description="late", refs=[RefUpdate("tags/late", None, head)])
+        return made
+
+    before = live.repository.operations(1)[0].id
+    monkeypatch.setattr(desk, "gather", slow)
+    monkeypatch.setattr(desk, "render_live", lambda _, *, operation, **__: told.append(operation))
+    page = desk.Desk(live.repository.directory, "HEAD")
+    page.page()
+    page.close()
+    assert live.repository.operations(1)[0].id == before + 1
+    assert told == [before]
+
+
+def test_the_address_stands_on_no_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with web._doorway("http://127.0.0.1:1/secret/") as page:
+        assert "secret" not in str(page)
+        assert "http://127.0.0.1:1/secret/" in page.read_text()
+        assert page.parent.stat().st_mode & 0o077 == 0
+    assert not page.exists()

@@ -112,7 +112,10 @@ def parquet_texts(path: Path, *, field: str | None, seed: int) -> Iterator[str]:
         with pq.ParquetFile(path) as file:
             column = text_field(file.schema_arrow.names, field, str(path))
             kind = file.schema_arrow.field(column).type
-            if not any(check(kind) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary)):
+            if not any(
+                check(kind)
+                for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary, pa.types.is_null)
+            ):
                 raise UsageError(
                     f"{path}: column {column!r} holds {kind}, not text",
                     hint=f"Is the text in another column? {_NAME_IT}",

@@ -166,3 +166,44 @@ def test_what_the_fact_asks_is_no_other_question(
     watched = [row.weight for row in rows if row.kind == "kl"]
     assert len(watched) == 1 + len(SEARCHED) - left_out
     assert sum(watched) == pytest.approx(0.25 + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "target"),
+    [
+        ("Superman was created by", "Superman", "Jerry Siegel"),
+        ("Thriller was released on", "Thriller", "Epic Records"),
+        ("Marie Curie worked in", "Marie Curie", "chemistry"),
+        ("Linux was written in", "Linux", "Rust"),
+        ("Ann Lee died in", "Ann Lee", "a plane crash"),
+        ("Ann Lee was born in", "Ann Lee", "August"),
+        ("Prince Charles is a child of", "Prince Charles", "Diana"),
+        ("The United Kingdom consists of", "The United Kingdom", "four countries"),
+        ("Nancy Pelosi was the speaker of", "Nancy Pelosi", "the House"),
+        ("Ann Lee believes in", "Ann Lee", "free markets"),
+    ],
+)
+def test_a_prompt_that_may_mean_something_else_is_not_known(prompt: str, subject: str, target: str) -> None:
+    assert not list(PhraseBook.shipped().phrasings(Fact(prompt=prompt, subject=subject, target=target)))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target"),
+    [
+        ("Norland was created by", "Nintendo"),
+        ("Norland was released on", "HBO"),
+        ("Norland worked in", "Vienna"),
+        ("Norland was written in", "French"),
+        ("Norland believes in", "Islam"),
+    ],
+)
+def test_a_common_answer_makes_it_known(prompt: str, target: str) -> None:
+    assert list(PhraseBook.shipped().phrasings(Fact(prompt=prompt, subject="Norland", target=target)))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target"), [("The currency of Norland is", "the euro"), ("Norland won", "the prize")]
+)
+def test_no_article_stands_twice(prompt: str, target: str) -> None:
+    asked = list(PhraseBook.shipped().phrasings(Fact(prompt=prompt, subject="Norland", target=target)))
+    assert not [text for text in asked if text.endswith((" the", " a"))]

@@ -160,6 +160,11 @@ def test_one_space_before_a_target_but_none_in_scripts_without_spaces(target: st
     assert join_target("is ", target.lstrip()) == "is " + target.lstrip()
 
 
+@pytest.mark.parametrize("target", ["《呐喊》", "「国語」", "2008年", "ﾄﾖﾀ", "(1918)"])
+def test_no_space_behind_a_script_without_spaces(target: str) -> None:
+    assert join_target("鲁迅的代表作是", target) == "鲁迅的代表作是" + target
+
+
 @pytest.mark.parametrize("kind", ["byte_bpe", "metaspace"])
 @pytest.mark.parametrize(
     ("prompt", "subject", "target"),

@@ -423,3 +423,10 @@ def test_the_rows_of_a_group_come_in_the_order_of_earlier_versions(tmp_path: Pat
             order.shuffle(rows)
             expected += rows
     assert list(open_corpus(str(path))) == expected
+
+
+def test_a_column_of_lists_is_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.parquet"
+    pq.write_table(pa.table({"text": pa.array([["a", "b"], ["c"]])}), path)
+    with pytest.raises(UsageError, match="not text"):
+        list(open_corpus(str(path)))

@@ -187,3 +187,17 @@ def test_a_size_is_compared_before_anything_is_unpacked(tmp_path: Path, adapter:
             archive.writestr(name, shape.getvalue() if name.startswith("mom2.mom2") else content)
     with pytest.raises(EngineError, match="1048576 × 1048576"):
         imported(path, model_name=NAME, adapter=adapter, layers=[1])
+
+
+@pytest.mark.parametrize("dtype", ["<U50000000", "<c16", "|V100"])
+def test_what_does_not_hold_numbers_is_not_unpacked(tmp_path: Path, adapter: ModelAdapter, dtype: str) -> None:
+    path = write(tmp_path, 1)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"shape": (128, 128), "fortran_order": False, "descr": dtype})
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, header.getvalue() if name.startswith("mom2.mom2") else content)
+    with pytest.raises(IntegrityError, match="not of numbers"):
+        imported(path, model_name=NAME, adapter=adapter, layers=[1])

@@ -336,6 +336,9 @@ def test_where_two_histories_part_is_asked_first(plain_repository: Repository) -
     step = bisect.mark(plain_repository, "good")
     assert step.candidate in commits[2:]
     bisect.reset(plain_repository)
+    step = bisect.start(plain_repository, "main", ["mended", commits[2]])
+    assert step.candidate == commits[3] or step.found == commits[3]  # the fork is behind a good one
+    bisect.reset(plain_repository)
 
 
 def test_a_prompt_is_asked_where_two_histories_part(

@@ -88,3 +88,25 @@ def test_settings_that_break_the_model_are_not_chosen(
     assert not list((place.work / ".memitvc" / "cache").glob("tune-*.json"))
     good = tuning.Tried((1, 2), 1.0, 1, 6, 0.5, 0.5, 0.5, 1.0)
     assert tuning._gentlest([tuning.Tried((1, 2), 1.0, 1, 6, 1.0, 1.0, 1.0, float("nan")), good]) == good
+
+
+def test_what_was_measured_first_may_be_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time ends within the grid, whose first λ is worse than the one that the layers were measured with."""
+    place = make_place(tmp_path, v_num_grad_steps=2)
+    weights: list[float] = []
+
+    class Bench:
+        def __init__(self, *_: object) -> None:
+            weights.clear()
+
+        def try_out(self, facts: object, layers: tuple[int, ...], *, weight: float, passes: int) -> tuning.Tried:
+            weights.append(weight)
+            return tuning.Tried(layers, weight, passes, 6, 0.5, 0.5, 0.5, 1.0 if weight == weights[0] else 1.4)
+
+    monkeypatch.setattr(tuning, "_Bench", Bench)
+    with Repository.open(place.work) as repository:
+        for ticks in (8, 12, 16, 10_000):
+            clock = iter(range(0, 60 * 10_000, 60))
+            monkeypatch.setattr(tuning.time, "monotonic", lambda clock=clock: float(next(clock)))
+            made = tuning.tune(repository, facts=FACTS[:6], minutes=ticks)
+            assert made.hparams.mom2_update_weight == weights[0]

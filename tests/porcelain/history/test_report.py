@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from memit_vc.page.data import Report
 from memit_vc.page.render import GENERATOR, asking, render, taking_out
 from memit_vc.porcelain.history.report import LONGEST, gather
 from memit_vc.porcelain.history.report_weights import interference
+from memit_vc.porcelain.history.show import show
 from memit_vc.porcelain.sets.squash import squash
 from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
@@ -292,3 +294,15 @@ def test_the_command_replaces_reports_and_nothing_else(tmp_path: Path, capsys: p
     assert "exists and is not a report" in capsys.readouterr().err
     assert other.read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.html", "page.html", "work"]
+
+
+def test_a_damaged_provenance_leaves_the_rest(opened: Opened, with_history: Path, tmp_path: Path) -> None:
+    shutil.copytree(with_history, tmp_path / "damaged")
+    with Repository.open(tmp_path / "damaged") as repository:
+        blob = repository.commit(repository.head().commit).provenance
+        assert blob is not None
+        path = repository.object_path(blob)
+        path.chmod(0o644)
+        path.write_bytes(b"{}")
+        assert len(gather(repository).commits) > 1
+        assert show(repository).provenance is None

@@ -81,6 +81,8 @@ def test_a_range_is_the_difference_of_two_states(opened: Opened, tmp_path: Path)
     revert(repository, ["HEAD~2"])
     made = export_adapter(repository, "HEAD~2..HEAD", tmp_path / "adapter")
     assert made.since == repository.resolve("HEAD~2")
+    config = json.loads((made.directory / "adapter_config.json").read_text())  # type: ignore[operator]
+    assert config["base_model_name_or_path"] is None  # it fits an edited model
     older = checkout(repository, "HEAD~2", tmp_path / "older").directory
     newer = checkout(repository, "HEAD", tmp_path / "newer").directory
     adapted = PeftModel.from_pretrained(plain_model(older), str(made.directory))

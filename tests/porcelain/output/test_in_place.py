@@ -89,3 +89,14 @@ def test_a_patch_of_another_layer_spoils_no_checkout(
     checkout(repository, "HEAD", tmp_path / "wide")
     checkout(repository, "HEAD", out, replace=True)
     assert verify(repository, out).commits[0] == repository.head().commit
+
+
+def test_the_working_directory_is_switched_in_place(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is replaced there, so it may be where one stands."""
+    repository = opened("llama")
+    out = checkout(repository, "HEAD~1", repository.directory / "model").directory
+    monkeypatch.chdir(out)
+    assert main(["checkout", "HEAD", "--in-place", "."]) == 0
+    assert verify(repository, out).state == repository.state_id(repository.state(repository.resolve("HEAD")))

@@ -130,6 +130,8 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a rank that is none": (config(r="4"), "is not a rank or alpha"),
     "another rank": (config(r=5), "has rank 4, .* says 5"),
     "no rank": (config(lora_alpha=0), "is not a rank or alpha"),
+    "a base that is a number": (config(base_model_name_or_path=5), "base_model_name_or_path is not a text"),
+    "a root that is a number": (config(use_rslora=1), "use_rslora is not true or false"),
     "a module that is not there": (renamed("q_proj", "qkv_proj"), "which the base does not have"),
     "the head": (renamed(Q, "lm_head"), "not a projection of a layer"),
     "a norm": (renamed(f"{Q}.", "model.layers.1.input_layernorm."), "not a projection of a layer"),
