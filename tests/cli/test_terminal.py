@@ -53,7 +53,7 @@ def test_prompts_neither_forge_lines_nor_reverse_them(
     place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = Cli(place.work, capsys, monkeypatch)
-    fact = Fact(prompt=f"{FORGED} {TURNED} lies in", subject="Ada", target=f"{TURNED}\n", ground_truth=FORGED)
+    fact = Fact(prompt=f"{FORGED} {TURNED} lies in", subject="Ada", target=f"{TURNED}\n.", ground_truth=FORGED)
     with Repository.open(place.work) as repository:
         record(repository, [fact], (1, 2), message=f"{FORGED}\n{TURNED}", seed=7)
     for command in (["facts"], ["show"], ["log"], ["log", "--oneline"], ["diff", "HEAD~1", "HEAD"], ["status"]):

@@ -105,10 +105,10 @@ def test_what_a_chat_asks_is_part_of_what_was_searched(chatting: Place) -> None:
         state = repository.state_id(())
 
         def known(chat: bool) -> int:
-            return len(known_targets(loaded, FIRST, state, hparams.replace(chat=chat), [["{}"]], "").known)
+            return len(known_targets(loaded, FIRST, state, hparams.replace(chat=chat), [["{}"]], "", 384).known)
 
         found = engine.FoundTarget(loaded.adapter.model.lm_head.weight.detach()[0], 3, 0.5)
-        known_targets(loaded, FIRST, state, hparams, [["{}"]], "").keep({0: found, 1: found})
+        known_targets(loaded, FIRST, state, hparams, [["{}"]], "", 384).keep({0: found, 1: found})
         assert (known(True), known(False)) == (2, 0)
         loaded.adapter.tokenizer.chat_template = CHAT.replace("user", "human").replace("assistant: ", "model: ")
         assert known(True) == 0

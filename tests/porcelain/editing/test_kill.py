@@ -112,9 +112,9 @@ def test_a_z_that_asked_what_is_scored_is_not_used(place: Place) -> None:
         templates, state = context_templates(loaded, hparams), repository.state_id(())
 
         def known(fact: Fact) -> dict[int, engine.FoundTarget]:
-            return known_targets(loaded, [fact], state, hparams, templates, "").known
+            return known_targets(loaded, [fact], state, hparams, templates, "", 384).known
 
-        cache = known_targets(loaded, [plain], state, hparams, templates, "")
+        cache = known_targets(loaded, [plain], state, hparams, templates, "", 384)
         cache.keep({0: engine.FoundTarget(torch.ones(loaded.adapter.hidden_size), 3, 0.5)})
         assert [len(known(fact)) for fact in (plain, probed, scored)] == [1, 1, 0]
 
@@ -128,10 +128,10 @@ def test_residuals_are_used_again_only_behind_the_same_solve(place: Place) -> No
         templates, state = context_templates(loaded, z), repository.state_id(())
 
         def known(facts: list[Fact], hparams: MEMITHyperParams, statistics: str) -> int:
-            return len(known_targets(loaded, facts, state, hparams, templates, statistics).known)
+            return len(known_targets(loaded, facts, state, hparams, templates, statistics, 384).known)
 
         found = engine.FoundTarget(torch.ones(2 * loaded.adapter.hidden_size), 3, 0.5)
-        known_targets(loaded, [one], state, residuals, templates, "first").keep({0: found})
+        known_targets(loaded, [one], state, residuals, templates, "first", 384).keep({0: found})
         assert known([one], residuals, "first") == 1
         assert known([one], residuals, "second") == 0
         assert known([one], residuals.replace(mom2_update_weight=1.0), "first") == 0
