@@ -16,13 +16,14 @@ from memit_vc.objects import Fact, RefUpdate
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.editing.statistics import prepare_statistics
+from memit_vc.porcelain.history.settings import settings_of
 from memit_vc.porcelain.recomputing.rebase import rebase
 from memit_vc.porcelain.recomputing.resolve import resolve_revert
 from memit_vc.porcelain.sets.cherry_pick import cherry_pick
 from memit_vc.porcelain.sets.commit_kept import commit_kept
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.sets.squash import squash
-from memit_vc.porcelain.sets.switch import switch
+from memit_vc.porcelain.sets.switch import switch, switch_to_new
 from memit_vc.porcelain.state import LiveState
 from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
@@ -255,3 +256,62 @@ def test_what_was_solved_against_edits_of_the_range_is_refused(opened: Opened, w
     squash(repository, f"{start}..HEAD")
     with pytest.raises(MemitVCError, match="solved against edits of this range"):
         rebase(repository, "main", loaded=loaded)
+
+
+def test_a_squash_is_computed_with_its_own_settings(opened: Opened, with_history: Path) -> None:
+    """λ of the batch, not of hparams.yaml: of one whole patch all settings are known, of several the common ones."""
+    repository = opened(with_history)
+    loaded, usual = load_model(repository), repository.hparams()
+    own = usual.replace(mom2_update_weight=usual.mom2_update_weight * 7)
+    fork(repository, loaded, [])
+    start = repository.head().commit
+    commit_facts(repository, [FACTS[6]], hparams=own, scores=False, loaded=loaded)
+    commit_facts(repository, [FACTS[7]], hparams=own, scores=False, loaded=loaded)
+    revert(repository, ["HEAD"])
+    squash(repository, f"{start}..HEAD")
+    made = rebase(repository, "main", scores=False, loaded=loaded)
+    assert settings_of(LiveState(repository, repository.commit(made.id).adds)) == {
+        (tuple(own.layers), own.mom2_update_weight, next(iter(repository.statistics())))
+    }
+    repository.undo()
+    switch_to_new(repository, "two", start)
+    for fact in FACTS[6:8]:
+        commit_facts(repository, [fact], hparams=own, scores=False, loaded=loaded)
+    squash(repository, f"{start}..HEAD")
+    made = rebase(repository, "main", scores=False, loaded=loaded)
+    ((_, weight, _),) = settings_of(LiveState(repository, repository.commit(made.id).adds))
+    assert weight == own.mom2_update_weight
+
+
+def test_what_a_squash_itself_takes_out_is_no_conflict(opened: Opened, with_history: Path) -> None:
+    repository = opened(with_history)
+    loaded = load_model(repository)
+    fork(repository, loaded, [])
+    start = repository.head().commit
+    old = repository.live_facts(start)[0].fact
+    resolve_revert(repository, ["HEAD"], loaded=loaded)
+    commit_facts(repository, [replace(old, target="Peru")], scores=False, loaded=loaded)
+    squash(repository, f"{start}..HEAD")
+    rebase(repository, "main", scores=False, loaded=loaded)
+    answers = {each.fact.question: each.fact.target for each in LiveState.of_head(repository).live}
+    assert answers[old.question] == "Peru"
+
+
+def test_a_cancel_column_that_fits_no_more_is_told(opened: Opened, with_history: Path) -> None:
+    """There the fact has another edit, so the column that takes out the first one leaves."""
+    repository = opened(with_history)
+    loaded = load_model(repository)
+    fork(repository, loaded, [])
+    start = repository.head().commit
+    old = repository.live_facts(start)[0].fact
+    resolve_revert(repository, ["HEAD"], loaded=loaded)
+    commit_facts(repository, [FACTS[6]], scores=False, loaded=loaded)
+    squash(repository, f"{start}..HEAD")
+    switch(repository, "main")
+    revert(repository, ["HEAD~2"])
+    other = repository.hparams().replace(v_lr=0.3)
+    commit_facts(repository, [old], hparams=other, scores=False, loaded=loaded)
+    switch(repository, "side")
+    made = rebase(repository, "main", scores=False, loaded=loaded)
+    assert old.id in LiveState.of_head(repository).edits
+    assert any("had been taken out with --resolve" in warning for warning in made.warnings)

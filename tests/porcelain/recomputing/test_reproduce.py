@@ -15,6 +15,7 @@ from memit_vc.cli import main
 from memit_vc.errors import IntegrityError, MemitVCError, VerificationError
 from memit_vc.numerics.edit import engine
 from memit_vc.numerics.exact.constraints import encode_constraints, read_constraints
+from memit_vc.numerics.forward import rows
 from memit_vc.objects import Commit, JsonValue, RefUpdate, canonical_json
 from memit_vc.porcelain.editing import provenance
 from memit_vc.porcelain.editing.commit import Committed, commit_facts
@@ -229,9 +230,11 @@ def test_other_texts_of_the_search_are_said(
 ) -> None:
     repository = opened(with_history)
     loaded = load_model(repository)
-    hparams = repository.hparams().replace(phrase_book=8)
+    hparams = repository.hparams().replace(phrase_book=8, name_factor=0.5, v_num_grad_steps=3)
     commit_facts(repository, [FACTS[6]], hparams=hparams, scores=False, loaded=loaded)
-    assert reproduce(repository, loaded=loaded).equal
-    monkeypatch.setattr(provenance, "REPEATED", ("{subject}!",))
-    with pytest.raises(VerificationError, match="used other wordings than this version"):
+    texts = ("It is about {subject}.", "Ask: {prompt}\nSay:", "{fact}!")
+    monkeypatch.setattr(provenance, "REPEATED", texts)
+    assert reproduce(repository, loaded=loaded).equal  # nothing that this fact was asked is another text
+    monkeypatch.setattr(rows, "REPEATED", texts)
+    with pytest.raises(VerificationError, match="this version of memit-vc has other wordings"):
         reproduce(repository, loaded=loaded)

@@ -21,6 +21,7 @@ from memit_vc.porcelain.recomputing.resolve import resolve_revert
 from memit_vc.porcelain.sets.branch import create_branch
 from memit_vc.porcelain.sets.merge import merge
 from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.sets.squash import squash
 from memit_vc.porcelain.sets.switch import switch
 from memit_vc.porcelain.sharing.export_patch import export_patch
 from memit_vc.porcelain.sharing.import_patch import import_patch
@@ -469,3 +470,32 @@ def test_a_fact_is_taken_out_of_the_edits_that_it_was_solved_against(
     assert FACTS[6].id in LiveState.of_head(other).edits
     import_patch(same, made.file)
     assert LiveState.of_head(same).columns == LiveState.of_head(first).columns
+
+
+def test_the_same_columns_in_another_patch_are_what_was_taken_out(
+    opened: Opened, with_history: Path, tmp_path: Path
+) -> None:
+    """A squash moves columns into another patch; provenance names the columns."""
+    first, same = opened(with_history), opened(with_history)
+    for repository in (first, same):
+        loaded = load_model(repository)
+        for fact in FACTS[6:8]:
+            commit_facts(repository, [fact], scores=False, loaded=loaded)
+        if repository is first:
+            squash(repository, "HEAD~2..HEAD")
+            resolve_revert(repository, ["HEAD"], fact=FACTS[7].subject, loaded=loaded)
+    made = export_patch(first, "HEAD", tmp_path / "out")
+    import_patch(same, made.file)
+    assert LiveState.of_head(same).columns == LiveState.of_head(first).columns
+
+
+def test_a_fact_that_is_out_here_already_stops_nothing(opened: Opened, with_history: Path, tmp_path: Path) -> None:
+    first, other = opened(with_history), opened(with_history)
+    for repository, rate in ((first, 0.5), (other, 0.3)):
+        loaded = load_model(repository)
+        hparams = repository.hparams().replace(v_lr=rate)
+        commit_facts(repository, [FACTS[6]], hparams=hparams, scores=False, loaded=loaded)
+        resolve_revert(repository, ["HEAD"], loaded=loaded)
+    made = export_patch(first, "HEAD", tmp_path / "out")
+    import_patch(other, made.file)
+    assert FACTS[6].id not in LiveState.of_head(other).edits
