@@ -51,7 +51,8 @@ def require_option(function: _F) -> _F:
         multiple=True,
         metavar="BOUND",
         help='Refuse the change if a score breaks this bound, such as "argmax >= 0.95", "NS_drop <= 0.03" or '
-        '"perplexity_rise <= 0.02". The bounds of [policy] in config.toml also hold.',
+        '"perplexity_rise <= 0.02". The bounds of [policy] in config.toml also hold. `commit` '
+        "measures the facts of its own batch, other commands all live facts.",
     )(function)
 
 

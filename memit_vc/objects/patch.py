@@ -88,7 +88,7 @@ class PatchHeader:
             tensor, shape = tensors.get(name), (form.d_out, form.d_in)
             if tensor is None or tensor.shape != (shape if form.orientation == "out_in" else shape[::-1]):
                 raise ValueError(f"{name!r} is not a tensor of the base, or has another shape there")
-            if not _same_place(name, form.parameter, form.layer):
+            if not _same_place(name, form.parameter):
                 raise ValueError(f"{name!r} cannot be the parameter {form.parameter!r} of the model")
             found.append(
                 EditableWeight(
@@ -130,8 +130,8 @@ class Patch:
     constraints: BlobId | None = None
 
 
-def _same_place(tensor: str, parameter: str, layer: int) -> bool:
-    """Whether a tensor's name and a parameter's are the same from the layer on: in front, a checkpoint may have the
+def _same_place(tensor: str, parameter: str) -> bool:
+    """Whether a tensor's name and a parameter's are the same from a layer's number on: in front, a checkpoint may have the
     name of the base model or of a wrapper, or lack it.
     """
     tail = []
@@ -139,4 +139,4 @@ def _same_place(tensor: str, parameter: str, layer: int) -> bool:
         if one != other:
             break
         tail.append(one)
-    return str(layer) in tail
+    return tensor == parameter or any(part.isdigit() for part in tail)

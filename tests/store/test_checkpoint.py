@@ -130,3 +130,11 @@ def test_a_hub_snapshot_of_symlinks_is_a_checkpoint(sharded: Path, tmp_path: Pat
             (snapshot / path.name).symlink_to(blobs / hashlib.sha256(path.name.encode()).hexdigest())
     assert hash_directory(snapshot) == hash_directory(sharded)
     assert "config.json" in Checkpoint.find(snapshot).other_files
+
+
+def test_an_adapter_beside_the_weights_is_no_part_of_the_checkpoint(copy: Path) -> None:
+    """transformers loads both if PEFT is installed, so hashes of the weights alone would prove nothing."""
+    Checkpoint.find(copy)
+    (copy / "adapter_config.json").write_text("{}")
+    with pytest.raises(UnsupportedModelError, match="has an adapter"):
+        Checkpoint.find(copy)

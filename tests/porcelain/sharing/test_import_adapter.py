@@ -21,6 +21,7 @@ from memit_vc.numerics.exact.materialise import delta
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.numerics.scores.explain import unanswered
 from memit_vc.objects import PatchHeader
+from memit_vc.objects.patch import _same_place
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import load_model
 from memit_vc.porcelain.history.adapters import live_adapters
@@ -51,6 +52,7 @@ from memit_vc.porcelain.sharing.push import push
 from memit_vc.porcelain.sharing.remotes import add_remote
 from memit_vc.porcelain.state import LiveState
 from memit_vc.porcelain.upkeep.fsck import fsck
+from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.porcelain.upkeep.rebuild import rebuild
 from memit_vc.repository import Repository
 from tests.support.ggufs import Kind, read_all, write_base
@@ -344,3 +346,31 @@ def test_a_gguf_of_it(place: Place, tmp_path: Path) -> None:
             continue
         numbers, others = (np.frombuffer(each, np.float32) for each in (data, wanted[name][2]))
         assert abs(numbers - others).max() < TOLERANCE, name
+
+
+def test_fsck_knows_what_a_collected_adapter_had_changed(place: Place, tmp_path: Path) -> None:
+    """Its weights are editable no more; hashes and shards of the states that had them are no damage."""
+    place = copy_of(place, tmp_path)
+    lora(place.base, family(place), tmp_path / "lora")
+    with Repository.open(place.work) as repository:
+        import_adapter(repository, tmp_path / "lora")
+        checkout(repository, "HEAD~1", tmp_path / "one")
+        checkout(repository, "HEAD", tmp_path / "two")
+        repository.undo()
+        collect_garbage(repository, keep_operations=0, grace=0)
+        assert fsck(repository)[0] == []
+
+
+@pytest.mark.parametrize(
+    ("tensor", "parameter", "fits"),
+    [
+        ("model.layers.3.mlp.down_proj.weight", "model.layers.3.mlp.down_proj.weight", True),
+        ("layers.3.mlp.down_proj.weight", "model.layers.3.mlp.down_proj.weight", True),
+        ("model.language_model.layers.3.mlp.down_proj.weight", "model.layers.3.mlp.down_proj.weight", True),
+        ("model.layers.4.mlp.down_proj.weight", "model.layers.3.mlp.down_proj.weight", False),
+        ("model.layers.3.mlp.up_proj.weight", "model.layers.3.mlp.down_proj.weight", False),
+        ("mlp.down_proj.weight", "model.layers.3.mlp.down_proj.weight", False),
+    ],
+)
+def test_a_wrapper_puts_something_in_front_of_a_tensors_name(tensor: str, parameter: str, fits: bool) -> None:
+    assert _same_place(tensor, parameter) is fits
