@@ -131,8 +131,8 @@ class Patch:
 
 
 def _same_place(tensor: str, parameter: str) -> bool:
-    """Whether a tensor's name and a parameter's are the same from a layer's number on: in front, a checkpoint may have the
-    name of the base model or of a wrapper, or lack it.
+    """Whether a tensor's name and a parameter's are the same from a layer's number on: in front, a checkpoint may have
+    the name of the base model or of a wrapper, or lack it.
     """
     tail = []
     for one, other in zip(reversed(tensor.split(".")), reversed(parameter.split(".")), strict=False):
