@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import click
@@ -40,9 +40,10 @@ def command(io: IO, revision: str, port: int, opened: bool) -> None:
     io.emit({"address": server.address, "port": server.port}, lambda: click.echo(server.address))
     io.note("the address holds a secret: anyone who has it can use the page. Ctrl-C stops the server")
     try:
-        with _doorway(server.address) as page:
-            if opened:
+        with _doorway(server.address) if opened else nullcontext() as page:
+            if page is not None:
                 click.launch(str(page))
+                io.note("if the browser stays empty, open the address by hand: it may not read temporary files")
             server.serve()
     except KeyboardInterrupt:
         io.note("stopped; what the buttons did is in `memitvc op log`")

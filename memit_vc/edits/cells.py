@@ -33,10 +33,20 @@ def value_of(column: str, text: str, notes: list[str], *, own: bool, loads: Any 
         return None
     if not own and column in ("target_new", "ground_truth", "subject") and _WHOLE.fullmatch(bare):
         notes.append(f'"{column}" is {bare}: pandas writes whole numbers so beside empty cells')
-    if column in _ANSWERS and not own and bare.startswith(("[", "{")):
-        return _answers(column, bare, text)
-    if column not in LISTS or not bare.startswith(("[", "{")):
+    answer = column in _ANSWERS and not own
+    if (column not in LISTS and not answer) or not bare.startswith(("[", "{")):
         return text
+    try:
+        value = _read(column, bare, loads)
+    except ValueError:
+        if answer:
+            return text
+        raise
+    return text if answer and isinstance(value, dict) and "str" not in value else value
+
+
+def _read(column: str, bare: str, loads: Any) -> Any:
+    """A list or an object, as JSON or as Python writes it. ValueError."""
     try:
         return loads(bare)
     except json.JSONDecodeError:
@@ -53,20 +63,6 @@ def value_of(column: str, text: str, notes: list[str], *, own: bool, loads: Any 
 
 _BITS = 1024
 """Of a whole number. Python refuses to write one of thousands of digits, in a message, too."""
-
-
-def _answers(column: str, bare: str, text: str) -> Any:
-    """{"str": …} of MEMIT, or a list of texts (of old answers only); the cell's own text if it is neither."""
-    for read in (json.loads, ast.literal_eval):
-        try:
-            value = read(bare)
-        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            continue
-        if isinstance(value, dict) and isinstance(value.get("str"), str):
-            return value
-        if column != "target_new" and isinstance(value, list) and value and all(isinstance(v, str) for v in value):
-            return value
-    return text
 
 
 def _once(tree: ast.AST) -> None:

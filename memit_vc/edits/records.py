@@ -49,7 +49,6 @@ def _fact(fields: Mapping[str, Any], notes: list[str]) -> Fact:
     old = (_target(_first(truth), "ground_truth").strip() or None) if truth else None
     if old is not None and as_seen(old) == as_seen(target):
         notes.append("the old answer is the new one, so ES and S are not measured")
-        old = None
     fact = Fact(
         prompt=prompt,
         subject=subject,
@@ -107,10 +106,13 @@ def _placed(fields: Mapping[str, Any], memit: bool, notes: list[str]) -> tuple[s
     if subject not in prompt:
         raise RecordProblem(f'"subject" {subject!r} is not in the prompt {prompt!r}', _not_there(prompt, subject))
     told = _occurrence(fields, prompt, subject)
-    return prompt, subject, _as_a_word(prompt, subject, notes) if told is None else told
+    word = as_a_word(prompt, subject, notes if told is None else [])
+    if told is not None:  # the last of all is said where another one would be taken
+        return prompt, subject, None if word is not None and told == len(occurrences(subject, prompt)) - 1 else told
+    return prompt, subject, word
 
 
-def _as_a_word(prompt: str, subject: str, notes: list[str]) -> int | None:
+def as_a_word(prompt: str, subject: str, notes: list[str]) -> int | None:
     """The last occurrence of the subject that is no part of a longer word; None if that is the last one of all."""
     starts = occurrences(subject, prompt)
     words = [number for number, start in enumerate(starts) if stands_alone(subject, prompt, start)]

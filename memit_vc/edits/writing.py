@@ -8,7 +8,9 @@ import json
 from collections.abc import Iterable
 from typing import Literal
 
-from memit_vc.objects import Fact
+from memit_vc.edits.records import as_a_word
+from memit_vc.objects import Fact, JsonValue
+from memit_vc.objects.seen import occurrences
 
 COLUMNS = (
     "prompt",
@@ -27,7 +29,7 @@ COLUMNS = (
 
 def write_records(facts: Iterable[Fact], *, format: Literal["json", "jsonl", "csv"]) -> str:  # noqa: A002
     """The text of an edit file with `Fact.to_json` records, in the facts' order; ends with a newline."""
-    records = [fact.to_json() for fact in facts]
+    records = [_record(fact) for fact in facts]
     if format == "json":
         return json.dumps(records, ensure_ascii=False, indent=1) + "\n"
     if format == "jsonl":
@@ -38,3 +40,11 @@ def write_records(facts: Iterable[Fact], *, format: Literal["json", "jsonl", "cs
     for record in records:
         writer.writerow({k: json.dumps(v, ensure_ascii=False) if isinstance(v, list) else v for k, v in record.items()})
     return buffer.getvalue()
+
+
+def _record(fact: Fact) -> dict[str, JsonValue]:
+    """With the occurrence of the subject where a reader would take another one: "Java" stands in "JavaScript", too."""
+    record = fact.to_json()
+    if fact.occurrence is None and as_a_word(fact.prompt, fact.subject, []) is not None:
+        record["subject_occurrence"] = len(occurrences(fact.subject, fact.prompt)) - 1
+    return record

@@ -131,12 +131,9 @@ class Patch:
 
 
 def _same_place(tensor: str, parameter: str) -> bool:
-    """Whether a tensor's name and a parameter's are the same from a layer's number on: in front, a checkpoint may have
-    the name of the base model or of a wrapper, or lack it.
+    """Whether a tensor's name and a parameter's are the same from the first number on, which is the layer's: in front,
+    a checkpoint may have the name of the base model or of a wrapper, or lack it.
     """
-    tail = []
-    for one, other in zip(reversed(tensor.split(".")), reversed(parameter.split(".")), strict=False):
-        if one != other:
-            break
-        tail.append(one)
-    return tensor == parameter or any(part.isdigit() for part in tail)
+    parts = parameter.split(".")
+    layer = next((place for place, part in enumerate(parts) if part.isdigit()), 0)
+    return tensor.split(".")[layer - len(parts) :] == parts[layer:]

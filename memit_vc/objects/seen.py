@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
-_SPACELESS = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "FULLWIDTH")
+_EAST_ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "FULLWIDTH", "HALFWIDTH KATAKANA")
+_SPACELESS = (*_EAST_ASIAN, "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 _OF_ITS_OWN = ("<super>", "<sub>", "<fraction>")
 """Decompositions that change what is read: 10² is not 102."""
 
@@ -23,10 +24,16 @@ def _folded(character: str) -> str:
     return character if kept else unicodedata.normalize("NFKC", character)
 
 
+def is_east_asian(character: str) -> bool:
+    """Whether a character belongs to the scripts of Chinese, Japanese and Korean, or to their punctuation."""
+    name = unicodedata.name(character, "") if character else ""
+    return name.startswith((*_EAST_ASIAN, "HANGUL")) or "\u3000" <= character <= "\u303f"
+
+
 def is_spaceless(character: str) -> bool:
     """Whether a character belongs to a script, or is of its punctuation, that is written without spaces."""
     name = unicodedata.name(character, "") if character else ""
-    return name.startswith((*_SPACELESS, "HALFWIDTH KATAKANA")) or "\u3000" <= character <= "\u303f"
+    return name.startswith(_SPACELESS) or "\u3000" <= character <= "\u303f"
 
 
 def shows_nothing(character: str) -> bool:
@@ -50,5 +57,5 @@ def stands_alone(subject: str, text: str, start: int) -> bool:
 
 
 def _joined(pair: str) -> bool:
-    """Whether two characters belong to one word, in a script that separates words."""
-    return len(pair) == 2 and all(c.isalnum() and not is_spaceless(c) for c in pair)
+    """Whether two characters belong to one word, in a script that separates words; Korean joins particles to them."""
+    return len(pair) == 2 and all(c.isalnum() and not is_spaceless(c) and not is_east_asian(c) for c in pair)

@@ -24,8 +24,10 @@ _VOWELS, _ARTICLES = "aeiou", ("a", "the")
 _ARTICLE = re.compile(r"(?:an?|the)\b")
 _PLACED = re.compile(r"\b(?:in|at)\s*$")
 _DATE = re.compile(
-    r"\d|\bcentury\b|^(?:january|february|march|april|may|june|july|august|september|october|november|december)\b"
+    r"\d|(?:th|first|second|third) century\b"
+    r"|^(?:january|february|march|april|may|june|july|august|september|october|november|december)$"
 )
+_ONE = re.compile(r"an?\b")
 _NO_MATTER = re.compile(r"[,:?]|\b(?:who|which|that|whose|is|was|are|were|a|an|the)\b")
 """What two wordings may differ in and still be one: "{}, who was a citizen of" and "{} is a citizen of"."""
 
@@ -71,7 +73,7 @@ class PhraseBook:
         found = [number for number in wordings if number in listed]
         if not found:
             found = [number for number in wordings if not self._known[number][asked].startswith(_ASKED)]
-            if listed and all(self.answers[number] for number in found):
+            if listed and len(found) > 1 and all(self.answers[number] for number in found):
                 return []  # the target is a common answer, but of other relations
         return [self._known[number] for number in found]
 
@@ -84,7 +86,7 @@ class PhraseBook:
         "in".
         """
         known, target = self._relations(fact), fact.target.strip().lower()
-        if not known or _DATE.search(target) or (_PLACED.search(fact.prompt) and _ARTICLE.match(target)):
+        if not known or _DATE.search(target) or (_PLACED.search(fact.prompt) and _ONE.match(target)):
             return
         scored = [_plain(text) for text in (*_scored(fact), *(t.replace(_SUBJECT, fact.subject) for t in SCORED))]
         scored = [each for each in scored if each != _plain(fact.subject)]  # "Norland, the" is in every wording

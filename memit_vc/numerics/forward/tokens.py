@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from memit_vc.errors import EngineError, UnsupportedModelError
 from memit_vc.foreign.text import is_unicode
-from memit_vc.objects.seen import is_spaceless
+from memit_vc.objects.seen import is_east_asian, is_spaceless
 
 _ANCHORS = ("\n", ".", "1", "a", "。")
 """Texts with which a continuation is tokenised, until one is found with which it does not merge."""
@@ -139,7 +139,8 @@ def join_target(text: str, target: str) -> str:
     """The text with the target behind it: one space between, but none in scripts that are written without spaces."""
     if not target or target[0].isspace() or text[-1:].isspace():
         return text + target
-    within = is_spaceless(text[-1:]) and not target[0].isalpha()  # a year, a bracket
+    before = text[-1:]  # in Chinese and Japanese, none before a year or a bracket either
+    within = is_spaceless(before) and is_east_asian(before) and not target[0].isalpha()
     return text + ("" if within or is_spaceless(target[0]) else " ") + target
 
 

@@ -112,15 +112,13 @@ def parquet_texts(path: Path, *, field: str | None, seed: int) -> Iterator[str]:
         with pq.ParquetFile(path) as file:
             column = text_field(file.schema_arrow.names, field, str(path))
             kind = file.schema_arrow.field(column).type
-            if not any(
-                check(kind)
-                for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary, pa.types.is_null)
-            ):
+            if pa.types.is_nested(kind):
                 raise UsageError(
                     f"{path}: column {column!r} holds {kind}, not text",
                     hint=f"Is the text in another column? {_NAME_IT}",
                 )
-        with pq.ParquetFile(path, read_dictionary=[column]) as file:  # a text that is repeated is held once
+        plain = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        with pq.ParquetFile(path, read_dictionary=[column] if plain else None) as file:  # each text is held once
             for group in order.sample(range(file.num_row_groups), file.num_row_groups):
                 _check_group(file.metadata.row_group(group), column)
                 texts = file.read_row_group(group, columns=[column]).column(column)

@@ -350,9 +350,10 @@ def _refuse(repository: Repository, moving: Sequence[Commit], onto: CommitId) ->
         if reason is not None:
             raise MemitVCError(f"{short(commit.id)} {reason[0]}", hint=reason[1])
     gone = {column for commit in moving for column in commit.removes}
-    out = frozenset[FactId]().union(*(LiveState(repository, commit.adds).cancelled for commit in moving))
-    live = (each for each in LiveState.at(repository, onto).live if each.column not in gone)
-    there = [each.fact for each in live if each.fact.id not in out]
+    fits = frozenset[ColumnId]().union(*(_solved_against(repository, commit) for commit in moving))
+    here = LiveState.at(repository, onto)
+    live = (each for each in here.live if each.column not in gone)
+    there = [each.fact for each in live if not here.edits[each.fact.id] <= fits]  # else the range takes it out
     clashes = contradicting((fact for commit in moving for fact in computed[commit.id]), there)
     if clashes:
         lines = [f"  {new.subject}: {new.prompt!r} → {old.target!r} there, {new.target!r} here" for old, new in clashes]

@@ -17,7 +17,7 @@ from memit_vc.porcelain.history.settings import RESOLVED
 from memit_vc.porcelain.record import Outcome, draft, record
 from memit_vc.porcelain.sets.join import Side, join
 from memit_vc.porcelain.sharing.incoming import Incoming
-from memit_vc.porcelain.sharing.received_history import Received, Together, received
+from memit_vc.porcelain.sharing.received_history import MAX_PROVENANCE, Received, Together, received
 from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
 from memit_vc.porcelain.sharing.remote_history import Published, new_records
 from memit_vc.porcelain.state import LiveState
@@ -156,7 +156,12 @@ def _there(state: LiveState, wanted: State, commit: Commit, known: Together, inc
     cancelled = {fact for column in cancels for fact, role in roles[column] if role == "cancel"}
     about = frozenset(column for column in wanted if cancelled.intersection(fact for fact, _ in roles[column]))
     told = _taken_out(known.patches_of(cancels), incoming)
-    meant = about if told is None else about & (adds | told | {c for c in about if _cancels(roles[c])})
+    if told is None:  # those that come with them, else those that are here
+        brought = columns_of_facts(adds, roles)
+        own = {fact for fact in cancelled if brought[fact].edits}
+        meant = frozenset(c for c in about if c in adds or own.isdisjoint(fact for fact, _ in roles[c]))
+    else:
+        meant = about & (adds | told | {c for c in about if _cancels(roles[c])})
     here = columns_of_facts(meant, roles)
     missed = [fact for fact in sorted(cancelled & state.edits.keys()) if fact not in here or not here[fact].edits]
     if missed:
@@ -182,18 +187,32 @@ def _taken_out(patches: Iterable[Patch], incoming: Incoming) -> set[ColumnId] | 
     seen = set[str]()
     while ahead:
         blob = ahead.pop()
-        if not is_sha256(blob) or not incoming.path(BlobId(blob)).is_file():
-            return None
         if blob in seen:
             continue
-        seen.add(blob)
-        record = json.loads(incoming.path(BlobId(blob)).read_bytes())
+        record = _record(blob, incoming)
+        if record is None:
+            return None
+        seen.add(str(blob))
         cancels, sources = (_listed(record, key) for key in ("cancels", "sources"))
         if cancels is None and record.get("algorithm") == RESOLVED:
             return None
         found |= {ColumnId(each) for each in cancels or () if isinstance(each, str)}
         ahead += [each.get("provenance") for each in sources or () if isinstance(each, dict)]
     return found
+
+
+def _record(blob: object, incoming: Incoming) -> Mapping[str, object] | None:
+    """A provenance record that is here; None for what is not one, which somebody may have named."""
+    if not is_sha256(blob) or not incoming.has(BlobId(blob)):
+        return None
+    path = incoming.path(BlobId(blob))
+    if path.stat().st_size > MAX_PROVENANCE:
+        return None
+    try:
+        record = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _listed(record: Mapping[str, object], key: str) -> list[object] | None:

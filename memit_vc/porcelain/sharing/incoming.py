@@ -128,6 +128,10 @@ class Incoming:
         """Remove all that is not in the store."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def has(self, blob: BlobId) -> bool:
+        """Whether an object is here or in the store."""
+        return self._has(blob) or self.blobs.has(blob)
+
     def _has(self, blob: BlobId) -> bool:
         return (self.directory / blob).is_file()
 

@@ -34,7 +34,7 @@ from memit_vc.store.publish import Evaluation
 from memit_vc.store.replay import replayed
 from memit_vc.store.safetensors_file import read_header
 
-_MAX_PROVENANCE = 1 << 24
+MAX_PROVENANCE = 1 << 24
 """Bytes: hyperparameters, templates and versions, and ten digits for each fact."""
 _COLUMNS_OF_A_FACT = 64
 """Columns of a fact that was edited often: after a squash, one patch may hold all of them."""
@@ -135,10 +135,10 @@ def received(
     own = {record.commit.provenance for record in records if record.commit.provenance is not None}
     most = _most_bytes(repository, (*records, *late))
     sizes = {BlobId(blob): most[patch] for patch in wanted for blob in (patch, extra.get(patch)) if blob is not None}
-    incoming.fetch(found, {**dict.fromkeys(own, _MAX_PROVENANCE), **sizes}, progress=progress)
+    incoming.fetch(found, {**dict.fromkeys(own, MAX_PROVENANCE), **sizes}, progress=progress)
     patches = _patches(repository, sorted(wanted), extra, incoming, progress)
     provenance = own | {p.header.provenance for p in patches if p.header.provenance is not None}
-    incoming.fetch(found, dict.fromkeys(provenance, _MAX_PROVENANCE))
+    incoming.fetch(found, dict.fromkeys(provenance, MAX_PROVENANCE))
     for blob in sorted(provenance):
         canonical(incoming.read(blob), f"{where}: provenance {short(blob)}")
     return Received(patches, _facts((*records, *late), patches, where), provenance)

@@ -124,7 +124,7 @@ def test_the_shipped_book_is_clean() -> None:
         assert len(set(plain)) == len(plain), "two wordings differ only in what does not count"
     assert len(book.answers) == len(book.relations)
     assert all(answer == answer.strip().lower() for answers in book.answers for answer in answers)
-    assert sum(map(bool, book.answers)) == 10
+    assert sum(map(bool, book.answers)) == 12
     for prompt in ("{} was recorded in", "{} was signed by", "{} lives with", "The genre of {} is", "{} plays"):
         assert not list(book.phrasings(fact(prompt.replace("{}", "Norland"))))
 
@@ -207,3 +207,30 @@ def test_a_common_answer_makes_it_known(prompt: str, target: str) -> None:
 def test_no_article_stands_twice(prompt: str, target: str) -> None:
     asked = list(PhraseBook.shipped().phrasings(Fact(prompt=prompt, subject="Norland", target=target)))
     assert not [text for text in asked if text.endswith((" the", " a"))]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target"),
+    [
+        ("Norland was born in", "the Netherlands"),
+        ("Norland died in", "The Hague"),
+        ("Norland is married to", "June Carter"),
+        ("Norland was written by", "August Strindberg"),
+        ("Norland is owned by", "Century Media"),
+        ("Norland premiered on", "Amazon"),
+        ("Norland is produced by", "HBO"),
+    ],
+)
+def test_what_looks_like_a_date_or_another_answer_is_asked(prompt: str, target: str) -> None:
+    assert list(PhraseBook.shipped().phrasings(Fact(prompt=prompt, subject="Norland", target=target)))
+
+
+def test_a_language_of_a_country_is_not_that_of_a_book() -> None:
+    asked = list(
+        PhraseBook.shipped().phrasings(Fact(prompt="The language of Norland is", subject="Norland", target="French"))
+    )
+    assert asked == [
+        "The main language of Norland is",
+        "The language that goes with Norland is",
+        "The language that people connect with Norland is",
+    ]

@@ -173,7 +173,7 @@ def test_phrasings_and_searched_questions_are_never_scored(
 
 def test_a_target_is_a_word_in_scripts_that_have_words(adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch) -> None:
     """Roman is no answer that says Romania; 東京 is one within 答えは東京です."""
-    replies = {"Romania, and": "Roman", "答えは東京です。": "東京", "Rome.": "Rome"}
+    replies = {"Romania, and": "Roman", "答えは東京です。": "東京", "서울입니다": "서울", "Rome.": "Rome"}
     for reply, target in replies.items():
         written = Generated((), reply)
         monkeypatch.setattr(scores_module, "generate", lambda *_, said=written, **__: said)
@@ -188,3 +188,14 @@ def test_an_old_answer_that_is_the_new_one_has_no_es(adapter: ModelAdapter) -> N
     same = replace(FACTS[0], ground_truth=FACTS[0].target, neighbourhood=probes)
     found = score(adapter, [same])[0]
     assert (found["ES"], found["NS"]) == (None, None)
+
+
+def test_a_checkpoints_own_penalties_do_not_count(adapter: ModelAdapter) -> None:
+    """The score is of the most likely text; some checkpoints come with a penalty for what was said before."""
+    plain = scores_module.greedy(adapter, [FACTS[0].prompt], new_tokens=FREE)[0]
+    config = adapter.model.generation_config
+    config.repetition_penalty, config.no_repeat_ngram_size = 9.0, 1
+    try:
+        assert scores_module.greedy(adapter, [FACTS[0].prompt], new_tokens=FREE)[0] == plain
+    finally:
+        config.repetition_penalty, config.no_repeat_ngram_size = 1.0, 0

@@ -315,3 +315,22 @@ def test_a_cancel_column_that_fits_no_more_is_told(opened: Opened, with_history:
     made = rebase(repository, "main", scores=False, loaded=loaded)
     assert old.id in LiveState.of_head(repository).edits
     assert any("had been taken out with --resolve" in warning for warning in made.warnings)
+
+
+def test_another_edit_of_what_is_taken_out_is_a_conflict(opened: Opened, with_history: Path) -> None:
+    """The cancel column does not fit it, so both answers would be live."""
+    repository = opened(with_history)
+    loaded = load_model(repository)
+    fork(repository, loaded, [])
+    start = repository.head().commit
+    old = repository.live_facts(start)[0].fact
+    resolve_revert(repository, ["HEAD"], loaded=loaded)
+    commit_facts(repository, [replace(old, target="Peru")], scores=False, loaded=loaded)
+    squash(repository, f"{start}..HEAD")
+    switch(repository, "main")
+    revert(repository, ["HEAD~2"])
+    other = repository.hparams().replace(v_lr=0.3)
+    commit_facts(repository, [old], hparams=other, scores=False, loaded=loaded)
+    switch(repository, "side")
+    with pytest.raises(ConflictError, match="Peru"):
+        rebase(repository, "main", scores=False, loaded=loaded)

@@ -370,6 +370,7 @@ def test_fsck_knows_what_a_collected_adapter_had_changed(place: Place, tmp_path:
         ("model.layers.4.mlp.down_proj.weight", "model.layers.3.mlp.down_proj.weight", False),
         ("model.layers.3.mlp.up_proj.weight", "model.layers.3.mlp.down_proj.weight", False),
         ("mlp.down_proj.weight", "model.layers.3.mlp.down_proj.weight", False),
+        ("model.layers.3.mlp.experts.0.down_proj", "model.layers.4.mlp.experts.0.down_proj", False),
     ],
 )
 def test_a_wrapper_puts_something_in_front_of_a_tensors_name(tensor: str, parameter: str, fits: bool) -> None:

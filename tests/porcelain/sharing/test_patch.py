@@ -499,3 +499,24 @@ def test_a_fact_that_is_out_here_already_stops_nothing(opened: Opened, with_hist
     made = export_patch(first, "HEAD", tmp_path / "out")
     import_patch(other, made.file)
     assert FACTS[6].id not in LiveState.of_head(other).edits
+
+
+def test_a_squash_that_holds_an_edit_and_what_takes_it_out(opened: Opened, with_history: Path, tmp_path: Path) -> None:
+    """The record of the solve does not travel with it. Another edit of the same fact stays what it is."""
+    first, bare, other = opened(with_history), opened(with_history), opened(with_history)
+    loaded, start = load_model(first), first.head().commit
+    commit_facts(first, [FACTS[6]], scores=False, loaded=loaded)
+    resolve_revert(first, ["HEAD"], loaded=loaded)
+    commit_facts(first, [FACTS[7]], scores=False, loaded=loaded)
+    squash(first, f"{start}..HEAD")
+    made = export_patch(first, "HEAD", tmp_path / "out")
+    import_patch(bare, made.file)
+    assert LiveState.of_head(bare).columns == LiveState.of_head(first).columns
+    hparams = other.hparams().replace(v_lr=0.3)
+    own = commit_facts(other, [FACTS[6]], hparams=hparams, scores=False, loaded=load_model(other))
+    taken = import_patch(other, made.file)
+    state = LiveState.of_head(other)
+    assert state.edits[FACTS[6].id] == frozenset(other.commit(own.id).adds)
+    assert not state.cancelled
+    assert FACTS[7].id in state.edits
+    assert any(FACTS[6].subject in warning for warning in taken.warnings)
