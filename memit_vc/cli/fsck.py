@@ -21,8 +21,9 @@ def command(io: IO, quick: bool, full: bool, rebuild: bool) -> int:
     """Check the repository: every blob against its name, every row against its id, every patch against the grid, the
     shards of the split base against the base, and statistics and caches against their digests.
 
-    A damaged file that can be made again is removed or marked, and the next command that needs it makes it. Exit code
-    12 if anything is wrong.
+    https://github.com/memit-vc/memit-vc/blob/main/docs/glossary.md explains the grid and the split base. A damaged file
+    that can be made again is removed or marked, and the next command that needs it makes it. Exit code 12 if anything
+    is wrong.
 
     meta.db is an index: if it is missing, damaged, or older than the journal beside it, --rebuild makes it again. A
     copy of the old meta.db is kept. If only the journal is missing, --rebuild makes the journal from meta.db.

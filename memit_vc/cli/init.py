@@ -29,7 +29,11 @@ _TEXTS: Mapping[str, str] = {
 @click.argument("base")
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
 @click.option("--revision", help="Commit, tag or branch of a Hub model.")
-@click.option("--hparams", metavar="FILE|NAME", help="Hyperparameters: an EasyEdit YAML file, or a shipped name.")
+@click.option(
+    "--hparams",
+    metavar="FILE|NAME",
+    help="Hyperparameters: an EasyEdit YAML file, or the name of a file that comes with memit-vc, such as gpt2-xl.",
+)
 @click.option("--corpus", metavar="SOURCE", help="Default text for statistics, as `memitvc stats --corpus` takes it.")
 @click.option(
     "--health",

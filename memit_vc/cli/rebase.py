@@ -51,8 +51,9 @@ _SHOWN = {"ES": "ES", "PS": "PS", "NS": "NS", "argmax": "rewrite_acc"}
 def command(io: IO, onto: str | None, base: str | None, no_scores: bool, **options: Any) -> None:
     """Take the commits that are in HEAD but not in ONTO, and put them on top of ONTO. Each batch is computed again
     there, with its own settings; reverts are replayed. The branch moves at the end, in one step. If a fact contradicts
-    one that is live at ONTO, the command stops with exit code 13: revert one of them first, or use `merge`. Merges, and
-    commits that --resolve or --compress made, are refused.
+    one that is live at ONTO, the command stops with exit code 13: revert one of them first, or use `merge`. Merges are
+    refused, and commits that --resolve or --compress made. So are commits with columns that were solved against batches
+    which the rebase computes again.
 
     `merge` joins two branches without computing anything. Use `rebase` if the batches should take the other side's
     facts into account.

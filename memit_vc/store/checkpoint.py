@@ -57,15 +57,16 @@ class Checkpoint:
         if not directory.is_dir():
             raise StorageError(f"{directory}: is not a directory", hint="Give a directory with a Hugging Face model.")
         with storage_errors(directory):
+            single = (directory / SINGLE_FILE).is_file()
+            if not single and not (directory / INDEX_FILE).is_file():
+                raise _nothing_to_load(directory)
             if (directory / ADAPTER_CONFIG).exists():
                 raise UnsupportedModelError(
                     f"{directory}: has an adapter ({ADAPTER_CONFIG}) beside the weights; transformers would load both",
                     hint="Move the adapter's files elsewhere. `memitvc import --adapter DIR` makes a commit of them.",
                 )
-            if (directory / SINGLE_FILE).is_file():
+            if single:
                 return cls(directory, {SINGLE_FILE: read_header(directory / SINGLE_FILE)})._without_parts()
-            if not (directory / INDEX_FILE).is_file():
-                raise _nothing_to_load(directory)
         index = _read_index(directory / INDEX_FILE)
         files = {name: read_header(directory / name) for name in sorted(set(index.values()))}
         found = cls(directory, files)

@@ -111,7 +111,7 @@ def test_places_that_a_checkout_cannot_take(cli: Cli, place: Place, tmp_path: Pa
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     inside = place.work / ".memitvc" / "model"
     places = {tmp_path / "file": "is a file", tmp_path / "link": "symbolic link", inside: "inside the"}
-    for out, said in {**places, place.work / ".": "working directory"}.items():
+    for out, said in places.items():
         for arguments in (("checkout", "-o"), ("export", "--merged")):
             failed = cli(*arguments, out)
             assert failed.code == 2
@@ -119,6 +119,17 @@ def test_places_that_a_checkout_cannot_take(cli: Cli, place: Place, tmp_path: Pa
     assert (tmp_path / "file").read_text() == "x"
     assert not inside.exists()
     assert not (tmp_path / "gone").exists()
+
+
+def test_the_working_directory_is_not_replaced(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = place.work / "empty"
+    here.mkdir()
+    for arguments in (["checkout", "-o"], ["export", "--merged"]):
+        assert main(["-C", str(here), *arguments, "."]) == 2
+        assert "is the working directory, which cannot be replaced" in capsys.readouterr().err
+    assert list(here.iterdir()) == []
 
 
 def test_a_contradiction_in_a_file_is_named_by_its_records(cli: Cli, place: Place) -> None:
