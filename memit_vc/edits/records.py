@@ -118,7 +118,10 @@ def as_a_word(prompt: str, subject: str, notes: list[str]) -> int | None:
     words = [number for number, start in enumerate(starts) if stands_alone(subject, prompt, start)]
     if not words:
         notes.append(f'the subject "{subject}" stands in the prompt only as a part of a longer word')
-    return words[-1] if words and words[-1] != len(starts) - 1 else None
+    if not words or words[-1] == len(starts) - 1:
+        return None
+    notes.append(f'the subject "{subject}" also stands within a longer word; its last place as a word was taken')
+    return words[-1]
 
 
 def _filled(fields: Mapping[str, Any], prompt: str, subject: str) -> tuple[str, str, int | None]:

@@ -37,7 +37,7 @@ def redo(connection: Connection, did: dict[str, JsonValue]) -> OperationRow:
     wanted = newest_operation(connection, not_(_OURS & (_UNDONE | (operations.c.verb == "redo"))))
     if wanted is None or wanted.verb != "undo":
         raise UsageError(
-            "there is nothing to redo: no undo was the last thing that was done",
+            "there is nothing to redo: the last operation was not an undo",
             hint="Go to any point of the log with `memitvc op restore NUMBER`.",
         )
     with logged(connection, did, verb="redo", description=f"redo{wanted.description.removeprefix('undo')}"):

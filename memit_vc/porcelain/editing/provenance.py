@@ -17,7 +17,7 @@ from memit_vc.numerics.forward.chat import turns
 from memit_vc.numerics.forward.phrasebook import PhraseBook
 from memit_vc.numerics.forward.questions import REPEATED, SEARCHED
 from memit_vc.objects import BlobId, JsonValue, StateId, StatisticsId, canonical_json, digest, short
-from memit_vc.porcelain.history.settings import RESOLVED, understood
+from memit_vc.porcelain.history.settings import RESOLVED, corpus_of_record, public_corpus, understood
 from memit_vc.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def describe(
             "id": statistics.id,
             "tokens": statistics.tokens,
             "ridge": {str(k): v for k, v in statistics.ridges.items()},
+            "corpus": public_corpus(loaded.repository, statistics.id),
         },
         "steps": list(steps),
         "max_tokens": max_tokens,
@@ -109,6 +110,8 @@ class Recorded:
     """Of a forward of the search; None in records of earlier versions."""
     texts: str | None = None
     """`shipped_texts` of the version that made it; None in records of earlier versions."""
+    corpus: str | None = None
+    """The name of the text behind the statistics, if everybody may know it."""
     verb: str | None = None
     """The verb that solved it again, if one did: the commit may have come here by another verb."""
 
@@ -140,6 +143,7 @@ class Recorded:
                 [*(record.get("chat") or ())],
                 _count(record.get("max_tokens"), "tokens", _MOST_TOKENS),
                 record.get("texts"),
+                corpus_of_record(record),
                 record.get("verb"),
             )
 
@@ -163,7 +167,8 @@ class Recorded:
         if exactly and made.id != self.statistics:
             raise VerificationError(
                 f"statistics {short(self.statistics)} are not here, and the present corpus gives {short(made.id)}",
-                hint="Copy .memitvc/statistics from where the commit was made, or run `memitvc stats` with its corpus.",
+                hint="Copy .memitvc/statistics from where the commit was made, or run `memitvc stats` with its corpus"
+                + (f": --corpus {self.corpus}" if self.corpus else "."),
             )
         return made
 

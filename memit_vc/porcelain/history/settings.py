@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 RESOLVED = "re-solve"
 """The algorithm of a patch that was solved from stored constraints."""
+PUBLIC = ("shipped", "self", "pydoc")
+"""Texts that everybody has, or that the model writes."""
 Settings: TypeAlias = tuple[tuple[int, ...], float, str]
 """(layers, λ, id of the statistics)."""
 
@@ -68,3 +70,29 @@ def _read(record: Mapping[str, Any]) -> set[Settings]:
     if not isinstance(hparams, Mapping) or not isinstance(statistics, Mapping):
         return set()
     return {(tuple(hparams["layers"]), float(hparams["mom2_update_weight"]), str(statistics["id"]))}
+
+
+def public_corpus(repository: Repository, statistics: str) -> str | None:
+    """The name of a text that comes with memit-vc, Python or the model; a file's name is nobody else's business."""
+    record = {str(name): value for name, value in repository.statistics().items()}.get(statistics)
+    corpus = record.get("corpus") if isinstance(record, Mapping) else None
+    kind = corpus.get("kind") if isinstance(corpus, Mapping) else None
+    return kind if isinstance(kind, str) and kind in PUBLIC else None
+
+
+def corpus_of_record(record: Mapping[str, Any]) -> str | None:
+    """What a provenance record says of the text, which somebody else may have written; None for another one."""
+    statistics = record.get("statistics")
+    corpus = statistics.get("corpus") if isinstance(statistics, Mapping) else None
+    return corpus if isinstance(corpus, str) and corpus in PUBLIC else None
+
+
+def corpus_of(repository: Repository, blobs: Iterable[BlobId | None]) -> str | None:
+    """The text of the first provenance that names one; it is not known of the others."""
+    for blob in blobs:
+        if blob is not None and repository.blobs.has(blob):
+            with understood(blob):
+                found = corpus_of_record(json.loads(repository.blobs.read(blob)))
+            if found is not None:
+                return found
+    return None

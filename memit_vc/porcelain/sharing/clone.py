@@ -14,7 +14,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memit_vc.errors import (
@@ -32,6 +32,7 @@ from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.exact.grid import quantum_of
 from memit_vc.objects import Commit, CommitId, RefUpdate, short
 from memit_vc.porcelain.base import MAX_CONFIG, SeenBase
+from memit_vc.porcelain.history.settings import corpus_of
 from memit_vc.porcelain.setup import STORED, start_repository, weights_of_model
 from memit_vc.porcelain.sharing.fetch import Fetched, Moves, Plan, fetch_from
 from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
@@ -98,7 +99,12 @@ def clone(
                 fetched = fetch_from(
                     repository, DEFAULT, there.url, found=found, plan=_moves(repository), progress=progress
                 )
-                config, tip = repository.config, repository.head().commit
+                tip = repository.head().commit
+                corpus = corpus_of(repository, (commit.provenance for commit in repository.log([tip])))
+                if corpus is not None:  # else new commits would be solved with another text than the present ones
+                    repository.configure(lambda config: replace(config, corpus=corpus))
+                    notes = [*notes, f"new commits take the statistics' text of the present ones: {corpus}"]
+                config = repository.config
             made.finish()
         except (RemoteError, StorageError):
             if not any(made.root.glob("cache/incoming/*")):  # objects that the next try can use

@@ -76,5 +76,6 @@ def named_remote(repository: Repository, given: str | None) -> tuple[str, str]:
 
 def _unknown(repository: Repository, name: str) -> RevisionError:
     known = ", ".join(remotes(repository))
-    hint = f"Name one of {known}." if known else "Add one: memitvc remote add NAME URL"
+    address = name if "/" in name else "URL"
+    hint = f"Name one of {known}." if known and address == "URL" else f"Add one: memitvc remote add NAME {address}"
     return RevisionError(f"there is no remote {name!r}", hint=hint)

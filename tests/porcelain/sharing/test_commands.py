@@ -12,13 +12,15 @@ import pytest
 
 from memit_vc.cli import main
 from memit_vc.objects import canonical_json, digest
+from memit_vc.porcelain.editing.commit import commit_facts
+from memit_vc.porcelain.history.settings import corpus_of
 from memit_vc.porcelain.sets.branch import create_branch
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.sharing.remotes import named_remote
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
 from tests.cli import test_lazy
-from tests.support.places import Cli, Result
+from tests.support.places import FIRST, TOKENS, Cli, Result, make_place
 from tests.support.remotes import World, edited
 from tests.support.synthetic import travelling
 
@@ -379,3 +381,21 @@ def test_fetch_makes_a_damaged_object_good(world: World, here: Cli) -> None:
         here.ok("fetch")
         assert path.read_bytes() == whole
         here.ok("fsck")
+
+
+def test_a_clone_takes_the_text_of_the_statistics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else its commits would be solved with another text than those that it got."""
+    place = make_place(tmp_path, v_num_grad_steps=2)
+    with Repository.open(place.work) as repository:
+        commit_facts(repository, FIRST, corpus="shipped", tokens=TOKENS, scores=False)
+    shared, copy = str(tmp_path / "shared"), tmp_path / "copy"
+    assert main(["-C", str(place.work), "remote", "add", "origin", shared]) == 0
+    assert main(["-C", str(place.work), "push", "--no-adapter"]) == 0
+    capsys.readouterr()
+    assert main(["clone", shared, str(copy), "--base", str(place.base)]) == 0
+    said = capsys.readouterr()
+    assert "new commits take the statistics' text of the present ones: shipped" in said.out + said.err
+    with Repository.open(copy) as repository:
+        assert repository.config.corpus == "shipped"
+        commit = repository.commit(repository.head().commit)
+        assert corpus_of(repository, [commit.provenance]) == "shipped"
