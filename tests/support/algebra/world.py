@@ -113,7 +113,7 @@ class World:
                 encode_constraints(
                     {w.name: normal(w.d_in, n).numpy() for w in weights},
                     {w.name: normal(w.d_out, n).numpy() for w in weights},
-                    normal(n, 8).numpy(),
+                    normal(n, weights[0].d_out).numpy(),
                 )
             )
             blob = blob_id(blobs[2])
