@@ -83,13 +83,10 @@ def command(
         _refuse_unused("--amend without EDITS", unread, ("message",))
         _amend_message(io, options["message"])
         return
-    from memit_vc.edits import read_edits
     from memit_vc.porcelain.editing.commit import commit_facts
 
     with io.repository() as repository:
-        batch = read_edits(edits)
-        for note in batch.notes:
-            io.note(note)
+        batch = io.edits(edits)
         with io.progress() as progress:
             made = commit_facts(
                 repository,

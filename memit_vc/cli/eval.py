@@ -18,14 +18,10 @@ def command(io: IO, revision: str, edits: str | None, per_fact: bool, no_perplex
     answers asked freely, answers in chat, other questions about the same subject, the subject's name, and perplexity.
     https://github.com/memit-vc/memit-vc/blob/main/docs/glossary.md explains these scores.
     """
-    from memit_vc.edits import read_edits
     from memit_vc.porcelain.editing.evaluate import evaluate
 
     with io.repository() as repository:
-        batch = None if edits is None else read_edits(edits)
-        for note in batch.notes if batch is not None else ():
-            io.note(note)
-        facts = None if batch is None else batch.facts
+        facts = None if edits is None else io.edits(edits).facts
         with io.progress() as progress:
             made = evaluate(repository, revision, facts=facts, perplexity=not no_perplexity, progress=progress)
 

@@ -30,6 +30,7 @@ from memit_vc.objects import finite, short
 from memit_vc.progress import Progress
 
 if TYPE_CHECKING:
+    from memit_vc.edits import EditBatch
     from memit_vc.porcelain.record import Outcome
     from memit_vc.repository import Repository
 
@@ -68,6 +69,15 @@ class IO:
         from memit_vc.repository import Repository
 
         return Repository.open(Path(), damaged=damaged)
+
+    def edits(self, source: str) -> EditBatch:
+        """The facts of a file, or of standard input for "-"; what was assumed or ignored is said. EditFileError."""
+        from memit_vc.edits import read_edits
+
+        batch = read_edits(source)
+        for note in batch.notes:
+            self.note(note)
+        return batch
 
     def emit(self, value: object, render: Callable[[], None], **more: object) -> None:
         """The result, with `more` fields if there are any: as one JSON document, or drawn by `render`."""

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -27,7 +26,7 @@ def command(io: IO, edits: str, output: Path, model: str | None, book: bool, num
     takes wordings of the book by itself: the key `phrase_book` in hparams.yaml says how many at most. To use only the
     phrasings in OUTPUT, set this key to 0.
     """
-    from memit_vc.edits import read_edits, write_records
+    from memit_vc.edits import write_records
     from memit_vc.errors import UsageError
     from memit_vc.porcelain.base import find_base
     from memit_vc.porcelain.editing.phrase import chat_model, phrase
@@ -41,9 +40,7 @@ def command(io: IO, edits: str, output: Path, model: str | None, book: bool, num
         raise UsageError(f"{output}: the ending names no format", hint="Name a .json, .jsonl or .csv file.")
     if output.exists():
         raise UsageError(f"{output} is there already", hint="Name another file with -o, or move it away.")
-    batch = read_edits(edits, stdin=sys.stdin.buffer if edits == "-" else None)
-    for note in batch.notes:
-        io.note(note)
+    batch = io.edits(edits)
     if book:
         from memit_vc.numerics.forward.phrasebook import PhraseBook
 

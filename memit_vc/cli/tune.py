@@ -34,17 +34,13 @@ def command(io: IO, facts: str | None, output: Path, **options: Any) -> None:
     passes. The best values and all measurements are written to a file. The repository stays as it is. If a run is
     stopped, the next run continues the work.
     """
-    from memit_vc.edits import read_edits
     from memit_vc.porcelain.editing.tune import tune
     from memit_vc.store.files import write_atomic
 
     if output.exists():
         raise UsageError(f"{output} is there already", hint="Name another file with -o, or move it away.")
     with io.repository() as repository, io.progress() as progress:
-        batch = None if facts is None else read_edits(facts)
-        for note in batch.notes if batch is not None else ():
-            io.note(note)
-        chosen = None if batch is None else batch.facts
+        chosen = None if facts is None else io.edits(facts).facts
         made = tune(repository, facts=chosen, progress=progress, **options)
         told = [f"chosen by `memitvc tune` in {made.seconds / 60:.0f} minutes, from:", *(t.line() for t in made.tried)]
         if made.left_out:

@@ -188,7 +188,7 @@ def _occurrence(fields: Mapping[str, Any], prompt: str, subject: str | None) -> 
         )
     if subject is None:
         raise RecordProblem('"subject_occurrence" needs "subject"', "Give the subject whose occurrences are counted.")
-    count = sum(prompt.startswith(subject, i) for i in range(len(prompt)))
+    count = len(occurrences(subject, prompt))
     if value >= count:
         what = f'"subject_occurrence" is {value}, but the prompt has {subject!r} {count} time(s)'
         raise RecordProblem(what, "Count from 0, or leave the key out for the last occurrence.")

@@ -85,7 +85,9 @@ class Fact:
         return start, start + len(self.subject)
 
     def span_in(self, phrasing: str) -> tuple[int, int]:
-        """Character span of the subject's last occurrence in another text; ValueError if it does not occur."""
+        """Character span of the subject's last occurrence in another text. One that is part of a longer word counts
+        only if there is no other. ValueError if it does not occur.
+        """
         starts = occurrences(self.subject, phrasing)
         if not starts:
             raise ValueError(f"subject {self.subject!r} does not occur in phrasing {phrasing!r}")

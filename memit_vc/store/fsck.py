@@ -103,13 +103,12 @@ def check(
 
 def _editable_names(connection: Connection) -> set[str]:
     """What a state may have changed, as far as the records can be read: `_base` says where they cannot."""
-    found = connection.execute(select(meta.c.value).where(meta.c.key == "weights")).scalar_one_or_none()
     names: set[str] = set()
     rows = {row.key: row.value for row in connection.execute(select(meta))}
     with suppress(*BAD_JSON):  # of an adapter that `gc` has removed since
         names |= {tensor.name for tensor in BaseManifest.from_json(json.loads(rows["manifest"])).tensors}
     with suppress(*BAD_JSON):
-        names |= {str(weight["name"]) for weight in json.loads(found or "[]")}
+        names |= {str(weight["name"]) for weight in json.loads(rows.get("weights", "[]"))}
     with suppress(MemitVCError):
         names |= {name for header in headers_without_facts(connection) for name in header.weights}
     return names

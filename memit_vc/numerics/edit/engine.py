@@ -178,8 +178,7 @@ def compute_edit(
 
     `factor(layer)` gives the factored λC of a layer. With `hparams.history` false the live keys of `context` stay out
     of the solve, which is MEMIT as published. On a CPU, deterministic for given inputs, threads and `max_tokens` (None:
-    by free memory). EngineError if
-    residuals are to be searched for and a layer has experts.
+    by free memory). EngineError if residuals are to be searched for and a layer has experts.
     """
     refuse_inference_tensors(adapter.model)
     check_search(adapter, hparams)

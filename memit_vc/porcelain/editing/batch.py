@@ -120,8 +120,8 @@ def compute_batch(
 
     `statistics` None: `corpus` and `tokens` say which. With `chat`, the scores have `chat_acc`. With `search_again`,
     earlier z are not used and the new ones are not kept. `max_tokens` of a forward of the search: None takes what free
-    memory allows. EngineError if the patch cannot be exact, HparamsError if
-    `hparams` do not fit the model or name another projection than the repository edits.
+    memory allows. EngineError if the patch cannot be exact, HparamsError if `hparams` do not fit the model or name
+    another projection than the repository edits.
     """
     loaded = loaded.named_by(hparams)
     repository, adapter = loaded.repository, loaded.adapter

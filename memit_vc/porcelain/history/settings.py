@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from memit_vc.errors import IntegrityError
-from memit_vc.objects import BlobId, JsonValue, short
+from memit_vc.objects import BlobId, JsonValue, StatisticsId, short
 
 if TYPE_CHECKING:
     from memit_vc.porcelain.state import LiveState
@@ -74,7 +74,7 @@ def _read(record: Mapping[str, Any]) -> set[Settings]:
 
 def public_corpus(repository: Repository, statistics: str) -> str | None:
     """The name of a text that comes with memit-vc, Python or the model; a file's name is nobody else's business."""
-    record = {str(name): value for name, value in repository.statistics().items()}.get(statistics)
+    record = repository.statistics().get(StatisticsId(statistics))
     corpus = record.get("corpus") if isinstance(record, Mapping) else None
     kind = corpus.get("kind") if isinstance(corpus, Mapping) else None
     return kind if isinstance(kind, str) and kind in PUBLIC else None
@@ -88,11 +88,11 @@ def corpus_of_record(record: Mapping[str, Any]) -> str | None:
 
 
 def corpus_of(repository: Repository, blobs: Iterable[BlobId | None]) -> str | None:
-    """The text of the first provenance that names one; it is not known of the others."""
+    """The text of the first provenance that names statistics; None if that one is not public."""
     for blob in blobs:
         if blob is not None and repository.blobs.has(blob):
             with understood(blob):
-                found = corpus_of_record(json.loads(repository.blobs.read(blob)))
-            if found is not None:
-                return found
+                record = json.loads(repository.blobs.read(blob))
+                if isinstance(record, Mapping) and isinstance(record.get("statistics"), Mapping):
+                    return corpus_of_record(record)
     return None

@@ -233,11 +233,11 @@ class _Replay:
         ((layers, weight, identifier),) = several
         hparams = hparams.replace(layers=list(layers), mom2_update_weight=weight)
         self.notes.append(f"{name}: it was squashed; its layers and λ were used, and all else of hparams.yaml")
-        kept = recorded_statistics(repository, StatisticsId(identifier), hparams, progress=self._progress)
-        if kept is None:
-            kept = prepare_statistics(loaded, hparams, progress=self._progress)
-            self.notes.append(_other_statistics(name, StatisticsId(identifier), kept.id))
-        return hparams, kept
+        statistics = recorded_statistics(repository, StatisticsId(identifier), hparams, progress=self._progress)
+        if statistics is None:
+            statistics = prepare_statistics(loaded, hparams, progress=self._progress)
+            self.notes.append(_other_statistics(name, StatisticsId(identifier), statistics.id))
+        return hparams, statistics
 
     def _present(self, columns: State) -> LiveState:
         """Our side of a join: contradictions name the commit that is rebased onto as its origin."""

@@ -12,7 +12,7 @@ import pytest
 
 from memit_vc.cli import main
 from memit_vc.errors import ConflictError, MemitVCError, RefMovedError
-from memit_vc.objects import Fact, RefUpdate
+from memit_vc.objects import CommitId, Fact, RefUpdate
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.editing.statistics import prepare_statistics
@@ -283,13 +283,28 @@ def test_a_squash_is_computed_with_its_own_settings(opened: Opened, with_history
     assert weight == own.mom2_update_weight
 
 
-def test_what_a_squash_itself_takes_out_is_no_conflict(opened: Opened, with_history: Path) -> None:
-    repository = opened(with_history)
-    loaded = load_model(repository)
+def taken_out(repository: Repository, loaded: LoadedModel) -> tuple[CommitId, Fact]:
+    """The start of the branch "side", and a fact of it that the branch's only commit takes out with --resolve."""
     fork(repository, loaded, [])
     start = repository.head().commit
     old = repository.live_facts(start)[0].fact
     resolve_revert(repository, ["HEAD"], loaded=loaded)
+    return start, old
+
+
+def edited_otherwise(repository: Repository, loaded: LoadedModel, fact: Fact) -> None:
+    """On main, the fact gets another edit in place of its first one; HEAD stays on "side"."""
+    switch(repository, "main")
+    revert(repository, ["HEAD~2"])
+    other = repository.hparams().replace(v_lr=0.3)
+    commit_facts(repository, [fact], hparams=other, scores=False, loaded=loaded)
+    switch(repository, "side")
+
+
+def test_what_a_squash_itself_takes_out_is_no_conflict(opened: Opened, with_history: Path) -> None:
+    repository = opened(with_history)
+    loaded = load_model(repository)
+    start, old = taken_out(repository, loaded)
     commit_facts(repository, [replace(old, target="Peru")], scores=False, loaded=loaded)
     squash(repository, f"{start}..HEAD")
     rebase(repository, "main", scores=False, loaded=loaded)
@@ -301,17 +316,10 @@ def test_a_cancel_column_that_fits_no_more_is_told(opened: Opened, with_history:
     """There the fact has another edit, so the column that takes out the first one leaves."""
     repository = opened(with_history)
     loaded = load_model(repository)
-    fork(repository, loaded, [])
-    start = repository.head().commit
-    old = repository.live_facts(start)[0].fact
-    resolve_revert(repository, ["HEAD"], loaded=loaded)
+    start, old = taken_out(repository, loaded)
     commit_facts(repository, [FACTS[6]], scores=False, loaded=loaded)
     squash(repository, f"{start}..HEAD")
-    switch(repository, "main")
-    revert(repository, ["HEAD~2"])
-    other = repository.hparams().replace(v_lr=0.3)
-    commit_facts(repository, [old], hparams=other, scores=False, loaded=loaded)
-    switch(repository, "side")
+    edited_otherwise(repository, loaded, old)
     made = rebase(repository, "main", scores=False, loaded=loaded)
     assert old.id in LiveState.of_head(repository).edits
     assert any("had been taken out with --resolve" in warning for warning in made.warnings)
@@ -321,16 +329,9 @@ def test_another_edit_of_what_is_taken_out_is_a_conflict(opened: Opened, with_hi
     """The cancel column does not fit it, so both answers would be live."""
     repository = opened(with_history)
     loaded = load_model(repository)
-    fork(repository, loaded, [])
-    start = repository.head().commit
-    old = repository.live_facts(start)[0].fact
-    resolve_revert(repository, ["HEAD"], loaded=loaded)
+    start, old = taken_out(repository, loaded)
     commit_facts(repository, [replace(old, target="Peru")], scores=False, loaded=loaded)
     squash(repository, f"{start}..HEAD")
-    switch(repository, "main")
-    revert(repository, ["HEAD~2"])
-    other = repository.hparams().replace(v_lr=0.3)
-    commit_facts(repository, [old], hparams=other, scores=False, loaded=loaded)
-    switch(repository, "side")
+    edited_otherwise(repository, loaded, old)
     with pytest.raises(ConflictError, match="Peru"):
         rebase(repository, "main", scores=False, loaded=loaded)

@@ -399,3 +399,7 @@ def test_a_clone_takes_the_text_of_the_statistics(tmp_path: Path, capsys: pytest
         assert repository.config.corpus == "shipped"
         commit = repository.commit(repository.head().commit)
         assert corpus_of(repository, [commit.provenance]) == "shipped"
+        private = repository.blobs.put(json.dumps({"statistics": {"id": "1", "corpus": "a file"}}).encode())
+        settings = repository.blobs.put(json.dumps({"settings": []}).encode())
+        assert corpus_of(repository, [settings, None, commit.provenance]) == "shipped"
+        assert corpus_of(repository, [private, commit.provenance]) is None  # the newest text is the one in use
