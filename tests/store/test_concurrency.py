@@ -12,8 +12,10 @@ import pytest
 
 from memit_vc.errors import LockedError, RefMovedError
 from memit_vc.objects import CommitId, RefUpdate
+from memit_vc.porcelain.sharing.remotes import add_remote, remotes, remove_remote
 from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
+from memit_vc.store.locks import locked
 from tests.support.synthetic import fact, init, put_patch, record
 
 
@@ -50,6 +52,33 @@ def test_of_two_processes_exactly_one_moves_the_ref(tmp_path: Path) -> None:
     with Repository.open(tmp_path) as repository:
         assert repository.head().commit in found
         assert [o.verb for o in repository.operations()] == ["commit", "init"]
+        assert repository.fsck() == []
+
+
+def _name(directory: Path, number: int, start: threading.Barrier) -> None:
+    with Repository.open(directory) as repository:
+        start.wait()
+        add_remote(repository, f"remote{number}", f"there-{number}", directory=directory)
+
+
+def test_remotes_that_are_added_at_the_same_moment_all_stay(tmp_path: Path) -> None:
+    init(tmp_path).close()
+    context = multiprocessing.get_context("fork")
+    racers = 6
+    start = context.Barrier(racers)
+    children = [context.Process(target=_name, args=(tmp_path, number, start)) for number in range(racers)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0
+    with Repository.open(tmp_path) as repository:
+        assert list(remotes(repository)) == [f"remote{number}" for number in range(racers)]
+        with locked(repository.root / "cache" / "config.lock", wait=0, busy="", hint=""):
+            repository.database.busy_seconds = 0.05
+            with pytest.raises(LockedError, match=r"another command is changing config\.toml"):
+                remove_remote(repository, "remote0")
+        assert "remote0" in remotes(repository)
         assert repository.fsck() == []
 
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -18,16 +17,15 @@ from memit_vc.objects import CommitId, JsonValue, canonical_json, short
 from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
-from memit_vc.store.files import make_directories, scratch, storage_errors, write_atomic
-from memit_vc.store.locks import locked
+from memit_vc.store.files import scratch, storage_errors, write_atomic
 from memit_vc.store.sealed import seal, unseal
 from memit_vc.vcs.graph import merge_bases
 from memit_vc.vcs.halving import next_to_try
 
 Verdict: TypeAlias = Literal["good", "bad", "skip"]
 _SKIP = 125
-_WAIT = 10.0
-"""Seconds."""
+_ALONE = ("bisect", "another command is at the bisection")
+"""Read and write the session while no other command does: else one of two verdicts would be lost."""
 _FORMAT = 1
 
 
@@ -71,7 +69,7 @@ class Step:
 
 def start(repository: Repository, bad: str | None = None, good: Sequence[str] = ()) -> Step:
     """Begin a session. UsageError if one is under way, MemitVCError if `bad` is in the history of a good commit."""
-    with _alone(repository):
+    with repository.alone(*_ALONE):
         if _path(repository).exists():
             raise UsageError("a bisection is already under way", hint="Give it up with `memitvc bisect reset`.")
         session = Session(log=("start",))
@@ -84,7 +82,7 @@ def start(repository: Repository, bad: str | None = None, good: Sequence[str] = 
 
 def mark(repository: Repository, verdict: Verdict, revisions: Sequence[str] = ()) -> Step:
     """Give a verdict on revisions, by default on the present candidate. An error leaves the session as it is."""
-    with _alone(repository):
+    with repository.alone(*_ALONE):
         step = current(repository)
         if revisions:
             commits = [repository.resolve(revision) for revision in revisions]
@@ -125,7 +123,7 @@ def current(repository: Repository) -> Step:
 def reset(repository: Repository) -> bool:
     """Forget the session. False if there was none."""
     path = _path(repository)
-    with _alone(repository), storage_errors(path):
+    with repository.alone(*_ALONE), storage_errors(path):
         present = path.exists()
         path.unlink(missing_ok=True)
     return present
@@ -183,17 +181,6 @@ def forks(repository: Repository, bad: CommitId, good: Sequence[CommitId]) -> li
 
 def _path(repository: Repository) -> Path:
     return repository.root / "bisect.json"
-
-
-@contextmanager
-def _alone(repository: Repository) -> Iterator[None]:
-    """Read and write the session while no other command does: else one of two verdicts would be lost."""
-    place = repository.root / "cache" / "bisect.lock"
-    with storage_errors(place):
-        make_directories(place.parent)
-    busy, hint = "another command is at the bisection", "Wait until it is done."
-    with locked(place, wait=_WAIT, busy=busy, hint=hint):
-        yield
 
 
 def _said(session: Session, verdict: Verdict, commit: CommitId) -> Session:

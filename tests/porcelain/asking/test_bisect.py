@@ -96,7 +96,7 @@ def test_two_commands_at_one_session_wait_for_each_other(
 ) -> None:
     history(plain_repository, 4)
     bisect.start(plain_repository, "HEAD", ["HEAD~4"])
-    monkeypatch.setattr(bisect, "_WAIT", 0.05)
+    monkeypatch.setattr(plain_repository.database, "busy_seconds", 0.05)
     before = bisect.current(plain_repository)
     with locked(plain_repository.root / "cache" / "bisect.lock", wait=0, busy="", hint=""):
         for act in (
