@@ -48,7 +48,7 @@ def lines(
     def y(value: float) -> float:
         return HIGH - BOTTOM - (HIGH - TOP - BOTTOM) * (value - low) / span
 
-    parts = [f'<svg class="chart" viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{escape(title)}">']
+    parts = [f'<svg class="chart" viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{escape(one_line(title))}">']
     for step in range(5):
         value = low + span * step / 4
         parts.append(
@@ -56,7 +56,7 @@ def lines(
             f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{number(value, digits)}</text>'
         )
     parts += [
-        f'<text x="{x(place):.1f}" y="{HIGH - BOTTOM + 18}" text-anchor="middle">{escape(labels[place])}</text>'
+        f'<text x="{x(place):.1f}" y="{HIGH - BOTTOM + 18}" text-anchor="middle">{escape(one_line(labels[place]))}</text>'
         for place in _ticks(len(labels))
     ]
     if rule is not None:

@@ -39,7 +39,7 @@ def test_a_cell_has_a_stroke_for_each_mark(tmp_path: Path) -> None:
 
 
 def test_pictures_hold_hostile_text_as_text(tmp_path: Path) -> None:
-    bad = "<script>alert(1)</script>\u202e&"
+    bad = "<script>alert(1)</script>\u202e\ufffe&"
     with synthetic.init(tmp_path / "work") as repository:
         synthetic.record(repository, [synthetic.fact(1)], message=bad)
         drawn = picture(history(repository))
