@@ -84,7 +84,19 @@ def _render_why(io: IO, shown: ShownCommit) -> None:
         figures = (number(value) for value in (leverage, why["left"], agreement, why["loss"]))
         rows.append([fact_line(each.fact), said, *figures, verdict])
     click.echo()
-    io.table(["fact", "answered", "let through", "left of z − h", "reaches paraphrases", "search loss", "see"], rows)
+    io.table(["fact", *_COLUMNS, "see"], rows)
+    click.echo()
+    for name, meaning in _COLUMNS.items():
+        click.echo(f"{name}: {meaning}")
+
+
+_COLUMNS = {
+    "answered": "whether the prompt's answer was the new target",
+    "let through": "how much of the change that the search asked for the weights make at the prompt (1: all of it)",
+    "left of z − h": "how much of the way from h, before the edit, to z is missing after it (– without a search for z)",
+    "reaches paraphrases": "how much of the change at the prompt also arrives in the paraphrases (1: as much)",
+    "search loss": "the loss of the fact at the end of the search",
+}
 
 
 def _mean(by_layer: Mapping[str, float | None] | None) -> float | None:
