@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -41,10 +41,10 @@ from memit_vc.store import publish, rows_history, rows_kept, rows_patches, rows_
 from memit_vc.store.blobs import BlobStore, blob_id
 from memit_vc.store.create import check_format, create
 from memit_vc.store.database import BUSY_SECONDS, Database
-from memit_vc.store.files import make_directories, storage_errors, write_atomic
+from memit_vc.store.files import storage_errors, write_atomic
 from memit_vc.store.fsck import CheckPatch, check
 from memit_vc.store.journal import Journal
-from memit_vc.store.locks import locked
+from memit_vc.store.locks import alone
 from memit_vc.store.lost import Lost, find_lost, referenced_blobs
 from memit_vc.store.migrate import check_revision, upgrade_schema
 from memit_vc.store.parsed import parsed
@@ -62,7 +62,6 @@ from memit_vc.vcs.state import state_id
 
 if TYPE_CHECKING:
     from memit_vc.hparams import MEMITHyperParams
-
 
 DIRECTORY, CONFIG = ".memitvc", "config.toml"
 _T = TypeVar("_T")
@@ -198,20 +197,11 @@ class Repository:
     def configure(self, change: Callable[[Config], Config]) -> None:
         """Change config.toml as it is now; what it says of other things stays."""
         path = self.root / CONFIG
-        with self.alone("config", "another command is changing config.toml"):
+        with alone(self.root, "config", self.database.busy_seconds, "another command is changing config.toml"):
             self.config = change(Config.load(path))
             with storage_errors(path):
                 existing = path.read_bytes()
             write_atomic(path, self.config.dump(existing))
-
-    @contextmanager
-    def alone(self, name: str, busy: str) -> Iterator[None]:
-        """Read and write a file while no other command does. LockedError, with `busy`, if that takes too long."""
-        place = self.root / "cache" / f"{name}.lock"
-        with storage_errors(place):
-            make_directories(place.parent)
-        with locked(place, wait=self.database.busy_seconds, busy=busy, hint="Wait until it is done."):
-            yield
 
     def base(self) -> BaseManifest:
         """Every tensor of the base as `init` recorded it."""

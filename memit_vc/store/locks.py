@@ -12,7 +12,7 @@ from pathlib import Path
 
 from memit_vc.errors import LockedError
 from memit_vc.foreign.files import check_regular
-from memit_vc.store.files import storage_errors
+from memit_vc.store.files import make_directories, storage_errors
 
 _PAUSE = 0.1
 
@@ -37,6 +37,16 @@ def locked(path: Path, *, wait: float, busy: str, hint: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def alone(root: Path, name: str, wait: float, busy: str) -> Iterator[None]:
+    """Read and write a file of the repository at `root` while no other command does. LockedError as for `locked`."""
+    place = root / "cache" / f"{name}.lock"
+    with storage_errors(place):
+        make_directories(place.parent)
+    with locked(place, wait=wait, busy=busy, hint="Wait until it is done."):
+        yield
 
 
 def _opened(path: Path) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -18,14 +19,13 @@ from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
 from memit_vc.store.files import scratch, storage_errors, write_atomic
+from memit_vc.store.locks import alone
 from memit_vc.store.sealed import seal, unseal
 from memit_vc.vcs.graph import merge_bases
 from memit_vc.vcs.halving import next_to_try
 
 Verdict: TypeAlias = Literal["good", "bad", "skip"]
 _SKIP = 125
-_ALONE = ("bisect", "another command is at the bisection")
-"""Read and write the session while no other command does: else one of two verdicts would be lost."""
 _FORMAT = 1
 
 
@@ -69,7 +69,7 @@ class Step:
 
 def start(repository: Repository, bad: str | None = None, good: Sequence[str] = ()) -> Step:
     """Begin a session. UsageError if one is under way, MemitVCError if `bad` is in the history of a good commit."""
-    with repository.alone(*_ALONE):
+    with _alone(repository):
         if _path(repository).exists():
             raise UsageError("a bisection is already under way", hint="Give it up with `memitvc bisect reset`.")
         session = Session(log=("start",))
@@ -82,7 +82,7 @@ def start(repository: Repository, bad: str | None = None, good: Sequence[str] = 
 
 def mark(repository: Repository, verdict: Verdict, revisions: Sequence[str] = ()) -> Step:
     """Give a verdict on revisions, by default on the present candidate. An error leaves the session as it is."""
-    with repository.alone(*_ALONE):
+    with _alone(repository):
         step = current(repository)
         if revisions:
             commits = [repository.resolve(revision) for revision in revisions]
@@ -123,7 +123,7 @@ def current(repository: Repository) -> Step:
 def reset(repository: Repository) -> bool:
     """Forget the session. False if there was none."""
     path = _path(repository)
-    with repository.alone(*_ALONE), storage_errors(path):
+    with _alone(repository), storage_errors(path):
         present = path.exists()
         path.unlink(missing_ok=True)
     return present
@@ -181,6 +181,11 @@ def forks(repository: Repository, bad: CommitId, good: Sequence[CommitId]) -> li
 
 def _path(repository: Repository) -> Path:
     return repository.root / "bisect.json"
+
+
+def _alone(repository: Repository) -> AbstractContextManager[None]:
+    """Two commands wait for each other: else one of two verdicts would be lost."""
+    return alone(repository.root, "bisect", repository.database.busy_seconds, "another command is at the bisection")
 
 
 def _said(session: Session, verdict: Verdict, commit: CommitId) -> Session:
