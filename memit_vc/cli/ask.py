@@ -35,8 +35,7 @@ def command(io: IO, prompts: tuple[str, ...], revisions: tuple[str, ...], chat: 
     write.
 
     Without a PROMPT, each line of standard input is a prompt. `-` as PROMPT means the same. The model is loaded once.
-    It takes its most likely token each time, so the answers are those of plain transformers on a checkout, without
-    sampling.
+    There is no sampling: the model always writes its most likely token, as plain transformers would on a checkout.
     """
     from memit_vc.porcelain.asking.ask import ask
 

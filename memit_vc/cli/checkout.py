@@ -11,13 +11,13 @@ from memit_vc.progress import count
 
 @verb(name="checkout", example="memitvc checkout v1.0 -o model\nmemitvc checkout HEAD --in-place model")
 @click.argument("revision", default="HEAD")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="New directory to write.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The new directory.")
 @click.option("--in-place", type=click.Path(path_type=Path), help="Switch this earlier checkout to REVISION.")
 def command(io: IO, revision: str, output: Path | None, in_place: Path | None) -> None:
     """Write the model of REVISION (default HEAD) as a directory that plain transformers loads.
 
-    Only files with editable tensors are written; the others are links into the repository. The first checkout splits
-    the base: it writes the tensors that edits can touch into files of their own, in the repository.
+    Only files with editable tensors are written; the others are links into the repository. The first checkout also
+    splits the base: it writes the tensors that edits can touch into separate files in the repository.
     """
     from memit_vc.porcelain.output.checkout import checkout
     from memit_vc.store.fresh import refuse_inside_repository

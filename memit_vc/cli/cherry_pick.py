@@ -13,16 +13,19 @@ from memit_vc.cli.sides import UNSEEN, change_text, check_overlap_option, confli
 @click.argument("revisions", nargs=-1, required=True)
 @conflict_options
 @click.option(
-    "--resolve", is_flag=True, help="Solve the picked facts again from their stored constraints. Loads the model."
+    "--resolve",
+    is_flag=True,
+    help="Solve the facts of REVISIONS again, from their stored keys and targets. This loads the model.",
 )
 @check_overlap_option
 @click.option("-m", "--message", help="Message of the new commits. Default: from the picked commits.")
 def command(io: IO, revisions: tuple[str, ...], resolve: bool, check_overlap: bool | None, **options: Any) -> None:
-    """Make the change of REVISIONS (commits, or ranges A..B) again on HEAD: columns that a commit added come in, and
-    columns that it removed leave. Each commit becomes one new commit; with --resolve, all become one. Only --resolve
-    loads a model.
+    """Make the changes of REVISIONS (commits, or ranges A..B) again on HEAD. Columns that a commit added are added, and
+    columns that it removed are removed. Each commit becomes one new commit; with --resolve, all become one. Only
+    --resolve loads a model.
 
-    A commit whose change is here already is left out. A contradiction with a live fact stops with exit code 13.
+    A commit whose change HEAD already has is left out. If a fact contradicts a live fact, the command stops with exit
+    code 13.
     """
     if resolve:
         from memit_vc.porcelain.recomputing.resolve_join import resolve_pick

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("-m", "--message", help="Message of the commit. Default: the first fact, and the number of facts.")
 @conflict_options
 @click.option("--hparams", metavar="FILE|NAME", help="Use these hyperparameters instead of the repository's.")
-@click.option("--corpus", metavar="SOURCE", help="Text for statistics, as `memitvc stats` takes it.")
+@click.option("--corpus", metavar="SOURCE", help="Text for statistics, as in `memitvc stats --corpus`.")
 @click.option("--tokens", type=click.IntRange(min=1), help="Number of tokens to read from the text for statistics.")
 @require_option
 @click.option("--no-scores", is_flag=True, help="Do not measure scores before and after the edit.")
@@ -54,7 +54,7 @@ def command(
     or - for standard input.
 
     Records have EasyEdit's keys (prompt, subject, target_new, …) or MEMIT's (requested_rewrite, …). Files of zsRE,
-    QAEdit, WikiBigEdit, UnKE and MQuAKE are read under their own key names. A note names the keys that were not read.
+    QAEdit, WikiBigEdit, UnKE and MQuAKE may have their own keys. A note names the keys that were not read.
     """
     if drop and patch is None:
         raise UsageError(

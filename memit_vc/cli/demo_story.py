@@ -89,7 +89,7 @@ class _Story:
         self._say("checkout", "The model as it is now, for plain transformers; and the proof of what it is.")
         self._run("checkout", "HEAD", "-o", "model")
         reverted = self._run("verify", "model")
-        self._say("answers", "What the model answers:")
+        self._say("answers", "Ask the model about all eight facts, at three points of the history.")
         self._answers([*first, *second], first=len(first))
         self._say("second revert", "Take the second commit out as well: nothing is left, bit for bit.")
         self._run("revert", "HEAD~1")
@@ -159,7 +159,8 @@ class _Story:
             records.append({**record, **dict(zip(_POINTS, answered, strict=True))})
         self.record["answers"] = records
         if not self.io.json:
-            self.io.table(["commit", "prompt", "base", "after both", "1st reverted", "asked for"], rows)
+            self.echo(click.style("# What the model answers:", bold=True))
+            self.io.table(["commit", "prompt", "base", "both commits", "first reverted", "wanted"], rows)
 
 
 def _said(answer: str) -> str:

@@ -21,27 +21,28 @@ if TYPE_CHECKING:
 @verb(name="diff", example="memitvc diff v1.0..HEAD\nmemitvc diff HEAD~1 --behaviour")
 @click.argument("older", required=False, metavar="[A|A..B]")
 @click.argument("newer", required=False, metavar="[B]")
-@click.option("--facts", is_flag=True, help="Show the facts (the default). With --weights, show facts and weights.")
+@click.option("--facts", is_flag=True, help="Show the facts that differ (the default). With --weights, show both.")
 @click.option("--weights", is_flag=True, help="Show rank, norm and singular values of each tensor's change.")
 @click.option(
     "--behaviour",
     "--behavior",
     "ask",
     is_flag=True,
-    help="Show what the models of A and B answer. This loads the model.",
+    help="Show what the models of A and B answer.",
 )
 @click.option(
     "--prompts",
     metavar="FILE",
-    help="Also ask the lines of FILE; --prompts implies --behaviour. `-` instead of FILE means standard input.",
+    help="Also ask the prompts in FILE, one per line (- is standard input). This implies --behaviour.",
 )
-@click.option("--stat", is_flag=True, help="Show only the numbers of facts.")
+@click.option("--stat", is_flag=True, help="Show only how many facts differ.")
 def command(
     io: IO, older: str | None, newer: str | None, facts: bool, weights: bool, ask: bool, prompts: str | None, stat: bool
 ) -> None:
-    """Compare A with B. Without A and B, HEAD~1 is compared with HEAD. A alone is compared with HEAD. Only --behaviour
-    and --prompts load a model: they ask the models of A and B about the facts that differ, and about the paraphrases
-    and neighbours of these facts.
+    """Compare A with B. Without B, A is compared with HEAD. Without A and B, HEAD~1 is compared with HEAD.
+
+    Only --behaviour and --prompts load a model. They ask the models of A and B about the facts that differ, and about
+    the paraphrases and neighbours of these facts.
 
     A fact with + is only in B. A fact with − is only in A. A fact with ~ has another target in B. A fact with = has the
     same target, but it was edited or solved again.

@@ -10,7 +10,9 @@ from memit_vc.progress import count
 
 @verb(name="eval", example="memitvc eval v1.0 --per-fact")
 @click.argument("revision", default="HEAD")
-@click.option("--edits", metavar="FILE", help="Measure these facts. Default: the facts that are live at REVISION.")
+@click.option(
+    "--edits", metavar="FILE", help="Measure the facts of FILE. Default: the facts that are live at REVISION."
+)
 @click.option("--per-fact", is_flag=True, help="Also show ES, PS, NS and argmax accuracy of each fact.")
 @click.option("--no-perplexity", is_flag=True, help="Do not measure the perplexity of the health text.")
 def command(io: IO, revision: str, edits: str | None, per_fact: bool, no_perplexity: bool) -> None:

@@ -16,24 +16,36 @@ _PATH = click.Path(path_type=Path)
     "memitvc export v1.0..HEAD --patch changes.memitvc",
 )
 @click.argument("revision", default="HEAD", metavar="[REV | A..B]")
-@click.option("--adapter", type=_PATH, metavar="DIR", help="PEFT LoRA adapter of a state, or of the difference A..B.")
-@click.option("--max-rank", type=int, metavar="R", help="With --adapter: cut to this rank; the error is printed.")
-@click.option("--merged", type=_PATH, metavar="DIR", help="Plain checkpoint with the edited weights.")
-@click.option("--dtype", metavar="DTYPE", help="With --merged: float32, bfloat16 or float16.")
-@click.option("--max-shard-size", metavar="SIZE", help="With --merged: for instance 2GB (default 5GB).")
-@click.option("--gguf", type=_PATH, metavar="FILE", help="One file for llama.cpp and Ollama, from a GGUF of the base.")
 @click.option(
-    "--base-gguf", type=_PATH, metavar="FILE", help="With --gguf: the base in GGUF, of any type; it is only read."
+    "--adapter", type=_PATH, metavar="DIR", help="Write a PEFT LoRA adapter of the state, or of the difference A..B."
 )
+@click.option(
+    "--max-rank", type=int, metavar="R", help="With --adapter: reduce the adapter to rank R, and print the error."
+)
+@click.option("--merged", type=_PATH, metavar="DIR", help="Write a plain checkpoint of the model.")
+@click.option(
+    "--dtype",
+    metavar="DTYPE",
+    help="With --merged: dtype of all float tensors: float32, bfloat16 or float16. Default: each tensor's own.",
+)
+@click.option(
+    "--max-shard-size", metavar="SIZE", help="With --merged: largest size of a file, such as 2GB (default 5GB)."
+)
+@click.option("--gguf", type=_PATH, metavar="FILE", help="Write one file for llama.cpp and Ollama. Needs --base-gguf.")
+@click.option("--base-gguf", type=_PATH, metavar="FILE", help="With --gguf: a GGUF file of the base, of any type.")
 @click.option(
     "--type",
     "kind",
     type=click.Choice(["F32", "F16", "BF16", "Q8_0"], case_sensitive=False),
-    help="With --gguf: type of the edited tensors. Default: the tensor's own type in the base's file, if it is one of "
-    "these; else BF16 or F16.",
+    help="With --gguf: type of the edited tensors. Default: the tensor's type in the base's GGUF file, if it is one of "
+    "these; else BF16 if the base's tensor is BF16, and F16 otherwise.",
 )
-@click.option("--bom", type=_PATH, metavar="FILE", help="Bill of materials: base, patches, facts, licences; CycloneDX.")
-@click.option("--patch", type=_PATH, metavar="FILE", help="One file with the commits REV or A..B, for `import`.")
+@click.option(
+    "--bom", type=_PATH, metavar="FILE", help="Write a bill of materials (CycloneDX): base, patches, facts, licences."
+)
+@click.option(
+    "--patch", type=_PATH, metavar="FILE", help="Write one file with the commit REV or the commits A..B, for `import`."
+)
 @click.option(
     "--no-constraints",
     is_flag=True,
@@ -54,10 +66,11 @@ def command(
     patch: Path | None,
     no_constraints: bool,
 ) -> None:
-    """Write REV (default HEAD) for someone who has no memit-vc, or no access to this repository.
+    """Write REV (default HEAD) for someone without memit-vc, or without access to this repository.
 
-    --adapter, --merged and --gguf write the whole state of REV; with A..B, --adapter writes the difference of the two
-    states. --patch writes only the changes of the commit REV, or of the commits A..B.
+    Give one of --adapter, --merged, --gguf, --bom and --patch. --adapter, --merged and --gguf write the whole state of
+    REV; with A..B, --adapter writes the difference of the two states. --patch writes only the changes of the commit
+    REV, or of the commits A..B.
     """
     from memit_vc.store.fresh import refuse_inside_repository
 

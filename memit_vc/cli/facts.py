@@ -19,8 +19,12 @@ _SHOWN = {"ES": "ES", "PS": "PS", "NS": "NS", "argmax": "rewrite_acc"}
 @click.argument("revision", default="HEAD")
 @click.option("--csv", "as_csv", is_flag=True, help="CSV, in the form that `commit` reads.")
 @click.option("--subject", help="Only facts whose subject contains this.")
-@click.option("--commit", "commits", multiple=True, metavar="REV", help="Only facts that this commit brought in.")
-@click.option("--measure", is_flag=True, help="Also show scores: when the fact came in, and now. Loads the model.")
+@click.option("--commit", "commits", multiple=True, metavar="REV", help="Only facts that this commit added.")
+@click.option(
+    "--measure",
+    is_flag=True,
+    help="Also show the scores of each fact right after its commit and at REVISION. This loads the model.",
+)
 def command(io: IO, revision: str, as_csv: bool, subject: str | None, commits: tuple[str, ...], measure: bool) -> None:
     """List the facts that are live at REVISION (default HEAD).
 

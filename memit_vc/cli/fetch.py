@@ -9,11 +9,11 @@ from memit_vc.cli.render import render_fetched
 @verb(name="fetch", example="memitvc fetch")
 @click.argument("remote", required=False)
 def command(io: IO, remote: str | None) -> None:
-    """Fetch from REMOTE (default: origin, or the only remote). Its branches become REMOTE/BRANCH, for `log`, `diff` and
-    `merge`.
+    """Fetch the commits of REMOTE (default: origin, or the only remote). Each of the remote's branches becomes
+    REMOTE/BRANCH here, for `log`, `diff` and `merge`.
 
-    Only missing commits and objects are sent. They are checked, by hash and against the base, before any is stored. An
-    interrupted fetch continues where it stopped.
+    Only missing commits and objects are sent. They are checked, by hash and against the base, before any is stored. If
+    a fetch is interrupted, the next fetch continues the work.
     """
     from memit_vc.porcelain.sharing.fetch import fetch
 

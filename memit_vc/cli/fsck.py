@@ -14,18 +14,22 @@ if TYPE_CHECKING:
 
 
 @verb(name="fsck", example="memitvc fsck --full")
-@click.option("--quick", is_flag=True, help="Do not read what blobs and shards hold.")
-@click.option("--full", is_flag=True, help="Also compute the weights of every state that was checked out, and compare.")
+@click.option("--quick", is_flag=True, help="Do not read the content of blobs and shards.")
+@click.option(
+    "--full",
+    is_flag=True,
+    help="Also compute the weights of every state that was checked out, and compare their hashes.",
+)
 @click.option("--rebuild", is_flag=True, help="First make meta.db again from the objects and the journal.")
 def command(io: IO, quick: bool, full: bool, rebuild: bool) -> int:
     """Check the repository: every blob against its name, every row against its id, every patch against the grid, the
     shards of the split base against the base, and statistics and caches against their digests.
 
-    https://github.com/memit-vc/memit-vc/blob/main/docs/glossary.md explains the grid and the split base. A damaged file
-    that can be made again is removed or marked, and the next command that needs it makes it. Exit code 12 if anything
-    is wrong.
+    https://github.com/memit-vc/memit-vc/blob/main/docs/glossary.md explains the grid and the split base. If a damaged
+    file can be computed again, it is removed or marked; the next command that needs it computes it. If anything is
+    wrong, the exit code is 12.
 
-    meta.db is an index: if it is missing, damaged, or older than the journal beside it, --rebuild makes it again. A
+    The database meta.db is an index: if it is missing, damaged, or older than the journal, --rebuild makes it again. A
     copy of the old meta.db is kept. If only the journal is missing, --rebuild makes the journal from meta.db.
     """
     from memit_vc.porcelain.upkeep.fsck import fsck

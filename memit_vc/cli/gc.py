@@ -7,14 +7,18 @@ from memit_vc.progress import count
 
 
 @verb(name="gc", example="memitvc gc --dry-run")
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--dry-run", is_flag=True, help="Remove nothing: only say what would be removed.")
 @click.option(
     "--prune-operations",
     is_flag=True,
-    help="First forget the operation log: `undo` can then not bring back replaced, squashed or deleted commits.",
+    help="First delete the operation log. Then `undo` can no longer bring back replaced, squashed or deleted commits.",
 )
 @click.option(
-    "--keep", type=click.IntRange(min=0), default=0, show_default=True, help="With --prune-operations: keep the last N."
+    "--keep",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="With --prune-operations: keep the last N operations.",
 )
 @click.option(
     "--grace",

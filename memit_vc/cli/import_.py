@@ -45,8 +45,8 @@ def command(
     """Put the commits of FILE (from `export --patch`) on HEAD. Each commit of FILE becomes one new commit. No model is
     loaded.
 
-    FILE must belong to the same base. The whole file is checked before anything is stored. Commits whose change is here
-    already are left out.
+    FILE must belong to the same base. The whole file is checked before anything is stored. Commits whose change HEAD
+    already has are left out.
 
     With --adapter, one commit holds all that the LoRA adds to the weights. This commit is about no fact. `revert`,
     `merge` and the other commands treat the whole LoRA as one column. The LoRA may also change attention weights.

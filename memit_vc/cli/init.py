@@ -34,16 +34,19 @@ _TEXTS: Mapping[str, str] = {
     metavar="FILE|NAME",
     help="Hyperparameters: an EasyEdit YAML file, or the name of a file that comes with memit-vc, such as gpt2-xl.",
 )
-@click.option("--corpus", metavar="SOURCE", help="Default text for statistics, as `memitvc stats --corpus` takes it.")
+@click.option(
+    "--corpus", metavar="SOURCE", help="Text for statistics, as in `memitvc stats --corpus`. Default: `self`."
+)
 @click.option(
     "--health",
     metavar="FILE",
-    help="Text whose perplexity is measured at each commit. Default: a part of Python's documentation.",
+    help="Text file whose perplexity each commit measures. Default: a part of Python's documentation.",
 )
 def command(io: IO, base: str, directory: Path | None, **options: Any) -> None:
     """Start a repository on BASE: a model directory, or a Hub id such as HuggingFaceTB/SmolLM2-135M-Instruct.
 
-    The command records the hash of every tensor, and writes hyperparameters for the model to .memitvc/hparams.yaml.
+    The repository is made in DIRECTORY (default: the current directory). The command records the hash of every tensor,
+    and writes hyperparameters for the model to .memitvc/hparams.yaml.
     """
     from memit_vc.porcelain.setup import init
 

@@ -20,7 +20,7 @@ from memit_vc.progress import count
 @verb(name="merge", example="memitvc merge origin/main --theirs")
 @click.argument("revision")
 @conflict_options
-@click.option("--no-ff", is_flag=True, help="Make a merge commit even if the branch could fast-forward.")
+@click.option("--no-ff", is_flag=True, help="Make a merge commit even if HEAD could just move forward to REVISION.")
 @click.option("--resolve", is_flag=True, help="Solve the facts of both sides together. This loads the model.")
 @check_overlap_option
 @require_option
@@ -34,11 +34,11 @@ def command(
     require: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Merge REVISION into HEAD. The result has the changes of both sides since the sides parted. A merge of HEAD into
-    REVISION has the same result. If both sides have the same patch, the patch counts once. Only --require, [policy] and
-    --resolve load a model.
+    """Merge REVISION into HEAD. The result has the changes that both sides made since their common commit. If both
+    sides made the same change, the change counts once.
 
-    Facts that contradict each other (same subject and prompt, different targets) stop the merge with exit code 13.
+    If facts contradict each other (same subject and prompt, different targets), the merge stops with exit code 13. Only
+    --resolve and bounds on scores (--require, or [policy] in config.toml) load a model.
     """
     from memit_vc.porcelain.editing.policy import guard_of
 

@@ -29,8 +29,8 @@ def log(io: IO, limit: int | None) -> None:
 @verb(name="restore", example="memitvc op restore 12")
 @click.argument("number", type=click.IntRange(1, 2**63 - 1))
 def restore(io: IO, number: int) -> None:
-    """Put branches, tags, HEAD and remote-tracking branches back to where they were after operation NUMBER. It is an
-    operation itself: `memitvc undo` takes it back.
+    """Put branches, tags, HEAD and remote-tracking branches back to where they were after operation NUMBER. This is an
+    operation, too: `memitvc undo` takes it back.
     """
     with io.repository() as repository:
         newest = repository.operations(1)

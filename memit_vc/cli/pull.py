@@ -15,8 +15,8 @@ def command(io: IO, remote: str | None, branch: str | None, require: tuple[str, 
     """Fetch from REMOTE (default: origin, or the only remote), then move the current branch to where BRANCH is on
     REMOTE (default: the branch of the same name).
 
-    The branch only moves forward. If both sides have new commits, those of REMOTE are fetched, the branch stays, and
-    the exit code is 11. Join them with `memitvc merge REMOTE/BRANCH`.
+    The branch only moves forward. If both sides have new commits, the commits of REMOTE are fetched, the branch stays,
+    and the exit code is 11. Then use `memitvc merge REMOTE/BRANCH`.
     """
     from memit_vc.porcelain.editing.policy import guard_of
     from memit_vc.porcelain.sharing.pull import pull

@@ -19,23 +19,27 @@ if TYPE_CHECKING:
 @click.option(
     "--tag",
     metavar="TAG",
-    help="Also publish the branch's tip as TAG. A tag that this repository lacks is made "
-    "here, too. With --merged, only the Hub repository gets the tag.",
+    help="Also publish the branch's tip under the tag TAG. If this repository has no tag TAG, the tag is made here, "
+    "too. With --merged, only the Hub repository gets the tag.",
 )
 @click.option(
     "--branch",
     "hub_branch",
     metavar="NAME",
     help="On the Hub: push to the git branch NAME of the Hub repository. If this git branch does not exist, it is "
-    "created from main. The argument BRANCH names a branch of the memit-vc repository.",
+    "created from main. (The argument BRANCH names a branch of the memit-vc repository.)",
 )
 @click.option("--create-pr", is_flag=True, help="On the Hub: open a pull request.")
-@click.option("--public", "visibility", flag_value="public", help="On the Hub: create the repository as public.")
-@click.option("--private", "visibility", flag_value="private", help="On the Hub: create the repository as private.")
+@click.option(
+    "--public", "visibility", flag_value="public", help="On the Hub: if the repository is new, make it public."
+)
+@click.option(
+    "--private", "visibility", flag_value="private", help="On the Hub: if the repository is new, make it private."
+)
 @click.option(
     "--no-constraints",
     is_flag=True,
-    help="Leave out the constraints (stored keys and targets), about half of the bytes. --resolve and later commits "
+    help="Leave out the constraints (stored keys and targets): about half of the bytes. --resolve and later commits "
     "need constraints.",
 )
 @click.option("--no-adapter", is_flag=True, help="Leave out the PEFT adapter, which is for people without memit-vc.")
@@ -59,9 +63,10 @@ def command(
 
     The remote's history only grows. If the remote's BRANCH has commits that the local BRANCH lacks, the push is refused
     with exit code 11: pull first. If you rewrote commits that the remote has, push under another branch name, or take
-    the rewrite back with `memitvc undo`. New commits on the remote's other branches do not stop the push. Only missing
-    objects are sent. The branch and its tags change together, or not at all. In a bucket, model card and adapter follow
-    after this change. A killed push may leave objects on the remote. The next push uses these objects.
+    the rewrite back with `memitvc undo`. New commits on the remote's other branches do not stop the push.
+
+    Only missing objects are sent. The branch and its tags change together, or not at all. In a bucket, model card and
+    adapter follow after this change. A killed push may leave objects on the remote. The next push uses these objects.
 
     --merged pushes the edited model instead of the history, to a separate Hub repository. transformers and vLLM load
     this model by name. If the base is on the Hub, shards without edits are not uploaded: the Hub copies these shards

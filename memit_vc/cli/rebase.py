@@ -50,18 +50,17 @@ _SHOWN = {"ES": "ES", "PS": "PS", "NS": "NS", "argmax": "rewrite_acc"}
 @click.option("--no-scores", is_flag=True, help="Do not measure scores before and after each batch.")
 def command(io: IO, onto: str | None, base: str | None, no_scores: bool, **options: Any) -> None:
     """Take the commits that are in HEAD but not in ONTO, and put them on top of ONTO. Each batch is computed again
-    there, with its own settings; reverts are replayed. The branch moves at the end, in one step. If a fact contradicts
-    one that is live at ONTO, the command stops with exit code 13: revert one of them first, or use `merge`. Merges are
-    refused, and commits that --resolve or --compress made. So are commits with columns that were solved against batches
-    which the rebase computes again.
+    there, with its own settings. Reverts are repeated. The branch moves at the end, in one step. `merge` joins two
+    branches without computing anything. Use `rebase` if the batches should take the facts of ONTO into account.
 
-    `merge` joins two branches without computing anything. Use `rebase` if the batches should take the other side's
-    facts into account.
+    If a fact contradicts a fact that is live at ONTO, the command stops with exit code 13: revert one of the two first,
+    or use `merge`. `rebase` refuses merges, commits that --resolve or --compress made, and commits that take a fact out
+    with a column that fits only the old batch.
 
-    With --base, the command makes a new repository on another model instead: a fine-tuned sibling, the next release,
-    another size. It takes the facts that are live at HEAD. It computes their commits again there, in order; each keeps
-    its message and author. Facts that the new model answers already are left out. If the command was stopped, run it
-    again: it continues.
+    With --base, the command makes a new repository on another model instead, such as a fine-tuned version, the next
+    release or another size. It takes the facts that are live at HEAD, and computes their commits again there, in order.
+    Each commit keeps its message and author. Facts that the new model already answers are left out. If the command was
+    stopped, run it again: it continues.
     """
     if base is None:
         idle = [_option(name, value) for name, value in options.items() if value not in (None, False, "stop")]

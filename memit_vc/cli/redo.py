@@ -8,8 +8,8 @@ from memit_vc.cli.render import moved_lines
 
 @verb(name="redo", example="memitvc redo")
 def command(io: IO) -> None:
-    """Take back the last undo: branches, tags, HEAD and remote-tracking branches come forward by one operation. It
-    works as often as you typed `memitvc undo`, until another operation follows.
+    """Take back the last undo: branches, tags, HEAD and remote-tracking branches go forward by one operation. You can
+    redo as often as you typed `memitvc undo`, until another operation follows.
     """
     with io.repository() as repository:
         made = repository.redo()

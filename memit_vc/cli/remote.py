@@ -17,9 +17,9 @@ def command(io: IO, action: str | None, name: str | None, url: str | None) -> No
     """List the remotes (`remote`, `remote list`), or `remote add NAME URL`, `remote remove NAME`.
 
     URL is a directory, or a repository on the Hugging Face Hub: hf://owner/name, or owner/name if no such directory
-    exists. hf://owner/name@BRANCH means that branch of the Hub instead of main. s3://bucket/path, gs://bucket/path and
-    az://container/path are places in an object store, with the cloud's own credentials. A directory need not exist
-    yet: the first push makes it. Nothing is sent or fetched here.
+    exists. hf://owner/name@BRANCH means the branch BRANCH of the Hub repository instead of main. s3://bucket/path,
+    gs://bucket/path and az://container/path are places in an object store, with the cloud's own credentials. A
+    directory need not exist yet: the first push makes it. This command sends and fetches nothing.
     """
     from memit_vc.porcelain.sharing.remotes import add_remote, remotes, remove_remote
 

@@ -9,10 +9,10 @@ from memit_vc.progress import count
 @verb(name="reproduce", example="memitvc reproduce HEAD~1")
 @click.argument("revision", default="HEAD")
 def command(io: IO, revision: str) -> int:
-    """Compute the patch of REVISION again from its provenance (state, hyperparameters, templates, statistics) and
-    compare it with the stored one, byte by byte; its keys and targets, too, which --resolve uses. Stores nothing.
+    """Compute the patch of REVISION again from its provenance (state, hyperparameters, templates, statistics). Compare
+    it with the stored patch, byte by byte. Also compare the keys and targets, which --resolve uses. Nothing is stored.
 
-    Exit code 15 if the bytes differ, as they do on other hardware or with other versions of the libraries.
+    If the bytes differ, the exit code is 15. They differ on other hardware or with other versions of the libraries.
     """
     from memit_vc.porcelain.recomputing.reproduce import reproduce
 

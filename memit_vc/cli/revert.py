@@ -16,7 +16,8 @@ from memit_vc.progress import count
 @click.option(
     "--resolve",
     is_flag=True,
-    help="Solve the remaining facts again, as if the reverted facts had never been committed. This loads the model.",
+    help="Solve the remaining live facts again, as if the reverted facts had never been committed. This repeats the "
+    "closed formula, not the search. It loads the model.",
 )
 @conflict_options
 @click.option("-m", "--message", help="Message of the new commit.")
@@ -25,13 +26,11 @@ def command(io: IO, revisions: tuple[str, ...], resolve: bool, **options: Any) -
     these commits added are removed exactly. Facts that these commits removed come back. Only --resolve loads a model. A
     revert can be reverted.
 
-    Suppose that the reverted commit replaced an answer, and that a later commit replaced the new answer. Then the
-    latest answer stays. In all other cases, a fact that comes back and contradicts a live fact stops the revert with
-    exit code 13, unless --ours, --theirs or --keep-both is given.
+    If a later commit replaced an answer of a reverted commit, the later answer stays. If a fact that comes back
+    contradicts another live fact, the revert stops with exit code 13, unless --ours, --theirs or --keep-both is given.
 
-    Later commits were computed on weights that held the reverted edits. Without these edits, the patches of the later
-    commits would be different. --resolve solves the remaining live facts again, without the reverted facts: it repeats
-    the closed formula, not the search (https://github.com/memit-vc/memit-vc/blob/main/docs/glossary.md).
+    Later commits were computed on weights that held the reverted edits. Without these edits, the later patches would
+    be different. --resolve corrects this (https://github.com/memit-vc/memit-vc/blob/main/docs/glossary.md).
     """
     if resolve:
         from memit_vc.porcelain.recomputing.resolve import resolve_revert

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 @verb(name="show", example="memitvc show HEAD~1 --provenance")
 @click.argument("revision", default="HEAD")
 @click.option(
-    "--why", is_flag=True, help="Also show for each fact how well the edit worked, and what could improve it."
+    "--why", is_flag=True, help="Also show, for each fact, how well the edit worked and what could improve it."
 )
 @click.option("--provenance", is_flag=True, help="Also show everything that the patch was computed from.")
 def command(io: IO, revision: str, why: bool, provenance: bool) -> None:
-    """Show the commit REVISION (default HEAD)."""
+    """Show the commit REVISION (default HEAD), with its facts and scores."""
     from memit_vc.porcelain.history.show import show
 
     with io.repository() as repository:

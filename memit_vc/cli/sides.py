@@ -27,9 +27,9 @@ def conflict_options(function: _F) -> _F:
     """--ours, --theirs, --keep-both as `on_conflict`; "stop" if none is given."""
     return conflict_options_as(
         ours="If facts contradict each other, keep the facts that are live at HEAD.",
-        theirs="If facts contradict each other, keep the facts that this command adds or restores. If both facts "
-        "come from this command, it stops.",
-        both="Keep both sides of a contradiction.",
+        theirs="If facts contradict each other, keep the facts that this command adds or restores. If the command adds "
+        "both facts, it stops.",
+        both="If facts contradict each other, keep both.",
     )(function)
 
 
@@ -51,8 +51,8 @@ def require_option(function: _F) -> _F:
         multiple=True,
         metavar="BOUND",
         help='Refuse the change if a score breaks this bound, such as "argmax >= 0.95", "NS_drop <= 0.03" or '
-        '"perplexity_rise <= 0.02". The bounds of [policy] in config.toml also hold. `commit` '
-        "measures the facts of its own batch, other commands all live facts.",
+        '"perplexity_rise <= 0.02". The bounds of [policy] in config.toml also apply. `commit` '
+        "measures the facts of its own batch; other commands measure all live facts.",
     )(function)
 
 
@@ -61,9 +61,9 @@ def check_overlap_option(function: _F) -> _F:
     return click.option(
         "--check-overlap/--no-check-overlap",
         default=None,
-        help="Warn about likely conflicts: facts whose subjects the model takes for nearly the same (similar keys), "
-        "with different targets. The check needs the statistics and the live facts' stored keys. By default, "
-        "`commit` makes this check, and so do `merge` and `cherry-pick` with --resolve.",
+        help="Warn about likely conflicts: facts with different targets, whose subjects the model treats as nearly the "
+        "same. The check needs the statistics and the live facts' stored keys. `commit` makes this check by default. "
+        "`merge` and `cherry-pick` make it by default only with --resolve.",
     )(function)
 
 

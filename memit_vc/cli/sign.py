@@ -12,14 +12,18 @@ _PATH = click.Path(path_type=Path)
 
 @verb(name="sign", example="memitvc sign v1.0 --key key.pem -o signature")
 @click.argument("revision", default="HEAD", metavar="[REV]")
-@click.option("--key", type=_PATH, required=True, metavar="FILE", help="Private key of an elliptic curve, in PEM.")
-@click.option("-o", "--out", type=_PATH, required=True, metavar="DIR", help="Where statement and signature go.")
+@click.option(
+    "--key", type=_PATH, required=True, metavar="FILE", help="The private key: of an elliptic curve, in PEM format."
+)
+@click.option(
+    "-o", "--out", type=_PATH, required=True, metavar="DIR", help="Write statement and signature to this directory."
+)
 @click.option("--ask-password", is_flag=True, help="Ask for the password of the key.")
 def command(io: IO, revision: str, key: Path, out: Path, ask_password: bool) -> None:
     """Sign the model of REV (default HEAD): its commit, and the hash of every tensor.
 
-    `memitvc verify MODEL --signature DIR` checks the signature. How the tensors are spread over files does not matter.
-    Config and tokenizer are not covered.
+    `memitvc verify MODEL --signature DIR` checks the signature. Config and tokenizer are not signed, nor is the way in
+    which the tensors are distributed over files.
     """
     from memit_vc.porcelain.output.signature import sign
     from memit_vc.store.fresh import refuse_inside_repository

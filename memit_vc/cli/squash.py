@@ -14,35 +14,34 @@ from memit_vc.progress import count
 @click.option(
     "--resolve",
     is_flag=True,
-    help="Solve all live facts of HEAD again, in one new commit on top of HEAD. No commit is replaced. Use --resolve "
-    "after many reverts and merges.",
+    help="Solve the live facts again, which changes the weights. Use this after many reverts and merges. It loads the "
+    "model's weights, but does not run the model.",
 )
 @click.option(
     "--compress",
     "tolerance",
     type=FiniteRange(min=0, max=1, min_open=True, max_open=True),
     metavar="TOL",
-    help="Store HEAD's whole state in one smaller patch, in one new commit on top of HEAD. No commit is replaced. TOL "
-    "is the largest error, as a share of the norm of each tensor's update.",
+    help="Make the patch smaller, which changes the weights slightly. TOL is the largest error, as a share of the norm "
+    "of each tensor's update.",
 )
 @click.option(
     "-m",
     "--message",
     help="Message of the new commit. Default: the first lines of the squashed commits' messages; with --resolve or "
-    "--compress, what was done.",
+    "--compress, what the command did.",
 )
 def command(
     io: IO, span: str | None, everything: bool, resolve: bool, tolerance: float | None, message: str | None
 ) -> None:
     """Replace the commits in A..B (the commits that B reaches and A does not reach) with one commit. Edits that were
-    made and reverted within the range leave no trace. Before the branch moves, the command checks that the weights stay
+    made and reverted within the range are left out. Before the branch moves, the command checks that the weights stay
     bit-identical. Commits after B get new ids. `memitvc undo` can bring the old commits back, until the operation log
     is pruned.
 
     --resolve and --compress take no range and replace no commit. Instead, one new commit on top of HEAD puts all live
-    facts into one new patch. --resolve solves the facts again, which changes the weights. --compress makes the patch
-    smaller, which changes the weights slightly. Neither runs the model, but --resolve loads the model's weights. A
-    revert of the new commit restores the old weights exactly, unless one of its facts was reverted meanwhile.
+    facts into one new patch. If you revert the new commit, the old weights come back exactly, unless a fact of the new
+    commit was reverted or replaced in the meantime.
     """
     if tolerance is not None:
         if span is not None or resolve or everything:

@@ -14,21 +14,21 @@ from memit_vc.progress import count
     metavar="SOURCE",
     help="A .txt, .jsonl, .json or .parquet file; hub:OWNER/NAME[:CONFIG[:SPLIT]]; `shipped` (English text "
     "that comes with memit-vc); `pydoc` (English text that comes with Python); `self` (text sampled from the model). "
-    "Default: the source of the last `stats`, or of `init`, or else `self`.",
+    "Default: the text of the last `stats`, else that of `init`, else `self`.",
 )
 @click.option("--field", help="Field or column that holds the text.")
 @click.option(
     "--tokens",
     type=click.IntRange(min=1),
-    help="Number of tokens to read from the text, if it has so many. Default: ten times the inputs "
-    "of the widest edited matrix.",
+    help="Number of tokens to read from the text, at most. Default: ten times the number of inputs of the widest "
+    "edited matrix.",
 )
 @click.option("--hparams", metavar="FILE|NAME", help="Use these hyperparameters instead of the repository's.")
 @click.option("--import", "source", metavar="PATH", help="Take EasyEdit's or memit's .npz files instead of computing.")
 def command(io: IO, source: str | None, **options: Any) -> None:
     """Compute the second moment of the keys of every edited layer over plain text, in one pass.
 
-    `commit` does this itself if it has to. A killed run continues where it stopped.
+    If the statistics are missing, `commit` computes them itself. If a run is killed, the next run continues the work.
     """
     from memit_vc.porcelain.editing.statistics import compute_statistics
 

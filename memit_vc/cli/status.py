@@ -8,8 +8,8 @@ from memit_vc.progress import count
 
 @verb(name="status", example="memitvc status")
 def command(io: IO) -> None:
-    """Show the base, the branch, the number of live facts, how many commits are to push and to pull, and whether
-    statistics are ready. Loads no model and contacts no remote: `memitvc fetch` gets the newest numbers.
+    """Show the base, the branch, the number of live facts, the number of commits to push and to pull, and whether the
+    statistics are ready. This loads no model and contacts no remote. For new numbers, first run `memitvc fetch`.
     """
     from memit_vc.porcelain.history.status import status
 

@@ -12,27 +12,32 @@ from memit_vc.progress import count
 
 @verb(name="tune", example="memitvc tune --minutes 20 -o hparams.yaml")
 @click.option(
-    "--facts", metavar="EDITS", help="Measure with these facts instead of the sixty facts that come with memit-vc."
+    "--facts",
+    metavar="EDITS",
+    help="Measure with the facts of EDITS instead of the sixty facts that come with memit-vc.",
 )
 @click.option(
     "--minutes",
     type=FiniteRange(min=0),
-    help="After this many minutes, do not start to measure another combination of layers, λ and passes.",
+    help="After this many minutes, do not start another measurement.",
 )
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
     default=Path("hparams.yaml"),
-    help="Write to this new file. Default: hparams.yaml in the present directory, not the repository's file.",
+    help="The new file. Default: hparams.yaml in the current directory, not in .memitvc.",
 )
 def command(io: IO, facts: str | None, output: Path, **options: Any) -> None:
     """Measure which layers and which λ (the weight of the statistics) are best for this repository's base.
 
-    `tune` always measures with the search for z (https://github.com/memit-vc/memit-vc/blob/main/docs/engine.md).
-    `passes` matters only if the hyperparameters have search_for: z. Only then does `tune` try several numbers of
-    passes. The best values and all measurements are written to a file. The repository stays as it is. If a run is
-    stopped, the next run continues the work.
+    The best values and all measurements are written to a file. The repository stays as it is. If a run is stopped, the
+    next run continues the work.
+
+    If your hyperparameters say search_for: z, `tune` also tries several numbers of passes over the layers (`passes`).
+    Otherwise that setting has no effect. Either way `tune` measures with the search for z.
+
+    https://github.com/memit-vc/memit-vc/blob/main/docs/engine.md explains this search.
     """
     from memit_vc.porcelain.editing.tune import tune
     from memit_vc.store.files import write_atomic

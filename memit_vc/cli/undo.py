@@ -8,8 +8,9 @@ from memit_vc.cli.render import moved_lines
 
 @verb(name="undo", example="memitvc undo")
 def command(io: IO) -> None:
-    """Put branches, tags, HEAD and remote-tracking branches back to where they were before the last operation. What a
-    fetch or a push moved counts, too. Each further undo goes back one more. `memitvc redo` comes forward again.
+    """Put branches, tags, HEAD and remote-tracking branches back to where they were before the last operation. A fetch
+    and a push are operations, too. Each further undo goes back by one more operation. `memitvc redo` takes an undo
+    back.
     """
     with io.repository() as repository:
         made = repository.undo()

@@ -16,18 +16,23 @@ _PATH = click.Path(path_type=Path)
     example="memitvc verify model --expect v1.0\nmemitvc verify model --signature signature --key public.pem",
 )
 @click.argument("model", type=_PATH)
-@click.option("--expect", metavar="REV", help="Fail unless the directory is this revision.")
+@click.option("--expect", metavar="REV", help="Fail if MODEL is not the model of this revision.")
 @click.option("--every", is_flag=True, help="Compare with every state, even if that takes long.")
-@click.option("--signature", type=_PATH, metavar="DIR", help="Check what `sign` wrote there; no repository is needed.")
+@click.option(
+    "--signature",
+    type=_PATH,
+    metavar="DIR",
+    help="Check the signature that `sign` wrote to DIR. No repository is needed.",
+)
 @click.option("--key", type=_PATH, metavar="FILE", help="With --signature, required: the signer's public key.")
 def command(io: IO, model: Path, expect: str | None, every: bool, signature: Path | None, key: Path | None) -> None:
-    """Hash every tensor of the model directory MODEL and say which state of this repository it is.
+    """Hash every tensor of the model directory MODEL, and say which state of this repository it is.
 
-    The hashes of states that were checked out are known. For other states they are computed, but only for the 20 states
-    that MODEL is most likely to be.
+    The hashes of states that were checked out are known. For other states the hashes are computed, but only for the 20
+    states that MODEL is most likely to be.
 
-    With --signature, check the signature instead, and name the commit that was signed. Exit code 15 if MODEL is not a
-    state of this repository, not the expected revision, or not the signed model.
+    With --signature, check the signature instead, and name the commit that was signed. If MODEL is not a state of this
+    repository, not the expected revision, or not the signed model, the exit code is 15.
     """
     from memit_vc.porcelain.output.verify import verify
 
