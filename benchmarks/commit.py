@@ -59,7 +59,7 @@ def _rows(count: int, made: dict[str, Any], *, first: bool) -> list[Row]:
     over = made["peak_mb"] - made["model_mb"]
     return [
         Row(
-            f"{count} facts, model loaded",
+            f"{count} facts, without loading the model",
             made["commit"],
             made["z"],
             inverse=True,
@@ -67,7 +67,7 @@ def _rows(count: int, made: dict[str, Any], *, first: bool) -> list[Row]:
             more={**stages, "process from start to end, s": made["process"]},
         ),
         Row(
-            f"{count} facts, memory above the model's weights, against the limit",
+            f"{count} facts, memory beyond the model's weights, against the limit",
             over,
             MEMORY,
             unit="MB",

@@ -59,7 +59,8 @@ def run(options: Options) -> Report:
             if name == SELF:
                 rows.append(_apart(found[SHIPPED], found[SELF]))
             described = settings(options, here, facts) | {"scored": len(asked), "statistics": "by row"}
-            report = Report(f"corpora_{count}", "one z, statistics of several texts", "the base", described, rows)
+            what = "argmax accuracy of the prompts, with the same z and the statistics of each text"
+            report = Report(f"corpora_{count}", what, "the base", described, rows)
             if not options.quick:
                 report.write(options.results or RESULTS)  # as it comes: a run that ends early loses nothing
     return report
@@ -112,8 +113,8 @@ def _apart(shipped: Scores, sampled: Scores) -> Row:
         apart.append({name: a - b if a is not None and b is not None else None for name, (a, b) in pairs.items()})
     mean, error = total(apart), standard_errors(apart)
     shown = {each: f"{mean[each]:+.3f} ± {error[each] or 0:.3f}" for each in SHOWN if mean[each] is not None}
-    print(json.dumps({"shipped less self": shown}, ensure_ascii=False), flush=True)
-    return Row("shipped less self", mean["rewrite_acc"] or 0.0, unit="", more=shown)
+    print(json.dumps({"shipped minus self": shown}, ensure_ascii=False), flush=True)
+    return Row("shipped minus self", mean["rewrite_acc"] or 0.0, unit="", more=shown)
 
 
 def _health(here: Lab) -> list[str]:

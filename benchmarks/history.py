@@ -37,11 +37,15 @@ def run(options: Options) -> Report:
         made = [here.commit(batch, f"batch {number}").id for number, batch in enumerate(batches, 1)]
         tip = here.head()
         aware, base = here.scores(half), here.scores(half, "HEAD~10")
-        rows.append(_row("with history: argmax accuracy of the first half", aware, base))
+        rows.append(_row("with history: argmax accuracy of the first half of the facts", aware, base))
         rows += _identities(here, batches)
         resolve_squash(here.repository, loaded=here.loaded)
         rows.append(
-            _row("with history, then squash --resolve: argmax accuracy of the first half", here.scores(half), base)
+            _row(
+                "with history, then squash --resolve: argmax accuracy of the first half of the facts",
+                here.scores(half),
+                base,
+            )
         )
         rows += _reverts(here, made, batches, tip)
         rows += _blamed(here, facts, tip)
@@ -50,7 +54,7 @@ def run(options: Options) -> Report:
         for number, batch in enumerate(batches, 1):
             here.commit(batch, f"batch {number}")
         plain = here.scores(half)
-        rows.append(_row("history: false: argmax accuracy of the first half", plain, base))
+        rows.append(_row("history: false: argmax accuracy of the first half of the facts", plain, base))
         resolve_squash(here.repository, loaded=here.loaded)
         repaired = here.scores(half)
         rows.append(
@@ -159,8 +163,13 @@ def _reverts(here: Lab, made: Sequence[str], batches: Sequence[Sequence[Fact]], 
     its, rest = here.scores([fact]), here.scores(nine)
     alone, kept = here.scores([fact], f"{tip}~{len(batches)}"), here.scores(nine, tip)
     rows += [
-        Row("revert --fact: its ES minus the base's", abs(its["ES"] - alone["ES"]), unit="", goal=("≤", 0.0)),
-        Row("revert --fact: ES that the rest of its batch loses", kept["ES"] - rest["ES"], unit="", goal=("≤", 0.0)),
+        Row("revert --fact: ES of the fact minus the base's", abs(its["ES"] - alone["ES"]), unit="", goal=("≤", 0.0)),
+        Row(
+            "revert --fact: ES that the other facts of the batch lose",
+            kept["ES"] - rest["ES"],
+            unit="",
+            goal=("≤", 0.0),
+        ),
     ]
     switch(here.repository, "main")
     return rows
@@ -177,7 +186,8 @@ def _blamed(here: Lab, facts: Sequence[Fact], tip: str) -> list[Row]:
         for fact in chosen[:10]:
             found = blame(here.repository, ask(fact), revision=tip, subject=fact.subject, loaded=here.loaded)
             first += found.facts[0].facts[0].id == fact.id
-        rows.append(Row(f"blame by {what}: the fact is first, of {len(chosen[:10])}", first, unit="", goal=("≥", 9.0)))
+        case = f"blame by {what}: facts that are named first, of {len(chosen[:10])}"
+        rows.append(Row(case, first, unit="", goal=("≥", 9.0)))
     return rows
 
 

@@ -145,9 +145,9 @@ def _verbs(commits: int, out: str, remote: str) -> Iterator[tuple[str, tuple[str
     yield "fetch", ("fetch",)
     for words in (("gc",), ("fsck", "--quick"), ("fsck",)):
         yield " ".join(words), words
-    yield "revert HEAD~n/2", ("revert", f"HEAD~{commits // 2}")
+    yield "revert of the middle commit", ("revert", f"HEAD~{commits // 2}")
     yield "undo", ("undo",)
-    yield "merge side", ("merge", "side")
+    yield "merge of a branch", ("merge", "side")
     yield "", ("undo",)
     yield "squash of the newest 50", ("squash", last)
     yield "", ("undo",)
@@ -180,7 +180,7 @@ def run(options: Options) -> Report:
     return Report(
         "long",
         f"processor seconds of each verb on a history of {counts[1]:,} commits and {facts_of(counts[1]):,} facts",
-        f"one of {counts[0]:,} commits and {facts_of(counts[0]):,} facts",
+        f"those on a history of {counts[0]:,} commits and {facts_of(counts[0]):,} facts",
         {"base": "a tiny GPT-2", "commits": counts[1], "facts": facts_of(counts[1])},
         rows,
     )

@@ -212,22 +212,24 @@ def run(base: Path, place: Path, results: Path) -> Report:
         report.write(results)
 
     kept(
-        Row("trained: what it knows, by prompt", trained["prompts"], unit="", goal=("≥", 0.95)),
-        Row("trained: the same in the other wording", trained["other wording"], unit="", goal=("≥", 0.95)),
+        Row("before editing: prompts that the model answers", trained["prompts"], unit="", goal=("≥", 0.95)),
+        Row(
+            "before editing: other wordings that the model answers", trained["other wording"], unit="", goal=("≥", 0.95)
+        ),
     )
     repository_on(base, place / "experts", settings(EXPERTS))
     made = edited(place / "experts", asked.facts)
     out = place / "experts-out"
     with Repository.open(place / "experts") as repository:
         kept(*_written(repository, base, out))
-        kept(*_rows("experts", measured(plain(out), tokenizer, asked), before, goals=True))
+        kept(*_rows("all experts, three commits", measured(plain(out), tokenizer, asked), before, goals=True))
         kept(*_taken_back(repository, made, place))
     for share, after in shared_only(base, place / "shared", tokenizer, asked, [CHOSEN[SHARED]]):
         kept(*_rows(f"shared expert only, one batch, λ {share:g} × the width", after, before))
     with Repository.open(place / "experts") as repository:
         loaded = load_model(repository)
         for gated in (False, True):
-            name = f"top expert alone, gate {'in the key' if gated else 'ignored'}"
+            name = f"top expert alone, gate {'in the key' if gated else 'not in the key'}"
             naive = edit_naively(loaded, asked.facts, settings(EXPERTS), texts(FEW), commits=COMMITS, gated=gated)
             kept(*_rows(name, measured(naive, tokenizer, asked), before))
         kept(*_full(loaded, asked, tokenizer, before))
@@ -264,13 +266,24 @@ def _written(repository: Repository, base: Path, out: Path) -> list[Row]:
     every = [weight for weight in repository.weights() if weight.layer in layers]
     return [
         Row(
-            "tensors that differ are the touched experts'",
+            "only tensors of the touched experts differ from the base",
             float(changed == {weight.name for weight in touched} and proved.on_branch),
             unit="",
             goal=("≥", 1.0),
-            more={"touched": len(touched), "of the edited layers": len(every), "tensors": len(old)},
+            more={
+                "touched experts": len(touched),
+                "experts of the edited layers": len(every),
+                "tensors of the model": len(old),
+            },
         ),
-        Row("bytes written, of those of touched experts", made.hot_bytes, size, "B", inverse=True, goal=("≤", 1.05)),
+        Row(
+            "bytes written, against the bytes of the touched experts",
+            made.hot_bytes,
+            size,
+            "B",
+            inverse=True,
+            goal=("≤", 1.05),
+        ),
     ]
 
 
@@ -285,7 +298,12 @@ def _taken_back(repository: Repository, made: Sequence[str], place: Path) -> lis
     checkout(repository, "HEAD", place / "none")
     is_base = verify(repository, place / "none").is_base
     return [
-        Row("revert of commit 2, and of that: equal hashes", float(hashes == again), unit="", goal=("≥", 1.0)),
+        Row(
+            "commit 2 reverted, and that revert reverted: equal hashes",
+            float(hashes == again),
+            unit="",
+            goal=("≥", 1.0),
+        ),
         Row("facts that stay live after the first of these reverts", len(others), unit=""),
         Row("all reverted: verified as the base", float(is_base), unit="", goal=("≥", 1.0)),
     ]
@@ -295,7 +313,7 @@ def _full(loaded: LoadedModel, asked: Asked, tokenizer: Any, before: Mapping[str
     """The blocks of C against the whole of it: all facts in one batch, from the same z."""
     rows = []
     for name, model, figures in against_full(loaded, asked.facts, settings(EXPERTS), texts(FEW)):
-        found = _rows(f"one batch, {name}", measured(model, tokenizer, asked), before)
+        found = _rows(f"all experts, one batch, {name}", measured(model, tokenizer, asked), before)
         rows += [*found[:-1], Row(**{**vars(found[-1]), "more": figures})]
     return rows
 

@@ -52,12 +52,14 @@ def against_full(
         )
         whole = whole or updates
         figures = {
-            "distance of Δ": _mean(
+            "distance to the Δ of the whole C": _mean(
                 float((update.delta - whole[n].delta).norm() / whole[n].delta.norm()) for n, update in updates.items()
             ),
-            "moves text by": _mean(_moved(adapter, n, update.delta, moments[n]) for n, update in updates.items()),
+            "relative change of the output in text": _mean(
+                _moved(adapter, n, update.delta, moments[n]) for n, update in updates.items()
+            ),
             "leverage": _mean(float(update.leverage.mean()) for update in updates.values()),
-            "C off its blocks": _mean(_off(moments[n], count) for n in layers),
+            "share of C's norm outside its blocks": _mean(_off(moments[n], count) for n in layers),
         }
         with swapped(adapter, {n: _with(adapter, n, update.delta) for n, update in updates.items()}):
             yield name, adapter.model, figures

@@ -61,7 +61,7 @@ SETTINGS: Mapping[str, Mapping[str, object]] = {
         **BEFORE,
         "weight_decay": 0.1,
     },
-    "argmax, layers 4–8, λ 500 (the first default)": {
+    "argmax, layers 4–8, λ 500 (before default 1)": {
         "early_stop": "argmax",
         "search_for": "z",
         "layers": [4, 5, 6, 7, 8],

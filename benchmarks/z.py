@@ -49,8 +49,8 @@ def run(options: Options) -> Report:
             "layer": here.hparams.layers[-1],
             "dtype": str(here.loaded.adapter.dtype).removeprefix("torch."),
         }
-    what = "search for z"
-    return Report("z", what, "fact by fact, the whole model, the whole vocabulary at every position", settings, rows)
+    against = "the reference: fact by fact, with the whole model and the whole vocabulary at every position"
+    return Report("z", "search for z", against, settings, rows)
 
 
 def _published(hparams: MEMITHyperParams) -> MEMITHyperParams:

@@ -34,7 +34,7 @@ PATTERNS = {
     r"\bsomebody\b": 'write "someone"',
     r"\bwhat (?:is|was|are) to be\b": "name the thing",
 }
-_CODE = re.compile(r"```.*?```|`[^`]*`|^    .*$|<!--.*?-->", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"```.*?```|`[^`]*`|^    [^\n]*$|<!--.*?-->", re.MULTILINE | re.DOTALL)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 
