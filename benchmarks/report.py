@@ -19,6 +19,8 @@ __all__ = ["Report", "Row", "machine", "show", "write_documentation"]
 RESULTS = Path(__file__).parent / "results"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
 _BEGIN, _END = "<!-- results: begin -->", "<!-- results: end -->"
+_ELSEWHERE = ("corpora_100", "corpora_500", "mixture", "rules")
+"""Results that other pages show, or the text above the tables."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,11 @@ def show(report: Report) -> None:
 
 
 def write_documentation(results: Path = RESULTS, document: Path = DOCUMENT) -> None:
-    """Replace what stands between the markers of the document by the results that there are."""
+    """Replace what stands between the markers of the document by the results that no other text shows."""
     before, _, rest = document.read_text(encoding="utf-8").partition(_BEGIN)
     _, _, after = rest.partition(_END)
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
-    parts = [_section(record) for record in records if "rows" in record]
+    parts = [_section(record) for record in records if "rows" in record and record["name"] not in _ELSEWHERE]
     content = "\n\n".join(parts) or "Nothing measured yet: run `make bench`."
     document.write_text(f"{before}{_BEGIN}\n\n{content}\n\n{_END}{after}", encoding="utf-8")
 

@@ -34,7 +34,9 @@ _STDERR = 2
 )
 @click.option("--prompt", help="Ask the model this at each candidate, instead of testing by hand.")
 @click.option(
-    "--expect", help="With --prompt: the expected answer. The model gives it if each token is the most likely one."
+    "--expect",
+    help="With --prompt: the expected answer. The model gives this answer if each of its tokens is the most likely "
+    "one.",
 )
 @click.option("--good", metavar="REV", help="With --prompt: the older end. Default: the base.")
 @click.option("--bad", metavar="REV", default="HEAD", show_default=True, help="With --prompt: the newer end.")
@@ -193,7 +195,7 @@ for part in (
     _verdict("good", "Mark revisions as good: they behave like the older end.", example="memitvc bisect good"),
     _verdict(
         "bad",
-        "Mark a revision as bad: it behaves like the newer end. Of several, the last one counts.",
+        "Mark a revision as bad: it behaves like the newer end. If you name several, the last one counts.",
         example="memitvc bisect bad HEAD~2",
     ),
     _verdict("skip", "Mark revisions that cannot be tested.", example="memitvc bisect skip"),

@@ -32,7 +32,7 @@ def command(io: IO, prompt: str, measure: bool, **options: Any) -> None:
     """Rank the commits and facts that are live at REVISION by how far each moves the model's output at PROMPT.
 
     In each edited layer, memit-vc takes what the commit or fact adds to the edited matrix's output at the prompt's key,
-    and divides its norm by the norm of the whole output. The measure is the sum over the layers.
+    and divides the norm of this addition by the norm of the whole output. The measure is the sum over the layers.
     """
     from memit_vc.porcelain.asking.blame import blame
 

@@ -54,7 +54,7 @@ def command(
     or - for standard input.
 
     Records have EasyEdit's keys (prompt, subject, target_new, …) or MEMIT's (requested_rewrite, …). Files of zsRE,
-    QAEdit, WikiBigEdit, UnKE and MQuAKE may have their own keys. A note names the keys that were not read.
+    QAEdit, WikiBigEdit, UnKE and MQuAKE may have their own keys. `commit` prints a note with every unread key.
     """
     if drop and patch is None:
         raise UsageError(

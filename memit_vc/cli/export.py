@@ -38,7 +38,7 @@ _PATH = click.Path(path_type=Path)
     "kind",
     type=click.Choice(["F32", "F16", "BF16", "Q8_0"], case_sensitive=False),
     help="With --gguf: type of the edited tensors. Default: the tensor's type in the base's GGUF file, if it is one of "
-    "these; else BF16 if the base's tensor is BF16, and F16 otherwise.",
+    "these; else BF16 if the checkpoint's tensor is BF16, and F16 otherwise.",
 )
 @click.option(
     "--bom", type=_PATH, metavar="FILE", help="Write a bill of materials (CycloneDX): base, patches, facts, licences."

@@ -40,7 +40,7 @@ _SHOWN = {"ES": "ES", "PS": "PS", "NS": "NS", "argmax": "rewrite_acc"}
     "editable matrices have the same shapes; else a shipped file or a guess.",
 )
 @click.option("--corpus", metavar="SOURCE", help="With --base: text for statistics. Default: this repository's.")
-@click.option("--all-facts", is_flag=True, help="With --base: also edit in facts that the new model answers already.")
+@click.option("--all-facts", is_flag=True, help="With --base: also edit the facts that the new model answers already.")
 @click.option("--dry-run", is_flag=True, help="With --base: only show what the new model says of the facts.")
 @conflict_options_as(
     ours="With --base: of two live facts that contradict each other, take the earlier one.",

@@ -12,7 +12,7 @@ def command(io: IO, revision: str) -> int:
     """Compute the patch of REVISION again from its provenance (state, hyperparameters, templates, statistics). Compare
     it with the stored patch, byte by byte. Also compare the keys and targets, which --resolve uses. Nothing is stored.
 
-    If the bytes differ, the exit code is 15. They differ on other hardware or with other versions of the libraries.
+    If the bytes differ, the exit code is 15. They may differ on other hardware or with other versions of the libraries.
     """
     from memit_vc.porcelain.recomputing.reproduce import reproduce
 

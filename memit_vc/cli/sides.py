@@ -27,8 +27,8 @@ def conflict_options(function: _F) -> _F:
     """--ours, --theirs, --keep-both as `on_conflict`; "stop" if none is given."""
     return conflict_options_as(
         ours="If facts contradict each other, keep the facts that are live at HEAD.",
-        theirs="If facts contradict each other, keep the facts that this command adds or restores. If the command adds "
-        "both facts, it stops.",
+        theirs="If facts contradict each other, keep the facts that this command adds or restores. If both "
+        "contradicting facts come from this command, the command stops.",
         both="If facts contradict each other, keep both.",
     )(function)
 

@@ -22,8 +22,8 @@ _PATH = click.Path(path_type=Path)
 def command(io: IO, revision: str, key: Path, out: Path, ask_password: bool) -> None:
     """Sign the model of REV (default HEAD): its commit, and the hash of every tensor.
 
-    `memitvc verify MODEL --signature DIR` checks the signature. Config and tokenizer are not signed, nor is the way in
-    which the tensors are distributed over files.
+    `memitvc verify MODEL --signature DIR` checks the signature. Config, tokenizer, and the
+    distribution of the tensors over files are not signed.
     """
     from memit_vc.porcelain.output.signature import sign
     from memit_vc.store.fresh import refuse_inside_repository

@@ -14,7 +14,7 @@ from memit_vc.progress import count
     metavar="SOURCE",
     help="A .txt, .jsonl, .json or .parquet file; hub:OWNER/NAME[:CONFIG[:SPLIT]]; `shipped` (English text "
     "that comes with memit-vc); `pydoc` (English text that comes with Python); `self` (text sampled from the model). "
-    "Default: the text of the last `stats`, else that of `init`, else `self`.",
+    "Default: the text of the last `stats`. If there was no `stats`: the text given to `init`, or `self`.",
 )
 @click.option("--field", help="Field or column that holds the text.")
 @click.option(
@@ -28,7 +28,8 @@ from memit_vc.progress import count
 def command(io: IO, source: str | None, **options: Any) -> None:
     """Compute the second moment of the keys of every edited layer over plain text, in one pass.
 
-    If the statistics are missing, `commit` computes them itself. If a run is killed, the next run continues the work.
+    If the statistics are missing, `commit` computes them itself. If you change layers or the number of tokens, the text
+    stays the same. If a run is killed, the next run continues the work.
     """
     from memit_vc.porcelain.editing.statistics import compute_statistics
 

@@ -34,10 +34,8 @@ def command(io: IO, facts: str | None, output: Path, **options: Any) -> None:
     The best values and all measurements are written to a file. The repository stays as it is. If a run is stopped, the
     next run continues the work.
 
-    If your hyperparameters say search_for: z, `tune` also tries several numbers of passes over the layers (`passes`).
-    Otherwise that setting has no effect. Either way `tune` measures with the search for z.
-
-    https://github.com/memit-vc/memit-vc/blob/main/docs/engine.md explains this search.
+    `tune` always measures with the search for z (https://github.com/memit-vc/memit-vc/blob/main/docs/engine.md). It
+    varies `passes` only if your hyperparameters say search_for: z; other searches ignore `passes`.
     """
     from memit_vc.porcelain.editing.tune import tune
     from memit_vc.store.files import write_atomic
