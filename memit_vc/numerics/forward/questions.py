@@ -53,3 +53,8 @@ NAMED = (
     "Search results for {}\n1. All about",
 )
 """Behind these, the score `name_acc` expects the subject's name."""
+
+ROWS_VERSION = 2
+"""Changes with the texts that a search makes of a fact (`rows.py`), so that neither a cache nor `reproduce` takes one
+version's search for another's. 1: one of six phrasings had no text in front. 2: every other one has none.
+"""

@@ -42,9 +42,9 @@ def search_rows(
     anchors: Sequence[Template] | None = None,
     positions: int | None = None,
 ) -> list[FactRow]:
-    """Rows of a search: for each fact its prompt in each template and its phrasings, each in one template in turns,
-    with the target behind and what ends an answer there; "{subject} is a", cut behind the subject; `keep`, other
-    questions about the subject ("{}" stands for it); and texts that name the subject again (`name_rows`).
+    """Rows of a search: for each fact its prompt in each template and each phrasing in one (`_in_turns`), with the
+    target behind and what ends an answer there; "{subject} is a", cut behind the subject; `keep`, other questions about
+    the subject ("{}" stands for it); and texts that name the subject again (`name_rows`).
 
     The first row of a fact is its prompt in the first template. `anchors` (`sinks.py`) None: all templates are for all
     facts; else a fact with another anchor than the plain prompt is asked everything behind that one's text. The
@@ -54,7 +54,7 @@ def search_rows(
     within = list(anchors or [Template("")] * len(facts))
     texts = [
         [(template, fact.prompt, fact.subject_span) for template in own]
-        + [(t, text, fact.span_in(text)) for text, t in zip(fact.phrasings, cycle(own), strict=False)]
+        + [(t, text, fact.span_in(text)) for text, t in zip(fact.phrasings, cycle(_in_turns(own)), strict=False)]
         for fact, anchor in zip(facts, within, strict=True)
         for own in [[t for t in templates if t.prefix.strip()] if anchor.prefix else templates]
     ]
@@ -88,6 +88,16 @@ def search_rows(
             named = [r for r in name_rows(tokenizer, fact, anchor) if positions is None or len(r.ids) <= positions]
             rows += [FactRow(index, "kl", row, name_factor / len(named)) for row in named]
     return rows
+
+
+def _in_turns(templates: Sequence[Template]) -> list[Template]:
+    """Of every two phrasings, one is asked in the first template, which is the plain prompt.
+
+    The other questions are asked without text in front. If most phrasings had such text, the search would learn to tell
+    the two apart by it, and a question without it would get the old answer (docs/quality.md).
+    """
+    first, *others = templates
+    return [template for other in others for template in (first, other)] or [first]
 
 
 def ended(tokenizer: Any, row: TokenRow, end: str) -> TokenRow:

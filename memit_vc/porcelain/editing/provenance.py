@@ -15,7 +15,7 @@ from memit_vc.errors import UsageError, VerificationError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.forward.chat import turns
 from memit_vc.numerics.forward.phrasebook import PhraseBook
-from memit_vc.numerics.forward.questions import REPEATED, SEARCHED
+from memit_vc.numerics.forward.questions import REPEATED, ROWS_VERSION, SEARCHED
 from memit_vc.objects import BlobId, JsonValue, StateId, StatisticsId, canonical_json, digest, short
 from memit_vc.porcelain.history.settings import RESOLVED, corpus_of_record, public_corpus, understood
 from memit_vc.progress import Progress, silent
@@ -68,11 +68,12 @@ def describe(
 
 
 def shipped_texts() -> str:
-    """A digest of all texts of the package that a search may use: another version may have others."""
+    """A digest of all texts of the package that a search may use, and of how it asks them: another version may have
+    others."""
     book = PhraseBook.shipped()
     relations: list[JsonValue] = [list(relation) for relation in book.relations]
     answers: list[JsonValue] = [sorted(answers) for answers in book.answers]
-    return digest("texts", canonical_json([relations, answers, list(REPEATED)]))
+    return digest("texts", canonical_json([relations, answers, list(REPEATED), ROWS_VERSION]))
 
 
 def chat_turns(loaded: LoadedModel, hparams: MEMITHyperParams) -> list[JsonValue]:

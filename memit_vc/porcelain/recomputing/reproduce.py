@@ -66,7 +66,8 @@ def reproduce(
     # of a mixture, an expert whose change is below the grid is left out: that is all of it
     names = sorted(before.keys() | after.keys())
     differences = {n: _difference(before[n], after[n]) if n in before and n in after else 1.0 for n in names}
-    asks = bool(recorded.hparams.phrase_book or recorded.hparams.name_factor)
+    asked = repository.facts({column.fact for column in old.header.columns}).values()
+    asks = recorded.hparams.phrase_book or recorded.hparams.name_factor or any(fact.phrasings for fact in asked)
     stored = old.constraints if old.constraints is not None and repository.blobs.has(old.constraints) else None
     return Reproduced(
         commit.id,
@@ -75,7 +76,7 @@ def reproduce(
         patch.columns == old.columns if old.header.divisible else not any(differences.values()),
         patch.id == old.id,
         None if stored is None or recorded.resolved else stored in map(blob_id, blobs),
-        asks and not recorded.resolved and recorded.texts not in (None, shipped_texts()),
+        bool(asks) and not recorded.resolved and recorded.texts not in (None, shipped_texts()),
         differences,
     )
 

@@ -73,7 +73,7 @@ def test_no_fact_is_done_before_each_row_had_its_turn(adapter: ModelAdapter, rul
     assert set(found.steps) == {steps}
 
 
-def test_phrasings_are_searched_in_one_template_each(adapter: ModelAdapter) -> None:
+def test_every_other_phrasing_is_searched_without_text_in_front(adapter: ModelAdapter) -> None:
     plain = FACTS[0]
     phrasings = ("Norland has the capital", "They govern Norland from", "Norland's seat is", "One rules Norland from")
     asked = replace(plain, phrasings=phrasings)
@@ -83,7 +83,7 @@ def test_phrasings_are_searched_in_one_template_each(adapter: ModelAdapter) -> N
     texts = [adapter.tokenizer.decode(row.row.ids) for row in rows]
     assert texts[0].startswith(plain.prompt)
     assert [text.split(phrasings[i % 4])[0] for i, text in enumerate(texts[3:7])] == [
-        template.fill("") for template in (*FLAT, FLAT[0])
+        template.fill("") for template in (FLAT[0], FLAT[1], FLAT[0], FLAT[2])
     ]
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +240,18 @@ def test_other_texts_of_the_search_are_said(
     made = reproduce(repository, loaded=loaded)
     assert (made.equal, made.other_texts) == (False, True)
     assert made.largest > 0
+
+
+def test_phrasings_that_another_version_asks_otherwise_are_said(
+    opened: Opened, with_history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = opened(with_history)
+    loaded = load_model(repository)
+    hparams = repository.hparams().replace(v_num_grad_steps=3)
+    assert (hparams.phrase_book, hparams.name_factor) == (0, 0)
+    phrased = replace(FACTS[6], phrasings=(f"They say of {FACTS[6].subject} that it is", FACTS[6].subject))
+    commit_facts(repository, [phrased], hparams=hparams, scores=False, loaded=loaded)
+    assert not reproduce(repository, loaded=loaded).other_texts
+    monkeypatch.setattr(provenance, "ROWS_VERSION", 1)
+    assert reproduce(repository, loaded=loaded).other_texts
+    assert repository.fsck() == []
