@@ -15,8 +15,8 @@ from memit_vc.progress import count, size_text
 def command(io: IO, url: str, directory: Path | None, base: str | None) -> None:
     """Clone URL (an address as in `memitvc remote`) to DIRECTORY (default: named after URL).
 
-    The base is fetched from the Hub at the recorded revision, or taken from --base. It is checked tensor by tensor. The
-    history is checked as in a fetch. URL becomes the remote `origin`. No model is loaded.
+    The base is fetched from the Hub at the recorded revision, or taken from --base. The base is checked tensor by
+    tensor. The history is checked as in a fetch. URL becomes the remote `origin`. No model is loaded.
     """
     from memit_vc.porcelain.sharing.clone import clone
 

@@ -12,8 +12,8 @@ def command(io: IO, remote: str | None) -> None:
     """Fetch the commits of REMOTE (default: origin, or the only remote). Each of the remote's branches becomes
     REMOTE/BRANCH here, for `log`, `diff` and `merge`.
 
-    Only missing commits and objects are sent. They are checked, by hash and against the base, before any is stored. If
-    a fetch is interrupted, the next fetch continues the work.
+    Only missing commits and objects are sent. They are checked, by hash and against the base, before anything is
+    stored. If a fetch is interrupted, the next fetch continues the work.
     """
     from memit_vc.porcelain.sharing.fetch import fetch
 

@@ -26,8 +26,8 @@ def command(io: IO, quick: bool, full: bool, rebuild: bool) -> int:
     shards of the split base against the base, and statistics and caches against their digests.
 
     https://github.com/memit-vc/memit-vc/blob/main/docs/glossary.md explains the grid and the split base. If a damaged
-    file can be computed again, it is removed or marked; the next command that needs it computes it. If anything is
-    wrong, the exit code is 12.
+    file can be computed again, it is removed or marked; the next command that needs the file computes it again. If
+    anything is wrong, the exit code is 12.
 
     The database meta.db is an index: if it is missing, damaged, or older than the journal, --rebuild makes it again. A
     copy of the old meta.db is kept. If only the journal is missing, --rebuild makes the journal from meta.db.

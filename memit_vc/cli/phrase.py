@@ -22,9 +22,9 @@ def command(io: IO, edits: str, output: Path, model: str | None, book: bool, num
     """Write the edits of EDITS to OUTPUT with further phrasings of each prompt, from a chat model or the phrase book.
 
     Read the phrasings before you commit: the edit uses them, so a wrong phrasing also gets the new answer. The phrase
-    book has common relations in several wordings. A prompt that the book does not know gets no phrasing from it.
-    `commit` also takes wordings from the book by itself: the key `phrase_book` in hparams.yaml says how many at most.
-    To use only the phrasings in OUTPUT, set this key to 0.
+    book has common relations in several wordings. A prompt that the book does not know gets no phrasing from the
+    book. `commit` also takes wordings from the book by itself: the key `phrase_book` in hparams.yaml says how many at
+    most. To use only the phrasings in OUTPUT, set this key to 0.
     """
     from memit_vc.edits import write_records
     from memit_vc.errors import UsageError

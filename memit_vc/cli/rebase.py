@@ -60,7 +60,7 @@ def command(io: IO, onto: str | None, base: str | None, no_scores: bool, **optio
     With --base, the command makes a new repository on another model instead, such as a fine-tuned version, the next
     release or another size. It takes the facts that are live at HEAD, and computes their commits again there, in order.
     Each commit keeps its message and author. Facts that the new model already answers are left out. If the command was
-    stopped, run it again: it continues.
+    stopped, run it again: it then continues the work.
     """
     if base is None:
         idle = [_option(name, value) for name, value in options.items() if value not in (None, False, "stop")]

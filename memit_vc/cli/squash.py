@@ -22,8 +22,8 @@ from memit_vc.progress import count
     "tolerance",
     type=FiniteRange(min=0, max=1, min_open=True, max_open=True),
     metavar="TOL",
-    help="Make the patch smaller, which changes the weights slightly. TOL is the largest error, as a share of the norm "
-    "of each tensor's update.",
+    help="Put all live facts into one compressed patch, which changes the weights slightly. TOL is the largest error, "
+    "as a share of the norm of each tensor's update.",
 )
 @click.option(
     "-m",

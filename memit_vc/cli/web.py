@@ -21,7 +21,7 @@ def command(io: IO, revision: str, port: int, opened: bool) -> None:
     """Show the report of REVISION (default HEAD) as a live page, until Ctrl-C.
 
     The page also asks the model at two revisions side by side, and has buttons for undo, redo, revert and checkout.
-    It answers only requests from this machine, and only at the printed address. The command needs more packages:
+    The page answers only requests from this machine, and only at the printed address. The command needs more packages:
     pip install 'memit-vc[web]'.
     """
     try:
