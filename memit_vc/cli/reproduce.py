@@ -29,7 +29,7 @@ def command(io: IO, revision: str) -> int:
         for name, difference in made.differences.items():
             click.echo(f"  {name}: relative difference {difference:.2e}")
         if made.other_texts:
-            io.note("this version of memit-vc has other wordings for the search than the one that made it")
+            io.note("this version of memit-vc asks the facts in other texts than the one that made it")
         io.note("`memitvc show --provenance` says on what it was computed; compare versions, device and threads")
 
     io.emit(made, render, largest=made.largest)

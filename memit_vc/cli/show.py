@@ -92,9 +92,11 @@ def _render_why(io: IO, shown: ShownCommit) -> None:
 
 _COLUMNS = {
     "answered": "whether the prompt's answer was the new target",
-    "let through": "how much of the change that the search asked for the weights make at the prompt (1: all of it)",
+    "let through": "the share of what the fact's columns ask for that they make at the fact's own keys (1: all of it; "
+    "λ and other facts take the rest)",
     "left of z − h": "how much of the way from h, before the edit, to z is missing after it (– without a search for z)",
-    "reaches paraphrases": "how much of the change at the prompt also arrives in the paraphrases (1: as much)",
+    "reaches paraphrases": "what the columns make in the paraphrases, against what they make at the fact's own keys "
+    "(1: as much; –: no paraphrase has the subject)",
     "search loss": "the loss of the fact at the end of the search",
 }
 

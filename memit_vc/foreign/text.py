@@ -7,9 +7,7 @@ import re
 BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 """For a class of a regular expression: what changes the direction of writing."""
 LINE_ENDS = "\u2028\u2029"
-NO_CHARACTERS = "\ufffe\uffff"
-"""An SVG with one of them cannot be read."""
-_MOVING = re.compile(f"[\x00-\x1f\x7f-\x9f{LINE_ENDS}{BIDI}{NO_CHARACTERS}]")
+_MOVING = re.compile(f"[\x00-\x1f\x7f-\x9f{LINE_ENDS}{BIDI}]")
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 

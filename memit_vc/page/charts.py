@@ -48,7 +48,7 @@ def lines(
     def y(value: float) -> float:
         return HIGH - BOTTOM - (HIGH - TOP - BOTTOM) * (value - low) / span
 
-    parts = [f'<svg class="chart" viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{_written(title)}">']
+    parts = [f'<svg class="chart" viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{written(title)}">']
     for step in range(5):
         value = low + span * step / 4
         parts.append(
@@ -56,7 +56,7 @@ def lines(
             f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{number(value, digits)}</text>'
         )
     parts += [
-        f'<text x="{x(place):.1f}" y="{HIGH - BOTTOM + 18}" text-anchor="middle">{_written(labels[place])}</text>'
+        f'<text x="{x(place):.1f}" y="{HIGH - BOTTOM + 18}" text-anchor="middle">{written(labels[place])}</text>'
         for place in _ticks(len(labels))
     ]
     if rule is not None:
@@ -79,7 +79,7 @@ def lines(
             ]
         at = _free(y(each.points[-1][1]), taken)
         taken.append(at)
-        parts.append(f'<text x="{WIDE - RIGHT + 6}" y="{at + 4:.1f}">{_written(each.name)}</text>')
+        parts.append(f'<text x="{WIDE - RIGHT + 6}" y="{at + 4:.1f}">{written(each.name)}</text>')
     parts.append("</svg>")
     return "".join(parts)
 
@@ -125,7 +125,7 @@ def score_picture(rows: Sequence[tuple[str, str, str]]) -> str:
         y = 28 + step * place
         parts.append(
             f'<line class="rule" x1="8" x2="{wide - 8}" y1="{y}" y2="{y}"/>'
-            f'<text x="8" y="{y + 20}">{_written(name)}</text>'
+            f'<text x="8" y="{y + 20}">{written(name)}</text>'
             f'<text x="400" y="{y + 20}" text-anchor="end">{escape(before)}</text>'
             f'<text x="460" y="{y + 20}" text-anchor="end">{escape(after)}</text>'
         )
@@ -153,6 +153,10 @@ def commit_bars(scores: Mapping[str, float | None]) -> tuple[str, list[tuple[str
     return (bars(known) if known else "", known)
 
 
-def _written(text: str) -> str:
-    """A text of others between tags."""
-    return escape(one_line(text))
+_NO_XML = str.maketrans({character: repr(character)[1:-1] for character in "\ufffe\uffff"})
+"""What may be in a text, but not in an SVG."""
+
+
+def written(text: str) -> str:
+    """A text of others, between tags or in an attribute of an SVG."""
+    return escape(one_line(text).translate(_NO_XML))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from html import escape
 
-from memit_vc.foreign.text import one_line
+from memit_vc.page.charts import written
 from memit_vc.page.data import CommitRow
 from memit_vc.vcs.graphlines import GraphRow
 
@@ -64,8 +63,8 @@ def picture(rows: Sequence[CommitRow]) -> str:
     parts: list[str] = []
     y = 4
     for row, above in zip(shown, [None, *(each.graph for each in shown)], strict=False):
-        label = escape(one_line(_short(row.subject)))
-        names = f" ({escape(one_line(', '.join(row.refs)))})" if row.refs else ""
+        label = written(_short(row.subject))
+        names = f" ({written(', '.join(row.refs))})" if row.refs else ""
         below = EDGE * len(row.graph.edges)
         height = 26 + below
         for place, mark in enumerate(row.graph.node):

@@ -74,11 +74,19 @@ def test_remotes_that_are_added_at_the_same_moment_all_stay(tmp_path: Path) -> N
         assert child.exitcode == 0
     with Repository.open(tmp_path) as repository:
         assert list(remotes(repository)) == [f"remote{number}" for number in range(racers)]
+        tracking = RefUpdate("remotes/remote0/main", None, repository.head().commit)
+        repository.publish(verb="fetch", description="remote0", refs=[tracking])
+        operations = repository.operations()
         with locked(repository.root / "cache" / "config.lock", wait=0, busy="", hint=""):
             repository.database.busy_seconds = 0.05
             with pytest.raises(LockedError, match=r"another command is changing config\.toml"):
                 remove_remote(repository, "remote0")
         assert "remote0" in remotes(repository)
+        assert list(repository.refs("remotes/remote0/")) == ["remotes/remote0/main"]
+        assert repository.operations() == operations
+        repository.database.busy_seconds = 30.0
+        remove_remote(repository, "remote0")
+        assert (repository.refs("remotes/"), "remote0" in remotes(repository)) == ({}, False)
         assert repository.fsck() == []
 
 

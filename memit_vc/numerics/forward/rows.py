@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, zip_longest
 from typing import Any, Literal
 
 import torch
@@ -91,13 +91,16 @@ def search_rows(
 
 
 def _in_turns(templates: Sequence[Template]) -> list[Template]:
-    """Of every two phrasings, one is asked in the first template, which is the plain prompt.
+    """Of every two phrasings, one is asked in the first template: the plain prompt, or a sink's anchor. The others take
+    turns, chat texts among them.
 
     The other questions are asked without text in front. If most phrasings had such text, the search would learn to tell
     the two apart by it, and a question without it would get the old answer (docs/quality.md).
     """
     first, *others = templates
-    return [template for other in others for template in (first, other)] or [first]
+    kinds = ([t for t in others if not t.suffix], [t for t in others if t.suffix])
+    mixed = [template for pair in zip_longest(*kinds) for template in pair if template is not None]
+    return [template for other in mixed for template in (first, other)] or [first]
 
 
 def ended(tokenizer: Any, row: TokenRow, end: str) -> TokenRow:

@@ -1,7 +1,7 @@
 """`bisect --prompt P --expect T`: the commit since which the model says T, or no longer says it.
 
 The model is loaded once; the states are swapped in memory. With `pairs`, delta debugging over the live edits finds a
-smallest set of commits that change the answer only together, which halving cannot find.
+set of commits that change the answer together, of which none can be left out; halving cannot find it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _KIND = "asked"
 class Bisected:
     """`found` is the first commit at which the model answers differently from `good`.
 
-    With `pairs`, `guilty` are instead the commits of a smallest set of changes that turns the answer of `good`.
+    With `pairs`, `guilty` are instead the commits of a set of changes that turns the answer of `good`; none of them can
+    be left out.
     """
 
     good: CommitId
@@ -133,7 +134,7 @@ _Change = tuple[CommitId, State, State]
 def _guilty(
     repository: Repository, probe: _Asked, older: CommitId, newer: CommitId, says: bool
 ) -> tuple[CommitId, ...]:
-    """The commits of a smallest set of changes between two states that turns the answer."""
+    """The commits of a set of changes between two states that turns the answer; none can be left out."""
     before, after = (LiveState.at(repository, commit).columns for commit in (older, newer))
     changes = _changes(repository, suspects(repository, newer, [older]), before, after)
 

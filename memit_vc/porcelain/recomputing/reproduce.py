@@ -36,7 +36,7 @@ class Reproduced:
     same_blob: bool
     same_constraints: bool | None
     other_texts: bool
-    """Whether this version of memit-vc has other wordings for a search than the one that made the patch."""
+    """Whether this version of memit-vc asks a search's facts in other texts than the one that made the patch."""
     differences: Mapping[str, float]
 
     @property
@@ -66,8 +66,6 @@ def reproduce(
     # of a mixture, an expert whose change is below the grid is left out: that is all of it
     names = sorted(before.keys() | after.keys())
     differences = {n: _difference(before[n], after[n]) if n in before and n in after else 1.0 for n in names}
-    asked = repository.facts({column.fact for column in old.header.columns}).values()
-    asks = recorded.hparams.phrase_book or recorded.hparams.name_factor or any(fact.phrasings for fact in asked)
     stored = old.constraints if old.constraints is not None and repository.blobs.has(old.constraints) else None
     return Reproduced(
         commit.id,
@@ -76,7 +74,7 @@ def reproduce(
         patch.columns == old.columns if old.header.divisible else not any(differences.values()),
         patch.id == old.id,
         None if stored is None or recorded.resolved else stored in map(blob_id, blobs),
-        bool(asks) and not recorded.resolved and recorded.texts not in (None, shipped_texts()),
+        recorded.texts not in (None, shipped_texts()) and _asks(repository, old, recorded),
         differences,
     )
 
@@ -96,6 +94,17 @@ def _computed(repository: Repository, commit: Commit) -> tuple[Patch, Recorded]:
             hint="Check its columns with `memitvc fsck`, or a checkout of it with `memitvc verify`.",
         )
     return new[0], recorded
+
+
+def _asks(repository: Repository, old: Patch, recorded: Recorded) -> bool:
+    """Whether the search asked anything that a version of memit-vc chooses."""
+    if recorded.resolved:
+        return False
+    hparams = recorded.hparams
+    if hparams.phrase_book or hparams.name_factor or hparams.keep_factor:
+        return True
+    facts = repository.facts({column.fact for column in old.header.columns})
+    return any(fact.phrasings for fact in facts.values())
 
 
 def _again(

@@ -49,14 +49,14 @@ def remove_remote(repository: Repository, name: str) -> None:
     """Forget a remote and its tracking refs; nothing is deleted at the other end."""
     if name not in repository.config.remotes:
         raise _unknown(repository, name)
-    tracking = repository.refs(f"remotes/{name}/")
-    repository.publish(
-        verb="remote",
-        description=f"remove {name}",
-        refs=[RefUpdate(ref, commit, None) for ref, commit in tracking.items()],
-    )
 
     def without(config: Config) -> Config:
+        tracking = repository.refs(f"remotes/{name}/")
+        repository.publish(
+            verb="remote",
+            description=f"remove {name}",
+            refs=[RefUpdate(ref, commit, None) for ref, commit in tracking.items()],
+        )
         return replace(config, remote={each: table for each, table in config.remote.items() if each != name})
 
     repository.configure(without)

@@ -172,7 +172,7 @@ def test_a_sink_is_not_tried_again_and_said(
         assert sum("is an attention sink" in text for text in made.warnings) == 1
         assert fsck(repository)[0] == []
     shown = Cli(place.work, capsys, monkeypatch).ok("show", "--why").out
-    assert "\nlet through: how much of the change" in shown
+    assert "\nlet through: the share of what the fact's columns ask for" in shown
     assert shown.count("an attention sink: edited behind other text only") + shown.count("the solve:") == len(FIRST)
 
 

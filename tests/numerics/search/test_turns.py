@@ -87,6 +87,18 @@ def test_every_other_phrasing_is_searched_without_text_in_front(adapter: ModelAd
     ]
 
 
+def test_chat_texts_take_turns_with_the_sampled_ones(adapter: ModelAdapter) -> None:
+    chat = [Template("User: ", "\nIt: "), Template("User: go on: ", "\nIt: ")]
+    phrasings = tuple(f"Norland {number}" for number in range(8))
+    asked = replace(FACTS[0], subject="Norland", phrasings=phrasings)
+    templates = [*FLAT, *chat]
+    rows = [row for row in search_rows(adapter.tokenizer, [asked], templates) if row.kind == "nll"]
+    texts = [adapter.tokenizer.decode(row.row.ids) for row in rows[len(templates) :]]
+    plain, one, two = FLAT
+    expected = [plain, one, plain, chat[0], plain, two, plain, chat[1]]
+    assert [text.split(f"Norland {number}")[0] for number, text in enumerate(texts)] == [t.prefix for t in expected]
+
+
 def test_what_the_subject_is_called_is_watched(adapter: ModelAdapter) -> None:
     fact = FACTS[0]
     search = Search(adapter, [fact], 2, hparams_for(adapter, [2], name_factor=0.5), FLAT, 1024, False)

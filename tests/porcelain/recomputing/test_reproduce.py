@@ -248,10 +248,11 @@ def test_phrasings_that_another_version_asks_otherwise_are_said(
     repository = opened(with_history)
     loaded = load_model(repository)
     hparams = repository.hparams().replace(v_num_grad_steps=3)
-    assert (hparams.phrase_book, hparams.name_factor) == (0, 0)
+    assert (hparams.phrase_book, hparams.name_factor, hparams.keep_factor) == (0, 0, 0)
     phrased = replace(FACTS[6], phrasings=(f"They say of {FACTS[6].subject} that it is", FACTS[6].subject))
     commit_facts(repository, [phrased], hparams=hparams, scores=False, loaded=loaded)
     assert not reproduce(repository, loaded=loaded).other_texts
     monkeypatch.setattr(provenance, "ROWS_VERSION", 1)
     assert reproduce(repository, loaded=loaded).other_texts
+    assert not reproduce(repository, "HEAD~1", loaded=loaded).other_texts  # its facts were asked their prompts only
     assert repository.fsck() == []
