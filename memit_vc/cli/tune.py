@@ -34,8 +34,9 @@ def command(io: IO, facts: str | None, output: Path, **options: Any) -> None:
     The best values and all measurements are written to a file. The repository stays as it is. If a run is stopped, the
     next run continues the work.
 
-    `tune` always measures with the search for z (https://github.com/memit-vc/memit-vc/blob/main/docs/engine.md). It
-    varies `passes` only if your hyperparameters say search_for: z; other searches ignore `passes`.
+    `tune` always measures with the search for z (https://github.com/memit-vc/memit-vc/blob/main/docs/engine.md). If
+    your hyperparameters name another search, `tune` does not vary `passes` (how often the edit goes over the layers),
+    because that search ignores it.
     """
     from memit_vc.porcelain.editing.tune import tune
     from memit_vc.store.files import write_atomic
