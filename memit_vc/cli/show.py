@@ -73,8 +73,11 @@ def _render(io: IO, shown: ShownCommit, why: bool, provenance: bool) -> None:
 
 def _render_why(io: IO, shown: ShownCommit) -> None:
     known = [(each, each.why) for each in shown.added if each.why]
+    if not shown.added:
+        click.echo("\n--why has nothing to explain: this commit puts no facts in")
+        return
     if not known:
-        click.echo("\nhow well these edits worked is not known: the commit was made without scores")
+        click.echo("\nhow well these edits worked is not known: the commit has no scores of its own")
         return
     rows = []
     for each, why in known:

@@ -87,6 +87,15 @@ def test_graph_and_names(two: Cli, place: Place) -> None:
     ]
 
 
+def test_show_why_of_a_commit_that_puts_no_facts_in(two: Cli) -> None:
+    assert "reaches paraphrases: " in two.ok("show", "--why").out
+    two.ok("revert", "HEAD")
+    assert two.ok("show", "--why").out.endswith("--why has nothing to explain: this commit puts no facts in\n")
+    two.ok("revert", "HEAD")
+    assert "not known: the commit has no scores of its own" in two.ok("show", "--why").out
+    assert two.ok("fsck").code == 0
+
+
 def test_show(two: Cli) -> None:
     shown = two.ok("show", "--json").json
     assert [fact["subject"] for fact in shown["facts"]] == [fact.subject for fact in SECOND]
