@@ -43,7 +43,7 @@ _STDERR = 2
 @click.option(
     "--pairs",
     is_flag=True,
-    help="With --prompt: find commits that change the answer together; none of them can be left out.",
+    help="With --prompt: find several commits that are all needed: the answer changes only if all of them are there.",
 )
 def command(io: IO, prompt: str | None, expect: str | None, good: str | None, bad: str, pairs: bool) -> None:
     """Find the commit that changed something, by halving. HEAD does not move."""

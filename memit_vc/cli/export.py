@@ -37,8 +37,8 @@ _PATH = click.Path(path_type=Path)
     "--type",
     "kind",
     type=click.Choice(["F32", "F16", "BF16", "Q8_0"], case_sensitive=False),
-    help="With --gguf: type of the edited tensors. Default: the tensor's type in the base's GGUF file, if it is one of "
-    "these; else BF16 if the checkpoint's tensor is BF16, and F16 otherwise.",
+    help="With --gguf: type of the edited tensors. By default each tensor keeps its type in the base's GGUF file. If "
+    "this type is not in this list, a tensor that is BF16 in the checkpoint becomes BF16, and any other becomes F16.",
 )
 @click.option(
     "--bom", type=_PATH, metavar="FILE", help="Write a bill of materials (CycloneDX): base, patches, facts, licences."
@@ -49,7 +49,8 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--no-constraints",
     is_flag=True,
-    help="With --patch: leave out the constraints; --resolve and later commits need them.",
+    help="With --patch: leave out the constraints. A repository that imports such a file cannot use --resolve on its "
+    "facts, and can commit on top of them only with `history: false`.",
 )
 def command(
     io: IO,
