@@ -37,8 +37,8 @@ _PATH = click.Path(path_type=Path)
     "--type",
     "kind",
     type=click.Choice(["F32", "F16", "BF16", "Q8_0"], case_sensitive=False),
-    help="With --gguf: type of the edited tensors. By default each tensor keeps its type in the base's GGUF file. If "
-    "this type is not in this list, a tensor that is BF16 in the checkpoint becomes BF16, and any other becomes F16.",
+    help="With --gguf: type of the edited tensors. By default a tensor keeps its type in the base's GGUF file if that "
+    "is F32, F16, BF16 or Q8_0. Else it becomes BF16 if it is BF16 in the checkpoint, and F16 otherwise.",
 )
 @click.option(
     "--bom", type=_PATH, metavar="FILE", help="Write a bill of materials (CycloneDX): base, patches, facts, licences."
@@ -49,8 +49,8 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--no-constraints",
     is_flag=True,
-    help="With --patch: leave out the constraints. A repository that imports such a file cannot use --resolve on its "
-    "facts, and can commit on top of them only with `history: false`.",
+    help="With --patch: leave out the constraints. While facts of such a file are live in the repository that imports "
+    "the file, --resolve is refused there, and `commit` needs `history: false`.",
 )
 def command(
     io: IO,

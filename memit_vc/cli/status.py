@@ -9,8 +9,8 @@ from memit_vc.progress import count
 @verb(name="status", example="memitvc status")
 def command(io: IO) -> None:
     """Show the base, the branch, the number of live facts, the number of commits to push and to pull, and whether the
-    statistics are ready. This loads no model and contacts no remote: the number of commits to pull is that of the last
-    `memitvc fetch`.
+    statistics are ready. This loads no model and contacts no remote: the remote's commits are those of the last `fetch`
+    or `push`.
     """
     from memit_vc.porcelain.history.status import status
 
