@@ -53,9 +53,10 @@ def command(io: IO, onto: str | None, base: str | None, no_scores: bool, **optio
     there, with its own settings. Reverts are repeated. The branch moves at the end, in one step. `merge` joins two
     branches without computing anything. Use `rebase` if the batches should take the facts of ONTO into account.
 
-    If a fact contradicts a fact that is live at ONTO, the command stops with exit code 13: revert one of the two first,
-    or use `merge`. `rebase` refuses merges, commits that --resolve or --compress made, and commits that take a fact out
-    with a column that fits only the old batch.
+    If a fact contradicts a fact that is live at ONTO, the command stops with exit code 13: revert one of the two
+    first, or use `merge`. `rebase` refuses merges, and commits that --resolve or --compress made. A cancel column fits
+    only the batch that it was computed for. So `rebase` refuses a commit with such a column if it would compute this
+    batch again.
 
     With --base, the command makes a new repository on another model instead, such as a fine-tuned version, the next
     release or another size. It takes the facts that are live at HEAD, and computes their commits again there, in order.
