@@ -34,7 +34,7 @@ def command(
     require: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Merge REVISION into HEAD. The result has the changes that both sides made since their common commit. If both
+    """Merge REVISION into HEAD. The result has every change that either side made since their common commit. If both
     sides made the same change, the change counts once.
 
     If facts contradict each other (same subject and prompt, different targets), the merge stops with exit code 13. Only

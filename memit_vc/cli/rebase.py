@@ -54,9 +54,9 @@ def command(io: IO, onto: str | None, base: str | None, no_scores: bool, **optio
     branches without computing anything. Use `rebase` if the batches should take the facts of ONTO into account.
 
     If a fact contradicts a fact that is live at ONTO, the command stops with exit code 13: revert one of the two
-    first, or use `merge`. `rebase` refuses merges, and commits that --resolve or --compress made. A cancel column fits
-    only the batch that it was computed for. So `rebase` refuses a commit with such a column if it would compute this
-    batch again.
+    first, or use `merge`. `rebase` refuses merges, and commits that --resolve or --compress made. A commit that
+    takes a fact out with a cancel column is refused if the fact's edit would be computed again: the column fits only
+    the old edit (https://github.com/memit-vc/memit-vc/blob/main/docs/glossary.md).
 
     With --base, the command makes a new repository on another model instead, such as a fine-tuned version, the next
     release or another size. It takes the facts that are live at HEAD, and computes their commits again there, in order.
