@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -76,7 +77,9 @@ class Config:
 
     @classmethod
     def load(cls, path: Path) -> Config:
-        """MemitVCError for a file that cannot be read; unknown tables are ignored."""
+        """MemitVCError for a file that cannot be read, and for a key or a table that looks misspelt, so that no bound
+        is left out without a word. Other tables are the user's own.
+        """
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except OSError as error:
@@ -94,6 +97,7 @@ class Config:
             found = table.get(section, {})
             if not isinstance(found, dict):
                 raise MemitVCError(f"{path}: [{section}] must be a table", hint="Correct the file by hand.")
+            _refuse_misspelt(path, section, found)
             values[name] = found.get(key)
             if name == "require":
                 texts = values[name] = found.get(key, ())
@@ -104,6 +108,7 @@ class Config:
                     )
             elif name != "cache_bytes" and not isinstance(found.get(key, ""), str):
                 raise MemitVCError(f"{path}: [{section}] {key} must be a string", hint="Correct the file by hand.")
+        _refuse_misspelt(path, None, table)
         if values["base"] is None:
             raise MemitVCError(f"{path}: [base] source is missing", hint="Name the base: a Hub id or a directory.")
         limit = values["cache_bytes"]
@@ -134,6 +139,20 @@ class Config:
         except tomllib.TOMLDecodeError:
             same = False
         return (text.lstrip() if same else tomli_w.dumps(table)).encode()
+
+
+def _refuse_misspelt(path: Path, section: str | None, found: Mapping[str, Any]) -> None:
+    """MemitVCError for an unknown key of a section; outside them, for a name that is nearly one of ours."""
+    sections = {named for named, _ in _PLACES.values()} | {"remote"}
+    keys = {key for named, key in _PLACES.values() if section in (None, named)}
+    for name in found:
+        if name in (sections if section is None else keys):
+            continue
+        near = difflib.get_close_matches(name.lower(), sorted(keys if section else sections | keys), n=1)
+        if section or near:
+            place = f"[{section}] {name}" if section else f"[{name}]" if isinstance(found[name], dict) else name
+            meant = f"Did you mean {near[0]}?" if near else f"[{section}] has {', '.join(sorted(keys))}."
+            raise MemitVCError(f"{path}: {place} is not known", hint=meant)
 
 
 def _set(table: dict[str, Any], section: str, key: str, value: object) -> None:

@@ -170,6 +170,11 @@ def test_verify_sees_missing_tensors_and_other_shapes(cli: Cli, place: Place, tm
         '[base]\nsource = "x"\n[user]\nauthor = 5\n',
         "statistics = 3\n[base]\nsource = 'x'\n",
         "[base]\nsource = 'x'\n[cache]\nbytes = -1\n",
+        "[base]\nsource = 'x'\n[policy]\nRequire = ['argmax >= 0.9']\n",
+        "[base]\nsource = 'x'\n[policy]\nbounds = ['argmax >= 0.9']\n",
+        "[base]\nsource = 'x'\n[polices]\nrequire = ['argmax >= 0.9']\n",
+        "require = ['argmax >= 0.9']\n[base]\nsource = 'x'\n",
+        "[base]\nsource = 'x'\n[Remote.origin]\nurl = 'y'\n",
     ],
 )
 def test_a_config_that_is_not_understood(damaged: Place, text: str, cli: Cli) -> None:
@@ -177,6 +182,21 @@ def test_a_config_that_is_not_understood(damaged: Place, text: str, cli: Cli) ->
     failed = Cli(damaged.work, cli.capsys, cli.monkeypatch)("log")
     assert failed.code == 1
     assert "config.toml" in failed.err
+
+
+def test_a_misspelt_bound_is_named(damaged: Place, cli: Cli) -> None:
+    config = damaged.work / ".memitvc" / "config.toml"
+    written, own = config.read_text(), Cli(damaged.work, cli.capsys, cli.monkeypatch)
+    for text, said, meant in (
+        ("[policy]\nRequire = []\n", "[policy] Require is not known", "Did you mean require?"),
+        ("[polices]\nrequire = []\n", "[polices] is not known", "Did you mean policy?"),
+        ("[policy]\nx = 1\n", "[policy] x is not known", "[policy] has require."),
+    ):
+        config.write_text(f"{written}\n{text}")
+        refused = own("log")
+        assert (refused.code, said in refused.err, meant in refused.err) == (1, True, True)
+    config.write_text(f"{written}\n[mine]\nnote = 1\n")
+    own.ok("log")
 
 
 def test_bytes_that_are_no_text_are_refused(cli: Cli) -> None:

@@ -20,6 +20,8 @@ from memit_vc.vcs.refnames import check_distinct, check_one_meaning, check_ref_n
 
 _ATTEMPTS = 5
 """Tries while others push other branches to the same place."""
+_TAKEN_BACK = ("undo", "restore", "branch", "switch")
+"""Commands that only move a branch back."""
 
 
 @dataclass(frozen=True)
@@ -206,11 +208,8 @@ class _Attempt:
 
     def _behind(self, old: CommitId) -> _BehindError:
         """The other end's branch is at `old`, which is not in this one's history: not yet, or no longer."""
-        branch, ref, repository = self.branch, f"heads/{self.branch}", self.repository
-        earlier = {operation.refs_before.get(ref) for operation in repository.operations()} - {None}
-        if repository.has_commit(old) and old in ancestors(
-            [CommitId(tip) for tip in earlier if tip is not None], repository.parents
-        ):
+        branch = self.branch
+        if self._rewrote(old):
             return _BehindError(
                 f"{self._label} has {branch} as it was here before its history was rewritten ({short(old)})",
                 hint="Push this one as another branch (memitvc branch NAME, memitvc push "
@@ -223,6 +222,20 @@ class _Attempt:
             hint=f"Pull first: {add}memitvc pull {self.name or 'NAME'} {branch} (where both sides have moved on, then "
             f"memitvc merge {self.name or 'NAME'}/{branch}), then push again.",
         )
+
+    def _rewrote(self, old: CommitId) -> bool:
+        """Whether a command here put another history in the place of `old`. What was only taken back can be pulled."""
+        ref, repository = f"heads/{self.branch}", self.repository
+        if not repository.has_commit(old) or is_ancestor(self.tip, old, repository.parents):
+            return False
+        for operation in repository.operations():
+            there_before, there_after = (
+                tip is not None and is_ancestor(old, CommitId(tip), repository.parents)
+                for tip in (operation.refs_before.get(ref), operation.refs_after.get(ref))
+            )
+            if there_before and not there_after:
+                return operation.verb not in _TAKEN_BACK
+        return False
 
     def _late(self, listing: Mapping[str, RemoteFile], published: Collection[CommitId]) -> list[CommitId]:
         """Published commits of the branch whose constraints were left out when they were pushed."""

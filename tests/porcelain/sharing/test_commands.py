@@ -206,6 +206,26 @@ def test_a_push_after_a_squash_says_what_can_be_done(world: World, here: Cli) ->
     assert "has all of main already" in here.ok("push").out
 
 
+def test_a_push_after_an_undo_says_that_a_pull_comes_first(world: World, here: Cli, there: Cli) -> None:
+    """Nothing was rewritten: what `undo` took back can be pulled again, also with a commit of one's own beside it."""
+    there.ok("pull")
+    made = edit(world, 1)
+    here.ok("push")
+    there.ok("pull")
+    there.ok("undo")
+    refused = there("push")
+    assert (refused.code, "rewritten" in refused.err) == (11, False)
+    assert "Pull first: memitvc pull origin main" in refused.err
+    with Repository.open(world.empty) as repository:
+        revert(repository, ["HEAD~1"])
+    refused = there("push")
+    assert (refused.code, "rewritten" in refused.err) == (11, False)
+    there.ok("undo")
+    there.ok("pull")
+    assert there.ok("log", "--json").json[0]["id"] == made
+    there.ok("fsck")
+
+
 def test_both_sides_moved(world: World, here: Cli, there: Cli) -> None:
     there.ok("pull")
     made = edit(world, 1)
