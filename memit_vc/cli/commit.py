@@ -147,7 +147,7 @@ def _amend_message(io: IO, message: str | None) -> None:
 
 def _details(io: IO, made: Committed) -> None:
     click.echo(f"load {made.load:.1%} of the layers' inputs, mean leverage {made.leverage:.0%}")
-    if made.after:
+    if made.before is not None and made.after is not None:
         rows = score_rows([made.before, made.after])
         if made.perplexity_before is not None and made.perplexity_after is not None:
             rows.append(["perplexity of health text", f"{made.perplexity_before:.2f}", f"{made.perplexity_after:.2f}"])

@@ -26,7 +26,7 @@ from memit_vc.cli.table import table
 from memit_vc.cli.terminal import escaped_json
 from memit_vc.errors import UsageError
 from memit_vc.foreign.text import indented, is_unicode, one_line
-from memit_vc.objects import finite, short
+from memit_vc.objects import Fact, finite, short
 from memit_vc.progress import Progress
 
 if TYPE_CHECKING:
@@ -172,6 +172,8 @@ def _encoded(value: Any) -> Any:
     """Any result as JSON: values with `to_json` say it themselves, of other dataclasses each field counts."""
     if value is None or isinstance(value, str | int | float):
         return finite(value)
+    if isinstance(value, Fact):
+        return {**value.to_json(), "id": value.id}
     if hasattr(value, "to_json"):
         return _encoded(value.to_json())
     if dataclasses.is_dataclass(value):

@@ -97,7 +97,10 @@ def command(
             io.note(f"{path} is out of date and {'would be' if dry_run else 'was'} removed")
         sent = f"{count(made.edits, 'commit')}, {count(made.objects, 'object')}, {size_text(made.bytes)}"
         click.echo(f"{'would send' if dry_run else 'sent'} {sent} to {made.url}")
-        click.echo(f"{made.branch}: {'new' if made.old is None else made.old[:10]} → {made.new[:10]}")
+        if made.old != made.new:
+            click.echo(f"{made.branch}: {'new' if made.old is None else made.old[:10]} → {made.new[:10]}")
+        for tag, commit in made.tags.items():
+            click.echo(f"{tag}: new tag at {commit[:10]}")
         if made.pull_request is not None:
             click.echo(f"pull request: {made.pull_request}")
 

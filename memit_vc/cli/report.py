@@ -34,7 +34,7 @@ def command(io: IO, revision: str, output: Path) -> None:
         "bytes": size,
         "revision": report.revision,
         "state": report.state,
-        "commits": len(report.commits),
+        "commits": len(report.commits) - 1,
         "facts": len(report.facts),
         "live": len(report.live),
         "no_longer_answered": [fact.id for fact in report.broken],
@@ -43,10 +43,10 @@ def command(io: IO, revision: str, output: Path) -> None:
             fact.id: [report.commits[suspect].id for suspect in fact.broke["neighbours"]] for fact in report.spoiled
         },
     }
-    io.emit(record, lambda: click.echo(f"{output}: {_sentence(len(report.live), len(report.line), size)}"))
+    io.emit(record, lambda: click.echo(f"{output}: {_sentence(len(report.live), len(report.commits) - 1, size)}"))
 
 
 def _sentence(facts: int, commits: int, size: int) -> str:
     from memit_vc.progress import count, size_text
 
-    return f"{count(facts, 'live fact')}, {count(commits - 1, 'commit')}, {size_text(size)}"
+    return f"{count(facts, 'live fact')}, {count(commits, 'commit')}, {size_text(size)}"

@@ -31,12 +31,13 @@ from memit_vc.progress import count
 def command(io: IO, facts: str | None, output: Path, **options: Any) -> None:
     """Measure which layers and which λ (the weight of the statistics) are best for this repository's base.
 
-    The best values and all measurements are written to a file. The repository stays as it is. If a run is stopped, the
-    next run continues the work.
+    The best values and all measurements are written to a file. Nothing is committed, and hparams.yaml stays as it
+    is. The repository keeps only the statistics that were computed. If a run is stopped, the next run continues the
+    work.
 
-    `tune` always measures with the search for z (https://github.com/memit-vc/memit-vc/blob/main/docs/engine.md). If
-    your hyperparameters name another search, `tune` does not vary `passes` (how often the edit goes over the layers),
-    because that search ignores it.
+    `tune` always measures with the search for z (https://github.com/memit-vc/memit-vc/blob/main/docs/engine.md).
+    `passes` (how often the edit goes over the layers) matters only with `search_for: z`. So `tune` varies `passes` only
+    if your hyperparameters have `search_for: z`. Otherwise it measures with one pass.
     """
     from memit_vc.porcelain.editing.tune import tune
     from memit_vc.store.files import write_atomic

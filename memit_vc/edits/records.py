@@ -7,6 +7,7 @@ EasyEdit: prompt, subject, target_new, ground_truth, rephrase_prompt, locality_p
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -263,7 +264,8 @@ def _target(value: object, key: str) -> str:
 
 def _text(value: object, key: str) -> str:
     if not isinstance(value, str):
-        hint = f'Write it in quotes: "{value}".' if isinstance(value, int | float) else "Give a text."
+        number = isinstance(value, int | float) and math.isfinite(value)  # 1e400 is read as inf
+        hint = f'Write it in quotes: "{value}".' if number else "Give a text, in quotes."
         raise RecordProblem(f'"{key}" is {kind_of(value)}, not text', hint)
     bad = _FORBIDDEN.search(value)
     if bad:

@@ -208,9 +208,17 @@ def new_directory(target: Path) -> Iterator[Path]:
         made = place / target.name
         made.mkdir()
         yield made
-        if target.is_dir():
-            target.rmdir()  # empty, as `is_free` has seen; anything that came since is not lost
-        publish_directory(made, target)
+        try:
+            if target.is_dir():
+                target.rmdir()  # empty, as `is_free` has seen; anything that came since is not lost
+            publish_directory(made, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise UsageError(
+                f"{target}: another command has written there meanwhile",
+                hint="Choose another directory; nothing is overwritten.",
+            ) from error
 
 
 def publish_directory(made: Path, target: Path) -> None:

@@ -39,6 +39,10 @@ def split_range(text: str) -> tuple[str, str] | None:
 def resolve(revision: str, names: Names) -> CommitId:
     """The commit that a revision names. RevisionError says why there is none, or lists the candidates."""
     text = revision.strip()
+    if ".." in text:  # which no name has
+        raise RevisionError(
+            f"{revision!r} is a range, and one commit is needed", hint="Give one revision, such as HEAD."
+        )
     cut = min((n for n in (text.find("~"), text.find("^")) if n >= 0), default=len(text))
     commit = _named(text[:cut], names)
     position = cut

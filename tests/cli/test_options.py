@@ -412,6 +412,25 @@ def test_a_range_without_commits_is_said(cli: Cli) -> None:
         assert "HEAD..HEAD: no commit is in that range" in failed.err
 
 
+def test_a_range_is_no_single_commit(cli: Cli, tmp_path: Path) -> None:
+    for command in (("show",), ("facts",), ("export", "--merged", tmp_path / "m"), ("checkout", "-o", tmp_path / "c")):
+        failed = cli(*command, "HEAD~1..HEAD")
+        assert failed.code == 1
+        assert "'HEAD~1..HEAD' is a range, and one commit is needed" in failed.err
+    assert not {"m", "c"} & {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_fact_in_json_has_its_id_and_all_of_its_fields(cli: Cli) -> None:
+    listed = {fact["id"]: fact for fact in cli.ok("facts", "--json").json}
+    for fact in cli.ok("diff", "HEAD~1", "HEAD", "--json").json["added"]:
+        assert fact.items() <= listed[fact["id"]].items()
+        assert {"prompt", "subject", "target_new", "commit"} <= fact.keys()
+
+
+def test_an_empty_prompt_is_named(cli: Cli) -> None:
+    assert "the prompt is empty" in cli("blame", " ").err
+
+
 @pytest.mark.parametrize("name", ["heads/main", "tags/x", "remotes/origin/main"])
 def test_a_branch_is_not_called_as_a_kind_of_ref(cli: Cli, name: str) -> None:
     assert cli("branch", name).code == 2

@@ -162,7 +162,7 @@ def checkout(
             for name in (HOT_FILE, RECORD_FILE):
                 clear_abandoned(out / name)
             hashes, cached = write_hot(out / HOT_FILE, check_rest)
-            links = _link_cold(base, out)
+            links = _complete(base, out)
             _write_record(out, record)
         else:
             hashes, cached, links = _publish(base, out, record, lambda path: write_hot(path, check_rest))
@@ -212,10 +212,7 @@ def _publish(
 ) -> tuple[dict[str, str], bool, dict[str, LinkKind]]:
     with new_directory(out) as temporary:
         hashes, cached = write_hot(temporary / HOT_FILE)
-        links = _link_cold(base, temporary)
-        for name in base.other_files:
-            with storage_errors(base.directory / FILES / name):
-                write_atomic(temporary / name, read_chunks(base.directory / FILES / name))
+        links = _complete(base, temporary)
         write_atomic(temporary / INDEX_FILE, _index(base, temporary))
         _write_record(temporary, record)
     return hashes, cached, links
@@ -264,14 +261,18 @@ def _base_id(out: Path) -> str | None:
     return str(metadata[_BASE_KEY]) if isinstance(metadata, dict) and _BASE_KEY in metadata else None
 
 
-def _link_cold(base: ShardedBase, directory: Path) -> dict[str, LinkKind]:
-    """Link the cold shards that `directory` lacks."""
+def _complete(base: ShardedBase, directory: Path) -> dict[str, LinkKind]:
+    """Link the cold shards that `directory` lacks, and copy the other files that it lacks."""
     links: dict[str, LinkKind] = {}
     for file in base.cold:
         if not (directory / file).exists():
             source = base.directory / file
             # a link into the Hub's cache outlives this repository, one into the repository might not
             links[file] = link(source, directory / file, symlink=source.is_symlink())
+    for name in base.other_files:
+        if not (directory / name).exists():
+            with storage_errors(base.directory / FILES / name):
+                write_atomic(directory / name, read_chunks(base.directory / FILES / name))
     return links
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from memit_vc.edits import find_subject
-from memit_vc.errors import MemitVCError
+from memit_vc.errors import MemitVCError, UsageError
 from memit_vc.numerics.exact.patchfile import read_weight
 from memit_vc.numerics.scores.influence import keys_at, output_norm, shift_norms
 from memit_vc.numerics.scores.likelihood import continuations, greedy
@@ -83,6 +83,8 @@ def blame(
     `measure`, each of the first `limit` commits and facts is left out in turn, and the log-probability of the answer
     (default: the model's present one) is measured. MemitVCError if no edit is live.
     """
+    if not prompt.strip():
+        raise UsageError("the prompt is empty", hint="Give the words after which the model answers.")
     commit = repository.resolve(revision)
     state = LiveState.at(repository, commit)
     if not state.columns:

@@ -32,8 +32,8 @@ class Committed(Outcome):
 
     patch: PatchId
     facts: int
-    before: Mapping[str, float | None]
-    after: Mapping[str, float | None]
+    before: Mapping[str, float | None] | None
+    after: Mapping[str, float | None] | None
     perplexity_before: float | None
     perplexity_after: float | None
     survived: float
@@ -89,7 +89,7 @@ def commit_facts(
     head = repository.head()
     parent = amended_parent(repository, head.commit) if amend else head.commit
     before = LiveState.at(repository, parent)
-    settled = settle(before, facts, on_conflict, origins=origins)
+    settled = settle(before, facts, on_conflict, origins=origins, amend=amend)
     values = hparams or repository.hparams()
     state = LiveState(repository, before.columns - settled.replaced)
     loaded = model_of(repository, loaded, hparams=values, progress=progress)
@@ -105,7 +105,9 @@ def commit_facts(
         progress=progress,
     )
     warnings = list(batch.warnings)
-    unchecked = check_policy(bounds, batch.before, batch.after) if batch.before and batch.after else []
+    unchecked = list[str]()
+    if batch.before is not None and batch.after is not None:
+        unchecked = check_policy(bounds, batch.before, batch.after, computed=True)
     ppl_before = None if batch.before is None else batch.before.perplexity
     ppl_after = None if batch.after is None else batch.after.perplexity
     if ppl_before is not None and ppl_after is not None:
@@ -154,8 +156,8 @@ def commit_facts(
         **vars(done),
         patch=batch.patch.id,
         facts=len(settled.facts),
-        before={} if batch.before is None else batch.before.total,
-        after={} if batch.after is None else batch.after.total,
+        before=None if batch.before is None else batch.before.total,
+        after=None if batch.after is None else batch.after.total,
         perplexity_before=ppl_before,
         perplexity_after=ppl_after,
         survived=batch.survived,

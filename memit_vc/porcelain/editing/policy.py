@@ -75,8 +75,11 @@ class Bound:
         return figure >= self.limit if self.least else figure <= self.limit  # NaN keeps nothing
 
 
-def check_policy(bounds: Sequence[Bound], before: Measured, after: Measured) -> list[str]:
-    """PolicyError naming each bound that is broken, with its figure; notes on bounds that nothing was measured for."""
+def check_policy(bounds: Sequence[Bound], before: Measured, after: Measured, *, computed: bool = False) -> list[str]:
+    """PolicyError naming each bound that is broken, with its figure; notes on bounds that nothing was measured for.
+
+    `computed`: the facts were edited in just now, so that other settings may help.
+    """
     figures = [(bound, bound.figure(before, after)) for bound in bounds]
     broken = [
         f"{bound.text} is {figure:.3f}" for bound, figure in figures if figure is not None and not bound.kept(figure)
@@ -84,7 +87,9 @@ def check_policy(bounds: Sequence[Bound], before: Measured, after: Measured) -> 
     if broken:
         raise PolicyError(
             f"scores are out of bounds: {'; '.join(broken)}; the branch did not move",
-            hint="Use fewer facts at once or a larger mom2_update_weight (λ), or change [policy] or --require.",
+            hint="Use fewer facts at once or a larger mom2_update_weight (λ), or change [policy] or --require."
+            if computed
+            else "If the change is wanted all the same, change [policy] or --require.",
         )
     return [
         f"the bound {bound.text} was not checked: no fact has such probes"

@@ -126,11 +126,4 @@ def _paired(
 
 
 def _record(entry: LiveFact) -> dict[str, JsonValue]:
-    fact = entry.fact
-    return {
-        "id": fact.id,
-        "subject": fact.subject,
-        "prompt": fact.prompt,
-        "target_new": fact.target,
-        "commit": entry.commit,
-    }
+    return {**entry.fact.to_json(), "id": entry.fact.id, "commit": entry.commit}

@@ -169,7 +169,7 @@ def resolve_squash(
     """Replace every column of HEAD's state by one patch D(S) for all live facts.
 
     It repairs histories that were computed without history, or reverted much: the result does not depend on how the
-    state came about. Cancelled facts leave the state for good.
+    state came about. Cancelled facts leave the state for good. MemitVCError if HEAD has no columns, or is D(S).
     """
     head = repository.head()
     state = LiveState.at(repository, head.commit)
@@ -179,8 +179,14 @@ def resolve_squash(
             hint="Commit facts first, or switch to a branch that has some.",
         )
     chosen = {entry.fact.id: entry.column for entry in state.live}
+    solved = solve_whole(state, chosen, verb="squash", loaded=loaded, progress=progress)
+    if solved.patch is not None and state.columns == frozenset(solved.patch.columns):
+        raise MemitVCError(
+            "nothing to squash: HEAD's live facts are solved together already",
+            hint="Run it again after other commits.",
+        )
     return record_solution(
-        solve_whole(state, chosen, verb="squash", loaded=loaded, progress=progress),
+        solved,
         head,
         state,
         removes=state.columns,

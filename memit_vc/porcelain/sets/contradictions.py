@@ -24,11 +24,19 @@ class Settled:
     notes: tuple[str, ...]
 
 
-def settle(state: LiveState, facts: Sequence[Fact], on_conflict: OnConflict, *, origins: Sequence[str] = ()) -> Settled:
+def settle(
+    state: LiveState,
+    facts: Sequence[Fact],
+    on_conflict: OnConflict,
+    *,
+    origins: Sequence[str] = (),
+    amend: bool = False,
+) -> Settled:
     """Leave out facts that are live already in the state of a commit; settle contradictions as `on_conflict` says.
 
-    `origins` say where each fact is in the user's file. ConflictError (exit code 13), for "stop", lists subject,
-    prompt, both targets and the live fact's commit. MemitVCError if nothing is left to edit.
+    `origins` say where each fact is in the user's file; with `amend`, the state is that before HEAD. ConflictError
+    (exit code 13), for "stop", lists subject, prompt, both targets and the live fact's commit. MemitVCError if nothing
+    is left to edit.
     """
     if on_conflict != "keep-both":
         _refuse_contradictory_batch(facts, origins)
@@ -56,9 +64,12 @@ def settle(state: LiveState, facts: Sequence[Fact], on_conflict: OnConflict, *, 
             hint="Choose: --theirs replaces the live facts, --keep-both keeps both.",
         )
     if not wanted:
+        where = " before HEAD" if amend else ""
         raise MemitVCError(
-            "; ".join(["nothing to commit: every fact is live already", *_respelt(facts, state)]),
-            hint="Look at `memitvc facts`, which lists them.",
+            "; ".join([f"nothing to commit: every fact is live already{where}", *_respelt(facts, state)]),
+            hint="Take HEAD back instead: memitvc undo, or memitvc revert HEAD."
+            if amend
+            else "Look at `memitvc facts`, which lists them.",
         )
     replaced = cancelled_columns(state, {fact.id for fact in wanted})
     if on_conflict == "theirs":

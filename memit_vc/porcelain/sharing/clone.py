@@ -176,8 +176,7 @@ def _prepared(
         facts = seen.checkpoint.differences(described.manifest, {}, progress=progress)
         more = f" (and {len(facts) - _SHOWN} more)" if len(facts) > _SHOWN else ""
         raise BaseChangedError(
-            f"{seen.name} is not the base of {url}: of {len(described.manifest.tensors)} tensors, "
-            f"{len(facts)} differ: {'; '.join(facts[:_SHOWN])}{more}",
+            f"{seen.name} is not the base of {url}: {'; '.join(facts[:_SHOWN])}{more}",
             hint="Give the model that it was made on: --base DIR, or the same revision of the Hub model.",
         )
     notes = _checked_weights(seen, described, hparams, url, progress)

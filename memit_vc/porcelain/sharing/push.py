@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from memit_vc.errors import MemitVCError, RefMovedError, RemoteError, RevisionError, UsageError
 from memit_vc.objects import CommitId, RefUpdate, short
@@ -45,6 +45,8 @@ class Pushed:
     notes: tuple[str, ...] = ()
     edits: int = 0
     """All `commits` but the root, as `clone` and `status` count them."""
+    tags: Mapping[str, CommitId] = field(default_factory=dict)
+    """Those that are new at the other end."""
 
     @property
     def bytes(self) -> int:
@@ -204,6 +206,7 @@ class _Attempt:
             request,
             tuple(notes),
             sum(bool(c.parents) for c in fresh),
+            {name.removeprefix("tags/"): commit for name, commit in tags.items() if name not in refs},
         )
 
     def _behind(self, old: CommitId) -> _BehindError:

@@ -288,8 +288,10 @@ def test_the_command_replaces_reports_and_nothing_else(tmp_path: Path, capsys: p
         assert main(["report", *where, "-o", str(page), "--json"]) == 0
         record = json.loads(capsys.readouterr().out)
     assert GENERATOR in page.read_text(encoding="utf-8")
-    assert (record["live"], record["commits"], record["bytes"]) == (6, 8, page.stat().st_size)
+    assert (record["live"], record["commits"], record["bytes"]) == (6, 7, page.stat().st_size)
     assert len(record["neighbours_made_wrong"]) == 1
+    assert main(["status", *where, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["commits"] == record["commits"]
     assert main(["report", *where, "-o", str(other)]) == 2
     assert "exists and is not a report" in capsys.readouterr().err
     assert other.read_text() == "mine"

@@ -62,6 +62,20 @@ def test_a_switch_killed_while_it_wrote_leaves_nothing_for_long(opened: Opened, 
     assert fsck(repository)[0] == []
 
 
+def test_a_switch_brings_back_what_the_directory_lacks(opened: Opened, tmp_path: Path) -> None:
+    repository = opened("llama")
+    out = checkout(repository, "HEAD~1", tmp_path / "out").directory
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (out / "config.json").unlink()
+    (out / "tokenizer.json").write_text("mine")
+    next(out.glob("model-cold*")).unlink()
+    checkout(repository, "HEAD~1", out, replace=True)
+    after = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert after.pop("tokenizer.json") == b"mine"
+    assert after == {name: data for name, data in before.items() if name != "tokenizer.json"}
+    assert fsck(repository)[0] == []
+
+
 def test_a_checkout_switches_between_commits_that_edit_other_layers(opened: Opened, tmp_path: Path) -> None:
     """The hot shard holds whatever a patch of the repository touches, not what hparams.yaml names at the moment."""
     repository = opened("llama")

@@ -29,6 +29,9 @@ def test_revert_and_squash(opened: Opened, with_history: Path, capsys: pytest.Ca
     assert main(["squash", "-C", where, "--resolve", "-m", "afresh"]) == 0
     assert "5 facts solved in" in capsys.readouterr().out
     assert repository.commit(repository.head().commit).message == "afresh"
+    assert main(["squash", "-C", where, "--resolve"]) == 1
+    assert "solved together already" in capsys.readouterr().err
+    assert repository.commit(repository.head().commit).message == "afresh"
     assert main(["undo", "-C", where]) == 0
     assert repository.head().commit == record["id"]
     assert main(["show", "-C", where]) == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from memit_vc.errors import ConflictError, MemitVCError, RevisionError
+from memit_vc.errors import ConflictError, MemitVCError, RevisionError, UsageError
 from memit_vc.numerics.exact.patchfile import check_patch
 from memit_vc.objects import Patch
 from memit_vc.porcelain.editing.commit import commit_facts
@@ -41,6 +41,8 @@ def test_another_message_keeps_everything_else(world: World, repository: Reposit
     assert repository.evaluations(state, "commit")[("commit", made.id)] == {"before": {}, "after": {}}
     with pytest.raises(MemitVCError, match="the same"):
         amend_message(repository, "better")
+    with pytest.raises(UsageError, match="the message is empty"):
+        amend_message(repository, " \n")
     repository.undo()
     assert repository.head().commit == commit.id
 
@@ -48,6 +50,8 @@ def test_another_message_keeps_everything_else(world: World, repository: Reposit
 def test_the_base_cannot_be_amended(repository: Repository) -> None:
     with pytest.raises(MemitVCError, match="base itself"):
         amend_message(repository, "mine")
+    with pytest.raises(MemitVCError, match="nothing to amend: HEAD is the base itself"):
+        amended_parent(repository, repository.head().commit)
 
 
 def test_a_picked_revert_is_not_replaced_by_a_batch(world: World, repository: Repository) -> None:
@@ -73,7 +77,11 @@ def test_a_new_batch_in_the_place_of_the_last(tmp_path: Path) -> None:
         loaded = load_model(repository)
         one, two, three = facts(3)
         first = commit_facts(repository, [one], scores=False, loaded=loaded)
+        assert (first.before, first.after) == (None, None)  # not measured
         second = commit_facts(repository, [two], scores=False, loaded=loaded)
+        with pytest.raises(MemitVCError, match="live already before HEAD") as refused:
+            commit_facts(repository, [one], scores=False, loaded=loaded, amend=True)
+        assert "memitvc undo" in str(refused.value.hint)
         # the fact that is being replaced is no reason to leave it out
         third = commit_facts(repository, [two, three], scores=False, loaded=loaded, amend=True)
         commit = repository.commit(third.id)

@@ -206,6 +206,19 @@ def test_a_push_after_a_squash_says_what_can_be_done(world: World, here: Cli) ->
     assert "has all of main already" in here.ok("push").out
 
 
+def test_a_push_names_the_tags_that_it_brings(world: World, here: Cli) -> None:
+    here.ok("push")
+    here.ok("tag", "v1")
+    pushed = here.ok("push")
+    tip = here.ok("log", "--json").json[0]["id"]
+    assert f"v1: new tag at {tip[:10]}" in pushed.out
+    assert "main:" not in pushed.out
+    assert here.ok("push", "--json").json["tags"] == {}
+    here.ok("tag", "v2")
+    assert here.ok("push", "--json").json["tags"] == {"v2": tip}
+    here.ok("fsck")
+
+
 def test_a_push_after_an_undo_says_that_a_pull_comes_first(world: World, here: Cli, there: Cli) -> None:
     """Nothing was rewritten: what `undo` took back can be pulled again, also with a commit of one's own beside it."""
     there.ok("pull")
