@@ -37,8 +37,9 @@ def command(
     """Merge REVISION into HEAD. The result has every change that either side made since their common commit. If both
     sides made the same change, the change counts once.
 
-    If facts contradict each other (same subject and prompt, different targets), the merge stops with exit code 13. Only
-    --resolve and bounds on scores (--require, or [policy] in config.toml) load a model.
+    If facts contradict each other (same subject and prompt, different targets), the merge stops with exit code 13,
+    unless --ours, --theirs or --keep-both is given. Only --resolve and bounds on scores (--require, or [policy] in
+    config.toml) load a model.
     """
     from memit_vc.porcelain.editing.policy import guard_of
 
