@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @verb(name="diff", example="memitvc diff v1.0..HEAD\nmemitvc diff HEAD~1 --behaviour")
 @click.argument("older", required=False, metavar="[A|A..B]")
 @click.argument("newer", required=False, metavar="[B]")
-@click.option("--facts", is_flag=True, help="Show the facts that differ (the default). Add it to --weights for both.")
+@click.option("--facts", is_flag=True, help="Show the facts that differ: the default, unless --weights is given.")
 @click.option("--weights", is_flag=True, help="Show rank, norm and singular values of each tensor's change.")
 @click.option(
     "--behaviour",
