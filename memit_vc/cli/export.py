@@ -37,8 +37,9 @@ _PATH = click.Path(path_type=Path)
     "--type",
     "kind",
     type=click.Choice(["F32", "F16", "BF16", "Q8_0"], case_sensitive=False),
-    help="With --gguf: type of the edited tensors. By default a tensor keeps its type in the base's GGUF file if that "
-    "is F32, F16, BF16 or Q8_0. Else it becomes BF16 if it is BF16 in the checkpoint, and F16 otherwise.",
+    help="With --gguf: type of the edited tensors. By default, an edited tensor gets the type that it has in the GGUF "
+    "file of the base, if this type is F32, F16, BF16 or Q8_0. Otherwise the tensor gets BF16 if its dtype in the "
+    "checkpoint is BF16, and F16 if not.",
 )
 @click.option(
     "--bom", type=_PATH, metavar="FILE", help="Write a bill of materials (CycloneDX): base, patches, facts, licences."

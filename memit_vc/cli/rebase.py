@@ -54,10 +54,10 @@ def command(io: IO, onto: str | None, base: str | None, no_scores: bool, **optio
     branches without computing anything. Use `rebase` if the batches should take the facts of ONTO into account.
 
     If a fact contradicts a fact that is live at ONTO, the command stops with exit code 13: revert one of the two
-    first, or use `merge`. `rebase` refuses merges, and commits that --resolve or --compress made. Another
-    commit may also take a fact out with a cancel column, for example a cherry-pick of a `revert --resolve`. `rebase`
-    refuses such a commit if it would compute the fact's edit again, because the cancel column fits only the old edit
-    (https://github.com/memit-vc/memit-vc/blob/main/docs/glossary.md).
+    first, or use `merge`. `rebase` refuses merges, and commits that --resolve or --compress made. A commit of
+    another kind may also have a cancel column, which takes a fact out. For example, a plain cherry-pick of a `revert
+    --resolve` commit has one. `rebase` refuses such a commit if `rebase` would compute the cancelled edit again,
+    because the cancel column fits only the old edit (https://github.com/memit-vc/memit-vc/blob/main/docs/glossary.md).
 
     With --base, the command makes a new repository on another model instead, such as a fine-tuned version, the next
     release or another size. It takes the facts that are live at HEAD, and computes their commits again there, in order.
