@@ -29,6 +29,8 @@ _PLACES = {
     "require": ("policy", "require"),
 }
 """Field of `Config` -> table and key of the file."""
+_NEARLY = 0.76
+"""How alike two names are (`difflib`) if one is taken for a slip: "users" and "user", not "case" and "base"."""
 
 
 def data_directory(name: str) -> Path:
@@ -77,8 +79,8 @@ class Config:
 
     @classmethod
     def load(cls, path: Path) -> Config:
-        """MemitVCError for a file that cannot be read, and for a key or a table that looks misspelt, so that no bound
-        is left out without a word. Other tables are the user's own.
+        """MemitVCError for a file that cannot be read, for an unknown key in a table of ours, and for what is likely
+        meant for one, so that no bound is left out without a word. Other tables are the user's own.
         """
         try:
             table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -97,7 +99,7 @@ class Config:
             found = table.get(section, {})
             if not isinstance(found, dict):
                 raise MemitVCError(f"{path}: [{section}] must be a table", hint="Correct the file by hand.")
-            _refuse_misspelt(path, section, found)
+            _refuse_unknown(path, section, found)
             values[name] = found.get(key)
             if name == "require":
                 texts = values[name] = found.get(key, ())
@@ -108,7 +110,7 @@ class Config:
                     )
             elif name != "cache_bytes" and not isinstance(found.get(key, ""), str):
                 raise MemitVCError(f"{path}: [{section}] {key} must be a string", hint="Correct the file by hand.")
-        _refuse_misspelt(path, None, table)
+        _refuse_misplaced(path, table)
         if values["base"] is None:
             raise MemitVCError(f"{path}: [base] source is missing", hint="Name the base: a Hub id or a directory.")
         limit = values["cache_bytes"]
@@ -141,18 +143,32 @@ class Config:
         return (text.lstrip() if same else tomli_w.dumps(table)).encode()
 
 
-def _refuse_misspelt(path: Path, section: str | None, found: Mapping[str, Any]) -> None:
-    """MemitVCError for an unknown key of a section; outside them, for a name that is nearly one of ours."""
-    sections = {named for named, _ in _PLACES.values()} | {"remote"}
-    keys = {key for named, key in _PLACES.values() if section in (None, named)}
+def _refuse_unknown(path: Path, section: str, found: Mapping[str, Any]) -> None:
+    """MemitVCError for a key that a section does not have."""
+    keys = sorted(key for named, key in _PLACES.values() if named == section)
     for name in found:
-        if name in (sections if section is None else keys):
+        if name not in keys:
+            near = difflib.get_close_matches(name.lower(), keys, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"[{section}] has {', '.join(keys)}."
+            raise MemitVCError(f"{path}: [{section}] {name} is not known", hint=hint)
+
+
+def _refuse_misplaced(path: Path, table: Mapping[str, Any]) -> None:
+    """MemitVCError for a table that is nearly called as one of ours, for one of our keys outside all tables, and for
+    bounds outside [policy].
+    """
+    homes = {key: section for section, key in _PLACES.values()}
+    sections = sorted({*homes.values(), "remote"})
+    for name, found in table.items():
+        if name in sections:
             continue
-        near = difflib.get_close_matches(name.lower(), sorted(keys if section else sections | keys), n=1)
-        if section or near:
-            place = f"[{section}] {name}" if section else f"[{name}]" if isinstance(found[name], dict) else name
-            meant = f"Did you mean {near[0]}?" if near else f"[{section}] has {', '.join(sorted(keys))}."
-            raise MemitVCError(f"{path}: {place} is not known", hint=meant)
+        near = difflib.get_close_matches(name.lower(), sections, n=1, cutoff=_NEARLY)
+        if not isinstance(found, Mapping):
+            if name in homes:
+                raise MemitVCError(f"{path}: {name} is in no table", hint=f"Write it below [{homes[name]}].")
+        elif near or "require" in found:
+            hint = f"Did you mean [{near[0]}]?" if near else "Bounds are in [policy]."
+            raise MemitVCError(f"{path}: [{name}] is not known", hint=hint)
 
 
 def _set(table: dict[str, Any], section: str, key: str, value: object) -> None:

@@ -12,7 +12,11 @@ from memit_vc.progress import count
 @verb(name="checkout", example="memitvc checkout v1.0 -o model\nmemitvc checkout HEAD --in-place model")
 @click.argument("revision", default="HEAD")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The new directory.")
-@click.option("--in-place", type=click.Path(path_type=Path), help="Switch this earlier checkout to REVISION.")
+@click.option(
+    "--in-place",
+    type=click.Path(path_type=Path),
+    help="Switch this earlier checkout to REVISION, and bring back missing files.",
+)
 def command(io: IO, revision: str, output: Path | None, in_place: Path | None) -> None:
     """Write the model of REVISION (default HEAD) as a directory that plain transformers loads.
 

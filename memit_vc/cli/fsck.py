@@ -46,7 +46,8 @@ def command(io: IO, quick: bool, full: bool, rebuild: bool) -> int:
         if orphans:
             belong, them = ("belongs", "it") if orphans == 1 else ("belong", "them")
             io.note(
-                f"{count(orphans, 'object')} {belong} to no commit (`rebase` or a stopped command left {them}); "
+                f"{count(orphans, 'object')} {belong} to no commit (`rebase`, a dropped patch or a stopped command may "
+                f"have left {them}); "
                 f"`memitvc gc` removes {them} after an hour, and `memitvc gc --grace 0` at once"
             )
         if any(problem.kind == "lost commit" or problem.object in ("meta.db", "journal") for problem in problems):

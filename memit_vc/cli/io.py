@@ -273,7 +273,10 @@ def verb(*, example: str, **attributes: Any) -> Callable[[_F], click.Command]:
         def run(ctx: click.Context, /, chdir: Path | None, as_json: bool, **options: Any) -> Any:
             start: Path = ctx.find_object(Path) or Path()
             start = start / chdir if chdir else start
-            check_text(options.get("message"))  # before a computation that could not be committed
+            message = options.get("message")
+            check_text(message)  # before a computation that could not be committed
+            if message is not None and not message.strip():
+                raise UsageError("the message is empty", hint="Give a message with -m, or leave -m out.")
             as_json = ctx.meta[JSON] = as_json or ctx.meta.get(JSON, False)  # a group's --json is its subcommands'
             with _inside(start):
                 return function(IO(start, as_json), **options)

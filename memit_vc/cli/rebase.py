@@ -134,7 +134,7 @@ def _show(io: IO, made: OnNewBase, subjects: dict[CommitId, str]) -> None:
         ["fact", "new base", *(_SHOWN if made.before else ())],
         [[fact_line(each.fact), "knows it" if each.known else "–", *_cells(each)] for each in made.facts],
     )
-    if made.after:
+    if made.before is not None and made.after is not None:
         rows = score_rows([made.before, made.after])
         if made.perplexity_before is not None and made.perplexity_after is not None:
             rows.append(["perplexity of health text", f"{made.perplexity_before:.2f}", f"{made.perplexity_after:.2f}"])

@@ -264,7 +264,7 @@ def _target(value: object, key: str) -> str:
 
 def _text(value: object, key: str) -> str:
     if not isinstance(value, str):
-        number = isinstance(value, int | float) and math.isfinite(value)  # 1e400 is read as inf
+        number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))  # 1e400 is read as inf
         hint = f'Write it in quotes: "{value}".' if number else "Give a text, in quotes."
         raise RecordProblem(f'"{key}" is {kind_of(value)}, not text', hint)
     bad = _FORBIDDEN.search(value)

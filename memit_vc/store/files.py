@@ -210,7 +210,8 @@ def new_directory(target: Path) -> Iterator[Path]:
         yield made
         try:
             if target.is_dir():
-                target.rmdir()  # empty, as `is_free` has seen; anything that came since is not lost
+                with suppress(FileNotFoundError):
+                    target.rmdir()  # empty, as `is_free` has seen; anything that came since is not lost
             publish_directory(made, target)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):

@@ -28,21 +28,25 @@ class Names:
     describe: Callable[[CommitId], str]
 
 
+class RangeError(RevisionError):
+    """A range where one commit is needed."""
+
+
 def split_range(text: str) -> tuple[str, str] | None:
     """("A", "B") of "A..B", an empty side meaning HEAD; None if it is not a range."""
     if "..." in text:
         raise RevisionError(f"{text!r}: a symmetric range is not supported", hint="Write A..B.")
     older, dots, newer = text.partition("..")
+    if ".." in newer:
+        raise RevisionError(f"{text!r} has more than two ends", hint="Write A..B.")
     return (older or "HEAD", newer or "HEAD") if dots else None
 
 
 def resolve(revision: str, names: Names) -> CommitId:
     """The commit that a revision names. RevisionError says why there is none, or lists the candidates."""
     text = revision.strip()
-    if ".." in text:  # which no name has
-        raise RevisionError(
-            f"{revision!r} is a range, and one commit is needed", hint="Give one revision, such as HEAD."
-        )
+    if ".." in text and "/.." not in text and "../" not in text:  # a path may be meant
+        raise RangeError(f"{revision!r} is a range, and one commit is needed", hint="Give one revision, such as HEAD.")
     cut = min((n for n in (text.find("~"), text.find("^")) if n >= 0), default=len(text))
     commit = _named(text[:cut], names)
     position = cut

@@ -184,18 +184,25 @@ def test_a_config_that_is_not_understood(damaged: Place, text: str, cli: Cli) ->
     assert "config.toml" in failed.err
 
 
-def test_a_misspelt_bound_is_named(damaged: Place, cli: Cli) -> None:
+def test_a_setting_that_nobody_would_read_is_named(damaged: Place, cli: Cli) -> None:
     config = damaged.work / ".memitvc" / "config.toml"
     written, own = config.read_text(), Cli(damaged.work, cli.capsys, cli.monkeypatch)
     for text, said, meant in (
         ("[policy]\nRequire = []\n", "[policy] Require is not known", "Did you mean require?"),
-        ("[polices]\nrequire = []\n", "[polices] is not known", "Did you mean policy?"),
         ("[policy]\nx = 1\n", "[policy] x is not known", "[policy] has require."),
+        ("[polices]\n", "[polices] is not known", "Did you mean [policy]?"),
+        ("[Policy]\n", "[Policy] is not known", "Did you mean [policy]?"),
+        ("[remotes.origin]\nurl = 'x'\n", "[remotes] is not known", "Did you mean [remote]?"),
+        ("[bounds]\nrequire = []\n", "[bounds] is not known", "Bounds are in [policy]."),
     ):
         config.write_text(f"{written}\n{text}")
         refused = own("log")
         assert (refused.code, said in refused.err, meant in refused.err) == (1, True, True)
-    config.write_text(f"{written}\n[mine]\nnote = 1\n")
+    config.write_text(f"require = []\n{written}")
+    assert "require is in no table\nhint: Write it below [policy]." in own("log").err
+    config.write_text(
+        f"version = 1\n{written}\n[notes]\nauthor = 'x'\n[tests]\n[stats]\n[case]\n[eval.url]\n[status]\n"
+    )
     own.ok("log")
 
 

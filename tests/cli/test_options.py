@@ -7,6 +7,7 @@ import os
 import re
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from memit_vc.cli import main
+from memit_vc.cli.io import _encoded
 from memit_vc.cli.main import COMMANDS
 from memit_vc.errors import EngineError, MemitVCError
 from memit_vc.numerics.model.memory import memory_errors
@@ -413,22 +415,41 @@ def test_a_range_without_commits_is_said(cli: Cli) -> None:
 
 
 def test_a_range_is_no_single_commit(cli: Cli, tmp_path: Path) -> None:
-    for command in (("show",), ("facts",), ("export", "--merged", tmp_path / "m"), ("checkout", "-o", tmp_path / "c")):
+    outputs = ("export", "--merged", tmp_path / "m"), ("checkout", "-o", tmp_path / "c")
+    for command in (("show",), ("facts",), ("switch",), *outputs):
         failed = cli(*command, "HEAD~1..HEAD")
         assert failed.code == 1
         assert "'HEAD~1..HEAD' is a range, and one commit is needed" in failed.err
+        assert "switch -c" not in failed.err
+    assert "no commit is called '../x'" in cli("facts", "../x").err
+    assert "has more than two ends" in cli("log", "HEAD~1..HEAD..HEAD").err
     assert not {"m", "c"} & {path.name for path in tmp_path.iterdir()}
 
 
-def test_a_fact_in_json_has_its_id_and_all_of_its_fields(cli: Cli) -> None:
+def test_a_fact_in_json_has_its_id_and_all_of_its_fields(cli: Cli, place: Place) -> None:
+    new = replace(SECOND[0], paraphrases=(f"Where is {SECOND[0].subject}? In",))
+    cli.ok("commit", place.edits([new]), "--no-scores")
     listed = {fact["id"]: fact for fact in cli.ok("facts", "--json").json}
-    for fact in cli.ok("diff", "HEAD~1", "HEAD", "--json").json["added"]:
-        assert fact.items() <= listed[fact["id"]].items()
-        assert {"prompt", "subject", "target_new", "commit"} <= fact.keys()
+    added = cli.ok("diff", "HEAD~1", "HEAD", "--json").json["added"]
+    assert added == [{k: v for k, v in listed[fact["id"]].items() if k != "time"} for fact in added]
+    assert any("paraphrase_prompts" in fact for fact in added)
+    assert _encoded(new) == {**new.to_json(), "id": new.id}
 
 
-def test_an_empty_prompt_is_named(cli: Cli) -> None:
+def test_an_empty_prompt_or_message_is_named(cli: Cli, place: Place) -> None:
     assert "the prompt is empty" in cli("blame", " ").err
+    before = cli.ok("log", "--json").json
+    for command in (("revert", "HEAD"), ("commit", "--amend"), ("commit", place.edits(SECOND)), ("squash", "--all")):
+        refused = cli(*command, "-m", " ")
+        assert (refused.code, "the message is empty" in refused.err) == (2, True)
+    assert cli.ok("log", "--json").json == before
+
+
+def test_a_number_that_no_float_holds_is_no_text(cli: Cli, tmp_path: Path) -> None:
+    for value, hint in (("1e400", "Give a text, in quotes."), ("9" * 400, 'Write it in quotes: "999')):
+        (tmp_path / "odd.json").write_text(f'[{{"prompt": "A is in", "subject": "A", "target_new": {value}}}]')
+        refused = cli("commit", tmp_path / "odd.json")
+        assert (refused.code, hint in refused.err) == (1, True)
 
 
 @pytest.mark.parametrize("name", ["heads/main", "tags/x", "remotes/origin/main"])

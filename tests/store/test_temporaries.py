@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from memit_vc.errors import UsageError
 from memit_vc.store import temporaries
 from memit_vc.store.files import new_directory, replacing, write_atomic
 from memit_vc.store.temporaries import clear_abandoned, remove_temporary, stale_temporaries, temporary_directory
@@ -123,3 +124,18 @@ def test_modes_follow_the_umask(tmp_path: Path, umask: int, plain: int, fixed: i
         os.umask(before)
     found = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert found == {"plain": plain, "fixed": fixed, "library": plain}
+
+
+def test_a_directory_that_another_command_made_meanwhile_stays(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def make() -> None:
+        with new_directory(out) as made:
+            (made / "ours").write_text("x")
+            (out / "theirs").write_text("y")
+
+    with pytest.raises(UsageError, match="another command has written there"):
+        make()
+    assert [path.name for path in out.iterdir()] == ["theirs"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

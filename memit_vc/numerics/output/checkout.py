@@ -271,6 +271,7 @@ def _complete(base: ShardedBase, directory: Path) -> dict[str, LinkKind]:
             links[file] = link(source, directory / file, symlink=source.is_symlink())
     for name in base.other_files:
         if not (directory / name).exists():
+            clear_abandoned(directory / name)
             with storage_errors(base.directory / FILES / name):
                 write_atomic(directory / name, read_chunks(base.directory / FILES / name))
     return links

@@ -89,7 +89,7 @@ def check_policy(bounds: Sequence[Bound], before: Measured, after: Measured, *, 
             f"scores are out of bounds: {'; '.join(broken)}; the branch did not move",
             hint="Use fewer facts at once or a larger mom2_update_weight (λ), or change [policy] or --require."
             if computed
-            else "If the change is wanted all the same, change [policy] or --require.",
+            else "If the change is wanted all the same, change the bound.",
         )
     return [
         f"the bound {bound.text} was not checked: no fact has such probes"

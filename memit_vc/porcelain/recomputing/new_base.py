@@ -66,8 +66,8 @@ class OnNewBase:
     commits: tuple[tuple[CommitId, CommitId | None], ...]
     skipped: tuple[CommitId, ...]
     facts: tuple[ReplayedFact, ...]
-    before: _Scores
-    after: _Scores
+    before: _Scores | None
+    after: _Scores | None
     perplexity_before: float | None
     perplexity_after: float | None
     hparams_from: str
@@ -293,8 +293,8 @@ class _Replay:
                 for step in self._steps
                 for fact in step.facts
             ),
-            before=total(list(self._before.values())) if self._before else {},
-            after=total(list(self._after.values())) if self._after else {},
+            before=total(list(self._before.values())) if self._before else None,
+            after=total(list(self._after.values())) if self._after else None,
             perplexity_before=self._perplexity[0],
             perplexity_after=self._perplexity[1],
             hparams_from=self._origin,

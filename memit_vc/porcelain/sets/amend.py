@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from memit_vc.errors import MemitVCError, UsageError
+from memit_vc.errors import MemitVCError
 from memit_vc.objects import CommitId, short
 from memit_vc.porcelain.history.scores_at_commit import scores_of
 from memit_vc.porcelain.record import Outcome, record
 from memit_vc.repository import Repository
 
 _COMPUTED = ("commit", "rebase", "cherry-pick")
-_ROOT = "HEAD is the base itself, which has no message of yours"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +27,7 @@ def amend_message(repository: Repository, message: str) -> Amended:
     head = repository.head()
     commit = repository.commit(head.commit)
     if commit.kind == "root":
-        raise MemitVCError(_ROOT, hint="Commit something first.")
-    if not message.strip():
-        raise UsageError("the message is empty", hint="Give a message with -m.")
+        raise MemitVCError("HEAD is the base itself, which has no message of yours", hint="Commit something first.")
     made = dataclasses.replace(commit, message=message)
     if made.id == commit.id:
         raise MemitVCError("nothing to amend: the message is the same", hint="Give another one with -m.")
@@ -42,7 +39,7 @@ def amended_parent(repository: Repository, tip: CommitId) -> CommitId:
     """The commit that the new batch goes onto. MemitVCError if the tip is not a batch of facts."""
     commit = repository.commit(tip)
     if commit.kind == "root":
-        raise MemitVCError(f"there is nothing to amend: {_ROOT}", hint="Leave out --amend.")
+        raise MemitVCError("there is nothing to amend: HEAD is the base itself", hint="Leave out --amend.")
     roles = repository.column_facts(commit.adds)  # a pick or an import may bring a revert or an adapter
     edits = commit.adds and all(pairs and all(role == "edit" for _, role in pairs) for pairs in roles.values())
     if commit.kind not in _COMPUTED or len(commit.parents) != 1 or not edits:

@@ -8,6 +8,7 @@ from memit_vc.errors import RevisionError
 from memit_vc.objects import CommitId, short
 from memit_vc.porcelain.sets.branch import new_branch
 from memit_vc.repository import Repository
+from memit_vc.vcs.revisions import RangeError
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ def _move(repository: Repository, branch: str | None, commit: CommitId) -> Switc
 def _no_branch(repository: Repository, name: str) -> RevisionError:
     try:
         commit = repository.resolve(name)
+    except RangeError as error:
+        return error
     except RevisionError as error:
         fetched = [ref.removeprefix("remotes/") for ref in repository.refs("remotes/") if ref.endswith(f"/{name}")]
         made = " ".join([f"memitvc switch -c {name}", *fetched[:1]])

@@ -20,8 +20,6 @@ from memit_vc.vcs.refnames import check_distinct, check_one_meaning, check_ref_n
 
 _ATTEMPTS = 5
 """Tries while others push other branches to the same place."""
-_TAKEN_BACK = ("undo", "restore", "branch", "switch")
-"""Commands that only move a branch back."""
 
 
 @dataclass(frozen=True)
@@ -229,15 +227,20 @@ class _Attempt:
     def _rewrote(self, old: CommitId) -> bool:
         """Whether a command here put another history in the place of `old`. What was only taken back can be pulled."""
         ref, repository = f"heads/{self.branch}", self.repository
-        if not repository.has_commit(old) or is_ancestor(self.tip, old, repository.parents):
+        if not repository.has_commit(old):
             return False
+        having = {old}
+        for commit in reversed(repository.stored_commits()):  # parents first
+            if not having.isdisjoint(repository.parents(commit)):
+                having.add(commit)
+        later = self.tip
         for operation in repository.operations():
-            there_before, there_after = (
-                tip is not None and is_ancestor(old, CommitId(tip), repository.parents)
-                for tip in (operation.refs_before.get(ref), operation.refs_after.get(ref))
-            )
-            if there_before and not there_after:
-                return operation.verb not in _TAKEN_BACK
+            if operation.verb in ("undo", "redo") or operation.undone_by is not None:
+                continue  # only what stands counts
+            before, after = operation.refs_before.get(ref), operation.refs_after.get(ref)
+            later = CommitId(after) if after else later
+            if before in having and after not in having:
+                return not is_ancestor(later, CommitId(before), repository.parents)
         return False
 
     def _late(self, listing: Mapping[str, RemoteFile], published: Collection[CommitId]) -> list[CommitId]:

@@ -67,6 +67,7 @@ def test_a_switch_brings_back_what_the_directory_lacks(opened: Opened, tmp_path:
     out = checkout(repository, "HEAD~1", tmp_path / "out").directory
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     (out / "config.json").unlink()
+    (out / "config.json.tmp-0123456789ab").write_bytes(b"half")
     (out / "tokenizer.json").write_text("mine")
     next(out.glob("model-cold*")).unlink()
     checkout(repository, "HEAD~1", out, replace=True)

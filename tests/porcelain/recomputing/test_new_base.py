@@ -104,7 +104,7 @@ def test_another_family_by_a_file_or_a_guess(opened: Opened, with_history: Path,
     with whole(made) as there:
         assert made.directory == tmp_path / "there"
         assert len(history(there)) == len([pair for pair in made.commits if pair[1]]) == 3
-        assert made.after == {}
+        assert (made.before, made.after) == (None, None)
 
 
 def known_to(base: Path) -> list[Fact]:

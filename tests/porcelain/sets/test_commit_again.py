@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from memit_vc.errors import ConflictError, MemitVCError, RevisionError, UsageError
+from memit_vc.errors import ConflictError, MemitVCError, RevisionError
 from memit_vc.numerics.exact.patchfile import check_patch
 from memit_vc.objects import Patch
 from memit_vc.porcelain.editing.commit import commit_facts
@@ -41,8 +41,6 @@ def test_another_message_keeps_everything_else(world: World, repository: Reposit
     assert repository.evaluations(state, "commit")[("commit", made.id)] == {"before": {}, "after": {}}
     with pytest.raises(MemitVCError, match="the same"):
         amend_message(repository, "better")
-    with pytest.raises(UsageError, match="the message is empty"):
-        amend_message(repository, " \n")
     repository.undo()
     assert repository.head().commit == commit.id
 

@@ -206,6 +206,19 @@ def test_a_push_after_a_squash_says_what_can_be_done(world: World, here: Cli) ->
     assert "has all of main already" in here.ok("push").out
 
 
+def test_a_rewrite_that_undo_and_restore_put_back_is_still_one(world: World, here: Cli) -> None:
+    """A merge of what was rewritten would bring reverted facts back."""
+    here.ok("push")
+    here.ok("revert", "HEAD")
+    here.ok("squash", "HEAD~2..HEAD")
+    squashed = here.ok("op", "log", "--json").json[0]["id"]
+    assert "before its history was rewritten" in here("push").err
+    here.ok("undo")
+    here.ok("op", "restore", str(squashed))
+    assert "before its history was rewritten" in here("push").err
+    here.ok("fsck")
+
+
 def test_a_push_names_the_tags_that_it_brings(world: World, here: Cli) -> None:
     here.ok("push")
     here.ok("tag", "v1")
