@@ -6,6 +6,7 @@ rest. Whatever goes wrong completes to nothing: the command itself will say it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 _Found: TypeAlias = "Iterator[tuple[str, str]]"
 _Completer: TypeAlias = Callable[[Path, str], "_Found"]
 """(where the command runs, what is typed) to values, each with a remark that zsh and fish show."""
+_LITERAL = re.compile(r"[\w./@%+=:,^~-]+")
+"""Values that every shell takes as they stand. A fetched branch may be called `$(rm -r x)`, and bash would run it."""
 
 
 def _repository(start: Path) -> Path:
@@ -133,7 +136,7 @@ class _Completing(click.types.StringParamType):
             found = [
                 CompletionItem(value, help=about or None)
                 for value, about in self._values(_start(ctx), incomplete)
-                if value.startswith(incomplete)
+                if value.startswith(incomplete) and _LITERAL.fullmatch(value)
             ]
         except (
             Exception

@@ -84,6 +84,19 @@ def test_names_are_completed(repository: Place, typed: Typed) -> None:
             assert typed(*words, shell=shell) == expected, (shell, words)
 
 
+def test_a_name_that_a_shell_would_run_is_not_offered(repository: Place, typed: Typed) -> None:
+    """Whoever pushed the branch chose its name; bash runs the line as it was completed."""
+    odd = ("a`id`", "a;id", "a&id", "a|id", "a'id", 'a"id', "a<id", "a#id", "a!id")
+    with Repository.open(repository.work) as opened:
+        head = opened.head().commit
+        names = [*(f"remotes/origin/{name}" for name in odd), "heads/added/größer-1.0_x"]
+        opened.publish(verb="test", description="test", refs=[RefUpdate(name, None, head) for name in names])
+    for shell in ("bash", "zsh", "fish"):
+        assert typed("show", "origin/a", shell=shell) == []
+        assert typed("show", "HEAD..origin/", shell=shell) == plain("HEAD..origin/main")
+        assert typed("show", "added", shell=shell) == plain("added/größer-1.0_x")
+
+
 def test_files_are_left_to_the_shell(repository: Place, typed: Typed) -> None:
     for words, kind in (
         (("commit", "j_f"), "file"),
