@@ -11,6 +11,7 @@ from typing import Any
 from memit_vc.objects.ids import BaseId, BlobId, ColumnId, CommitId, JsonValue, PatchId, canonical_json, digest
 
 COMMIT_FORMAT = 1
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,4 +79,12 @@ def root_commit(base: BaseId, description: str) -> Commit:
 
 def utc_now() -> str:
     """ISO 8601 to the second, UTC: 2026-01-31T12:00:00Z."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(timezone.utc).strftime(_TIME)
+
+
+def is_time(text: str) -> bool:
+    """Whether a text is a time as `utc_now` writes it."""
+    try:
+        return datetime.strptime(text, _TIME).strftime(_TIME) == text
+    except ValueError:
+        return False

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from memit_vc.errors import RefMovedError, UsageError
+from memit_vc.foreign.text import is_unicode
 from memit_vc.objects import short
 from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.porcelain.sets.revert import revert
@@ -24,6 +25,8 @@ def run(repository: Repository, line: str, *, seen: int) -> str:
 
     UsageError for any other line; RefMovedError if something was done since.
     """
+    if "\0" in line or not is_unicode(line):
+        raise UsageError("the command line has characters that no file name has", hint="Type it in a terminal.")
     try:
         words = shlex.split(line)
     except ValueError as error:

@@ -445,6 +445,11 @@ def test_an_empty_prompt_or_message_is_named(cli: Cli, place: Place) -> None:
     assert cli.ok("log", "--json").json == before
 
 
+def test_an_empty_name_of_a_text_is_not_the_default(cli: Cli) -> None:
+    refused = cli("stats", "--corpus", "")
+    assert (refused.code, "the name of the text is empty" in refused.err) == (2, True)
+
+
 def test_a_number_that_no_float_holds_is_no_text(cli: Cli, tmp_path: Path) -> None:
     for value, hint in (("1e400", "Give a text, in quotes."), ("9" * 400, 'Write it in quotes: "999')):
         (tmp_path / "odd.json").write_text(f'[{{"prompt": "A is in", "subject": "A", "target_new": {value}}}]')

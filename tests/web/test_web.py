@@ -152,6 +152,7 @@ def test_the_buttons_do_what_they_say(live: Live, tmp_path: Path) -> None:
         "memitvc revert HEAD; rm x",
         "memitvc revert --resolve", "memitvc revert -m x", "memitvc checkout HEAD --in-place x",
         f"memitvc checkout HEAD -o {repository.root / 'x'}",
+        "memitvc checkout HEAD -o 'a\0b'", "memitvc checkout HEAD -o '\ud800'",
     ):  # fmt: skip
         status, found = live.post("run", command=line, seen=live.seen())
         assert status in (400, 409), line

@@ -69,6 +69,8 @@ def prepare_statistics(
     for imported ones, these statistics are the default of later commits. UsageError if the default ones were imported,
     and cannot serve.
     """
+    if corpus is not None and not corpus.strip():
+        raise UsageError("the name of the text is empty", hint="Name a text, or leave --corpus out.")
     repository = loaded.repository
     cache = StatisticsCache(repository.root / "statistics")
     key: StatisticsKey | None = None

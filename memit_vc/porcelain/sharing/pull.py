@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -77,7 +78,7 @@ def pull(
         raise RefMovedError(
             f"{head.branch} and {name}/{theirs} have both moved on; fetched: {count(fetched.commits, 'commit')}; "
             f"{head.branch} stays at {short(head.commit)}",
-            hint=f"Join them: memitvc merge {name}/{theirs}",
+            hint=f"Join them: memitvc merge {shlex.quote(f'{name}/{theirs}')}",
         )
     if guard is not None and waiting is not None:
         notes = guard(LiveState.at(repository, head.commit), LiveState.at(repository, waiting))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -217,11 +218,12 @@ class _Attempt:
                 f"{self.name or 'REMOTE'} NAME), or go back to what is there (memitvc undo, or memitvc op log and "
                 "memitvc op restore): history there only grows.",
             )
+        name = self.name or "NAME"
         add = "" if self.name is not None else f"memitvc remote add NAME {self.there.url}, "
         return _BehindError(
             f"{self._label} has commits on {branch} that are not here ({short(old)})",
-            hint=f"Pull first: {add}memitvc pull {self.name or 'NAME'} {branch} (where both sides have moved on, then "
-            f"memitvc merge {self.name or 'NAME'}/{branch}), then push again.",
+            hint=f"Pull first: {add}memitvc pull {name} {shlex.quote(branch)} (where both sides have moved on, then "
+            f"memitvc merge {shlex.quote(f'{name}/{branch}')}), then push again.",
         )
 
     def _rewrote(self, old: CommitId) -> bool:

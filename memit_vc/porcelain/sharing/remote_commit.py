@@ -16,7 +16,7 @@ from memit_vc.objects import (
     root_commit,
     short,
 )
-from memit_vc.objects.commit import COMMIT_FORMAT
+from memit_vc.objects.commit import COMMIT_FORMAT, is_time
 from memit_vc.objects.commit_record import HANDED_ON, CommitRecord
 from memit_vc.objects.fact import is_text
 from memit_vc.remote.strict_json import DISTRUST, canonical
@@ -137,6 +137,8 @@ def _parse_commit(record: object, where: str) -> Commit:
         raise IntegrityError(f"{where} lacks a field or has one of another type", hint=DISTRUST)
     if not all(is_one_line(record[key]) for key in ("kind", "author", "time")):
         raise IntegrityError(f"{where} has line ends or control characters in its kind, author or time", hint=DISTRUST)
+    if record["parents"] and not is_time(record["time"]):
+        raise IntegrityError(f"{where} has a time that is not UTC in ISO 8601", hint=DISTRUST)
     if any(len(set(record[key])) != len(record[key]) for key in lists):
         raise IntegrityError(f"{where} names a parent, column or patch twice", hint=DISTRUST)
     return _whole(Commit.from_json, record, where)

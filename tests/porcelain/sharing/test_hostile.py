@@ -295,6 +295,8 @@ BLOWS: dict[str, Blow] = {
     "no default branch": ("damaged", publishes("default", "other")),
     "a path for a ref": ("damaged", ref("heads/../../../etc/passwd")),
     "an option for a branch": ("damaged", ref("heads/-x")),
+    "a word for a time": ("not UTC in ISO 8601", field("time", "yesterday")),
+    "a day that is none": ("not UTC in ISO 8601", field("time", "2026-02-30T00:00:00Z")),
     "a tracking ref": ("damaged", ref("remotes/origin/main")),
     "a path for a commit": ("damaged", ref("heads/x", "../../../etc/passwd")),
     "a ref to nowhere": ("lacks commit", ref("heads/x", HEX)),
