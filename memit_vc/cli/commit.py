@@ -54,8 +54,8 @@ def command(
     or - for standard input.
 
     Records have EasyEdit's keys (prompt, subject, target_new, …) or MEMIT's (requested_rewrite, …). Files of zsRE,
-    QAEdit, WikiBigEdit, UnKE and MQuAKE may have their own keys. `commit` prints a note with the keys
-    that it does not know.
+    QAEdit, WikiBigEdit, UnKE and MQuAKE may have their own keys. `commit` prints a note with the keys that
+    it does not know.
     """
     if drop and patch is None:
         raise UsageError(

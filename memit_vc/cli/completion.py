@@ -21,7 +21,8 @@ _Found: TypeAlias = "Iterator[tuple[str, str]]"
 _Completer: TypeAlias = Callable[[Path, str], "_Found"]
 """(where the command runs, what is typed) to values, each with a remark that zsh and fish show."""
 _LITERAL = re.compile(r"[\w./@%+=:,^~-]+")
-"""Values that every shell takes as they stand. A fetched branch may be called `$(rm -r x)`, and bash would run it."""
+"""Values that every shell takes as they stand. A fetched branch may have `;` or a backquote in its name, and bash would
+run what follows."""
 
 
 def _repository(start: Path) -> Path:
