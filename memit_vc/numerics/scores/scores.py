@@ -11,8 +11,8 @@ answer of at most `FREE` tokens begins with the target. `chat_acc`: the greedy r
 user's turn in the model's chat format names the target, for a chat model answers in a whole sentence.
 
 `same_subject`: the share of other questions about the subject (`questions.SCORED`) whose first token stays the base's;
-`hijacked`: the share that the new target's first token takes over. A question that the base itself answers with that
-token is left out.
+`hijacked`: the share that the new target's first token takes over. Two kinds of questions are left out: those that the
+base itself answers with that token, and those that ask what the fact says ("{} was born in" for a place of birth).
 
 `name_acc`: where a text names the subject again (`questions.NAMED`), all tokens of the name but the first are the
 argmax, given those before. A name of one token has no such score.
@@ -27,6 +27,7 @@ from typing import TypeAlias
 from memit_vc.numerics.forward.chat import SCORED as CHAT
 from memit_vc.numerics.forward.chat import chat_template
 from memit_vc.numerics.forward.lengths import asked_of, positions
+from memit_vc.numerics.forward.phrasebook import PhraseBook
 from memit_vc.numerics.forward.questions import NAMED, SCORED
 from memit_vc.numerics.forward.tokens import Template, TokenRow, encode, target_rows
 from memit_vc.numerics.model.adapter import ModelAdapter
@@ -81,6 +82,7 @@ def score(
     found = continuations(adapter, asked, max_tokens=max_tokens, on_done=on_done)
     answers = dict(zip(asked, found, strict=True))
     now = subject_answers(adapter, facts) if base is not None else {}
+    book = PhraseBook.shipped()
     scores = []
     for number, fact in enumerate(facts):
         of_fact = _of_fact(fact, answers)
@@ -92,7 +94,7 @@ def score(
                 on_reply(number, len(facts))
             of_fact["chat_acc"] = _replies(adapter, turn.fill(fact.prompt), fact.target)
         sides = None if base is None else (base[fact.id], now[fact.id])
-        of_fact["same_subject"], of_fact["hijacked"] = _spared(adapter, fact, sides)
+        of_fact["same_subject"], of_fact["hijacked"] = _spared(adapter, fact, sides, book)
         scores.append({name: of_fact[name] for name in OF_FACT})
     return scores
 
@@ -184,7 +186,7 @@ def _replies(adapter: ModelAdapter, turn: str, target: str) -> float:
 
 
 def _spared(
-    adapter: ModelAdapter, fact: Fact, sides: tuple[Sequence[int], Sequence[int]] | None
+    adapter: ModelAdapter, fact: Fact, sides: tuple[Sequence[int], Sequence[int]] | None, book: PhraseBook
 ) -> tuple[float | None, float | None]:
     """(same_subject, hijacked) from the first tokens of the base's and of the present answers."""
     if sides is None:
@@ -192,7 +194,11 @@ def _spared(
     questions = [Template.parse(text).fill(fact.subject) for text in SCORED]
     rows = target_rows(adapter.tokenizer, [(question, fact.target) for question in questions])
     news = [row.labels[0] for row in rows]
-    open_ones = [(old, now, new) for old, now, new in zip(*sides, news, strict=True) if old != new]
+    open_ones = [
+        (old, now, new)
+        for question, old, now, new in zip(questions, *sides, news, strict=True)
+        if old != new and not book.asks(fact, question)
+    ]
     same = _mean([float(old == now) for old, now, _ in open_ones])
     return same, _mean([float(now == new) for _, now, new in open_ones])
 

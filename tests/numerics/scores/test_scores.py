@@ -116,6 +116,15 @@ def test_a_target_that_the_questions_get_is_hijacking(adapter: ModelAdapter) -> 
     assert found["hijacked"] == pytest.approx(sum(map(int.__eq__, now, news)) / len(SCORED))
 
 
+def test_a_question_that_asks_what_the_fact_says_is_no_other_question(adapter: ModelAdapter) -> None:
+    for prompt in ("Marie Curie was born in", "Marie Curie was born in the city of"):  # as such, and by the phrase book
+        fact = Fact(prompt=prompt, subject="Marie Curie", target="Oslo")
+        now = subject_answers(adapter, [fact])[fact.id]
+        elsewhere = [number for number, text in enumerate(SCORED) if text != "{} was born in"]
+        base = [token if number in elsewhere else (token + 1) % 100 for number, token in enumerate(now)]
+        assert score(adapter, [fact], base={fact.id: base})[0]["same_subject"] == 1.0
+
+
 def test_a_name_is_kept_if_all_its_tokens_but_the_first_are(
     adapter: ModelAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
