@@ -355,8 +355,10 @@ def test_easyedits_statistics_are_imported(cli: Cli, place: Place) -> None:
     first = wrong / "model.layers.1.mlp.down_proj_float32_mom2_100000.npz"
     np.savez(first, **{"mom2.mom2": mixed.numpy(), "mom2.count": np.array(500)})
     before = cli.ok("status", "--json").json["statistics"]
+    kept = sorted((place.work / ".memitvc" / "statistics").rglob("*"))
     assert "not positive definite" in cli("stats", "--import", place.work / "wrong").err
     assert cli.ok("status", "--json").json["statistics"] == before
+    assert sorted((place.work / ".memitvc" / "statistics").rglob("*")) == kept
     cli.ok("commit", place.edits(SECOND[:1]), "--no-scores")
     cli.ok("undo")
     made = cli.ok("stats", "--import", place.work / "stats", "--json").json

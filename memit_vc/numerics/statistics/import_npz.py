@@ -32,6 +32,7 @@ _LOG = logging.getLogger(__name__)
 
 _NUMBER = 8
 """Bytes."""
+_MOST_TOKENS = 1 << 53
 DAMAGED_NPZ = (
     ValueError,
     AttributeError,
@@ -169,7 +170,7 @@ def _read_moment(path: Path, layer: int, adapter: ModelAdapter) -> tuple[Tensor,
 
     arrays = _read(path, ("mom2.mom2", "mom2.count"), fits)
     total, count = arrays["mom2.mom2"], arrays["mom2.count"]
-    if count.size != 1 or not np.isfinite(count).all() or int(count.reshape(())) < 1:
+    if count.size != 1 or not 1 <= count.reshape(()) <= _MOST_TOKENS:  # NaN is not either
         raise IntegrityError(f"{path}: mom2.count is {count!r}, not a number of tokens", hint=_AGAIN)
     matrix = torch.from_numpy(np.ascontiguousarray(total, dtype=np.float32)) / int(count.reshape(()))
     if not bool(matrix.isfinite().all()):

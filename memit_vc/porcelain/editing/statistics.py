@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 
 from memit_vc.config import user_cache
-from memit_vc.errors import IntegrityError, UsageError
+from memit_vc.errors import EngineError, IntegrityError, UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.memory import memory_errors
 from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
@@ -75,10 +76,11 @@ def prepare_statistics(
     cache = StatisticsCache(repository.root / "statistics")
     key: StatisticsKey | None = None
     chosen: _Chosen | None = None
-    computed = source is not None
+    computed, new = source is not None, False
     if source is not None:
         _refuse_beside_import(corpus=corpus, tokens=tokens, field=field)
         key, moments = _imported(loaded, hparams, Path(source))
+        new = not cache.ready(key)
         cache.store(key, moments)
     elif corpus is None:
         chosen = _chosen(repository)
@@ -91,7 +93,12 @@ def prepare_statistics(
         if chosen is not None:
             corpus, field = chosen.text(layers, tokens, field, gone=cache.directory(key) if key else None)
         key, computed = _computed(loaded, layers, cache, corpus, tokens, field, progress, chosen, gone=key)
-    ready = _factored(cache, key, hparams, computed, progress)  # before they are chosen: some cannot be used
+    try:
+        ready = _factored(cache, key, hparams, computed, progress)  # before they are chosen: some cannot be used
+    except EngineError:
+        if new:
+            rmtree(cache.directory(key), ignore_errors=True)
+        raise
     if (choose and (chosen is None or chosen.key.id != key.id)) or source is not None:
         text = None if source is not None else corpus or repository.config.corpus or DEFAULT_CORPUS
         _choose(repository, key, hparams.layers, text, field)

@@ -140,8 +140,9 @@ def test_damaged_files(tmp_path: Path, adapter: ModelAdapter) -> None:
         with pytest.raises(kind, match=match):
             imported(path, model_name=NAME, adapter=adapter)
 
-    path = write(tmp_path, 1, count=0)
-    refused("mom2.count")
+    for count in (0, -3, 1e30, float("inf"), float("nan")):
+        path = write(tmp_path, 1, count=count)
+        refused("mom2.count")
     lopsided = summed(1)
     lopsided[3, 4] += 1e4
     write(tmp_path, 1, total=lopsided)
