@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 STATEMENT, SIGNATURE = "statement.json", "model.sig"
 _FORMAT = 1
 _LONGEST = 1 << 26
+_CURVES = "of an elliptic curve (P-256, P-384 or P-521)"
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,10 @@ def sign(repository: Repository, revision: str, out: Path, *, key: Path, passwor
         except Exception as error:  # OSError, ValueError, TypeError and cryptography's own, by the kind of the key
             raise UsageError(
                 f"{key}: cannot sign: {_reason(error)}",
-                hint="Give a private key of an elliptic curve in PEM: "
-                "openssl ecparam -name prime256v1 -genkey -noout -out key.pem",
+                hint="Run it with --ask-password."
+                if "Password was not given" in str(error)
+                else f"Give a private key {_CURVES} in PEM, for instance of "
+                "`openssl ecparam -name prime256v1 -genkey -noout -out key.pem`.",
             ) from error
     return Signed(out, commit, state.id, len(rows))
 
@@ -79,8 +82,8 @@ def sign(repository: Repository, revision: str, out: Path, *, key: Path, passwor
 def verify_signature(directory: Path, signature: Path, *, key: Path, progress: Progress = silent) -> Signed:
     """Prove that the model in `directory` is, tensor by tensor, what the holder of the private key to `key` signed.
 
-    VerificationError if the statement was not signed so, or if a tensor is not the one that it names; StorageError if
-    something cannot be read. Neither a repository nor the network is needed.
+    VerificationError if the statement was not signed so, or if a tensor is not the one that it names; UsageError if
+    `key` is no such key; StorageError if something cannot be read. Neither a repository nor the network is needed.
     """
     _, verifying = _model_signing()
     with storage_errors(key):
@@ -94,7 +97,14 @@ def verify_signature(directory: Path, signature: Path, *, key: Path, progress: P
         (place / STATEMENT).write_bytes(parts[STATEMENT])
         (Path(name) / SIGNATURE).write_bytes(parts[SIGNATURE])
         try:
-            verifying.Config().use_elliptic_key_verifier(public_key=key).verify(place, Path(name) / SIGNATURE)
+            verifier = verifying.Config().use_elliptic_key_verifier(public_key=key)
+        except Exception as error:
+            raise UsageError(
+                f"{key}: cannot verify: {_reason(error)}",
+                hint=f"Give a public key {_CURVES} in PEM, for instance of `openssl ec -in key.pem -pubout -out key.pub`.",
+            ) from error
+        try:
+            verifier.verify(place, Path(name) / SIGNATURE)
         except Exception as error:
             raise VerificationError(
                 f"{signature}: was not signed with the private key to {key}, or was changed since: {_reason(error)}",
@@ -144,5 +154,7 @@ def _model_signing() -> tuple[Any, Any]:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, AttributeError):  # model_signing takes each key for one of an elliptic curve
+        return "it is a key of another kind"
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

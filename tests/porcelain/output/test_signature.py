@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization as pem
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from memit_vc.errors import MemitVCError, UsageError, VerificationError
 from memit_vc.porcelain.output.checkout import checkout
@@ -77,6 +77,25 @@ def test_what_was_not_signed_is_refused(opened: Opened, tmp_path: Path) -> None:
     assert verify_signature(model, signature, key=public).commit == repository.resolve("HEAD")
 
 
+def test_a_key_that_cannot_verify_is_not_called_a_forgery(opened: Opened, tmp_path: Path) -> None:
+    repository = opened("llama")
+    private, _ = keys(tmp_path)
+    signature = sign(repository, "HEAD", tmp_path / "signature", key=private).directory
+    model = checkout(repository, "HEAD", tmp_path / "model").directory
+    public = pem.Encoding.PEM, pem.PublicFormat.SubjectPublicKeyInfo
+    others = {
+        "ed25519": (ed25519.Ed25519PrivateKey.generate().public_key().public_bytes(*public), "a key of another kind"),
+        "secp256k1": (ec.generate_private_key(ec.SECP256K1()).public_key().public_bytes(*public), "Unsupported key"),
+        "private": (private.read_bytes(), "Are you sure this is a public key"),
+        "text": (b"key", "Unable to load PEM file"),
+    }
+    for name, (data, reason) in others.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UsageError, match=f"{name}: cannot verify: .*{reason}") as caught:
+            verify_signature(model, signature, key=tmp_path / name)
+        assert "P-256, P-384 or P-521" in (caught.value.hint or "")
+
+
 def test_a_key_that_cannot_sign_leaves_nothing(opened: Opened, tmp_path: Path) -> None:
     repository = opened("llama")
     secret = tmp_path.name
@@ -87,8 +106,10 @@ def test_a_key_that_cannot_sign_leaves_nothing(opened: Opened, tmp_path: Path) -
             pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption()
         )
     )
-    for key in (public, locked, of_rsa, tmp_path / "none"):
-        with pytest.raises(UsageError, match="cannot sign"):
+    said = {public: "P-521", locked: "--ask-password", of_rsa: "P-521", tmp_path / "none": "P-521"}
+    for key, hint in said.items():
+        with pytest.raises(UsageError, match="cannot sign") as caught:
             sign(repository, "HEAD", tmp_path / "signature", key=key)
+        assert hint in (caught.value.hint or "") and "object has no attribute" not in str(caught.value)
     assert not list(tmp_path.glob("signature*"))
     assert sign(repository, "HEAD", tmp_path / "signature", key=locked, password=secret).tensors
