@@ -5,6 +5,7 @@ No text of the other end is repeated: answers and addresses of a cloud hold key 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,13 @@ _ADDRESS = re.compile(r"(s3|gs|az)://([a-z0-9][a-z0-9._-]{1,62})(?:/(.*))?", re.
 _PREFIX = re.compile(r"[\w.=+,-]+(?:/[\w.=+,-]+)*")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 _STATUS = re.compile(r"\b([45]\d\d) [A-Z][a-z]+")
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": (),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+"""Where the client looks for the address of another server than the cloud's."""
+_ENDPOINT = re.compile(r"https?://(?:[^\s/@]+@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?(?:/[\w./~-]*)?", re.ASCII)
 _LOGIN = {
     "s3": "`aws configure`, AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "gs": "`gcloud auth application-default login`, or GOOGLE_APPLICATION_CREDENTIALS",
@@ -45,7 +53,7 @@ def checked_bucket(url: str) -> str:
     """
     found = _ADDRESS.fullmatch(url.rstrip("/"))
     prefix = found[3] if found else None
-    if found is None or (prefix and not _PREFIX.fullmatch(prefix)) or ".." in (prefix or "").split("/"):
+    if found is None or (prefix and not _PREFIX.fullmatch(prefix)) or {".", ".."} & {*(prefix or "").split("/")}:
         raise UsageError(
             f"{url.partition('://')[0]}:// is not followed by the name of a bucket and a path",
             hint="Write s3://bucket/path, gs://bucket/path or az://container/path, without user, key or query. "
@@ -66,6 +74,9 @@ def open_store(url: str) -> ObjectStore:
 
     scheme, _, rest = url.partition("://")
     bucket, _, prefix = rest.partition("/")
+    for name in _ENDPOINTS[scheme]:
+        if (endpoint := os.environ.get(name)) and not _ENDPOINT.fullmatch(endpoint):
+            raise UsageError(f"{name} is not the address of a server", hint="Write it as https://host or http://host:port.")
     # options of the HTTP client would put those of the environment (AWS_ALLOW_HTTP) out of force
     common: dict[str, Any] = {
         "prefix": prefix or None,
@@ -132,4 +143,11 @@ def bucket_errors(url: str, doing: str) -> Iterator[None]:
         raise RemoteError(
             f"{url}: {doing}: {' '.join(said)}",
             hint=f"Run the command again. If it goes on, check address and credentials ({_LOGIN[scheme]}).",
+        ) from None
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # how the client ends on a setting that makes no address
+            raise
+        raise RemoteError(
+            f"{url}: {doing}: the client does not understand a setting",
+            hint="Look at the region, and at the address of the server if you gave one.",
         ) from None

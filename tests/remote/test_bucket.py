@@ -242,6 +242,7 @@ def test_addresses(tmp_path: Path) -> None:
         "s3://hidden@bucket/x",
         "az://container/x?sv=2020&sig=hidden",
         "s3://bucket/a/../hidden",
+        "s3://bucket/a/./hidden",
         "s3://bucket//hidden",
         "s3://bucket/a b/hidden",
         "s3://bucket:9000/hidden",
@@ -251,6 +252,20 @@ def test_addresses(tmp_path: Path) -> None:
         assert "hidden" not in f"{caught.value.message} {caught.value.hint}"
     with pytest.raises(UsageError, match="is in a bucket"):
         open_remote("s3://bucket/x", PushOptions(create_pr=True))
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
+@pytest.mark.parametrize("address", ["localhost:9000", "not an address", "http://", "http://[::1", "http://a/b c"])
+def test_an_endpoint_that_is_none(bucket: Bucket, monkeypatch: pytest.MonkeyPatch, name: str, address: str) -> None:
+    monkeypatch.setenv(name, address)
+    with pytest.raises(UsageError, match=f"^{name} is not the address of a server"):
+        BucketRemote(f"s3://{bucket.name}/x").head()
+
+
+def test_a_setting_on_which_the_client_panics(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:99999")
+    with pytest.raises(RemoteError, match="does not understand a setting"):
+        BucketRemote(f"s3://{bucket.name}/x").head()
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
