@@ -21,6 +21,8 @@ from stat import S_ISDIR
 
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]{12}")
 """Behind the name of the target. Anything else that looks similar is the user's."""
+_LONGEST = 255 - len(".tmp-") - 12
+"""Bytes."""
 _LOCK = "lock"
 
 
@@ -30,7 +32,7 @@ def is_temporary(path: Path, target: Path | None = None) -> bool:
     return (
         found is not None
         and found.end() == len(path.name)
-        and (target is None or path.name[: found.start()] == target.name)
+        and (target is None or path.name[: found.start()] == _stem(target))
     )
 
 
@@ -108,7 +110,12 @@ def clear_abandoned(target: Path) -> None:
 
 
 def _name(target: Path) -> Path:
-    return target.with_name(f"{target.name}.tmp-{secrets.token_hex(6)}")
+    return target.with_name(f"{_stem(target)}.tmp-{secrets.token_hex(6)}")
+
+
+def _stem(target: Path) -> str:
+    """The target's name, so much of it that the temporary's fits into a directory."""
+    return os.fsencode(target.name)[:_LONGEST].decode(errors="ignore")
 
 
 def _directory(target: Path) -> tuple[Path, int]:

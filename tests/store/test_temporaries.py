@@ -139,3 +139,19 @@ def test_a_directory_that_another_command_made_meanwhile_stays(tmp_path: Path) -
         make()
     assert [path.name for path in out.iterdir()] == ["theirs"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127, "x" * 238])
+def test_the_longest_name_that_a_file_may_have(tmp_path: Path, name: str) -> None:
+    write_atomic(tmp_path / name, b"whole")
+    assert (tmp_path / name).read_bytes() == b"whole"
+    (tmp_path / name).unlink()
+    with holder(tmp_path / name) as (running, file, place):
+        assert len(os.fsencode(place.name)) <= 255
+        running.kill()
+        running.wait()
+        clear_abandoned(tmp_path / name)
+        assert not file.exists() and not place.exists()
+    with new_directory(tmp_path / name) as place:
+        (place / "file").write_bytes(b"whole")
+    assert (tmp_path / name / "file").read_bytes() == b"whole"
