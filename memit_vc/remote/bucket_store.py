@@ -35,7 +35,9 @@ _ENDPOINTS = {
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
 }
 """Where the client looks for the address of another server than the cloud's."""
-_ENDPOINT = re.compile(r"https?://(?:[^\s/@]+@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?(?:/[\w./~-]*)?", re.ASCII)
+_ENDPOINT = re.compile(
+    r"https?://(?:[^\s/@]+@)?(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?(?:/[\w./~-]*)?", re.ASCII
+)
 _LOGIN = {
     "s3": "`aws configure`, AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "gs": "`gcloud auth application-default login`, or GOOGLE_APPLICATION_CREDENTIALS",
@@ -76,7 +78,9 @@ def open_store(url: str) -> ObjectStore:
     bucket, _, prefix = rest.partition("/")
     for name in _ENDPOINTS[scheme]:
         if (endpoint := os.environ.get(name)) and not _ENDPOINT.fullmatch(endpoint):
-            raise UsageError(f"{name} is not the address of a server", hint="Write it as https://host or http://host:port.")
+            raise UsageError(
+                f"{name} is not the address of a server", hint="Write it as https://host or http://host:port."
+            )
     # options of the HTTP client would put those of the environment (AWS_ALLOW_HTTP) out of force
     common: dict[str, Any] = {
         "prefix": prefix or None,

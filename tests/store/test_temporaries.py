@@ -151,7 +151,8 @@ def test_the_longest_name_that_a_file_may_have(tmp_path: Path, name: str) -> Non
         running.kill()
         running.wait()
         clear_abandoned(tmp_path / name)
-        assert not file.exists() and not place.exists()
+        assert not file.exists()
+        assert not place.exists()
     with new_directory(tmp_path / name) as place:
         (place / "file").write_bytes(b"whole")
     assert (tmp_path / name / "file").read_bytes() == b"whole"

@@ -101,7 +101,8 @@ def verify_signature(directory: Path, signature: Path, *, key: Path, progress: P
         except Exception as error:
             raise UsageError(
                 f"{key}: cannot verify: {_reason(error)}",
-                hint=f"Give a public key {_CURVES} in PEM, for instance of `openssl ec -in key.pem -pubout -out key.pub`.",
+                hint=f"Give a public key {_CURVES} in PEM, for instance of "
+                "`openssl ec -in key.pem -pubout -out key.pub`.",
             ) from error
         try:
             verifier.verify(place, Path(name) / SIGNATURE)
