@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
-from memit_vc.compat.before import given_before, write_before
+from memit_vc.compat.before import checked_path, given_before, write_before
 from memit_vc.compat.memit import apply_memit_to_model
-from memit_vc.compat.metrics import Measurement, compare
-from memit_vc.compat.models import load
-from memit_vc.compat.records import Request, facts_of, prepare_requests
+from memit_vc.compat.metrics import Measurement, compare, plans_of
+from memit_vc.compat.models import check_hparams, load
+from memit_vc.compat.records import Request, facts_of, listed_requests, prepare_requests, with_checked_probes
 from memit_vc.compat.session import MemorySession, Session
 from memit_vc.errors import UsageError
+from memit_vc.foreign.text import quoted
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.modes import outside_inference_mode
 from memit_vc.objects import Fact
@@ -63,10 +65,7 @@ class BaseEditor:
         context_templates: Sequence[Sequence[str]] | None = None,
         progress: Progress = silent,
     ) -> None:
-        if not isinstance(hparams, MEMITHyperParams):
-            raise UsageError(
-                f"hparams is a {type(hparams).__name__}", hint="Use MEMITHyperParams.from_hparams(path or name)."
-            )
+        check_hparams(hparams)
         self.hparams = hparams
         self._given = {"statistics": statistics, "context_templates": context_templates}
         self._session: Session
@@ -78,6 +77,8 @@ class BaseEditor:
                     "a repository has its own statistics and templates",
                     hint="Leave out statistics= and context_templates=, or edit without repo=.",
                 )
+            if not isinstance(repo, str | os.PathLike):
+                raise UsageError(f"repo is {quoted(repo)}, not a path", hint="Give the directory of a repository.")
             given = load(hparams)[0] if isinstance(hparams.model_name, tuple | list) else None
             self._session = RepositorySession(Path(repo), hparams, given=given, progress=progress)
         else:
@@ -181,9 +182,10 @@ class BaseEditor:
         **kwargs: Any,
     ) -> Outcome:
         """`edit`, for request dicts."""
+        asked = listed_requests(requests)
         in_place = self._in_place(sequential_edit, keep_original_weight)
-        size = 1 if sequential_edit or (in_place and not self._session.commits) else len(requests)
-        metrics, model, weights, _ = self._run(requests, size, in_place, verbose, kwargs)
+        size = 1 if sequential_edit or (in_place and not self._session.commits) else len(asked)
+        metrics, model, weights, _ = self._run(asked, size, in_place, verbose, kwargs)
         return metrics, model, weights
 
     @outside_inference_mode
@@ -222,8 +224,7 @@ class BaseEditor:
             loc_prompts=kwargs.pop("loc_prompts", None),
         )
         in_place = self._in_place(sequential_edit, keep_original_weight)
-        size = self.hparams.batch_size if self.hparams.batch_size > 1 else len(asked)
-        metrics, model, weights, seconds = self._run(asked, size, in_place, verbose, kwargs)
+        metrics, model, weights, seconds = self._run(asked, None, in_place, verbose, kwargs)
         return [{**record, "time": taken} for record, taken in zip(metrics, seconds, strict=True)], model, weights
 
     @outside_inference_mode
@@ -262,20 +263,26 @@ class BaseEditor:
                 "edit: %s: not used %s", ", ".join(unused), "by MEMIT" if requests is None else "beside requests"
             )
         if requests is not None:
-            return [dict(request) for request in requests]
+            return listed_requests(requests)
         if prompts is None or target_new is None:
             raise UsageError("edit needs prompts and target_new, or requests", hint="Give both lists, of one length.")
         return prepare_requests(prompts, target_new, **columns)
 
     def _run(
-        self, given: Sequence[Request], size: int, in_place: bool, verbose: bool, options: dict[str, Any]
+        self, given: Sequence[Request], size: int | None, in_place: bool, verbose: bool, options: dict[str, Any]
     ) -> tuple[list[dict[str, Any]], Any, dict[str, Tensor], list[float]]:
-        """Batches of `size` requests one after the other, measured before, after each (if several) and at the end."""
+        """Batches of `size` requests (None: as `batch_size` says) one after the other, measured before, after each (if
+        several) and at the end.
+        """
         change = self._session.begin(self.hparams, in_place=in_place, message=options.pop("message", None))
         measure, pre, pre_file = self._options(options, len(given))
         facts = facts_of(given)
-        requests = [_described(request, fact) for request, fact in zip(given, facts, strict=True)]
+        both = zip(given, facts, strict=True)
+        requests = [_described(request, fact, number) for number, (request, fact) in enumerate(both, 1)]
+        plans_of(requests)  # with `pre_edit` nothing is asked before the edit, and a commit would stay
         hparams = self.hparams
+        if size is None:
+            size = hparams.batch_size if hparams.batch_size > 1 else len(facts)
         batches = [range(i, min(i + size, len(facts))) for i in range(0, len(facts), size)]
         metrics: list[dict[str, Any]] = []
         seconds: list[float] = []
@@ -302,17 +309,18 @@ class BaseEditor:
             _LOG.log(level, "%d editing: %s -> %s\n%s", index, facts[index].prompt, facts[index].target, record)
         return metrics, change.adapter.model, change.original, seconds
 
-    def _options(self, options: dict[str, Any], n: int) -> tuple[Measurement, Sequence[Any] | None, str | Path | None]:
+    def _options(self, options: dict[str, Any], n: int) -> tuple[Measurement, Any, Path | None]:
         if not n:
             raise UsageError("there is nothing to edit", hint="Give at least one prompt with its target_new.")
         metric, generate = options.pop("eval_metric", None) or "exact match", options.pop("test_generation", False)
         measure = Measurement(metric, bool(generate))
         pre, pre_file = options.pop("pre_edit", None), options.pop("pre_file", None)
+        pre_file = None if pre_file is None else checked_path(pre_file)
         if unused := sorted(key for key, value in options.items() if value is not None):
             _LOG.warning("edit: %s: not an argument of MEMIT, ignored", ", ".join(unused))
         return measure, pre, pre_file
 
 
-def _described(request: Request, fact: Fact) -> Request:
+def _described(request: Request, fact: Fact, number: int) -> Request:
     """The request with the subject that was found, for the metrics."""
-    return {**request, "subject": request.get("subject") or fact.subject}
+    return {**with_checked_probes(request, number), "subject": request.get("subject") or fact.subject}

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from memit_vc.config import user_cache
-from memit_vc.errors import EngineError, StorageError
+from memit_vc.errors import EngineError, StorageError, UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.adapter import ModelAdapter
+from memit_vc.numerics.model.masters import set_aside
 from memit_vc.numerics.statistics.cache import StatisticsCache, StatisticsKey
 from memit_vc.numerics.statistics.corpus import NAMED, open_corpus
 from memit_vc.numerics.statistics.factors import BlockFactor, Factor, factorise
@@ -48,6 +49,10 @@ class FactorSource:
         cache: Path | None = None,
         progress: Progress = silent,
     ) -> None:
+        if statistics is not None and not isinstance(statistics, Mapping):
+            raise UsageError(
+                f"statistics is a {type(statistics).__name__}, not a dict", hint="Give {layer: C}, or leave it out."
+            )
         self._adapter, self._hparams, self._given, self._progress = adapter, hparams, statistics, progress
         self._cache = StatisticsCache(user_cache() / "statistics" if cache is None else cache)
         self._factors: dict[tuple[str, int, float], Factor | BlockFactor] = {}
@@ -64,6 +69,12 @@ class FactorSource:
         self._adapter, self._hparams = adapter, hparams
         return self
 
+    def find(self, base: Mapping[str, Tensor]) -> None:
+        """Find C of all layers now, if it is not known, in the model with the weights `base` by name."""
+        if self._given is None and self._asked() not in self._moments:
+            with set_aside(self._adapter.model, base):
+                self._found()
+
     def _asked(self) -> str:
         """All that C depends on: the layers, their weights, and where the second moments come from."""
         values, layers = self._hparams.to_json(), self._hparams.layers
@@ -74,13 +85,16 @@ class FactorSource:
         weight = self._hparams.mom2_update_weight
         if self._given is not None:
             return factorise(self._checked(layer), weight)
-        asked = self._asked()
-        if asked not in self._moments:
-            self._moments[asked] = self._imported() or self._collected()
-        found = self._moments[asked]
+        found = self._found()
         if isinstance(found, StatisticsKey):
             return self._cache.factor(found, layer, weight)
         return factorise(found[layer], weight)
+
+    def _found(self) -> Mapping[int, Tensor] | StatisticsKey:
+        asked = self._asked()
+        if asked not in self._moments:
+            self._moments[asked] = self._imported() or self._collected()
+        return self._moments[asked]
 
     def _checked(self, layer: int) -> Tensor:
         assert self._given is not None  # noqa: S101 (for the type checker)
@@ -88,8 +102,12 @@ class FactorSource:
         matrix = self._given.get(layer)
         if matrix is None:
             raise EngineError(
-                f"statistics has no layer {layer}; it has {sorted(self._given)}",
+                f"statistics has no layer {layer}; it has {sorted(self._given, key=str)}",
                 hint=f"Give C [{size}, {size}] for each of hparams.layers {self._hparams.layers}.",
+            )
+        if not isinstance(matrix, Tensor):
+            raise UsageError(
+                f"statistics[{layer}] is a {type(matrix).__name__}, not a tensor", hint="Give it as a torch.Tensor."
             )
         if tuple(matrix.shape) != (size, size):
             raise EngineError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy as copying
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from memit_vc.compat.factors import FactorSource
 from memit_vc.compat.models import adapter_for, second_model
-from memit_vc.compat.records import facts_of
+from memit_vc.compat.records import facts_of, listed_requests
 from memit_vc.compat.targets import TargetCache
 from memit_vc.errors import UsageError
 from memit_vc.hparams import MEMITHyperParams
@@ -54,13 +54,14 @@ def execute_memit(
     EditFileError for a request that is not a fact, HparamsError, UnsupportedModelError, EngineError.
     """
     adapter = adapter_for(model, tok, hparams)
-    facts = facts_of(requests)
+    asked = listed_requests(requests)
+    facts = facts_of(asked)
     if cache_template is not None and hparams.search_for != "z":
         raise UsageError(
             f"cache_template names files of z, but {hparams.source} has search_for: {hparams.search_for}",
             hint="Leave out cache_template, or set search_for: z.",
         )
-    cache = None if cache_template is None else TargetCache(cache_template, requests, hparams, adapter.hidden_size)
+    cache = None if cache_template is None else TargetCache(cache_template, asked, hparams, adapter.hidden_size)
     edit = compute_edit(
         adapter,
         facts,
@@ -143,11 +144,17 @@ def templates_for(
     """The given templates, else the hyperparameters', else sampled from this model with the hyperparameters' seed."""
     chosen = hparams.context_templates if given is None else given
     if chosen is not None:
-        if isinstance(chosen, str) or any(isinstance(group, str) for group in chosen):
+        groups = [_group(group) for group in (chosen if isinstance(chosen, Iterable) else [chosen])]
+        if any(not isinstance(text, str) for group in groups for text in group):
             raise UsageError(
                 "context_templates is not a nested list", hint='Give lists of lists: [["{}"], ["The … . {}"]].'
             )
-        return [list(group) for group in chosen]
+        return groups
     return sample_templates(
         adapter, seed=hparams.seed, length=hparams.template_length, prefixes=PREFIXES[: hparams.n_templates]
     )
+
+
+def _group(group: Any) -> list[Any]:
+    """The texts of a group of templates; of what is no list of texts, something that is no text."""
+    return list(group) if isinstance(group, Iterable) and not isinstance(group, str) else [None]

@@ -15,6 +15,7 @@ from typing import Any
 from memit_vc.compat.fluency import ngram_entropy
 from memit_vc.compat.records import Request
 from memit_vc.errors import UsageError
+from memit_vc.foreign.text import quoted
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.scores.likelihood import Continued, continuations
@@ -51,7 +52,7 @@ class Measurement:
                 f"evaluation_type {hparams.evaluation_type!r} is not supported",  # type: ignore[attr-defined]
                 hint="Generate from the returned model to judge its texts: metrics here are teacher-forced.",
             )
-        plans = [_Plan.of(request, number) for number, request in enumerate(requests, 1)]
+        plans = plans_of(requests)
         asked = list(dict.fromkeys(pair for plan in plans for _, _, pairs in plan.questions for pair in pairs))
         answers = dict(zip(asked, continuations(adapter, asked), strict=True))
         results = []
@@ -73,6 +74,8 @@ class Measurement:
                 result["portability"][f"{name}_acc"] = [v.matched for v in values]
             else:
                 perplexity = self.eval_metric == "ppl"
+                if perplexity and not values:
+                    continue  # no prompts have no perplexity
                 key = f"{kind}_ppl" if perplexity else f"{kind}_acc"
                 result[key] = _perplexity(values) if perplexity else [v.matched for v in values]
                 described[kind] = _meta(key, *(_PERPLEXITY if perplexity else _TOKENS))
@@ -115,6 +118,11 @@ class _Plan:
         return cls(prompt, tuple(questions))
 
 
+def plans_of(requests: Sequence[Request]) -> list[_Plan]:
+    """What is asked of the model for each request. UsageError, which names the request, for what cannot be asked."""
+    return [_Plan.of(request, number) for number, request in enumerate(requests, 1)]
+
+
 def compare(post: dict[str, Any], pre: Mapping[str, Any]) -> dict[str, Any]:
     """`post` with `<name>_acc` of every locality probe: the share of predicted tokens that the edit left alone."""
     locality, described = dict(post["locality"]), dict(post["metric_meta"])
@@ -135,7 +143,11 @@ def compare(post: dict[str, Any], pre: Mapping[str, Any]) -> dict[str, Any]:
 
 def _texts(value: Any, where: str) -> list[str]:
     """One text for each entry; of a list of aliases, as KnowEdit has them, the first, which EasyEdit's scripts take."""
-    return [_text(entry, where) for entry in ([value] if isinstance(value, str) else value)]
+    try:
+        entries = [value] if isinstance(value, str) else list(value)
+    except TypeError:
+        raise _no_text(value, where) from None
+    return [_text(entry, where) for entry in entries]
 
 
 def _text(entry: Any, where: str) -> str:
@@ -144,10 +156,13 @@ def _text(entry: Any, where: str) -> str:
     if isinstance(entry, int) and not isinstance(entry, bool):
         return str(entry)  # a year
     if not isinstance(entry, str):
-        raise UsageError(
-            f"{where} holds {entry!r}, which is not a text", hint="Give a string for each prompt and answer."
-        )
+        raise _no_text(entry, where)
     return entry
+
+
+def _no_text(entry: Any, where: str) -> UsageError:
+    what = f"{where} holds {quoted(entry)}, which is not a text"
+    return UsageError(what, hint="Give a string for each prompt and answer.")
 
 
 def _perplexity(values: Sequence[Continued]) -> float:

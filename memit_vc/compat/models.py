@@ -20,12 +20,21 @@ from memit_vc.numerics.model.architecture import named_architecture, refuse_mixt
 from memit_vc.numerics.model.devices import placed
 
 
+def check_hparams(hparams: Any) -> None:
+    """UsageError for what is no MEMITHyperParams."""
+    if not isinstance(hparams, MEMITHyperParams):
+        raise UsageError(
+            f"hparams is a {type(hparams).__name__}", hint="Use MEMITHyperParams.from_hparams(path or name)."
+        )
+
+
 def adapter_for(model: Any, tok: Any, hparams: MEMITHyperParams) -> ModelAdapter:
     """The model's parts, named as the hyperparameters name them.
 
     HparamsError for a layer or a module that the model does not have; UnsupportedModelError for experts, quantised
     weights and tokenizers without offsets.
     """
+    check_hparams(hparams)
     config = getattr(model, "config", None)
     if config is None or not hasattr(model, "named_modules"):
         raise UsageError(

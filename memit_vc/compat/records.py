@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from memit_vc.edits import parse_records
@@ -16,7 +16,22 @@ _LOG = logging.getLogger(__name__)
 Request: TypeAlias = "dict[str, Any]"
 """prompt, target_new, ground_truth, locality and portability {name: {prompt, ground_truth}}, and maybe subject, …"""
 
+_DICTS = "Give EasyEdit's request dicts."
+_PAIR = "{'prompt': […], 'ground_truth': […]}"
 _NEEDED = ("prompt", "subject", "target_new", "ground_truth", "subject_occurrence", "relation_id")
+
+
+def listed_requests(requests: Any) -> list[Request]:
+    """A copy of each request, of an iterator's too; a dict alone is one request. UsageError for what is no dict."""
+    given = [requests] if isinstance(requests, Mapping) else listed(requests, "requests", _DICTS)
+    return [_copied(request, number) for number, request in enumerate(given, 1)]
+
+
+def _copied(request: Any, number: int) -> Request:
+    try:
+        return dict(request)  # the row of a table becomes a dict, too
+    except (TypeError, ValueError):
+        raise UsageError(f"request {number} is a {type(request).__name__}, not a dict", hint=_DICTS) from None
 
 
 def facts_of(requests: Sequence[Mapping[str, Any]]) -> list[Fact]:
@@ -24,14 +39,8 @@ def facts_of(requests: Sequence[Mapping[str, Any]]) -> list[Fact]:
 
     Takes EasyEdit's dicts and memit's (prompt with "{}", target_new as {"str": …}). EditFileError names the request.
     """
-    if isinstance(requests, Mapping):
-        requests = [requests]
     records = []
-    for number, request in enumerate(requests, 1):
-        if not isinstance(request, Mapping):
-            raise UsageError(
-                f"request {number} is a {type(request).__name__}, not a dict", hint="Give EasyEdit's request dicts."
-            )
+    for request in requests:
         record = {key: request[key] for key in _NEEDED if request.get(key) is not None}
         if isinstance(record.get("subject"), str) and not record["subject"].strip():
             del record["subject"]
@@ -58,7 +67,7 @@ def prepare_requests(
     """Request dicts from parallel lists (or single strings). UsageError if two lengths differ. Only `loc_prompts` may
     be shorter: they are taken again from the first.
     """
-    asked = _listed(prompts, "prompts")
+    asked = listed(prompts, "prompts")
     n = len(asked)
     if not n:
         raise UsageError("prompts is empty", hint="Give at least one prompt.")
@@ -67,7 +76,7 @@ def prepare_requests(
         {"prompt": prompt, "target_new": target, "ground_truth": truth, "portability": {}, "locality": {}}
         for prompt, target, truth in zip(asked, targets, truths, strict=True)
     ]
-    fillers = None if loc_prompts is None else _listed(loc_prompts, "loc_prompts")
+    fillers = None if loc_prompts is None else listed(loc_prompts, "loc_prompts")
     if fillers and len(fillers) < n:
         fillers = (fillers * math.ceil(n / len(fillers)))[:n]
     columns = {
@@ -81,20 +90,54 @@ def prepare_requests(
             if value is not None:
                 request[key] = value
     for kind, inputs in (("locality", locality_inputs), ("portability", portability_inputs)):
-        for name, probes in (inputs or {}).items():
+        for name, probes in _probes(inputs, f"{kind}_inputs").items():
             _attach(requests, kind, name, probes)
     return requests
 
 
+def with_checked_probes(request: Request, number: int) -> Request:
+    """The request with lists in place of iterators, which could be asked only once.
+
+    UsageError unless locality and portability are dicts of {"prompt": …, "ground_truth": …} by name.
+    """
+    found: Request = {
+        kind: {
+            name: {**probes, "prompt": _kept(probes["prompt"]), "ground_truth": _kept(probes["ground_truth"])}
+            for name, probes in _probes(request[kind], f"request {number}: {kind}").items()
+        }
+        for kind in ("locality", "portability")
+        if kind in request
+    }
+    if "rephrase_prompt" in request:
+        found["rephrase_prompt"] = _kept(request["rephrase_prompt"])
+    return {**request, **found}
+
+
+def _probes(given: Any, where: str) -> Mapping[Any, Mapping[str, Any]]:
+    """The probes by their names. None, an empty list and the like are no probes, as EasyEdit has it."""
+    if given is None or (isinstance(given, list | tuple | str | int) and not given):
+        return {}
+    if not isinstance(given, Mapping):
+        raise UsageError(f"{where} is a {type(given).__name__}, not a dict", hint=f"Give {{name: {_PAIR}}}.")
+    for name, probes in given.items():
+        if not isinstance(probes, Mapping) or not {"prompt", "ground_truth"} <= set(probes):
+            raise UsageError(f"{where}[{name!r}] lacks prompt or ground_truth", hint=f"Give {_PAIR}.")
+    return given
+
+
+def _kept(value: Any) -> Any:
+    return list(value) if isinstance(value, Iterator) else value
+
+
 def _attach(requests: list[Request], kind: str, name: str, probes: Mapping[str, Any]) -> None:
     where = f"{kind}_inputs[{name!r}]"
-    if not isinstance(probes, Mapping) or not {"prompt", "ground_truth"} <= set(probes):
-        raise UsageError(f"{where} lacks prompt or ground_truth", hint="Give {'prompt': […], 'ground_truth': […]}.")
     prompts, answers = (_column(probes[key], f"{where}[{key!r}]", len(requests)) for key in ("prompt", "ground_truth"))
     for number, (request, prompt, answer) in enumerate(zip(requests, prompts, answers, strict=True), 1):
         if prompt is None:
             continue
-        one, other = _listed(prompt, where), _listed(answer, where)
+        prompt, answer = _kept(prompt), _kept(answer)
+        one = listed(prompt, f"{where}['prompt'], entry {number},")
+        other = listed(answer, f"{where}['ground_truth'], entry {number},")
         if isinstance(prompt, str) != isinstance(answer, str) or len(one) != len(other):
             raise UsageError(
                 f"{where}: prompt and ground_truth of entry {number} do not fit together",
@@ -106,18 +149,25 @@ def _attach(requests: list[Request], kind: str, name: str, probes: Mapping[str, 
 def _column(value: Any, name: str, n: int) -> list[Any]:
     if value is None:
         return [None] * n
-    listed = _listed(value, name)
-    if len(listed) != n:
+    entries = listed(value, name)
+    if len(entries) != n:
         raise UsageError(
-            f"{name} has length {len(listed)}, prompts {n}",
+            f"{name} has length {len(entries)}, prompts {n}",
             hint=f"Give one {name} for each prompt (None if there is none).",
         )
-    return listed
+    return entries
 
 
-def _listed(value: Any, name: str) -> list[Any]:
+def listed(value: Any, name: str, hint: str = "Give a string or a list of strings.") -> list[Any]:
+    """The entries of a list or of anything else that gives some; a string is the only one. UsageError for a dict, and
+    for what has no entries.
+    """
     if isinstance(value, str):
         return [value]
-    if isinstance(value, Mapping) or not hasattr(value, "__iter__"):
-        raise UsageError(f"{name} is a {type(value).__name__}", hint="Give a string or a list of strings.")
-    return list(value)
+    try:
+        entries = None if isinstance(value, Mapping) else iter(value)
+    except TypeError:  # a tensor of no dimensions has `__iter__`, too
+        entries = None
+    if entries is None:
+        raise UsageError(f"{name} is a {type(value).__name__}", hint=hint)
+    return list(entries)

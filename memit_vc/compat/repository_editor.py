@@ -13,6 +13,7 @@ from torch import Tensor
 
 from memit_vc.compat.models import adapter_for, second_model
 from memit_vc.errors import UsageError
+from memit_vc.foreign.text import quoted
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.objects import Fact
@@ -52,6 +53,8 @@ class RepositorySession:
         self.show(self.adapter, self.head())
 
     def begin(self, hparams: MEMITHyperParams, *, in_place: bool, message: str | None = None) -> RepositoryChange:
+        if message is not None and not isinstance(message, str):
+            raise UsageError(f"message is {quoted(message)}, not a text", hint="Give the commit's message.")
         target = self.adapter if in_place else self.copy_of(self.adapter)
         self.made = ref(target.model)
         self.show(target, self.head())  # HEAD may have moved since: another process, a switch of branches

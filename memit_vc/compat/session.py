@@ -20,6 +20,7 @@ from memit_vc.numerics.edit.insert import LayerUpdate
 from memit_vc.numerics.forward.templates import parse_templates
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.checkpoint_tensors import tensor_digest
+from memit_vc.numerics.model.masters import set_aside
 from memit_vc.objects import Fact
 from memit_vc.progress import Progress, silent
 
@@ -86,51 +87,69 @@ class MemorySession:
         """Keys [d_in, m] of the edits that are in the model, by layer; `history` of the hyperparameters uses them."""
         self._left: dict[str, str] = {}
         """SHA-256 of each edited weight as the last edit left it."""
-        self.made: tuple[ReferenceType[Any], dict[int, Tensor], Collection[str]] | None = None
-        """The second model that was returned last, its keys, and the names of its edited weights."""
+        self._base: dict[str, Tensor] = {}
+        """On the CPU, each weight that an edit may have changed, as the model first came."""
+        self.made: tuple[ReferenceType[Any], dict[int, Tensor], dict[str, str]] | None = None
+        """The second model that was returned last, its keys, and SHA-256 of its edited weights at that time."""
 
     def begin(self, hparams: MEMITHyperParams, *, in_place: bool, message: str | None = None) -> MemoryChange:
         del message  # nothing is recorded
         adapter = adapter_for(self.adapter.model, self.adapter.tokenizer, hparams)  # hparams may have changed
-        if self.keys and self.left(self._left) != self._left:
+        if self.keys and _digests(self.adapter.model, self._left) != self._left:
             _LOG.warning("the edited weights were changed from outside: earlier edits no longer count as history")
             self.keys = {}
-        return MemoryChange(self, adapter, hparams, in_place=in_place)
+        change = MemoryChange(self, adapter, hparams, in_place=in_place)
+        if in_place:
+            self._keep_base(change.original)
+        return change
 
     def adopt(self, model: Any, tok: Any, hparams: MEMITHyperParams) -> None:
         """The second model that an edit returned keeps what was found for this one. Of any other model, nothing is
         known: statistics, templates and history begin again.
         """
-        before, self.adapter = self.adapter.model, adapter_for(model, tok, hparams)
-        if model is before:
-            return
-        if self.made is not None and self.made[0]() is model:
-            _, keys, names = self.made
-            self.remember(keys, names)
-            return
-        self.keys, self._left, self._factors, self._templates = {}, {}, None, {}
+        before, adapter = self.adapter.model, adapter_for(model, tok, hparams)
+        if model is not before:
+            if self.made is not None and self.made[0]() is model:
+                _, self.keys, self._left = self.made
+                self._keep_base({name: before.get_parameter(name) for name in self._left})
+            else:
+                self.keys, self._left, self._base, self._factors, self._templates = {}, {}, {}, None, {}
+        self.adapter = adapter
 
-    def remember(self, keys: dict[int, Tensor], names: Collection[str]) -> None:
+    def remember(self, keys: dict[int, Tensor], left: dict[str, str]) -> None:
         """The edits that are now in the model, and what they left, so that a rollback by hand is noticed."""
-        self.keys = keys
-        self._left = self.left({*names, *self._left})
+        self.keys, self._left = keys, left
 
-    def left(self, names: Collection[str]) -> dict[str, str]:
-        parameters = dict(self.adapter.model.named_parameters(remove_duplicate=False))
-        return {name: tensor_digest(parameters[name].detach().cpu()) for name in names}
+    def left(self, model: Any, names: Collection[str]) -> dict[str, str]:
+        """SHA-256 of the weights `names` of a model, and of those that earlier edits changed."""
+        return _digests(model, {*names, *self._left})
+
+    def _keep_base(self, weights: Mapping[str, Tensor]) -> None:
+        """Copies, because the caller gets `weights` and may write into them."""
+        for name, weight in weights.items():
+            if name not in self._base:
+                self._base[name] = weight.detach().to("cpu", copy=True)
 
     def factors(self, adapter: ModelAdapter, hparams: MEMITHyperParams) -> FactorSource:
         if self._factors is None:
             self._factors = FactorSource(adapter, hparams, self._statistics, progress=self.progress)
-        return self._factors.for_hparams(adapter, hparams)
+        source = self._factors.for_hparams(adapter, hparams)
+        source.find(self._base)  # the model may hold edits of other layers
+        return source
 
     def templates(self, hparams: MEMITHyperParams) -> list[list[str]]:
         if self._given_templates is not None or hparams.context_templates is not None:
             return templates_for(self.adapter, hparams, self._given_templates)
         key = (hparams.seed, hparams.template_length, hparams.n_templates)
         if key not in self._templates:
-            self._templates[key] = templates_for(self.adapter, hparams)
+            with set_aside(self.adapter.model, self._base):
+                self._templates[key] = templates_for(self.adapter, hparams)
         return self._templates[key]
+
+
+def _digests(model: Any, names: Collection[str]) -> dict[str, str]:
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    return {name: tensor_digest(parameters[name].detach().cpu()) for name in names}
 
 
 class MemoryChange:
@@ -154,11 +173,15 @@ class MemoryChange:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        if not self._in_place:
-            self._session.made = (ref(self.adapter.model), self._keys, list(self.original))
-            return
         if kind is None:
-            self._session.remember(self._keys, self.original)
+            model = self.adapter.model
+            left = self._session.left(model, self.original)
+            if self._in_place:
+                self._session.remember(self._keys, left)
+            else:
+                self._session.made = (ref(model), self._keys, left)
+            return
+        if not self._in_place:
             return
         parameters = dict(self.adapter.model.named_parameters(remove_duplicate=False))
         with torch.no_grad():

@@ -31,11 +31,13 @@ class TargetCache:
                 )
             try:
                 name = str(template).format(hparams.layers[-1], hparams.clamp_norm_factor, request["case_id"])
-            except (IndexError, KeyError, ValueError) as error:
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
                 raise UsageError(
                     f"cache_template {template!r} cannot be filled in: {error}",
                     hint='It takes three "{}": layer, clamp_norm_factor and case id.',
                 ) from error
+            if "\0" in name:
+                raise UsageError(f"cache_template {template!r} holds a NUL", hint="Give the names of files.")
             self._paths.append(Path(name))
         if len(set(self._paths)) < len(self._paths):
             raise UsageError(

@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from memit_vc.porcelain.base import checked_base
 from memit_vc.porcelain.editing.models import load_model
 from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.porcelain.output.export_merged import export_merged
+from memit_vc.repository import Repository
 from tests.support.flips import flip
 from tests.support.models import tiny
 from tests.support.opened import Opened, logits, plain_model
@@ -124,6 +127,96 @@ def test_what_does_not_fit_is_refused(opened: Opened, tmp_path: Path) -> None:
         memit_vc.from_pretrained("some-model")
     with pytest.raises(UsageError, match="trust_remote_code"):
         memit_vc.from_pretrained(repository, trust_remote_code=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (None, "repository is None, not a path"),
+        (3, "repository is 3, not a path"),
+        (b"x", "repository is b'x', not a path"),
+        ("", "'': there is no memit-vc repository"),
+        ("a\0b", r"^a\\x00b: there is no memit-vc repository"),
+        ("~no-such-user/x", "cannot be looked at"),
+        ("x" * 5000, "cannot be looked at"),
+    ],
+)
+def test_what_names_no_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | Path | Repository, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for call in (lambda: memit_vc.from_pretrained(given), lambda: memit_vc.apply_state(torch.nn.Linear(1, 1), given)):
+        with pytest.raises(UsageError, match=said) as caught:
+            call()
+        assert caught.value.hint
+
+
+def test_a_file_is_no_repository(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / ".memitvc").touch()
+    for given in (tmp_path / "file", tmp_path / "file" / "x", tmp_path):
+        with pytest.raises(UsageError, match="there is no memit-vc repository"):
+            memit_vc.from_pretrained(given)
+
+
+def test_revisions_that_name_nothing(opened: Opened) -> None:
+    repository = opened("llama")
+    model = plain_model(Path(repository.config.base))
+    before = tensors(model)
+    wrong: list[Any] = [3, False, b"HEAD", ["HEAD"], Path("HEAD"), "HEAD\0", "a\nb"]
+    for revision in wrong:
+        kind, said = (RevisionError, "no commit") if isinstance(revision, str) else (UsageError, "revision is .* not a")
+        for call in (memit_vc.from_pretrained, partial(memit_vc.apply_state, model)):
+            with pytest.raises(kind, match=said) as caught:
+                call(repository, revision)
+            assert caught.value.hint
+    applied = memit_vc.apply_state(model, repository, "HEAD~3")
+    with pytest.raises(UsageError, match="revision is None, not a text"):
+        applied.switch(None)  # type: ignore[arg-type]
+    assert same(tensors(model), before)
+    with pytest.raises(UsageError, match="the model is a NoneType"):
+        memit_vc.apply_state(None, repository)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"nonsense": 3},
+        {"device": "cpu"},
+        {"dtype": "nonsense"},
+        {"dtype": b"x"},
+        {"device_map": []},
+        {"device_map": {"": 3.5}},
+        {"use_cache": "x"},
+        {"output_loading_info": True},
+    ],
+)
+def test_arguments_that_transformers_refuses_are_named(opened: Opened, given: dict[str, Any]) -> None:
+    name = next(iter(given))
+    with pytest.raises(UsageError, match=name) as caught:
+        memit_vc.from_pretrained(opened("llama"), **given)
+    assert caught.value.hint
+
+
+def test_arguments_that_transformers_explains(opened: Opened) -> None:
+    for given in ({"dtype": 3}, {"device_map": "nonsense"}):
+        with pytest.raises(UnsupportedModelError, match=next(iter(given))):
+            memit_vc.from_pretrained(opened("llama"), **given)
+
+
+def test_an_error_without_arguments_stays_what_it_is(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForCausalLM
+
+    def fails(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("out of memory") if "dtype" in asked else TypeError("a fault of its own")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fails)
+    asked: dict[str, Any] = {}
+    with pytest.raises(TypeError, match="a fault of its own"):
+        memit_vc.from_pretrained(opened("llama"))
+    asked["dtype"] = "auto"
+    with pytest.raises(torch.OutOfMemoryError):
+        memit_vc.from_pretrained(opened("llama"), **asked)
 
 
 def test_a_device_map(opened: Opened) -> None:
