@@ -38,7 +38,7 @@ def command(io: IO, revision: str, output: Path | None, in_place: Path | None) -
         io.warn(note)
 
     def render() -> None:
-        click.echo(f"{made.directory}: state {made.state[:10]} of commit {made.commit[:10]}")
+        io.line(f"{made.directory}: state {made.state[:10]} of commit {made.commit[:10]}")
         # all that some state edits, also where this one leaves them as they are
         tensors = count(len(made.tensors), "editable tensor")
         click.echo(f"{tensors}, {made.hot_bytes / 1e6:.1f} MB written; the rest is linked")

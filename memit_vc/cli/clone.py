@@ -27,8 +27,8 @@ def command(io: IO, url: str, directory: Path | None, base: str | None) -> None:
 
     def render() -> None:
         came = f"{count(made.fetched.commits, 'commit')}, {count(made.fetched.objects, 'object')}"
-        click.echo(f"cloned {made.fetched.url} to {made.directory}: {came}, {size_text(made.fetched.bytes)}")
-        click.echo(f"base {made.base}: every tensor is the one it was made on")
+        io.line(f"cloned {made.fetched.url} to {made.directory}: {came}, {size_text(made.fetched.bytes)}")
+        io.line(f"base {made.base}: every tensor is the one it was made on")
         click.echo(f"on {made.branch} at {made.commit[:10]}")
 
     io.emit(made, render)

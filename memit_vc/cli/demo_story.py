@@ -17,6 +17,7 @@ import click
 from memit_vc.cli.demo_clock import PARTS, Clock
 from memit_vc.cli.io import IO
 from memit_vc.errors import MemitVCError, UsageError
+from memit_vc.foreign.text import one_line
 from memit_vc.objects import Fact, JsonValue
 from memit_vc.progress import duration
 
@@ -37,7 +38,7 @@ def tell(io: IO, *, keep: Path | None, model: Path | None) -> None:
         where.mkdir(parents=True, exist_ok=True)
         story = _Story(io, where)
         story.tell(model)
-        story.echo(f"\nThe repository is in {where}; try `memitvc -C {shlex.quote(str(where))} log`.")
+        story.echo("\n" + one_line(f"The repository is in {where}; try `memitvc -C {shlex.quote(str(where))} log`."))
     else:
         with tempfile.TemporaryDirectory(prefix="memitvc-demo-") as name:
             story = _Story(io, Path(name))

@@ -117,7 +117,7 @@ def _adapter(io: IO, revision: str, out: Path, max_rank: int | None) -> None:
 
     def render() -> None:
         rank = str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
-        click.echo(
+        io.line(
             f"{made.directory}: LoRA of rank {rank} for {count(len(made.ranks), 'weight')}, {size_text(made.bytes)}"
         )
         for name, error in made.errors.items():
@@ -136,7 +136,7 @@ def _merged(io: IO, revision: str, out: Path, dtype: str | None, max_shard_size:
         made = export_merged(repository, revision, out, dtype=dtype, max_shard_size=max_shard_size, progress=progress)
 
     def render() -> None:
-        click.echo(f"{made.directory}: state {made.state[:10]} of commit {made.commit[:10]}")
+        io.line(f"{made.directory}: state {made.state[:10]} of commit {made.commit[:10]}")
         files = sum(name.endswith(".safetensors") for name in made.files)
         click.echo(f"{count(files, 'file')} of weights, {size_text(made.bytes)}")
 
@@ -150,10 +150,10 @@ def _gguf(io: IO, revision: str, out: Path, base: Path | None, kind: str | None)
         made = export_gguf(repository, revision, out, base_gguf=base, kind=kind, progress=progress)
 
     def render() -> None:
-        click.echo(f"{made.file}: state {made.state[:10]} of commit {made.commit[:10]}, {size_text(made.bytes)}")
+        io.line(f"{made.file}: state {made.state[:10]} of commit {made.commit[:10]}, {size_text(made.bytes)}")
         replaced = count(len(made.tensors), "tensor")
         kinds = ", ".join(sorted(set(made.tensors.values())))
-        click.echo(f"{replaced} replaced ({kinds}), every other byte is that of {base}")
+        io.line(f"{replaced} replaced ({kinds}), every other byte is that of {base}")
 
     io.emit(made, render)
 
@@ -166,7 +166,7 @@ def _bom(io: IO, revision: str, out: Path) -> None:
 
     def render() -> None:
         held = (count(made.commits, "commit"), count(made.patches, "patch", "es"), count(made.facts, "fact"))
-        click.echo(f"{made.file}: the base, {', '.join(held)}")
+        io.line(f"{made.file}: the base, {', '.join(held)}")
 
     io.emit(made, render)
 
@@ -179,6 +179,6 @@ def _patch(io: IO, revision: str, out: Path, *, constraints: bool) -> None:
 
     def render() -> None:
         held = (count(len(made.commits), "commit"), count(made.patches, "patch", "es"), count(made.facts, "fact"))
-        click.echo(f"{made.file}: {', '.join(held)}, {size_text(made.bytes)}")
+        io.line(f"{made.file}: {', '.join(held)}, {size_text(made.bytes)}")
 
     io.emit(made, render)

@@ -76,7 +76,7 @@ def _file(io: IO, file: Path, on_conflict: OnConflict) -> None:
     if made.ids:
         io.outcome(made, change_text(made), details)
     else:
-        io.emit(made, lambda: click.echo(f"everything in {file} is here already"))
+        io.emit(made, lambda: io.line(f"everything in {file} is here already"))
 
 
 def _adapter(

@@ -72,7 +72,7 @@ def _screen(made: InitResult, directory: Path | None) -> str:
         ("time here", _time(made)),
         ("next", _next(directory)),
     ]
-    lines = [f"Initialized repository in {made.directory / '.memitvc'}"]
+    lines = [one_line(f"Initialized repository in {made.directory / '.memitvc'}")]
     width = min(100, shutil.get_terminal_size().columns)
     for name, text in rows:
         first, *more = textwrap.wrap(one_line(text), width - 11, break_long_words=False, break_on_hyphens=False)

@@ -100,6 +100,10 @@ class IO:
 
         self.emit(made, render, **more)
 
+    def line(self, text: str) -> None:
+        """One line of a result that names a path, a remote or another text of strangers: it stays one line."""
+        click.echo(one_line(text))
+
     def note(self, text: str) -> None:
         """Something to know that is not the result."""
         click.echo(indented(text), err=True)

@@ -10,6 +10,7 @@ import click
 from memit_vc.cli.main import main as run
 from memit_vc.cli.streams import stoppable
 from memit_vc.errors import MemitVCError
+from memit_vc.foreign.text import indented
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,9 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = in_team(lambda: run(arguments), local_rank=int(os.environ.get("LOCAL_RANK", "0")))
     except MemitVCError as error:
-        click.echo(f"error: process {os.environ['RANK']}: {error.message}", err=True)
+        click.echo(f"error: process {os.environ['RANK']}: {indented(error.message)}", err=True)
         if error.hint:
-            click.echo(f"hint: {error.hint}", err=True)
+            click.echo(f"hint: {indented(error.hint)}", err=True)
         code = error.exit_code
     except KeyboardInterrupt:  # of a helper: the leader says it
         code = 130

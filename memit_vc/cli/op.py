@@ -4,6 +4,7 @@ import click
 
 from memit_vc.cli.io import IO, verb
 from memit_vc.cli.render import moved_lines
+from memit_vc.foreign.text import one_line
 
 
 @verb(name="log", example="memitvc op log -n 5")
@@ -19,7 +20,7 @@ def log(io: IO, limit: int | None) -> None:
         for operation in found:
             undone = f" (undone by {operation.undone_by})" if operation.undone_by else ""
             number = click.style(f"{operation.id:>4}", fg="yellow")
-            click.echo(f"{number}  {operation.time}  {operation.verb}: {operation.description}{undone}")
+            click.echo(f"{number}  {operation.time}  {operation.verb}: {one_line(operation.description)}{undone}")
             for line in moved_lines(operation):
                 click.echo(f"        {line}")
 
@@ -40,7 +41,7 @@ def restore(io: IO, number: int) -> None:
         if [made.id] == [operation.id for operation in newest]:
             click.echo(f"nothing to restore: all is as after operation {number}; HEAD is at {head[:10]}")
             return
-        click.echo(f"{made.description}; HEAD is at {head[:10]}")
+        io.line(f"{made.description}; HEAD is at {head[:10]}")
         for line in moved_lines(made):
             click.echo(f"  {line}")
 

@@ -55,7 +55,7 @@ def command(io: IO, edits: str, output: Path, model: str | None, book: bool, num
     new = [len(now.phrasings) - len(was.phrasings) for now, was in zip(made, batch.facts, strict=True)]
 
     def render() -> None:
-        click.echo(f"{output}: {count(sum(new), 'phrasing')} for {count(len(made), 'fact')}; look them through")
+        io.line(f"{output}: {count(sum(new), 'phrasing')} for {count(len(made), 'fact')}; look them through")
         if new.count(0):
             io.note(f"{count(new.count(0), 'fact')} got none that could be used")
 

@@ -89,20 +89,20 @@ def command(
 
     def render() -> None:
         if not made.files:
-            click.echo(f"{made.url} has all of {made.branch} already")
+            io.line(f"{made.url} has all of {made.branch} already")
             return
         if dry_run:
             io.table(["file", "bytes"], [[path, str(size)] for path, size in made.files.items()], right=["bytes"])
         for path in made.deleted:
             io.note(f"{path} is out of date and {'would be' if dry_run else 'was'} removed")
         sent = f"{count(made.edits, 'commit')}, {count(made.objects, 'object')}, {size_text(made.bytes)}"
-        click.echo(f"{'would send' if dry_run else 'sent'} {sent} to {made.url}")
+        io.line(f"{'would send' if dry_run else 'sent'} {sent} to {made.url}")
         if made.old != made.new:
             click.echo(f"{made.branch}: {'new' if made.old is None else made.old[:10]} → {made.new[:10]}")
         for tag, commit in made.tags.items():
             click.echo(f"{tag}: new tag at {commit[:10]}")
         if made.pull_request is not None:
-            click.echo(f"pull request: {made.pull_request}")
+            io.line(f"pull request: {made.pull_request}")
 
     io.emit(made, render, bytes=made.bytes, dry_run=dry_run)
 
@@ -134,7 +134,7 @@ def _push_model(io: IO, name: str | None, revision: str, options: PushOptions, t
             rows += [[path, "copy there", str(size)] for path, size in made.copied.items()]
             io.table(["file", "", "bytes"], rows, right=["bytes"])
         sent = f"{count(len(made.sent), 'file')}, {size_text(sum(made.sent.values()))}"
-        click.echo(f"{'would send' if dry_run else 'sent'} {sent} to {made.url}")
+        io.line(f"{'would send' if dry_run else 'sent'} {sent} to {made.url}")
         if made.copied:
             copied = f"{count(len(made.copied), 'file')}, {size_text(sum(made.copied.values()))}"
             click.echo(f"{'would be copied' if dry_run else 'copied'} from the base on the Hub: {copied}")
@@ -142,6 +142,6 @@ def _push_model(io: IO, name: str | None, revision: str, options: PushOptions, t
             click.echo(f"there already: {count(len(made.kept), 'file')}")
         click.echo(f"the model of commit {made.commit[:10]}, state {made.state[:10]}")
         if made.pull_request is not None:
-            click.echo(f"pull request: {made.pull_request}")
+            io.line(f"pull request: {made.pull_request}")
 
     io.emit(made, render, dry_run=dry_run)

@@ -124,8 +124,8 @@ def _show(io: IO, made: OnNewBase, subjects: dict[CommitId, str]) -> None:
     known = sum(each.known for each in made.facts)
     origin = "guessed from its config" if made.hparams_from == "guessed" else made.hparams_from
     what = "would become" if made.dry_run else "became"
-    click.echo(f"{count(len(made.commits), 'commit')} of {made.branch} {what} a history on {made.base}")
-    click.echo(f"hyperparameters: {origin}; the new base gives {known} of {count(len(made.facts), 'fact')} already")
+    io.line(f"{count(len(made.commits), 'commit')} of {made.branch} {what} a history on {made.base}")
+    io.line(f"hyperparameters: {origin}; the new base gives {known} of {count(len(made.facts), 'fact')} already")
     for old, new in made.commits:
         click.echo(f"  {old[:10]} → {new[:10] if new else '…'} {subjects[old]}")
     for old in made.skipped:
@@ -139,7 +139,7 @@ def _show(io: IO, made: OnNewBase, subjects: dict[CommitId, str]) -> None:
         if made.perplexity_before is not None and made.perplexity_after is not None:
             rows.append(["perplexity of health text", f"{made.perplexity_before:.2f}", f"{made.perplexity_after:.2f}"])
         io.table(["", "before", "after"], rows, right=("before", "after"))
-    click.echo(f"nothing was written; the repository would be {made.directory}" if made.dry_run else made.directory)
+    io.line(f"nothing was written; the repository would be {made.directory}" if made.dry_run else str(made.directory))
 
 
 def _cells(each: ReplayedFact) -> list[str]:

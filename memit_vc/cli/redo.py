@@ -15,7 +15,7 @@ def command(io: IO) -> None:
         made = repository.redo()
 
     def render() -> None:
-        click.echo(made.description)
+        io.line(made.description)
         for line in moved_lines(made):
             click.echo(f"  {line}")
 

@@ -33,7 +33,7 @@ def command(io: IO, action: str | None, name: str | None, url: str | None) -> No
     with io.repository() as repository:
         if action == "add" and name is not None and url is not None:
             kept = add_remote(repository, name, url, directory=Path())
-            io.emit({"name": name, "url": kept}, lambda: click.echo(f"{name}  {kept}"))
+            io.emit({"name": name, "url": kept}, lambda: io.line(f"{name}  {kept}"))
         elif action == "remove" and name is not None:
             remove_remote(repository, name)
             io.emit({"name": name}, lambda: click.echo(f"{name} is forgotten; nothing was deleted there"))
@@ -42,6 +42,6 @@ def command(io: IO, action: str | None, name: str | None, url: str | None) -> No
 
             def render() -> None:
                 for each, place in known.items():
-                    click.echo(f"{each}  {place}")
+                    io.line(f"{each}  {place}")
 
             io.emit([{"name": each, "url": place} for each, place in known.items()], render)

@@ -100,10 +100,10 @@ def _place(value: str | None) -> str:
 def render_fetched(fetched: Fetched) -> None:
     """What came, and the refs that moved."""
     if not fetched.commits and not fetched.objects:
-        click.echo(f"everything from {fetched.url} is here already")
+        click.echo(one_line(f"everything from {fetched.url} is here already"))
     else:
         came = f"{count(fetched.commits, 'commit')}, {count(fetched.objects, 'object')}"
-        click.echo(f"from {fetched.url}: {came}, {size_text(fetched.bytes)}")
+        click.echo(one_line(f"from {fetched.url}: {came}, {size_text(fetched.bytes)}"))
     for moved in fetched.moved:
         name = moved.name.partition("/")[2]
         if moved.name.startswith("heads/"):

@@ -43,7 +43,7 @@ def command(io: IO, revision: str, output: Path) -> None:
             fact.id: [report.commits[suspect].id for suspect in fact.broke["neighbours"]] for fact in report.spoiled
         },
     }
-    io.emit(record, lambda: click.echo(f"{output}: {_sentence(len(report.live), len(report.commits) - 1, size)}"))
+    io.emit(record, lambda: io.line(f"{output}: {_sentence(len(report.live), len(report.commits) - 1, size)}"))
 
 
 def _sentence(facts: int, commits: int, size: int) -> str:

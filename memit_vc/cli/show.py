@@ -56,13 +56,14 @@ def _render(io: IO, shown: ShownCommit, why: bool, provenance: bool) -> None:
     for fact in shown.removed:
         click.echo(f"− {fact_line(fact)}")
     if shown.scores is not None:
-        sides = [shown.scores["before"]["total"], shown.scores["after"]["total"]]
-        rows = score_rows(sides)
-        perplexities = [shown.scores[side]["perplexity"] for side in ("before", "after")]
+        sides = [shown.scores["before"], shown.scores["after"]]
+        rows = score_rows([side.get("total", {}) for side in sides])
+        perplexities = [side.get("perplexity") for side in sides]
         if None not in perplexities:
             rows.append(["perplexity of health text", *(f"{p:.2f}" for p in perplexities)])
-        click.echo()
-        io.table(["", "before", "after"], rows, right=("before", "after"))
+        if rows:
+            click.echo()
+            io.table(["", "before", "after"], rows, right=("before", "after"))
     if why:
         _render_why(io, shown)
     if provenance and shown.provenance is not None:

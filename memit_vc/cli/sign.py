@@ -35,6 +35,6 @@ def command(io: IO, revision: str, key: Path, out: Path, ask_password: bool) -> 
 
     def render() -> None:
         what = f"commit {made.commit[:10]}, state {made.state[:10]}, {count(made.tensors, 'tensor')}"
-        click.echo(f"{made.directory}: {what} signed")
+        io.line(f"{made.directory}: {what} signed")
 
     io.emit(made, render)

@@ -22,7 +22,7 @@ def command(io: IO) -> None:
         click.echo(f"{where}: {found.commit[:10]} {found.subject}")
         revision = f" at {found.revision[:10]}" if found.revision else ""
         gone = "" if found.base_is_here else ": this directory is gone"
-        click.echo(f"base    {found.base}{revision}, fingerprint {found.base_id[:10]}{gone}")
+        io.line(f"base    {found.base}{revision}, fingerprint {found.base_id[:10]}{gone}")
         live, commits = count(found.live_facts, "fact"), count(found.commits, "commit")
         if found.live_adapters:
             live += f" and {count(found.live_adapters, 'adapter')}"

@@ -74,8 +74,6 @@ def command(io: IO, facts: str | None, output: Path, **options: Any) -> None:
             io.note(
                 f"{count(made.left_out, 'setting')} left out: a longer --minutes tries them, and measures nothing twice"
             )
-        click.echo(
-            f"{output}: use it with `memitvc commit --hparams {output}`, or `memitvc init BASE --hparams {output}`"
-        )
+        io.line(f"{output}: use it with `memitvc commit --hparams {output}`, or `memitvc init BASE --hparams {output}`")
 
     io.emit({**vars(made), "hparams": str(output)}, render)

@@ -16,7 +16,7 @@ def command(io: IO) -> None:
         made = repository.undo()
 
     def render() -> None:
-        click.echo(made.description)
+        io.line(made.description)
         for line in moved_lines(made):
             click.echo(f"  {line}")
         io.note("`memitvc undo` again goes further back; `memitvc redo` takes this undo back")

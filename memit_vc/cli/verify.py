@@ -52,7 +52,7 @@ def command(io: IO, model: Path, expect: str | None, every: bool, signature: Pat
 
     def render() -> None:
         what = "the untouched base" if found.is_base else f"state {(found.state or '')[:10]}"
-        click.echo(f"{found.directory} is {what}: {count(found.compared, 'tensor')}, every hash equal")
+        io.line(f"{found.directory} is {what}: {count(found.compared, 'tensor')}, every hash equal")
         for commit, subject in zip(found.commits, subjects, strict=True):
             click.echo(f"  {commit[:10]} {subject}{'' if found.on_branch else ', on no branch (undone or replaced)'}")
 
@@ -72,7 +72,7 @@ def _signature(io: IO, model: Path, signature: Path, key: Path) -> None:
         found = verify_signature(model, signature, key=key, progress=progress)
 
     def render() -> None:
-        click.echo(
+        io.line(
             f"{model} is what the key's holder signed: commit {found.commit[:10]}, state {found.state[:10]}, "
             f"{count(found.tensors, 'tensor')}, every hash equal"
         )

@@ -46,6 +46,8 @@ def is_unicode(text: str) -> bool:
 
 
 def indented(text: str) -> str:
-    """A text of several lines whose later lines cannot pass for one of ours: none begins at the margin."""
-    first, *later = text.splitlines() or [""]
+    """A text of several lines whose later lines cannot pass for one of ours: none begins at the margin, and none moves
+    to another line.
+    """
+    first, *later = map(one_line, text.splitlines() or [""])
     return "\n".join([first, *(line if line.startswith(" ") else f"    {line}" for line in later)])

@@ -37,6 +37,9 @@ class Database:
 
     Reading needs no writing: where SQLite cannot keep the index of its log beside the database, on a disk that is full
     or cannot be written, a database without a log is read as it lies there.
+
+    IntegrityError in `read` and `write` if another file, or none, is at the path by now. SQLite would go on with the
+    file that it opened, wherever that was moved; journal and objects are found by their paths.
     """
 
     def __init__(self, path: Path, *, create: bool = False, busy_seconds: float = BUSY_SECONDS) -> None:
@@ -46,6 +49,7 @@ class Database:
         self.path = path
         self.busy_seconds = busy_seconds
         self._mode = "mode=rwc" if create else "mode=rw"
+        self._opened: tuple[int, int] | None = None
         self.engine = _engine(self._connect)
         self._alone = _engine(self._exclusive)
 
@@ -53,6 +57,7 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """One consistent snapshot."""
         with self._errors(), self.engine.connect() as connection, connection.begin():
+            self._check_place()
             yield connection
 
     @contextmanager
@@ -68,6 +73,7 @@ class Database:
         with self._errors(), self._writer() as connection:
             connection.execution_options(memitvc_write=seconds)
             with connection.begin():
+                self._check_place()
                 yield connection
 
     @contextmanager
@@ -128,10 +134,28 @@ class Database:
             # the last one looks into the file, and so says at once whether it can be read in this mode
             for statement in (*more, *(f"PRAGMA {setting}" for setting in settings), "PRAGMA schema_version"):
                 connection.execute(statement)
+            # only now: some file systems copy a file, to another inode, when it is opened for writing
+            self._opened = self._opened or self._at_path()
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _at_path(self) -> tuple[int, int] | None:
+        """Device and inode of the file that is at the path now."""
+        with suppress(OSError):
+            found = self.path.stat()
+            return found.st_dev, found.st_ino
+        return None
+
+    def _check_place(self) -> None:
+        found = self._at_path()
+        if found is None or found != self._opened:
+            now = "can no longer be found" if found is None else "is another file now"
+            raise IntegrityError(
+                f"{self.path} {now}: it was moved or replaced while this command had it open",
+                hint="Start the command again, in the repository that you mean.",
+            )
 
     def _log_is_empty(self) -> bool:
         try:

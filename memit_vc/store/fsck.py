@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError
@@ -40,6 +39,7 @@ from memit_vc.store.parsed import BAD_JSON, parsed
 from memit_vc.store.records import Problem
 from memit_vc.store.rows_patches import WITHOUT_FACT, headers_without_facts, load_patches
 from memit_vc.store.rows_refs import load_operations, load_refs, raw_head
+from memit_vc.store.rows_results import measured
 from memit_vc.store.schema import (
     changes,
     commit_patches,
@@ -152,12 +152,12 @@ def _base(connection: Connection, base: BaseId) -> Iterator[Problem]:
 
 def _evaluations(connection: Connection, weights: set[str]) -> Iterator[Problem]:
     """Hashes of tensors that `verify` compares with: with their digest, each of a weight that can be edited. Of all
-    other scores and of statistics: whether they can be read.
+    other scores: whether they can be read and have the form of their kind. Of statistics: whether they can be read.
     """
     for row in connection.execute(select(evaluations).where(evaluations.c.kind != "tensors")):
-        yield from _unreadable("evaluation", row.state, row.json)
+        yield from _unreadable(row.state, measured, row)
     for row in connection.execute(select(statistics)):
-        yield from _unreadable("evaluation", row.id, row.json)
+        yield from _unreadable(row.id, parsed, "evaluation", row.id, row.json)
     statement = select(evaluations).where(evaluations.c.kind == "tensors")
     for row in connection.execute(statement):
         whole = False
@@ -168,11 +168,11 @@ def _evaluations(connection: Connection, weights: set[str]) -> Iterator[Problem]
             yield Problem("evaluation", row.state, "its recorded tensor hashes are damaged and count as absent")
 
 
-def _unreadable(kind: Literal["evaluation"], name: str, record: str) -> Iterator[Problem]:
+def _unreadable(name: str, read: Callable[..., object], *given: object) -> Iterator[Problem]:
     try:
-        parsed(kind, name, record)
+        read(*given)
     except MemitVCError as error:
-        yield Problem(kind, name, error.message.removeprefix("meta.db: "))
+        yield Problem("evaluation", name, error.message.removeprefix("meta.db: "))
 
 
 def _weights(

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
+from typing import Any
 
-from sqlalchemy import Connection, and_, delete, insert, select
+from sqlalchemy import Connection, Row, and_, delete, insert, select
 
 from memit_vc.objects import CommitId, JsonValue, StateId, StatisticsId, canonical_json, finite, utc_now
 from memit_vc.store.database import rows_with
+from memit_vc.store.measured import check_measured
 from memit_vc.store.parsed import parsed
 from memit_vc.store.schema import evaluations, statistics
+
+
+def measured(row: Row[Any]) -> JsonValue:
+    """The value of a row of `evaluations`. IntegrityError if it cannot be read, or is none of its kind."""
+    value: JsonValue = parsed("evaluation", row.key, row.json, partial(check_measured, row.kind))
+    return value
 
 
 def load_evaluations(
@@ -19,22 +28,20 @@ def load_evaluations(
     statement = select(evaluations).where(evaluations.c.state == state).order_by(evaluations.c.id)
     if kind is not None:
         statement = statement.where(evaluations.c.kind == kind)
-    return {
-        (str(row.kind), str(row.key)): parsed("evaluation", row.key, row.json) for row in connection.execute(statement)
-    }
+    return {(str(row.kind), str(row.key)): measured(row) for row in connection.execute(statement)}
 
 
 def load_evaluations_of(connection: Connection, commits: Collection[CommitId], kind: str) -> dict[CommitId, JsonValue]:
     """The records of a kind whose key is the id of one of these commits."""
     rows = rows_with(connection, select(evaluations).where(evaluations.c.kind == kind), evaluations.c.key, commits)
-    return {CommitId(row.key): parsed("evaluation", row.key, row.json) for row in rows}
+    return {CommitId(row.key): measured(row) for row in rows}
 
 
 def load_evaluations_by_state(connection: Connection, kind: str) -> dict[StateId, dict[str, JsonValue]]:
     """Every record of a kind: state → key → value."""
     found: dict[StateId, dict[str, JsonValue]] = {}
     for row in connection.execute(select(evaluations).where(evaluations.c.kind == kind).order_by(evaluations.c.id)):
-        found.setdefault(StateId(row.state), {})[str(row.key)] = parsed("evaluation", row.key, row.json)
+        found.setdefault(StateId(row.state), {})[str(row.key)] = measured(row)
     return found
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 
 from memit_vc.cli.terminal import shown
 from memit_vc.edits import read_edits
-from memit_vc.objects import Fact
+from memit_vc.objects import Fact, RefUpdate
 from memit_vc.repository import Repository
 from tests.support.forge import Forge
 from tests.support.histories import record
@@ -64,6 +65,42 @@ def test_prompts_neither_forge_lines_nor_reverse_them(
     again = place.work / "again.csv"
     again.write_text(written, encoding="utf-8")
     assert fact in read_edits(again).facts
+
+
+def test_the_names_of_paths_stay_on_their_line(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here = Cli(place.work, capsys, monkeypatch)
+    folder = tmp_path / "a\nhint: run `x`\x1b[1A\x1b[2K\tb"
+    named = r"a\nhint: run `x`\x1b[1A\x1b[2K\tb"
+    folder.mkdir()
+    changes = folder / "c\nhint: changes"
+    for command in (
+        ["report", "-o", folder / "report.html"],
+        ["export", "--patch", changes],
+        ["export", "--adapter", folder / "lora"],
+        ["checkout", "HEAD", "-o", folder / "out"],
+        ["verify", folder / "out"],
+        ["remote", "add", "origin", folder / "shared"],
+        ["remote"],
+        ["push"],
+        ["import", changes],
+    ):
+        said = here.ok(*command).out
+        assert named in said, command
+        assert not [line for line in said.splitlines() if line.startswith("hint")], command
+        assert "\x1b" not in said, command
+    assert here.ok("remote", "--json").json[0]["url"] == str(folder / "shared")
+    with Repository.open(place.work) as repository:
+        head = repository.head()
+        repository.publish(
+            verb="import", description=f"{changes.name}: x", refs=[RefUpdate("tags/t", None, head.commit)]
+        )
+    assert r"import: c\nhint: changes: x" in here.ok("op", "log").out
+    for refused in (here("verify", folder), here("import", folder / "none")):
+        assert refused.code != 0
+        assert "\x1b" not in refused.err
+        assert not [line for line in refused.err.splitlines() if line.startswith("hint: run")]
 
 
 def test_what_is_ours_passes() -> None:

@@ -14,3 +14,8 @@ def test_what_moves_or_reverses_is_written_out() -> None:
 
 def test_later_lines_do_not_begin_at_the_margin() -> None:
     assert indented("a\nhint: b\r\nerror: c\u2028d") == "a\n    hint: b\n    error: c\n    d"
+
+
+def test_no_line_moves_to_another() -> None:
+    """Notes and errors go to a stream that lets the cursor movements of progress bars pass."""
+    assert indented("no \x1b[1A\x1b[2Kok\n  \x1b[2Ja\tb") == "no \\x1b[1A\\x1b[2Kok\n  \\x1b[2Ja\\tb"

@@ -219,7 +219,7 @@ def test_the_perplexity_that_a_commit_measured_is_told(plain_repository: Reposit
     state = plain_repository.state_id(plain_repository.state(commit.id))
 
     def side(perplexity: float, probe: str = "0" * 64) -> dict[str, JsonValue]:
-        return {"facts": {}, "total": {}, "perplexity": perplexity, "probe": probe}
+        return {"facts": {}, "total": {}, "error": {}, "perplexity": perplexity, "probe": probe}
 
     plain_repository.put_evaluation(state, commit.id, "commit", commit.id, {"before": side(20.5), "after": side(21)})
     assert "| Perplexity | 20.50 | 21.00 |" in model_card(plain_repository, commit.id, url="hf://ada/facts")
@@ -236,7 +236,7 @@ def test_before_and_after_are_of_the_same_facts(plain_repository: Repository) ->
 
     def side(**scores: float) -> dict[str, JsonValue]:
         named = {fact.id: {"ES": scores[name]} for name, fact in zip("abc", facts, strict=True) if name in scores}
-        return {"facts": named, "total": {}, "perplexity": None, "probe": "0" * 64}
+        return {"facts": named, "total": {}, "error": {}, "perplexity": None, "probe": "0" * 64}
 
     measured = {"before": side(a=0.0), "after": side(a=1.0, b=0.0)}
     plain_repository.put_evaluation(state, commit.id, "commit", commit.id, measured)

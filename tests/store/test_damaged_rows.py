@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from memit_vc.errors import MemitVCError
-from memit_vc.objects import BlobId, StatisticsId
+from memit_vc.errors import IntegrityError, MemitVCError
+from memit_vc.objects import BlobId, JsonValue, StatisticsId
 from memit_vc.porcelain.upkeep.gc import collect_garbage
+from memit_vc.porcelain.upkeep.rebuild import rebuild
 from memit_vc.repository import Repository
 from memit_vc.store.blobs import BlobStore
 from memit_vc.store.undo import undo
@@ -26,6 +27,7 @@ BYTES = {"commits", "kept", "operations", "refs"}
 """Tables in which bytes are tried, too."""
 ONLY_SHOWN = {"evaluations", "statistics"}
 """Of these fsck looks at the JSON."""
+HEX = "a" * 64
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         record(repository, removes=first.adds[:1], kind="revert")
         late = put_patch(repository, [fact(5)], seed=5)
         repository.keep_patch(late, [fact(5)], parent=first.id, message="late", details={})
-        repository.put_evaluation(repository.state_id(repository.state(first.id)), first.id, "commit", first.id, {})
+        state = repository.state_id(repository.state(first.id))
+        repository.put_evaluation(state, first.id, "commit", first.id, {"before": {}, "after": {}})
         repository.put_statistics(StatisticsId("5" * 64), {"tokens": 3})
         repository.undo()
     return work
@@ -116,6 +119,81 @@ def test_a_damaged_value_is_an_error_and_no_traceback(template: Path, tmp_path: 
                     with suppress(MemitVCError):
                         use()
     assert tried
+
+
+_SIDE = {"facts": {HEX: {"ES": 1.0, "NS": None}}, "total": {}, "error": {}, "perplexity": 20.5, "probe": "p"}
+_WHY = {"leverage": {"0": 0.5}, "left": None, "agreement": None, "loss": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("commit", [1]),
+        ("commit", 3),
+        ("commit", None),
+        ("commit", {"before": {}}),
+        ("commit", {"before": {}, "after": {}, "later": {}}),
+        ("commit", {"before": {}, "after": []}),
+        ("commit", {"before": {}, "after": {name: each for name, each in _SIDE.items() if name != "total"}}),
+        ("commit", {"before": {}, "after": {**_SIDE, "more": 1}}),
+        ("commit", {"before": {}, "after": {**_SIDE, "perplexity": "20.5"}}),
+        ("commit", {"before": {}, "after": {**_SIDE, "facts": {HEX: {"ES": "all"}}}}),
+        ("commit", {"before": {}, "after": {}, "why": {HEX: {**_WHY, "leverage": 1}}}),
+        ("commit", {"before": {}, "after": {}, "why": {HEX: {"left": 1}}}),
+        ("brought", {"after": {}}),
+        ("brought", {"before": {}, "after": {HEX: 1}}),
+        ("fact", [1.0]),
+        ("fact", {"ES": "1.0"}),
+        ("fact", {"ES": True}),
+        ("perplexity", None),
+        ("perplexity", "20.5"),
+        ("answers", {"1": 2}),
+        ("answers", [1, "2"]),
+        ("asked", 1),
+    ],
+)
+def test_a_measurement_of_another_form_is_an_error_for_every_reader(
+    tmp_path: Path, kind: str, value: JsonValue
+) -> None:
+    with init(tmp_path) as repository:
+        made = record(repository, [fact(1)])
+        state = repository.state_id(repository.state(made.id))
+        repository.put_evaluation(state, made.id, kind, made.id, value)
+        for read in (
+            lambda: repository.evaluations(state),
+            lambda: repository.evaluations_of([made.id], kind),
+            lambda: repository.evaluations_by_state(kind),
+        ):
+            with pytest.raises(IntegrityError, match=f"evaluation {made.id[:10]} is damaged: .*{kind}") as caught:
+                read()
+            assert "fsck --rebuild" in (caught.value.hint or "")
+        (problem,) = repository.fsck()
+        assert (problem.kind, problem.object) == ("evaluation", state)
+        assert made.id[:10] in problem.message
+    rebuild(tmp_path)
+    with Repository.open(tmp_path) as repository:
+        assert repository.fsck() == []
+        assert repository.evaluations(state) == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("commit", {"before": {}, "after": {}}),
+        ("commit", {"before": _SIDE, "after": {**_SIDE, "perplexity": None}, "why": {HEX: {**_WHY, "sink": True}}}),
+        ("brought", {"before": {}, "after": {HEX: {"ES": 1}}}),
+        ("fact", {"a score of another release": 1.0}),
+        ("perplexity", 20),
+        ("answers", []),
+        ("asked", False),
+        ("a kind of another release", "x"),
+    ],
+)
+def test_a_measurement_is_read_as_it_was_written(plain_repository: Repository, kind: str, value: JsonValue) -> None:
+    made = record(plain_repository, [fact(1)])
+    state = plain_repository.state_id(plain_repository.state(made.id))
+    plain_repository.put_evaluation(state, made.id, kind, made.id, value)
+    assert plain_repository.evaluations(state) == {(kind, made.id): value}
 
 
 def test_an_operation_is_read_as_it_was_written(template: Path, tmp_path: Path) -> None:

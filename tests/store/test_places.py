@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memit_vc.errors import RefMovedError, UsageError
+from memit_vc.errors import IntegrityError, RefMovedError, UsageError
 from memit_vc.objects import Commit, CommitId, Patch
 from memit_vc.porcelain.record import move_head
 from memit_vc.porcelain.sets.switch import switch, switch_detached
@@ -114,3 +117,26 @@ def test_undo_and_redo_are_an_editors(tmp_path_factory: pytest.TempPathFactory, 
                 target.append((done if step == "undo" else undone).pop())
             assert repository.head().commit == done[-1]
         assert repository.fsck(quick=True) == []
+
+
+def test_a_database_that_was_replaced_is_noticed(plain_repository: Repository, tmp_path: Path) -> None:
+    """By a command that has it open: neither the moved repository nor the one in its place is changed."""
+    root, away = plain_repository.root, tmp_path / "away"
+    made = record(plain_repository, [fact(0)])
+    root.rename(away)
+    for reason in ("can no longer be found", "is another file now"):
+        with pytest.raises(IntegrityError, match=f"meta.db {reason}"):
+            plain_repository.head()
+        with pytest.raises(IntegrityError, match=f"meta.db {reason}"):
+            plain_repository.undo()
+        with pytest.raises(IntegrityError, match=f"meta.db {reason}"):
+            plain_repository.put_evaluation(plain_repository.state_id(()), None, "perplexity", "p", 20.5)
+        if not root.exists():
+            synthetic.init(root.parent).close()
+    with Repository.open(root.parent) as other:
+        assert [each.verb for each in other.operations()] == ["init"]
+        assert other.evaluations(other.state_id(())) == {}
+    shutil.rmtree(root)
+    away.rename(root)
+    assert plain_repository.head().commit == made.id
+    plain_repository.undo()

@@ -290,7 +290,7 @@ def test_gc_keeps_what_undo_needs_and_drops_the_rest(plain_repository: Repositor
     repository.publish(verb="reset", description="back", refs=[RefUpdate("heads/main", keep.id, root)])
     assert collect_garbage(repository, grace=0).commits == 0
     assert repository.has_commit(keep.id)
-    repository.put_evaluation(repository.state_id(keep.adds), keep.id, "fact", "k", 1)
+    repository.put_evaluation(repository.state_id(keep.adds), keep.id, "fact", "k", {"es": 1.0})
     blobs = len(list(repository.blobs.iterate()))
     trial = collect_garbage(repository, keep_operations=0, grace=0, dry_run=True)
     assert len(list(repository.blobs.iterate())) == blobs

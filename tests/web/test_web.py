@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -210,3 +211,31 @@ def test_the_address_stands_on_no_command_line(monkeypatch: pytest.MonkeyPatch) 
         assert "http://127.0.0.1:1/secret/" in page.read_text()
         assert page.parent.stat().st_mode & 0o077 == 0
     assert not page.exists()
+
+
+def test_a_page_whose_repository_was_replaced_refuses(live: Live, with_history: Path, tmp_path: Path) -> None:
+    """SQLite would go on writing into the meta.db that it opened, wherever that lies now."""
+    root, away = live.repository.root, tmp_path / "away" / ".memitvc"
+    away.parent.mkdir()
+    seen = live.seen()
+    assert live.get()[0] == 200
+    live.repository.close()  # the page alone has the database open
+    root.rename(away)
+    moved = contents(away.parent)
+
+    def refused(reason: str) -> None:
+        status, found = live.post("run", command="memitvc undo", seen=seen)
+        assert (status, found["error"]["exit_code"]) == (409, 12)
+        assert f"meta.db {reason}" in found["error"]["message"]
+        status, _, page = live.get()
+        assert (status, reason in page) == (409, True)
+
+    refused("can no longer be found")
+    shutil.copytree(with_history / ".memitvc", root)
+    other = contents(root.parent)
+    refused("is another file now")
+    assert live.post("blame", prompt=FACTS[0].prompt, revision="HEAD")[0] == 409
+    assert (contents(away.parent), contents(root.parent)) == (moved, other)
+    shutil.rmtree(root)
+    away.rename(root)
+    assert live.post("run", command="memitvc undo", seen=seen)[0] == 200

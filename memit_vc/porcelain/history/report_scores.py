@@ -44,7 +44,7 @@ class Measured:
         ppl: dict[Any, dict[str, Any]] = {**repository.evaluations_by_state("perplexity")}
         for commit, record in records.items():  # equal states have equal weights, whichever commit was measured
             side = record["after"]
-            by_state[states[commit]] = {**side["facts"], **by_state.get(states[commit], {})}
+            by_state[states[commit]] = {**side.get("facts", {}), **by_state.get(states[commit], {})}
             if isinstance(side.get("perplexity"), int | float):
                 ppl[states[commit]] = {side["probe"]: side["perplexity"], **ppl.get(states[commit], {})}
         for commit in commits:
@@ -54,8 +54,8 @@ class Measured:
                 found |= handed[commit].get("after", {})
                 before |= handed[commit].get("before", {})
             if commit in records:
-                before |= records[commit]["before"]["facts"]
-                self.why |= records[commit].get("why") or {}
+                before |= records[commit]["before"].get("facts", {})
+                self.why |= records[commit].get("why", {})
             found |= by_state.get(states[commit], {})
             self.at[commit] = {FactId(fact): values(scores) for fact, scores in found.items()}
             for fact in self.at[commit]:

@@ -28,7 +28,7 @@ def came_in(repository: Repository, commits: Collection[CommitId]) -> dict[Commi
     found: dict[CommitId, dict[FactId, Came]] = {}
     for commit in commits:
         found[commit] = {}
-        sides = {side: measured[commit][side]["facts"] for side in ("before", "after") if commit in measured}
+        sides = {side: measured[commit][side].get("facts", {}) for side in ("before", "after") if commit in measured}
         for record in (handed.get(commit, {}), sides):
             before = record.get("before", {})
             found[commit] |= {FactId(fact): (before.get(fact), each) for fact, each in record.get("after", {}).items()}

@@ -162,10 +162,7 @@ def read_about(directory: Path) -> About:
     says = record if isinstance(record, dict) else {}
     heading = _HEADING.search(block[3] if block else text)
     name = says.get("model_name") or (heading[1].strip() if heading and heading[1].strip() != _TEMPLATE else None)
-    licence = says.get("license")
-    if licence == "other":
-        licence = says.get("license_name") or licence
-    return About(_line(name), _line(licence), source)
+    return About(_line(name), _licence(says), source)
 
 
 def told(name: str | None, licence: str | None, source: str | None) -> About:
@@ -209,6 +206,19 @@ def _of_module(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
         if module == pattern.removeprefix("^") or f".{module}".endswith(f".{pattern}"):
             return value
     return otherwise
+
+
+def _licence(says: Mapping[str, Any]) -> str | None:
+    """What a card says; several licences in one line. None if one of them is no text: the others would promise more
+    than the card does.
+    """
+    said = says.get("license")
+    named = [
+        _line(says.get("license_name") or each if each == "other" else each)
+        for each in (said if isinstance(said, list) else [said])
+    ]
+    known = [each for each in named if each is not None]
+    return _line(", ".join(known)) if len(known) == len(named) else None
 
 
 def _line(value: Any) -> str | None:

@@ -179,8 +179,8 @@ def _perplexities(repository: Repository, state: StateId) -> Iterator[tuple[str,
 
 
 def _perplexity_of(scores: Any, side: Literal["before", "after"]) -> tuple[str, JsonValue]:
-    """(probe, perplexity) of what `commit` measured."""
-    return scores[side]["probe"], scores[side]["perplexity"]
+    """(probe, perplexity) of what `commit` measured, if it did."""
+    return scores[side].get("probe", ""), scores[side].get("perplexity")
 
 
 def model_type(repository: Repository) -> str | None:

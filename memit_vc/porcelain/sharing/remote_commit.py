@@ -20,6 +20,7 @@ from memit_vc.objects.commit import COMMIT_FORMAT, is_time
 from memit_vc.objects.commit_record import HANDED_ON, CommitRecord
 from memit_vc.objects.fact import is_text
 from memit_vc.remote.strict_json import DISTRUST, canonical
+from memit_vc.store.measured import are_handed_on, are_scores
 
 _T = TypeVar("_T")
 _FIELDS = {"commit", "facts", "patches", "scores"}
@@ -55,63 +56,9 @@ class RemoteCommit(CommitRecord):
         if not named or not set(commit.patches) <= patches.keys():
             raise IntegrityError(f"{name}: the names of its patches are wrong", hint=DISTRUST)
         handed = record.get(HANDED_ON)
-        if not (scores is None or _are_scores(scores)) or not (
-            HANDED_ON not in record or _is_pair(handed, _are_by_fact)
-        ):
+        if not (scores is None or are_scores(scores)) or not (HANDED_ON not in record or are_handed_on(handed)):
             raise IntegrityError(f"{name}: its scores cannot be read", hint=DISTRUST)
         return cls(commit, facts, patches, scores, handed)
-
-
-def _are_scores(scores: object) -> bool:
-    """As `Batch.evaluations` writes them."""
-    if not isinstance(scores, dict) or not _are_explanations(scores.get("why")):
-        return False
-    return _is_pair({key: value for key, value in scores.items() if key != "why"}, _is_side)
-
-
-def _are_explanations(why: object) -> bool:
-    """As `numerics.scores.explain.explained` writes them."""
-    return isinstance(why, dict) and all(
-        is_sha256(fact)
-        and isinstance(each, dict)
-        and each.keys() - {"sink"} == {"leverage", "left", "agreement", "loss"}
-        and each.get("sink", True) is True
-        and _are_numbers(each["leverage"])
-        and (each["agreement"] is None or _are_numbers(each["agreement"]))
-        and (each["left"] is None or _is_number(each["left"]))
-        and _is_number(each["loss"])
-        for fact, each in why.items()
-    )
-
-
-def _is_pair(record: object, is_side: Callable[[object], bool]) -> bool:
-    return isinstance(record, dict) and record.keys() == {"before", "after"} and all(map(is_side, record.values()))
-
-
-def _is_side(side: object) -> bool:
-    """As `Measured.to_json` writes it."""
-    return (
-        isinstance(side, dict)
-        and side.keys() == {"facts", "total", "error", "perplexity", "probe"}
-        and isinstance(side["probe"], str)
-        and _is_number(side["perplexity"])
-        and _are_by_fact(side["facts"])
-        and _are_numbers(side["total"])
-        and _are_numbers(side["error"])
-    )
-
-
-def _are_by_fact(facts: object) -> bool:
-    """As `scores_at_commit.handed_on` writes them."""
-    return isinstance(facts, dict) and all(is_sha256(fact) and _are_numbers(each) for fact, each in facts.items())
-
-
-def _are_numbers(scores: object) -> bool:
-    return isinstance(scores, dict) and all(map(_is_number, scores.values()))
-
-
-def _is_number(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300)
 
 
 def _parse_commit(record: object, where: str) -> Commit:

@@ -15,13 +15,16 @@ from sqlalchemy import event
 
 from memit_vc.cli import main
 from memit_vc.numerics.exact.factored import LowRank
+from memit_vc.objects import JsonValue
 from memit_vc.page.block import block
 from memit_vc.page.data import Report
 from memit_vc.page.render import GENERATOR, asking, render, taking_out
 from memit_vc.porcelain.history.report import LONGEST, gather
 from memit_vc.porcelain.history.report_weights import interference
+from memit_vc.porcelain.history.scores_at_commit import came_in
 from memit_vc.porcelain.history.show import show
 from memit_vc.porcelain.sets.squash import squash
+from memit_vc.porcelain.sharing.card import gather_card
 from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
 from tests.support import synthetic, told
@@ -308,3 +311,35 @@ def test_a_damaged_provenance_leaves_the_rest(opened: Opened, with_history: Path
         path.write_bytes(b"{}")
         assert len(gather(repository).commits) > 1
         assert show(repository).provenance is None
+
+
+def test_scores_of_nothing_are_shown_as_none(
+    plain_repository: Repository, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    made = synthetic.record(plain_repository, [synthetic.fact(1)])
+    state = plain_repository.state_id(plain_repository.state(made.id))
+    plain_repository.put_evaluation(state, made.id, "commit", made.id, {"before": {}, "after": {}})
+    where = ["-C", str(plain_repository.directory)]
+    assert main(["show", *where, "--why"]) == 0
+    assert "before" not in capsys.readouterr().out
+    assert main(["show", *where, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"] == {"before": {}, "after": {}}
+    assert main(["report", *where, "-o", str(tmp_path / "report.html")]) == 0
+    assert came_in(plain_repository, [made.id]) == {made.id: {}}
+    assert gather_card(plain_repository, made.id).scores == ()
+
+
+@pytest.mark.parametrize("value", [[1], {"before": {}}, {"before": {}, "after": {"total": {"ES": "all"}}}])
+def test_scores_of_another_form_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, value: JsonValue) -> None:
+    with synthetic.init(tmp_path / "work") as repository:
+        made = synthetic.record(repository, [synthetic.fact(1)])
+        state = repository.state_id(repository.state(made.id))
+        repository.put_evaluation(state, made.id, "commit", made.id, value)
+    where = ["-C", str(tmp_path / "work")]
+    for command in (["show"], ["report", "-o", str(tmp_path / "report.html")]):
+        assert main([*command, *where]) == 12
+        said = capsys.readouterr().err
+        assert f"error: meta.db: evaluation {made.id[:10]} is damaged: " in said
+        assert "hint: Run `memitvc fsck`" in said
+    assert main(["fsck", *where]) == 12
+    assert f"evaluation {state}: evaluation {made.id[:10]} is damaged" in capsys.readouterr().out

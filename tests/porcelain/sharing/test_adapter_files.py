@@ -65,6 +65,26 @@ def test_the_name_of_a_card_is_its_heading(tmp_path: Path) -> None:
         assert read_about(tmp_path).name == name
 
 
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("license: mit", "mit"),
+        ("license:\n- apache-2.0\n- mit", "apache-2.0, mit"),
+        ("license: [mit]", "mit"),
+        ("license: other\nlicense_name: llama3", "llama3"),
+        ("license: [mit, other]\nlicense_name: llama3", "mit, llama3"),
+        ("license: [mit, 3]", None),
+        ("license: []", None),
+        ("license: {mit: yes}", None),
+        ("license: 3", None),
+        ("tags: [a]", None),
+    ],
+)
+def test_the_licence_of_a_card_may_be_a_list(tmp_path: Path, card: str, licence: str | None) -> None:
+    (tmp_path / "README.md").write_text(f"---\n{card}\n---\n")
+    assert read_about(tmp_path).licence == licence
+
+
 def test_half_precision_and_what_the_user_says(place: Place, tmp_path: Path) -> None:
     place = copy_of(place, tmp_path)
     merged = lora(place.base, "llama", tmp_path / "lora", target_modules=[Q], card="# Model Card for Model ID\n")

@@ -20,10 +20,11 @@ from memit_vc.porcelain.sharing.clone import clone
 from memit_vc.porcelain.sharing.fetch import fetch
 from memit_vc.porcelain.sharing.incoming import Incoming
 from memit_vc.porcelain.sharing.pull import pull
-from memit_vc.porcelain.sharing.remote_commit import RemoteCommit, _are_explanations
+from memit_vc.porcelain.sharing.remote_commit import RemoteCommit
 from memit_vc.remote.manifest import MANIFEST, commit_path, object_path
 from memit_vc.repository import Repository
 from memit_vc.store.blobs import blob_id
+from memit_vc.store.measured import are_explanations
 from tests.support.forge import Forge
 from tests.support.places import contents
 from tests.support.remotes import World, canonical
@@ -183,7 +184,7 @@ def no_sink(forge: Forge) -> None:
     """The field is there only to say yes."""
     side = {"facts": {}, "total": {}, "error": {}, "perplexity": None, "probe": ""}
     why = {HEX: {"leverage": {}, "left": 0.5, "agreement": None, "loss": 0.1, "sink": False}}
-    assert _are_explanations({HEX: {**why[HEX], "sink": True}})
+    assert are_explanations({HEX: {**why[HEX], "sink": True}})
     forge.edit(lambda record: record.update({"scores": {"before": side, "after": side, "why": why}}))
 
 
