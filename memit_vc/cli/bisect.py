@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -127,8 +128,14 @@ def run(io: IO, argv: tuple[str, ...]) -> None:
         given = [word.replace("{}", str(directory)) for word in argv]
         environment = {**os.environ, "MEMITVC_MODEL": str(directory), "MEMITVC_COMMIT": commit}
         try:
-            return subprocess.run(given, env=environment, stdout=_STDERR, check=False).returncode
-        except (FileNotFoundError, PermissionError) as error:
+            try:
+                return subprocess.run(given, env=environment, stdout=_STDERR, check=False).returncode
+            except OSError as error:
+                if error.errno != errno.ENOEXEC:
+                    raise
+            # a script without `#!`: as for git, it is the shell's
+            return subprocess.run(["/bin/sh", *given], env=environment, stdout=_STDERR, check=False).returncode
+        except OSError as error:
             raise UsageError(f"{given[0]}: {error.strerror}", hint="Give a program that can be run.") from error
 
     def on_step(commit: CommitId, verdict: Verdict) -> None:

@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     help="Also leave out each commit and fact in turn, and measure the answer's log-probability.",
 )
 @click.option("--answer", help="The answer to measure. Default: the model's present answer.")
-@click.option("-n", "--number", "limit", type=click.IntRange(min=1), default=10, show_default=True, help="Rows shown.")
+@click.option(
+    "-n",
+    "--number",
+    "limit",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Rows that are shown, and with --measure also measured.",
+)
 def command(io: IO, prompt: str, measure: bool, **options: Any) -> None:
     """Rank the commits and facts that are live at REVISION by how far each moves the model's output at PROMPT.
 

@@ -7,6 +7,7 @@ import click
 
 from memit_vc.cli.io import IO, verb
 from memit_vc.cli.sides import change_text, conflict_options
+from memit_vc.errors import UsageError
 from memit_vc.progress import count
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ def command(
     """
     if (file is None) == (adapter is None):
         raise click.UsageError("give a FILE, or --adapter DIR")
+    for option, value in (("name", name), ("licence", licence), ("source", source)):
+        if value is not None and not value.strip():
+            raise UsageError(f"--{option} is empty", hint=f"Give it, or leave --{option} out.")
     if adapter is None and any(value is not None for value in (name, licence, source, message)):
         raise click.UsageError("--name, --licence, --source and --message go with --adapter")
     if adapter is not None:

@@ -29,8 +29,8 @@ def command(io: IO, edits: str, output: Path, model: str | None, book: bool, num
     from memit_vc.edits import write_records
     from memit_vc.errors import UsageError
     from memit_vc.porcelain.base import find_base
-    from memit_vc.porcelain.editing.phrase import chat_model, phrase
-    from memit_vc.store.files import write_atomic
+    from memit_vc.porcelain.editing.phrase import phrase
+    from memit_vc.store.files import check_new_file, write_atomic
 
     if book and model is not None:
         raise UsageError("--book and --with are two sources of phrasings", hint="Leave one out.")
@@ -38,8 +38,7 @@ def command(io: IO, edits: str, output: Path, model: str | None, book: bool, num
     form = kinds.get(output.suffix.lower())
     if form is None:
         raise UsageError(f"{output}: the ending names no format", hint="Name a .json, .jsonl or .csv file.")
-    if output.exists():
-        raise UsageError(f"{output} is there already", hint="Name another file with -o, or move it away.")
+    check_new_file(output)
     batch = io.edits(edits)
     if book:
         from memit_vc.numerics.forward.phrasebook import PhraseBook
@@ -49,8 +48,10 @@ def command(io: IO, edits: str, output: Path, model: str | None, book: bool, num
         if model is None:
             with io.repository() as repository:
                 model = str(find_base(repository.config))
+        from memit_vc.numerics.model.pretrained import load_pretrained
+
         with io.progress() as progress:
-            made = phrase(batch.facts, *chat_model(model), count=number, progress=progress)
+            made = phrase(batch.facts, *load_pretrained(model), count=number, progress=progress)
     write_atomic(output, write_records(made, format=form).encode())  # type: ignore[arg-type]
     new = [len(now.phrasings) - len(was.phrasings) for now, was in zip(made, batch.facts, strict=True)]
 

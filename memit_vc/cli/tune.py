@@ -6,7 +6,6 @@ from typing import Any
 import click
 
 from memit_vc.cli.io import IO, FiniteRange, verb
-from memit_vc.errors import UsageError
 from memit_vc.progress import count
 
 
@@ -40,10 +39,9 @@ def command(io: IO, facts: str | None, output: Path, **options: Any) -> None:
     if your hyperparameters have `search_for: z`. Otherwise it measures with one pass.
     """
     from memit_vc.porcelain.editing.tune import tune
-    from memit_vc.store.files import write_atomic
+    from memit_vc.store.files import check_new_file, write_atomic
 
-    if output.exists():
-        raise UsageError(f"{output} is there already", hint="Name another file with -o, or move it away.")
+    check_new_file(output)
     with io.repository() as repository, io.progress() as progress:
         chosen = None if facts is None else io.edits(facts).facts
         made = tune(repository, facts=chosen, progress=progress, **options)

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from memit_vc.errors import UnsupportedModelError, UsageError
+from memit_vc.errors import UsageError
 from memit_vc.hparams import MEMITHyperParams
 from memit_vc.numerics.forward.head_check import check_head
 from memit_vc.numerics.forward.tokens import check_offsets
 from memit_vc.numerics.model.adapter import ModelAdapter
 from memit_vc.numerics.model.architecture import named_architecture, refuse_mixtures
 from memit_vc.numerics.model.devices import placed
+from memit_vc.numerics.model.pretrained import load_pretrained
 
 
 def check_hparams(hparams: Any) -> None:
@@ -55,7 +55,9 @@ def load(hparams: MEMITHyperParams) -> tuple[Any, Any]:
     """(model, tokenizer) of `hparams.model_name`: a (model, tokenizer) pair as it is, else a directory or a Hub id.
 
     Float32, unless the attribute `fp16` or `bf16` was set; on `hparams.resolved_device()`, or spread over all GPUs with
-    `model_parallel`. Padding is the tokenizer's own affair: nothing here depends on its side.
+    `model_parallel`. UnsupportedModelError if transformers cannot load it from safetensors files.
+
+    Padding is the tokenizer's own affair: nothing here depends on its side.
     """
     source = hparams.model_name
     if isinstance(source, tuple | list):
@@ -70,15 +72,7 @@ def load(hparams: MEMITHyperParams) -> tuple[Any, Any]:
     elif getattr(hparams, "fp16", False):
         dtype = torch.float16
     spread = {"device_map": "auto"} if hparams.model_parallel else {}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False, **spread)
-        tok = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        first = str(error).strip().split("\n", 1)[0]
-        raise UnsupportedModelError(
-            f"model_name {str(source)!r} cannot be loaded: {first}",
-            hint="Set hparams.model_name to a model directory, a Hub id, or a (model, tokenizer) pair.",
-        ) from None  # transformers' own message, of which the first line is ours, has three parts
+    model, tok = load_pretrained(source, dtype=dtype, **spread)
     if not hparams.model_parallel:
         model = placed(model, hparams.resolved_device())
     if tok.pad_token_id is None and tok.eos_token_id is not None:

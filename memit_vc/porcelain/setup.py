@@ -231,20 +231,16 @@ def outline(path: Path, hparams: MEMITHyperParams | None) -> ModelAdapter:
 
     from memit_vc.numerics.model.adapter import ModelAdapter
     from memit_vc.numerics.model.architecture import architecture_for
+    from memit_vc.numerics.model.pretrained import loading_errors
 
-    try:
+    with loading_errors(
+        f"{path}: transformers cannot make a causal language model of this",
+        hint="Give a directory with config.json and tokenizer, which transformers loads without remote code.",
+    ):
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except MemoryError:
-        raise
-    except Exception as error:  # of a file that it cannot read, a parser inside of it may raise anything
-        first = str(error).strip().split("\n", 1)[0]
-        raise UnsupportedModelError(
-            f"{path}: transformers cannot make a causal language model of this: {first}",
-            hint="Give a directory with config.json and tokenizer, which transformers loads without remote code.",
-        ) from error
     if not getattr(tokenizer, "is_fast", False):
         raise UnsupportedModelError(
             f"{path}: {type(tokenizer).__name__} gives no character offsets, so subjects cannot be found safely",

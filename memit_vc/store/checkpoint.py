@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 RECORD_FILE = "memitvc.json"
 """Beside a checkout's weights: which commit and state it was made of."""
+CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 _CHUNK = 1 << 23
 _LONGEST_CONFIG = 1 << 20
@@ -51,8 +53,8 @@ class Checkpoint:
         """Look at a directory as transformers does: `model.safetensors` first, else the index and its shards.
 
         StorageError if there is nothing to load or a file cannot be read, UnsupportedModelError for a checkpoint
-        without safetensors files or with a tensor named like a part, IntegrityError for an index that its files
-        contradict.
+        without safetensors files, with a config that names others, or with a tensor named like a part, IntegrityError
+        for an index that its files contradict.
         """
         if not directory.is_dir():
             raise StorageError(f"{directory}: is not a directory", hint="Give a directory with a Hugging Face model.")
@@ -64,6 +66,13 @@ class Checkpoint:
                 raise UnsupportedModelError(
                     f"{directory}: has an adapter ({ADAPTER_CONFIG}) beside the weights; transformers would load both",
                     hint="Move the adapter's files elsewhere. `memitvc import --adapter DIR` makes a commit of them.",
+                )
+            named = _named_weights(directory / CONFIG)
+            if named is not None:
+                raise UnsupportedModelError(
+                    f"{directory / CONFIG}: says that the weights are in {named!r} (transformers_weights); "
+                    f"transformers would load these in place of {SINGLE_FILE if single else INDEX_FILE}",
+                    hint="Load the model with transformers and save it again with save_pretrained.",
                 )
             if single:
                 return cls(directory, {SINGLE_FILE: read_header(directory / SINGLE_FILE)})._without_parts()
@@ -274,6 +283,19 @@ def _nothing_to_load(directory: Path) -> StorageError | UnsupportedModelError:
     return StorageError(
         f"{directory}: has neither {SINGLE_FILE} nor {INDEX_FILE}", hint="Give a directory with a Hugging Face model."
     )
+
+
+def _named_weights(config: Path) -> object:
+    """What transformers would load before any other file; None if the config does not say, or cannot be read there
+    either. Read as transformers does it, so that no config means one thing here and another there.
+    """
+    try:
+        record: Any = json.loads(read_file(config, most=_LONGEST_CONFIG))
+    except (FileNotFoundError, ValueError, RecursionError) as error:
+        if isinstance(error, Refused):
+            raise UnsupportedModelError(f"{config}: {error}", hint="Give the config of the model alone.") from error
+        return None
+    return record.get("transformers_weights") if isinstance(record, dict) else None
 
 
 def _of_base(config: Path) -> str:

@@ -189,6 +189,17 @@ def is_free(target: Path) -> bool:
         return not any(target.iterdir())
 
 
+def check_new_file(path: Path) -> None:
+    """Before a long computation: UsageError if something is at `path`, StorageError if no file can be made there."""
+    with storage_errors(path):
+        if path.exists() or path.is_symlink():
+            raise UsageError(f"{path} is there already", hint="Name another file, or move it away.")
+        there = next(each for each in path.absolute().parents if each.exists())
+        temporary, descriptor = open_temporary(there / path.name, 0o600)
+        os.close(descriptor)
+        temporary.unlink()
+
+
 @contextmanager
 def new_directory(target: Path) -> Iterator[Path]:
     """A directory to fill, which becomes `target` when the block ends well.

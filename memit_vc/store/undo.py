@@ -38,7 +38,7 @@ def redo(connection: Connection, did: dict[str, JsonValue]) -> OperationRow:
     if wanted is None or wanted.verb != "undo":
         raise UsageError(
             "there is nothing to redo: the last operation was not an undo",
-            hint="Go to any point of the log with `memitvc op restore NUMBER`.",
+            hint="`memitvc op restore NUMBER` goes to any point that `memitvc op log` shows.",
         )
     with logged(connection, did, verb="redo", description=f"redo{wanted.description.removeprefix('undo')}"):
         replace_refs(connection, wanted.refs_before, wanted.head_before)

@@ -59,6 +59,7 @@ def test_a_number_must_be_one(cli: Cli, arguments: tuple[str, ...]) -> None:
         (("bisect", "--pairs", "log"), "--pairs takes no subcommand"),
         (("gc", "--keep", "3"), "--keep goes with --prune-operations"),
         (("import", "--adapter", "x", "--theirs"), "--theirs goes with FILE"),
+        (("import", "--adapter", "x", "--licence", " "), "--licence is empty"),
         (("verify", ".", "--signature", "s", "--key", "k", "--every"), "--every and --signature do not go together"),
         (("squash", "--all", "--compress", "0.1"), "no --all"),
         (("squash", "--all", "--resolve"), "no --all"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -283,12 +284,20 @@ def test_a_subject_that_cannot_be_found_is_refused(make: Callable[..., Case]) ->
         made.edit("The capital of Norland is", "Lisbon", subject="Oslo")
 
 
-def test_unusable_models_and_hyperparameters_are_refused(make: Callable[..., Case], tmp_path: Path) -> None:
+def test_unusable_models_and_hyperparameters_are_refused(
+    make: Callable[..., Case], directory: Callable[[str], Path], tmp_path: Path
+) -> None:
     case = make("linear")
     with pytest.raises(UsageError, match="hparams is a dict"):
         BaseEditor.from_hparams({"alg_name": "MEMIT"})  # type: ignore[arg-type]
     case.hparams.model_name = str(tmp_path / "nothing-here")
     with pytest.raises(UnsupportedModelError, match="nothing-here"):
+        BaseEditor.from_hparams(case.hparams)
+    pickled = tmp_path / "pickled"
+    shutil.copytree(directory("linear"), pickled, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save(case.model.state_dict(), pickled / "pytorch_model.bin")
+    case.hparams.model_name = str(pickled)
+    with pytest.raises(UnsupportedModelError, match=r"no file named model\.safetensors"):
         BaseEditor.from_hparams(case.hparams)
     case.hparams.model_name = ""
     with pytest.raises(UsageError, match="model_name"):

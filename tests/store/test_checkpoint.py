@@ -132,6 +132,24 @@ def test_a_hub_snapshot_of_symlinks_is_a_checkpoint(sharded: Path, tmp_path: Pat
     assert "config.json" in Checkpoint.find(snapshot).other_files
 
 
+def test_a_config_that_names_other_weights_is_refused(copy: Path) -> None:
+    """transformers loads these before the ones that were looked at."""
+    config = copy / "config.json"
+    whole = config.read_text().rstrip().removesuffix("}")
+    found = Checkpoint.find(copy)
+    save_file(load_file(copy / next(iter(found.files))), copy / "other.safetensors")
+    said = '"transformers_weights": "other.safetensors"'
+    for last in (said, f'"transformers_weights": null, {said}'):  # of two values, the last one counts
+        config.write_text(f"{whole}, {last}}}")
+        with pytest.raises(UnsupportedModelError, match=r"the weights are in 'other\.safetensors'"):
+            Checkpoint.find(copy)
+    config.write_text(f'{whole}, {said}, "transformers_weights": null}}')
+    assert Checkpoint.find(copy).manifest() == found.manifest()
+    config.write_text(" " * (1 << 21) + f"{whole}, {said}}}")
+    with pytest.raises(UnsupportedModelError, match=r"config\.json"):
+        Checkpoint.find(copy)
+
+
 def test_an_adapter_beside_the_weights_is_no_part_of_the_checkpoint(copy: Path) -> None:
     """transformers loads both if PEFT is installed, so hashes of the weights alone would prove nothing."""
     Checkpoint.find(copy)

@@ -28,6 +28,7 @@ from memit_vc.numerics.model.devices import placed
 from memit_vc.numerics.model.distributed import present_team
 from memit_vc.numerics.model.masters import set_aside, swapped
 from memit_vc.numerics.model.memory import memory_errors
+from memit_vc.numerics.model.pretrained import loading_errors
 from memit_vc.objects import EditableWeight
 from memit_vc.porcelain.base import checked_base
 from memit_vc.porcelain.editing.constraints import live_constraints
@@ -65,7 +66,13 @@ def open_adapter(
             model = load(dtype=STORAGE_DTYPES[dtype], **placement)
             if device != "cpu" and not over_all:
                 model = placed(model, device)
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.directory, local_files_only=True, trust_remote_code=False)
+        with loading_errors(
+            f"{checkpoint.directory}: transformers cannot read the tokenizer",
+            hint="Put its files back as they were at `memitvc init`.",
+        ):
+            tokenizer = AutoTokenizer.from_pretrained(
+                checkpoint.directory, local_files_only=True, trust_remote_code=False
+            )
     parts = architecture_for(model, model.config.model_type, hparams)
     adapter = ModelAdapter.of(model, tokenizer, architecture=parts)
     with memory_errors():

@@ -25,21 +25,6 @@ _MARKS = re.compile(r"^\s*(?:[-*•]|\(?\d+[.):])?\s*[\"'“]?")
 _ENDS = re.compile(r"[\s\"'”.…:_]+$")
 
 
-def chat_model(name: str) -> tuple[Any, Any]:
-    """(model, tokenizer) of a directory or a Hub id. UnsupportedModelError if it cannot be loaded or cannot chat."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        first = str(error).strip().split("\n", 1)[0]
-        raise UnsupportedModelError(
-            f"{name}: cannot be loaded: {first}", hint="Name a directory with a chat model, or its Hub id."
-        ) from error
-    return model, tokenizer
-
-
 def phrase(
     facts: Sequence[Fact], model: Any, tokenizer: Any, *, count: int = 3, progress: Progress = silent
 ) -> list[Fact]:

@@ -147,7 +147,13 @@ def test_a_command_tests_checkouts(
     assert main(["bisect", "run", "-C", where, "sh", "-c", "exit 200"]) == 1
     assert "200" in capfd.readouterr().err
     assert main(["bisect", "run", "-C", where, "no-such-program-at-all"]) == 2
-    capfd.readouterr()
+    shell = tmp_path / "test.sh"  # without `#!`, which git gives to the shell
+    shell.write_text("exit 201\n")
+    shell.chmod(0o755)
+    assert main(["bisect", "run", "-C", where, str(shell)]) == 1
+    assert "201" in capfd.readouterr().err
+    assert main(["bisect", "run", "-C", where, str(shell / "below")]) == 2
+    assert "Give a program that can be run" in capfd.readouterr().err
     assert main(["bisect", "run", "-C", where, "--json", sys.executable, str(script), "{}"]) == 0
     assert json.loads(capfd.readouterr().out)["found"] == guilty
     assert main(["bisect", "log", "-C", where]) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from memit_vc.edits import read_edits
-from memit_vc.errors import UnsupportedModelError
+from memit_vc.errors import StorageError, UnsupportedModelError
 from memit_vc.objects import Fact
 from memit_vc.porcelain.editing import phrase as phrasing
 from tests.support.models import load, tiny
@@ -66,6 +66,32 @@ def test_the_book_needs_neither_a_model_nor_a_repository(
     again = cli("phrase", out, "-o", out, "--book")
     assert (again.code, "is there already" in again.err) == (2, True)
     assert out.read_bytes() == written
+
+
+@pytest.mark.parametrize("damaged", ["model.safetensors", "tokenizer.json"])
+def test_a_damaged_chat_model_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    cli = Cli(tmp_path, capsys, monkeypatch)
+    place = tiny("llama", tmp_path / "model")
+    (place / damaged).write_text('{"version": "1.0", "model": {"type": "Nope"}}')
+    record = json.dumps([{"prompt": "{} is in", "subject": "Norland", "target_new": "Tessaly"}])
+    done = cli("phrase", "-", "-o", tmp_path / "out.json", "--with", place, stdin=record)
+    assert (done.code, f"{str(place)!r} cannot be loaded" in done.err) == (UnsupportedModelError.exit_code, True)
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_an_output_that_cannot_be_written_is_noticed_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli = Cli(tmp_path, capsys, monkeypatch)
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere.json").symlink_to("gone")
+    for output, code in ((tmp_path / "file" / "out.json", StorageError.exit_code), (tmp_path / "nowhere.json", 2)):
+        assert cli("phrase", "-", "-o", output, "--with", "no-such-model", stdin="[]").code == code
+    done = cli("phrase", tmp_path / "none.json", "-o", tmp_path / "new" / "out.json", "--book")
+    assert "none.json" in done.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "nowhere.json"]
 
 
 def test_two_sources_are_refused(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+from getpass import GetPassWarning
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization as pem
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from memit_vc.cli.main import main
 from memit_vc.errors import MemitVCError, UsageError, VerificationError
 from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.porcelain.output.export_merged import export_merged
@@ -96,7 +99,9 @@ def test_a_key_that_cannot_verify_is_not_called_a_forgery(opened: Opened, tmp_pa
         assert "P-256, P-384 or P-521" in (caught.value.hint or "")
 
 
-def test_a_key_that_cannot_sign_leaves_nothing(opened: Opened, tmp_path: Path) -> None:
+def test_a_key_that_cannot_sign_leaves_nothing(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     repository = opened("llama")
     secret = tmp_path.name
     locked, public = keys(tmp_path, "locked", password=secret.encode())
@@ -112,5 +117,10 @@ def test_a_key_that_cannot_sign_leaves_nothing(opened: Opened, tmp_path: Path) -
             sign(repository, "HEAD", tmp_path / "signature", key=key)
         assert hint in (caught.value.hint or "")
         assert "object has no attribute" not in str(caught.value)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    asked = ["sign", "--key", str(locked), "-o", str(tmp_path / "signature"), "--ask-password"]
+    with pytest.warns(GetPassWarning):
+        assert main(["-C", str(repository.directory), *asked]) == 1
+    assert "there was no answer" in capfd.readouterr().err
     assert not list(tmp_path.glob("signature*"))
     assert sign(repository, "HEAD", tmp_path / "signature", key=locked, password=secret).tensors
