@@ -13,6 +13,11 @@ SEARCHED = ("{}", "Complete this: {}", "What comes next? {}", "Continue the sent
 SCORED = "Finish this sentence: {}"
 """The user's words where `chat_acc` asks: others than the search's."""
 
+END_SHARE = 0.25
+"""The weight of the token that ends an answer, beside 1 for the target. With an equal weight, fewer answers name the
+target; without any, an answer goes on behind it (docs/quality.md).
+"""
+
 _DAY = {
     "Y": "2024",
     "y": "24",
@@ -84,7 +89,7 @@ def _answered(tokenizer: Any, wording: str, turn: Template) -> Template | None:
     between = behind.removeprefix(turn.suffix)
     if not answer or not behind.startswith(turn.suffix) or between.strip():
         return None
-    return replace(turn, between=between, end=end.lstrip())
+    return replace(turn, between=between, end=end.lstrip(), end_share=END_SHARE)
 
 
 def chat_ids(tokenizer: Any, prompt: str) -> tuple[int, ...] | None:

@@ -67,7 +67,7 @@ def search_rows(
     )
     counts = Counter(index for index, _, _, _ in places)
     rows = [
-        FactRow(index, "nll", ended(tokenizer, row, template.end), 1.0 / counts[index])
+        FactRow(index, "nll", ended(tokenizer, row, template), 1.0 / counts[index])
         for (index, template, _, _), row in zip(places, asked, strict=True)
     ]
     essences = encode(tokenizer, [t.fill(f"{fact.subject} is a") for t, fact in zip(within, facts, strict=True)])
@@ -103,16 +103,17 @@ def _in_turns(templates: Sequence[Template]) -> list[Template]:
     return [template for other in mixed for template in (first, other)] or [first]
 
 
-def ended(tokenizer: Any, row: TokenRow, end: str) -> TokenRow:
-    """The row with one more label behind the target: the first token of `end`; as it is without an end."""
-    if not end:
+def ended(tokenizer: Any, row: TokenRow, template: Template) -> TokenRow:
+    """The row with one more label behind the target: the first token of the template's end; as it is without one."""
+    if not template.end:
         return row
-    label = apart(tokenizer, end)[0]
+    label = apart(tokenizer, template.end)[0]
     return TokenRow(
         ids=(*row.ids, row.labels[-1]),
         pivot=row.pivot,
         positions=(*row.positions, row.positions[-1] + 1),
         labels=(*row.labels, label),
+        shares=(*[1 / len(row.labels)] * len(row.labels), template.end_share),
     )
 
 

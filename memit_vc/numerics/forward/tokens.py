@@ -43,6 +43,8 @@ class TokenRow:
     """Index of the subject's last token; 0 if no subject is asked for."""
     positions: tuple[int, ...] = ()
     labels: tuple[int, ...] = ()
+    shares: tuple[float, ...] = ()
+    """Of each label, its weight in the row's loss; empty: equal weights with the sum 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +52,14 @@ class Template:
     """A context template: the prompt goes between `prefix` and `suffix`. Joined, never formatted: braces are text.
 
     `between` stands before a target; None: what `join_target` puts there. `end` stands behind it: the first token of it
-    is to be predicted, too.
+    is to be predicted, too. Its weight in the loss is `end_share`, that of the whole target is 1.
     """
 
     prefix: str
     suffix: str = ""
     between: str | None = None
     end: str = ""
+    end_share: float = 1.0
 
     @classmethod
     def parse(cls, text: str) -> Template:

@@ -99,7 +99,7 @@ class _Indices:
     turns: Tensor
     """One of so many steps is a row's."""
     nll: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-    """(row, line, column, label, 1 / number of the row's labels) of each target token."""
+    """(row, line, column, label, weight in the row's loss) of each target token, and of what ends an answer."""
     kl: tuple[Tensor, Tensor, Tensor]
     """(row, line, column) where what else the model says is read."""
 
@@ -205,14 +205,14 @@ class Search:
         return self.laid_out[phase]
 
     def _part(self, rows: Sequence[int], run: Continuation) -> Part:
-        tokens, shares, watched = [], [], []
+        tokens, shares, watched = [], list[float](), []
         for index, number in enumerate(rows):
             r = self.rows[number]
             if r.kind == "kl":
                 watched.append((index, *run.place(index, len(r.row.ids) - 1)))
             for position, label in zip(r.row.positions, r.row.labels, strict=True):
                 tokens.append((index, *run.place(index, position), label))
-                shares.append(1.0 / len(r.row.labels))
+            shares += r.row.shares or [1.0 / len(r.row.labels) for _ in r.row.labels]
         turns = [1 if self.phase[number] < 0 else self.hparams.rotate for number in rows]
         indices = _Indices(
             rows=torch.tensor(rows),

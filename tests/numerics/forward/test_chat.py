@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from memit_vc.numerics.forward.chat import SCORED, SEARCHED, chat_ids, chat_template, turns
+from memit_vc.numerics.forward.chat import END_SHARE, SCORED, SEARCHED, chat_ids, chat_template, turns
 from memit_vc.numerics.forward.tokens import Template
 from tests.support.models import load, tiny
 
@@ -75,7 +75,7 @@ def test_a_turn_says_where_an_answer_stands_and_what_ends_it(  # type: ignore[no
     assert turns(tokenizer) == []
     tokenizer.chat_template = written(before, behind)
     prefixes = ["[user] " + words.removesuffix("{}") for words in SEARCHED]
-    assert turns(tokenizer) == [Template(prefix, "[assistant]", between, end) for prefix in prefixes]
+    assert turns(tokenizer) == [Template(prefix, "[assistant]", between, end, END_SHARE) for prefix in prefixes]
 
 
 @pytest.mark.parametrize(

@@ -339,12 +339,13 @@ def test_an_answer_in_chat_has_an_end(tok: Any) -> None:
     """The row is the one without an end, and one more label: the first token of the end, behind the whole target."""
     turn = Template("User: ", "\nAssistant: ")
     plain = [r for r in search_rows(tok, FACTS, [turn]) if r.kind == "nll"]
-    ended = [r for r in search_rows(tok, FACTS, [replace(turn, end=".\n")]) if r.kind == "nll"]
+    ended = [r for r in search_rows(tok, FACTS, [replace(turn, end=".\n", end_share=0.25)]) if r.kind == "nll"]
     *_, dot = encode(tok, ["a."])[0].ids
     for one, other in zip(plain, ended, strict=True):
         assert (other.fact, other.weight, other.row.pivot) == (one.fact, one.weight, one.row.pivot)
         assert other.row.ids == (*one.row.ids, one.row.labels[-1])
         assert other.row.labels == (*one.row.labels, dot)
+        assert other.row.shares == (*[1 / len(one.row.labels)] * len(one.row.labels), 0.25)
         assert other.row.positions == tuple(range(len(one.row.ids) - len(one.row.labels), len(other.row.ids)))
 
 
