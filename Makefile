@@ -16,8 +16,9 @@ STAMP := $(BIN)/../.memit-vc-installed
 demo: $(STAMP)
 	$(BIN)/memitvc demo
 
+# in the files' order: else the files with few tests, which take the longest, come last, and one process waits
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP)
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest -q

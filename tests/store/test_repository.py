@@ -337,7 +337,7 @@ def test_revisions(plain_repository: Repository) -> None:
 
 def test_thousands_of_commits_stay_quick_in_statements(plain_repository: Repository) -> None:
     repository = plain_repository
-    facts = [fact(n) for n in range(1500)]
+    facts = [fact(n) for n in range(1100)]
     patch = put_patch(repository, facts)
     root = repository.head().commit
     commits, parent = [], root
@@ -362,8 +362,8 @@ def test_thousands_of_commits_stay_quick_in_statements(plain_repository: Reposit
         refs=[RefUpdate("heads/main", root, parent)],
     )
     assert repository.state(parent) == set(patch.columns)
-    assert len(repository.live_facts(parent)) == 1500
-    assert len(repository.log([parent])) == 1501
+    assert len(repository.live_facts(parent)) == 1100
+    assert len(repository.log([parent])) == 1101
 
 
 def _as_nobody(work: Callable[[], str]) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from memit_vc.errors import VerificationError
 from memit_vc.numerics.edit import engine
-from memit_vc.numerics.forward.chat import SEARCHED
+from memit_vc.numerics.forward.chat import END_SHARE, SEARCHED
 from memit_vc.numerics.forward.tokens import Template
 from memit_vc.objects import Commit, canonical_json
 from memit_vc.porcelain.editing.commit import commit_facts
@@ -62,9 +62,9 @@ def test_the_search_asks_in_chat_and_the_patch_says_so(
         hparams = repository.hparams().replace(chat=True, search_for=search_for, context_templates=[["{}"], ["So: {}"]])
         made = commit_facts(repository, FIRST, hparams=hparams, tokens=TOKENS, loaded=loaded, scores=False)
         assert asked[:2] == [Template(""), Template("So: ")]  # what a file gives is asked, too
-        assert asked[2:6] == [replace(Template.parse(turn), between="", end=".\n") for turn in TURNS]
+        assert asked[2:6] == [replace(Template.parse(t), between="", end=".\n", end_share=END_SHARE) for t in TURNS]
         record = recorded(repository, repository.commit(made.id))
-        assert record["chat"] == [[*turn.split("{}"), "", ".\n"] for turn in TURNS]
+        assert record["chat"] == [[*turn.split("{}"), "", ".\n", 0.25] for turn in TURNS]
         assert record["context_templates"] == [["{}"], ["So: {}"]]
         assert reproduce(repository, loaded=loaded).same_blob
         loaded.adapter.tokenizer.chat_template = CHAT.replace("}}.", "}}!")  # as another version might read it
