@@ -151,9 +151,6 @@ def _run(arguments: Sequence[str] | None, guard: AbstractContextManager[None]) -
         _report(error.message, error.hint, error.exit_code, as_json, conflicts=getattr(error, "conflicts", ()))
         return error.exit_code
     except (click.exceptions.Abort, KeyboardInterrupt) as error:
-        if isinstance(error.__context__, EOFError):  # of a prompt
-            _report("there was no answer: standard input is at its end", "Run it in a terminal.", 1, as_json)
-            return 1
         return _interrupted(error)
     except OutputLostError as error:
         return _lost(error.error, as_json)

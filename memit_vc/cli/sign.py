@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from memit_vc.cli.io import IO, verb
+from memit_vc.errors import UsageError
 from memit_vc.progress import count
 
 _PATH = click.Path(path_type=Path)
@@ -29,7 +30,14 @@ def command(io: IO, revision: str, key: Path, out: Path, ask_password: bool) -> 
     from memit_vc.store.fresh import refuse_inside_repository
 
     refuse_inside_repository(out)
-    password = click.prompt("Password of the key", hide_input=True, err=True) if ask_password else None
+    password = None
+    if ask_password:
+        try:
+            password = click.prompt("Password of the key", hide_input=True, err=True)
+        except click.Abort as error:
+            if not isinstance(error.__context__, EOFError):
+                raise
+            raise UsageError("no password was given: the input is at its end", hint="Type it in a terminal.") from None
     with io.repository() as repository:
         made = sign(repository, revision, out, key=key, password=password)
 

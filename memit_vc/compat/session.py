@@ -89,8 +89,10 @@ class MemorySession:
         """SHA-256 of each edited weight as the last edit left it."""
         self._base: dict[str, Tensor] = {}
         """On the CPU, each weight that an edit may have changed, as the model first came."""
-        self.made: tuple[ReferenceType[Any], dict[int, Tensor], dict[str, str]] | None = None
-        """The second model that was returned last, its keys, and SHA-256 of its edited weights at that time."""
+        self.made: tuple[ReferenceType[Any], ReferenceType[Any], dict[int, Tensor], dict[str, str]] | None = None
+        """The second model that was returned last, the one it was made from, its keys, and SHA-256 of its edited
+        weights at that time.
+        """
 
     def begin(self, hparams: MEMITHyperParams, *, in_place: bool, message: str | None = None) -> MemoryChange:
         del message  # nothing is recorded
@@ -107,11 +109,12 @@ class MemorySession:
         """The second model that an edit returned keeps what was found for this one. Of any other model, nothing is
         known: statistics, templates and history begin again.
         """
-        before, adapter = self.adapter.model, adapter_for(model, tok, hparams)
+        before = self.adapter.model
+        adapter = adapter_for(model, tok, hparams)
         if model is not before:
-            if self.made is not None and self.made[0]() is model:
-                _, self.keys, self._left = self.made
-                self._keep_base({name: before.get_parameter(name) for name in self._left})
+            if self.made is not None and self.made[0]() is model and self.made[1]() is before:
+                *_, self.keys, self._left = self.made
+                self._keep_base({name: self.adapter.model.get_parameter(name) for name in self._left})
             else:
                 self.keys, self._left, self._base, self._factors, self._templates = {}, {}, {}, None, {}
         self.adapter = adapter
@@ -179,7 +182,7 @@ class MemoryChange:
             if self._in_place:
                 self._session.remember(self._keys, left)
             else:
-                self._session.made = (ref(model), self._keys, left)
+                self._session.made = (ref(model), ref(self._session.adapter.model), self._keys, left)
             return
         if not self._in_place:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,9 +14,14 @@ _Is = Callable[[object], bool]
 
 def check_measured(kind: str, value: Any) -> Any:
     """The value of a row. ValueError if it has another form than rows of its kind."""
-    if kind in _KINDS and not _KINDS[kind](value):
+    if not is_measured(kind, value):
         raise ValueError(f"its record has not the form of kind {kind!r}")
     return value
+
+
+def is_measured(kind: str, value: Any) -> bool:
+    """Whether a value has the form of rows of its kind."""
+    return kind not in _KINDS or _KINDS[kind](value)
 
 
 def are_scores(scores: object) -> bool:
@@ -29,10 +35,10 @@ def are_handed_on(scores: object) -> bool:
 
 
 def _are_recorded(scores: object) -> bool:
-    """As `are_scores`. Where nothing was measured, a side is empty, and the explanations may be left out."""
+    """As `are_scores`. Where nothing was measured, a side is empty; older versions wrote no errors and explanations."""
 
     def is_side(side: object) -> bool:
-        return side == {} or _is_side(side)
+        return side == {} or (isinstance(side, dict) and _is_side({"error": {}, **side}))
 
     return isinstance(scores, dict) and _has(
         {"why": {}, **scores}, {"before": is_side, "after": is_side, "why": are_explanations}
@@ -70,7 +76,9 @@ def _are_numbers(scores: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300)
+    return value is None or (
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    )
 
 
 def _is_perplexity(value: object) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from sqlalchemy import Connection, select, update
 
+from memit_vc.errors import IntegrityError
 from memit_vc.objects import BlobId, CommitId, JsonValue
 from memit_vc.objects.commit_record import HANDED_ON
 from memit_vc.store.blobs import BlobStore
@@ -30,7 +33,10 @@ def mend_records(database: Database, journal: Journal, blobs: BlobStore) -> int:
 def _written(connection: Connection, blobs: BlobStore, commit: CommitId) -> BlobId:
     """The scores may be newer than they were, so the object may have another name."""
     kinds = ("commit", HANDED_ON)
-    scores = {kind: load_evaluations_of(connection, [commit], kind).get(commit) for kind in kinds}
+    scores: dict[str, JsonValue] = dict.fromkeys(kinds)
+    for kind in kinds:
+        with suppress(IntegrityError):  # they can be measured again
+            scores[kind] = load_evaluations_of(connection, [commit], kind).get(commit)
     record = commit_record(connection, load_commits(connection, [commit])[commit], scores, {})
     blob = blobs.put(record.encode())
     connection.execute(update(commits).where(commits.c.id == commit).values(record=blob))

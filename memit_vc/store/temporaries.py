@@ -37,7 +37,9 @@ def is_temporary(path: Path, target: Path | None = None) -> bool:
 
 
 def target_of(path: Path) -> Path:
-    """What a temporary file, or one in a temporary directory, is made for: the name that people know."""
+    """What a temporary file, or one in a temporary directory, is made for: the name that people know, cut if it is
+    nearly as long as a name may be.
+    """
     for number, part in enumerate(path.parts):
         if is_temporary(Path(part)):
             return Path(*path.parts[:number], _TEMPORARY.sub("", part))
@@ -114,8 +116,9 @@ def _name(target: Path) -> Path:
 
 
 def _stem(target: Path) -> str:
-    """The target's name, so much of it that the temporary's fits into a directory."""
-    return os.fsencode(target.name)[:_LONGEST].decode(errors="ignore")
+    """The target's name, or so much of it that the temporary's fits into a directory."""
+    name = os.fsencode(target.name)
+    return target.name if len(name) <= _LONGEST else name[:_LONGEST].decode(errors="ignore")
 
 
 def _directory(target: Path) -> tuple[Path, int]:

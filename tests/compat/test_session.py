@@ -39,6 +39,25 @@ def test_a_base_that_was_put_back_by_hand_is_adopted_without_history(
     assert fresh.unchanged(edited.state_dict())
 
 
+def test_a_second_model_is_a_stranger_after_another_model(make: Callable[..., Case]) -> None:
+    case, other = (make("linear", v_num_grad_steps=2, history=True) for _ in range(2))
+    editor = BaseEditor.from_hparams(case.hparams, statistics=case.statistics)
+    _, second, _ = editor.edit(requests=case.requests[:1], keep_original_weight=True)
+    session = editor._session
+    assert isinstance(session, MemorySession)
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter.mul_(3)
+    editor.model = other.model
+    editor.model = second
+    assert (session.keys, session._base, session._templates) == ({}, {}, {})
+    editor.model = case.model
+    _, third, weights = editor.edit(requests=case.requests[:1], keep_original_weight=True)
+    editor.model = third
+    assert session.keys
+    assert all(torch.equal(session._base[name], value.cpu()) for name, value in weights.items())
+
+
 @pytest.mark.parametrize("layers", LATER, ids=["another layer", "one more layer"])
 @pytest.mark.parametrize("adopted", [False, True], ids=["in place", "adopted"])
 def test_statistics_and_templates_of_later_layers_are_the_bases(

@@ -9,13 +9,16 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from memit_vc.errors import IntegrityError, MemitVCError
 from memit_vc.objects import BlobId, JsonValue, StatisticsId
 from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.porcelain.upkeep.rebuild import rebuild
 from memit_vc.repository import Repository
+from memit_vc.store import mend
 from memit_vc.store.blobs import BlobStore
+from memit_vc.store.schema import commits
 from memit_vc.store.undo import undo
 from tests.support.synthetic import fact, init, put_patch, record
 
@@ -176,10 +179,35 @@ def test_a_measurement_of_another_form_is_an_error_for_every_reader(
         assert repository.evaluations(state) == {}
 
 
+@pytest.mark.parametrize("where", ["row", "record"])
+def test_scores_of_another_form_do_not_hinder_a_rebuild(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    wrong: JsonValue = {"before": {}, "after": []}
+    with init(tmp_path) as repository:
+        made = record(repository, [fact(1)])
+        state = repository.state_id(repository.state(made.id))
+        repository.put_evaluation(state, made.id, "commit", made.id, wrong)
+        with repository.database.read() as connection:
+            blob = connection.execute(select(commits.c.record).where(commits.c.id == made.id)).scalar_one()
+        repository.blobs.path(blob).unlink()
+        if where == "record":  # an object that another version wrote
+            with monkeypatch.context() as patched:
+                patched.setattr(mend, "load_evaluations_of", lambda *_: {made.id: wrong})
+                assert mend.mend_records(repository.database, repository.journal, repository.blobs) == 1
+    rebuild(tmp_path)
+    with Repository.open(tmp_path) as repository:
+        assert repository.fsck() == []
+        assert repository.evaluations(state) == {}
+        assert repository.live_facts(made.id)
+
+
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
         ("commit", {"before": {}, "after": {}}),
+        ("commit", {"before": {}, "after": {name: each for name, each in _SIDE.items() if name != "error"}}),
+        ("perplexity", 1.5e308),
         ("commit", {"before": _SIDE, "after": {**_SIDE, "perplexity": None}, "why": {HEX: {**_WHY, "sink": True}}}),
         ("brought", {"before": {}, "after": {HEX: {"ES": 1}}}),
         ("fact", {"a score of another release": 1.0}),

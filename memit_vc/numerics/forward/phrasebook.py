@@ -108,9 +108,14 @@ class PhraseBook:
         return [replace(fact, phrasings=(*fact.phrasings, *islice(self.phrasings(fact), most))) for fact in facts]
 
     def asks(self, fact: Fact, text: str) -> bool:
-        """Whether a text about the subject asks what the fact asks, or what it is scored with: no other question."""
-        plain = _plain(text)
-        own = (fact.prompt, *fact.phrasings, *_scored(fact))
+        """Whether a text about the subject is no other question to search with: it asks what the fact says, or what the
+        fact is scored with.
+        """
+        return self.says(fact, text) or any(_plain(text) in _plain(each) for each in _scored(fact))
+
+    def says(self, fact: Fact, text: str) -> bool:
+        """Whether a text about the subject asks what the fact says."""
+        plain, own = _plain(text), (fact.prompt, *fact.phrasings)
         wordings = (wording for relation in self._relations(fact) for wording in relation.values())
         return any(plain in _plain(each) for each in own) or any(
             plain == _plain(wording.removeprefix(_ASKED).replace(_SUBJECT, fact.subject)) for wording in wordings

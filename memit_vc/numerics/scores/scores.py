@@ -197,7 +197,7 @@ def _spared(
     open_ones = [
         (old, now, new)
         for question, old, now, new in zip(questions, *sides, news, strict=True)
-        if old != new and not book.asks(fact, question)
+        if old != new and not book.says(fact, question)
     ]
     same = _mean([float(old == now) for old, now, _ in open_ones])
     return same, _mean([float(now == new) for _, now, new in open_ones])

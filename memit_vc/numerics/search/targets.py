@@ -175,7 +175,9 @@ class Search:
         self.reference: dict[int, Tensor] = {}
         """log P_0 [vocabulary] of each `kl` row, without δ."""
         self.value = torch.zeros(len(self.rows), device=self.device)
-        """Of each row, when it last took part: the weighted loss, in `nll` the mean NLL, in `wrong` a missed argmax."""
+        """Of each row, when it last took part: the weighted loss, in `nll` the NLL of its labels by their shares, in
+        `wrong` a missed argmax.
+        """
         self.nll = torch.full_like(self.value, float("inf"))
         self.wrong = torch.ones_like(self.value)
         self.laid_out: dict[int, list[Part]] = {}

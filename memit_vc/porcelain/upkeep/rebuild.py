@@ -35,6 +35,7 @@ from memit_vc.store.files import fsync_path, replacing, scratch, storage_errors
 from memit_vc.store.journal import FIRST, Entry, Journal
 from memit_vc.store.journal_replay import Replayed, whole
 from memit_vc.store.lost import read_record, records_among
+from memit_vc.store.measured import is_measured
 from memit_vc.store.mend import mend_records
 from memit_vc.store.migrate import create_schema
 from memit_vc.store.parsed import BAD_JSON
@@ -274,7 +275,7 @@ class _Builder:
         )
         state = self.connection.execute(select(commits.c.state).where(commits.c.id == commit)).scalar_one()
         for kind, scores in (("commit", record.scores), (HANDED_ON, record.handed_on)):
-            if scores is not None:
+            if scores is not None and is_measured(kind, scores):  # else they can be measured again
                 rows_results.replace_evaluation(self.connection, StateId(state), commit, kind, commit, dict(scores))
 
     def keep(self) -> None:

@@ -123,6 +123,8 @@ def test_a_question_that_asks_what_the_fact_says_is_no_other_question(adapter: M
         elsewhere = [number for number, text in enumerate(SCORED) if text != "{} was born in"]
         base = [token if number in elsewhere else (token + 1) % 100 for number, token in enumerate(now)]
         assert score(adapter, [fact], base={fact.id: base})[0]["same_subject"] == 1.0
+    probed = Fact(prompt="Marie Curie speaks", subject="Marie Curie", target="Oslo", generation_prompts=(prompt,))
+    assert score(adapter, [probed], base={probed.id: base})[0]["same_subject"] == pytest.approx(1 - 1 / len(SCORED))
 
 
 def test_a_name_is_kept_if_all_its_tokens_but_the_first_are(

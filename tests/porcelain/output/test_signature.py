@@ -120,7 +120,7 @@ def test_a_key_that_cannot_sign_leaves_nothing(
     monkeypatch.setattr("sys.stdin", io.StringIO())
     asked = ["sign", "--key", str(locked), "-o", str(tmp_path / "signature"), "--ask-password"]
     with pytest.warns(GetPassWarning):
-        assert main(["-C", str(repository.directory), *asked]) == 1
-    assert "there was no answer" in capfd.readouterr().err
+        assert main(["-C", str(repository.directory), *asked]) == 2
+    assert "no password was given" in capfd.readouterr().err
     assert not list(tmp_path.glob("signature*"))
     assert sign(repository, "HEAD", tmp_path / "signature", key=locked, password=secret).tensors
