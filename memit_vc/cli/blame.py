@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=10,
     show_default=True,
-    help="Rows that are shown, and with --measure also measured.",
+    help="Rows of each table, and with --measure also how many rows are measured. --json has all rows.",
 )
 def command(io: IO, prompt: str, measure: bool, **options: Any) -> None:
     """Rank the commits and facts that are live at REVISION by how far each moves the model's output at PROMPT.

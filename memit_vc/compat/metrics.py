@@ -98,7 +98,10 @@ class _Plan:
             prompt = prompt.replace("{}", request["subject"])  # memit's form
         questions: list[tuple[str, str, tuple[tuple[str, str], ...]]] = [("rewrite", "", ((prompt, target),))]
         if request.get("rephrase_prompt") is not None:
-            rephrased = _texts(request["rephrase_prompt"], f"request {number}: rephrase_prompt")
+            where = f"request {number}: rephrase_prompt"
+            rephrased = _texts(request["rephrase_prompt"], where)
+            if not all(text.strip() for text in rephrased):
+                raise UsageError(f"{where} is an empty text", hint="Give a text, or leave it out.")
             questions.append(("rephrase", "", tuple((text, target) for text in rephrased)))
         for kind in ("locality", "portability"):
             for name, probes in (request.get(kind) or {}).items():

@@ -165,6 +165,7 @@ def test_no_probes(editor: BaseEditor) -> None:
         ({"subject": ["Norland", 3]}, 'record 2: "subject" is the number 3'),
         ({"rephrase_prompts": [None, 3]}, "request 2: rephrase_prompt holds 3, which is not a text"),
         ({"rephrase_prompts": torch.zeros(2)}, "request 1: rephrase_prompt holds tensor"),
+        ({"rephrase_prompts": ["Find Norland", " "]}, "request 2: rephrase_prompt is an empty text"),
         ({"locality_inputs": ["a"]}, "locality_inputs is a list, not a dict"),
         ({"portability_inputs": 3}, "portability_inputs is a int, not a dict"),
         ({"locality_inputs": {"n": {"prompt": ["a", "b"], "ground_truth": ["c", 3]}}},

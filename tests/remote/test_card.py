@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -254,6 +255,19 @@ def test_a_card_with_a_byte_order_mark_keeps_its_metadata() -> None:
     assert parsed(text)[0]["license"] == "cc-by-nc-4.0"
     with pytest.raises(RemoteError, match="is not UTF-8"):
         card_text("Café".encode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    ("said", "told"), [("mit", "mit"), ("[mit]", "mit"), ("[mit, apache-2.0]", None), ("[]", None), ("3", None)]
+)
+def test_the_licence_of_the_base(plain_repository: Repository, said: str, told: str | None) -> None:
+    """A list with one licence is that licence. Of several, nobody knows which is the base's."""
+    base = Path(plain_repository.config.base)
+    base.mkdir()
+    (base / "README.md").write_text(f"---\nlicense: {said}\n---\n# A base\n", encoding="utf-8")
+    commit = synthetic.record(plain_repository, [synthetic.fact(0)], message="one")
+    metadata, _ = parsed(model_card(plain_repository, commit.id, url="hf://ada/facts"))
+    assert metadata.get("license") == told
 
 
 def test_an_adapter_without_facts_is_no_base() -> None:

@@ -205,7 +205,8 @@ def _license(repository: Repository) -> str | None:
     """The licence on the base's own card: the file beside the base, else the Hub's, if it can be asked."""
     for card in (_card_here, _card_on_hub):
         with suppress(Exception):  # the reader looks up a licence that cannot be found here
-            found = getattr(card(repository), "license", None)
+            said = getattr(card(repository), "license", None)
+            found = said[0] if isinstance(said, list) and len(said) == 1 else said  # of several: which one?
             if isinstance(found, str) and found:
                 return found
     return None
