@@ -27,7 +27,7 @@ from memit_vc.cli.terminal import escaped_json
 from memit_vc.errors import UsageError
 from memit_vc.foreign.text import indented, is_unicode, one_line
 from memit_vc.objects import Fact, finite, short
-from memit_vc.progress import Progress
+from memit_vc.progress import Progress, count
 
 if TYPE_CHECKING:
     from memit_vc.edits import EditBatch
@@ -42,6 +42,8 @@ _LINE_EVERY = 15.0
 """Seconds between lines of progress if there is no terminal."""
 _MANY = 1_000_000
 """From this total on a share is shown: what is counted so far is bytes."""
+_SHOWN = 5
+"""Contradictions that are shown once they are settled; --json has all."""
 _BAR_AFTER = 1.0
 """Seconds before a progress bar shows: what is over sooner needs none."""
 
@@ -96,6 +98,10 @@ class IO:
 
         def render() -> None:
             click.echo(f"[{made.branch or 'detached HEAD'} {short(made.id)}] {indented(text)}")
+            if made.contradictions:
+                lines = [each.line() for each in made.contradictions[:_SHOWN]]
+                more = ["  …"] if len(made.contradictions) > _SHOWN else []
+                self.note("\n".join([f"{count(len(made.contradictions), 'contradiction')} settled:", *lines, *more]))
             details()
 
         self.emit(made, render, **more)

@@ -14,7 +14,6 @@ from memit_vc.cli.sides import (
     likely_conflicts,
     require_option,
 )
-from memit_vc.progress import count
 
 
 @verb(name="merge", example="memitvc merge origin/main --theirs")
@@ -62,8 +61,8 @@ def command(
     def details() -> None:
         if made.how == "merge" and made.added and check_overlap is None:
             io.note(UNSEEN)
-        if made.contradictions:
-            io.note(f"{count(len(made.contradictions), 'contradiction')} settled: {options['on_conflict']}")
+        if made.how == "fast-forward" and options["message"] is not None:
+            io.note("-m was not used: HEAD moved forward without a commit. --no-ff makes one.")
 
     more = {} if likely is None else {"overlaps": likely}
     if made.how == "up-to-date":

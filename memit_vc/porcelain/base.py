@@ -115,9 +115,10 @@ def find_base(config: Config) -> Path:
         ) from error
 
 
-def checked_base(repository: Repository, *, progress: Progress = silent) -> Checkpoint:
+def checked_base(repository: Repository, *, whole: bool = False, progress: Progress = silent) -> Checkpoint:
     """The base, proved to be the one that `init` recorded. Only files whose stamps changed are hashed again here; the
-    others are taken at their word until a tensor is read, which checks it.
+    others are taken at their word until a tensor is read, which checks it. `whole`: for who has transformers load the
+    model, which checks nothing; every file is hashed.
     """
     manifest = repository.base()
     checkpoint = Checkpoint.find(find_base(repository.config)).in_parts(manifest.names)
@@ -125,7 +126,8 @@ def checked_base(repository: Repository, *, progress: Progress = silent) -> Chec
     stamps = checkpoint.fingerprints()
     kept = recall(repository.root / _STAMPS)
     recorded = {name: stamp for name, stamp in kept.items() if isinstance(stamp, list)}
-    problems = checkpoint.differences(manifest, repository.base_files(), recorded=recorded, progress=progress)
+    trusted = {} if whole else recorded
+    problems = checkpoint.differences(manifest, repository.base_files(), recorded=trusted, progress=progress)
     if problems:
         more = f" (and {len(problems) - 3} more differences)" if len(problems) > 3 else ""
         raise BaseChangedError(

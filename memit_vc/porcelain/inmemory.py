@@ -136,7 +136,7 @@ def from_pretrained(
     source = _Source.of(repository)
     with source.open() as opened:
         commit = source.resolve(opened, named)
-        checkpoint = checked_base(opened)
+        checkpoint = checked_base(opened, whole=True)
         with loading(checkpoint) as load, _arguments(given):
             model = load(device_map=device_map, **kwargs)
         _, wanted = _differing(opened, commit, model, checkpoint)

@@ -462,3 +462,19 @@ def test_a_number_that_no_float_holds_is_no_text(cli: Cli, tmp_path: Path) -> No
 def test_a_branch_is_not_called_as_a_kind_of_ref(cli: Cli, name: str) -> None:
     assert cli("branch", name).code == 2
     assert cli("tag", name).code == 2
+
+
+def test_a_merge_tells_what_it_settled_and_what_it_did_not_use(cli: Cli, place: Place) -> None:
+    head = cli.ok("log", "--json").json[0]["id"]
+    cli.ok("switch", "-c", "side", "HEAD~1")
+    cli.ok("commit", place.edits([replace(FIRST[0], target="Vienna")]), "--no-scores")
+    for resolve in ((), ("--resolve",)):
+        made = cli.ok("merge", "main", "--ours", *resolve)
+        assert "1 contradiction settled:" in made.err
+        assert "'Vienna'" in made.err
+        cli.ok("undo")
+    cli.ok("switch", "-c", "more", f"{head}~1")
+    moved = cli.ok("merge", "main", "-m", "a message")
+    assert "fast-forward" in moved.out
+    assert "-m was not used" in moved.err
+    cli.ok("fsck")

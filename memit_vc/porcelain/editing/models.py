@@ -291,7 +291,7 @@ def model_of(
 
 def load_model(repository: Repository, *, device: str = "cpu", progress: Progress = silent) -> LoadedModel:
     """Load the repository's base, after checking that it is the recorded one."""
-    checkpoint = checked_base(repository, progress=progress)
+    checkpoint = checked_base(repository, whole=True, progress=progress)
     editable = repository.fact_weights()
     weights = _Editable((weight.layer, weight) for weight in editable if weight.expert is None)
     experts: dict[int, tuple[EditableWeight, ...]] = {}

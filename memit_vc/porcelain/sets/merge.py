@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from memit_vc.objects import CommitId, short
+from memit_vc.objects import ColumnId, CommitId, short
 from memit_vc.porcelain.record import Outcome, draft, move_head, record
 from memit_vc.porcelain.sets.join import Joined, Side, join
 from memit_vc.porcelain.state import LiveState
 from memit_vc.repository import Repository
 from memit_vc.vcs.contradictions import OnConflict, conflict_details
 from memit_vc.vcs.graph import is_ancestor
-from memit_vc.vcs.state import merge_commits
+from memit_vc.vcs.state import State, merge_commits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,8 @@ def merge(
     """Merge `revision` into HEAD.
 
     A column that either side took out since the merge base is out, one that either side brought in is in; a column of
-    both sides counts once. Several merge bases are merged with each other first. ConflictError, with the repository
+    both sides counts once. Several merge bases are merged with each other first. But a question that both sides answer
+    stays answered (`_answered_by_both`). ConflictError, with the repository
     unchanged, if a live fact of one side contradicts one of the other and `on_conflict` does not say which stays.
     `guard` sees HEAD's state and the new one before anything moves; it raises, or gives notes.
     """
@@ -78,7 +79,33 @@ def merged_state(ours: LiveState, theirs: CommitId, on_conflict: OnConflict, *, 
     if ours.commit is None:
         raise AssertionError("a merge is of two commits")
     wanted = merge_commits(ours.commit, theirs, repository.parents, repository.state)
-    return join(ours, wanted, [side], on_conflict, what=what)
+    return join(ours, wanted | _answered_by_both(ours, side.live, wanted), [side], on_conflict, what=what)
+
+
+def _answered_by_both(ours: LiveState, theirs: LiveState, wanted: State) -> State:
+    """Columns of questions that both sides answer and `wanted` does not, because each side took out the column that the
+    other one kept: criss-cross merges can do that. `join` sees to it if the answers differ. If they are the same, the
+    columns of one side are enough, whichever side it is.
+    """
+    if ours.columns <= wanted or theirs.columns <= wanted:
+        return frozenset()
+    mine, other = _answers(ours), _answers(theirs)
+    left = _answers(LiveState(ours.repository, wanted, known=ours.known))
+    found: set[ColumnId] = set()
+    for question in mine.keys() & other.keys() - left.keys():
+        for answer in mine[question].keys() | other[question].keys():
+            found |= min((side[question][answer] for side in (mine, other) if answer in side[question]), key=sorted)
+    return frozenset(found)
+
+
+def _answers(state: LiveState) -> dict[tuple[str, str], dict[str, State]]:
+    """Of each question that a live fact answers, the edit columns by the answer."""
+    found: dict[tuple[str, str], dict[str, State]] = {}
+    for fact, columns in state.edits.items():
+        question, answer = state.facts[fact].claim
+        answers = found.setdefault(question, {})
+        answers[answer] = answers.get(answer, frozenset()) | columns
+    return found
 
 
 def _message(repository: Repository, revision: str, theirs: CommitId) -> str:

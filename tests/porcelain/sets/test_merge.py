@@ -160,6 +160,53 @@ def test_a_criss_cross_history(world: World, repository: Repository) -> None:
     assert repository.state(made.id) == set(start.adds)
 
 
+def _crossed(world: World, repository: Repository, targets: tuple[str, str], ours: str) -> None:
+    """Both sides answer one question and have merged the other's first commit, each for its own answer."""
+    world.commit(repository, [fact(0)])
+    switch_to_new(repository, "side")
+    their = world.commit(repository, [fact(1, targets[1])], seed=1)
+    switch(repository, "main")
+    our = world.commit(repository, [fact(1, targets[0])], seed=2)
+    merge(repository, their.id, on_conflict=ours)  # type: ignore[arg-type]
+    if ours == "keep-both":
+        revert(repository, [their.id])
+    switch(repository, "side")
+    merge(repository, our.id, on_conflict=ours)  # type: ignore[arg-type]
+    if ours == "keep-both":
+        revert(repository, [our.id])
+    switch(repository, "main")
+
+
+def test_answers_that_each_side_took_from_the_other_are_a_contradiction(world: World, repository: Repository) -> None:
+    """Column by column, both would be gone."""
+    _crossed(world, repository, ("ours", "theirs"), "ours")
+    head = repository.head()
+    with pytest.raises(ConflictError, match=r"'ours'.*'theirs'"):
+        merge(repository, "side")
+    assert repository.head() == head
+    for how, targets in (("ours", ["ours"]), ("theirs", ["theirs"]), ("keep-both", ["ours", "theirs"])):
+        made = merge(repository, "side", on_conflict=how)  # type: ignore[arg-type]
+        live = [each.fact for each in repository.live_facts(made.id)]
+        assert sorted(each.target for each in live if each.subject == "City 1") == targets
+        assert len(live) == 1 + len(targets)
+        assert len(made.contradictions) == 1
+        repository.undo()
+    switch(repository, "side")
+    with pytest.raises(ConflictError, match=r"'theirs'.*'ours'"):
+        merge(repository, "main")
+
+
+def test_an_answer_that_both_sides_kept_in_other_columns_stays_once(world: World, repository: Repository) -> None:
+    _crossed(world, repository, ("same", "same"), "keep-both")
+    made = merge(repository, "side")
+    assert [each.fact.subject for each in repository.live_facts(made.id)] == ["City 0", "City 1"]
+    assert len(repository.state(made.id)) == 2
+    assert not made.warnings
+    repository.undo()
+    switch(repository, "side")
+    assert merge(repository, "main").state == made.state
+
+
 def test_cherry_pick_puts_the_columns_in(world: World, repository: Repository, sides: Callable[..., Sides]) -> None:
     common, our, their = sides([(1, None)], [(2, None)])
     made = cherry_pick(repository, ["side"])

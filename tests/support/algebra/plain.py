@@ -150,8 +150,17 @@ class Plain:
             del self.kept[patch]
 
     def merged(self, ours: CommitId, theirs: CommitId) -> State:
-        """Three ways, column by column, recursively where there are several best common ancestors."""
-        return self._merged([ours], theirs, self.states[ours])
+        """Three ways, column by column, recursively where there are several best common ancestors. What both sides
+        answer stays answered.
+        """
+        state = self._merged([ours], theirs, self.states[ours])
+        mine, other = self.states[ours], self.states[theirs]
+        asked = {fact.question for fact in self.live(mine)} & {fact.question for fact in self.live(other)}
+        asked -= {fact.question for fact in self.live(state)}
+        for fact in self.live(mine) | self.live(other):
+            if fact.question in asked:
+                state |= min((self.of(fact, side) for side in (mine, other) if fact in self.live(side)), key=sorted)
+        return state
 
     def _merged(self, done: list[CommitId], head: CommitId, state: State) -> State:
         common = self.ancestors(done) & self.ancestors([head])
