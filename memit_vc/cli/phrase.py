@@ -52,7 +52,7 @@ def command(io: IO, edits: str, output: Path, model: str | None, book: bool, num
 
         with io.progress() as progress:
             made = phrase(batch.facts, *load_pretrained(model), count=number, progress=progress)
-    write_atomic(output, write_records(made, format=form).encode())  # type: ignore[arg-type]
+    write_atomic(output, write_records(made, format=form).encode(), replace=False)  # type: ignore[arg-type]
     new = [len(now.phrasings) - len(was.phrasings) for now, was in zip(made, batch.facts, strict=True)]
 
     def render() -> None:

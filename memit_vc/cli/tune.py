@@ -48,14 +48,14 @@ def command(io: IO, facts: str | None, output: Path, **options: Any) -> None:
         told = [f"chosen by `memitvc tune` in {made.seconds / 60:.0f} minutes, from:", *(t.line() for t in made.tried)]
         if made.left_out:
             told.append(f"{count(made.left_out, 'setting')} left out for lack of time: --minutes N gives more")
-        write_atomic(output, made.hparams.to_yaml(comments={"": "\n".join(told)}).encode())
+        write_atomic(output, made.hparams.to_yaml(comments={"": "\n".join(told)}).encode(), replace=False)
 
     def render() -> None:
         io.table(
             ["layers", "λ", "passes", "facts", "prompts", "paraphrases", "same subject", "perplexity"],
             [
                 [
-                    f"{each.layers[0]}-{each.layers[-1]}",
+                    each.span,
                     f"{each.weight:g}",
                     str(each.passes),
                     str(each.facts),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 
 from memit_vc.hparams.params import MEMITHyperParams
 
@@ -15,16 +15,16 @@ _WEIGHT, _WIDTH = 2000.0, 1536
 
 
 def guess(
-    *, model_type: str, n_layers: int, d_in: Callable[[int], int], hidden_size: int, modules: Mapping[str, str]
+    *, model_type: str, n_layers: int, widths: Mapping[int, int], hidden_size: int, modules: Mapping[str, str]
 ) -> tuple[MEMITHyperParams, list[str]]:
     """Hyperparameters from a model's config, and one sentence per guess.
 
-    `d_in(layer)` is the width of the edited projection's input. That of the last edited layer counts: the first layers
-    of some mixtures of experts are dense, and so much narrower. `modules` has the keys rewrite, layer, mlp, attn
+    `widths` has the width of the edited projection's input, of each layer that may be chosen: the first layers of some
+    mixtures of experts are dense, and have no experts to edit. `modules` has the keys rewrite, layer, mlp, attn
     (templates with "{}" for the layer), ln_f and lm_head.
     """
-    layers = _layers(model_type, n_layers)
-    width = d_in(layers[-1])
+    layers = _layers(model_type, n_layers, widths)
+    width = widths[layers[-1]]
     weight = _weight(width)
     params = MEMITHyperParams(
         layers=layers,
@@ -37,7 +37,9 @@ def guess(
         ln_f_module=modules["ln_f"],
         lm_head_module=modules["lm_head"],
     )
-    span = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]} to {layers[-1]}"
+    gaps = layers[-1] - layers[0] >= len(layers)
+    span = f"layers {', '.join(map(str, layers))}" if gaps else f"layers {layers[0]} to {layers[-1]}"
+    span = span if len(layers) > 1 else f"layer {layers[0]}"
     share = _DEPTH_BY_TYPE.get(model_type, _DEPTH)
     sentences = [
         f"{span} of {n_layers}: about {share:.0%} of the depth, where published settings for models of this kind start "
@@ -53,12 +55,12 @@ def guess(
     return params, sentences
 
 
-def _layers(model_type: str, n_layers: int) -> list[int]:
-    """Five consecutive layers by depth, fewer in a shallow model; a block is left above if there are two."""
+def _layers(model_type: str, n_layers: int, among: Collection[int]) -> list[int]:
+    """Five layers by depth, fewer in a shallow model; a block is left above if there are two."""
     start = round(n_layers * _DEPTH_BY_TYPE.get(model_type, _DEPTH))
     last = max(0, n_layers - 2)
     start = min(max(start, 1), last)
-    return list(range(start, min(start + _LAYERS - 1, last) + 1))
+    return [layer for layer in range(start, last + 1) if layer in among][:_LAYERS] or [max(among)]
 
 
 def _weight(d_in: int) -> float:

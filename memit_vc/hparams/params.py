@@ -290,6 +290,11 @@ class MEMITHyperParams:
             if getattr(self, key):
                 self._require(key, getattr(self, key), modules)
 
+    def names(self, layer: int, modules: Collection[str]) -> bool:
+        """Whether `validate` takes this layer: the first layers of some mixtures lack the named parts."""
+        named = (getattr(self, key).format(layer) for key in _TEMPLATES)
+        return layer <= self.v_loss_layer and all(name in modules for name in named)
+
     def resolved_device(self) -> str:
         """`device` as torch spells it; a GPU that this machine does not have becomes "cpu", with a warning."""
         import torch

@@ -12,10 +12,11 @@ _MARK = f'<meta name="generator" content="{GENERATOR}"'.encode()
 
 
 def write_page(path: Path, page: str) -> int:
-    """Write it whole or not at all; the bytes written. UsageError if the file there is not a report."""
+    """Write it whole or not at all; the bytes written. UsageError if what is there is not a report."""
     with storage_errors(path):
-        if path.exists() and _MARK not in path.open("rb").read(1000):
+        earlier = path.exists()
+        if earlier and _MARK not in path.open("rb").read(1000):
             raise UsageError(f"{path} exists and is not a report", hint="Name another file with -o.")
     encoded = page.encode()
-    write_atomic(path, encoded)
+    write_atomic(path, encoded, replace=earlier)
     return len(encoded)

@@ -371,10 +371,12 @@ def _hyperparameters(
             values, origin = MEMITHyperParams.from_hparams(shipped), shipped.name
         else:
             parts = adapter.architecture
+            everything = range(adapter.n_layers)
+            named = [layer for layer in everything if parts.rewrite.format(layer) in adapter.modules] or everything
             values, notes = guess(
                 model_type=config.model_type,
                 n_layers=adapter.n_layers,
-                d_in=lambda layer: adapter.dimensions(layer)[1],
+                widths={layer: adapter.dimensions(layer)[1] for layer in named},
                 hidden_size=adapter.hidden_size,
                 modules={
                     "rewrite": parts.rewrite,

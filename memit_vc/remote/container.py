@@ -28,8 +28,8 @@ _CHUNK = 1 << 20
 DISTRUST = "The file is damaged or was made to mislead; nothing was stored."
 
 
-def write_container(path: Path, files: Mapping[str, bytes | Path]) -> None:
-    """Write the file whole or not at all; the same bytes for the same tree. StorageError."""
+def write_container(path: Path, files: Mapping[str, bytes | Path], *, replace: bool = True) -> None:
+    """Write the file whole or not at all; the same bytes for the same tree. `replace` as for `write_atomic`."""
     with storage_errors(path):
         sizes = {name: content_size(content) for name, content in files.items()}
     entries = {name: ("U8", (size,)) for name, size in sizes.items()}
@@ -49,7 +49,7 @@ def write_container(path: Path, files: Mapping[str, bytes | Path]) -> None:
         yield write_header(entries, {METADATA_KEY: canonical_json(about).decode()})
         yield from content()
 
-    write_atomic(path, file())
+    write_atomic(path, file(), replace=replace)
 
 
 class ContainerTree:

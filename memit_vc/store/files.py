@@ -126,11 +126,13 @@ def write_atomic(
     mode: int = 0o666,
     besides: int = 0,
     sync_name: bool = True,
+    replace: bool = True,
 ) -> None:
     """Write `path` whole or not at all; an existing file is replaced. StorageError leaves no temporary file behind.
 
     The umask applies to `mode`; the bits in `besides` are set whatever it says. Of a large iterable, what is written
-    goes to the disk while the rest is being made. `sync_name` as for `replacing`.
+    goes to the disk while the rest is being made. `sync_name` as for `replacing`. Without `replace`, UsageError if
+    something is at `path` when the bytes are ready; it stays.
     """
     with storage_errors(path):
         make_directories(path.parent)
@@ -145,13 +147,34 @@ def write_atomic(
                     _write_through(file, data)
                 file.flush()
                 fsync(descriptor)
-                temporary.rename(path)
+                if replace:
+                    temporary.rename(path)
+                else:
+                    _place_new(temporary, path)
             if sync_name:
                 fsync_path(path.parent)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()
             raise
+
+
+def _place_new(made: Path, path: Path) -> None:
+    """Rename a finished file to a name that must be free; a broken link takes it, too. UsageError, OSError."""
+    try:
+        os.link(made, path)  # unlike a rename, it never replaces
+    except FileExistsError as error:
+        raise _taken(path) from error
+    except OSError:  # a file system without hard links: only between look and rename can something be lost
+        if os.path.lexists(path):
+            raise _taken(path) from None
+        made.rename(path)
+    else:
+        made.unlink()
+
+
+def _taken(path: Path) -> UsageError:
+    return UsageError(f"{path}: exists already", hint="Name another file, or move it away: nothing is overwritten.")
 
 
 def _write_through(file: BinaryIO, data: Iterable[bytes | memoryview]) -> None:
@@ -190,10 +213,14 @@ def is_free(target: Path) -> bool:
 
 
 def check_new_file(path: Path) -> None:
-    """Before a long computation: UsageError if something is at `path`, StorageError if no file can be made there."""
+    """Before a long computation: UsageError if something is at `path`, StorageError if no file can be made there.
+
+    What killed writers of `path` left beside it goes: no gc comes there. `write_atomic` looks again in the end.
+    """
     with storage_errors(path):
         if path.exists() or path.is_symlink():
-            raise UsageError(f"{path} is there already", hint="Name another file, or move it away.")
+            raise _taken(path)
+        clear_abandoned(path)
         there = next(each for each in path.absolute().parents if each.exists())
         temporary, descriptor = open_temporary(there / path.name, 0o600)
         os.close(descriptor)

@@ -29,6 +29,8 @@ _MOST = 1 << 17
 # value types: what `struct` calls them; a text and a list are read by hand
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _LIST = 8, 9
+_FIRST_VALUE = 24
+"""Where the values begin; before them stand the numbers of tensors and of values, in 8 bytes each."""
 _HINT = "Fetch it again: the file is damaged or not GGUF."
 
 
@@ -69,16 +71,21 @@ class GGUFHeader:
         """The next place at which a tensor may begin."""
         return -(-position // self.alignment) * self.alignment
 
-    def with_tensors(self, kinds: Mapping[str, int], sizes: Mapping[str, int]) -> bytes:
-        """The bytes before the data, the padding with them, if these tensors have other types and sizes in bytes.
+    def with_tensors(self, kinds: Mapping[str, int], sizes: Mapping[str, int], text: tuple[str, str]) -> bytes:
+        """The bytes before the data, the padding with them, if these tensors have other types and sizes in bytes, and
+        with `text`, a name and its value, as first of the values.
 
-        Every other byte is as it was, but for the offsets of the tensors that follow.
+        Every other byte is as it was, but for the number of values and the offsets of the tensors that follow.
         """
         head, position = bytearray(self.head), 0
         for name, tensor in self.tensors.items():
             struct.pack_into("<IQ", head, tensor.place, kinds.get(name, tensor.kind), position)
             position = self.aligned(position + sizes.get(name, tensor.end - tensor.begin))
-        return bytes(head).ljust(self.data_start, b"\0")
+        (pairs,) = struct.unpack_from("<Q", head, _FIRST_VALUE - 8)
+        struct.pack_into("<Q", head, _FIRST_VALUE - 8, pairs + 1)
+        key, value = (struct.pack("<Q", len(part.encode())) + part.encode() for part in text)
+        head[_FIRST_VALUE:_FIRST_VALUE] = key + struct.pack("<I", _TEXT) + value
+        return bytes(head).ljust(self.aligned(len(head)), b"\0")
 
 
 def read_gguf_header(path: Path) -> GGUFHeader:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -384,7 +384,11 @@ NAMES = {
 )
 def test_a_guess_is_valid_and_said(model_type: str, n_layers: int, d_in: int, layers: list[int]) -> None:
     params, sentences = guess(
-        model_type=model_type, n_layers=n_layers, d_in=lambda _: d_in, hidden_size=32, modules=NAMES
+        model_type=model_type,
+        n_layers=n_layers,
+        widths=dict.fromkeys(range(n_layers), d_in),
+        hidden_size=32,
+        modules=NAMES,
     )
     assert params.layers == layers
     params.validate(n_layers=n_layers, modules=modules_of(params, n_layers))
@@ -397,19 +401,38 @@ def test_a_guess_is_valid_and_said(model_type: str, n_layers: int, d_in: int, la
 @pytest.mark.parametrize("n_layers", range(2, 100))
 def test_a_guess_leaves_a_block_above(n_layers: int) -> None:
     for model_type in ("gpt2", "llama"):
-        params, _ = guess(model_type=model_type, n_layers=n_layers, d_in=lambda _: 64, hidden_size=32, modules=NAMES)
+        widths = dict.fromkeys(range(n_layers), 64)
+        params, _ = guess(model_type=model_type, n_layers=n_layers, widths=widths, hidden_size=32, modules=NAMES)
         assert params.layers[-1] < n_layers - 1
         assert len(params.layers) <= 5
 
 
 def test_the_guessed_weight_grows_with_the_width_of_the_keys() -> None:
-    def guessed(width: Callable[[int], int]) -> float:
-        params, sentences = guess(model_type="llama", n_layers=30, d_in=width, hidden_size=9, modules=NAMES)
-        assert f"for keys of width {width(params.layers[-1])}:" in sentences[1]
+    def guessed(width: int) -> float:
+        widths = dict.fromkeys(range(30), width)
+        params, sentences = guess(model_type="llama", n_layers=30, widths=widths, hidden_size=9, modules=NAMES)
+        assert f"for keys of width {width}:" in sentences[1]
         return params.mom2_update_weight
 
-    assert [guessed(lambda _, d=d: d) for d in (64, 1536, 3072, 11008)] == [83, 2000, 4000, 14000]  # type: ignore[misc]
-    assert guessed(lambda layer: 64 if layer < 3 else 1536) == 2000  # a mixture whose first layers are dense
+    assert [guessed(width) for width in (64, 1536, 3072, 11008)] == [83, 2000, 4000, 14000]
+
+
+@pytest.mark.parametrize(
+    ("experts", "layers", "said"),
+    [
+        (range(3, 30), [4, 5, 6, 7, 8], "layers 4 to 8 of 30"),
+        (range(7, 30), [7, 8, 9, 10, 11], "layers 7 to 11 of 30"),
+        (range(1, 30, 2), [5, 7, 9, 11, 13], "layers 5, 7, 9, 11, 13 of 30"),
+        ([1, 28], [28], "layer 28 of 30"),
+        ([29], [29], "layer 29 of 30"),
+    ],
+)
+def test_a_guess_takes_layers_with_experts(experts: Sequence[int], layers: list[int], said: str) -> None:
+    """The first layers of a mixture may be dense, or every other one."""
+    widths = dict.fromkeys(experts, 1536)
+    params, sentences = guess(model_type="llama", n_layers=30, widths=widths, hidden_size=9, modules=NAMES)
+    assert params.layers == layers
+    assert sentences[0].startswith(f"{said}:")
 
 
 def test_reading_needs_no_numerics() -> None:

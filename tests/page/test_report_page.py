@@ -130,3 +130,8 @@ def test_a_text_about_reports_is_not_written_over(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a report"):
         write_page(notes, "<html>")
     assert notes.read_text() == "My notes on the memit-vc report\n"
+    link = tmp_path / "link.html"
+    link.symlink_to("missing")
+    with pytest.raises(UsageError, match="exists already"):
+        write_page(link, "<html>")
+    assert link.is_symlink()

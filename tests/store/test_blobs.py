@@ -7,15 +7,16 @@ import hashlib
 import os
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memit_vc.errors import IntegrityError, StorageError
+from memit_vc.errors import IntegrityError, StorageError, UsageError
 from memit_vc.store.blobs import BlobStore, blob_id
-from memit_vc.store.files import write_atomic
+from memit_vc.store.files import check_new_file, write_atomic
 from memit_vc.store.temporaries import is_temporary
 
 
@@ -160,6 +161,36 @@ def test_write_atomic_replaces_whole_files(tmp_path: Path, monkeypatch: pytest.M
         write_atomic(target, broken())  # type: ignore[arg-type]
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b"]
     assert target.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("hardlinks", [True, False])
+def test_write_atomic_replaces_nothing_if_it_must_not(
+    hardlinks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not hardlinks:
+        monkeypatch.setattr(os, "link", refuse)
+    target, link = tmp_path / "a", tmp_path / "link"
+    link.symlink_to("missing")
+
+    def meanwhile() -> Iterator[bytes]:
+        yield b"new"
+        target.write_bytes(b"mine")
+
+    check_new_file(target)
+    with pytest.raises(UsageError, match="exists already"):
+        write_atomic(target, meanwhile(), replace=False)
+    with pytest.raises(UsageError, match="exists already"):
+        write_atomic(link, b"new", replace=False)
+    assert (target.read_bytes(), link.is_symlink()) == (b"mine", True)
+    write_atomic(tmp_path / "b", iter([b"n", b"ew"]), replace=False)
+    assert ((tmp_path / "b").read_bytes(), (tmp_path / "b").stat().st_nlink) == (b"new", 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "link"]
+    for path in (target, link):
+        with pytest.raises(UsageError, match="exists already"):
+            check_new_file(path)
 
 
 @pytest.mark.parametrize("damage", [b"", b"other bytes", b"The BYTES"])

@@ -1,4 +1,5 @@
-"""A state in GGUF: the edited tensors take the place of the base's, every other byte is copied as it is.
+"""A state in GGUF: the edited tensors take the place of the base's, every other one is copied as it is. The header gets
+one more value, which names the state.
 
 An edited tensor is the sum float64(W) + D of the checkpoint, rounded to float32 and then to its type in the file. What
 the base's file made of W does not matter: a file in 4 bits gets the whole edit.
@@ -26,7 +27,7 @@ from memit_vc.foreign.files import opened
 from memit_vc.numerics.exact.factored import Term
 from memit_vc.numerics.exact.materialise import STORAGE_DTYPES, Materialiser, convert, state_weight
 from memit_vc.numerics.model.checkpoint_tensors import read_tensor
-from memit_vc.objects import EditableWeight
+from memit_vc.objects import EditableWeight, StateId
 from memit_vc.progress import Progress, silent
 from memit_vc.store.checkpoint import Checkpoint
 from memit_vc.store.files import storage_errors
@@ -44,9 +45,21 @@ _ENTRIES = 1 << 20
 _ROWS_COMPARED = 4
 _TURNED = {"attn_q.weight": "head_count", "attn_k.weight": "head_count_kv"}
 """What llama.cpp stores with the two halves of each rotation side by side in Llama's family -> the number of heads."""
-_ROUNDING, _QUANTISED = 2.0**-7, 0.7
-"""‖stored − W‖ / ‖W‖ at most: of float types, whose rounding is 2^-9 at most, and of quantised ones. Another model's
-weights have about 1.4.
+_STATE = "memitvc.state"
+"""A value of each file that is written here. llama.cpp keeps it when it makes another type of the file."""
+_ROUNDING, _LEAST = 2.0**-7, 2.0**-24
+"""What an entry may be off by, as a share of it, and besides. A rounding to bfloat16, through which a checkpoint in F32
+may have come to every type, is 2^-8, and may follow another one; the smallest numbers of F16 are 2^-24 apart. An edit
+moves the many small entries of a row by more.
+"""
+_LARGEST_F16 = 65504.0
+_Q8_ROUNDING = 0.6 / 127
+"""As a share of the largest entry of its block, which is 127 steps: half a step, and what the rounding of the step to
+F16 makes of 127 steps, 127 · 2^-11.
+"""
+_QUANTISED = 0.7
+"""‖stored − W‖ / ‖W‖ at most, of the other types: some are made with weights that only their maker knows, so that no
+entry has a bound. Another model's weights have about 1.4.
 """
 
 
@@ -85,8 +98,14 @@ def replacements(
     the checkpoint (F16 for F32, which does not fit a file that was made small).
 
     UnsupportedModelError for a family that llama.cpp does not know, or whose weights it stores in another order;
-    IntegrityError if the file was not made from this base: of each of `weights`, some rows are compared.
+    IntegrityError if the file was not made from this base: if it says that it holds a state, or by some rows of each of
+    `weights`.
     """
+    if _STATE in header.values:
+        raise IntegrityError(
+            f"{header.path}: holds the edited state {str(header.values[_STATE])[:10]!r}, not the base",
+            hint=f"Give a GGUF of the base itself. {CONVERT}",
+        )
     names = _names(header, weights)
     missing = [name for name in edited if names.get(name) not in header.tensors]
     if missing:
@@ -132,9 +151,11 @@ def write_gguf(
     checkpoint: Checkpoint,
     replaced: Sequence[Replaced],
     terms: Callable[[str], list[Term]],
+    *,
+    state: StateId,
     progress: Progress = silent,
 ) -> Iterator[bytes]:
-    """The bytes of the file, a few megabytes at a time.
+    """The bytes of the file, a few megabytes at a time; it names the state.
 
     BaseChangedError for a checkpoint with other bytes than it promises, EngineError for a value that its type cannot
     hold, StorageError for a file that has become shorter.
@@ -143,7 +164,8 @@ def write_gguf(
     for each in sorted(replaced, key=lambda each: each.weight.expert or 0):
         by_tensor.setdefault(each.tensor.name, []).append(each)
     sizes = {name: sum(each.size for each in parts) for name, parts in by_tensor.items()}
-    yield header.with_tensors({name: KINDS[parts[0].kind] for name, parts in by_tensor.items()}, sizes)
+    kinds = {name: KINDS[parts[0].kind] for name, parts in by_tensor.items()}
+    yield header.with_tensors(kinds, sizes, (_STATE, state))
     total, done = sum(sizes.get(name, t.end - t.begin) for name, t in header.tensors.items()), 0
     with storage_errors(header.path), opened(header.path) as file:
         for name, tensor in header.tensors.items():
@@ -270,8 +292,11 @@ def _check_base(
                 block, size = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.kind)]
                 row = weight.d_in // block * size
                 first += (weight.expert or 0) * weight.d_out * row
-                if first + row * weight.d_out > tensor.end:
-                    raise IntegrityError(f"{header.path}: {tensor.name} is cut short", hint="Fetch it again.")
+                if weight.d_in % block or first + row * weight.d_out > tensor.end:
+                    raise IntegrityError(
+                        f"{header.path}: {tensor.name} is cut short, or of a type that its rows do not fit",
+                        hint="Fetch it again.",
+                    )
                 candidates = [n for n, row_ in enumerate(_order(weight.d_out, heads)) if n != row_] if heads else []
                 candidates = candidates or list(range(weight.d_out))
                 numbers = [
@@ -288,17 +313,16 @@ def _check_base(
                     f"{header.path}: {tensor.name} is of a type that the installed package gguf cannot read",
                     hint="Upgrade the package gguf, or give the base in F16.",
                 ) from error
-            most = _ROUNDING if tensor.kind in (0, 1, 30) else _QUANTISED
-            off = _apart(stored, _rows(checkpoint, weight, numbers))
-            if not off <= most and heads is not None:
+            off = _apart(stored, _rows(checkpoint, weight, numbers), tensor.kind)
+            if not off <= 1 and heads is not None:
                 order = _order(weight.d_out, heads)
-                if _apart(stored, _rows(checkpoint, weight, [order[n] for n in numbers])) <= most:
+                if _apart(stored, _rows(checkpoint, weight, [order[n] for n in numbers]), tensor.kind) <= 1:
                     turned[weight.name] = heads
                     continue
-            if not off <= most:
+            if not off <= 1:
                 raise IntegrityError(
                     f"{header.path}: {tensor.name} does not hold the base's {weight.name} "
-                    f"(the numbers of {len(numbers)} rows are off by {off:.0%})",
+                    f"({len(numbers)} rows are off by {off:.3g} times what the type may round)",
                     hint=f"Give a GGUF of this repository's base, or convert a checkout. {CONVERT}",
                 )
     return turned
@@ -319,8 +343,18 @@ def _order(d_out: int, heads: int) -> list[int]:
     return [(head * 2 + side) * half + row for head in range(heads) for row in range(half) for side in range(2)]
 
 
-def _apart(stored: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
-    return float(np.linalg.norm(stored.astype(np.float64) - expected) / (np.linalg.norm(expected) or 1.0))
+def _apart(stored: np.ndarray[Any, Any], expected: np.ndarray[Any, Any], kind: int) -> float:
+    """How far the rows of a tensor are from those of its weight, against what its type may round: 1 at most."""
+    name, stored = _NAMES.get(kind), stored.astype(np.float64)
+    if name is None:
+        return float(np.linalg.norm(stored - expected) / (_QUANTISED * np.linalg.norm(expected) or 1.0))
+    if name == "F16":
+        stored, expected = (np.clip(each, -_LARGEST_F16, _LARGEST_F16) for each in (stored, expected))
+    most = _ROUNDING * np.abs(expected) + _LEAST
+    if name == "Q8_0":
+        blocks = np.abs(expected).reshape(len(expected), -1, _Q8_BLOCK).max(axis=2)
+        most += np.repeat(_Q8_ROUNDING * blocks + 127 * _LEAST, _Q8_BLOCK, axis=1)
+    return float((np.abs(stored - expected) / most).max())
 
 
 def _rows(checkpoint: Checkpoint, weight: EditableWeight, numbers: Sequence[int]) -> np.ndarray[Any, Any]:

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
+from itertools import chain, product
 from typing import TYPE_CHECKING, Any
 
 from memit_vc.errors import EngineError, UsageError
@@ -71,9 +71,14 @@ class Tried:
             return -math.inf
         return self.prompts + self.paraphrases + self.same_subject - _HARM * max(0.0, self.perplexity - 1 - _FREE)
 
+    @property
+    def span(self) -> str:
+        first, last = self.layers[0], self.layers[-1]
+        return ", ".join(map(str, self.layers)) if last - first >= len(self.layers) else f"{first}-{last}"
+
     def line(self) -> str:
         return (
-            f"layers {self.layers[0]}-{self.layers[-1]}, λ {self.weight:g}, passes {self.passes}, {self.facts} facts: "
+            f"layers {self.span}, λ {self.weight:g}, passes {self.passes}, {self.facts} facts: "
             f"prompts {self.prompts:.2f}, paraphrases {self.paraphrases:.2f}, same subject {self.same_subject:.2f}, "
             f"perplexity × {self.perplexity:.3f}"
         )
@@ -99,43 +104,47 @@ def tune(
 ) -> Tuned:
     """The best of the settings that were tried on `facts` (default: the calibration facts that ship with memit-vc).
 
-    With `minutes`, no further setting is begun once they are over. UsageError for fewer than four facts.
+    With `minutes`, no further setting is measured once they are over; what is known of one counts all the same.
+    UsageError for fewer than four facts.
     """
     chosen = list(facts or calibration_facts())
     if len(chosen) < 4:
         raise UsageError(f"{len(chosen)} facts are too few to choose by", hint="Give twenty or more.")
     began = time.monotonic()
-    loaded = load_model(repository, device=repository.hparams().resolved_device(), progress=progress)
-    # residuals would have to be searched for again for each λ, so z stands for them here; passes belong to z alone
     own = repository.hparams()
+    loaded = load_model(repository, device=own.resolved_device(), progress=progress).named_by(own)
+    # residuals would have to be searched for again for each λ, so z stands for them here; passes belong to z alone
     changes: dict[str, Any] = {"chat": False}
     if own.search_for == "residuals":  # its steps and weights may be too many and too large for z
         lowered = ("v_num_grad_steps", "keep_factor", "name_factor")
         changes |= {"search_for": "z", **{name: min(FOR_Z[name], getattr(own, name)) for name in lowered}}
-    bench = _Bench(loaded, own.replace(**changes), chosen, progress)
+    editable = {layer for layer in loaded.layers if own.names(layer, loaded.adapter.modules)}
+    windows = _windows(loaded.adapter.n_layers, editable)
+    bench = _Bench(loaded, own.replace(**changes), chosen, sorted({*chain(*windows)}), progress)
     left_out = 0
 
     def over() -> bool:
         return minutes is not None and time.monotonic() - began > 60 * minutes
 
-    width = loaded.adapter.dimensions(max(loaded.layers))[1]  # the first layers of some mixtures are dense
-    windows = _windows(loaded.adapter.n_layers, loaded.layers)
+    width = loaded.adapter.dimensions(max(editable))[1]
     tried: list[Tried] = []
     for number, layers in enumerate(windows):
         progress("layers", number, len(windows))
-        if tried and over():
+        made = bench.try_out(chosen, layers, weight=float(width), passes=1, begin=not (tried and over()))
+        if made is None:
             left_out += 1
-            continue
-        tried.append(bench.try_out(chosen, layers, weight=float(width), passes=1))
+        else:
+            tried.append(made)
     best = max(tried, key=lambda each: each.worth)
     grid = list(product(_WEIGHTS, _PASSES if own.search_for == "z" else _PASSES[:1]))
     fine = []
     for number, (weight, passes) in enumerate(grid):
         progress("λ and passes", number, len(grid))
-        if over():
+        made = bench.try_out(chosen, best.layers, weight=weight * width, passes=passes, begin=not over())
+        if made is None:
             left_out += 1
-            continue
-        fine.append(bench.try_out(chosen, best.layers, weight=weight * width, passes=passes))
+        else:
+            fine.append(made)
     best = _gentlest([best, *fine])
     hparams = own.replace(layers=list(best.layers), mom2_update_weight=best.weight, passes=best.passes)
     return Tuned(hparams, best, tuple(tried + fine), time.monotonic() - began, left_out)
@@ -162,27 +171,32 @@ def _windows(n_layers: int, editable: set[int]) -> list[tuple[int, ...]]:
         layers = tuple(layer for layer in range(max(0, last - _WIDTH + 1), last + 1) if layer in editable)
         if layers:
             found[layers] = None
-    return list(found)
+    return list(found) or [tuple(sorted(editable)[:_WIDTH])]
 
 
 class _Bench:
     """What all settings share: the model, its statistics, the base's scores, z by last layer."""
 
     def __init__(
-        self, loaded: LoadedModel, hparams: MEMITHyperParams, facts: Sequence[Fact], progress: Progress
+        self,
+        loaded: LoadedModel,
+        hparams: MEMITHyperParams,
+        facts: Sequence[Fact],
+        layers: Sequence[int],
+        progress: Progress,
     ) -> None:
         self.loaded, self.hparams, self.progress = loaded, hparams, progress
         self.repository = loaded.repository
-        windows = _windows(loaded.adapter.n_layers, loaded.layers)
-        layers = sorted({layer for window in windows for layer in window})
-        self.statistics = prepare_statistics(loaded, hparams.replace(layers=layers), progress=progress)
+        self.statistics = prepare_statistics(loaded, hparams.replace(layers=list(layers)), progress=progress)
         self.texts = context_templates(loaded, hparams)
         self.probe = Probe.of(self.repository)
         self.base = subject_answers(loaded.adapter, facts)
         self.perplexity = perplexity_of(loaded.adapter, self.probe)
 
-    def try_out(self, facts: Sequence[Fact], layers: tuple[int, ...], *, weight: float, passes: int) -> Tried:
-        """One setting; what an earlier run measured of it is read."""
+    def try_out(
+        self, facts: Sequence[Fact], layers: tuple[int, ...], *, weight: float, passes: int, begin: bool
+    ) -> Tried | None:
+        """One setting. What an earlier run measured of it is read; without that, and without `begin`, None."""
         hparams = self.hparams.replace(layers=list(layers), mom2_update_weight=weight, passes=passes)
         about = {**hparams.portable_json(), "statistics": self.statistics.id, "probe": self.probe.id}
         asked = [fact.id for fact in facts]
@@ -191,6 +205,8 @@ class _Bench:
         known = recall(path)
         if known:
             return Tried(**{**known, "layers": tuple(known["layers"])})
+        if not begin:
+            return None
         z = self._search(facts, hparams)
         flat = [template for group in parse_templates(self.texts) for template in group]
         updates = insert(

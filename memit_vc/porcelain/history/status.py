@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,13 +64,21 @@ def status(repository: Repository) -> Status:
         live_facts=len(state.live),
         live_columns=len(state.columns),
         live_adapters=len(state.adapters.columns),
-        load=len(state.live) / max((weight.d_in for weight in repository.fact_weights()), default=1),
+        load=len(state.live) / _inputs(state),
         commits=len(repository.log([head.commit])) - 1,
         statistics=len(repository.statistics()),
         kept=tuple(repository.kept_patches()),
         followed=tuple(_followed(repository, head)),
         base_is_here=repository.config.revision is not None or Path(repository.config.base).is_dir(),
     )
+
+
+def _inputs(state: LiveState) -> int:
+    """Of the widest layer that facts are in. The experts of a layer count together, also those that no fact changes."""
+    inputs: Counter[int] = Counter()
+    for weight in state.repository.fact_weights():
+        inputs[weight.layer] += weight.d_in
+    return max((inputs[weight.layer] for weight in state.of_facts.touched), default=1)
 
 
 def _followed(repository: Repository, head: Head) -> Iterator[Followed]:

@@ -14,9 +14,8 @@ from memit_vc.porcelain.base import checked_base
 from memit_vc.porcelain.state import LiveState
 from memit_vc.progress import Progress, silent
 from memit_vc.repository import Repository
-from memit_vc.store.files import storage_errors, write_atomic
+from memit_vc.store.files import check_new_file, write_atomic
 from memit_vc.store.gguf_file import read_gguf_header
-from memit_vc.store.temporaries import clear_abandoned
 
 
 @dataclass(frozen=True)
@@ -55,10 +54,7 @@ def export_gguf(
         )
     if kind is not None and kind not in KINDS:
         raise UsageError(f"--type {kind!r} is not known", hint=f"Choose one of {', '.join(KINDS)}.")
-    with storage_errors(out):
-        if out.exists():
-            raise UsageError(f"{out}: exists", hint="Choose another name: export overwrites nothing.")
-    clear_abandoned(out)  # no gc comes there
+    check_new_file(out)
     commit = repository.resolve(revision)
     state = LiveState.at(repository, commit)
     edited = {weight.name: weight for weight in state.touched}
@@ -69,12 +65,19 @@ def export_gguf(
         )
     header = read_gguf_header(base_gguf)
     checkpoint = checked_base(repository, progress=progress)
-    compared = {weight.name: weight for weight in repository.fact_weights()} | edited
+    # also weights that only other states change: the file may hold one of those
+    compared = {weight.name: weight for weight in repository.weights()} | edited
     found = replacements(header, checkpoint, list(compared.values()), edited, kind)
     write_atomic(
         out,
         write_gguf(
-            header, checkpoint, found, lambda name: state.terms(edited[name]) if name in edited else [], progress
+            header,
+            checkpoint,
+            found,
+            lambda name: state.terms(edited[name]) if name in edited else [],
+            state=state.id,
+            progress=progress,
         ),
+        replace=False,
     )
     return GGUFExport(out, commit, state.id, {each.tensor.name: each.kind for each in found}, out.stat().st_size)

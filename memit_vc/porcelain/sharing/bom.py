@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from memit_vc import __version__
-from memit_vc.errors import UsageError
 from memit_vc.objects import Commit, CommitId, FactId, PatchId, StateId, is_sha256
 from memit_vc.porcelain.history.adapters import Adapter, live_adapters
 from memit_vc.porcelain.sharing.card import gather_card, model_type
 from memit_vc.porcelain.state import LiveState
 from memit_vc.remote.card import Card
 from memit_vc.repository import Repository
-from memit_vc.store.files import storage_errors, write_atomic
-from memit_vc.store.temporaries import clear_abandoned
+from memit_vc.store.files import check_new_file, write_atomic
 
 _SPDX = {
     name.lower(): name
@@ -44,15 +42,12 @@ def export_bom(repository: Repository, revision: str, file: Path) -> BomExport:
 
     The same commit gives the same bytes. Where a local base lies, and its name there, are private and not in it.
     """
-    with storage_errors(file):
-        if file.exists():
-            raise UsageError(f"{file}: exists", hint="Choose another name: export overwrites nothing.")
-    clear_abandoned(file)  # no gc comes there
+    check_new_file(file)
     commit = repository.resolve(revision)
     state = LiveState.at(repository, commit)
     history = [each for each in reversed(repository.log([commit])) if each.parents]
     record = bill(repository, gather_card(repository, commit), state, history)
-    write_atomic(file, json.dumps(record, indent=2, ensure_ascii=False).encode() + b"\n")
+    write_atomic(file, json.dumps(record, indent=2, ensure_ascii=False).encode() + b"\n", replace=False)
     return BomExport(file, commit, state.id, len(history), len(state.patches), len(state.live))
 
 

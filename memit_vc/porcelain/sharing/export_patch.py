@@ -12,8 +12,7 @@ from memit_vc.progress import Progress, silent
 from memit_vc.remote.container import PATCH_REF, write_container
 from memit_vc.remote.manifest import MANIFEST, RemoteManifest
 from memit_vc.repository import Repository
-from memit_vc.store.files import storage_errors
-from memit_vc.store.temporaries import clear_abandoned
+from memit_vc.store.files import check_new_file
 
 """The branch of the tree in the file, at its last commit; `import` takes all commits."""
 
@@ -42,10 +41,7 @@ def export_patch(
     Without `constraints` the file is smaller and the importer cannot re-solve with it. UsageError if `file` exists, or
     if the range is empty or holds the root; IntegrityError if an object is missing or damaged.
     """
-    with storage_errors(file):
-        if file.exists():
-            raise UsageError(f"{file}: exists", hint="Choose another name: export overwrites nothing.")
-    clear_abandoned(file)  # no gc comes there
+    check_new_file(file)
     ids = repository.resolve_range(revision)
     found = repository.commits(ids)
     commits = [found[commit] for commit in ids]
@@ -63,7 +59,7 @@ def export_patch(
     manifest = RemoteManifest(
         repository.base_id, config.hub_base, config.revision, PATCH_REF.removeprefix("heads/"), {PATCH_REF: ids[-1]}
     )
-    write_container(file, {**files, MANIFEST: manifest.encode()})
+    write_container(file, {**files, MANIFEST: manifest.encode()}, replace=False)
     patches = {patch for commit in commits for patch in commit.patches}
     held = repository.patches(patches).values()
     facts = {column.fact for patch in held for column in patch.header.columns}

@@ -23,6 +23,7 @@ from memit_vc.porcelain.base import SeenBase, checked_base
 from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.editing.models import LoadedModel, load_model
 from memit_vc.porcelain.editing.solver import solver_for
+from memit_vc.porcelain.history.status import status
 from memit_vc.porcelain.output.checkout import checkout
 from memit_vc.porcelain.output.export_adapter import export_adapter
 from memit_vc.porcelain.output.export_merged import export_merged
@@ -43,7 +44,7 @@ from memit_vc.store.checkpoint import SINGLE_FILE
 from memit_vc.store.parts import part_names, part_of
 from tests.porcelain.output.test_signature import flip, keys
 from tests.support.checkpoints import hash_directory
-from tests.support.models import facts
+from tests.support.models import facts, tiny
 from tests.support.places import make_place
 
 TOKENS = 400
@@ -106,6 +107,22 @@ def test_a_mixture_edits_checks_out_and_reverts(family: str, tmp_path: Path) -> 
 
         with pytest.raises(UnsupportedModelError, match="all experts of a layer"):
             export_adapter(repository, commits[1], tmp_path / "adapter")
+
+
+def test_the_guess_leaves_dense_layers_out(tmp_path: Path) -> None:
+    base = tiny("deepseek_v3", tmp_path / "base", num_hidden_layers=6, first_k_dense_replace=2)
+    assert init(str(base), directory=tmp_path / "work").layers == (2, 3, 4)
+    with Repository.open(tmp_path / "work") as repository:
+        assert fsck(repository) == ([], 0)
+
+
+def test_status_says_the_load_of_the_commit(tmp_path: Path) -> None:
+    place = make_place(tmp_path, "mixtral", v_num_grad_steps=2, retries=0)
+    with Repository.open(place.work) as repository:
+        assert status(repository).load == 0
+        made = commit_facts(repository, facts(3), tokens=TOKENS)
+        assert status(repository).load == made.load == 3 / (4 * 24)
+        assert fsck(repository) == ([], 0)
 
 
 def gain(base: Any, edited: Any, tokenizer: Any, asked: list[Fact] | tuple[Fact, ...]) -> float:

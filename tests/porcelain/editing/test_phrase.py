@@ -9,6 +9,7 @@ import pytest
 
 from memit_vc.edits import read_edits
 from memit_vc.errors import StorageError, UnsupportedModelError
+from memit_vc.numerics.forward.phrasebook import PhraseBook
 from memit_vc.objects import Fact
 from memit_vc.porcelain.editing import phrase as phrasing
 from tests.support.models import load, tiny
@@ -64,8 +65,13 @@ def test_the_book_needs_neither_a_model_nor_a_repository(
     assert other.phrasings == ()
     written = out.read_bytes()
     again = cli("phrase", out, "-o", out, "--book")
-    assert (again.code, "is there already" in again.err) == (2, True)
+    assert (again.code, "exists already" in again.err) == (2, True)
     assert out.read_bytes() == written
+
+    late = tmp_path / "late.json"
+    monkeypatch.setattr(PhraseBook, "added", lambda _, facts, __: late.write_text("mine") and list(facts))
+    refused = cli("phrase", out, "-o", late, "--book")
+    assert (refused.code, "exists already" in refused.err, late.read_text()) == (2, True, "mine")
 
 
 @pytest.mark.parametrize("damaged", ["model.safetensors", "tokenizer.json"])

@@ -12,7 +12,7 @@ from memit_vc.porcelain.editing import tune as tuning
 from memit_vc.porcelain.editing.calibration import calibration_facts
 from memit_vc.repository import Repository
 from tests.support.models import FACTS
-from tests.support.places import Cli, make_place
+from tests.support.places import FIRST, Cli, make_place
 
 
 def test_calibration_facts_are_whole_and_different() -> None:
@@ -24,7 +24,7 @@ def test_calibration_facts_are_whole_and_different() -> None:
         assert not set(fact.phrasings) & {fact.prompt, *fact.clean_paraphrases}
 
 
-@pytest.mark.parametrize("family", ["gpt2", "qwen3", "mixtral"])
+@pytest.mark.parametrize("family", ["gpt2", "qwen3", "mixtral", "deepseek_v3"])
 def test_it_ends_and_writes_a_usable_file(
     family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,17 +40,47 @@ def test_it_ends_and_writes_a_usable_file(
     assert written.layers == best["layers"]
     assert (written.mom2_update_weight, written.passes) == (best["weight"], best["passes"])
     refused = cli("tune", "-o", str(tmp_path / "best.yaml"))
-    assert (refused.code, "is there already" in refused.err) == (2, True)
+    assert (refused.code, "exists already" in refused.err) == (2, True)
     with Repository.open(place.work) as repository:
         monkeypatch.setattr(tuning, "search_targets", None)
         monkeypatch.setattr(tuning, "insert", None)
-        again = tuning.tune(repository)
+        again = tuning.tune(repository, minutes=0)
+        assert again.left_out == 0
         assert [each.line() for each in again.tried] == [
             tuning.Tried(**{**each, "layers": tuple(each["layers"])}).line() for each in made["tried"]
         ]
         with pytest.raises(UsageError, match="too few"):
             tuning.tune(repository, facts=FACTS[:2])
+    cli.ok("init", place.base, tmp_path / "new", "--hparams", tmp_path / "best.yaml")
+    monkeypatch.undo()
+    cli.ok("commit", place.edits(FIRST), "--hparams", tmp_path / "best.yaml")
     cli.ok("fsck")
+
+
+def test_windows_have_layers_that_a_file_can_name() -> None:
+    """The first layers of a mixture may be dense, or every other one."""
+    assert tuning._windows(20, set(range(20))) == [(0, 1, 2), (0, 1, 2, 3, 4), (2, 3, 4, 5, 6), (5, 6, 7, 8, 9)]
+    assert tuning._windows(20, set(range(3, 20))) == [(3, 4), (3, 4, 5, 6), (5, 6, 7, 8, 9)]
+    assert tuning._windows(20, set(range(1, 20, 2))) == [(1,), (1, 3), (3, 5), (5, 7, 9)]
+    assert tuning._windows(20, {14, 15, 19}) == [(14, 15, 19)]
+
+
+def test_a_file_that_appears_meanwhile_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place(tmp_path)
+    out = tmp_path / "best.yaml"
+
+    def slow(repository: Repository, **_: object) -> tuning.Tuned:
+        out.write_text("mine")
+        hparams = repository.hparams()
+        best = tuning.Tried((1, 2), 5.0, 1, 6, 0.5, 0.5, 0.5, 1.0)
+        return tuning.Tuned(hparams, best, (best,), 1.0, 0)
+
+    monkeypatch.setattr(tuning, "tune", slow)
+    refused = Cli(place.work, capsys, monkeypatch)("tune", "-o", str(out))
+    assert (refused.code, "exists already" in refused.err, out.read_text()) == (2, True, "mine")
+    assert not list(tmp_path.glob("best.yaml.tmp-*"))
 
 
 def test_z_stands_for_residuals_without_what_was_measured_with_them_only(
@@ -99,7 +129,11 @@ def test_what_was_measured_first_may_be_the_best(tmp_path: Path, monkeypatch: py
         def __init__(self, *_: object) -> None:
             weights.clear()
 
-        def try_out(self, facts: object, layers: tuple[int, ...], *, weight: float, passes: int) -> tuning.Tried:
+        def try_out(
+            self, facts: object, layers: tuple[int, ...], *, weight: float, passes: int, begin: bool
+        ) -> tuning.Tried | None:
+            if not begin:
+                return None
             weights.append(weight)
             return tuning.Tried(layers, weight, passes, 6, 0.5, 0.5, 0.5, 1.0 if weight == weights[0] else 1.4)
 

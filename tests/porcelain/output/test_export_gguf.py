@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -36,6 +37,10 @@ def edited_weights(repository: Repository, out: Path, family: str) -> dict[str, 
     return {f"blk.{w.layer}.ffn_down.weight": (found[w.name].T if turned else found[w.name]).float() for w in weights}
 
 
+def naming(state: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {**values, "memitvc.state": state, "GGUF.kv_count": values["GGUF.kv_count"] + 1}
+
+
 @pytest.mark.parametrize(
     ("kind", "family", "stored", "asked", "expected"),
     [
@@ -61,7 +66,7 @@ def test_only_the_edited_tensors_are_new(
     assert made.bytes == made.file.stat().st_size
 
     (old_values, old), (new_values, new) = read_all(base), read_all(made.file)
-    assert new_values == old_values
+    assert new_values == naming(made.state, old_values)
     assert list(new) == list(old)
     for name, (found_kind, shape, data) in new.items():
         if name not in wanted:
@@ -134,12 +139,62 @@ def test_what_is_no_base_is_refused(opened: Opened, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs a GGUF of the base") as needed:
         export_gguf(repository, "HEAD", tmp_path / "out.gguf", base_gguf=None)
     assert "convert_hf_to_gguf.py" in str(needed.value.hint)
-    with pytest.raises(UsageError, match="exists"):
-        export_gguf(repository, "HEAD", good, base_gguf=good)
+    (tmp_path / "link.gguf").symlink_to("missing")
+    for there in (good, tmp_path / "link.gguf"):
+        with pytest.raises(UsageError, match="exists already"):
+            export_gguf(repository, "HEAD", there, base_gguf=good)
+    new = tmp_path / "new.gguf"
+    with pytest.raises(UsageError, match="exists already"):  # it appears while the file is being written
+        export_gguf(repository, "HEAD", new, base_gguf=good, progress=lambda *_: new.write_text("mine"))
+    assert (new.read_text(), (tmp_path / "link.gguf").is_symlink()) == ("mine", True)
+    assert not list(tmp_path.glob("*.tmp-*"))
     with pytest.raises(UsageError, match="nothing to export"):
         export_gguf(repository, "HEAD~3", tmp_path / "out.gguf", base_gguf=good)
     assert good.read_bytes() == data
     assert not list(tmp_path.glob("out.gguf*"))
+
+
+@pytest.mark.parametrize("stored", [Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0])
+def test_an_edited_model_is_no_base(opened: Opened, tmp_path: Path, stored: Kind) -> None:
+    """Neither a file that was written here, nor one that another tool made of a checkout."""
+    repository = opened("llama")
+    source = Path(repository.config.base)
+    good = write_base(tmp_path / "base.gguf", source, "llama", stored)
+    ours = export_gguf(repository, "HEAD~1", tmp_path / "ours.gguf", base_gguf=good)
+    with pytest.raises(IntegrityError, match=f"holds the edited state '{ours.state[:10]}'"):
+        export_gguf(repository, "HEAD", tmp_path / "out.gguf", base_gguf=ours.file)
+    edited = checkout(repository, "HEAD~1", tmp_path / "model").directory
+    theirs = write_base(tmp_path / "theirs.gguf", edited, "llama", stored)
+    with pytest.raises(IntegrityError, match="does not hold the base's"):
+        export_gguf(repository, "HEAD", tmp_path / "out.gguf", base_gguf=theirs)
+    assert not list(tmp_path.glob("out.gguf*"))
+
+
+def test_every_rounding_is_a_bases_and_no_small_edit_is() -> None:
+    from memit_vc.numerics.output.gguf import KINDS, _apart
+
+    random = np.random.default_rng(0)
+    weight = random.normal(0, 0.02, (4, 2048)).astype(np.float32)
+    edit = np.outer(random.normal(size=4), random.normal(size=2048))
+    edit *= 0.003 * np.linalg.norm(weight) / np.linalg.norm(edit)
+    small = weight.copy()
+    small[:, ::2] *= np.float32(2.0**-20)  # F16 has no such numbers, or few bits of them
+    small[:2] *= np.float32(2.0**-20)
+    large = weight.copy()
+    large[0, 0], large[1, 1] = 1e5, -1e5
+
+    def cast(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
+        with np.errstate(over="ignore"):
+            return gguf.dequantize(gguf.quantize(array, Kind[name]), Kind[name]).astype(np.float32)
+
+    for name, kind in KINDS.items():
+        for before in (("F32",), ("BF16",), ("F16",), ("F16", "BF16"), ("BF16", "F16")):
+            for base in (weight, small) if "Q8_0" in name or "F16" in before else (weight, small, large):
+                stored = base
+                for each in (*before, name):
+                    stored = cast(stored, each)
+                assert _apart(stored, base.astype(np.float64), kind) <= 1, (name, before)
+        assert _apart(cast((weight + edit).astype(np.float32), name), weight.astype(np.float64), kind) > 1, name
 
 
 def test_a_damaged_base_leaves_nothing(opened: Opened, tmp_path: Path) -> None:
@@ -167,7 +222,9 @@ def test_a_damaged_base_leaves_nothing(opened: Opened, tmp_path: Path) -> None:
     promising = checkpoint.promising(repository.base())
     found = replacements(header, promising, [weight], [weight.name], None)
     with pytest.raises(IntegrityError, match="is not the one that init recorded"):
-        write_atomic(tmp_path / "out.gguf", write_gguf(header, promising, found, lambda _: state.terms(weight)))
+        write_atomic(
+            tmp_path / "out.gguf", write_gguf(header, promising, found, lambda _: state.terms(weight), state=state.id)
+        )
     assert not list(tmp_path.glob("out.gguf*"))
 
 
@@ -213,7 +270,7 @@ def test_experts_of_a_mixture(
         out = checkout(repository, "HEAD", tmp_path / "out").directory
         _, wanted = read_all(write_base(tmp_path / "wanted.gguf", out, family, Kind[expected]))
         (old_values, old), (new_values, new) = read_all(before), read_all(made.file)
-        assert new_values == old_values
+        assert new_values == naming(made.state, old_values)
         assert list(new) == list(old)
         for name, found in new.items():
             assert found == (wanted if name in made.tensors else old)[name], name

@@ -48,8 +48,11 @@ def test_a_bill_of_materials_is_valid_and_complete(opened: Opened, tmp_path: Pat
 
     again = export_bom(repository, "HEAD", tmp_path / "again.json")
     assert again.file.read_bytes() == made.file.read_bytes()
-    with pytest.raises(UsageError, match="exists"):
-        export_bom(repository, "HEAD", made.file)
+    (tmp_path / "link").symlink_to("missing")
+    for there in (made.file, tmp_path / "link"):
+        with pytest.raises(UsageError, match="exists already"):
+            export_bom(repository, "HEAD", there)
+    assert (tmp_path / "link").is_symlink()
 
 
 def test_the_base_has_a_bill_too(opened: Opened, tmp_path: Path) -> None:

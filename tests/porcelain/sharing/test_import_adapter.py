@@ -348,6 +348,22 @@ def test_a_gguf_of_it(place: Place, tmp_path: Path) -> None:
         assert abs(numbers - others).max() < TOLERANCE, name
 
 
+def test_a_gguf_of_another_state_is_no_base(place: Place, tmp_path: Path) -> None:
+    """Only an adapter that is not live changed its attention."""
+    place = copy_of(place, tmp_path)
+    attention = ["v_proj"] if family(place) == "llama" else ["attn.c_attn"]
+    lora(place.base, family(place), tmp_path / "lora", target_modules=attention)
+    with Repository.open(place.work) as repository:
+        import_adapter(repository, tmp_path / "lora")
+        edited = checkout(repository, "HEAD", tmp_path / "model").directory
+        given = write_base(tmp_path / "edited.gguf", edited, family(place), Kind.F16)
+        revert(repository, ["HEAD"])
+        record(repository, TEN, (1, 2), message="ten facts", seed=1)
+        with pytest.raises(IntegrityError, match=r"does not hold the base's .*(v_proj|c_attn)"):
+            export_gguf(repository, "HEAD", tmp_path / "out.gguf", base_gguf=given)
+        assert fsck(repository)[0] == []
+
+
 def test_fsck_knows_what_a_collected_adapter_had_changed(place: Place, tmp_path: Path) -> None:
     """Its weights are editable no more; hashes and shards of the states that had them are no damage."""
     place = copy_of(place, tmp_path)

@@ -92,8 +92,13 @@ def test_the_file_is_the_same_each_time_and_smaller_without_constraints(opened: 
     assert first.read_bytes() == again.read_bytes()
     small = export_patch(source, "HEAD", tmp_path / "c", constraints=False)
     assert small.bytes < first.stat().st_size
-    with pytest.raises(UsageError, match="exists"):
-        export_patch(source, "HEAD", first)
+    (tmp_path / "link").symlink_to("missing")
+    for there in (first, tmp_path / "link"):
+        with pytest.raises(UsageError, match="exists already"):
+            export_patch(source, "HEAD", there)
+    with pytest.raises(UsageError, match="exists already"):
+        export_patch(source, "HEAD", tmp_path / "new", progress=lambda *_: (tmp_path / "new").touch())
+    assert ((tmp_path / "link").is_symlink(), (tmp_path / "new").read_bytes()) == (True, b"")
     with pytest.raises(UsageError, match="base itself"):
         export_patch(source, "HEAD~3", tmp_path / "d")
     with pytest.raises(UsageError, match="no commit"):
