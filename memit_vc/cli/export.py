@@ -31,7 +31,7 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--max-shard-size", metavar="SIZE", help="With --merged: largest size of a file, such as 2GB (default 5GB)."
 )
-@click.option("--gguf", type=_PATH, metavar="FILE", help="Write one file for llama.cpp and Ollama. Needs --base-gguf.")
+@click.option("--gguf", type=_PATH, metavar="FILE", help="Write one file for llama.cpp and Ollama; its header names the state (memitvc.state). Needs --base-gguf.")
 @click.option("--base-gguf", type=_PATH, metavar="FILE", help="With --gguf: a GGUF file of the base, of any type.")
 @click.option(
     "--type",
@@ -153,7 +153,7 @@ def _gguf(io: IO, revision: str, out: Path, base: Path | None, kind: str | None)
         io.line(f"{made.file}: state {made.state[:10]} of commit {made.commit[:10]}, {size_text(made.bytes)}")
         replaced = count(len(made.tensors), "tensor")
         kinds = ", ".join(sorted(set(made.tensors.values())))
-        io.line(f"{replaced} replaced ({kinds}), every other byte is that of {base}")
+        io.line(f"{replaced} replaced ({kinds}), all other tensors are those of {base}")
 
     io.emit(made, render)
 

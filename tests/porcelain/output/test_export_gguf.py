@@ -1,4 +1,4 @@
-"""GGUF files: the edited tensors are the checkout's, every other byte is the base's, by the gguf package's reader."""
+"""GGUF files: the edited tensors are the checkout's, every other tensor is the base's, by the gguf package's reader."""
 
 from __future__ import annotations
 
