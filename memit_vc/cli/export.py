@@ -31,7 +31,12 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--max-shard-size", metavar="SIZE", help="With --merged: largest size of a file, such as 2GB (default 5GB)."
 )
-@click.option("--gguf", type=_PATH, metavar="FILE", help="Write one file for llama.cpp and Ollama; its header names the state (memitvc.state). Needs --base-gguf.")
+@click.option(
+    "--gguf",
+    type=_PATH,
+    metavar="FILE",
+    help="Write one file for llama.cpp and Ollama; its header names the state (memitvc.state). Needs --base-gguf.",
+)
 @click.option("--base-gguf", type=_PATH, metavar="FILE", help="With --gguf: a GGUF file of the base, of any type.")
 @click.option(
     "--type",
