@@ -18,6 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool, StaticPool
 
 from memit_vc.errors import IntegrityError, LockedError, MemitVCError, StorageError
 from memit_vc.store.journal import REBUILD
+from memit_vc.store.locks import locked_directory
 from memit_vc.store.refusals import explained, obstacle
 
 BUSY_SECONDS = 30.0
@@ -42,13 +43,16 @@ class Database:
     file that it opened, wherever that was moved; journal and objects are found by their paths.
     """
 
-    def __init__(self, path: Path, *, create: bool = False, busy_seconds: float = BUSY_SECONDS) -> None:
-        """`path` is a SQLite file. With `create` it may be absent."""
+    def __init__(
+        self, path: Path, *, create: bool = False, busy_seconds: float = BUSY_SECONDS, locked: bool = False
+    ) -> None:
+        """`path` is a SQLite file. With `create` it may be absent. `locked`: the caller has the lock of `in_place`."""
         if not create and not path.is_file():
             raise IntegrityError(f"{path} is missing", hint=REBUILD)
         self.path = path
         self.busy_seconds = busy_seconds
         self._mode = "mode=rwc" if create else "mode=rw"
+        self._locked = locked
         self._opened: tuple[int, int] | None = None
         self.engine = _engine(self._connect)
         self._alone = _engine(self._exclusive)
@@ -70,11 +74,31 @@ class Database:
         if number in (errno.EROFS, errno.EACCES):
             raise self._refused(number)  # SQLite itself would begin, without the lock
         seconds = self.busy_seconds if patience is None else patience
-        with self._errors(), self._writer() as connection:
+        with self.in_place(seconds), self._errors(), self._writer() as connection:
             connection.execution_options(memitvc_write=seconds)
             with connection.begin():
                 self._check_place()
                 yield connection
+
+    @contextmanager
+    def in_place(self, patience: float | None = None) -> Iterator[None]:
+        """In the block no `fsck --rebuild` replaces the file. All writers share this lock, on the file's directory.
+
+        LockedError as for `write`.
+        """
+        if self._locked:
+            yield
+            return
+        if not self.path.parent.is_dir():
+            self._check_place()
+        with locked_directory(
+            self.path.parent,
+            shared=True,
+            wait=self.busy_seconds if patience is None else patience,
+            busy=f"{self.path}: another command is making it again (`memitvc fsck --rebuild`)",
+            hint="Wait for the other command to end and try again.",
+        ):
+            yield
 
     @contextmanager
     def trial(self) -> Iterator[Connection]:

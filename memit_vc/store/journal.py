@@ -116,20 +116,15 @@ class Journal:
 
         IntegrityError if journal and database do not tell the same story.
         """
+        self.check(newest)
         self.append(newest)
-        tail = self.tail()
-        if tail is None or tail.digest != newest.digest:
-            self.compare(tail, newest)
-            raise IntegrityError(
-                f"{self.path} lacks lines that the database has",
-                hint="Run `memitvc fsck --rebuild`: it writes the journal again from meta.db.",
-            )
 
     def append(self, entry: Entry) -> None:
-        """Append a line durably if it is the one that follows the last; else it is there already, or has no place."""
+        """Append a line durably if it follows the last one. IntegrityError if it does not, and is not there either."""
         with self._locked() as descriptor, storage_errors(self.path):
             tail = self.tail() or FIRST
             if (tail.number + 1, tail.digest) != (entry.number, entry.previous):
+                self._check_has(entry, tail)
                 return
             size = os.fstat(descriptor).st_size
             # the rest of a line that was cut off must not run into this one
@@ -142,6 +137,18 @@ class Journal:
     def rewrite(self, entries: Sequence[Entry]) -> None:
         """Replace the whole file: for a journal that was lost."""
         write_atomic(self.path, "".join(f"{entry.line}\n" for entry in entries).encode())
+
+    def _check_has(self, entry: Entry, tail: Entry) -> None:
+        if tail.number < entry.number:
+            raise IntegrityError(
+                f"{self.path} lacks lines that the database has",
+                hint="Run `memitvc fsck --rebuild`: it writes the journal again from meta.db.",
+            )
+        if tail.digest != entry.digest and all(each.digest != entry.digest for each in self.entries()):
+            raise IntegrityError(
+                f"{self.path}: its line {entry.number} is another command's, so this change is lost",
+                hint="Look at `memitvc log`, and run the command again.",
+            )
 
     @contextmanager
     def _locked(self) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""Lock files: one process at a time, for as long as it lives, and nobody waits without an end."""
+"""Locks on files and directories, each held for as long as its process lives; nobody waits without an end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from memit_vc.errors import LockedError
@@ -29,12 +29,20 @@ def locked(path: Path, *, wait: float, busy: str, hint: str) -> Iterator[None]:
     try:
         with storage_errors(path):
             check_regular(descriptor, path)
-        until = time.monotonic() + wait
-        while not _taken(descriptor):
-            if time.monotonic() >= until:
-                raise LockedError(busy, hint=hint)
-            time.sleep(_PAUSE)
+        _take(descriptor, fcntl.LOCK_EX, wait, LockedError(busy, hint=hint))
         yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked_directory(path: Path, *, shared: bool = False, wait: float, busy: str, hint: str) -> Iterator[int]:
+    """As `locked`, for a directory that is there; its descriptor. If `shared`, others who share it may hold it, too."""
+    with storage_errors(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _take(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait, LockedError(busy, hint=hint))
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -58,9 +66,12 @@ def _opened(path: Path) -> int:
         raise
 
 
-def _taken(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _take(descriptor: int, kind: int, wait: float, busy: LockedError) -> None:
+    until = time.monotonic() + wait
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            return
+        if time.monotonic() >= until:
+            raise busy
+        time.sleep(_PAUSE)

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from memit_vc.errors import LockedError, MemitVCError
 from memit_vc.store.files import fsync_path, make_directories, storage_errors
+from memit_vc.store.locks import locked_directory
 
 
 class Staging:
     """`at` is the directory in the making, inside of `place`, where the repository will be."""
 
-    def __init__(self, place: Path, name: str) -> None:
-        self.place, self.at = place, place / name
+    def __init__(self, place: Path, name: str, hint: str) -> None:
+        self.place, self.at, self._hint = place, place / name, hint
         self._existed = place.exists()
 
     @property
@@ -24,8 +25,9 @@ class Staging:
         return self.at / ".memitvc"
 
     def finish(self) -> None:
-        """Rename the closed repository into its place."""
+        """Rename the closed repository into its place. MemitVCError if `init`, which has no staging, was faster."""
         with storage_errors(self.place):
+            _check_absent(self.place, self._hint)
             self.root.rename(self.place / ".memitvc")
             fsync_path(self.place)
         shutil.rmtree(self.at, ignore_errors=True)
@@ -41,26 +43,33 @@ class Staging:
 def check_free(place: Path, name: str, *, hint: str) -> None:
     """MemitVCError, with `hint`, unless `place` is absent, empty, or holds only the staging directory `name`."""
     with storage_errors(place):
-        if (place / ".memitvc").exists():
-            raise MemitVCError(f"{place / '.memitvc'} exists already", hint=hint)
+        _check_absent(place, hint)
         if place.is_dir() and any(entry.name != name for entry in place.iterdir()):
             raise MemitVCError(f"{place} is not empty", hint=hint)
 
 
-@contextmanager
-def staging(place: Path, name: str, *, doing: str) -> Iterator[Staging]:
-    """The staging directory `name` of `place`; LockedError, with what another process is `doing`, if that has it."""
-    import fcntl  # Windows has none
+def _check_absent(place: Path, hint: str) -> None:
+    if (place / ".memitvc").exists():
+        raise MemitVCError(f"{place / '.memitvc'} exists already", hint=hint)
 
-    made = Staging(place, name)
+
+@contextmanager
+def staging(place: Path, name: str, *, doing: str, hint: str) -> Iterator[Staging]:
+    """The staging directory `name` of `place`; LockedError, with what another process is `doing`, if that has it.
+
+    Errors of `check_free`, with `hint`, if another process has finished since the caller looked.
+    """
+    made = Staging(place, name, hint)
     with storage_errors(made.at):
         make_directories(made.at)
-        descriptor = os.open(made.at, os.O_RDONLY)
-    try:
+    busy, wait = f"another command is {doing} {place}", "Wait until it is done."
+    with locked_directory(made.at, wait=0, busy=busy, hint=wait) as held:
+        if not made.at.exists() or not os.path.samestat(os.fstat(held), made.at.stat()):
+            raise LockedError(busy, hint=wait)  # which has just removed it
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LockedError(f"another command is {doing} {place}", hint="Wait until it is done.") from error
+            check_free(place, name, hint=hint)
+        except MemitVCError:
+            with suppress(OSError):
+                made.at.rmdir()  # it is empty, unless an earlier try left its work there
+            raise
         yield made
-    finally:
-        os.close(descriptor)

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 from sqlalchemy import Connection
 
-from memit_vc.errors import MemitVCError
+from memit_vc.errors import LockedError, StorageError
 from memit_vc.objects import JsonValue
 from memit_vc.store.database import Database
 from memit_vc.store.journal import FIRST, Entry, Journal
@@ -38,13 +38,14 @@ def changing(database: Database, journal: Journal) -> Iterator[tuple[Connection,
     the commit and the journal's line, or the line cannot be written, the next change writes it.
     """
     did: dict[str, JsonValue] = {}
-    with database.write() as connection:
-        newest = newest_entry(connection)
-        journal.settle(newest)
-        yield connection, did
-        made = newest.next(did)
+    with database.in_place():  # until the journal has the line: a rebuild goes by the journal
+        with database.write() as connection:
+            newest = newest_entry(connection)
+            journal.settle(newest)
+            yield connection, did
+            made = newest.next(did)
+            if did:
+                write_meta(connection, "journal", made.line)
         if did:
-            write_meta(connection, "journal", made.line)
-    if did:
-        with suppress(MemitVCError):  # what was done stands
-            journal.append(made)
+            with suppress(StorageError, LockedError):  # what was done stands
+                journal.append(made)

@@ -8,72 +8,14 @@ import random
 import signal
 import sqlite3
 import time
-from collections.abc import Callable
 from pathlib import Path
-
-from sqlalchemy import Engine, event
 
 from memit_vc.objects import RefUpdate
 from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
 from memit_vc.store.temporaries import is_temporary
+from tests.support.killing_steps import run_until_killed
 from tests.support.synthetic import fact, init, record
-
-_KILLED = 77
-# the system calls by which files.py, blobs.py, create.py and gc.py make something visible, durable or gone
-_STEPS = ("fsync", "rename", "mkdir", "open", "chmod", "unlink", "rmdir")
-
-
-def _die_at(step: int) -> None:
-    """In this process, exit without any clean-up at the step-th durable call or commit, or within a transaction.
-
-    Statements of one transaction are alike to a crash, so only every tenth counts.
-    """
-    left = [step]
-    statements = [0]
-
-    def count() -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            os._exit(_KILLED)
-
-    def count_tenth() -> None:
-        statements[0] += 1
-        if statements[0] % 10 == 0:
-            count()
-
-    def wrap(original: Callable[..., object]) -> Callable[..., object]:
-        def counted(*arguments: object, **named: object) -> object:
-            count()
-            return original(*arguments, **named)
-
-        return counted
-
-    for name in _STEPS:
-        setattr(os, name, wrap(getattr(os, name)))
-    event.listen(Engine, "before_cursor_execute", lambda *_: count_tenth())
-    event.listen(Engine, "commit", lambda *_: count())
-    event.listen(Engine, "close", lambda *_: count())
-
-
-def _run_until_killed(work: Callable[[], None], check: Callable[[int], None]) -> int:
-    """Run `work` in a child that dies at step 0, 1, 2 …, checking after each death, until it gets through."""
-    for step in range(2000):
-        child = os.fork()
-        if child == 0:
-            try:
-                _die_at(step)
-                work()
-                os._exit(0)
-            except BaseException:
-                os._exit(1)
-        _, status = os.waitpid(child, 0)
-        code = os.waitstatus_to_exitcode(status)
-        assert code in (0, _KILLED), f"the command failed by itself with {code} at step {step}"
-        check(step)
-        if code == 0:
-            return step
-    raise AssertionError("never got through")
 
 
 def test_init_is_all_or_nothing(tmp_path: Path) -> None:
@@ -89,7 +31,7 @@ def test_init_is_all_or_nothing(tmp_path: Path) -> None:
                 assert repository.head().branch == "main"
             place.rename(tmp_path / f"finished-{step}")
 
-    steps = _run_until_killed(lambda: init(tmp_path / "work").close(), check)
+    steps = run_until_killed(lambda: init(tmp_path / "work").close(), check)
     assert steps > 30
     assert whole >= 1
     # what killed runs left beside it went with the next ones
@@ -125,7 +67,7 @@ def test_publish_is_all_or_nothing(tmp_path: Path) -> None:
             assert not any(is_temporary(path) for path in repository.root.rglob("*"))
             assert repository.fsck() == []
 
-    steps = _run_until_killed(work, check)
+    steps = run_until_killed(work, check)
     assert steps > 15
     assert seen == {True, False}
 
@@ -148,7 +90,7 @@ def test_gc_killed_anywhere_never_loses_a_needed_blob(tmp_path: Path) -> None:
             repository.publish(verb="branch", description="drop", refs=[RefUpdate("heads/side", tip, None)])
             repository.publish(verb="tag", description="t", refs=[RefUpdate(f"tags/{step}", None, first.id)])
 
-    assert _run_until_killed(work, check) > 10
+    assert run_until_killed(work, check) > 10
 
 
 def test_a_torn_write_ahead_log_is_rolled_back(tmp_path: Path) -> None:

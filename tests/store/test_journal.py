@@ -9,7 +9,7 @@ import pytest
 from memit_vc.errors import IntegrityError, StorageError
 from memit_vc.objects import RefUpdate
 from memit_vc.repository import Repository
-from memit_vc.store.journal import FIRST, Journal
+from memit_vc.store.journal import FIRST, Entry, Journal
 from tests.support.synthetic import fact, record
 
 
@@ -34,11 +34,16 @@ def test_the_tail_is_the_last_whole_line(journal: Journal) -> None:
         file.write(b'{"n":5,"did":')  # its writer died
     assert journal.tail() == entry
     journal.append(entry)  # it is there already
-    journal.append(entry.next({}).next({}))  # it has no place
+    with pytest.raises(IntegrityError, match="lacks lines"):
+        journal.append(entry.next({}).next({}))
     after = entry.next({"operation": "after"})
     journal.append(after)
     assert journal.tail() == after
     assert [each.number for each in journal.entries()] == [1, 2, 3, 4, 5]
+    journal.append(entry)  # the next writer appended it, and its own
+    with pytest.raises(IntegrityError, match="its line 5 is another command's"):
+        journal.append(entry.next({"operation": "lost"}))
+    assert journal.tail() == after
 
 
 def test_the_next_writer_appends_the_line_of_one_that_died(plain_repository: Repository) -> None:
@@ -71,6 +76,26 @@ def test_a_line_that_cannot_be_written_does_not_undo_what_was_done(
     assert len(repository.journal.entries()) == 1
     _tag(repository, "a")
     assert len(repository.journal.entries()) == 3
+
+
+def test_a_change_that_was_overtaken_is_no_success(
+    plain_repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk whose locks hold on one machine only, another one may rebuild between a change and its line."""
+    repository, append = plain_repository, Journal.append
+    lines, first = repository.journal.path.read_bytes(), repository.journal.tail()
+    assert first is not None
+
+    def late(journal: Journal, entry: Entry) -> None:
+        if entry.number == 2:
+            append(journal, first.next({"rebuilt": "meanwhile"}))
+        append(journal, entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", late)
+        with pytest.raises(IntegrityError, match="so this change is lost"):
+            _tag(repository, "a")
+    repository.journal.path.write_bytes(lines)
 
 
 def test_a_journal_of_another_story_is_refused(plain_repository: Repository) -> None:

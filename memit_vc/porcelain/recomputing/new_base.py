@@ -35,6 +35,7 @@ from memit_vc.store.staging import check_free, staging
 from memit_vc.vcs.contradictions import OnConflict
 
 _STAGING, _PLAN = ".memitvc-rebase", "plan"
+_TAKEN = "Name a new directory for the new repository: -o DIR"
 _SHOWN = 3
 _Scores: TypeAlias = "Mapping[str, float | None]"
 
@@ -103,7 +104,7 @@ def rebase_base(
     branch = head.branch or "main"
     steps = steps_of(repository, head.commit, on_conflict, what=f"replaying {branch}")
     place = output.absolute() if output is not None else _place(repository, base)
-    check_free(place, _STAGING, hint="Name a new directory for the new repository: -o DIR")
+    check_free(place, _STAGING, hint=_TAKEN)
     config = repository.config
     sources = sources_of(corpus if corpus is not None else config.corpus, config.health)
     seen = SeenBase.find(base, revision, progress=progress)
@@ -115,7 +116,7 @@ def rebase_base(
         device, dtype = surveyed.hparams.resolved_device(), surveyed.weights[0].dtype
         replay.ask(open_adapter(seen.checkpoint, dtype=dtype, device=device, hparams=surveyed.hparams))
         return replay.result(dry_run=True)
-    with staging(place, _STAGING, doing="making") as made:
+    with staging(place, _STAGING, doing="making", hint=_TAKEN) as made:
         try:
             with _opened(made.at, surveyed, sources, replay) as new:
                 replay.run(new)

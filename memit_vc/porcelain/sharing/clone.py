@@ -47,6 +47,7 @@ from memit_vc.store.parts import part_of
 from memit_vc.store.staging import check_free, staging
 
 _STAGING = ".memitvc-clone"
+_TAKEN = "Pull there, or name a new directory: memitvc clone URL DIRECTORY"
 _HINT = "Nothing was stored. Ask the person who pushed it."
 _SHOWN = 3
 _SIZES = (("num_hidden_layers", "n_layer", "num_layers"), ("hidden_size", "n_embd", "d_model"))
@@ -83,7 +84,7 @@ def clone(
     """
     there = open_remote(checked_url(url, directory=start))
     place = start / (directory or _name(there.url))
-    check_free(place, _STAGING, hint="Pull there, or name a new directory: memitvc clone URL DIRECTORY")
+    check_free(place, _STAGING, hint=_TAKEN)
     found = Published.at(there)
     if found is None:
         raise nothing_there(there.url)
@@ -92,7 +93,7 @@ def clone(
     described = remote_base(there, found.revision, found.manifest)
     hparams = _hparams(described, there.url)
     source, revision = _source(found, base, start)
-    with staging(place, _STAGING, doing="cloning to") as made:
+    with staging(place, _STAGING, doing="cloning to", hint=_TAKEN) as made:
         try:
             repository, notes = _prepared(made.at, source, revision, found, described, hparams, message, progress)
             with repository:

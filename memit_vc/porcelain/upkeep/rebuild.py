@@ -6,14 +6,11 @@ commits, and hashes of tensors that checkouts recorded, are in the old database 
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +31,7 @@ from memit_vc.store.database import BUSY_SECONDS, Database
 from memit_vc.store.files import fsync_path, replacing, scratch, storage_errors
 from memit_vc.store.journal import FIRST, Entry, Journal
 from memit_vc.store.journal_replay import Replayed, whole
+from memit_vc.store.locks import locked_directory
 from memit_vc.store.lost import read_record, records_among
 from memit_vc.store.measured import is_measured
 from memit_vc.store.mend import mend_records
@@ -67,15 +65,21 @@ def rebuild(start: Path, *, progress: Progress = silent) -> Rebuilt:
     the journal is made of meta.db instead.
 
     IntegrityError, and nothing is changed, if an object is missing or damaged that a commit needs. LockedError if
-    another process writes.
+    another process goes on writing; others wait until all is done.
     """
     root = Repository.find(start)
     check_format(root)
     journal = Journal(root / "journal", busy_seconds=BUSY_SECONDS)
-    with _alone(root):
+    with locked_directory(
+        root,
+        wait=BUSY_SECONDS,
+        busy=f"another command has been writing to {root} for more than {BUSY_SECONDS:g} s",
+        hint="Wait for the other command to end and try again.",
+    ):
         newest = _newest_of_database(root)
         if newest is not None:
-            journal.append(newest)  # if its writer died before it could
+            with suppress(IntegrityError):  # the journal lacks more than this line
+                journal.append(newest)  # if its writer died before it could
             _mend(root, journal)
         entries = journal.entries()
         last = entries[-1] if entries else FIRST
@@ -84,24 +88,10 @@ def rebuild(start: Path, *, progress: Progress = silent) -> Rebuilt:
         return _database_of(root, journal, entries, progress)
 
 
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """No other rebuild at the same time."""
-    descriptor = os.open(root, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LockedError(f"another command rebuilds {root}", hint="Wait until it is done.") from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _newest_of_database(root: Path) -> Entry | None:
     """The newest line that meta.db has; None if it cannot be read."""
     with suppress(MemitVCError):
-        database = Database(root / "meta.db")
+        database = Database(root / "meta.db", locked=True)
         try:
             with database.read() as connection:
                 return newest_entry(connection)
@@ -112,7 +102,7 @@ def _newest_of_database(root: Path) -> Entry | None:
 
 def _mend(root: Path, journal: Journal) -> None:
     """Write records that are missing or damaged again, if the database still has what is in them."""
-    database = Database(root / "meta.db")
+    database = Database(root / "meta.db", locked=True)
     try:
         with suppress(MemitVCError), closing(BlobStore(root / "objects")) as blobs:
             mend_records(database, journal, blobs)
@@ -122,7 +112,7 @@ def _mend(root: Path, journal: Journal) -> None:
 
 def _journal_of(root: Path, journal: Journal, newest: Entry) -> Rebuilt:
     """A journal that starts anew with all that meta.db says."""
-    database = Database(root / "meta.db")
+    database = Database(root / "meta.db", locked=True)
     try:
         with database.write() as connection:
             found = _story(connection)
@@ -189,10 +179,6 @@ def _database_of(root: Path, journal: Journal, entries: list[Entry], progress: P
         journal.rewrite([entry])
     else:
         journal.append(entry)
-    if (journal.tail() or FIRST).digest != entry.digest:
-        raise LockedError(
-            "another command changed the repository meanwhile", hint="Run `memitvc fsck --rebuild` again."
-        )
     return Rebuilt("meta.db", len(every), operations, tuple(recovered), aside, tuple(told.gaps))
 
 
@@ -392,7 +378,7 @@ def _replace(root: Path, made: Path) -> Path | None:
     if aside is not None and _overwritten(place, made):
         return aside
     with storage_errors(place):
-        for end in ("-wal", "-shm", ""):
+        for end in ("", "-wal", "-shm", "-journal"):  # the file first: whoever opened it then would make these anew
             place.with_name(f"{place.name}{end}").unlink(missing_ok=True)
         fsync_path(made)
         made.rename(place)

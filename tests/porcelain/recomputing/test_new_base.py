@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from memit_vc.numerics.scores.explain import unanswered
 from memit_vc.numerics.scores.likelihood import greedy
 from memit_vc.objects import Commit, Fact
 from memit_vc.porcelain.editing.commit import commit_facts
+from memit_vc.porcelain.recomputing import new_base
 from memit_vc.porcelain.recomputing.compress import compress
 from memit_vc.porcelain.recomputing.new_base import OnNewBase, rebase_base
 from memit_vc.porcelain.sets.revert import revert
@@ -172,6 +174,26 @@ def test_a_killed_one_goes_on(opened: Opened, with_history: Path, sibling: Path,
         new = history(there)
         assert new[0] == first
         assert [commit.message for commit in new] == ["batch 1", "batch 2", "batch 3"]
+
+
+def test_one_that_another_one_overtakes_is_told(
+    opened: Opened, with_history: Path, sibling: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository, made, look = opened(with_history), list[OnNewBase](), new_base.survey
+
+    def rebase() -> OnNewBase:
+        return rebase_base(repository, str(sibling), output=tmp_path / "there", all_facts=True, scores=False)
+
+    def overtaken(*given: Any, **named: Any) -> Any:
+        monkeypatch.setattr(new_base, "survey", look)
+        made.append(rebase())
+        return look(*given, **named)
+
+    monkeypatch.setattr(new_base, "survey", overtaken)
+    with pytest.raises(MemitVCError, match="exists already") as caught:
+        rebase()
+    assert "-o DIR" in str(caught.value.hint)
+    whole(made[0]).close()
 
 
 def test_another_plan_starts_again(opened: Opened, with_history: Path, sibling: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from memit_vc.porcelain.editing.commit import commit_facts
 from memit_vc.porcelain.history.settings import corpus_of
 from memit_vc.porcelain.sets.branch import create_branch
 from memit_vc.porcelain.sets.revert import revert
+from memit_vc.porcelain.sharing import clone as cloning
 from memit_vc.porcelain.sharing.remotes import named_remote
 from memit_vc.porcelain.upkeep.fsck import fsck
 from memit_vc.repository import Repository
@@ -309,6 +311,24 @@ def test_clone(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert not (tmp_path / "nowhere-at-all").exists()
     assert run("shared", "third", "--base", str(tmp_path / "no-model")).code != 0
     assert not (tmp_path / "third").exists()
+
+
+def test_a_clone_that_another_one_overtakes_is_told(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command, source = ["clone", "-C", str(tmp_path), "shared", "copy", "--base", str(world.base)], cloning._source
+
+    def overtaken(*given: Any) -> tuple[str, str | None]:
+        monkeypatch.setattr(cloning, "_source", source)
+        assert main(command) == 0
+        return source(*given)
+
+    monkeypatch.setattr(cloning, "_source", overtaken)
+    assert main(command) == 1
+    assert "exists already\nhint: Pull there" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "copy").iterdir()] == [".memitvc"]
+    with Repository.open(tmp_path / "copy") as repository:
+        assert fsck(repository) == ([], 0)
 
 
 def test_another_model_is_no_base(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

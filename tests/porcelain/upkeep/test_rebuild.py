@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
 import sqlite3
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from memit_vc.errors import IntegrityError, MemitVCError
+from memit_vc.errors import IntegrityError, LockedError, MemitVCError
 from memit_vc.numerics.exact.patchfile import check_patch
-from memit_vc.objects import BlobId, CommitId, JsonValue, RefUpdate
+from memit_vc.objects import BlobId, CommitId, JsonValue, RefUpdate, StatisticsId
+from memit_vc.porcelain.upkeep import rebuild as upkeep
 from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.porcelain.upkeep.rebuild import rebuild
 from memit_vc.repository import Repository
+from memit_vc.store.journal import Entry, Journal
 from memit_vc.store.journal_replay import Replayed
 from memit_vc.store.records import Problem
+from tests.support.killing_steps import run_until_killed
 from tests.support.synthetic import fact, init, put_patch, record, travelling
 
 
@@ -322,3 +328,156 @@ def test_records_are_written_again_from_rows(begun: Path, damaged: bool) -> None
     rebuild(begun)
     assert _picture(begun) == before
     _checked(begun)
+
+
+def _tag(repository: Repository, name: str) -> None:
+    head = repository.head().commit
+    repository.publish(verb="tag", description=name, refs=[RefUpdate(f"tags/{name}", None, head)])
+
+
+def _bytes(root: Path) -> dict[str, bytes]:
+    """Of the files, but not of those that SQLite has beside an open database."""
+    return {path.name: path.read_bytes() for path in root.iterdir() if path.is_file() and "-" not in path.name}
+
+
+def test_a_rebuild_beside_a_writer_replaces_nothing(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "BUSY_SECONDS", 0.05)
+    with Repository.open(begun) as repository:
+        before = _bytes(repository.root)
+        with repository.database.write(), pytest.raises(LockedError, match="another command has been writing to"):
+            rebuild(begun)
+        assert _bytes(repository.root) == before
+    assert rebuild(begun).made == "meta.db"
+    _checked(begun)
+
+
+def test_a_writer_beside_a_rebuild_waits(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, replace = _picture(begun), upkeep._replace
+    with Repository.open(begun, busy_seconds=0.05) as repository:
+        statistics = repository.statistics()
+
+        def busy(root: Path, made: Path) -> Path | None:
+            with pytest.raises(LockedError, match="another command is making it again"):
+                _tag(repository, "early")
+            with pytest.raises(LockedError):
+                repository.put_statistics(StatisticsId("0" * 64), {})
+            with pytest.raises(LockedError):
+                rebuild(begun)
+            assert _picture(begun) == before  # reading goes on
+            return replace(root, made)
+
+        monkeypatch.setattr(upkeep, "_replace", busy)
+        monkeypatch.setattr(upkeep, "BUSY_SECONDS", 0.05)
+        rebuild(begun)
+        assert (_picture(begun), repository.statistics()) == (before, statistics)
+        _tag(repository, "late")
+        assert "tags/late" in repository.refs()
+    _checked(begun)
+
+
+def test_a_change_counts_before_its_line_is_in_the_journal(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rebuild between the transaction and the line would go by a journal that does not have the change."""
+    append, tried = Journal.append, []
+
+    def slow(journal: Journal, entry: Entry) -> None:
+        if "operation" in entry.body and entry.body["operation"]["verb"] == "tag":
+            with pytest.raises(LockedError):
+                rebuild(begun)
+            tried.append(entry)
+        append(journal, entry)
+
+    with monkeypatch.context() as patch, Repository.open(begun) as repository:
+        patch.setattr(upkeep, "BUSY_SECONDS", 0.05)
+        patch.setattr(Journal, "append", slow)
+        _tag(repository, "kept")
+    assert len(tried) == 1
+    rebuild(begun)
+    with Repository.open(begun) as repository:
+        assert "tags/kept" in repository.refs()
+        assert repository.operations()[0].verb == "tag"
+    _checked(begun)
+
+
+def test_who_has_the_damaged_database_open_does_not_write_into_it(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = _picture(begun)
+    monkeypatch.setattr(upkeep, "_overwritten", lambda place, made: False)  # as if it could not be opened
+    with Repository.open(begun) as repository:
+        rebuild(begun)
+        for change in (repository.undo, lambda: _tag(repository, "lost")):
+            with pytest.raises(IntegrityError, match="is another file now"):
+                change()
+    assert _picture(begun) == before
+    _checked(begun)
+
+
+def _tagging(work: Path, racer: int, start: threading.Barrier) -> None:
+    start.wait()
+    for number in range(5):
+        with Repository.open(work) as repository:
+            _tag(repository, f"{racer}-{number}")
+
+
+def test_no_change_is_lost_beside_rebuilds(begun: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    racers = range(3)
+    start = context.Barrier(len(racers) + 1)
+    children = [context.Process(target=_tagging, args=(begun, racer, start)) for racer in racers]
+    for child in children:
+        child.start()
+    start.wait()
+    while any(child.is_alive() for child in children):
+        rebuild(begun)
+        time.sleep(0.2)  # writers look ten times a second whether it is their turn
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0
+    with Repository.open(begun) as repository:
+        found = {name for name in repository.refs("tags/") if "-" in name}
+        assert found == {f"tags/{racer}-{number}" for racer in racers for number in range(5)}
+        assert [operation.verb for operation in repository.operations()].count("tag") == len(found)
+    _checked(begun)
+
+
+def _untouched(root: Path) -> None:
+    pass
+
+
+def _shortened(root: Path) -> None:
+    lines = (root / "journal").read_bytes().splitlines(keepends=True)
+    (root / "journal").write_bytes(b"".join(lines[:-2]))
+
+
+@pytest.mark.parametrize("damage", [_untouched, _noise, _shortened])
+def test_a_killed_rebuild_loses_nothing(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    """The next command works, or says that the rebuild must be run again."""
+    root = tmp_path / "work" / ".memitvc"
+    with init(tmp_path / "work") as repository:
+        record(repository, [fact(1)])
+        _tag(repository, "first")
+    names, refused = {"tags/first"}, 0
+
+    def check(step: int) -> None:
+        nonlocal refused
+        try:
+            with Repository.open(root.parent) as repository:
+                _tag(repository, str(step))
+        except IntegrityError as error:
+            if "fsck --rebuild" not in str(error.hint):
+                raise
+            refused += 1
+            rebuild(root.parent)
+            with Repository.open(root.parent) as repository:
+                _tag(repository, str(step))
+        names.add(f"tags/{step}")
+        with Repository.open(root.parent) as repository:
+            assert set(repository.refs("tags/")) == names
+            assert len(repository.operations()) == len(names) + 2
+            assert repository.fsck() == []
+        damage(root)
+
+    damage(root)
+    steps = run_until_killed(lambda: rebuild(root.parent), check)
+    assert steps > 20
+    assert (refused > 0) == (damage is not _untouched)
+    rebuild(root.parent)
+    _checked(root.parent)
