@@ -13,7 +13,7 @@ SHORTEST = 4
 _WINDOW = 16
 """Batches' worth of rows that are sorted by length together."""
 _TEXTS = 64
-"""Texts tokenised in one call."""
+"""Texts tokenised in one call, at most. No text is taken that is not needed: a model may have to write it first."""
 
 
 def token_batches(
@@ -24,17 +24,13 @@ def token_batches(
     `tokens` in all, the last row cut to fit; fewer where the texts end. The same for the same texts, always.
     """
     window: list[list[int]] = []
-    left, held = tokens, 0
-    for whole in _rows(tokenizer, texts, max_length):
-        row = whole[:left]
-        left -= len(row)
+    held = 0
+    for row in _rows(tokenizer, texts, tokens, max_length):
         window.append(row)
         held += len(row)
-        if left == 0 or held >= _WINDOW * batch_tokens:
+        if held >= _WINDOW * batch_tokens:
             yield from _packed(window, batch_tokens)
             window, held = [], 0
-        if left == 0:
-            return
     yield from _packed(window, batch_tokens)
 
 
@@ -43,9 +39,9 @@ def _packed(window: list[list[int]], batch_tokens: int) -> Iterator[list[list[in
         yield [window[i] for i in group]
 
 
-def _rows(tokenizer: Any, texts: Iterable[str], max_length: int) -> Iterator[list[int]]:
-    source = iter(texts)
-    while part := list(islice(source, _TEXTS)):
+def _rows(tokenizer: Any, texts: Iterable[str], tokens: int, max_length: int) -> Iterator[list[int]]:
+    source, left = iter(texts), tokens
+    while left and (part := list(islice(source, max(1, min(_TEXTS, left // max_length))))):
         # verbose=False: no warning for texts above the model's positions, which are cut right here
         encoded = tokenizer(
             part, return_attention_mask=False, return_special_tokens_mask=True, verbose=False, padding=False
@@ -54,5 +50,7 @@ def _rows(tokenizer: Any, texts: Iterable[str], max_length: int) -> Iterator[lis
             end = len(ids)
             while end and special[end - 1]:  # an EOS behind the text is not text
                 end -= 1
-            if end >= SHORTEST:
-                yield list(ids[: min(end, max_length)])
+            if end >= SHORTEST and left:
+                row = list(ids[: min(end, max_length, left)])
+                left -= len(row)
+                yield row

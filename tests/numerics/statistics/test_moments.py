@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,22 @@ def test_no_more_tokens_than_asked_for(models: dict[str, ModelAdapter]) -> None:
     assert (found.count, found.tokens) == (777, 777)
     short = collect(models["gpt2"], TEXTS[:2], [1], tokens=777)
     assert 0 < short.count < short.tokens == 777
+
+
+def test_no_text_is_taken_that_is_not_needed(models: dict[str, ModelAdapter]) -> None:
+    """The model may have to write each text, which takes far longer than to read it."""
+    tokenizer, taken = models["gpt2"].tokenizer, list[int]()
+
+    def texts() -> Iterator[str]:
+        for number in range(1000):
+            taken.append(number)
+            yield TEXTS[1]
+
+    most = min(20, len(tokenizer(TEXTS[1])["input_ids"]))
+    batches = list(token_batches(tokenizer, texts(), tokens=99 * most + 1, max_length=most, batch_tokens=64))
+    rows = [row for batch in batches for row in batch]
+    assert len(taken) == len(rows) == 100
+    assert sum(map(len, rows)) == 99 * most + 1
 
 
 def test_batches_hold_every_row_once(models: dict[str, ModelAdapter]) -> None:
