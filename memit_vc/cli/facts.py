@@ -60,22 +60,21 @@ def command(io: IO, revision: str, as_csv: bool, subject: str | None, commits: t
         with io.repository() as repository, io.progress() as progress:
             measured = measured_facts(repository, found, revision=revision, progress=progress)
 
+    in_chat = any(each.now.get("chat_acc") is not None for each in measured)
+    shown = {**_SHOWN, **({"in chat": "chat_acc"} if in_chat else {})} if measure else {}
+
     def render() -> None:
         if not found:
             click.echo(f"none of the {live} live facts is like that" if live else "no facts are live")
             return
         io.table(
-            ["fact", "subject", "prompt", "target", "commit", "date", *(_SHOWN if measure else ())],
+            ["fact", "subject", "prompt", "target", "commit", "date", *shown],
             [
                 [e.fact.id[:10], e.fact.subject, e.fact.prompt, e.fact.target, e.commit[:10], dates[e.commit][:10]]
-                + (
-                    [
-                        f"{number(_of(measured[i].then, m), 1)} → {number(measured[i].now[m], 1)}"
-                        for m in _SHOWN.values()
-                    ]
-                    if measure
-                    else []
-                )
+                + [
+                    f"{number(_of(measured[i].then, m), 1)} → {number(measured[i].now.get(m), 1)}"
+                    for m in shown.values()
+                ]
                 for i, e in enumerate(found)
             ],
         )

@@ -88,7 +88,7 @@ def _render_why(io: IO, shown: ShownCommit) -> None:
         figures = (number(value) for value in (leverage, why["left"], agreement, why["loss"]))
         rows.append([fact_line(each.fact), said, *figures, verdict])
     click.echo()
-    io.table(["fact", *_COLUMNS, "see"], rows)
+    io.table(["fact", *_COLUMNS], rows)
     click.echo()
     for name, meaning in _COLUMNS.items():
         click.echo(f"{name}: {meaning}")
@@ -100,8 +100,9 @@ _COLUMNS = {
     "λ and other facts take the rest)",
     "left of z − h": "how much of the way from h, before the edit, to z is missing after it (– without a search for z)",
     "reaches paraphrases": "what the columns make in the paraphrases, against what they make at the fact's own keys "
-    "(1: as much; –: no paraphrase has the subject)",
+    "(1: as much; –: no paraphrase has the subject); the answers there may be others all the same",
     "search loss": "the loss of the fact at the end of the search",
+    "what may help": "nothing stands out where it is empty",
 }
 
 
@@ -129,6 +130,8 @@ def _verdict(
         return "the search: more steps, a larger clamp"
     if agreement is not None and agreement < _APART:
         return "paraphrases have other keys: give phrasings"
+    if after is not None and after.get("paraphrase_acc") == 0:
+        return "no paraphrase is answered: give phrasings"
     return ""
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _FORM = re.compile(r"\s*(\w+?)(_drop|_rise)?\s*(>=|<=|≥|≤)\s*([0-9.]+(?:e-?[0-9]+)?)\s*")
 _NAMES = {"argmax": "rewrite_acc"}
+_KEPT = ("NS", "neighbourhood_acc", "same_subject", "hijacked", "name_acc")
+"""Scores of what an edit should leave as it was. A weaker edit is better there; for the others, a stronger one."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Bound:
             limit = float(form[4])
         except ValueError as error:
             raise UsageError(f"{text!r}: {form[4]} is not a number", hint="Write one, such as 0.95.") from error
+        if limit > 1 and name != "nll" and change != "_rise":
+            raise UsageError(f"{text!r}: scores are from 0 to 1", hint="Write 0.95 for 95 %.")
         return cls(" ".join(text.split()), name, change, form[3] in (">=", "≥"), limit)
 
     def figure(self, before: Measured, after: Measured) -> float | None:
@@ -81,16 +85,15 @@ def check_policy(bounds: Sequence[Bound], before: Measured, after: Measured, *, 
     `computed`: the facts were edited in just now, so that other settings may help.
     """
     figures = [(bound, bound.figure(before, after)) for bound in bounds]
-    broken = [
-        f"{bound.text} is {figure:.3f}" for bound, figure in figures if figure is not None and not bound.kept(figure)
-    ]
+    broken = [(bound, figure) for bound, figure in figures if figure is not None and not bound.kept(figure)]
     if broken:
-        raise PolicyError(
-            f"scores are out of bounds: {'; '.join(broken)}; the branch did not move",
-            hint="Use fewer facts at once or a larger mom2_update_weight (λ), or change [policy] or --require."
-            if computed
-            else "If the change is wanted all the same, change the bound.",
-        )
+        told = "; ".join(f"{bound.text} is {figure:.3f}" for bound, figure in broken)
+        hint = "If the change is wanted all the same, change the bound."
+        if computed and any(bound.change or bound.name in _KEPT for bound, _ in broken):
+            hint = "Use fewer facts at once or a larger mom2_update_weight (λ), or change [policy] or --require."
+        elif computed:
+            hint = "Give the facts phrasings, or set more v_num_grad_steps, or change [policy] or --require."
+        raise PolicyError(f"scores are out of bounds: {told}; the branch did not move", hint=hint)
     return [
         f"the bound {bound.text} was not checked: no fact has such probes"
         for bound, figure in figures

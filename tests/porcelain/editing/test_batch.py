@@ -155,6 +155,8 @@ def test_why_a_fact_failed_goes_by_its_leverage(leverage: float, said: str) -> N
     assert _verdict({"rewrite_acc": 0.0}, leverage, None, None).startswith(said)
     assert _verdict({"rewrite_acc": 0.0}, leverage, None, None, sink=True).startswith("an attention sink")
     assert _verdict({"rewrite_acc": 1.0}, leverage, None, None) == ""
+    failing = {"rewrite_acc": 1.0, "paraphrase_acc": 0.0}
+    assert _verdict(failing, leverage, 0.9, None) == "no paraphrase is answered: give phrasings"
     assert _mean({"1": None, "2": leverage}) == leverage  # a figure that was no number
     assert _mean({"1": None}) is None
 
