@@ -29,7 +29,7 @@ def locked(path: Path, *, wait: float, busy: str, hint: str) -> Iterator[None]:
     try:
         with storage_errors(path):
             check_regular(descriptor, path)
-        _take(descriptor, fcntl.LOCK_EX, wait, LockedError(busy, hint=hint))
+            _take(descriptor, fcntl.LOCK_EX, wait, LockedError(busy, hint=hint))
         yield
     finally:
         os.close(descriptor)
@@ -41,7 +41,8 @@ def locked_directory(path: Path, *, shared: bool = False, wait: float, busy: str
     with storage_errors(path):
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _take(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait, LockedError(busy, hint=hint))
+        with storage_errors(path):  # some file systems have no locks
+            _take(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, wait, LockedError(busy, hint=hint))
         yield descriptor
     finally:
         os.close(descriptor)

@@ -64,7 +64,11 @@ def staging(place: Path, name: str, *, doing: str, hint: str) -> Iterator[Stagin
         make_directories(made.at)
     busy, wait = f"another command is {doing} {place}", "Wait until it is done."
     with locked_directory(made.at, wait=0, busy=busy, hint=wait) as held:
-        if not made.at.exists() or not os.path.samestat(os.fstat(held), made.at.stat()):
+        try:
+            same = os.path.samestat(os.fstat(held), made.at.stat())
+        except FileNotFoundError:
+            same = False
+        if not same:
             raise LockedError(busy, hint=wait)  # which has just removed it
         try:
             check_free(place, name, hint=hint)

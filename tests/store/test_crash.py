@@ -13,6 +13,7 @@ from pathlib import Path
 from memit_vc.objects import RefUpdate
 from memit_vc.porcelain.upkeep.gc import collect_garbage
 from memit_vc.repository import Repository
+from memit_vc.store.files import check_new_file, write_atomic
 from memit_vc.store.temporaries import is_temporary
 from tests.support.killing_steps import run_until_killed
 from tests.support.synthetic import fact, init, record
@@ -142,3 +143,17 @@ def test_kill_at_random_moments(tmp_path: Path) -> None:
         with Repository.open(tmp_path) as repository:
             assert repository.fsck() == []
             record(repository, [fact(1_000_000 + attempt)])
+
+
+def test_a_new_file_is_whole_or_absent(tmp_path: Path) -> None:
+    target, seen = tmp_path / "file", set[bool]()
+
+    def check(_: int) -> None:
+        seen.add(target.exists())
+        assert not target.exists() or target.read_bytes() == b"whole"
+        target.unlink(missing_ok=True)
+        check_new_file(target)
+        assert list(tmp_path.iterdir()) == []  # what killed writers left is gone
+
+    run_until_killed(lambda: write_atomic(target, b"whole", replace=False), check)
+    assert seen == {False, True}

@@ -11,7 +11,7 @@ __all__ = ["run_until_killed"]
 
 _KILLED = 77
 # the system calls by which files.py, blobs.py, create.py and gc.py make something visible, durable or gone
-_STEPS = ("fsync", "rename", "mkdir", "open", "chmod", "unlink", "rmdir")
+_STEPS = ("fsync", "rename", "mkdir", "open", "chmod", "unlink", "rmdir", "link")
 
 
 def _die_at(step: int) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -47,6 +47,10 @@ _TURNED = {"attn_q.weight": "head_count", "attn_k.weight": "head_count_kv"}
 """What llama.cpp stores with the two halves of each rotation side by side in Llama's family -> the number of heads."""
 _STATE = "memitvc.state"
 """A value of each file that is written here. llama.cpp keeps it when it makes another type of the file."""
+_FUSED, _REORDERED = "attn_qkv.weight", ("gptneox", "bloom", "falcon")
+"""The tensor whose rows llama.cpp stores in an order of its own, and the families: there only an export that changes it
+looks at it.
+"""
 _ROUNDING, _LEAST = 2.0**-7, 2.0**-24
 """What an entry may be off by, as a share of it, and besides. A rounding to bfloat16, through which a checkpoint in F32
 may have come to every type, is 2^-8, and may follow another one; the smallest numbers of F16 are 2^-24 apart. An edit
@@ -113,12 +117,15 @@ def replacements(
             f"{header.path}: holds no tensor for {missing[0]} (looked for {names.get(missing[0]) or 'a name'!r})",
             hint=f"Give a GGUF of the whole base. {CONVERT}",
         )
+    wanted, reordered = set(edited), header.values.get("general.architecture") in _REORDERED
     pairs = [
-        (weight, header.tensors[names[weight.name]]) for weight in weights if names.get(weight.name) in header.tensors
+        (weight, header.tensors[name])
+        for weight in weights
+        if (name := names.get(weight.name, "")) in header.tensors
+        and (weight.name in wanted or not (reordered and name.endswith(_FUSED)))
     ]
     with storage_errors(header.path):
-        heads = _check_base(header, checkpoint, pairs)
-    wanted = set(edited)
+        heads = _check_base(header, checkpoint, pairs, wanted)
     changed = {names[name] for name in wanted}
     found = [
         Replaced(
@@ -267,7 +274,10 @@ def _names(header: GGUFHeader, weights: Sequence[EditableWeight]) -> dict[str, s
 
 
 def _check_base(
-    header: GGUFHeader, checkpoint: Checkpoint, pairs: Sequence[tuple[EditableWeight, GGUFTensor]]
+    header: GGUFHeader,
+    checkpoint: Checkpoint,
+    pairs: Sequence[tuple[EditableWeight, GGUFTensor]],
+    edited: Collection[str],
 ) -> dict[str, int]:
     """IntegrityError unless each tensor has the shape of its weight, and rows that are that weight's, rounded. The
     weights whose rows are in the order of `_order` there, with the number of heads.
@@ -307,7 +317,7 @@ def _check_base(
                     np.frombuffer(raw, np.uint8).reshape(len(numbers), -1), GGMLQuantizationType(tensor.kind)
                 )
             except (ValueError, KeyError, NotImplementedError) as error:
-                if heads is None:
+                if heads is None or weight.name not in edited:
                     continue  # a type that is newer than the package: the shape must do
                 raise UnsupportedModelError(
                     f"{header.path}: {tensor.name} is of a type that the installed package gguf cannot read",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from memit_vc.objects import ColumnId, CommitId, short
+from memit_vc.objects import ColumnId, CommitId, FactId, short
 from memit_vc.porcelain.record import Outcome, draft, move_head, record
 from memit_vc.porcelain.sets.join import Joined, Side, join
 from memit_vc.porcelain.state import LiveState
@@ -36,9 +36,9 @@ def merge(
 
     A column that either side took out since the merge base is out, one that either side brought in is in; a column of
     both sides counts once. Several merge bases are merged with each other first. But a question that both sides answer
-    stays answered (`_answered_by_both`). ConflictError, with the repository
-    unchanged, if a live fact of one side contradicts one of the other and `on_conflict` does not say which stays.
-    `guard` sees HEAD's state and the new one before anything moves; it raises, or gives notes.
+    stays answered (`_with_answers`). ConflictError, with the repository unchanged, if a live fact of one side
+    contradicts one of the other and `on_conflict` does not say which stays. `guard` sees HEAD's state and the new one
+    before anything moves; it raises, or gives notes.
     """
     theirs = repository.resolve(revision)
     head = repository.head()
@@ -79,32 +79,38 @@ def merged_state(ours: LiveState, theirs: CommitId, on_conflict: OnConflict, *, 
     if ours.commit is None:
         raise AssertionError("a merge is of two commits")
     wanted = merge_commits(ours.commit, theirs, repository.parents, repository.state)
-    return join(ours, wanted | _answered_by_both(ours, side.live, wanted), [side], on_conflict, what=what)
+    return join(ours, _with_answers(wanted, ours, side.live), [side], on_conflict, what=what)
 
 
-def _answered_by_both(ours: LiveState, theirs: LiveState, wanted: State) -> State:
-    """Columns of questions that both sides answer and `wanted` does not, because each side took out the column that the
-    other one kept: criss-cross merges can do that. `join` sees to it if the answers differ. If they are the same, the
-    columns of one side are enough, whichever side it is.
+def _with_answers(wanted: State, ours: LiveState, theirs: LiveState) -> State:
+    """`wanted`, and the columns of each question that both sides answer and `wanted` does not: each side took out what
+    the other one kept. If the answers differ, `join` sees to the contradiction. If they are the same, the columns of
+    one side are enough, whichever side it is.
     """
-    if ours.columns <= wanted or theirs.columns <= wanted:
-        return frozenset()
-    mine, other = _answers(ours), _answers(theirs)
-    left = _answers(LiveState(ours.repository, wanted, known=ours.known))
-    found: set[ColumnId] = set()
+    if wanted in (ours.columns, theirs.columns):
+        return wanted
+    joint = LiveState(ours.repository, wanted, known=ours.known)
+    mine, other, left = _answers(ours), _answers(theirs), _answers(joint)
+    back: dict[FactId, State] = {}
     for question in mine.keys() & other.keys() - left.keys():
         for answer in mine[question].keys() | other[question].keys():
-            found |= min((side[question][answer] for side in (mine, other) if answer in side[question]), key=sorted)
-    return frozenset(found)
+            kept = [side[question][answer] for side in (mine, other) if answer in side[question]]
+            chosen = min(kept, key=_columns)
+            back.update(chosen)
+    cancels = {c for c in wanted if all(role == "cancel" and fact in back for fact, role in joint.roles[c])}
+    return (wanted - cancels if back else wanted).union(*back.values())
 
 
-def _answers(state: LiveState) -> dict[tuple[str, str], dict[str, State]]:
-    """Of each question that a live fact answers, the edit columns by the answer."""
-    found: dict[tuple[str, str], dict[str, State]] = {}
+def _columns(facts: Mapping[FactId, State]) -> list[ColumnId]:
+    return sorted(column for columns in facts.values() for column in columns)
+
+
+def _answers(state: LiveState) -> dict[tuple[str, str], dict[str, dict[FactId, State]]]:
+    """Of each question that is answered, the live facts by their answer, with their edit columns."""
+    found: dict[tuple[str, str], dict[str, dict[FactId, State]]] = {}
     for fact, columns in state.edits.items():
         question, answer = state.facts[fact].claim
-        answers = found.setdefault(question, {})
-        answers[answer] = answers.get(answer, frozenset()) | columns
+        found.setdefault(question, {}).setdefault(answer, {})[fact] = columns
     return found
 
 

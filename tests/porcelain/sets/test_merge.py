@@ -14,6 +14,7 @@ from memit_vc.porcelain.sets.merge import merge
 from memit_vc.porcelain.sets.revert import revert
 from memit_vc.porcelain.sets.switch import switch, switch_detached, switch_to_new
 from memit_vc.repository import Repository
+from tests.support import synthetic
 from tests.support.algebra.world import World, fact, same_bytes
 
 Sides = tuple[Commit, Commit, Commit]
@@ -205,6 +206,31 @@ def test_an_answer_that_both_sides_kept_in_other_columns_stays_once(world: World
     repository.undo()
     switch(repository, "side")
     assert merge(repository, "main").state == made.state
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_fact_that_one_side_cancelled_and_the_other_kept_is_a_contradiction(
+    plain_repository: Repository, turned: bool
+) -> None:
+    """main reverts the second answer, side cancels the first one: none would be left."""
+    one, two = synthetic.fact(1, "one"), synthetic.fact(1, "two")
+    first, second = synthetic.record(plain_repository, [one]), synthetic.record(plain_repository, [two])
+    switch_to_new(plain_repository, "side")
+    cancel = synthetic.put_patch(plain_repository, [one], seed=9, role="cancel")
+    third = synthetic.record(plain_repository, [one], branch="side", patch=cancel)
+    switch(plain_repository, "main")
+    revert(plain_repository, [second.id])
+    if turned:
+        switch(plain_repository, "side")
+    there = "main" if turned else "side"
+    with pytest.raises(ConflictError, match=r"'one'|'two'"):
+        merge(plain_repository, there)
+    states = {"one": set(first.adds), "two": {*first.adds, *second.adds, *third.adds}}
+    for how, kept in (("ours", "two" if turned else "one"), ("theirs", "one" if turned else "two")):
+        made = merge(plain_repository, there, on_conflict=how)  # type: ignore[arg-type]
+        assert [each.fact.target for each in plain_repository.live_facts(made.id)] == [kept]
+        assert plain_repository.state(made.id) == states[kept]
+        plain_repository.undo()
 
 
 def test_cherry_pick_puts_the_columns_in(world: World, repository: Repository, sides: Callable[..., Sides]) -> None:

@@ -157,9 +157,12 @@ class Plain:
         mine, other = self.states[ours], self.states[theirs]
         asked = {fact.question for fact in self.live(mine)} & {fact.question for fact in self.live(other)}
         asked -= {fact.question for fact in self.live(state)}
-        for fact in self.live(mine) | self.live(other):
-            if fact.question in asked:
-                state |= min((self.of(fact, side) for side in (mine, other) if fact in self.live(side)), key=sorted)
+        back = {fact for fact in self.live(mine) | self.live(other) if fact.question in asked}
+        for column in state & self.cancels:
+            if set(self.facts[column]) <= back:
+                state -= {column}
+        for fact in back:
+            state |= min((self.of(fact, side) for side in (mine, other) if fact in self.live(side)), key=sorted)
         return state
 
     def _merged(self, done: list[CommitId], head: CommitId, state: State) -> State:
