@@ -51,7 +51,7 @@ def require_option(function: _F) -> _F:
         multiple=True,
         metavar="BOUND",
         help='Refuse the change if a score breaks this bound, such as "argmax >= 0.95", "NS_drop <= 0.03" or '
-        '"perplexity_rise <= 0.02". The bounds of [policy] in config.toml also apply. `commit` '
+        '"perplexity_rise <= 0.02". The bounds in config.toml also apply: [policy] require = ["BOUND"]. `commit` '
         "measures the facts of its own batch; other commands measure all live facts.",
     )(function)
 
