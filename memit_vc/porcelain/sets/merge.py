@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,8 +97,13 @@ def _with_answers(wanted: State, ours: LiveState, theirs: LiveState) -> State:
             kept = [side[question][answer] for side in (mine, other) if answer in side[question]]
             chosen = min(kept, key=_columns)
             back.update(chosen)
-    cancels = {c for c in wanted if all(role == "cancel" and fact in back for fact, role in joint.roles[c])}
+    cancels = {column for column in wanted if _only_cancels(joint.roles[column], back)}
     return (wanted - cancels if back else wanted).union(*back.values())
+
+
+def _only_cancels(pairs: Sequence[tuple[FactId, str]], facts: Collection[FactId]) -> bool:
+    """Whether a column does nothing but cancel some of the facts. One of an adapter is about no fact."""
+    return bool(pairs) and all(role == "cancel" and fact in facts for fact, role in pairs)
 
 
 def _columns(facts: Mapping[FactId, State]) -> list[ColumnId]:

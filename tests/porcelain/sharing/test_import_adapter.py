@@ -139,6 +139,24 @@ def test_a_merge_with_ten_facts_keeps_both(place: Place, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("place", ["llama"], indirect=True)
+def test_a_merge_of_answers_that_each_side_took_out_keeps_the_adapter(place: Place, tmp_path: Path) -> None:
+    place = copy_of(place, tmp_path)
+    lora(place.base, family(place), tmp_path / "lora")
+    one, two = FACTS[0], replace(FACTS[0], target="Vienna")
+    with Repository.open(place.work) as repository:
+        adapter = import_adapter(repository, tmp_path / "lora")
+        first = record(repository, [one], (1, 2), message="one", seed=1)
+        second = record(repository, [two], (1, 2), message="two", seed=2)
+        create_branch(repository, "side")
+        revert(repository, [second.id])
+        switch(repository, "side")
+        revert(repository, [first.id])
+        made = merge(repository, "main", on_conflict="theirs")
+        assert [each.fact for each in repository.live_facts(made.id)] == [one]
+        assert repository.state(made.id) == {*repository.commit(adapter.id).adds, *first.adds}
+        assert repository.fsck() == []
+
+
 def test_facts_are_solved_on_the_adapter_and_the_model_is_given_back(place: Place, tmp_path: Path) -> None:
     place = copy_of(place, tmp_path)
     lora(place.base, family(place), tmp_path / "lora")
